@@ -1,0 +1,31 @@
+"""Shared by all tests: no network, one thread, and the folder of real data where a checkout has it."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """`../shared` of the repository: real data and specifications, not part of it."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared (real data beside the repository), which this checkout lacks")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """torch counts its threads when first imported, so a test that imports it late is covered too."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)

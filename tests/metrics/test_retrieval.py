@@ -1,0 +1,124 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from unimo.errors import DataError, NumericsError
+from unimo.metrics.retrieval import hit_probability, recall_at_k, retrieval_report
+
+
+def plain_recall(similarity, relevant, k):
+    """By sorting, for scores without ties."""
+    hits = [
+        bool(set(np.argsort(-row)[:k]) & set(np.atleast_1d(right)))
+        for row, right in zip(similarity, relevant)
+    ]
+    return np.mean(hits)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equals_sorting_when_no_scores_tie(seed):
+    rng = np.random.default_rng(seed)
+    similarity = rng.normal(size=(300, 41))
+    relevant = [rng.choice(41, size=rng.integers(1, 5), replace=False) for _ in range(300)]
+    scores = recall_at_k(similarity, relevant, ks=(1, 3, 10, 41))
+    for k in (1, 3, 10, 41):
+        assert scores[f"R@{k}"].value == pytest.approx(plain_recall(similarity, relevant, k))
+        assert scores[f"R@{k}"].low <= scores[f"R@{k}"].value <= scores[f"R@{k}"].high
+
+
+def test_ties_equal_the_mean_over_all_orders():
+    row = np.array([[2.0, 1, 1, 1, 0]])
+    for right, k in itertools.product([[0], [1], [1, 3], [4], [1, 4]], range(1, 6)):
+        shown = [
+            bool(set(np.array(order)[np.argsort(-row[0][list(order)], kind="stable")[:k]]) & set(right))
+            for order in itertools.permutations(range(5))
+        ]
+        assert recall_at_k(row, [right], ks=(k,))[f"R@{k}"].value == pytest.approx(np.mean(shown)), (right, k)
+
+
+def test_a_constant_score_matrix_gets_exactly_chance():
+    owner = np.repeat(np.arange(30), 5)
+    for scores in retrieval_report(np.zeros((30, 150)), owner).values():
+        for score in scores.values():
+            assert score.value == pytest.approx(score.chance)
+            assert score.value < 0.5
+
+
+def test_chance_is_the_published_arithmetic():
+    report = retrieval_report(np.random.default_rng(0).normal(size=(900, 4500)), np.repeat(np.arange(900), 5))
+    assert report["text_to_image"]["R@10"].chance == pytest.approx(10 / 900)
+    assert report["image_to_text"]["R@1"].chance == pytest.approx(5 / 4500)
+    for scores in report.values():
+        for score in scores.values():
+            assert abs(score.value - score.chance) < 0.02
+    assert report["text_to_image"]["R@1"].n == 4500
+    assert report["image_to_text"]["R@1"].n == 900
+
+
+def test_the_truth_is_found_whatever_the_order_of_captions():
+    rng = np.random.default_rng(0)
+    owner = rng.permutation(np.repeat(np.arange(20), 3))
+    similarity = (np.arange(20)[:, None] == owner) + 0.01 * rng.random((20, 60))
+    report = retrieval_report(similarity, owner)
+    assert report["image_to_text"]["R@1"].value == report["text_to_image"]["R@1"].value == 1
+
+
+def test_an_image_is_ranked_by_its_best_caption():
+    similarity = np.array([[0.1, 0.9, 0.5], [0.2, 0.3, 0.4]])
+    report = retrieval_report(similarity, np.array([0, 0, 1]), ks=(1,))
+    assert report["image_to_text"]["R@1"].value == 1
+    assert report["text_to_image"]["R@1"].value == pytest.approx(1 / 3)
+
+
+def test_captions_of_one_image_are_resampled_together():
+    rng = np.random.default_rng(0)
+    found = rng.random(200) < 0.5  # an image is found by all its captions or by none
+    owner = np.repeat(np.arange(200), 5)
+    similarity = np.where(np.arange(200)[:, None] == owner, np.where(found[owner], 2.0, -2.0), 0.0)
+    similarity += 0.01 * rng.random(similarity.shape)
+    together = retrieval_report(similarity, owner)["text_to_image"]["R@1"]
+    apart = recall_at_k(similarity.T, owner)["R@1"]
+    assert together.value == apart.value
+    assert together.high - together.low > 1.8 * (apart.high - apart.low)
+
+
+def test_a_caption_shared_word_for_word_shares_its_point():
+    similarity = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])  # texts 0 and 1 are equal
+    assert recall_at_k(similarity, np.arange(3), ks=(1,))["R@1"].value == pytest.approx((0.5 + 0.5 + 1) / 3)
+
+
+def test_candidates_never_considered_cannot_hit_before_those_that_were():
+    similarity = np.full((1, 100), -np.inf)
+    similarity[0, :10] = np.arange(10)
+    assert recall_at_k(similarity, [50], ks=(10,))["R@10"].value == 0
+
+
+def test_hit_probability_is_hypergeometric():
+    from scipy import stats
+
+    total, marked, drawn = (grid.ravel() for grid in np.meshgrid([5, 9], [1, 2, 5], [0, 1, 3, 5, 9, 20]))
+    expected = 1 - stats.hypergeom.pmf(0, total, marked, np.minimum(drawn, total))
+    np.testing.assert_allclose(hit_probability(total, marked, drawn), expected, atol=1e-12)
+
+
+def test_what_does_not_fit_is_a_located_error():
+    similarity = np.zeros((3, 4))
+    with pytest.raises(NumericsError, match="query 1, candidate 2"):
+        broken = similarity.copy()
+        broken[1, 2] = np.nan
+        recall_at_k(broken, [0, 1, 2])
+    with pytest.raises(DataError, match="query 2"):
+        recall_at_k(similarity, [[0], [1], []])
+    with pytest.raises(DataError, match="query 0"):
+        recall_at_k(similarity, [4, 0, 0])
+    with pytest.raises(DataError):
+        recall_at_k(similarity, [0, 1])
+    with pytest.raises(DataError):
+        recall_at_k(similarity, [0, 1, 2], ks=(0,))
+    with pytest.raises(DataError, match="query 2"):
+        retrieval_report(similarity, np.array([0, 0, 1, 1]))  # image 2 has no caption
+    with pytest.raises(DataError):
+        retrieval_report(similarity, np.array([0, 1, 2, 3]))
+    with pytest.raises(DataError):
+        retrieval_report(similarity, np.array([0, 1, 2]))

@@ -1,0 +1,97 @@
+"""What a model reads in one step: pictures in a rectangle, texts in one packed row, and who was asked what.
+
+    N pictures · S side in pixels · M texts · T packed tokens
+
+Absent things are absent, never zero-filled: a batch without texts has M = T = 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+from torch import Tensor
+
+# What a token is to the others; `unimo.model.attention` turns roles into who may see whom.
+IMAGE, GROUND, TEXT, KNOWN, WRITTEN = range(5)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """M texts packed end to end in one row of T tokens.
+
+    ids, positions, roles: (T,) int64; roles TEXT (read), KNOWN (read before a written answer)
+    or WRITTEN. offsets: (M + 1,),
+    text m holds tokens [offsets[m], offsets[m + 1]) and begins with [CLS].
+    """
+
+    ids: Tensor
+    positions: Tensor
+    roles: Tensor
+    offsets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Tensor:
+        return self.offsets[1:] - self.offsets[:-1]
+
+    @property
+    def owner(self) -> Tensor:
+        """(T,) which text each token belongs to."""
+        return torch.arange(len(self), device=self.ids.device).repeat_interleave(
+            self.lengths, output_size=len(self.ids)
+        )
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What one objective asks about the packed text row: the token at rows[i] should be labels[i].
+
+    rows: (n,) packed positions whose output answers; labels: (n,) token ids.
+    """
+
+    rows: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of one step.
+
+    pixels: (N, 3, S, S) uint8. image_groups / text_groups: name -> (first, last + 1) range of pictures / texts, such
+    as "pairs" or "texts.masked". targets: objective -> Targets. extra: anything else an objective drew for itself.
+    keys: stream -> sample names, to name what a failed step had read.
+    """
+
+    step: int
+    pixels: Tensor
+    texts: Texts
+    image_groups: dict[str, tuple[int, int]]
+    text_groups: dict[str, tuple[int, int]]
+    targets: dict[str, Targets]
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    keys: dict[str, list[str]] = field(default_factory=dict)
+
+    def images_of(self, group: str) -> Tensor:
+        """Numbers of the pictures of a group, (n,)."""
+        return torch.arange(*self.image_groups[group], device=self.pixels.device)
+
+    def texts_of(self, group: str) -> Tensor:
+        """Numbers of the texts of a group, (n,)."""
+        return torch.arange(*self.text_groups[group], device=self.texts.ids.device)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with every tensor on `device`."""
+
+        def move(value):
+            if isinstance(value, Tensor):
+                return value.to(device, non_blocking=True)
+            if isinstance(value, (Texts, Targets)):
+                return replace(value, **{f.name: move(getattr(value, f.name)) for f in fields(value)})
+            if isinstance(value, dict):
+                return {key: move(part) for key, part in value.items()}
+            return value
+
+        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})

@@ -1,0 +1,157 @@
+"""Bytes to an upright RGB picture, or a located error: one loader for training, evaluation and serving.
+
+What a file's name says is ignored; its bytes must be one of five formats. The number of pixels is read from
+the header and capped before any pixel is decoded, a file that stops early is refused (never filled with
+grey), EXIF orientation is applied, and every colour mode has its row in `to_rgb`. Colour profiles and all
+metadata are dropped.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from unimo.data.shards import read_file
+from unimo.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+MAX_PIXELS = 40_000_000
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {  # EXIF 2.32, tag Orientation -> what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def load_rgb(
+    source: bytes | Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, where: object = None
+) -> Image.Image:
+    """The first frame of an encoded image as an upright picture of mode RGB.
+
+    source: the encoded bytes, a path, or an open binary file. where: named in errors (default: the path).
+    Raises DataError for whatever is not one complete image of the five formats within max_pixels.
+    """
+    with _located(source, where), _opened(source, max_pixels) as image:
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        rgb = to_rgb(image)
+        rgb.info = {}
+        return rgb if turn is None else rgb.transpose(turn)
+
+
+def image_size(
+    source: bytes | Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, where: object = None
+) -> tuple[int, int]:
+    """(width, height) of the upright picture, from the header alone: the pixels may still turn out to be
+    broken."""
+    with _located(source, where), _opened(source, max_pixels) as image:
+        # Pillow would decode a PNG to look for EXIF behind its pixels; a header check must not.
+        png_without_exif = image.format == "PNG" and "exif" not in image.info
+        sideways = not png_without_exif and _orientation(image) in (5, 6, 7, 8)
+        width, height = image.size
+        return (height, width) if sideways else (width, height)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A loaded picture of any mode as RGB: alpha over white, 16 bits scaled to 8, floats read as 0..255."""
+    mode = image.mode
+    if mode == "RGB" and "transparency" not in image.info:
+        return image.copy()  # a plain picture, detached from its file
+    if mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        return _over_white(image)
+    if mode in ("1", "L", "P", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
+        return image.convert("RGB")
+    if mode.startswith("I"):  # I;16 and its byte orders; Pillow's own conversion would clip at 255
+        return _grey(np.asarray(image).astype(np.int64).clip(0, 65535) * 255.0 / 65535.0)
+    if mode == "F":
+        values = np.asarray(image)
+        if not np.isfinite(values).all():
+            raise ValueError("non-finite pixel values")
+        return _grey(values.clip(0, 255))
+    raise ValueError(f"colour mode {mode} has no defined RGB form")
+
+
+def _grey(values: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey with one transparent level: Pillow cannot convert it
+        opaque = np.asarray(image).astype(np.int64) != image.info["transparency"]
+        return _grey(np.where(opaque, np.asarray(image).astype(np.int64) * 255.0 / 65535.0, 255.0))
+    rgba = image.convert("RGBA")
+    white = Image.new("RGB", rgba.size, (255, 255, 255))
+    white.paste(rgba, mask=rgba.getchannel("A"))
+    return white
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # a broken EXIF block says nothing about the pixels: shown as stored, as in browsers
+        return 1
+
+
+@contextmanager
+def _opened(source: bytes | Path | BinaryIO, max_pixels: int) -> Iterator[Image.Image]:
+    if isinstance(source, Path):
+        source = read_file(source)
+    stream = io.BytesIO(source) if isinstance(source, (bytes, bytearray, memoryview)) else source
+    lenient = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library may have switched strictness off
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(stream, formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > max_pixels:
+                    raise DataError(
+                        "image has too many pixels",
+                        got=f"{width} x {height}",
+                        expected=f"at most {max_pixels} pixels",
+                        do="shrink the image, or leave it out",
+                    )
+                yield image
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+
+
+@contextmanager
+def _located(source: object, where: object) -> Iterator[None]:
+    """Pillow answers hostile bytes with a dozen exception types; callers meet one."""
+    where = where if where is not None else (source if isinstance(source, Path) else None)
+    try:
+        yield
+    except DataError as error:
+        error.where = error.where if error.where is not None else where
+        raise
+    except Exception as error:
+        head = bytes(source[:16]) if isinstance(source, (bytes, bytearray)) else None
+        raise DataError(
+            "cannot decode image",
+            where=where,
+            got=_reason(error, head),
+            expected="one complete " + ", ".join(FORMATS[:-1]) + f" or {FORMATS[-1]} file",
+            do="replace the file, or leave it out",
+        ) from error
+
+
+def _reason(error: Exception, head: bytes | None) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "bytes of no known image format" + ("" if head is None else f", beginning {head!r}")
+    # Pillow's texts name the damage ("image file is truncated"), never memory addresses once the repr is cut.
+    return f"{type(error).__name__}: {str(error).split(' object at ')[0]}"[:200]

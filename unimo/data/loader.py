@@ -1,0 +1,228 @@
+"""Batches by step number: read what the schedule says, let objectives hide and ask, pack.
+
+    1. schedule   (seed, step)          -> which pairs, pictures and passages, per shard
+    2. read       corpus[i]             -> token ids, decoded pictures (a bounded cache keeps them)
+    3. corrupt    objective.corrupt     -> masked, written, cut versions and their questions
+    4. pack       Draft.finish          -> one Batch
+
+`Stream.batch(step)` is a pure function, so loader workers keep no state and resuming needs one integer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from unimo.batch import Batch
+from unimo.config import setting
+from unimo.data import chance
+from unimo.data.augment import Views, squeeze, view
+from unimo.data.images import load_rgb
+from unimo.data.pack import Draft, Drawn
+from unimo.data.schedule import Bins, Shuffled, passages
+from unimo.data.sources import Corpus
+from unimo.errors import UsageError
+from unimo.tokenizer import Tokenizer
+
+
+class Corrupts(Protocol):
+    """The half of an objective the loader needs."""
+
+    def corrupt(self, draft: Draft) -> None: ...
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """How much of each kind every step holds, over all shards and ranks."""
+
+    pairs: int = setting(128, "image-text pairs per step; 0 switches the stream off")
+    images: int = setting(32, "pictures without text per step, each seen in two views; 0 switches the stream off")
+    text_tokens: int = setting(2048, "tokens of text without pictures per step; 0 switches the stream off")
+    caption_length: int = setting(40, "longest caption in tokens, [CLS] and [SEP] included")
+    passage_length: int = setting(128, "longest passage of text in tokens, [CLS] and [SEP] included")
+    fragments: float = setting(0.5, "share of the passages that are cut and written (seq2seq); the rest is masked")
+    shards: int = setting(1, "equal parts of a step; a multiple of the number of processes")
+
+
+class Cache:
+    """Decoded pictures as uint8 squares, up to a number of bytes; what does not fit is decoded again."""
+
+    def __init__(self, limit: int):
+        self.limit, self.used, self.kept = limit, 0, {}
+
+    def get(self, key: tuple[str, int], make) -> np.ndarray:
+        if key in self.kept:
+            return self.kept[key]
+        picture = make()
+        if self.used + picture.nbytes <= self.limit:
+            self.kept[key] = picture
+            self.used += picture.nbytes
+        return picture
+
+
+class Stream:
+    """All batches of a run. corpora: kind -> Corpus, absent kinds left out.
+
+    size: side of the model's pictures in pixels. pair_views, image_views: how pictures are varied. rank, world: which
+    shards are ours. cache_bytes: memory for decoded pictures, per worker.
+    """
+
+    def __init__(
+        self,
+        corpora: dict[str, Corpus],
+        budgets: Budgets,
+        objectives: Sequence[Corrupts],
+        *,
+        size: int,
+        tokenizer: Tokenizer,
+        seed: int,
+        pair_views: Views = Views(),
+        image_views: Views = Views(),
+        rank: int = 0,
+        world: int = 1,
+        cache_bytes: int = 2 << 30,
+    ):
+        if budgets.shards % world:
+            raise UsageError(
+                "the shards of a step cannot be shared equally among the processes",
+                where="data.shards",
+                got=budgets.shards,
+                expected=f"a multiple of {world}",
+                do=f"--set data.shards={world}",
+            )
+        for kind in ("pairs", "images"):
+            if getattr(budgets, kind) % budgets.shards:
+                raise UsageError(
+                    f"{kind} per step cannot be cut into equal shards",
+                    where=f"data.{kind}_per_step",
+                    got=getattr(budgets, kind),
+                    expected=f"a multiple of {budgets.shards}",
+                )
+        self.corpora, self.budgets, self.objectives = corpora, budgets, list(objectives)
+        self.size, self.tokenizer, self.seed = size, tokenizer, seed
+        self.views = {"pairs": pair_views, "images": image_views}
+        per_rank = budgets.shards // world
+        self.shards = range(rank * per_rank, (rank + 1) * per_rank)
+        self.cache = Cache(cache_bytes)
+        # Room for random crops; without crops the pictures are kept at the size the model reads.
+        self.kept_size = {kind: size if v.crop == 1 else round(size * 8 / 7) for kind, v in self.views.items()}
+        self.orders = {kind: Shuffled(len(corpora[kind]), seed, kind) for kind in ("pairs", "images") if kind in corpora}
+        if "texts" in corpora:
+            self.passages = passages(corpora["texts"].token_counts, budgets.passage_length - 2)
+            lengths = self.passages[:, 2] - self.passages[:, 1] + 2
+            budget = max(budgets.text_tokens // budgets.shards, budgets.passage_length)
+            self.bins = Bins(lengths, budget, seed, "texts")
+
+    def batch(self, step: int) -> Batch:
+        """This rank's share of a step."""
+        draft = Draft(step, self.size, self.tokenizer, self.budgets.shards, len(self.shards))
+        for shard in self.shards:
+            self._draw_pairs(draft, shard)
+        for shard in self.shards:
+            self._draw_images(draft, shard)
+        for shard in self.shards:
+            self._draw_texts(draft, shard)
+        for objective in self.objectives:
+            objective.corrupt(draft)
+        return draft.finish()
+
+    def _places(self, kind: str, step: int, shard: int) -> range:
+        """This shard's places in the endless shuffled run."""
+        per_shard = getattr(self.budgets, kind) // self.budgets.shards
+        first = (step * self.budgets.shards + shard) * per_shard
+        return range(first, first + per_shard)
+
+    def _draw_pairs(self, draft: Draft, shard: int) -> None:
+        if "pairs" not in self.corpora:
+            return
+        corpus, longest = self.corpora["pairs"], self.budgets.caption_length - 2
+        for place_in_shard, place in enumerate(self._places("pairs", draft.step, shard)):
+            epoch, item = self.orders["pairs"][place]
+            first, last = corpus.caption_offsets[item : item + 2]
+            # Captions take turns in an order of the picture's own, so that an epoch never repeats one by luck.
+            turn = chance.generator(self.seed, "captions", item, epoch // int(last - first))
+            caption = int(turn.permutation(int(last - first))[epoch % int(last - first)])
+            ids = np.asarray(corpus.tokens(item, caption))[:longest]
+            names = (self.seed, item, epoch)
+            name = f"{corpus.keys[item]}#{caption}"
+            draft.pairs.append(Drawn(name, _content(ids), ids, names, place_in_shard))
+            draft.pixels.setdefault("pairs", []).append(self._picture("pairs", item, names))
+            draft.extra.setdefault("pairs.image", []).append(item)
+            draft.extra.setdefault("pairs.caption", []).append(draft.pairs[-1].identity)
+
+    def _draw_images(self, draft: Draft, shard: int) -> None:
+        if "images" not in self.corpora:
+            return
+        for place in self._places("images", draft.step, shard):
+            epoch, item = self.orders["images"][place]
+            name = str(self.corpora["images"].keys[item])
+            draft.images.append(Drawn(name, item, np.zeros(0, np.int64), (self.seed, item, epoch)))
+            for side in ("a", "b"):
+                picture = self._picture("images", item, (self.seed, item, epoch, side))
+                draft.pixels.setdefault(f"images.{side}", []).append(picture)
+
+    def _draw_texts(self, draft: Draft, shard: int) -> None:
+        if "texts" not in self.corpora:
+            return
+        corpus = self.corpora["texts"]
+        epoch, chosen = self.bins[draft.step * self.budgets.shards + shard]
+        for passage in chosen:
+            document, first, last = self.passages[passage]
+            ids = np.asarray(corpus.tokens(int(document))[first:last])
+            name = f"{corpus.keys[int(document)]}[{first}:{last}]"
+            drawn = Drawn(name, int(passage), ids, (self.seed, int(passage), epoch))
+            written = drawn.rng("masked or fragments").random() < self.budgets.fragments
+            (draft.fragments if written else draft.masked).append(drawn)
+
+    def _picture(self, kind: str, item: int, names: tuple[int | str, ...]) -> np.ndarray:
+        corpus, side = self.corpora[kind], self.kept_size[kind]
+
+        def decode() -> np.ndarray:
+            return squeeze(load_rgb(corpus.image_bytes(item), where=corpus.keys[item]), side)
+
+        picture = self.cache.get((kind, item), decode)
+        return view(picture, self.size, self.views[kind], chance.generator("view", kind, *names))
+
+
+def _content(ids: np.ndarray) -> int:
+    """A number equal for equal captions, to keep duplicates from being called negatives."""
+    return chance.number("caption", ids.tobytes().hex())
+
+
+class _Steps(torch.utils.data.Dataset):
+    def __init__(self, stream: Stream):
+        self.stream = stream
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.stream.batch(step)
+
+
+def batches(stream: Stream, first: int, last: int | None, workers: int = 0) -> Iterator[Batch]:
+    """Batches of steps [first, last), made ahead by `workers` processes; their number changes nothing but speed."""
+    steps = range(first, last if last is not None else 1 << 62)
+    if workers == 0:
+        yield from map(stream.batch, steps)
+        return
+    loader = torch.utils.data.DataLoader(
+        _Steps(stream),
+        sampler=steps,  # type: ignore[arg-type]  # any sized iterable of indices will do
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=3,
+        worker_init_fn=_quiet_worker,
+        timeout=300,
+    )
+    yield from loader
+
+
+def _quiet_worker(worker: int) -> None:
+    """A worker computes on one thread and leaves signals to its parent."""
+    import signal
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

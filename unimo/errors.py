@@ -1,0 +1,101 @@
+"""One contract for everything that can go wrong: what, where, got, expected, what to do, and an exit code.
+
+A user never meets a traceback as the message. Code that finds a fault raises one of these classes; the command
+line prints its parts and leaves with its exit code; a ledger stores the same parts (see `unimo.data.ledger`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UnimoError(Exception):
+    """Base of all located errors.
+
+    what: one short sentence. where: file, archive member, line, field or option. got / expected: the two values in
+    contradiction. do: the next thing the user can try.
+    """
+
+    exit_code = 70  # a fault of ours, unless a subclass says otherwise
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        got: object = None,
+        expected: object = None,
+        do: str | None = None,
+    ):
+        self.what, self.where, self.got, self.expected, self.do = what, where, got, expected, do
+        super().__init__(self.one_line())
+
+    def parts(self) -> dict[str, str]:
+        """The filled parts as printable strings, in reading order."""
+        named = {
+            "what": self.what,
+            "where": self.where,
+            "got": self.got,
+            "expected": self.expected,
+            "do": self.do,
+        }
+        return {name: _printable(value) for name, value in named.items() if value is not None}
+
+    def one_line(self) -> str:
+        parts = self.parts()
+        return " | ".join([parts.pop("what"), *(f"{name}: {value}" for name, value in parts.items())])
+
+    def __reduce__(self):  # keeps the parts when a loader worker hands the error to its parent
+        return _rebuild, (type(self), self.what, self.where, self.got, self.expected, self.do)
+
+
+class UsageError(UnimoError):
+    """A wrong option, key or combination: nothing was started."""
+
+    exit_code = 2
+
+
+class DataError(UnimoError):
+    """A file, sample or field that is missing, broken or contradicts another."""
+
+    exit_code = 3
+
+
+class WeightsError(UnimoError):
+    """A checkpoint or weight file that cannot be trusted or does not fit."""
+
+    exit_code = 4
+
+
+class ResourceError(UnimoError):
+    """Disk, memory, a folder in use: the machine, not the data."""
+
+    exit_code = 5
+
+
+class NumericsError(UnimoError):
+    """Losses or weights stopped being finite."""
+
+    exit_code = 6
+
+
+class Restart(UnimoError):
+    """The run was asked to stop and saved itself: start the same command again to go on."""
+
+    exit_code = 75
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The known name most like a misspelt one, or None."""
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def _printable(value: object) -> str:
+    """One line, no control characters: a file name or caption must not be able to forge a log line."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))[:2000]
+
+
+def _rebuild(cls, what, where, got, expected, do):
+    return cls(what, where=where, got=got, expected=expected, do=do)

@@ -1,0 +1,197 @@
+"""BLEU, ROUGE-L and CIDEr-D as published caption scores compute them, without Java.
+
+Legend: n pictures · each with one candidate and one or more references, all lists of words
+(`tokenise.tokenise`). All scores are shares (BLEU, ROUGE-L: 0..1; CIDEr-D: 0..10, published x 100).
+Intervals resample pictures.
+
+Sources: Papineni et al., ACL 2002 (BLEU); Lin, ACL workshop 2004 (ROUGE-L); Vedantam et al., CVPR 2015
+(CIDEr-D); conventions where the papers leave a choice: github.com/salaniz/pycocoevalcap. Checked against
+its Python parts in `tests/metrics/test_captions.py`. METEOR and SPICE need Java and are not here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unimo.errors import DataError
+from unimo.metrics.intervals import Score, mean_score, sums_score
+from unimo.metrics.tokenise import ngram_counts, tokenise
+
+__all__ = ["bleu", "caption_report", "cider_d", "cider_d_each", "lcs_length", "rouge_l", "rouge_l_each"]
+
+Words = Sequence[str]
+References = Sequence[Sequence[Words]]
+
+LONGEST = 4  # n-gram orders of BLEU and CIDEr
+_BETA = 1.2  # ROUGE-L: recall counts beta^2 times as much as precision
+_SIGMA = 6.0  # CIDEr-D: width of the length penalty, in words
+
+
+def caption_report(
+    candidates: Sequence[str], references: Sequence[Sequence[str]], *, seed: int = 0
+) -> dict[str, Score]:
+    """{"BLEU-1".."BLEU-4", "ROUGE-L", "CIDEr-D"} of plain sentences: n candidates, n lists of references."""
+    generated = [tokenise(sentence) for sentence in candidates]
+    wanted = [[tokenise(sentence) for sentence in sentences] for sentences in references]
+    return {
+        **bleu(generated, wanted, seed=seed),
+        "ROUGE-L": rouge_l(generated, wanted, seed=seed),
+        "CIDEr-D": cider_d(generated, wanted, seed=seed),
+    }
+
+
+# ---- BLEU
+
+
+def bleu(candidates: Sequence[Words], references: References, *, seed: int = 0) -> dict[str, Score]:
+    """Corpus BLEU-1..4 without smoothing, as {"BLEU-1": Score, ...}.
+
+    Lengths are compared with the closest reference, the shorter of two equally close ones. An order without
+    any match gives 0; coco-caption adds 1e-15 there and prints about 1e-5.
+    """
+    _check(candidates, references)
+    per_picture = np.array([_bleu_sums(words, wanted) for words, wanted in zip(candidates, references)])
+    return {
+        f"BLEU-{order}": sums_score(per_picture, partial(_bleu, order=order), seed=seed)
+        for order in range(1, LONGEST + 1)
+    }
+
+
+def _bleu_sums(candidate: Words, references: Sequence[Words]) -> list[float]:
+    """What a picture adds: matches of order 1..4, n-grams of order 1..4, own length, length aimed at."""
+    allowed: Counter[tuple[str, ...]] = Counter()
+    for reference in references:
+        allowed |= ngram_counts(reference, LONGEST)  # the union keeps the larger count
+    matches = [0.0] * LONGEST
+    for ngram, count in ngram_counts(candidate, LONGEST).items():
+        matches[len(ngram) - 1] += min(count, allowed[ngram])
+    length = len(candidate)
+    offered = [float(max(0, length - order)) for order in range(LONGEST)]
+    closest = min((abs(len(reference) - length), len(reference)) for reference in references)[1]
+    return [*matches, *offered, float(length), float(closest)]
+
+
+def _bleu(totals: NDArray[np.float64], order: int) -> NDArray[np.float64]:
+    matches, offered = totals[:, :order], totals[:, LONGEST : LONGEST + order]
+    length, wanted = totals[:, -2], totals[:, -1]
+    precision = matches / np.maximum(offered, 1)
+    brevity = np.exp(np.minimum(0, 1 - wanted / np.maximum(length, 1e-9)))
+    return precision.prod(axis=1) ** (1 / order) * brevity
+
+
+# ---- ROUGE-L
+
+
+def rouge_l(candidates: Sequence[Words], references: References, *, seed: int = 0) -> Score:
+    """Mean over pictures of the longest-common-subsequence F score (beta 1.2)."""
+    return mean_score(rouge_l_each(candidates, references), seed=seed)
+
+
+def rouge_l_each(candidates: Sequence[Words], references: References) -> NDArray[np.float64]:
+    """ROUGE-L of each picture (n,): best precision and best recall among its references, combined."""
+    _check(candidates, references)
+    return np.array([_rouge_l(words, wanted) for words, wanted in zip(candidates, references)])
+
+
+def _rouge_l(candidate: Words, references: Sequence[Words]) -> float:
+    if not candidate:
+        return 0.0
+    common = [lcs_length(candidate, reference) for reference in references]
+    precision = max(common) / len(candidate)
+    recall = max(c / max(1, len(reference)) for c, reference in zip(common, references))
+    if precision == 0:
+        return 0.0
+    return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision)
+
+
+def lcs_length(a: Words, b: Words) -> int:
+    """Length of the longest common subsequence, one bit per word of `a` (Hyyrö 2004): one pass over `b`."""
+    places: dict[str, int] = {}
+    for place, word in enumerate(a):
+        places[word] = places.get(word, 0) | (1 << place)
+    every = (1 << len(a)) - 1
+    row = every  # a zero bit marks a column where the subsequence grows
+    for word in b:
+        hit = row & places.get(word, 0)
+        row = ((row + hit) | (row - hit)) & every
+    return len(a) - row.bit_count()
+
+
+# ---- CIDEr-D
+
+
+def cider_d(candidates: Sequence[Words], references: References, *, seed: int = 0) -> Score:
+    """Mean CIDEr-D over pictures (n-grams 1..4, sigma 6, times 10).
+
+    How rare an n-gram is comes from these references, so scores of different sets do not compare, and one
+    picture alone scores 0. The interval resamples pictures with the rarities held fixed.
+    """
+    return mean_score(cider_d_each(candidates, references), seed=seed)
+
+
+def cider_d_each(candidates: Sequence[Words], references: References) -> NDArray[np.float64]:
+    """CIDEr-D of each picture (n,)."""
+    _check(candidates, references)
+    counted = [[ngram_counts(reference, LONGEST) for reference in wanted] for wanted in references]
+    pictures_with: Counter[tuple[str, ...]] = Counter()
+    for counts in counted:
+        pictures_with.update(set().union(*counts))
+    all_pictures = np.log(len(references))
+    rarity = {ngram: float(all_pictures - np.log(n)) for ngram, n in pictures_with.items()}
+
+    scores = np.zeros(len(candidates))
+    for i, (candidate, wanted, counts) in enumerate(zip(candidates, references, counted)):
+        own, own_norm = _weighted(ngram_counts(candidate, LONGEST), rarity, float(all_pictures))
+        for reference, reference_counts in zip(wanted, counts):
+            other, other_norm = _weighted(reference_counts, rarity, float(all_pictures))
+            # coco-caption measures length in bigrams: an empty text is as long as one word
+            gap = max(len(candidate) - 1, 0) - max(len(reference) - 1, 0)
+            penalty = np.exp(-(gap**2) / (2 * _SIGMA**2))
+            scores[i] += _clipped_cosine(own, own_norm, other, other_norm) * penalty / len(wanted)
+    return 10 * scores
+
+
+def _weighted(
+    counts: Mapping[tuple[str, ...], int], rarity: Mapping[tuple[str, ...], float], unseen: float
+) -> tuple[dict[tuple[str, ...], float], list[float]]:
+    """Counts times rarity, and the Euclidean norm of each order."""
+    weights = {ngram: count * rarity.get(ngram, unseen) for ngram, count in counts.items()}
+    squares = [0.0] * LONGEST
+    for ngram, weight in weights.items():
+        squares[len(ngram) - 1] += weight * weight
+    return weights, [square**0.5 for square in squares]
+
+
+def _clipped_cosine(
+    own: Mapping[tuple[str, ...], float],
+    own_norm: Sequence[float],
+    other: Mapping[tuple[str, ...], float],
+    other_norm: Sequence[float],
+) -> float:
+    """Mean over orders of the cosine, the candidate's weights clipped: repeating a word gains nothing."""
+    products = [0.0] * LONGEST
+    for ngram in own.keys() & other.keys():
+        products[len(ngram) - 1] += min(own[ngram], other[ngram]) * other[ngram]
+    norms = [a * b for a, b in zip(own_norm, other_norm)]
+    return sum(p / n for p, n in zip(products, norms) if n > 0) / LONGEST
+
+
+def _check(candidates: Sequence[Words], references: References) -> None:
+    if len(candidates) != len(references) or not len(candidates):
+        raise DataError(
+            "one candidate per picture", got=len(candidates), expected=f"{len(references)}, at least 1"
+        )
+    for picture, wanted in enumerate(references):
+        if not wanted or isinstance(wanted, str) or isinstance(wanted[0], str):
+            raise DataError(
+                "a picture's references are a list of word lists", where=f"picture {picture}", got=wanted
+            )
+    if any(isinstance(candidate, str) for candidate in candidates):
+        raise DataError(
+            "candidates are word lists", got="plain strings", do="call tokenise, or use caption_report"
+        )

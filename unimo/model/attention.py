@@ -1,0 +1,210 @@
+"""Attention as data: every packed token says who it is, and one small table says who may see whom.
+
+    N sequences · T packed tokens · L longest sequence of a bucket · D width · H heads
+
+Tokens of many sequences lie in one packed row of T tokens. Each carries four small integers:
+
+    owner   which sequence it belongs to
+    branch  0 = shared by the whole sequence; b > 0 = one of several texts beside the same prefix
+    role    IMAGE, GROUND, TEXT, KNOWN or WRITTEN
+    order   its place among the written tokens
+
+    q sees k  when  same owner, and (k.branch is 0 or k.branch == q.branch), and table[q.role][k.role] allows it
+                    (0 = no, 1 = yes, 2 = only itself and what was written earlier)
+
+UNIMO-2 (spec §2.5). TEXT is read (understanding), WRITTEN is generated, KNOWN stands before a written answer:
+
+    #          image  ground  text  known  written
+    # image      ●      ●      ·      ·      ·
+    # ground     ●      ●      ●      ·      ·        understanding: image and text meet only through
+    # text       ·      ●      ●      ·      ·        the grounded tokens
+    # known      ●      ●      ·      ●      ·        generation: the text looks back at everything,
+    # written    ●      ●      ·      ●      ◔        nothing looks at the text
+
+Three forms compute the same: `dense` (one rectangle per length bucket; the CPU's form), `reference` (one T x T
+matrix, for tests) and `flex` (FlexAttention; the GPU's form, whose backward does not exist on a CPU).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unimo.batch import IMAGE
+
+NO, YES, EARLIER = 0, 1, 2  # entries of the tables below
+MASK_BIAS = -1e4  # the published graph's additive bias: a row that may see nothing stays finite
+
+UNDERSTANDING_AND_GENERATION = (  # rows: query role; columns: key role, image, ground, text, known, written
+    (YES, YES, NO, NO, NO),
+    (YES, YES, YES, NO, NO),
+    (NO, YES, YES, NO, NO),
+    (YES, YES, NO, YES, NO),
+    (YES, YES, NO, YES, EARLIER),
+)
+BASELINE = (  # "Our Baseline" (spec §2.7): no dictionary, image and text see each other when understanding
+    (YES, YES, YES, NO, NO),
+    (YES, YES, YES, NO, NO),
+    (YES, YES, YES, NO, NO),
+    (YES, YES, NO, YES, NO),
+    (YES, YES, NO, YES, EARLIER),
+)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Sequences of similar length, laid out as one rectangle (n, L).
+
+    rows: (n * L,) where each slot's token lies in the packed row (padding slots repeat a real row), or None when
+    the rectangle is the slice [start, start + n * L) of the packed row. bias: (n, 1, L, L) additive, or None.
+    """
+
+    n: int
+    length: int
+    start: int
+    rows: Tensor | None
+    bias: Tensor | None
+
+
+class Plan:
+    """Who sees whom in one packed row, and how the dense form cuts it into rectangles.
+
+    owner, branch, role, order: (T,) integer tensors; tokens of an owner lie side by side. table: 5 x 5, see above.
+    waste: the largest share of padding a bucket may hold.
+    """
+
+    def __init__(
+        self,
+        owner: Tensor,
+        role: Tensor,
+        order: Tensor,
+        branch: Tensor | None = None,
+        *,
+        table: tuple[tuple[int, ...], ...] = UNDERSTANDING_AND_GENERATION,
+        waste: float = 0.12,
+    ):
+        self.owner, self.role, self.order = owner, role, order
+        self.branch = torch.zeros_like(owner) if branch is None else branch
+        self.table = torch.tensor(table, device=owner.device)
+        self.waste = waste
+
+    @classmethod
+    def rectangle(cls, n: int, length: int, device: torch.device) -> Plan:
+        """n image sequences of equal length: everything sees everything, nothing is padded."""
+        owner = torch.arange(n, device=device).repeat_interleave(length)
+        plan = cls(owner, torch.full_like(owner, IMAGE), torch.zeros_like(owner))
+        plan.__dict__["buckets"] = ([Bucket(n, length, 0, None, None)], None)
+        return plan
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    def allowed(self, q: Tensor, k: Tensor) -> Tensor:
+        """May token q see token k? q, k: broadcastable integer tensors of packed positions."""
+        rule = self.table[self.role[q], self.role[k]]
+        branch_ok = (self.branch[k] == 0) | (self.branch[k] == self.branch[q])
+        order_ok = (rule == YES) | ((rule == EARLIER) & (self.order[k] <= self.order[q]))
+        return (self.owner[q] == self.owner[k]) & branch_ok & order_ok
+
+    @cached_property
+    def buckets(self) -> tuple[list[Bucket], Tensor | None]:
+        """The dense form's rectangles, and where each packed token stands among their slots laid end to end."""
+        counts = torch.unique_consecutive(self.owner, return_counts=True)[1].cpu()
+        starts = counts.cumsum(0) - counts
+        order = torch.argsort(counts, descending=True, stable=True)
+        buckets, slots, first = [], torch.empty(len(self), dtype=torch.int64), 0
+        while len(order):
+            longest = int(counts[order[0]])
+            # Sequences join while they fill enough of the rectangle on their own.
+            n = int((counts[order] >= (1 - self.waste) * longest).sum())
+            mine, order = order[:n].sort().values, order[n:]
+            length = torch.arange(longest)
+            valid = length < counts[mine, None]  # (n, L)
+            rows = torch.where(valid, starts[mine, None] + length, starts[mine, None])
+            slots[rows[valid]] = first + torch.arange(n * longest).reshape(n, longest)[valid]
+            first += n * longest
+            buckets.append(self._bucket(rows.to(self.owner.device), valid.to(self.owner.device)))
+        if len(buckets) == 1 and buckets[0].rows is None:
+            return buckets, None
+        return buckets, slots.to(self.owner.device)
+
+    def _bucket(self, rows: Tensor, valid: Tensor) -> Bucket:
+        n, length = rows.shape
+        allowed = self.allowed(rows[:, :, None], rows[:, None, :]) & valid[:, None, :]
+        bias = None if bool(allowed.all()) else (~allowed).float().mul_(MASK_BIAS)[:, None]
+        start = int(rows[0, 0])
+        flat = rows.flatten()
+        together = bool(valid.all()) and bool((flat == start + torch.arange(n * length, device=flat.device)).all())
+        return Bucket(n, length, start, None if together else flat, bias)
+
+    @cached_property
+    def block_mask(self):
+        """The same rule as a FlexAttention block mask."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        def mask_mod(batch, head, q, k):
+            return self.allowed(q, k)
+
+        return create_block_mask(mask_mod, None, None, len(self), len(self), device=self.owner.device.type)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, heads: int, *, dropout: float = 0.0, form: str = "dense"):
+    """Scaled dot-product attention of a packed row. q, k, v: (T, D). Returns (T, D).
+
+    form: "dense", "reference" or "flex" (see the module's docstring); dropout acts on the attention weights.
+    """
+    if form == "flex":
+        return _flex(q, k, v, plan, heads)
+    if form == "reference":
+        token = torch.arange(len(plan), device=q.device)
+        bias = (~plan.allowed(token[:, None], token[None, :])).float() * MASK_BIAS
+        return _rectangle(q[None], k[None], v[None], bias[None, None], heads, dropout)[0]
+    buckets, slots = plan.buckets
+    outs = []
+    for bucket in buckets:
+        parts = []
+        for x in (q, k, v):
+            if bucket.rows is None:
+                x = x[bucket.start : bucket.start + bucket.n * bucket.length]
+            else:
+                x = x.index_select(0, bucket.rows)
+            parts.append(x.unflatten(0, (bucket.n, bucket.length)))
+        outs.append(_rectangle(*parts, bucket.bias, heads, dropout).flatten(0, 1))
+    out = torch.cat(outs) if len(outs) > 1 else outs[0]
+    return out if slots is None else out.index_select(0, slots)
+
+
+def _rectangle(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, heads: int, dropout: float) -> Tensor:
+    """Attention of (n, L, D) rectangles; bias: (n, 1, L, L) or None."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (n, H, L, D/H)
+    if q.is_cuda:
+        bias = None if bias is None else bias.to(q.dtype)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+    else:  # on a CPU the plain form's backward is about twice as fast as the fused one's in bf16
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        if bias is not None:
+            scores = scores + bias.to(scores.dtype)
+        out = F.dropout(scores.softmax(-1), dropout, dropout > 0).to(v.dtype) @ v
+    return out.transpose(1, 2).flatten(-2)
+
+
+def _flex(q: Tensor, k: Tensor, v: Tensor, plan: Plan, heads: int) -> Tensor:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    kernel = _compiled(flex_attention) if q.is_cuda else flex_attention
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(0, 1)[None].contiguous() for x in (q, k, v))
+    return kernel(q, k, v, block_mask=plan.block_mask)[0].transpose(0, 1).flatten(-2)
+
+
+_KERNELS: dict = {}
+
+
+def _compiled(function):
+    """One compiled kernel per process: compiling again for every call would cost seconds each time."""
+    if function not in _KERNELS:
+        _KERNELS[function] = torch.compile(function, dynamic=True)
+    return _KERNELS[function]

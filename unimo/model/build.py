@@ -1,0 +1,117 @@
+"""From settings to a model, and from a checkpoint back to the same model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from unimo import checkpoint
+from unimo.config import from_dict, setting
+from unimo.errors import UsageError, WeightsError, nearest
+from unimo.model.unimo2 import UNIMO2
+
+SIZES: dict[str, dict[str, int]] = {  # base and large: spec unimo2 §2.1; tiny and small are ours
+    "tiny": {"width": 192, "heads": 3, "image_depth": 4, "text_depth": 3, "grounded_depth": 3},
+    "small": {"width": 384, "heads": 6, "image_depth": 8, "text_depth": 6, "grounded_depth": 6},
+    "base": {"width": 768, "heads": 12, "image_depth": 12, "text_depth": 12, "grounded_depth": 12},
+    "large": {"width": 1024, "heads": 16, "image_depth": 24, "text_depth": 24, "grounded_depth": 24},
+}
+DIMENSIONS = tuple(SIZES["base"])
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    size: str = setting("base", "tiny, small, base or large; the dimensions below replace single entries of it")
+    width: int | None = setting(None, "width D of all three towers")
+    heads: int | None = setting(None, "attention heads")
+    image_depth: int | None = setting(None, "layers of the image tower")
+    text_depth: int | None = setting(None, "layers of the text tower")
+    grounded_depth: int | None = setting(None, "layers of the Grounded Transformer")
+    image_size: int = setting(224, "side of the square pictures in pixels")
+    patch: int = setting(16, "side of a patch in pixels")
+    patch_padding: int = setting(0, "zero rows before each side of a picture; released: (patch - 1) // 2")
+    vocabulary: int = setting(50265, "rows of the word table")
+    positions: int = setting(514, "rows of the text position table; positions start at 2")
+    dictionary: int = setting(2048, "entries C of the grounded dictionary; 0 builds the baseline without it")
+    chosen: int = setting(100, "entries K chosen for every sequence")
+    grounding_method: str = setting("topk", "topk (released) or normal (nearest entry of every position)")
+    grounding_projection: bool = setting(False, "separate projections of patches and words before they vote")
+    grounding_positions: bool = setting(False, "add text positions 2 .. K + 1 to the grounded tokens")
+    contrastive_projection: bool = setting(False, "ReLU projections before the contrastive score")
+    masked_grounding: bool = setting(False, "build the masked-grounding head")
+    image_contrastive: bool = setting(True, "learn a temperature for image contrastive learning")
+    matching_fusion: str = setting("product", "how the matching head joins both poolers: product or sum")
+    dropout: float = setting(0.1, "dropout of the text tower, the Grounded Transformer and the matching head")
+    attention_dropout: float = setting(0.1, "dropout of their attention weights")
+    image_dropout: float = setting(0.0, "dropout of the image tower")
+
+
+def build(settings: ModelSettings) -> UNIMO2:
+    """A freshly initialised model (call torch.manual_seed before, for the same one again)."""
+    if settings.size not in SIZES:
+        raise UsageError(
+            "unknown model size",
+            where="model.size",
+            got=settings.size,
+            expected=", ".join(SIZES),
+            do=f"did you mean {nearest(settings.size, SIZES)}?",
+        )
+    values = {name: getattr(settings, name) for name in settings.__dataclass_fields__ if name != "size"}
+    for name in DIMENSIONS:
+        if values[name] is None:
+            values[name] = SIZES[settings.size][name]
+    if values["image_size"] % values["patch"]:
+        raise UsageError(
+            "a picture is not a whole number of patches",
+            where="model.image_size",
+            got=f"{values['image_size']} px with patches of {values['patch']} px",
+            expected="a multiple of model.patch",
+        )
+    if values["width"] % values["heads"]:
+        raise UsageError(
+            "the width cannot be shared among the heads",
+            where="model.heads",
+            got=f"{values['heads']} heads at width {values['width']}",
+            expected="a divisor of model.width",
+        )
+    return UNIMO2(**values)
+
+
+def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> tuple[UNIMO2, checkpoint.Checkpoint]:
+    """The model of a checkpoint folder, or of the newest good checkpoint of a run's folder, ready to answer.
+
+    Averaged weights are preferred where the run kept them. WeightsError: nothing there, damaged, or of another shape.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise WeightsError("no such checkpoint", where=path, expected="a run's folder or one of its checkpoints")
+    saved = checkpoint.load(path / "checkpoints" if (path / "checkpoints").is_dir() else path, groups=["model"])
+    if saved.state.get("averaged"):
+        saved = checkpoint.load(saved.path, groups=["average"])
+    settings = saved.state.get("settings")
+    if not isinstance(settings, dict) or "model" not in settings:
+        raise WeightsError("a checkpoint without settings", where=saved.path, expected="settings in state.json")
+    model = build(from_dict(ModelSettings, settings["model"]))
+    fill(model, next(iter(saved.tensors.values())), where=saved.path)
+    return model.to(device).eval(), saved
+
+
+def fill(model: torch.nn.Module, tensors: dict[str, torch.Tensor], *, where: object) -> None:
+    """Copies tensors into the parameters of the same names; every name and shape on both sides must agree."""
+    own = dict(model.named_parameters())
+    missing = sorted(own.keys() - tensors.keys())
+    extra = sorted(tensors.keys() - own.keys())
+    shapes = [name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape]
+    if missing or extra or shapes:
+        raise WeightsError(
+            "the weights do not fit the model",
+            where=where,
+            got=f"missing {missing[:5]}, extra {extra[:5]}, of another shape {sorted(shapes)[:5]}",
+            expected=f"{len(own)} tensors of the model's own names and shapes",
+            do="load it with the settings it was trained with",
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])

@@ -1,0 +1,91 @@
+"""How much arithmetic a sample costs, counted from the shapes alone (multiply and add are two operations).
+
+Per layer and token 8 D^2 for attention's projections, 4 D F for the feed-forward part, and 4 D per key it looks at.
+Useful tokens only: padding and recomputation are no work. Training is three times the forward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unimo.batch import Batch
+from unimo.model.unimo2 import UNIMO2, Request
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The numbers that decide: width D, feed-forward F, depths, patches P, chosen K, dictionary C, vocabulary V."""
+
+    width: int
+    ffn: int
+    image_depth: int
+    text_depth: int
+    grounded_depth: int
+    patches: int
+    patch_inputs: int
+    chosen: int
+    dictionary: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, model: UNIMO2) -> Shapes:
+        projection = model.patches.projection.weight
+        return cls(
+            width=model.width,
+            ffn=model.image_encoder.layers[0].ffn_in.out_features,
+            image_depth=len(model.image_encoder.layers),
+            text_depth=len(model.text_encoder.layers),
+            grounded_depth=len(model.grounded_encoder.layers),
+            patches=model.patches.grid**2,
+            patch_inputs=projection[0].numel(),
+            chosen=model.dictionary.chosen if model.dictionary is not None else 0,
+            dictionary=len(model.dictionary.entries) if model.dictionary is not None else 0,
+            vocabulary=model.words.word.num_embeddings,
+        )
+
+    def layers(self, depth: int, tokens: float, keys: float | None = None) -> float:
+        """`depth` layers over `tokens` tokens that each look at `keys` keys (default: at all of them)."""
+        d, f = self.width, self.ffn
+        return depth * tokens * (8 * d * d + 4 * d * f + 4 * d * (tokens if keys is None else keys))
+
+    def image_tower(self) -> float:
+        embed = 2 * self.patches * self.patch_inputs * self.width
+        return embed + self.layers(self.image_depth, 1 + self.patches) + self.votes(self.patches)
+
+    def text_tower(self, tokens: float) -> float:
+        return self.layers(self.text_depth, tokens) + self.votes(tokens)
+
+    def fused(self, image: bool, text: float) -> float:
+        return self.layers(self.grounded_depth, (1 + self.patches) * image + self.chosen + text)
+
+    def votes(self, tokens: float) -> float:
+        return 2 * tokens * self.dictionary * self.width
+
+    def words(self, asked: float) -> float:
+        return asked * (2 * self.width**2 + 2 * self.width * self.vocabulary)
+
+
+def sample_costs(model: UNIMO2, caption: int = 20, passage: int = 128) -> dict[str, float]:
+    """Forward operations of one picture, one text and one pair, with 15 % of the words asked."""
+    s = Shapes.of(model)
+    return {
+        "image": s.image_tower() + s.fused(True, 0),
+        f"text of {passage} tokens": s.text_tower(passage) + s.fused(False, passage) + s.words(0.15 * passage),
+        f"pair with {caption} tokens": s.image_tower()
+        + s.text_tower(caption)
+        + s.fused(True, caption)
+        + s.words(0.15 * caption),
+        "pair, towers only": s.image_tower() + s.text_tower(caption),
+    }
+
+
+def batch_cost(model: UNIMO2, batch: Batch, requests: dict[str, Request]) -> float:
+    """Forward operations of one step: every tower pass, fused sequence and asked word of this batch."""
+    s = Shapes.of(model)
+    total = len(batch.pixels) * s.image_tower()
+    lengths = batch.texts.lengths.tolist()
+    total += sum(s.text_tower(length) for length in lengths)
+    for request in requests.values():
+        texts = [0.0] * len(request) if request.text is None else [lengths[t] for t in request.text.tolist()]
+        total += sum(s.fused(request.image is not None, length) for length in texts)
+    return total + s.words(sum(len(target.rows) for target in batch.targets.values()))

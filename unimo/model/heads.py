@@ -1,0 +1,65 @@
+"""What is read off the encoded sequences (spec unimo2 §2.6, §4.6).
+
+    n rows · D width · V vocabulary · C dictionary
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Pooler(nn.Module):
+    """ReLU(W h + b) of a [CLS] state: (n, D) -> (n, D). ReLU, not tanh."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x).relu()
+
+
+class TiedHead(nn.Module):
+    """Linear, GELU, LayerNorm, then products with a table that lives elsewhere plus a bias: (n, D) -> (n, rows).
+
+    Over the word table it is the language-model head, over the dictionary the masked-grounding head. It is called on
+    supervised rows only, so that V columns are touched nowhere else.
+    """
+
+    def __init__(self, width: int, rows: int):
+        super().__init__()
+        self.transform = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.bias = nn.Parameter(torch.zeros(rows))
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        return F.linear(self.norm(F.gelu(self.transform(x))), table, self.bias)
+
+
+class MatchingHead(nn.Module):
+    """Image-text matching from both poolers: product (or sum), dropout, two logits; class 1 = match. -> (n, 2)."""
+
+    def __init__(self, width: int, dropout: float = 0.1, fusion: str = "product"):
+        super().__init__()
+        if fusion not in ("product", "sum"):
+            raise ValueError(f"matching fusion must be product or sum, got {fusion!r}")
+        self.fusion = fusion
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(width, 2)
+
+    def forward(self, image: Tensor, text: Tensor) -> Tensor:
+        joined = image * text if self.fusion == "product" else image + text
+        return self.linear(self.dropout(joined))
+
+
+class Temperature(nn.Module):
+    """A learned divisor of similarities, starting at 0.07 and kept in [0.001, 0.5] where it is used (§4.3)."""
+
+    def __init__(self, start: float = 0.07):
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor([start]))
+
+    def forward(self, similarity: Tensor) -> Tensor:
+        return similarity / self.value.clamp(0.001, 0.5)

@@ -1,0 +1,119 @@
+"""The Transformer all towers share: pre-norm in the image tower, post-norm in the text and grounded ones.
+
+    T packed tokens · D width
+
+Spec unimo2 §2.2, §2.3, §2.5; unimo §1.3. Queries, keys and values are one matrix product; converters split and
+join it, so that published weights still map one to one.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unimo.model.attention import Plan, attend
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention of a packed row. forward: (T, D) -> (T, D)."""
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.qkv = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, plan: Plan, form: str = "dense") -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        dropout = self.dropout if self.training else 0.0
+        return self.output(attend(q, k, v, plan, self.heads, dropout=dropout, form=form))
+
+
+class Layer(nn.Module):
+    """Attention, then a feed-forward network with exact GELU, each with a residual and a LayerNorm.
+
+    norm_first: LN before each part (image tower) or after each residual (text and grounded towers).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        ffn: int,
+        *,
+        norm_first: bool,
+        eps: float,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.norm_first = norm_first
+        self.attention = Attention(width, heads, attention_dropout)
+        self.attention_norm = nn.LayerNorm(width, eps=eps)
+        self.ffn_in = nn.Linear(width, ffn)
+        self.ffn_out = nn.Linear(ffn, width)
+        self.ffn_norm = nn.LayerNorm(width, eps=eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, plan: Plan, form: str = "dense") -> Tensor:
+        if self.norm_first:
+            x = x + self.dropout(self.attention(self.attention_norm(x), plan, form))
+            return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
+        x = self.attention_norm(x + self.dropout(self.attention(x, plan, form)))
+        return self.ffn_norm(x + self.dropout(self.feed_forward(x)))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        return self.ffn_out(F.gelu(self.ffn_in(x)))
+
+
+class Transformer(nn.Module):
+    """`depth` layers over a packed row; a pre-norm stack ends with one more LayerNorm. forward: (T, D) -> (T, D)."""
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        ffn: int | None = None,
+        norm_first: bool = False,
+        eps: float = 1e-5,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            Layer(
+                width,
+                heads,
+                ffn or 4 * width,
+                norm_first=norm_first,
+                eps=eps,
+                dropout=dropout,
+                attention_dropout=attention_dropout,
+            )
+            for _ in range(depth)
+        )
+        self.final_norm = nn.LayerNorm(width, eps=eps) if norm_first else None
+        self.checkpointing = False  # recompute activations layer by layer in the backward pass
+
+    def forward(self, x: Tensor, plan: Plan, form: str = "dense") -> Tensor:
+        for layer in self.layers:
+            if self.checkpointing and self.training:
+                x = torch.utils.checkpoint.checkpoint(layer, x, plan, form, use_reentrant=False)
+            else:
+                x = layer(x, plan, form)
+        return x if self.final_norm is None else self.final_norm(x)
+
+
+def initialise(module: nn.Module, std: float = 0.02) -> None:
+    """Truncated normal weights, zero biases, unit LayerNorms (spec §2.1), in place."""
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, nn.Embedding, nn.Conv2d)):
+            nn.init.trunc_normal_(part.weight, std=std, a=-2 * std, b=2 * std)
+            if getattr(part, "bias", None) is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.LayerNorm):
+            nn.init.ones_(part.weight)
+            nn.init.zeros_(part.bias)

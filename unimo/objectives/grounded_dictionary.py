@@ -1,0 +1,74 @@
+"""The grounded dictionary's own loss: entries and the positions that voted for them move together (spec unimo2 §3).
+
+    n sequences · P patches · L words of the longest text · D width
+
+Nothing is hidden. Asked of every sequence that pictures or texts form on their own terms (true pairs, unpaired pictures,
+unpaired texts): can the chosen entries rebuild the voting positions, and the positions the entries? Weights 1 and 1/4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unimo.batch import Batch
+from unimo.config import setting
+from unimo.data.pack import Draft
+from unimo.model.grounding import DICTIONARY_WEIGHT, ENCODER_WEIGHT
+from unimo.model.unimo2 import UNIMO2, Fused, Request, Towers
+from unimo.objectives.objective import Part
+
+SEQUENCES = ("mlm.pairs", "itm.match", "image_contrastive", "mlm.texts")  # the first pairs asked for, and singles
+
+
+@dataclass(frozen=True)
+class GroundedDictionaryLoss:
+    weight: float = setting(1.0, "weight of the dictionary loss; 0 switches it off (the dictionary stays)")
+
+    def corrupt(self, draft: Draft) -> None:
+        """Nothing is hidden."""
+
+    def requests(self, model: UNIMO2, batch: Batch, towers: Towers) -> dict[str, Request]:
+        return {}
+
+    def loss(self, model: UNIMO2, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
+        if model.dictionary is None:
+            return {}
+        sums: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        names = [name for name in SEQUENCES if name in fused]
+        if "mlm.pairs" in names and "itm.match" in names:
+            names.remove("itm.match")
+        for name in names:
+            hidden, valid = voting_positions(model, towers, fused[name].request)
+            codes = fused[name].codes
+            if codes is None:
+                codes = model.dictionary.nearest(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
+            sums.append(model.dictionary.loss(hidden, valid, codes))
+        if not sums:
+            return {}
+        entry_sum, entry_count, encoder_sum, encoder_count = (sum(column) for column in zip(*sums))
+        return {
+            "dictionary.entries": Part(entry_sum, entry_count, self.weight * DICTIONARY_WEIGHT),
+            "dictionary.encoders": Part(encoder_sum, encoder_count, self.weight * ENCODER_WEIGHT),
+        }
+
+
+def voting_positions(model: UNIMO2, towers: Towers, request: Request) -> tuple[Tensor, Tensor]:
+    """The vectors that vote in each sequence, padded to one rectangle: (n, P + L, D) and which are real, (n, P + L)."""
+    assert model.dictionary is not None
+    parts, valid = [], []
+    if request.image is not None:
+        patches = model.dictionary.positions_of(towers.images[request.image, 1:], "image")
+        parts.append(patches)
+        valid.append(torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device))
+    if request.text is not None:
+        starts, lengths = towers.texts.offsets[request.text], towers.texts.lengths[request.text]
+        place = torch.arange(int(lengths.max()), device=starts.device)
+        real = place < lengths[:, None]
+        rows = torch.where(real, starts[:, None] + place, starts[:, None])
+        words = model.dictionary.positions_of(towers.words[rows], "text")
+        parts.append(words)
+        valid.append(real & model.text_voters(towers.texts)[rows])
+    return torch.cat([part.to(parts[0].dtype) for part in parts], 1), torch.cat(valid, 1)

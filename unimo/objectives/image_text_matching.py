@@ -1,0 +1,87 @@
+"""Image-text matching: does this caption belong to this picture? (spec unimo2 §4.4)
+
+    s local shards · n pairs of a shard · k of them matched
+
+Asked of the product of both poolers. For each matched pair there are two negatives: its picture with another caption and
+its caption with another picture of the same shard, drawn in proportion to exp(similarity / temperature) so that
+the confusable ones come first. A negative recombines cached towers and votes: one fused sequence, nothing encoded again.
+Pairs with the same picture or the same words are never each other's negatives; without a candidate there is none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unimo.batch import Batch
+from unimo.config import setting
+from unimo.data.pack import Draft
+from unimo.model.unimo2 import UNIMO2, Fused, Request, Towers
+from unimo.objectives.cross_modal_contrastive import pair_features
+from unimo.objectives.objective import Part, nothing
+
+
+@dataclass(frozen=True)
+class ImageTextMatching:
+    weight: float = setting(1.0, "weight of the matching loss; 0 switches the objective off")
+    pairs: int = setting(16, "pairs per step that are matched, each with two negatives")
+    hard: bool = setting(True, "draw negatives by similarity; false draws them uniformly")
+
+    def corrupt(self, draft: Draft) -> None:
+        draft.read_captions()
+        chosen = draft.first_pairs(self.pairs)
+        draft.extra["itm.pairs"] = chosen
+        candidates = len(draft.pairs) // draft.local_shards
+        draft.extra["itm.noise"] = np.array(
+            [draft.pairs[i].rng("itm").gumbel(size=(2, candidates)) for i in chosen], dtype=np.float32
+        ).reshape(draft.local_shards if chosen else 0, -1, 2, candidates)
+
+    def requests(self, model: UNIMO2, batch: Batch, towers: Towers) -> dict[str, Request]:
+        chosen = batch.extra.get("itm.pairs")
+        if chosen is None or len(chosen) == 0:
+            return {}
+        text = batch.texts_of("pairs.clean")
+        other_text, other_image, valid = self.negatives(model, batch, towers)
+        asked = {"itm.match": Request(chosen, text[chosen])}
+        if valid.any():
+            chosen = chosen[valid]
+            asked["itm.other_text"] = Request(chosen, text[other_text[valid]])
+            asked["itm.other_image"] = Request(other_image[valid], text[chosen])
+        return asked
+
+    @torch.no_grad()
+    def negatives(self, model: UNIMO2, batch: Batch, towers: Towers) -> tuple[Tensor, Tensor, Tensor]:
+        """For each matched pair: another caption, another picture (pair numbers, (s * k,)), and whether there is one."""
+        noise = batch.extra["itm.noise"]  # (s, k, 2, n), Gumbel: the largest score + noise is a draw from the softmax
+        shards, matched, _, n = noise.shape
+        image, text = pair_features(model, batch, towers)
+        duplicate = torch.zeros(shards, matched, n, dtype=torch.bool, device=noise.device)
+        for identity in (batch.extra["pairs.image"], batch.extra["pairs.caption"]):
+            identity = identity.unflatten(0, (shards, n))
+            duplicate |= identity[:, :matched, None] == identity[:, None, :]
+        choices = []
+        for side, (rows, columns) in enumerate(((image, text), (text, image))):
+            rows, columns = rows.unflatten(0, (shards, n)), columns.unflatten(0, (shards, n))
+            score = model.contrastive_temperature(rows[:, :matched] @ columns.transpose(1, 2)) * float(self.hard)
+            score = (score + noise[:, :, side]).masked_fill(duplicate, float("-inf"))
+            choices.append(score.argmax(-1) + n * torch.arange(shards, device=noise.device)[:, None])
+        return choices[0].flatten(), choices[1].flatten(), ~duplicate.all(-1).flatten()
+
+    def loss(self, model: UNIMO2, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
+        names = [name for name in ("itm.match", "itm.other_text", "itm.other_image") if name in fused]
+        if not names:
+            return {}
+        logits = torch.cat([model.match_logits(fused[name]) for name in names]).float()
+        labels = torch.cat(
+            [
+                torch.full((len(fused[name].request),), int(name == "itm.match"), device=logits.device)
+                for name in names
+            ]
+        )
+        total = F.cross_entropy(logits, labels, reduction="sum") if len(labels) else nothing(logits)
+        right = (logits.detach().argmax(-1) == labels).sum()
+        return {"itm": Part(total, len(labels), self.weight), "itm.accuracy": Part(right, len(labels), 0.0)}

@@ -1,0 +1,56 @@
+"""Masked grounding: grounded tokens are zeroed and their dictionary index is asked (spec unimo2 §2.4, §4.6). Off by default.
+
+    n pairs · K chosen · C dictionary
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch.nn.functional as F
+
+from unimo.batch import Batch
+from unimo.config import setting
+from unimo.data.pack import Draft
+from unimo.model.unimo2 import UNIMO2, Fused, Request, Towers
+from unimo.objectives.objective import Part
+
+
+@dataclass(frozen=True)
+class MaskedGrounding:
+    weight: float = setting(0.0, "weight of masked grounding; 0 switches the objective off")
+    pairs: int = setting(16, "pairs per step whose grounded tokens are masked")
+    ratio: float = setting(0.15, "chance of each grounded token to be zeroed")
+    chosen: int = setting(100, "an upper bound of the grounded tokens of a sequence")
+
+    def corrupt(self, draft: Draft) -> None:
+        if not draft.pairs:
+            return
+        draft.read_captions()
+        numbers = draft.first_pairs(self.pairs)
+        draft.extra["masked_grounding.pairs"] = numbers
+        noise = [draft.pairs[i].rng("masked grounding").random(self.chosen) for i in numbers]
+        draft.extra["masked_grounding.noise"] = np.array(noise, dtype=np.float32).reshape(len(numbers), self.chosen)
+
+    def requests(self, model: UNIMO2, batch: Batch, towers: Towers) -> dict[str, Request]:
+        numbers = batch.extra.get("masked_grounding.pairs")
+        if numbers is None or len(numbers) == 0 or model.dictionary is None:
+            return {}
+        hidden = batch.extra["masked_grounding.noise"][:, : model.dictionary.chosen] < self.ratio
+        return {"masked_grounding": Request(numbers, batch.texts_of("pairs.clean")[numbers], hidden)}
+
+    def loss(self, model: UNIMO2, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
+        if "masked_grounding" not in fused:
+            return {}
+        answer = fused["masked_grounding"]
+        assert model.masked_grounding is not None and model.dictionary is not None and answer.codes is not None
+        hidden = answer.request.mask_ground
+        labels = answer.codes[hidden]
+        logits = model.masked_grounding(answer.ground()[hidden], model.dictionary.entries).float()
+        total = F.cross_entropy(logits, labels, reduction="sum")
+        right = (logits.detach().argmax(-1) == labels).sum()
+        return {
+            "masked_grounding": Part(total, len(labels), self.weight),
+            "masked_grounding.accuracy": Part(right, len(labels), 0.0),
+        }

@@ -1,0 +1,62 @@
+"""Masked language modelling on captions beside their picture and on passages of text (spec unimo2 §4.2).
+
+Hidden: spans of whole words, 15 % of a text; asked: every hidden token, from the fused sequence [ V | G | L ] of a
+pair or [ G | L ] of a passage. The choice of grounded entries sees the text as masked, so the answer votes for nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unimo.batch import Batch
+from unimo.config import setting
+from unimo.data.corruption import mask_spans
+from unimo.data.pack import Draft, Drawn
+from unimo.model.unimo2 import UNIMO2, Fused, Request, Towers
+from unimo.objectives.objective import Part, predict_words
+
+
+@dataclass(frozen=True)
+class MaskedLanguageModeling:
+    weight: float = setting(1.0, "weight of masked words; 0 switches the objective off")
+    pairs: int = setting(32, "pairs per step whose caption is masked beside its picture")
+    ratio: float = setting(0.15, "share of a text's tokens that is asked (specials counted in its length)")
+    geometric: float = setting(0.2, "p of the geometric span length in words")
+    longest: int = setting(10, "longest span in words")
+
+    def corrupt(self, draft: Draft) -> None:
+        chosen = draft.first_pairs(self.pairs)
+        draft.extra["mlm.pairs"] = chosen
+        for i in chosen:
+            self._mask(draft, draft.pairs[i], "pairs.masked", "mlm.pairs")
+        for drawn in draft.masked:
+            self._mask(draft, drawn, "texts.masked", "mlm.texts")
+
+    def _mask(self, draft: Draft, drawn: Drawn, group: str, asked: str) -> None:
+        ids, tokenizer = draft.framed(drawn.ids), draft.tokenizer
+        masked, places = mask_spans(
+            ids,
+            tokenizer.word_starts(ids),
+            drawn.rng("mlm"),
+            ratio=self.ratio,
+            p=self.geometric,
+            longest=self.longest,
+            vocab_size=tokenizer.vocab_size,
+            mask_id=tokenizer.mask,
+        )
+        draft.ask(asked, group, draft.add_text(group, masked), places, ids[places])
+
+    def requests(self, model: UNIMO2, batch: Batch, towers: Towers) -> dict[str, Request]:
+        asked = {}
+        if "pairs.masked" in batch.text_groups:
+            asked["mlm.pairs"] = Request(batch.extra["mlm.pairs"], batch.texts_of("pairs.masked"))
+        if "texts.masked" in batch.text_groups:
+            asked["mlm.texts"] = Request(None, batch.texts_of("texts.masked"))
+        return asked
+
+    def loss(self, model: UNIMO2, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
+        parts = {}
+        for name in ("mlm.pairs", "mlm.texts"):
+            if name in batch.targets:
+                parts |= predict_words(model, fused[name], batch.targets[name], batch, name, self.weight)
+        return parts

@@ -1,0 +1,71 @@
+"""What an objective is: it hides something from the model, says what must meet, and asks.
+
+An objective is a frozen dataclass of its settings, with no state. In one step each has three turns:
+
+    corrupt(draft)              in the loader: add versions of texts and pictures, and questions about them
+    requests(model, batch, towers)
+                                after the towers: which pictures and texts are to be fused
+    loss(model, batch, towers, fused)
+                                after the Grounded Transformer: the answers, as sums and counts
+
+Sums and counts are local; the loop divides the sum over all ranks by the count over all ranks, so that one process
+and many compute the same mean.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from unimo.batch import Batch, Targets
+from unimo.data.pack import Draft
+from unimo.model.unimo2 import UNIMO2, Fused, Request, Towers
+
+
+class Part(NamedTuple):
+    """A loss (or, with weight 0, a number to watch): total over local items, how many there were, and its weight."""
+
+    total: Tensor
+    count: Tensor | int
+    weight: float
+
+
+class Objective(Protocol):
+    weight: float
+
+    def corrupt(self, draft: Draft) -> None: ...
+
+    def requests(self, model: UNIMO2, batch: Batch, towers: Towers) -> dict[str, Request]: ...
+
+    def loss(
+        self, model: UNIMO2, batch: Batch, towers: Towers, fused: dict[str, Fused]
+    ) -> dict[str, Part]: ...
+
+
+def predict_words(
+    model: UNIMO2, fused: Fused, targets: Targets, batch: Batch, name: str, weight: float, smoothing: float = 0.0
+) -> dict[str, Part]:
+    """Cross-entropy of the language-model head on the asked rows, and the share answered right.
+
+    The vocabulary is touched at these rows and nowhere else.
+    """
+    logits = model.word_logits(fused.words(targets.rows, batch.texts)).float()
+    total = F.cross_entropy(logits, targets.labels, reduction="sum", label_smoothing=smoothing)
+    right = (logits.detach().argmax(-1) == targets.labels).sum()
+    count = len(targets.labels)
+    return {name: Part(total, count, weight), f"{name}.accuracy": Part(right, count, 0.0)}
+
+
+def nothing(like: Tensor) -> Tensor:
+    """A zero that keeps the graph connected, for a stream that had nothing to ask this time."""
+    return like.sum() * 0.0
+
+
+def same(a: Tensor, b: Tensor) -> Tensor:
+    """(n,), (m,) -> (n, m) bool: which entries are equal."""
+    return a[:, None] == b[None, :]
+
+
+

@@ -1,0 +1,63 @@
+"""Sequence-to-sequence generation: captions from pictures, and fragments of a passage from the rest of it.
+
+Asked: every next token of what is written. The picture, or the source, is known and sees itself both ways; what is
+written sees the known and what was written before (masks: spec unimo2 §2.5; fragments: spec unimo §2.2.2). Grounded
+entries are chosen by what is known alone, or the answer would leak through the dictionary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from unimo.batch import KNOWN, WRITTEN, Batch
+from unimo.config import setting
+from unimo.data.corruption import cut_fragments
+from unimo.data.pack import Draft
+from unimo.model.unimo2 import UNIMO2, Fused, Request, Towers
+from unimo.objectives.objective import Part, predict_words
+
+
+@dataclass(frozen=True)
+class Seq2SeqGeneration:
+    weight: float = setting(1.0, "weight of written words; 0 switches the objective off")
+    pairs: int = setting(32, "pairs per step whose caption is written from its picture")
+    smoothing: float = setting(0.0, "label smoothing, uniform over the vocabulary")
+    fragments: str = setting("lineage", "how passages are cut: lineage (released code) or paper (25 %, 4 to 32 tokens)")
+
+    def corrupt(self, draft: Draft) -> None:
+        chosen = draft.last_pairs(self.pairs)
+        draft.extra["seq2seq.pairs"] = chosen
+        for i in chosen:
+            ids = draft.framed(draft.pairs[i].ids)
+            text = draft.add_text("pairs.written", ids, role=WRITTEN)
+            draft.ask("seq2seq.pairs", "pairs.written", text, np.arange(len(ids) - 1), ids[1:])
+        for drawn in draft.fragments:
+            cut = cut_fragments(draft.framed(drawn.ids), drawn.rng("fragments"), variant=self.fragments)
+            source = len(cut.source_ids)
+            text = draft.add_text(
+                "texts.written",
+                np.concatenate([cut.source_ids, cut.target_ids]),
+                role=np.repeat([KNOWN, WRITTEN], [source, len(cut.target_ids)]),
+                positions=np.concatenate([cut.source_positions, cut.target_positions]),
+            )
+            places = np.asarray(cut.supervised)
+            draft.ask("seq2seq.texts", "texts.written", text, source + places, cut.target_ids[places + 1])
+
+    def requests(self, model: UNIMO2, batch: Batch, towers: Towers) -> dict[str, Request]:
+        asked = {}
+        if "pairs.written" in batch.text_groups:
+            asked["seq2seq.pairs"] = Request(batch.extra["seq2seq.pairs"], batch.texts_of("pairs.written"))
+        if "texts.written" in batch.text_groups:
+            asked["seq2seq.texts"] = Request(None, batch.texts_of("texts.written"))
+        return asked
+
+    def loss(self, model: UNIMO2, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
+        parts = {}
+        for name in ("seq2seq.pairs", "seq2seq.texts"):
+            if name in batch.targets:
+                parts |= predict_words(
+                    model, fused[name], batch.targets[name], batch, name, self.weight, self.smoothing
+                )
+        return parts

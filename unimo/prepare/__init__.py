@@ -1,0 +1,1 @@
+"""Offline work before a run: nothing here is needed while training."""
