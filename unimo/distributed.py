@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn
 from torch import Tensor
+
+from unimo.errors import ResourceError, UnimoError
+
+_patient: dist.ProcessGroup | None = (
+    None  # for steps in which the others wait while one works, maybe for hours
+)
 
 
 def start() -> tuple[int, int]:
     """Joins the group torchrun announces, if any; returns (rank, world size)."""
+    global _patient
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         return 0, 1
     if not dist.is_initialized():
@@ -20,7 +29,9 @@ def start() -> tuple[int, int]:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         dist.init_process_group(backend, timeout=timedelta(minutes=10))
-    return dist.get_rank(), dist.get_world_size()
+    if _patient is None:
+        _patient = dist.new_group(backend="gloo", timeout=timedelta(days=7))
+    return rank(), world()
 
 
 def rank() -> int:
@@ -32,14 +43,21 @@ def world() -> int:
 
 
 def gather(x: Tensor) -> Tensor:
-    """Rows of all ranks end to end, in rank order; gradients flow back to the rank that owns each row."""
-    if world() == 1:
-        return x
-    if x.requires_grad:
-        return torch.cat(torch.distributed.nn.all_gather(x))
-    parts = [torch.empty_like(x) for _ in range(world())]
-    dist.all_gather(parts, x.contiguous())
-    return torch.cat(parts)
+    """Rows of all ranks, equally many of each, in rank order; gradients flow back to their owner."""
+    return x if world() == 1 else _Gather.apply(x)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(world())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        # Every rank's loss may depend on our rows: the sum of what they all have to say about them.
+        return total(gradient).chunk(world())[rank()]
 
 
 def total(x: Tensor) -> Tensor:
@@ -50,19 +68,65 @@ def total(x: Tensor) -> Tensor:
     return x
 
 
-def agree(flag: bool) -> bool:
-    """True on every rank when it is true on any."""
-    return bool(total(torch.tensor(float(flag), device=_device()))) if world() > 1 else flag
+def mean(*values: float) -> list[float]:
+    """The mean over ranks of each number, the same to the last bit on all of them."""
+    if world() == 1:
+        return list(values)
+    return (total(torch.tensor(values, dtype=torch.float64, device=_device())) / world()).tolist()
+
+
+def everyone(value: Any) -> list[Any]:
+    """The small Python values of all ranks, in rank order. Waits as long as it takes."""
+    values = [value] * world()
+    if world() > 1:
+        dist.all_gather_object(values, value, group=_patient)
+    return values
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """A block that all ranks leave together: when it fails on one, its error is raised on every one.
+
+    For work done by one rank while the others wait (`if rank() == 0: ...`), of any length. An error that is
+    not a UnimoError reaches the others as a ResourceError that names it.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as fault:
+        if world() == 1:
+            raise
+        error = fault
+    if world() == 1:
+        return
+    told = error if error is None or isinstance(error, UnimoError) else _unlocated(error)
+    errors = everyone(told)
+    if error is not None:
+        raise error
+    for other in errors:
+        if other is not None:
+            raise other
+
+
+def stop() -> None:
+    global _patient
+    _patient = None
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def barrier() -> None:
     if world() > 1:
-        dist.barrier()
+        dist.barrier(group=_patient)
 
 
-def stop() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
+def _unlocated(error: Exception) -> ResourceError:
+    return ResourceError(
+        "another process of the run failed",
+        where=f"rank {rank()}",
+        got=f"{type(error).__name__}: {error}",
+        do="see that process's own message",
+    )
 
 
 def _device() -> torch.device:

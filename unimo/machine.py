@@ -7,11 +7,38 @@ import ctypes
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from unimo.errors import UsageError
+from unimo.errors import ResourceError, UsageError
+
+# What torch says when the machine gives out, in whatever class it says it -> what to tell, and what to do.
+FAULTS = (
+    (
+        ("out of memory", "not enough memory", "can't allocate memory", "Cannot allocate memory"),
+        "out of memory",
+        "a smaller batch (batch.pairs, batch.images, batch.text_tokens), recompute=true, or a smaller model",
+    ),
+    (
+        ("DataLoader worker", "DataLoader timed out"),
+        "a loader process died or hangs",
+        "look for the system's out-of-memory killer; fewer workers or a smaller data.cache_gb; then resume",
+    ),
+    (
+        (
+            "Connection closed by peer",
+            "Connection reset",
+            "Broken pipe",
+            "Timed out waiting",
+            "NCCL error",
+            "gloo/transport",
+        ),
+        "another process of the run ended or cannot be reached",
+        "see that process's own message, then resume",
+    ),
+)
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -42,8 +69,9 @@ def cpu_flags() -> set[str]:
 def keep_freed_memory() -> None:
     """Asks glibc to keep freed memory for the next step instead of returning it to the system.
 
-    Every large tensor is otherwise mapped anew and its pages are zeroed by the kernel at first touch, each step: measured
-    on 2 cores, a training step took 1.4 times as long. Elsewhere than on Linux with glibc this does nothing.
+    Every large tensor is otherwise mapped anew and its pages are zeroed by the kernel at first touch, each
+    step: measured on 2 cores, a training step took 1.4 times as long. Elsewhere than on Linux with glibc this
+    does nothing.
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_max = -1, -4  # parameter numbers of mallopt(3)
@@ -64,6 +92,21 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 1024, seco
             torch.cuda.synchronize(device)
         best = max(best, 4 * 2 * size**3 / (time.perf_counter() - began))
     return best
+
+
+@contextlib.contextmanager
+def located_faults() -> Iterator[None]:
+    """Turns torch's errors about memory, loader processes and the network into a ResourceError that says
+    what to do.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as fault:
+        text = "out of memory" if isinstance(fault, MemoryError) else str(fault)
+        for signs, what, do in FAULTS:
+            if any(sign in text for sign in signs):
+                raise ResourceError(what, got=text.strip().splitlines()[0][:300], do=do) from fault
+        raise
 
 
 def describe_machine() -> dict[str, str]:

@@ -120,8 +120,8 @@ class RunFolder:
                 "the output folder is a file", where=self.path, expected="a folder, or a name not yet used"
             )
         if self.path.is_dir() and not self.has_run:
-            # A lock or data file alone is what a start leaves behind when it is killed.
-            ours = (".lock", ".data.json.", ".settings.json.", "data.json")
+            # What a start leaves behind when it is killed, or refused for its bad samples.
+            ours = (".lock", ".data.json.", ".settings.json.", "data.json", "bad_samples.jsonl")
             foreign = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith(ours))
             if foreign:
                 raise UsageError(

@@ -1,6 +1,7 @@
 """Random views of a picture, each a pure function of its generator (spec unimo2 §4.5, §5.4).
 
-Pictures are (S, S, 3) uint8 arrays, already squeezed to a square: the published pipeline does not keep the aspect ratio.
+Pictures are (S, S, 3) uint8 arrays, already squeezed to a square: the published pipeline does not keep the
+aspect ratio.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ class Views:
     """How far a random view may stray from the picture."""
 
     crop: float = setting(1.0, "smallest share of the area a random crop keeps; 1 = no crop")
-    flip: float = setting(0.0, "chance of a left-right flip; keep it 0 where captions speak of left and right")
+    flip: float = setting(
+        0.0, "chance of a left-right flip; keep it 0 where captions speak of left and right"
+    )
     jitter: float = setting(0.0, "strength of random brightness, contrast and saturation")
     grey: float = setting(0.0, "chance of losing all colour")
 
@@ -31,7 +34,9 @@ def squeeze(image: Image.Image, size: int) -> np.ndarray:
 
 
 def view(picture: np.ndarray, size: int, views: Views, rng: np.random.Generator) -> np.ndarray:
-    """One random view: (3, size, size) uint8. Always draws the same number of values, so options do not shift luck."""
+    """One random view: (3, size, size) uint8. Always draws the same number of values, so options do not
+    shift luck.
+    """
     side = picture.shape[0]
     area, left, top, flip, grey, ratio = rng.random(6)
     strengths = 1 + views.jitter * (2 * rng.random(3) - 1)
@@ -46,16 +51,15 @@ def view(picture: np.ndarray, size: int, views: Views, rng: np.random.Generator)
         )
     if flip < views.flip:
         picture = picture[:, ::-1]
-    if views.jitter or views.grey:
-        picture = recolour(picture, strengths, grey < views.grey)
-    return np.ascontiguousarray(picture.transpose(2, 0, 1))
+    planes = np.ascontiguousarray(picture.transpose(2, 0, 1))
+    return recolour(planes, strengths, grey < views.grey) if views.jitter or views.grey else planes
 
 
-def recolour(picture: np.ndarray, strengths: np.ndarray, grey: bool) -> np.ndarray:
-    """Brightness, contrast and saturation scaled by `strengths`, in one pass; grey drops the colour."""
-    brightness, contrast, saturation = strengths
-    x = picture.astype(np.float32) * brightness
-    mean = x.mean(axis=2, keepdims=True)
+def recolour(planes: np.ndarray, strengths: np.ndarray, grey: bool) -> np.ndarray:
+    """Brightness, contrast and saturation of (3, S, S) scaled by `strengths`; grey drops the colour."""
+    brightness, contrast, saturation = strengths.astype(np.float32)
+    x = planes.astype(np.float32) * brightness
+    mean = x.mean(axis=0)
     x = mean + (0.0 if grey else saturation) * (x - mean)
     middle = mean.mean()
     return np.clip(middle + contrast * (x - middle), 0, 255).astype(np.uint8)

@@ -1,7 +1,7 @@
 """Chance as a pure function: a random generator named by what it is for, never one that is carried along.
 
-Masking, augmentation and sampling draw from `generator(seed, sample, epoch, purpose)`. Nothing has to be saved to
-resume, and no worker, rank or extra evaluation can disturb anybody's luck.
+Masking, augmentation and sampling draw from `generator(seed, sample, epoch, purpose)`. Nothing has to be
+saved to resume, and no worker, rank or extra evaluation can disturb anybody's luck.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,7 +26,7 @@ from unimo.data.images import load_rgb
 from unimo.data.pack import Draft, Drawn
 from unimo.data.schedule import Bins, Shuffled, passages
 from unimo.data.sources import Corpus
-from unimo.errors import UsageError
+from unimo.errors import UnimoError, UsageError
 from unimo.tokenizer import Tokenizer
 
 
@@ -40,11 +41,15 @@ class Budgets:
     """How much of each kind every step holds, over all shards and ranks."""
 
     pairs: int = setting(128, "image-text pairs per step; 0 switches the stream off")
-    images: int = setting(32, "pictures without text per step, each seen in two views; 0 switches the stream off")
+    images: int = setting(
+        32, "pictures without text per step, each seen in two views; 0 switches the stream off"
+    )
     text_tokens: int = setting(2048, "tokens of text without pictures per step; 0 switches the stream off")
     caption_length: int = setting(40, "longest caption in tokens, [CLS] and [SEP] included")
     passage_length: int = setting(128, "longest passage of text in tokens, [CLS] and [SEP] included")
-    fragments: float = setting(0.5, "share of the passages that are cut and written (seq2seq); the rest is masked")
+    fragments: float = setting(
+        0.5, "share of the passages that are cut and written (seq2seq); the rest is masked"
+    )
     shards: int = setting(1, "equal parts of a step; a multiple of the number of processes")
 
 
@@ -52,9 +57,10 @@ class Cache:
     """Decoded pictures as uint8 squares, up to a number of bytes; what does not fit is decoded again."""
 
     def __init__(self, limit: int):
-        self.limit, self.used, self.kept = limit, 0, {}
+        self.limit, self.used = limit, 0
+        self.kept: dict[tuple[str, int], np.ndarray] = {}
 
-    def get(self, key: tuple[str, int], make) -> np.ndarray:
+    def get(self, key: tuple[str, int], make: Callable[[], np.ndarray]) -> np.ndarray:
         if key in self.kept:
             return self.kept[key]
         picture = make()
@@ -67,8 +73,8 @@ class Cache:
 class Stream:
     """All batches of a run. corpora: kind -> Corpus, absent kinds left out.
 
-    size: side of the model's pictures in pixels. pair_views, image_views: how pictures are varied. rank, world: which
-    shards are ours. cache_bytes: memory for decoded pictures, per worker.
+    size: side of the model's pictures in pixels. pair_views, image_views: how pictures are varied. rank,
+    world: which shards are ours. cache_bytes: memory for decoded pictures, per worker.
     """
 
     def __init__(
@@ -86,21 +92,13 @@ class Stream:
         world: int = 1,
         cache_bytes: int = 2 << 30,
     ):
-        if budgets.shards % world:
-            raise UsageError(
-                "the shards of a step cannot be shared equally among the processes",
-                where="data.shards",
-                got=budgets.shards,
-                expected=f"a multiple of {world}",
-                do=f"--set data.shards={world}",
-            )
         for kind in ("pairs", "images"):
             if getattr(budgets, kind) % budgets.shards:
                 raise UsageError(
                     f"{kind} per step cannot be cut into equal shards",
-                    where=f"data.{kind}_per_step",
+                    where=f"batch.{kind}",
                     got=getattr(budgets, kind),
-                    expected=f"a multiple of {budgets.shards}",
+                    expected=f"a multiple of batch.shards = {budgets.shards}",
                 )
         self.corpora, self.budgets, self.objectives = corpora, budgets, list(objectives)
         self.size, self.tokenizer, self.seed = size, tokenizer, seed
@@ -109,8 +107,12 @@ class Stream:
         self.shards = range(rank * per_rank, (rank + 1) * per_rank)
         self.cache = Cache(cache_bytes)
         # Room for random crops; without crops the pictures are kept at the size the model reads.
-        self.kept_size = {kind: size if v.crop == 1 else round(size * 8 / 7) for kind, v in self.views.items()}
-        self.orders = {kind: Shuffled(len(corpora[kind]), seed, kind) for kind in ("pairs", "images") if kind in corpora}
+        self.kept_size = {
+            kind: size if v.crop == 1 else round(size * 8 / 7) for kind, v in self.views.items()
+        }
+        self.orders = {
+            kind: Shuffled(len(corpora[kind]), seed, kind) for kind in ("pairs", "images") if kind in corpora
+        }
         if "texts" in corpora:
             self.passages = passages(corpora["texts"].token_counts, budgets.passage_length - 2)
             lengths = self.passages[:, 2] - self.passages[:, 1] + 2
@@ -140,12 +142,15 @@ class Stream:
         if "pairs" not in self.corpora:
             return
         corpus, longest = self.corpora["pairs"], self.budgets.caption_length - 2
+        assert corpus.caption_offsets is not None
         for place_in_shard, place in enumerate(self._places("pairs", draft.step, shard)):
             epoch, item = self.orders["pairs"][place]
-            first, last = corpus.caption_offsets[item : item + 2]
-            # Captions take turns in an order of the picture's own, so that an epoch never repeats one by luck.
-            turn = chance.generator(self.seed, "captions", item, epoch // int(last - first))
-            caption = int(turn.permutation(int(last - first))[epoch % int(last - first)])
+            captions = int(np.diff(corpus.caption_offsets[item : item + 2])[0])
+            # Captions take turns in an order of the picture's own, so that none comes twice before all have
+            # come.
+            turn, place_in_turn = divmod(epoch, captions)
+            order = chance.generator(self.seed, "captions", item, turn).permutation(captions)
+            caption = int(order[place_in_turn])
             ids = np.asarray(corpus.tokens(item, caption))[:longest]
             names = (self.seed, item, epoch)
             name = f"{corpus.keys[item]}#{caption}"
@@ -185,6 +190,8 @@ class Stream:
             return squeeze(load_rgb(corpus.image_bytes(item), where=corpus.keys[item]), side)
 
         picture = self.cache.get((kind, item), decode)
+        if self.views[kind] == Views():  # shown as it is: nothing to draw
+            return np.ascontiguousarray(picture.transpose(2, 0, 1))
         return view(picture, self.size, self.views[kind], chance.generator("view", kind, *names))
 
 
@@ -197,32 +204,51 @@ class _Steps(torch.utils.data.Dataset):
     def __init__(self, stream: Stream):
         self.stream = stream
 
-    def __getitem__(self, step: int) -> Batch:
-        return self.stream.batch(step)
+    def __getitem__(self, step: int) -> Batch | UnimoError:
+        try:
+            return self.stream.batch(step)
+        except (
+            UnimoError
+        ) as error:  # handed over as a value: torch would turn a raised one into a wall of text
+            return error
 
 
-def batches(stream: Stream, first: int, last: int | None, workers: int = 0) -> Iterator[Batch]:
-    """Batches of steps [first, last), made ahead by `workers` processes; their number changes nothing but speed."""
+def batches(stream: Stream, first: int, last: int | None, workers: int = 0) -> Generator[Batch, None, None]:
+    """Batches of steps [first, last), made ahead by `workers` processes; their number changes only the speed.
+
+    Raises what `Stream.batch` raises. Close it, or exhaust it, to end the workers.
+    """
     steps = range(first, last if last is not None else 1 << 62)
     if workers == 0:
         yield from map(stream.batch, steps)
         return
-    loader = torch.utils.data.DataLoader(
-        _Steps(stream),
-        sampler=steps,  # type: ignore[arg-type]  # any sized iterable of indices will do
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=3,
-        worker_init_fn=_quiet_worker,
-        timeout=300,
+    made = iter(
+        torch.utils.data.DataLoader(
+            _Steps(stream),
+            sampler=steps,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=3,
+            worker_init_fn=_start_worker,
+            timeout=300,
+        )
     )
-    yield from loader
+    processes = made._workers  # type: ignore[attr-defined]
+    try:
+        for batch in made:
+            if isinstance(batch, UnimoError):
+                raise batch
+            yield batch
+    finally:
+        made._shutdown_workers()  # type: ignore[attr-defined]
+        for process in processes:  # one that hangs in a read would keep this process from ending
+            process.kill()
 
 
-def _quiet_worker(worker: int) -> None:
-    """A worker computes on one thread and leaves signals to its parent."""
-    import signal
-
+def _start_worker(worker: int) -> None:
+    """A worker computes on one thread and leaves signals to its parent, whose whole group a scheduler may
+    signal.
+    """
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

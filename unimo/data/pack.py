@@ -2,13 +2,15 @@
 
     S side in pixels · M texts · T packed tokens
 
-The draft holds what the schedule chose (raw picture arrays, captions and passages as token ids). An objective adds
-the versions it wants encoded (masked, written, cut into fragments) under a group name and says what it will ask.
+The draft holds what the schedule chose (raw picture arrays, captions and passages as token ids). An objective
+adds the versions it wants encoded (masked, written, cut into fragments) under a group name and says what it
+will ask.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +26,8 @@ FIRST_POSITION = 2  # position ids start at 2 (spec unimo2 §5.2)
 class Drawn:
     """One chosen sample.
 
-    name: printable. identity: equal for equal content. ids: token ids without specials. names: what its luck depends on.
-    place: its place within its shard.
+    name: printable. identity: equal for equal content. ids: token ids without specials. names: what its luck
+    depends on. place: its place within its shard.
     """
 
     name: str
@@ -43,9 +45,9 @@ class Drawn:
 class Draft:
     """The open batch of one rank.
 
-    shards: equal parts of the whole step, all ranks together; local_shards: how many of them are here. pairs, images,
-    masked, fragments: what was drawn, the last two being passages of text to read and to write. pixels: group -> list of
-    (3, S, S) uint8 arrays; picture i of group "pairs" belongs to pairs[i].
+    shards: equal parts of the whole step, all ranks together; local_shards: how many of them are here. pairs,
+    images, masked, fragments: what was drawn, the last two being passages of text to read and to write.
+    pixels: group -> list of (3, S, S) uint8 arrays; picture i of group "pairs" belongs to pairs[i].
     """
 
     step: int
@@ -58,7 +60,7 @@ class Draft:
     masked: list[Drawn] = field(default_factory=list)
     fragments: list[Drawn] = field(default_factory=list)
     pixels: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    extra: dict[str, np.ndarray | list] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
     _texts: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = field(default_factory=dict)
     _asked: dict[str, list[tuple[str, int, np.ndarray, np.ndarray]]] = field(default_factory=dict)
 
@@ -73,7 +75,9 @@ class Draft:
     def last_pairs(self, count: int) -> list[int]:
         """Numbers of the last pairs of every shard, `count` of them in the whole step."""
         per_shard = len(self.pairs) // self.local_shards
-        return [i for i, drawn in enumerate(self.pairs) if (per_shard - 1 - drawn.place) * self.shards < count]
+        return [
+            i for i, drawn in enumerate(self.pairs) if (per_shard - 1 - drawn.place) * self.shards < count
+        ]
 
     def read_captions(self) -> None:
         """Adds the captions as they are, as group "pairs.clean", unless another objective has."""
@@ -82,7 +86,12 @@ class Draft:
                 self.add_text("pairs.clean", self.framed(drawn.ids))
 
     def add_text(
-        self, group: str, ids: np.ndarray, *, role: int | np.ndarray = TEXT, positions: np.ndarray | None = None
+        self,
+        group: str,
+        ids: np.ndarray,
+        *,
+        role: int | np.ndarray = TEXT,
+        positions: np.ndarray | None = None,
     ) -> int:
         """Adds one framed text to a group; returns its number within the group."""
         if positions is None:
@@ -97,7 +106,8 @@ class Draft:
 
     def finish(self) -> Batch:
         """Packs everything into one batch."""
-        first_text, offsets, rows = {}, [0], []
+        first_text: dict[str, tuple[int, int]] = {}
+        rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         for group, texts in self._texts.items():
             first_text[group] = (len(rows), len(rows) + len(texts))
             rows += texts
@@ -114,7 +124,8 @@ class Draft:
                 torch.from_numpy(np.concatenate(labels).astype(np.int64)),
             )
 
-        image_groups, pictures = {}, []
+        image_groups: dict[str, tuple[int, int]] = {}
+        pictures: list[np.ndarray] = []
         for group, arrays in self.pixels.items():
             image_groups[group] = (len(pictures), len(pictures) + len(arrays))
             pictures += arrays

@@ -1,7 +1,8 @@
 """Which samples a step reads: a pure function of (seed, step), the same for any number of ranks and workers.
 
-A step consists of `shards` equal parts. Each rank takes a contiguous run of them, so one process with four shards
-reads what four processes with one shard each read. The whole state of the order is one integer, the step.
+A step consists of `shards` equal parts. Each rank takes a contiguous run of them, so one process with four
+shards reads what four processes with one shard each read. The whole state of the order is one integer, the
+step.
 
     n samples · B tokens of a bin
 """
@@ -17,7 +18,9 @@ from unimo.data.chance import generator
 
 
 class Shuffled:
-    """An endless run over n samples: every epoch is a fresh permutation, and place p holds (epoch, sample)."""
+    """An endless run over n samples: every epoch is a fresh permutation, and place p holds (epoch,
+    sample).
+    """
 
     def __init__(self, n: int, seed: int, purpose: str):
         self.n, self.seed, self.purpose = n, seed, purpose
@@ -30,17 +33,15 @@ class Shuffled:
         epoch, rest = divmod(place, self.n)
         return epoch, int(self.epoch(epoch)[rest])
 
-    def __getstate__(self):  # the cache is rebuilt in a loader worker
-        return self.n, self.seed, self.purpose
-
-    def __setstate__(self, state):
-        self.__init__(*state)
+    def __reduce__(self):  # what is cached is rebuilt in a loader worker
+        return Shuffled, (self.n, self.seed, self.purpose)
 
 
 class Bins:
     """An endless run of bins of at most B tokens: every epoch packs a fresh permutation, next-fit.
 
-    lengths: (n,) tokens of each sample, specials included; each must fit a bin. Place p holds (epoch, samples).
+    lengths: (n,) tokens of each sample, specials included; each must fit a bin. Place p holds (epoch,
+    samples).
     """
 
     def __init__(self, lengths: np.ndarray, budget: int, seed: int, purpose: str):
@@ -67,15 +68,14 @@ class Bins:
         at = place - self.first_bin[epoch]
         return epoch, self.order.epoch(epoch)[edges[at] : edges[at + 1]].tolist()
 
-    def __getstate__(self):
-        return self.lengths, self.budget, self.seed, self.purpose
-
-    def __setstate__(self, state):
-        self.__init__(*state)
+    def __reduce__(self):
+        return Bins, (self.lengths, self.budget, self.seed, self.purpose)
 
 
 def passages(token_counts: np.ndarray, longest: int) -> np.ndarray:
-    """Cuts documents into passages of at most `longest` tokens: (passages, 3) of document, first, last + 1."""
+    """Cuts documents into passages of at most `longest` tokens: (passages, 3) of document, first, last +
+    1.
+    """
     pieces = np.maximum(1, -(-token_counts // longest))
     document = np.repeat(np.arange(len(token_counts)), pieces)
     first_piece = np.cumsum(pieces) - pieces

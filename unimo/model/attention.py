@@ -74,7 +74,7 @@ class Plan:
     """Who sees whom in one packed row, and how the dense form cuts it into rectangles.
 
     owner, branch, role, order: (T,) integer tensors; tokens of an owner lie side by side. table: 5 x 5, see above.
-    waste: the largest share of padding a bucket may hold.
+    waste: the largest share of padding a sequence may need in its bucket; only attention pays for it, the rest is packed.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Plan:
         branch: Tensor | None = None,
         *,
         table: tuple[tuple[int, ...], ...] = UNDERSTANDING_AND_GENERATION,
-        waste: float = 0.12,
+        waste: float = 0.5,
     ):
         self.owner, self.role, self.order = owner, role, order
         self.branch = torch.zeros_like(owner) if branch is None else branch
@@ -155,8 +155,11 @@ class Plan:
 def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, heads: int, *, dropout: float = 0.0, form: str = "dense"):
     """Scaled dot-product attention of a packed row. q, k, v: (T, D). Returns (T, D).
 
-    form: "dense", "reference" or "flex" (see the module's docstring); dropout acts on the attention weights.
+    form: "dense", "reference" or "flex" (see the module's docstring); dropout acts on the attention weights, but not
+    in the flex form, which knows none.
     """
+    if not len(plan):  # a batch without texts
+        return v
     if form == "flex":
         return _flex(q, k, v, plan, heads)
     if form == "reference":

@@ -130,6 +130,7 @@ class UNIMO2(nn.Module):
         dropout: float = 0.1,
         attention_dropout: float = 0.1,
         image_dropout: float = 0.0,
+        initial_std: float = 0.02,
     ):
         super().__init__()
         self.width, self.grounding_positions = width, grounding_positions
@@ -150,7 +151,7 @@ class UNIMO2(nn.Module):
         self.contrastive_projection = nn.ModuleDict(
             {side: nn.Linear(width, width) for side in ("image", "text")} if contrastive_projection else {}
         )
-        initialise(self)
+        initialise(self, initial_std)
         self.dictionary = self.ground_norm = self.masked_grounding = None
         if dictionary:
             self.dictionary = GroundedDictionary(

@@ -19,11 +19,12 @@ from unimo.batch import Batch
 from unimo.config import setting
 from unimo.data.pack import Draft
 from unimo.model.unimo2 import UNIMO2, Fused, Request, Towers
-from unimo.objectives.objective import Part, same
+from unimo.objectives.objective import Part, pair_features, same
 
 
 @dataclass(frozen=True)
 class CrossModalContrastive:
+    parts = ("cmcl", "cmcl.accuracy")
     weight: float = setting(1.0, "weight of the contrastive loss; 0 switches the objective off")
     normalise: str = setting(
         "both", "L2-normalised sides: both (ours), image (released, one process) or none (released, many processes)"
@@ -42,17 +43,6 @@ class CrossModalContrastive:
         identities = torch.stack([batch.extra["pairs.image"], batch.extra["pairs.caption"]])
         total, right = contrastive(image, text, identities, model.contrastive_temperature)
         return {"cmcl": Part(total, len(image), self.weight), "cmcl.accuracy": Part(right, len(image), 0.0)}
-
-
-def pair_features(model: UNIMO2, batch: Batch, towers: Towers, normalise: str = "both") -> tuple[Tensor, Tensor]:
-    """The contrastive features of a batch's pairs, (n, D) each, row i of both from pair i."""
-    image = model.contrastive_feature(towers.image_cls(batch.images_of("pairs")), "image")
-    text = model.contrastive_feature(towers.text_cls(batch.texts_of("pairs.clean")), "text")
-    if normalise in ("both", "image"):
-        image = F.normalize(image, dim=-1)
-    if normalise == "both":
-        text = F.normalize(text, dim=-1)
-    return image, text
 
 
 def contrastive(image: Tensor, text: Tensor, identities: Tensor, temperature) -> tuple[Tensor, Tensor]:

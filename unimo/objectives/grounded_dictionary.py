@@ -25,6 +25,7 @@ SEQUENCES = ("mlm.pairs", "itm.match", "image_contrastive", "mlm.texts")  # the 
 
 @dataclass(frozen=True)
 class GroundedDictionaryLoss:
+    parts = ("dictionary.entries", "dictionary.encoders")
     weight: float = setting(1.0, "weight of the dictionary loss; 0 switches it off (the dictionary stays)")
 
     def corrupt(self, draft: Draft) -> None:

@@ -25,6 +25,7 @@ from unimo.objectives.objective import Part, same
 
 @dataclass(frozen=True)
 class ImageContrastive:
+    parts = ("image_contrastive", "image_contrastive.accuracy")
     weight: float = setting(1.0, "weight of the image contrastive loss; 0 switches the objective off")
 
     def corrupt(self, draft: Draft) -> None:

@@ -21,12 +21,12 @@ from unimo.batch import Batch
 from unimo.config import setting
 from unimo.data.pack import Draft
 from unimo.model.unimo2 import UNIMO2, Fused, Request, Towers
-from unimo.objectives.cross_modal_contrastive import pair_features
-from unimo.objectives.objective import Part, nothing
+from unimo.objectives.objective import Part, nothing, pair_features
 
 
 @dataclass(frozen=True)
 class ImageTextMatching:
+    parts = ("itm", "itm.accuracy")
     weight: float = setting(1.0, "weight of the matching loss; 0 switches the objective off")
     pairs: int = setting(16, "pairs per step that are matched, each with two negatives")
     hard: bool = setting(True, "draw negatives by similarity; false draws them uniformly")
@@ -34,15 +34,17 @@ class ImageTextMatching:
     def corrupt(self, draft: Draft) -> None:
         draft.read_captions()
         chosen = draft.first_pairs(self.pairs)
+        if not chosen:
+            return
         draft.extra["itm.pairs"] = chosen
         candidates = len(draft.pairs) // draft.local_shards
         draft.extra["itm.noise"] = np.array(
             [draft.pairs[i].rng("itm").gumbel(size=(2, candidates)) for i in chosen], dtype=np.float32
-        ).reshape(draft.local_shards if chosen else 0, -1, 2, candidates)
+        ).reshape(draft.local_shards, -1, 2, candidates)
 
     def requests(self, model: UNIMO2, batch: Batch, towers: Towers) -> dict[str, Request]:
         chosen = batch.extra.get("itm.pairs")
-        if chosen is None or len(chosen) == 0:
+        if chosen is None:
             return {}
         text = batch.texts_of("pairs.clean")
         other_text, other_image, valid = self.negatives(model, batch, towers)

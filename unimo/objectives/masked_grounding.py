@@ -13,12 +13,14 @@ import torch.nn.functional as F
 from unimo.batch import Batch
 from unimo.config import setting
 from unimo.data.pack import Draft
+from unimo.errors import UsageError
 from unimo.model.unimo2 import UNIMO2, Fused, Request, Towers
 from unimo.objectives.objective import Part
 
 
 @dataclass(frozen=True)
 class MaskedGrounding:
+    parts = ("masked_grounding", "masked_grounding.accuracy")
     weight: float = setting(0.0, "weight of masked grounding; 0 switches the objective off")
     pairs: int = setting(16, "pairs per step whose grounded tokens are masked")
     ratio: float = setting(0.15, "chance of each grounded token to be zeroed")
@@ -37,6 +39,13 @@ class MaskedGrounding:
         numbers = batch.extra.get("masked_grounding.pairs")
         if numbers is None or len(numbers) == 0 or model.dictionary is None:
             return {}
+        if model.dictionary.method != "topk" or model.dictionary.chosen > self.chosen:
+            raise UsageError(
+                "masked grounding cannot draw for every grounded token",
+                where="objectives.masked_grounding.chosen",
+                got=f"{self.chosen}, with {model.dictionary.chosen} tokens of method {model.dictionary.method}",
+                expected="at least model.chosen, and model.grounding_method topk",
+            )
         hidden = batch.extra["masked_grounding.noise"][:, : model.dictionary.chosen] < self.ratio
         return {"masked_grounding": Request(numbers, batch.texts_of("pairs.clean")[numbers], hidden)}
 

@@ -18,6 +18,7 @@ from unimo.objectives.objective import Part, predict_words
 
 @dataclass(frozen=True)
 class MaskedLanguageModeling:
+    parts = ("mlm.pairs", "mlm.pairs.accuracy", "mlm.texts", "mlm.texts.accuracy")
     weight: float = setting(1.0, "weight of masked words; 0 switches the objective off")
     pairs: int = setting(32, "pairs per step whose caption is masked beside its picture")
     ratio: float = setting(0.15, "share of a text's tokens that is asked (specials counted in its length)")

@@ -33,7 +33,12 @@ class Part(NamedTuple):
 
 
 class Objective(Protocol):
-    weight: float
+    """parts: every name that `loss` may return, so that ranks agree on them where one has nothing to ask."""
+
+    parts: tuple[str, ...]
+
+    @property
+    def weight(self) -> float: ...
 
     def corrupt(self, draft: Draft) -> None: ...
 
@@ -58,6 +63,17 @@ def predict_words(
     return {name: Part(total, count, weight), f"{name}.accuracy": Part(right, count, 0.0)}
 
 
+def pair_features(model: UNIMO2, batch: Batch, towers: Towers, normalise: str = "both") -> tuple[Tensor, Tensor]:
+    """The contrastive features of a batch's pairs, (n, D) each, row i of both from pair i."""
+    image = model.contrastive_feature(towers.image_cls(batch.images_of("pairs")), "image")
+    text = model.contrastive_feature(towers.text_cls(batch.texts_of("pairs.clean")), "text")
+    if normalise in ("both", "image"):
+        image = F.normalize(image, dim=-1)
+    if normalise == "both":
+        text = F.normalize(text, dim=-1)
+    return image, text
+
+
 def nothing(like: Tensor) -> Tensor:
     """A zero that keeps the graph connected, for a stream that had nothing to ask this time."""
     return like.sum() * 0.0
@@ -66,6 +82,3 @@ def nothing(like: Tensor) -> Tensor:
 def same(a: Tensor, b: Tensor) -> Tensor:
     """(n,), (m,) -> (n, m) bool: which entries are equal."""
     return a[:, None] == b[None, :]
-
-
-

@@ -21,6 +21,7 @@ from unimo.objectives.objective import Part, predict_words
 
 @dataclass(frozen=True)
 class Seq2SeqGeneration:
+    parts = ("seq2seq.pairs", "seq2seq.pairs.accuracy", "seq2seq.texts", "seq2seq.texts.accuracy")
     weight: float = setting(1.0, "weight of written words; 0 switches the objective off")
     pairs: int = setting(32, "pairs per step whose caption is written from its picture")
     smoothing: float = setting(0.0, "label smoothing, uniform over the vocabulary")

@@ -1,0 +1,13 @@
+PYTHON ?= .venv/bin/python
+
+.PHONY: checks lint test
+checks: lint test
+
+lint:
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	$(dir $(PYTHON))lint-imports
+
+test:
+	$(PYTHON) -m pytest

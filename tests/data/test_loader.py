@@ -1,0 +1,180 @@
+"""A batch is a pure function of (seed, step), whatever the number of workers and ranks; errors keep their
+parts.
+"""
+
+import os
+import signal
+import time
+from collections import Counter
+from dataclasses import fields, is_dataclass
+
+import numpy as np
+import pytest
+import torch
+from tiny_run import IMAGES, PAIRS, stream_of, tiny, write_tiny_world
+
+from unimo.data.loader import Cache, batches
+from unimo.errors import DataError, UsageError
+from unimo.machine import located_faults
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return write_tiny_world(tmp_path_factory.mktemp("data") / "world")
+
+
+def flat(value, name="batch"):
+    """Every tensor, number and text of a batch by its place in it."""
+    if is_dataclass(value):
+        return {
+            k: v for f in fields(value) for k, v in flat(getattr(value, f.name), f"{name}.{f.name}").items()
+        }
+    if isinstance(value, dict):
+        return {k: v for key in value for k, v in flat(value[key], f"{name}.{key}").items()}
+    return {name: value.numpy().tobytes() if isinstance(value, torch.Tensor) else value}
+
+
+def test_workers_change_no_bit_of_any_batch(world, tmp_path):
+    stream = stream_of(tiny(world), tmp_path)
+    made = {workers: [flat(b) for b in batches(stream, 3, 8, workers)] for workers in (0, 1, 2)}
+    assert len(made[0]) == 5 and made[0] == made[1] == made[2]
+    assert [one["batch.step"] for one in made[0]] == [3, 4, 5, 6, 7]
+
+
+def test_ranks_together_read_what_one_process_reads(world, tmp_path):
+    run = tiny(world, "batch.shards=4", "batch.pairs=8", "batch.images=4", "batch.text_tokens=256")
+    alone = stream_of(run, tmp_path)
+    for ranks in (2, 4):
+        streams = [stream_of(run, tmp_path, rank, ranks) for rank in range(ranks)]
+        for step in range(6):
+            whole, parts = alone.batch(step), [s.batch(step) for s in streams]
+            for kind, names in whole.keys.items():
+                assert names == [name for part in parts for name in part.keys[kind]]
+            for group, (first, last) in whole.image_groups.items():
+                shared = torch.cat([part.pixels[part.images_of(group)] for part in parts])
+                assert torch.equal(whole.pixels[first:last], shared)
+            for group in whole.text_groups:  # words hidden and cut alike, too
+                shared = [text for part in parts for text in texts(part, group)]
+                assert texts(whole, group) == shared
+
+
+def texts(batch, group):
+    offsets = batch.texts.offsets.tolist()
+    numbers = range(*batch.text_groups.get(group, (0, 0)))
+    return [batch.texts.ids[offsets[t] : offsets[t + 1]].tolist() for t in numbers]
+
+
+def test_every_epoch_reads_each_pair_picture_and_passage_once_and_other_captions_next_time(world, tmp_path):
+    run = tiny(world)
+    stream = stream_of(run, tmp_path)
+    epochs = 2
+    pairs = [n for s in range(epochs * PAIRS // 4) for n in stream.batch(s).keys["pairs"]]
+    for epoch in range(epochs):
+        keys = [name.split("#")[0] for name in pairs[epoch * PAIRS : (epoch + 1) * PAIRS]]
+        assert len(set(keys)) == len(keys) == PAIRS
+    assert len(set(pairs)) == 2 * PAIRS  # two captions per picture, each once in two epochs
+    images = [n for s in range(IMAGES // 2) for n in stream.batch(s).keys["images"]]
+    assert len(set(images)) == len(images) == IMAGES
+
+    passages: Counter[str] = Counter()
+    for step in range(200):
+        batch = stream.batch(step)
+        epoch = stream.bins[step][0]
+        if epoch == 1:
+            break
+        names = batch.keys["masked"] + batch.keys["fragments"]
+        passages.update(names)
+        assert (
+            sum(
+                int(n.split("[")[1].split(":")[1][:-1]) - int(n.split("[")[1].split(":")[0]) + 2
+                for n in names
+            )
+            <= 64
+        )
+    assert len(passages) == len(stream.passages) and set(passages.values()) == {1}
+
+
+def test_two_views_of_a_picture_differ_and_a_later_epoch_shows_others(world, tmp_path):
+    stream = stream_of(tiny(world), tmp_path)
+    batch = stream.batch(0)
+    assert not torch.equal(
+        batch.pixels[batch.images_of("images.a")], batch.pixels[batch.images_of("images.b")]
+    )
+
+
+def test_a_small_cache_changes_speed_only(world, tmp_path):
+    stream, starved = (stream_of(tiny(world), tmp_path) for _ in range(2))
+    starved.cache = Cache(0)
+    assert [flat(stream.batch(s)) for s in range(4)] == [flat(starved.batch(s)) for s in range(4)]
+    assert stream.cache.used > 0 and starved.cache.used == 0
+
+
+def test_the_cache_never_holds_more_than_its_limit():
+    cache = Cache(100)
+    for i in range(10):
+        assert cache.get(("pairs", i), lambda: np.zeros(30, np.uint8)).nbytes == 30
+    assert cache.used == 90 and len(cache.kept) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_while_reading_arrives_with_its_parts_after_the_good_batches(world, tmp_path, workers):
+    stream = stream_of(tiny(world), tmp_path)
+    real = stream.batch
+
+    def broken(step):
+        if step == 2:
+            raise DataError("sample changed", where="pairs.tar, key 7", got="a", expected="b", do="restore")
+        return real(step)
+
+    stream.batch = broken
+    made = batches(stream, 0, 6, workers)
+    assert [next(made).step, next(made).step] == [0, 1]
+    with pytest.raises(DataError) as caught:
+        next(made)
+    assert caught.value.parts() == {
+        "what": "sample changed", "where": "pairs.tar, key 7", "got": "a", "expected": "b", "do": "restore",
+    }  # fmt: skip
+
+
+def test_a_killed_worker_is_a_located_error_and_no_hang(world, tmp_path):
+    stream = stream_of(tiny(world), tmp_path)
+    real = stream.batch
+
+    def deadly(step):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(step)
+
+    stream.batch = deadly
+    started = time.monotonic()
+    with pytest.raises(Exception, match="a loader process died") as caught, located_faults():
+        list(batches(stream, 0, None, 1))
+    assert time.monotonic() - started < 20
+    assert set(caught.value.parts()) >= {"what", "got", "do"}
+
+
+def test_workers_outlive_the_signals_meant_for_their_parent_and_end_with_it(world, tmp_path):
+    """A scheduler signals the whole group; the parent must still get the batch that finishes its step."""
+    stream = stream_of(tiny(world), tmp_path)
+    made = batches(stream, 0, None, 1)
+    next(made)
+    (worker,) = torch.multiprocessing.active_children()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        os.kill(worker.pid, number)
+    assert [next(made).step for _ in range(8)] == list(range(1, 9))
+    made.close()
+    worker.join(5)
+    assert not worker.is_alive()
+
+
+def test_pairs_that_do_not_divide_into_shards_are_refused(world, tmp_path):
+    with pytest.raises(UsageError, match=r"batch\.pairs"):
+        stream_of(tiny(world, "batch.shards=3"), tmp_path)
+
+
+def test_a_stream_travels_to_a_started_process(world, tmp_path):
+    """Where fork is not the default, workers get the stream as a pickle."""
+    import pickle
+
+    stream = stream_of(tiny(world), tmp_path)
+    assert flat(pickle.loads(pickle.dumps(stream)).batch(5)) == flat(stream.batch(5))

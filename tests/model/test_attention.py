@@ -1,0 +1,189 @@
+"""Who may see whom is the specification's table, and every form of attention computes the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from model.tiny_unimo2 import as_batch, lively_model, no_texts, pack, random_pictures, random_rows
+from torch import Tensor
+
+from unimo.batch import GROUND, IMAGE, KNOWN, TEXT, WRITTEN
+from unimo.model.attention import BASELINE, UNDERSTANDING_AND_GENERATION, Plan, attend
+from unimo.model.unimo2 import Request
+
+TABLES = {"understanding and generation": UNDERSTANDING_AND_GENERATION, "baseline": BASELINE}
+
+
+def random_plan(seed: int, lengths: list[int], table, **options) -> Plan:
+    """Sequences of these lengths with every role, several branches and shuffled orders."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = sum(lengths)
+    owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    role, branch = (torch.randint(0, high, (tokens,), generator=generator) for high in (5, 3))
+    order = torch.randint(0, 6, (tokens,), generator=generator)
+    return Plan(owner, role, order, branch, table=table, **options)
+
+
+def matrix(plan: Plan) -> Tensor:
+    token = torch.arange(len(plan))
+    return plan.allowed(token[:, None], token[None, :])
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, plan: Plan, heads: int) -> Tensor:
+    """One query and one head at a time; what may not be seen is left out, not biased."""
+    allowed = matrix(plan)
+    out = torch.empty_like(q)
+    size = q.shape[1] // heads
+    for head in range(heads):
+        part = slice(head * size, (head + 1) * size)
+        for i in range(len(q)):
+            seen = allowed[i]
+            scores = k[seen, part] @ q[i, part] / size**0.5
+            out[i, part] = scores.softmax(0) @ v[seen, part]
+    return out
+
+
+# ---- the rule ----
+
+
+def blocks(*rows: str, sizes: tuple[int, ...]) -> Tensor:
+    """A mask as it is drawn: 1 may see, 0 may not, c sees itself and the earlier ones."""
+    made = []
+    for row, height in zip(rows, sizes):
+        parts = []
+        for symbol, width in zip(row.split(), sizes):
+            part = torch.ones(height, width) if symbol in "1c" else torch.zeros(height, width)
+            parts.append(part.tril() if symbol == "c" else part)
+        made.append(torch.cat(parts, 1))
+    return torch.cat(made).bool()
+
+
+@pytest.mark.parametrize(
+    "table, roles, drawn",
+    [
+        ("understanding and generation", (IMAGE, GROUND, TEXT), ("1 1 0", "1 1 1", "0 1 1")),
+        ("understanding and generation", (IMAGE, GROUND), ("1 1", "1 1")),
+        ("understanding and generation", (GROUND, TEXT), ("1 1", "1 1")),
+        ("understanding and generation", (IMAGE, GROUND, WRITTEN), ("1 1 0", "1 1 0", "1 1 c")),
+        (
+            "understanding and generation",
+            (IMAGE, GROUND, KNOWN, WRITTEN),
+            ("1 1 0 0", "1 1 0 0", "1 1 1 0", "1 1 1 c"),
+        ),
+        ("understanding and generation", (GROUND, KNOWN, WRITTEN), ("1 0 0", "1 1 0", "1 1 c")),
+        ("baseline", (IMAGE, TEXT), ("1 1", "1 1")),
+        ("baseline", (IMAGE, WRITTEN), ("1 0", "1 c")),
+        ("baseline", (IMAGE, KNOWN, WRITTEN), ("1 0 0", "1 1 0", "1 1 c")),
+    ],
+)
+def test_masks_are_those_of_the_specification(table, roles, drawn):
+    sizes = (4, 2, 3, 5)[: len(roles)]
+    role = torch.repeat_interleave(torch.tensor(roles), torch.tensor(sizes))
+    plan = Plan(torch.zeros_like(role), role, torch.arange(len(role)), table=TABLES[table])
+    assert torch.equal(matrix(plan), blocks(*drawn, sizes=sizes))
+
+
+def test_sequences_and_branches_are_strangers():
+    plan = random_plan(0, [5, 9, 7], UNDERSTANDING_AND_GENERATION)
+    allowed = matrix(plan)
+    assert allowed.any()
+    assert not (allowed & (plan.owner[:, None] != plan.owner[None, :])).any()
+    other_branch = (plan.branch[None, :] != 0) & (plan.branch[:, None] != plan.branch[None, :])
+    assert other_branch.any() and not (allowed & other_branch).any()
+    assert allowed.diagonal().all()  # nobody is left with nothing to see
+
+
+# ---- the forms ----
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("waste", [0.0, 0.12, 0.5, 1.0])
+@pytest.mark.parametrize("lengths", [[7], [1, 9, 3, 3, 8, 2], [6, 6, 6], [20, 19, 18, 2, 2, 5]], ids=str)
+def test_dense_equals_reference_and_plain_in_value_and_gradient(lengths, waste, table):
+    plan = random_plan(len(lengths), lengths, TABLES[table], waste=waste)
+    generator = torch.Generator().manual_seed(1)
+    q, k, v, weight = (torch.randn(len(plan), 8, dtype=torch.float64, generator=generator) for _ in range(4))
+    answers = {}
+    for form in ("dense", "reference", "plain"):
+        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+        out = plain_attention(*leaves, plan, 2) if form == "plain" else attend(*leaves, plan, 2, form=form)
+        (out * weight).sum().backward()
+        answers[form] = [out.detach(), *(x.grad for x in leaves)]
+    for form in ("dense", "reference"):
+        for ours, expected in zip(answers[form], answers["plain"]):
+            torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("lengths", [[1, 9, 3], [60, 7, 90, 33]], ids=str)
+def test_flex_equals_reference(lengths, table):
+    plan = random_plan(7, lengths, TABLES[table])
+    q, k, v = torch.randn(3, len(plan), 16, generator=torch.Generator().manual_seed(2))
+    flex, reference = (attend(q, k, v, plan, 1, form=form) for form in ("flex", "reference"))
+    torch.testing.assert_close(flex, reference, rtol=0, atol=2e-6)
+
+
+def test_every_token_has_one_slot_and_waste_bounds_the_padding():
+    for seed, waste in enumerate((0.0, 0.12, 0.5)):
+        generator = torch.Generator().manual_seed(seed)
+        lengths = torch.randint(1, 40, (30,), generator=generator).tolist()
+        plan = random_plan(seed, lengths, UNDERSTANDING_AND_GENERATION, waste=waste)
+        buckets, slots = plan.buckets
+        assert len(slots.unique()) == len(plan)
+        assert sum(bucket.n for bucket in buckets) == len(lengths)
+        laid_out = torch.cat(
+            [
+                bucket.start + torch.arange(bucket.n * bucket.length) if bucket.rows is None else bucket.rows
+                for bucket in buckets
+            ]
+        )
+        assert torch.equal(laid_out[slots], torch.arange(len(plan)))
+        assert len(laid_out) * (1 - waste) <= len(plan)
+
+
+def test_equal_sequences_need_no_gathering():
+    (bucket,), slots = random_plan(0, [6, 6, 6], UNDERSTANDING_AND_GENERATION).buckets
+    assert slots is None and bucket.rows is None and (bucket.n, bucket.length) == (3, 6)
+
+
+def test_a_row_without_tokens():
+    nothing = torch.zeros(0, dtype=torch.int64)
+    plan, x = Plan(nothing, nothing, nothing), torch.zeros(0, 8)
+    for form in ("dense", "reference", "flex"):
+        assert attend(x, x, x, plan, 2, form=form).shape == (0, 8)
+    assert lively_model().towers(as_batch(random_pictures(2), no_texts())).words.shape == (0, 16)
+
+
+@pytest.mark.parametrize("options", [{}, {"dictionary": 0}], ids=["grounded", "baseline"])
+def test_whole_model_in_both_forms(options):
+    """Values and every parameter's gradient, with pairs, single texts and single pictures in one row."""
+    rows = random_rows([5, 9, 3, 12])
+    roles = [
+        torch.full_like(rows[0], TEXT),
+        torch.full_like(rows[1], WRITTEN),
+        torch.full_like(rows[2], TEXT),
+    ]
+    roles.append(torch.tensor([KNOWN] * 5 + [WRITTEN] * 7))
+    batch = as_batch(random_pictures(2), pack(rows, roles))
+    answers = {}
+    for form in ("dense", "reference"):
+        model = lively_model(**options)
+        model.attention_form = form
+        requests = {
+            "pairs": Request(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 2])),
+            "texts": Request(None, torch.tensor([3, 0])),
+            "images": Request(torch.tensor([1]), None),
+        }
+        hidden = model.fuse(model.towers(batch), requests)["pairs"].hidden
+        (hidden * torch.randn(hidden.shape, generator=torch.Generator().manual_seed(3))).sum().backward()
+        answers[form] = hidden, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    torch.testing.assert_close(answers["dense"][0], answers["reference"][0], rtol=0, atol=1e-5)
+    dense, reference = answers["dense"][1], answers["reference"][1]
+    assert dense.keys() == reference.keys() and "text_encoder.layers.0.attention.qkv.weight" in dense
+    for name, gradient in dense.items():
+        atol = 1e-5 * max(1.0, float(reference[name].abs().max()))
+        torch.testing.assert_close(
+            gradient, reference[name], rtol=0, atol=atol, msg=lambda m, name=name: f"{name}: {m}"
+        )

@@ -1,0 +1,202 @@
+"""What each objective hides and asks, seen on the finished batch, and the dictionary's own loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from model.tiny_unimo2 import VOCABULARY, lively_model
+from objectives.tiny_batches import tiny_batch
+
+from unimo.batch import KNOWN, TEXT, WRITTEN, Batch
+from unimo.errors import UsageError
+from unimo.objectives import (
+    CrossModalContrastive,
+    GroundedDictionaryLoss,
+    ImageContrastive,
+    ImageTextMatching,
+    MaskedGrounding,
+    MaskedLanguageModeling,
+    Seq2SeqGeneration,
+    step,
+)
+from unimo.objectives.grounded_dictionary import voting_positions
+
+MASK = VOCABULARY - 1
+
+
+def rows_of(batch: Batch, group: str, column: str = "ids") -> list[list[int]]:
+    offsets, values = batch.texts.offsets.tolist(), getattr(batch.texts, column).tolist()
+    return [values[offsets[i] : offsets[i + 1]] for i in range(*batch.text_groups[group])]
+
+
+def questions(batch: Batch, asked: str, group: str) -> list[dict[int, int]]:
+    """For each text of the group: place -> the id that is asked there."""
+    first = batch.texts.offsets.tolist()
+    found: list[dict[int, int]] = [{} for _ in range(len(range(*batch.text_groups[group])))]
+    for row, label in zip(batch.targets[asked].rows.tolist(), batch.targets[asked].labels.tolist()):
+        text = max(i for i in range(len(batch.texts)) if first[i] <= row)
+        found[text - batch.text_groups[group][0]][row - first[text]] = label
+    return found
+
+
+def test_masked_words_differ_from_the_text_only_where_they_are_asked():
+    batch = tiny_batch([CrossModalContrastive(), MaskedLanguageModeling(pairs=5)], pairs=8, masked=3)
+    clean, masked = rows_of(batch, "pairs.clean"), rows_of(batch, "pairs.masked")
+    assert batch.extra["mlm.pairs"].tolist() == [0, 1, 2, 3, 4] and len(masked) == 5
+    hidden = 0
+    for text, shown, asked in zip(clean, masked, questions(batch, "mlm.pairs", "pairs.masked")):
+        assert 0 < len(asked) <= -(-15 * len(text) // 100)
+        for place, (true, seen) in enumerate(zip(text, shown)):
+            if place in asked:
+                assert asked[place] == true and true >= 4
+            else:
+                assert seen == true
+            hidden += place in asked and seen == MASK
+    assert hidden > 0
+    assert {role for row in rows_of(batch, "texts.masked", "roles") for role in row} == {TEXT}
+    assert all(questions(batch, "mlm.texts", "texts.masked"))
+
+
+def test_the_answer_votes_for_nothing():
+    """Masked words are fused with the votes of the text as masked, not of the clean one."""
+    objective = MaskedLanguageModeling()
+    batch = tiny_batch([CrossModalContrastive(), objective], pairs=3)
+    model = lively_model()
+    request = objective.requests(model, batch, model.towers(batch))["mlm.pairs"]
+    assert request.text.tolist() == list(range(*batch.text_groups["pairs.masked"]))
+    assert request.image.tolist() == [0, 1, 2]
+
+
+def test_captions_are_asked_word_by_word():
+    batch = tiny_batch([CrossModalContrastive(), Seq2SeqGeneration(pairs=5)], pairs=8)
+    assert batch.extra["seq2seq.pairs"].tolist() == [3, 4, 5, 6, 7]
+    clean, written = rows_of(batch, "pairs.clean"), rows_of(batch, "pairs.written")
+    assert written == clean[3:]
+    assert {role for row in rows_of(batch, "pairs.written", "roles") for role in row} == {WRITTEN}
+    for text, asked in zip(written, questions(batch, "seq2seq.pairs", "pairs.written")):
+        assert asked == {place: text[place + 1] for place in range(len(text) - 1)}
+
+
+def test_fragments_are_asked_from_what_is_written():
+    batch = tiny_batch([Seq2SeqGeneration()], fragments=4)
+    roles, ids = rows_of(batch, "texts.written", "roles"), rows_of(batch, "texts.written")
+    for text, role, asked in zip(ids, roles, questions(batch, "seq2seq.texts", "texts.written")):
+        source = role.count(KNOWN)
+        assert role == [KNOWN] * source + [WRITTEN] * (len(role) - source) and 0 < source < len(role)
+        assert asked and all(place >= source and text[place + 1] == label for place, label in asked.items())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_word_losses_are_plain_cross_entropies_of_the_asked_rows(smoothing):
+    objective = Seq2SeqGeneration(smoothing=smoothing)
+    model, batch = lively_model(), tiny_batch([objective], pairs=3, fragments=1)
+    parts, _ = step(model, batch, {"seq2seq": objective})
+    requests = objective.requests(model, batch, model.towers(batch))
+    fused = model.fuse(model.towers(batch), requests)["seq2seq.pairs"]
+    total, count = 0.0, 0
+    for i, text in enumerate(rows_of(batch, "pairs.written")):
+        first = int(fused.starts[i] + fused.image_length[i] + fused.ground_length[i])
+        for place in range(len(text) - 1):
+            log = F.log_softmax(model.word_logits(fused.hidden[first + place][None])[0], 0)
+            total -= (1 - smoothing) * log[text[place + 1]] + smoothing * log.mean()
+            count += 1
+    assert parts["seq2seq.pairs"].count == count
+    torch.testing.assert_close(parts["seq2seq.pairs"].total, total, rtol=1e-5, atol=1e-3)
+
+
+# ---- the dictionary ----
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "options", [{}, {"grounding_projection": True}, {"grounding_method": "normal"}], ids=str
+)
+def test_dictionary_loss_is_that_of_each_sequence_by_itself(options):
+    """Pairs, passages and pictures; [CLS] has no part in it."""
+    objectives = {
+        "mlm": MaskedLanguageModeling(),
+        "itm": ImageTextMatching(),
+        "image_contrastive": ImageContrastive(),
+        "dictionary": GroundedDictionaryLoss(weight=2.0),
+    }
+    model = lively_model(**options)
+    batch = tiny_batch(objectives.values(), pairs=3, images=2, masked=2)
+    parts, requests = step(model, batch, objectives)
+    towers = model.towers(batch)
+    sums = torch.zeros(4)
+    for name in (
+        "mlm.pairs",
+        "image_contrastive",
+        "mlm.texts",
+    ):  # the pairs once, though two objectives fuse them
+        request = requests[name]
+        codes = model.fuse(towers, {name: request})[name].codes
+        hidden, valid = voting_positions(model, towers, request)
+        for i in range(len(request)):
+            expected = []
+            if request.image is not None:
+                expected.append(model.dictionary.positions_of(towers.images[request.image[i], 1:], "image"))
+            if request.text is not None:
+                first, last = towers.texts.offsets[request.text[i] : request.text[i] + 2]
+                expected.append(model.dictionary.positions_of(towers.words[first + 1 : last], "text"))
+            mine = torch.cat(expected)
+            assert torch.equal(hidden[i][valid[i]], mine)
+            chosen = model.dictionary.nearest(mine) if codes is None else codes[i]
+            one = model.dictionary.loss(mine[None], torch.ones(1, len(mine), dtype=torch.bool), chosen[None])
+            sums += torch.stack([torch.as_tensor(x).float() for x in one])
+    for name, (total, count), weight in (
+        ("dictionary.entries", sums[:2], 2.0),
+        ("dictionary.encoders", sums[2:], 0.5),
+    ):
+        torch.testing.assert_close(parts[name].total, total, rtol=1e-4, atol=1e-3)
+        assert float(parts[name].count) == float(count) and parts[name].weight == weight
+
+
+def test_without_a_dictionary_there_is_no_dictionary_loss():
+    objectives = {
+        "mlm": MaskedLanguageModeling(),
+        "d": GroundedDictionaryLoss(),
+        "g": MaskedGrounding(weight=1.0),
+    }
+    parts, _ = step(lively_model(dictionary=0), tiny_batch(objectives.values(), pairs=2), objectives)
+    assert set(parts) == {"mlm.pairs", "mlm.pairs.accuracy"}
+
+
+@torch.no_grad()
+def test_masked_grounding_asks_the_hidden_entries():
+    objective = MaskedGrounding(weight=1.0, ratio=0.5, chosen=4)
+    model, batch = lively_model(masked_grounding=True), tiny_batch([objective], pairs=4)
+    towers = model.towers(batch)
+    requests = objective.requests(model, batch, towers)
+    fused = model.fuse(towers, requests)["masked_grounding"]
+    part = objective.loss(model, batch, towers, {"masked_grounding": fused})["masked_grounding"]
+    total, count = 0.0, 0
+    for i in range(4):
+        for k in range(4):
+            if batch.extra["masked_grounding.noise"][i, k] < 0.5:
+                state = fused.hidden[fused.starts[i] + fused.image_length[i] + k]
+                logits = model.masked_grounding(state[None], model.dictionary.entries)
+                total = total + F.cross_entropy(logits, fused.codes[i, k][None])
+                count += 1
+    assert 0 < count < 16 and part.count == count
+    torch.testing.assert_close(part.total, total)
+
+
+@pytest.mark.parametrize("options", [{"chosen": 10}, {"grounding_method": "normal"}], ids=str)
+def test_masked_grounding_refuses_ground_it_cannot_draw_for(options):
+    objectives = {"masked_grounding": MaskedGrounding(weight=1.0, chosen=4)}
+    batch = tiny_batch(objectives.values(), pairs=2)
+    with pytest.raises(UsageError, match=r"objectives\.masked_grounding\.chosen"):
+        step(lively_model(masked_grounding=True, **options), batch, objectives)
+
+
+def test_spans_come_from_the_samples_own_luck():
+    """The same sample in the same epoch is masked the same, whatever else the step holds."""
+    one = tiny_batch([MaskedLanguageModeling()], pairs=2, masked=2)
+    other = tiny_batch(
+        [Seq2SeqGeneration(), MaskedLanguageModeling()], pairs=2, masked=2, fragments=3, images=1
+    )
+    for group in ("pairs.masked", "texts.masked"):
+        assert rows_of(one, group) == rows_of(other, group)

@@ -1,0 +1,67 @@
+"""What the machine can do, asked without failing, and its faults turned into located errors."""
+
+import pytest
+import torch
+
+from unimo.errors import ResourceError, UsageError
+from unimo.machine import autocast_dtype, cpu_flags, describe_machine, located_faults, matmul_rate
+
+CPU = torch.device("cpu")
+
+
+def test_precision_follows_the_wish_and_auto_follows_the_processor(monkeypatch):
+    assert autocast_dtype("fp32", CPU) is torch.float32 and autocast_dtype("bf16", CPU) is torch.bfloat16
+    for flags, expected in (({"avx2"}, torch.float32), ({"avx2", "amx_bf16"}, torch.bfloat16)):
+        monkeypatch.setattr("unimo.machine.cpu_flags", lambda flags=flags: flags)
+        assert autocast_dtype("auto", CPU) is expected
+    with pytest.raises(UsageError, match="unknown precision") as caught:
+        autocast_dtype("fp16", CPU)
+    assert caught.value.expected == "auto, bf16 or fp32"
+
+
+def test_a_system_that_says_nothing_about_its_processor_is_taken_for_a_plain_one(monkeypatch):
+    def missing(self, *_):
+        raise FileNotFoundError
+
+    monkeypatch.setattr("pathlib.Path.read_text", missing)
+    assert cpu_flags() == set()
+
+
+def test_the_measured_rate_is_one_a_machine_can_have():
+    assert 1e7 < matmul_rate(CPU, torch.float32, size=128, seconds=0.01) < 1e15
+
+
+def test_the_description_is_short_printable_text():
+    facts = describe_machine()
+    assert {"system", "python", "torch", "threads", "cpu"} <= facts.keys()
+    assert all(isinstance(value, str) and value.isprintable() for value in facts.values())
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            "out of memory",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory"),
+        (MemoryError(), "out of memory"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "a loader process died"),
+        (RuntimeError("DataLoader timed out after 300 seconds"), "a loader process died"),
+        (RuntimeError("pair.cc:534] Connection closed by peer [127.0.0.1]:1"), "another process of the run"),
+    ],
+)
+def test_faults_of_the_machine_say_what_to_do(fault, what):
+    with pytest.raises(ResourceError, match=what) as caught, located_faults():
+        raise fault
+    assert caught.value.do and caught.value.__cause__ is fault and caught.value.exit_code == 5
+
+
+def test_allocating_too_much_for_real_is_a_located_error():
+    with pytest.raises(ResourceError, match="out of memory"), located_faults():
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def test_other_faults_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="shape mismatch"), located_faults():
+        raise RuntimeError("shape mismatch")

@@ -1,0 +1,326 @@
+"""What a trained model can be asked, from raw pictures and strings: the object `unimo.load` returns.
+
+    N pictures · M texts · D width
+
+    model = unimo.load("runs/scenes")
+    model.similarity(["dog.jpg"], ["a dog", "a cat"])      # (1, 2) cosines
+    model.caption(["dog.jpg"])                             # ["a dog runs on the beach"]
+    model.fill_mask("a red circle is [MASK] of a square")  # [(" left", 0.91), ...]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from unimo.batch import TEXT, Texts
+from unimo.data.augment import squeeze
+from unimo.data.images import load_rgb
+from unimo.errors import UsageError
+from unimo.generation import greedy
+from unimo.machine import autocast_dtype
+from unimo.model.build import load_model
+from unimo.model.unimo2 import UNIMO2, Request, Towers
+from unimo.tokenizer import Tokenizer
+
+Picture = str | Path | bytes | Image.Image | np.ndarray
+MASK = "[MASK]"
+WORD_ROWS = 256  # rows the vocabulary is multiplied with at once: 50 MB of logits
+PROMPTS = ("{}", "a {}", "a picture of a {}")
+
+
+@dataclass
+class EncodedImages:
+    """Pictures after their tower: hidden (N, 1 + P, D), embedding (N, D) L2-normalised, votes (N, C) or None."""
+
+    hidden: Tensor
+    embedding: Tensor
+    votes: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.hidden)
+
+    def pick(self, numbers: Tensor) -> EncodedImages:
+        """Some of the pictures, in the order of `numbers` (n,)."""
+        votes = None if self.votes is None else self.votes[numbers]
+        return EncodedImages(self.hidden[numbers], self.embedding[numbers], votes)
+
+
+@dataclass
+class EncodedTexts:
+    """Texts after their tower: hidden (T, D) packed, embedding (M, D) L2-normalised, votes (M, C) or None."""
+
+    texts: Texts
+    hidden: Tensor
+    embedding: Tensor
+    votes: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def pick(self, numbers: Tensor) -> EncodedTexts:
+        """Some of the texts, in the order of `numbers` (n,)."""
+        lengths = self.texts.lengths[numbers]
+        ends = lengths.cumsum(0)
+        shift = (self.texts.offsets[numbers] - (ends - lengths)).repeat_interleave(lengths)
+        rows = torch.arange(len(shift), device=shift.device) + shift
+        ids, positions, roles = (part[rows] for part in (self.texts.ids, self.texts.positions, self.texts.roles))
+        votes = None if self.votes is None else self.votes[numbers]
+        packed = Texts(ids, positions, roles, torch.cat([ends.new_zeros(1), ends]))
+        return EncodedTexts(packed, self.hidden[rows], self.embedding[numbers], votes)
+
+
+class Answerer:
+    """A model with its tokenizer and picture pipeline. Answers do not depend on how inputs are batched."""
+
+    def __init__(
+        self, model: UNIMO2, *, precision: str = "auto", batch: int = 64, longest: int | None = None, facts: Any = None
+    ):
+        self.model, self.tokenizer, self.size_of_batch = model.eval(), Tokenizer.default(), batch
+        self.device = next(model.parameters()).device
+        self.dtype = autocast_dtype(precision, self.device)
+        self.side = model.patches.grid * model.patches.patch
+        self.longest = longest or model.words.position.num_embeddings - 2
+        self.facts = facts or {}
+
+    # ---- towers ---------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def encode_images(self, pictures: Iterable[Picture]) -> EncodedImages:
+        """Runs the image tower once over every picture (path, bytes, PIL image or (H, W, 3) uint8 array)."""
+        hidden, votes = [], []
+        for some in _chunks(pictures, self.size_of_batch):
+            arrays = [squeeze(_open(picture), self.side) for picture in some]
+            pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).to(self.device)
+            with self._autocast():
+                towers = Towers(self.model.encode_images(pixels), self._no_words(), self._no_texts())
+                self.model.count_votes(towers)
+            hidden.append(towers.images)
+            votes.append(towers.image_votes)
+        if not hidden:
+            raise UsageError("no pictures were given", expected="at least one")
+        states = torch.cat(hidden)
+        feature = self.model.contrastive_feature(states[:, 0], "image")
+        return EncodedImages(states, F.normalize(feature, dim=-1), _joined(votes))
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Iterable[str | np.ndarray]) -> EncodedTexts:
+        """Runs the text tower once over every text (a string, or token ids without specials); long ones are cut."""
+        rows = [self.frame(text) for text in texts]
+        if not rows:
+            raise UsageError("no texts were given", expected="at least one")
+        hidden, embedding, votes = [], [], []
+        for some in _chunks(rows, 4 * self.size_of_batch):
+            packed = self.pack(some)
+            with self._autocast():
+                towers = Towers(self._no_images(), self.model.encode_texts(packed), packed)
+                self.model.count_votes(towers)
+                feature = self.model.contrastive_feature(towers.text_cls(torch.arange(len(some))), "text")
+            hidden.append(towers.words)
+            embedding.append(F.normalize(feature, dim=-1))
+            votes.append(towers.text_votes)
+        return EncodedTexts(self.pack(rows), torch.cat(hidden), torch.cat(embedding), _joined(votes))
+
+    @torch.inference_mode()
+    def match(self, images: EncodedImages, texts: EncodedTexts, pairs: np.ndarray, *, cosine_weight: float = 0.3) -> np.ndarray:
+        """Fused score of (picture, text) pairs, (k, 2) -> (k,): matching logit + 0.3 x cosine (spec unimo2 §6.1).
+
+        Towers and votes are the cached ones; only the Grounded Transformer runs per pair.
+        """
+        scores = []
+        for some in torch.from_numpy(np.asarray(pairs, np.int64)).to(self.device).split(self.size_of_batch):
+            # Only what this chunk needs: fusing gathers from all states it is given.
+            (image_numbers, image), (text_numbers, text) = (side.unique(return_inverse=True) for side in some.T)
+            seen, read = images.pick(image_numbers), texts.pick(text_numbers)
+            towers = Towers(seen.hidden, read.hidden, read.texts, seen.votes, read.votes)
+            with self._autocast():
+                fused = self.model.fuse(towers, {"match": Request(image, text)})["match"]
+                logits = self.model.match_logits(fused).float()
+            cosine = (seen.embedding[image] * read.embedding[text]).sum(-1)
+            scores.append(logits[:, 1] - logits[:, 0] + cosine_weight * cosine)
+        return torch.cat(scores).cpu().numpy()
+
+    @torch.inference_mode()
+    def codes(self, images: EncodedImages | None, texts: EncodedTexts | None) -> np.ndarray | None:
+        """The dictionary entries chosen by pictures, by texts, or by picture i beside text i; None without a dictionary.
+
+        (n, K) the K most voted of each; with the method "normal" (voters,) the nearest of every voting position.
+        """
+        dictionary = self.model.dictionary
+        if dictionary is None:
+            return None
+        if dictionary.method == "topk":
+            votes = [side.votes for side in (images, texts) if side is not None and side.votes is not None]
+            return dictionary.choose(torch.stack(votes).sum(0)).cpu().numpy()
+        voters = []
+        if images is not None:
+            voters.append(dictionary.positions_of(images.hidden[:, 1:], "image").flatten(0, 1))
+        if texts is not None:
+            voters.append(dictionary.positions_of(texts.hidden, "text")[self.model.text_voters(texts.texts)])
+        return torch.cat([dictionary.nearest(some) for some in torch.cat(voters).split(8192)]).cpu().numpy()
+
+    # ---- answers --------------------------------------------------------------------------------------------------
+
+    def embed_image(self, pictures: Iterable[Picture]) -> np.ndarray:
+        """(N, D) float32, L2-normalised: pictures and texts share this space."""
+        return self.encode_images(pictures).embedding.cpu().numpy()
+
+    def embed_text(self, texts: Iterable[str]) -> np.ndarray:
+        """(M, D) float32, L2-normalised."""
+        return self.encode_texts(texts).embedding.cpu().numpy()
+
+    def similarity(self, pictures: Iterable[Picture], texts: Iterable[str]) -> np.ndarray:
+        """(N, M) cosines of every picture with every text."""
+        return self.embed_image(pictures) @ self.embed_text(texts).T
+
+    def caption(self, pictures: Iterable[Picture] | EncodedImages, *, longest: int = 50, shortest: int = 0) -> list[str]:
+        """One sentence per picture, greedily."""
+        images = pictures if isinstance(pictures, EncodedImages) else self.encode_images(pictures)
+        sentences = []
+        for first in range(0, len(images), self.size_of_batch):
+            with self._autocast():
+                ids = greedy(
+                    self.model,
+                    images.hidden[first : first + self.size_of_batch],
+                    cls=self.tokenizer.cls,
+                    end=self.tokenizer.sep,
+                    longest=min(longest, self.longest - 1),
+                    shortest=shortest,
+                    blocked=(self.tokenizer.pad, self.tokenizer.unk, self.tokenizer.mask),
+                )
+            sentences += [" ".join(self.tokenizer.decode(row).split()) for row in ids]
+        return sentences
+
+    @torch.inference_mode()
+    def fill_mask(self, text: str, picture: Picture | None = None, *, top: int = 5) -> list[tuple[str, float]]:
+        """The likeliest pieces at the one [MASK] of a text, read beside a picture or alone, with probabilities."""
+        parts = text.split(MASK)
+        if len(parts) != 2:
+            raise UsageError("fill_mask fills one blank", got=f"{len(parts) - 1} x {MASK}", expected=f"one {MASK}")
+        # A piece carries the space before it, so the blank takes it from the text.
+        before, after = (self.tokenizer.encode(part) for part in (parts[0].removesuffix(" "), parts[1]))
+        ids = np.array([self.tokenizer.cls, *before, self.tokenizer.mask, *after, self.tokenizer.sep])
+        probabilities = self.masked_words(ids, np.array([1 + len(before)]), picture)[0]
+        best = np.argsort(-probabilities)[:top]
+        return [(self.tokenizer.decode([i]), float(probabilities[i])) for i in best]
+
+    @torch.inference_mode()
+    def masked_words(self, ids: np.ndarray, places: np.ndarray, picture: Picture | None = None) -> np.ndarray:
+        """(k, V) probabilities at `places` of one framed row of ids, read beside a picture or alone."""
+        images = None if picture is None else self.encode_images([picture])
+        logits = torch.cat(list(self._masked_logits([ids], [places], images)))
+        return logits.softmax(-1).cpu().numpy()
+
+    @torch.inference_mode()
+    def masked_ids(
+        self, rows: Sequence[np.ndarray], places: Sequence[np.ndarray], images: EncodedImages | None = None
+    ) -> np.ndarray:
+        """(k,) the likeliest id at every place of every framed row, end to end; row i is read beside picture i, or alone."""
+        best = [logits.argmax(-1) for logits in self._masked_logits(rows, places, images)]
+        return torch.cat(best).cpu().numpy()
+
+    def _masked_logits(
+        self, rows: Sequence[np.ndarray], places: Sequence[np.ndarray], images: EncodedImages | None
+    ) -> Iterator[Tensor]:
+        """(n, V) of so many places at a time, end to end; see `masked_ids`."""
+        states = []
+        for some in _chunks(range(len(rows)), self.size_of_batch):
+            packed = self.pack([rows[i] for i in some])
+            asked = np.concatenate([first + places[i] for first, i in zip(packed.offsets.tolist(), some)])
+            everyone = torch.arange(len(some), device=self.device)
+            with self._autocast():
+                hidden = self._no_images() if images is None else images.hidden[some]
+                towers = Towers(hidden, self.model.encode_texts(packed), packed)
+                self.model.count_votes(towers)
+                request = Request(None if images is None else everyone, everyone)
+                fused = self.model.fuse(towers, {"read": request})["read"]
+            states.append(fused.words(torch.from_numpy(asked).to(self.device), packed))
+        for some_states in torch.cat(states).split(WORD_ROWS):
+            with self._autocast():
+                logits = self.model.word_logits(some_states)
+            yield logits.float()
+
+    def classify(
+        self, pictures: Iterable[Picture], names: Sequence[str], *, prompts: Sequence[str] = PROMPTS
+    ) -> np.ndarray:
+        """(N, len(names)) probabilities from class names alone: cosine with the mean of the prompted names."""
+        weights = self.class_embeddings(names, prompts)
+        cosine = self.encode_images(pictures).embedding.cpu() @ weights.T
+        return self.model.contrastive_temperature(cosine).softmax(-1).detach().numpy()
+
+    def class_embeddings(self, names: Sequence[str], prompts: Sequence[str] = PROMPTS) -> Tensor:
+        """(len(names), D): each class as the normalised mean of its prompts' embeddings."""
+        texts = [prompt.format(name) for name in names for prompt in prompts]
+        embedding = torch.from_numpy(self.embed_text(texts)).unflatten(0, (len(names), len(prompts)))
+        return F.normalize(embedding.mean(1), dim=-1)
+
+    # ---- inputs ---------------------------------------------------------------------------------------------------
+
+    def frame(self, text: str | np.ndarray) -> np.ndarray:
+        """[CLS] ids [SEP] of a string or of bare ids, cut to what the position table holds."""
+        if isinstance(text, str):
+            text = np.asarray(self.tokenizer.encode(text, max_bytes=8 * self.longest), np.int64)
+        kept = np.asarray(text, np.int64)[: self.longest - 2]
+        return np.concatenate([[self.tokenizer.cls], kept, [self.tokenizer.sep]])
+
+    def pack(self, rows: Sequence[np.ndarray], role: int = TEXT) -> Texts:
+        """Framed rows of ids as one packed row."""
+        offsets = np.cumsum([0] + [len(row) for row in rows])
+        positions = np.concatenate([2 + np.arange(len(row)) for row in rows])
+        ids = torch.from_numpy(np.concatenate(rows)).to(self.device)
+        return Texts(
+            ids,
+            torch.from_numpy(positions).to(self.device),
+            torch.full_like(ids, role),
+            torch.from_numpy(offsets).to(self.device),
+        )
+
+    def _autocast(self):
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _no_images(self) -> Tensor:
+        return torch.zeros(0, 1 + self.model.patches.grid**2, self.model.width, device=self.device)
+
+    def _no_words(self) -> Tensor:
+        return torch.zeros(0, self.model.width, device=self.device)
+
+    def _no_texts(self) -> Texts:
+        nothing = torch.zeros(0, dtype=torch.int64, device=self.device)
+        return Texts(nothing, nothing, nothing, torch.zeros(1, dtype=torch.int64, device=self.device))
+
+
+def load(path: str | Path, *, device: str | None = None, precision: str = "auto") -> Answerer:
+    """The model of a run's folder or of one checkpoint, ready to answer."""
+    model, saved = load_model(path, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Answerer(model, precision=precision, facts={"path": str(saved.path), "step": saved.step, **saved.state})
+
+
+def _open(picture: Picture) -> Image.Image:
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(picture)
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    return load_rgb(Path(picture) if isinstance(picture, str) else picture)
+
+
+def _chunks(items: Iterable, size: int) -> Iterator[list]:
+    chunk = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _joined(votes: list[Tensor | None]) -> Tensor | None:
+    return None if votes[0] is None else torch.cat([v for v in votes if v is not None])

@@ -1,0 +1,242 @@
+"""Every verb of `unimo`, one function each. Heavy imports wait inside them, so that help comes at once."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unimo import __version__
+from unimo.errors import UnimoError, UsageError
+
+app = typer.Typer(
+    help="UNIMO-2: learn from texts, pictures and pairs; search, caption, fill in and classify.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+prepare = typer.Typer(help="Work done once, before training.", no_args_is_help=True)
+app.add_typer(prepare, name="prepare")
+
+Paths = Annotated[list[str] | None, typer.Option(help="Folder, glob or file; may be given several times.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace one setting.")]
+Model = Annotated[str, typer.Argument(help="A run's folder or one of its checkpoints.")]
+
+
+@app.command()
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name (see `unimo recipes`), or a settings.json.")] = "scenes",
+    texts: Paths = None,
+    images: Paths = None,
+    pairs: Paths = None,
+    out: Annotated[str | None, typer.Option(help="Folder of the run; default runs/RECIPE.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    minutes: Annotated[float | None, typer.Option(help="Train for so long (the learning rate follows the clock).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Train for so many steps (exactly resumable).")] = None,
+    seed: Annotated[int | None, typer.Option(help="All chance of the run.")] = None,
+    assignments: Sets = None,
+    evaluation: Annotated[bool, typer.Option("--evaluate/--no-evaluate", help="Evaluate at the end.")] = True,
+) -> None:
+    """Train on three folders (texts, images, pairs) and evaluate what came out."""
+    from dataclasses import replace
+
+    from unimo import distributed, recipes
+    from unimo.config import describe, override
+    from unimo.train import train
+
+    run = recipes.find(recipe)
+    given = {kind: tuple(paths) for kind, paths in (("texts", texts), ("images", images), ("pairs", pairs)) if paths}
+    if given:  # the user's folders replace the recipe's: what is not named is absent, not the recipe's own
+        run = replace(run, data=replace(run.data, **({"texts": (), "images": (), "pairs": ()} | given)))
+    changes = list(assignments or ())
+    if minutes is not None:
+        changes += [f"minutes={minutes}", "steps=none"]
+    if steps is not None:
+        changes += [f"steps={steps}", "minutes=none"]
+    if seed is not None:
+        changes += [f"seed={seed}"]
+    run = override(run, changes)
+    folder = Path(out or f"runs/{Path(recipe).stem}")
+    rank, _ = distributed.start()
+    if rank == 0:
+        run = recipes.with_world(recipe, run, folder, _say)
+    distributed.barrier()
+    run = recipes.with_world(recipe, run, folder, lambda _: None)
+    if rank == 0 and not resume:
+        _say("settings that differ from their defaults are saved in settings.json; all of them: unimo recipes NAME")
+        del describe
+    train(run, folder, resume=resume, say=_say)
+    distributed.stop()
+    if rank == 0 and evaluation:
+        from unimo.evaluate import evaluate as run_evaluation
+
+        run_evaluation(folder, say=_say)
+
+
+@app.command()
+def evaluate(model: Model, out: Annotated[str | None, typer.Option(help="Folder of the report.")] = None, assignments: Sets = None) -> None:
+    """Score a model on everything its data allow; writes evaluation.json and report.html."""
+    from unimo.config import override
+    from unimo.evaluate import EvaluationData
+    from unimo.evaluate import evaluate as run_evaluation
+
+    run_evaluation(model, out=out, data=override(EvaluationData(), assignments or ()), say=_say)
+
+
+@app.command("recipes")
+def list_recipes(name: Annotated[str | None, typer.Argument(help="Show all settings of this one.")] = None) -> None:
+    """List the recipes, or one with all its settings."""
+    from unimo import recipes
+    from unimo.config import describe
+
+    if name:
+        _say("\n".join(describe(recipes.find(name))))
+        return
+    for each, function in recipes.RECIPES.items():
+        _say(f"{each}\n    {(function.__doc__ or '').strip()}\n")
+
+
+@app.command("describe")
+def describe_model(
+    what: Annotated[str, typer.Argument(help="A recipe, a settings.json, a run's folder or a checkpoint.")],
+    assignments: Sets = None,
+) -> None:
+    """Print a model's parts, parameter counts, arithmetic per sample and memory."""
+    from unimo import checkpoint, recipes
+    from unimo.config import from_dict, override
+    from unimo.describe import describe
+    from unimo.model.build import ModelSettings
+
+    if (Path(what) / checkpoint.MANIFEST).exists():
+        settings = from_dict(ModelSettings, checkpoint.load(what, groups=[]).state["settings"]["model"])
+        settings = override(settings, [change.removeprefix("model.") for change in assignments or ()])
+    else:
+        settings = override(recipes.find(what), assignments or ()).model
+    _say("\n".join(describe(settings)))
+
+
+@app.command()
+def search(
+    model: Model,
+    query: Annotated[str, typer.Argument(help="A sentence, or the path of a picture.")],
+    images: Annotated[list[str], typer.Option(help="Pictures to search: folder, glob, file or tar.")],
+    top: Annotated[int, typer.Option(help="How many to show.", min=1)] = 10,
+) -> None:
+    """Find pictures by a sentence or by another picture."""
+    import numpy as np
+
+    from unimo.answer import load
+    from unimo.data.sources import open_corpus
+
+    answerer = load(model)
+    corpus = open_corpus("images", images)
+    gallery = answerer.embed_image(corpus.image_bytes(i) for i in range(len(corpus)))
+    wanted = answerer.embed_image([query]) if Path(query).is_file() else answerer.embed_text([query])
+    scores = gallery @ wanted[0]
+    for i in np.argsort(-scores)[:top]:
+        _say(f"{scores[i]:.3f}  {corpus.where(int(i))}")
+
+
+@app.command()
+def caption(model: Model, images: Annotated[list[str], typer.Argument(help="Picture files.")]) -> None:
+    """Write a caption for each picture."""
+    from unimo.answer import load
+
+    for path, sentence in zip(images, load(model).caption(images)):
+        _say(f"{path}: {sentence}")
+
+
+@app.command("fill")
+def fill_mask(
+    model: Model,
+    text: Annotated[str, typer.Argument(help="A sentence with one [MASK].")],
+    image: Annotated[str | None, typer.Option(help="A picture to look at.")] = None,
+    top: Annotated[int, typer.Option(help="How many words to show.", min=1)] = 5,
+) -> None:
+    """Fill in the [MASK] of a sentence, alone or beside a picture."""
+    from unimo.answer import load
+
+    for piece, probability in load(model).fill_mask(text, image, top=top):
+        _say(f"{probability:6.1%} {piece!r}")
+
+
+@app.command()
+def classify(
+    model: Model,
+    images: Annotated[list[str], typer.Argument(help="Picture files.")],
+    names: Annotated[str, typer.Option(help="Class names, separated by commas.")],
+) -> None:
+    """Choose a class name for each picture."""
+    from unimo.answer import load
+
+    classes = [name.strip() for name in names.split(",") if name.strip()]
+    if not classes:
+        raise UsageError("no class names", where="--names", got=names, expected="dog,cat,...")
+    for path, row in zip(images, load(model).classify(images, classes)):
+        best = int(row.argmax())
+        _say(f"{path}: {classes[best]} ({row[best]:.1%})")
+
+
+@prepare.command("index")
+def prepare_index(
+    kind: Annotated[str, typer.Argument(help="texts, images or pairs")],
+    paths: Annotated[list[str], typer.Argument(help="Folders, globs or files.")],
+    index_dir: Annotated[str | None, typer.Option(help="Where indexes go, if not beside the shards.")] = None,
+    verify: Annotated[str, typer.Option(help="decode every picture once, or read only its header")] = "decode",
+    max_bad_share: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
+    ledger: Annotated[str | None, typer.Option(help="File that names every bad sample.")] = None,
+) -> None:
+    """Check every sample and write each shard's index."""
+    from unimo.data.ledger import Ledger
+    from unimo.prepare.index import index
+
+    options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_share": max_bad_share}
+    index(kind, paths, ledger=Ledger(ledger), say=_say, **options)  # type: ignore[arg-type]
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        _say(f"unimo {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Runs the command line; every known fault ends as a few readable lines and its own exit code."""
+    try:
+        app(standalone_mode=True)
+    except UnimoError as error:
+        _tell(error)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if os.environ.get("UNIMO_TRACEBACK"):
+            raise
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        _tell(
+            UnimoError(
+                "a fault of unimo's own",
+                where=f"{Path(where.filename).name}, line {where.lineno}",
+                got=f"{type(error).__name__}: {error}",
+                do=f"UNIMO_TRACEBACK=1 {shlex.join(['unimo', *sys.argv[1:]])} shows all of it; please report it",
+            )
+        )
+        sys.exit(UnimoError.exit_code)
+
+
+def _tell(error: UnimoError) -> None:
+    parts = error.parts()
+    print(f"error: {parts.pop('what')}", file=sys.stderr)
+    for name, value in parts.items():
+        print(f"  {name + ':':<10}{value}", file=sys.stderr)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

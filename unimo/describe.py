@@ -1,0 +1,54 @@
+"""What a model is made of: parts, parameter counts, arithmetic per sample, memory (`unimo describe`)."""
+
+from __future__ import annotations
+
+import torch
+
+from unimo.model.build import ModelSettings, build
+from unimo.model.flops import sample_costs
+from unimo.model.unimo2 import UNIMO2
+
+PARTS = {
+    "image tower": ("patches", "image_encoder"),
+    "text tower": ("words", "text_encoder"),
+    "grounded dictionary": ("dictionary", "ground_norm"),
+    "Grounded Transformer": ("grounded_encoder",),
+    "poolers": ("text_pooler", "image_pooler"),
+    "matching head": ("matching",),
+    "language-model head": ("language_model",),
+    "masked-grounding head": ("masked_grounding",),
+    "contrastive": ("contrastive_temperature", "image_temperature", "contrastive_projection"),
+}
+TRAINING_BYTES = 16  # per parameter: float32 weight, gradient and Adam's two moments
+
+
+def describe(settings: ModelSettings, *, caption: int = 20, passage: int = 128) -> list[str]:
+    """Lines for the terminal. Built without memory for weights, so that any size can be described anywhere."""
+    with torch.device("meta"):
+        model = build(settings)
+    counts = part_counts(model)
+    total = sum(counts.values())
+    lines = [f"UNIMO-2, width {model.width}, pictures of {settings.image_size} px", ""]
+    lines += [f"  {name:<24}{count:>15,}" for name, count in counts.items() if count]
+    lines += [f"  {'parameters':<24}{total:>15,}", "", "  arithmetic of a forward pass (training: x 3)"]
+    for name, cost in sample_costs(model, caption, passage).items():
+        lines.append(f"  {name:<24}{cost / 1e9:>12.2f} GFLOP")
+    per_token = 36 * model.width / 2**20  # bytes of activations per token and layer, measured on fused bf16 training
+    layers = len(model.image_encoder.layers) + len(model.grounded_encoder.layers)
+    pair = per_token * layers * (model.patches.grid**2 + 1 + caption)
+    lines += [
+        "",
+        f"  {'weights':<24}{4 * total / 2**20:>12.0f} MiB (float32)",
+        f"  {'training state':<24}{TRAINING_BYTES * total / 2**20:>12.0f} MiB (weights, gradients, Adam)",
+        f"  {'activations of a pair':<24}{pair:>12.1f} MiB (estimate, bf16)",
+    ]
+    return lines
+
+
+def part_counts(model: UNIMO2) -> dict[str, int]:
+    """Parameters of each part; together they are all of the model's."""
+    counts = dict.fromkeys(PARTS, 0)
+    for name, parameter in model.named_parameters():
+        part = next(part for part, modules in PARTS.items() if name.split(".")[0] in modules)
+        counts[part] += parameter.numel()
+    return counts
