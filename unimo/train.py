@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -125,6 +126,9 @@ class Run:
     average: float = setting(
         0.0, "decay of a running average of the weights, used for answering; 0 keeps none"
     )
+    only_known_words: bool = setting(
+        False, "predict only words the training texts hold: the same softmax over fewer columns"
+    )
     recompute: bool = setting(False, "recompute activations in the backward pass to save memory")
     tensorboard: bool = setting(True, "write TensorBoard curves when the package is installed")
 
@@ -194,6 +198,9 @@ def train(run: Run, out: str | Path, *, resume: bool = False, say: Callable[[str
         # Model and optimiser: as they begin, or as they were.
         torch.manual_seed(chance.number(run.seed, "initialise"))
         model = build(run.model).to(device)
+        known_words = _known_words(corpora) if run.only_known_words else None
+        if known_words is not None:
+            model.know_words(torch.from_numpy(known_words))
         for tower in (model.image_encoder, model.text_encoder, model.grounded_encoder):
             tower.checkpointing = run.recompute
         if device.type == "cuda":
@@ -228,6 +235,8 @@ def train(run: Run, out: str | Path, *, resume: bool = False, say: Callable[[str
                     return None
                 log.sync()
                 facts = {**state, "settings": to_dict(run), "data": fingerprints, "averaged": bool(averaged)}
+                if known_words is not None:
+                    facts["known_words"] = known_words.tolist()
                 groups = tensors(model, optimiser, averaged)
                 return checkpoint.save(out / "checkpoints", state["step"], groups, facts, keep=run.keep)
 
@@ -366,6 +375,12 @@ def open_corpora(run: Run, out: Path, say: Callable[[str], None]) -> dict[str, C
     if ledger.quarantined:
         say(f"{ledger.quarantined} of {ledger.offered} samples are bad and left out; see {ledger.path}")
     return corpora
+
+
+def _known_words(corpora: dict[str, Corpus]) -> np.ndarray:
+    """(k,) sorted ids of all words of all texts, and of the special tokens that are written."""
+    special = [Tokenizer.cls, Tokenizer.sep, Tokenizer.mask]
+    return np.unique(np.concatenate([special, *(corpus.vocabulary() for corpus in corpora.values())]))
 
 
 def make_optimiser(model: nn.Module, settings: Optimiser) -> torch.optim.AdamW:

@@ -96,6 +96,8 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> tuple
         raise WeightsError("a checkpoint without settings", where=saved.path, expected="settings in state.json")
     model = build(from_dict(ModelSettings, settings["model"]))
     fill(model, next(iter(saved.tensors.values())), where=saved.path)
+    if saved.state.get("known_words") is not None:
+        model.know_words(torch.tensor(saved.state["known_words"]))
     return model.to(device).eval(), saved
 
 

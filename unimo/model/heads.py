@@ -34,8 +34,9 @@ class TiedHead(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.bias = nn.Parameter(torch.zeros(rows))
 
-    def forward(self, x: Tensor, table: Tensor) -> Tensor:
-        return F.linear(self.norm(F.gelu(self.transform(x))), table, self.bias)
+    def forward(self, x: Tensor, table: Tensor, rows: Tensor | None = None) -> Tensor:
+        """rows: the numbers of the table's rows when it is not whole."""
+        return F.linear(self.norm(F.gelu(self.transform(x))), table, self.bias if rows is None else self.bias[rows])
 
 
 class MatchingHead(nn.Module):

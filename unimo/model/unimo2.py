@@ -72,6 +72,7 @@ class Fused:
     image_length: Tensor
     ground_length: Tensor
     codes: Tensor | None
+    word_table: Tensor  # gathered once for all requests: its gradient is as large as the vocabulary
 
     def image_cls(self) -> Tensor:
         return self.hidden.index_select(0, self.starts)
@@ -135,6 +136,7 @@ class UNIMO2(nn.Module):
         super().__init__()
         self.width, self.grounding_positions = width, grounding_positions
         self.attention_form = "dense"
+        self.known_words: Tensor | None = None  # ids the language model may predict; None: all
         text_like = {"ffn": ffn, "dropout": dropout, "attention_dropout": attention_dropout}
         self.patches = PatchEmbedding(width, image_size, patch, patch_padding)
         self.image_encoder = Transformer(
@@ -246,7 +248,7 @@ class UNIMO2(nn.Module):
         plan = Plan(owner, role, torch.where(is_word, word, zero), table=self.table)
         hidden = self.grounded_encoder(x, plan, self.attention_form)
 
-        answers, first = {}, 0
+        answers, first, table = {}, 0, self.word_table()
         for name, request in requests.items():
             mine = slice(first, first + len(request))
             answers[name] = Fused(
@@ -256,6 +258,7 @@ class UNIMO2(nn.Module):
                 image_length[mine],
                 ground_length[mine],
                 None if codes is None else codes[mine],
+                table,
             )
             first += len(request)
         return answers
@@ -324,8 +327,32 @@ class UNIMO2(nn.Module):
         return cls.float()
 
     def word_logits(self, rows: Tensor) -> Tensor:
-        """(n, D) supervised states -> (n, V)."""
-        return self.language_model(rows, self.words.word.weight)
+        """(n, D) supervised states -> (n, V); words outside the known vocabulary score -inf."""
+        logits = self.known_word_logits(rows, self.word_table())
+        if self.known_words is None:
+            return logits
+        return logits.new_full((len(rows), len(self.words.word.weight)), float("-inf")).index_copy(
+            1, self.known_words, logits
+        )
+
+    def known_word_logits(self, rows: Tensor, table: Tensor) -> Tensor:
+        """(n, D) supervised states -> (n, known words), in the order of `known_words`. table: `word_table()`.
+
+        Where the training texts hold a few hundred of 50,265 words, the rest of the softmax is work for nothing.
+        """
+        return self.language_model(rows, table, self.known_words)
+
+    def word_table(self) -> Tensor:
+        """The embeddings of the known words, (known words, D); all V of them without a known vocabulary."""
+        return self.words.word.weight if self.known_words is None else self.words.word.weight[self.known_words]
+
+    def word_columns(self, ids: Tensor) -> Tensor:
+        """(n,) word ids -> (n,) their columns among the known words."""
+        return ids if self.known_words is None else torch.searchsorted(self.known_words, ids)
+
+    def know_words(self, ids: Tensor) -> None:
+        """From now on only these words are ever predicted; ids: (k,) sorted, unique."""
+        self.known_words = ids.to(self.words.word.weight.device)
 
     def match_logits(self, fused: Fused) -> Tensor:
         """(n, 2); class 1 = the text belongs to the picture."""

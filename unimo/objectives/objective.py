@@ -56,9 +56,10 @@ def predict_words(
 
     The vocabulary is touched at these rows and nowhere else.
     """
-    logits = model.word_logits(fused.words(targets.rows, batch.texts)).float()
-    total = F.cross_entropy(logits, targets.labels, reduction="sum", label_smoothing=smoothing)
-    right = (logits.detach().argmax(-1) == targets.labels).sum()
+    logits = model.known_word_logits(fused.words(targets.rows, batch.texts), fused.word_table)
+    labels = model.word_columns(targets.labels)
+    total = F.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=smoothing)
+    right = (logits.detach().argmax(-1) == labels).sum()
     count = len(targets.labels)
     return {name: Part(total, count, weight), f"{name}.accuracy": Part(right, count, 0.0)}
 
