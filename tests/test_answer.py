@@ -41,9 +41,7 @@ def test_answers_do_not_depend_on_the_batch_size(answerer, pictures, batch):
     np.testing.assert_array_equal(one.codes(None, texts), other.codes(None, other_texts))
     scores = one.match(images, texts, PAIRS)
     np.testing.assert_allclose(scores, other.match(other_images, other_texts, PAIRS), rtol=0, atol=2e-5)
-    np.testing.assert_allclose(
-        scores[::-1], other.match(images, texts, PAIRS[::-1].copy()), rtol=0, atol=2e-5
-    )
+    np.testing.assert_allclose(scores[::-1], other.match(images, texts, PAIRS[::-1].copy()), rtol=0, atol=2e-5)
     np.testing.assert_allclose(one.similarity(pictures, TEXTS), other.similarity(pictures, TEXTS), atol=2e-5)
     assert one.caption(pictures, longest=6) == other.caption(pictures, longest=6)
     classes = ["dog", "cat", "owl"]
@@ -99,9 +97,7 @@ def test_the_blank_takes_the_space_before_it(answerer):
     """A piece carries the space before it, so the row must be the one the whole sentence would give."""
     model, tokenizer, seen = answerer(), Tokenizer.default(), []
     masked_words = model.masked_words
-    model.masked_words = lambda ids, places, picture=None: (
-        seen.append((ids, places)) or masked_words(ids, places)
-    )
+    model.masked_words = lambda ids, places, picture=None: seen.append((ids, places)) or masked_words(ids, places)
     model.fill_mask("a red [MASK] on the left")
     ids, places = seen[0]
     whole = tokenizer.encode("a red circle on the left")
@@ -148,8 +144,6 @@ def test_match_is_the_matching_head_and_a_share_of_the_cosine(answerer, pictures
     model = answerer()
     images, texts = model.encode_images(pictures), model.encode_texts(TEXTS)
     with_cosine, without = (model.match(images, texts, PAIRS, cosine_weight=w) for w in (0.3, 0.0))
-    cosine = F.cosine_similarity(
-        images.hidden[PAIRS[:, 0], 0], texts.hidden[texts.texts.offsets[PAIRS[:, 1]]]
-    )
+    cosine = F.cosine_similarity(images.hidden[PAIRS[:, 0], 0], texts.hidden[texts.texts.offsets[PAIRS[:, 1]]])
     np.testing.assert_allclose(with_cosine - without, 0.3 * cosine.numpy(), atol=1e-4)
     assert np.ptp(without) > 1e-3

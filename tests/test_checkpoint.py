@@ -113,9 +113,7 @@ def test_saving_changes_nothing_and_loading_owns_its_memory(tmp_path):
     assert all(same_bits(tensors[g][n], tensors_of(1)[g][n]) for g in tensors for n in tensors[g])
     assert is_of_step(load(path), 1)
     shutil.rmtree(path)
-    assert same_bits(
-        found.tensors["optimizer"]["model.weight.moment"], tensors["optimizer"]["model.weight.moment"]
-    )
+    assert same_bits(found.tensors["optimizer"]["model.weight.moment"], tensors["optimizer"]["model.weight.moment"])
 
 
 def test_groups_choose_what_is_read_and_verified(tmp_path):
@@ -289,9 +287,7 @@ def test_a_flipped_bit_in_any_byte_of_the_manifest_is_found(tmp_path):
     good = (path / checkpoint.MANIFEST).read_bytes()
     for at in range(len(good)):
         for bit in (at % 8, (at + 5) % 8):
-            (path / checkpoint.MANIFEST).write_bytes(
-                good[:at] + bytes([good[at] ^ 1 << bit]) + good[at + 1 :]
-            )
+            (path / checkpoint.MANIFEST).write_bytes(good[:at] + bytes([good[at] ^ 1 << bit]) + good[at + 1 :])
             with pytest.raises(WeightsError):
                 checkpoint._read_manifest(path)
 

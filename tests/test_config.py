@@ -159,8 +159,7 @@ recipes = st.builds(
     betas=st.tuples(floats, floats),
     levels=st.lists(st.integers()),
     model=st.builds(Model, width=st.integers(), grounding=st.sampled_from(["normal", "topk"])),
-    teacher=st.none()
-    | st.builds(Model, vision=st.builds(Vision, size=st.tuples(st.integers(), st.integers()))),
+    teacher=st.none() | st.builds(Model, vision=st.builds(Vision, size=st.tuples(st.integers(), st.integers()))),
 )
 
 
@@ -172,10 +171,7 @@ def test_settings_come_back_from_json_and_from_their_description(recipe):
     assert fingerprint(again) == fingerprint(recipe)
     assert diff(again, recipe) == []
 
-    lines = [
-        line.split("  # ")[0].replace(" = ", "=", 1)
-        for line in describe(dataclasses.replace(recipe, name="x"))
-    ]
+    lines = [line.split("  # ")[0].replace(" = ", "=", 1) for line in describe(dataclasses.replace(recipe, name="x"))]
     lines = [line for line in lines if not line.startswith("pairs")]  # may hold "  # " itself
     assert dataclasses.replace(override(Recipe(), lines), name=recipe.name, pairs=recipe.pairs) == recipe
 

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,9 +64,7 @@ def ranks_of(world_size: int, work, folder: Path, limit: float = 60) -> list[dic
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     files = [folder / f"rank{rank}.json" for rank in range(world_size)]
-    return [
-        json.loads(file.read_text()) if file.exists() else {"code": None, "seconds": limit} for file in files
-    ]
+    return [json.loads(file.read_text()) if file.exists() else {"code": None, "seconds": limit} for file in files]
 
 
 MODELS: list = []
@@ -77,9 +76,7 @@ class Remembered(T.Learner):
     def __init__(self, model, active):
         super().__init__(model, active)
         MODELS.append(
-            lambda: hashlib.sha256(
-                b"".join(p.detach().numpy().tobytes() for p in model.parameters())
-            ).hexdigest()
+            lambda: hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest()
         )
 
 
@@ -95,7 +92,7 @@ def in_step(step, act):
 
 
 def spoiled(parts):
-    return {**parts, "cmcl": parts["cmcl"]._replace(total=parts["cmcl"].total * float("nan"))}
+    return {**parts, "cmcl": replace(parts["cmcl"], total=parts["cmcl"].total * float("nan"))}
 
 
 def scenario(name: str, world: Path, folder: Path) -> dict:
@@ -127,9 +124,7 @@ def scenario(name: str, world: Path, folder: Path) -> dict:
         return work(rank)
 
     if name == "sigterm":
-        stopped = ranks_of(
-            2, lambda r: acting(r, 2, 1, lambda _: os.kill(os.getpid(), signal.SIGTERM)), folder
-        )
+        stopped = ranks_of(2, lambda r: acting(r, 2, 1, lambda _: os.kill(os.getpid(), signal.SIGTERM)), folder)
         left = [p.name for p in (out / "checkpoints").iterdir()]
         return {
             "stopped": stopped,
@@ -218,9 +213,7 @@ def test_two_processes_train_like_one(stage):
     assert len(one) == len(two) == 5
     for a, b in zip(one, two):
         assert a.keys() == b.keys()
-        assert {
-            k: pytest.approx(v, rel=1e-5, abs=1e-7) for k, v in a.items() if k != "norm"
-        }.items() <= b.items()
+        assert {k: pytest.approx(v, rel=1e-5, abs=1e-7) for k, v in a.items() if k != "norm"}.items() <= b.items()
         assert a["norm"] == pytest.approx(b["norm"], rel=1e-3)
     ends = [checkpoint.load(p / "checkpoints", groups=["model"]).tensors["model"]
             for p in (folder / "one/run", folder / "run")]  # fmt: skip

@@ -49,8 +49,7 @@ def write_run(folder: Path, model: ModelSettings, **data: list[str]) -> Path:
     }
     checkpoint.save(folder / "checkpoints", 5, {"model": dict(network.named_parameters())}, state)
     records = [
-        {"step": i, "loss": 3.0, "mlm.pairs": 10 - i, "mlm.pairs.accuracy": i / 9, "rate": 1e-3}
-        for i in range(9)
+        {"step": i, "loss": 3.0, "mlm.pairs": 10 - i, "mlm.pairs.accuracy": i / 9, "rate": 1e-3} for i in range(9)
     ]
     records[4]["mlm.pairs"] = "nan"
     (folder / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -81,9 +80,7 @@ def test_every_task_is_asked_in_its_own_world(run, whole):
     tasks = {row["task"] for row in whole["scores"]}
     assert {"Retrieval, held-out scenes", "Retrieval, unseen combinations", "Foils", "Masked words"} <= tasks
     assert {"Classification by class names", "Captions, held-out scenes", "Dictionary"} <= tasks
-    assert {
-        f"Captions against the scene, {what}" for what in ("held-out scenes", "unseen combinations")
-    } <= tasks
+    assert {f"Captions against the scene, {what}" for what in ("held-out scenes", "unseen combinations")} <= tasks
     assert whole["notes"] == []
     # Weights are random: no score may lie clearly above chance.
     for row in whole["scores"]:
@@ -94,9 +91,7 @@ def test_every_task_is_asked_in_its_own_world(run, whole):
     assert facts["seed of training"] == "3" and facts["minutes trained"] == "1.5"
     manifest = json.loads((run / "checkpoints" / "step-00000005" / "MANIFEST.json").read_text())
     assert facts["checkpoint hash"].startswith(manifest["files"]["model.safetensors"]["sha256"])
-    assert (
-        sum(name.startswith("data, ") for name in facts) == 4
-    )  # held out, compositional, classes, training pairs
+    assert sum(name.startswith("data, ") for name in facts) == 4  # held out, compositional, classes, training pairs
 
 
 def test_both_files_hold_the_report(run, whole, tmp_path):
@@ -122,13 +117,9 @@ def test_one_task_alone_scores_the_same(run, whole, tmp_path):
 
 
 def test_paths_go_before_the_world_and_the_rest_is_said(run, world, tmp_path):
-    data = EvaluationData(
-        pairs=(str(world / "compositional"),), shortlist=2, captioned=2, baseline=0, masked=4
-    )
+    data = EvaluationData(pairs=(str(world / "compositional"),), shortlist=2, captioned=2, baseline=0, masked=4)
     said: list[str] = []
-    result = evaluate(
-        run / "checkpoints" / "step-00000005", out=tmp_path, data=data, precision="fp32", say=said.append
-    )
+    result = evaluate(run / "checkpoints" / "step-00000005", out=tmp_path, data=data, precision="fp32", say=said.append)
     assert {row["task"] for row in result["scores"]} == {
         "Retrieval",
         "Captions, greedy",

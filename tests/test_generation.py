@@ -43,9 +43,7 @@ def likeliest(model: UNIMO2, picture, known: np.ndarray, written: list[int]) -> 
     zero = torch.tensor([0])
     fused = model.fuse(towers, {"write": Request(None if picture is None else zero, zero)})["write"]
     return (
-        model.word_logits(fused.words(torch.arange(len(known), len(ids)), texts))
-        .argsort(-1, descending=True)
-        .tolist()
+        model.word_logits(fused.words(torch.arange(len(known), len(ids)), texts)).argsort(-1, descending=True).tolist()
     )
 
 
@@ -99,9 +97,7 @@ def test_nothing_to_write_about():
 def test_a_picture_chooses_its_ground_alone():
     """What is written never votes: the codes while writing are those of the picture by itself."""
     model, pictures = lively_model(), random_pictures(2)
-    alone = model.fuse(model.towers(as_batch(pictures, no_texts())), {"x": Request(torch.arange(2), None)})[
-        "x"
-    ]
+    alone = model.fuse(model.towers(as_batch(pictures, no_texts())), {"x": Request(torch.arange(2), None)})["x"]
     texts = pack(random_rows([5, 9]), WRITTEN)
     towers = model.towers(as_batch(pictures, texts))
     writing = model.fuse(towers, {"x": Request(torch.arange(2), torch.arange(2))})["x"]

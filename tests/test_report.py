@@ -123,9 +123,7 @@ def test_the_page_needs_nothing_but_itself(tmp_path):
     policy = next(value for tag, name, value in read.attributes if tag == "meta" and "default-src" in value)
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     assert not {"script", "link", "iframe", "object", "base", "a"} & set(read.tags)
-    assert all(
-        v.startswith("data:image/") for _, name, v in read.attributes if name in ("src", "href", "srcset")
-    )
+    assert all(v.startswith("data:image/") for _, name, v in read.attributes if name in ("src", "href", "srcset"))
     assert not re.search(r"@import|url\(|https?:|//\w", re.sub(r"base64,[\w+/=]+", "", html))
 
 
@@ -178,9 +176,7 @@ def test_points_land_where_the_axes_say():
 
 
 def test_a_gap_is_drawn_as_a_gap_and_a_spike_survives_thinning():
-    runs = page._finite_runs(
-        [(0, 1.0), (1, math.nan), (2, 1.0), (3, math.inf), (4, None), (5, 2.0), (6, 3.0)]
-    )
+    runs = page._finite_runs([(0, 1.0), (1, math.nan), (2, 1.0), (3, math.inf), (4, None), (5, 2.0), (6, 3.0)])
     assert runs == [[(0, 1)], [(2, 1)], [(5, 2), (6, 3)]]
     run = [(float(i), 1.0) for i in range(100_000)]
     run[54_321] = (54_321.0, 99.0)
@@ -191,9 +187,7 @@ def test_a_gap_is_drawn_as_a_gap_and_a_spike_survives_thinning():
     assert [x for x, _ in thin] == sorted(x for x, _ in thin)
 
 
-@pytest.mark.parametrize(
-    "points", [[], [(3, 2.0)], [(0, 1.0), (9, 1.0)], [(0, math.nan)], [(0, 0.0), (0, 0.0)]]
-)
+@pytest.mark.parametrize("points", [[], [(3, 2.0)], [(0, 1.0), (9, 1.0)], [(0, math.nan)], [(0, 0.0), (0, 0.0)]])
 def test_odd_curves_still_draw(tmp_path, points):
     html = rendered({"title": "t", "curves": [{"title": "c", "series": {"s": points}}]}, tmp_path)
     assert "nan" not in html.lower()

@@ -230,9 +230,7 @@ def test_records_come_back_in_order_with_every_bit(tmp_path):
 def test_losses_that_are_not_finite_stay_valid_json(tmp_path):
     with JsonlLog(tmp_path / "log.jsonl") as log:
         log.write(step=1, losses={"mlm": math.nan, "itm": [math.inf, -math.inf]})
-    assert list(read_log(tmp_path / "log.jsonl")) == [
-        {"step": 1, "losses": {"mlm": "nan", "itm": ["inf", "-inf"]}}
-    ]
+    assert list(read_log(tmp_path / "log.jsonl")) == [{"step": 1, "losses": {"mlm": "nan", "itm": ["inf", "-inf"]}}]
 
 
 def test_a_line_is_readable_before_the_log_is_closed(tmp_path):
@@ -253,9 +251,7 @@ def test_a_log_cut_at_any_byte_resumes_with_each_step_once(tmp_path):
     for cut in range(len(whole) + 1):
         path.write_bytes(whole[:cut])
         steps = [record["step"] for record in read_log(path) if "step" in record]
-        resume_from = (
-            max([0, *steps]) // 2 * 2
-        )  # a checkpoint every second step, saved after its line was written
+        resume_from = max([0, *steps]) // 2 * 2  # a checkpoint every second step, saved after its line was written
         with JsonlLog(path) as log:
             log.truncate_after(resume_from)
             log.write(event="resume")

@@ -55,9 +55,7 @@ def test_published_word_start_ids(tokenizer):
 
 def test_shipped_vocabulary_is_the_published_one(tokenizer, shared):
     folder = shared / "data" / "vocab" / "roberta_bpe"
-    gpt2 = {
-        i: piece for piece, i in json.loads((folder / "roberta_base_en.encoder.json").read_text()).items()
-    }
+    gpt2 = {i: piece for piece, i in json.loads((folder / "roberta_base_en.encoder.json").read_text()).items()}
     listed = (folder / "roberta_base_en.vocab.txt").read_text().splitlines()
     assert [gpt2[int(line)] if line.isdigit() else line for line in listed] == vocabulary()
     assert (folder / "roberta_base_en.vocab.bpe").read_text(encoding="utf-8").splitlines()[1:] == merges()
@@ -90,9 +88,7 @@ def plain_bpe():
         for chunk in split.findall(text):
             parts = [alphabet[b] for b in chunk.encode()]
             while len(parts) > 1:
-                rank, i = min(
-                    (ranks.get(pair, len(ranks)), i) for i, pair in enumerate(itertools.pairwise(parts))
-                )
+                rank, i = min((ranks.get(pair, len(ranks)), i) for i, pair in enumerate(itertools.pairwise(parts)))
                 if rank == len(ranks):
                     break
                 parts[i : i + 2] = [parts[i] + parts[i + 1]]
@@ -265,9 +261,7 @@ def test_byte_limit_makes_a_huge_text_cheap(tokenizer):
 @pytest.mark.parametrize("kind", ["letters", "one letter", "emoji", "marks", "spaces"])
 def test_a_million_characters_without_a_break(tokenizer, kind):
     letters = random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=10**6)
-    unit = {"letters": "".join(letters), "one letter": "a", "emoji": "😀", "marks": "\u0301", "spaces": " "}[
-        kind
-    ]
+    unit = {"letters": "".join(letters), "one letter": "a", "emoji": "😀", "marks": "\u0301", "spaces": " "}[kind]
     text = unit * (10**6 // len(unit))
 
     def seconds(part):
@@ -280,9 +274,7 @@ def test_a_million_characters_without_a_break(tokenizer, kind):
 
     tenth, whole = seconds(text[: 10**5]), seconds(text)
     assert whole < 2
-    assert (
-        whole < 50 * tenth
-    )  # 10 would be linear, 100 quadratic; 20 is measured, as large texts leave the cache
+    assert whole < 50 * tenth  # 10 would be linear, 100 quadratic; 20 is measured, as large texts leave the cache
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
@@ -317,7 +309,7 @@ def test_fingerprint_follows_pieces_and_merges(tokenizer):
 
 
 def test_survives_the_way_to_a_loader_worker(tokenizer):
-    twin = pickle.loads(pickle.dumps(tokenizer))  # noqa: S301 - our own object, as multiprocessing sends it
+    twin = pickle.loads(pickle.dumps(tokenizer))
     text = "A man is riding a horse."
     assert twin.encode(text) == tokenizer.encode(text)
     assert twin.word_starts([0, 5, 4, 2]).tolist() == [-1, 0, 1, -1]

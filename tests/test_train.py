@@ -8,6 +8,7 @@ import os
 import signal
 import tarfile
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -196,7 +197,7 @@ def poison(monkeypatch, steps, how):
             bad = part.total * math.nan if how == "loss" else part.total * 1.0
             if how == "gradient":
                 bad.register_hook(lambda gradient: gradient * math.inf)
-            parts["cmcl"] = part._replace(total=bad)
+            parts["cmcl"] = replace(part, total=bad)
         return parts, requests
 
     monkeypatch.setattr(T.objectives, "step", poisoned)
@@ -281,9 +282,7 @@ def plain_attributes(model):
 
 def everything(model, optimiser, averaged):
     """All tensors by name, found by walking the objects rather than through the code that saves them."""
-    found = {f"model.{n}": t for n, t in model.state_dict().items()} | {
-        f"average.{n}": t for n, t in averaged.items()
-    }
+    found = {f"model.{n}": t for n, t in model.state_dict().items()} | {f"average.{n}": t for n, t in averaged.items()}
     for n, parameter in model.named_parameters():
         for key, value in optimiser.state[parameter].items():
             found[f"optimiser.{n}.{key}"] = torch.as_tensor(value)
@@ -297,9 +296,7 @@ def test_every_number_the_loop_counts_is_saved(world, tmp_path):
     path = T.train(tiny(world, "steps=3"), tmp_path / "run", say=quiet)
     state, last = checkpoint.load(path).state, list(runs.read_log(tmp_path / "run/log.jsonl"))[-1]
     assert state["step"] == last["step"] + 1 == 3
-    assert (
-        round(state["elapsed"], 3) == last["seconds"] and state["skipped"] == state["skipped_in_a_row"] == 0
-    )
+    assert round(state["elapsed"], 3) == last["seconds"] and state["skipped"] == state["skipped_in_a_row"] == 0
     assert state["settings"] == load_json(tmp_path / "run/settings.json")
 
 

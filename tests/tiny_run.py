@@ -21,9 +21,7 @@ PAIRS, IMAGES, TEXTS = 24, 12, 20
 
 
 def write_tiny_world(folder: Path) -> Path:
-    write_world(
-        folder, pairs=PAIRS, images=IMAGES, texts=TEXTS, heldout=0, compositional=0, classes=0, size=32
-    )
+    write_world(folder, pairs=PAIRS, images=IMAGES, texts=TEXTS, heldout=0, compositional=0, classes=0, size=32)
     return folder
 
 
@@ -45,9 +43,7 @@ def tiny(world: Path, *assignments: str) -> Run:
             dictionary=16,
             chosen=4,
         ),
-        data=Data(
-            texts=(str(world / "texts"),), images=(str(world / "images"),), pairs=(str(world / "pairs"),)
-        ),
+        data=Data(texts=(str(world / "texts"),), images=(str(world / "images"),), pairs=(str(world / "pairs"),)),
         batch=Budgets(pairs=4, images=2, text_tokens=64, caption_length=24, passage_length=32),
         objectives=Objectives(
             mlm=MaskedLanguageModeling(pairs=2),

@@ -1,11 +1,11 @@
 """What a trained model can be asked, from raw pictures and strings: the object `unimo.load` returns.
 
-    N pictures · M texts · D width
+N pictures · M texts · D width
 
-    model = unimo.load("runs/scenes")
-    model.similarity(["dog.jpg"], ["a dog", "a cat"])      # (1, 2) cosines
-    model.caption(["dog.jpg"])                             # ["a dog runs on the beach"]
-    model.fill_mask("a red circle is [MASK] of a square")  # [(" left", 0.91), ...]
+model = unimo.load("runs/scenes")
+model.similarity(["dog.jpg"], ["a dog", "a cat"])      # (1, 2) cosines
+model.caption(["dog.jpg"])                             # ["a dog runs on the beach"]
+model.fill_mask("a red circle is [MASK] of a square")  # [(" left", 0.91), ...]
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ class Answerer:
         return EncodedTexts(self.pack(rows), torch.cat(hidden), torch.cat(embedding), _joined(votes))
 
     @torch.inference_mode()
-    def match(self, images: EncodedImages, texts: EncodedTexts, pairs: np.ndarray, *, cosine_weight: float = 0.3) -> np.ndarray:
+    def match(
+        self, images: EncodedImages, texts: EncodedTexts, pairs: np.ndarray, *, cosine_weight: float = 0.3
+    ) -> np.ndarray:
         """Fused score of (picture, text) pairs, (k, 2) -> (k,): matching logit + 0.3 x cosine (spec unimo2 §6.1).
 
         Towers and votes are the cached ones; only the Grounded Transformer runs per pair.
@@ -150,7 +152,7 @@ class Answerer:
 
     @torch.inference_mode()
     def codes(self, images: EncodedImages | None, texts: EncodedTexts | None) -> np.ndarray | None:
-        """The dictionary entries chosen by pictures, by texts, or by picture i beside text i; None without a dictionary.
+        """Entries chosen by pictures, by texts, or by picture i beside text i; None without a dictionary.
 
         (n, K) the K most voted of each; with the method "normal" (voters,) the nearest of every voting position.
         """
@@ -181,7 +183,9 @@ class Answerer:
         """(N, M) cosines of every picture with every text."""
         return self.embed_image(pictures) @ self.embed_text(texts).T
 
-    def caption(self, pictures: Iterable[Picture] | EncodedImages, *, longest: int = 50, shortest: int = 0) -> list[str]:
+    def caption(
+        self, pictures: Iterable[Picture] | EncodedImages, *, longest: int = 50, shortest: int = 0
+    ) -> list[str]:
         """One sentence per picture, greedily."""
         images = pictures if isinstance(pictures, EncodedImages) else self.encode_images(pictures)
         sentences = []
@@ -223,7 +227,7 @@ class Answerer:
     def masked_ids(
         self, rows: Sequence[np.ndarray], places: Sequence[np.ndarray], images: EncodedImages | None = None
     ) -> np.ndarray:
-        """(k,) the likeliest id at every place of every framed row, end to end; row i is read beside picture i, or alone."""
+        """(k,) the likeliest id at every place of every framed row, end to end; row i beside picture i, or alone."""
         best = [logits.argmax(-1) for logits in self._masked_logits(rows, places, images)]
         return torch.cat(best).cpu().numpy()
 

@@ -147,9 +147,7 @@ def save(
         )
     contents = {f"{group}.safetensors": _safetensors(named) for group, named in tensors.items()}
     contents[STATE] = iter([state_bytes])
-    size = len(state_bytes) + sum(
-        t.numel() * t.itemsize for named in tensors.values() for t in named.values()
-    )
+    size = len(state_bytes) + sum(t.numel() * t.itemsize for named in tensors.values() for t in named.values())
 
     try:
         if not folder.exists():
@@ -182,29 +180,19 @@ def clean_up(folder: str | Path) -> list[str]:
     return removed
 
 
-def _check_arguments(
-    step: int, tensors: dict[str, dict[str, Tensor]], keep: int, format_version: int
-) -> None:
+def _check_arguments(step: int, tensors: dict[str, dict[str, Tensor]], keep: int, format_version: int) -> None:
     if type(step) is not int or step < 0:
-        raise UsageError(
-            "a checkpoint needs the step it was taken at", got=step, expected="a whole number >= 0"
-        )
+        raise UsageError("a checkpoint needs the step it was taken at", got=step, expected="a whole number >= 0")
     if keep < 2:
-        raise UsageError(
-            "too few checkpoints kept", where="keep", got=keep, expected="at least 2: one may rot"
-        )
+        raise UsageError("too few checkpoints kept", where="keep", got=keep, expected="at least 2: one may rot")
     if not 1 <= format_version <= FORMAT_VERSION:
         raise UsageError("unknown checkpoint format", got=format_version, expected=f"1 to {FORMAT_VERSION}")
     for group, named in tensors.items():
         if not _GROUP.fullmatch(group):
-            raise UsageError(
-                "a group's name becomes a file name", got=group, expected="letters, digits, _ and -"
-            )
+            raise UsageError("a group's name becomes a file name", got=group, expected="letters, digits, _ and -")
         for name, tensor in named.items():
             kind = "not a tensor" if not isinstance(tensor, Tensor) else None
-            if kind is None and (
-                tensor.layout is not torch.strided or tensor.is_meta or tensor.dtype not in _DTYPES
-            ):
+            if kind is None and (tensor.layout is not torch.strided or tensor.is_meta or tensor.dtype not in _DTYPES):
                 kind = f"{tensor.dtype} {tensor.layout} on {tensor.device}"
             if kind or name == "__metadata__":
                 raise UsageError(
@@ -309,9 +297,7 @@ def _write(
         shutil.rmtree(partial, ignore_errors=True)  # gone already when all went well
 
 
-def _write_file(
-    path: Path, chunks: Iterator[bytes | memoryview], durable: bool, disk: Disk
-) -> dict[str, Any]:
+def _write_file(path: Path, chunks: Iterator[bytes | memoryview], durable: bool, disk: Disk) -> dict[str, Any]:
     digest, size = hashlib.sha256(), 0
     with disk.create(path) as file:
         for chunk in chunks:
@@ -458,9 +444,7 @@ def load(
     }
     state = load_json(path / STATE, max_bytes=_MAX_STATE, error=WeightsError)
     if not isinstance(state, dict):
-        raise WeightsError(
-            "malformed state", where=path / STATE, got=type(state).__name__, expected="a dictionary"
-        )
+        raise WeightsError("malformed state", where=path / STATE, got=type(state).__name__, expected="a dictionary")
     return Checkpoint(manifest["step"], tensors, state, path)
 
 
@@ -544,15 +528,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     well_formed = (
         isinstance(files, dict)
         and STATE in files
-        and all(
-            _FILE.fullmatch(name) and name != MANIFEST and _is_entry(entry) for name, entry in files.items()
-        )
+        and all(_FILE.fullmatch(name) and name != MANIFEST and _is_entry(entry) for name, entry in files.items())
         and type(manifest.get("step")) is int
     )
     if not well_formed:
-        raise WeightsError(
-            "malformed manifest", where=where, expected="a step, and bytes and sha256 of plain files"
-        )
+        raise WeightsError("malformed manifest", where=where, expected="a step, and bytes and sha256 of plain files")
     named = _NAME.fullmatch(path.name)
     if named and int(named[1]) != manifest["step"]:
         raise WeightsError(
@@ -566,16 +546,12 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _is_entry(entry: Any) -> bool:
-    return (
-        isinstance(entry, dict) and type(entry.get("bytes")) is int and isinstance(entry.get("sha256"), str)
-    )
+    return isinstance(entry, dict) and type(entry.get("bytes")) is int and isinstance(entry.get("sha256"), str)
 
 
 def _check_file(path: Path, size: int, sha256: str) -> None:
     if not path.is_file():
-        raise WeightsError(
-            "a file of the checkpoint is missing", where=path, expected=f"{size} bytes, sha256 {sha256}"
-        )
+        raise WeightsError("a file of the checkpoint is missing", where=path, expected=f"{size} bytes, sha256 {sha256}")
     do = "restore a copy; an earlier checkpoint is used where there is one"
     try:
         found = path.stat().st_size
@@ -592,9 +568,7 @@ def _check_file(path: Path, size: int, sha256: str) -> None:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
     except OSError as fault:
-        raise WeightsError(
-            "cannot read a file of the checkpoint", where=path, got=fault.strerror, do=do
-        ) from fault
+        raise WeightsError("cannot read a file of the checkpoint", where=path, got=fault.strerror, do=do) from fault
     if digest.hexdigest() != sha256:
         raise WeightsError(
             "a file of the checkpoint is damaged",
@@ -610,9 +584,7 @@ def _read_tensors(path: Path, device: str) -> dict[str, Tensor]:
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
     if header > _MAX_HEADER:
-        raise WeightsError(
-            "header too large", where=path, got=f"{header} bytes", expected=f"at most {_MAX_HEADER}"
-        )
+        raise WeightsError("header too large", where=path, got=f"{header} bytes", expected=f"at most {_MAX_HEADER}")
     try:
         with safe_open(path, framework="pt", device=device) as file:
             return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118

@@ -30,13 +30,17 @@ Model = Annotated[str, typer.Argument(help="A run's folder or one of its checkpo
 
 @app.command()
 def pretrain(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name (see `unimo recipes`), or a settings.json.")] = "scenes",
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe's name (see `unimo recipes`), or a settings.json.")
+    ] = "scenes",
     texts: Paths = None,
     images: Paths = None,
     pairs: Paths = None,
     out: Annotated[str | None, typer.Option(help="Folder of the run; default runs/RECIPE.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    minutes: Annotated[float | None, typer.Option(help="Train for so long (the learning rate follows the clock).")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Train for so long (the learning rate follows the clock).")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Train for so many steps (exactly resumable).")] = None,
     seed: Annotated[int | None, typer.Option(help="All chance of the run.")] = None,
     assignments: Sets = None,
@@ -46,13 +50,16 @@ def pretrain(
     from dataclasses import replace
 
     from unimo import distributed, recipes
-    from unimo.config import describe, override
+    from unimo.config import override
     from unimo.train import train
 
     run = recipes.find(recipe)
-    given = {kind: tuple(paths) for kind, paths in (("texts", texts), ("images", images), ("pairs", pairs)) if paths}
-    if given:  # the user's folders replace the recipe's: what is not named is absent, not the recipe's own
-        run = replace(run, data=replace(run.data, **({"texts": (), "images": (), "pairs": ()} | given)))
+    given: dict[str, Any] = {"texts": texts, "images": images, "pairs": pairs}
+    if any(
+        given.values()
+    ):  # the user's folders replace the recipe's: what is not named is absent, not the recipe's own
+        folders: dict[str, Any] = {kind: tuple(paths or ()) for kind, paths in given.items()}
+        run = replace(run, data=replace(run.data, **folders))
     changes = list(assignments or ())
     if minutes is not None:
         changes += [f"minutes={minutes}", "steps=none"]
@@ -63,13 +70,10 @@ def pretrain(
     run = override(run, changes)
     folder = Path(out or f"runs/{Path(recipe).stem}")
     rank, _ = distributed.start()
-    if rank == 0:
-        run = recipes.with_world(recipe, run, folder, _say)
-    distributed.barrier()
+    with distributed.together():  # one process writes the world, the others then find it
+        if rank == 0:
+            run = recipes.with_world(recipe, run, folder, _say)
     run = recipes.with_world(recipe, run, folder, lambda _: None)
-    if rank == 0 and not resume:
-        _say("settings that differ from their defaults are saved in settings.json; all of them: unimo recipes NAME")
-        del describe
     train(run, folder, resume=resume, say=_say)
     distributed.stop()
     if rank == 0 and evaluation:
@@ -79,13 +83,18 @@ def pretrain(
 
 
 @app.command()
-def evaluate(model: Model, out: Annotated[str | None, typer.Option(help="Folder of the report.")] = None, assignments: Sets = None) -> None:
+def evaluate(
+    model: Model,
+    out: Annotated[str | None, typer.Option(help="Folder of the report; default the run's own.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Begin no task after so long.")] = None,
+    assignments: Sets = None,
+) -> None:
     """Score a model on everything its data allow; writes evaluation.json and report.html."""
     from unimo.config import override
     from unimo.evaluate import EvaluationData
     from unimo.evaluate import evaluate as run_evaluation
 
-    run_evaluation(model, out=out, data=override(EvaluationData(), assignments or ()), say=_say)
+    run_evaluation(model, out=out, data=override(EvaluationData(), assignments or ()), minutes=minutes, say=_say)
 
 
 @app.command("recipes")
@@ -232,6 +241,8 @@ def main() -> None:
 
 
 def _tell(error: UnimoError) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        return  # under torchrun the first process speaks for all
     parts = error.parts()
     print(f"error: {parts.pop('what')}", file=sys.stderr)
     for name, value in parts.items():

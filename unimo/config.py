@@ -160,9 +160,7 @@ def load_json(
     return parse_json(data, where=path, max_depth=max_depth, error=error)
 
 
-def parse_json(
-    data: bytes | str, *, where: object, max_depth: int = 64, error: type[UnimoError] = DataError
-) -> Any:
+def parse_json(data: bytes | str, *, where: object, max_depth: int = 64, error: type[UnimoError] = DataError) -> Any:
     """As `load_json`, from bytes or text at hand."""
     try:
         text = data.decode("utf-8") if isinstance(data, bytes) else data
@@ -170,16 +168,12 @@ def parse_json(
     except RecursionError as fault:
         raise error("JSON nested too deeply", where=where, expected=f"at most {max_depth} levels") from fault
     except ValueError as fault:  # also UnicodeDecodeError, JSONDecodeError and integers of absurd length
-        raise error(
-            "not valid JSON", where=where, got=fault, do="restore the file or correct it by hand"
-        ) from fault
+        raise error("not valid JSON", where=where, got=fault, do="restore the file or correct it by hand") from fault
     check_json(value, where=where, max_depth=max_depth, error=error)
     return value
 
 
-def check_json(
-    value: Any, *, where: object = None, max_depth: int = 64, error: type[UnimoError] = DataError
-) -> None:
+def check_json(value: Any, *, where: object = None, max_depth: int = 64, error: type[UnimoError] = DataError) -> None:
     """Refuses what would not come back from JSON exactly as it is: NaN, tuples, keys that are not text,
     objects."""
     # A place, (place of the container, key), becomes text only in a message: long keys would cost squares.
@@ -256,9 +250,7 @@ def sync_folder(folder: str | Path) -> None:
         os.close(descriptor)
 
 
-def disk_error(
-    fault: OSError, where: object, *, needed: int | None = None, free: int | None = None
-) -> ResourceError:
+def disk_error(fault: OSError, where: object, *, needed: int | None = None, free: int | None = None) -> ResourceError:
     """The located error for a write that the operating system refused."""
     full = fault.errno in _DISK_FULL
     return ResourceError(
@@ -266,9 +258,7 @@ def disk_error(
         where=where,
         got=fault.strerror if free is None else f"{fault.strerror}; {free} bytes free",
         expected=None if needed is None else f"room for {needed} bytes",
-        do="free some space or choose another folder"
-        if full
-        else "check the folder's permissions and the disk",
+        do="free some space or choose another folder" if full else "check the folder's permissions and the disk",
     )
 
 
@@ -292,9 +282,7 @@ def _apply(settings: Any, changes: dict[str, tuple[str, str]], *, root: Any) -> 
         elif _optional(hints[name]) and text.lower() == "none":
             values[name] = None
         else:
-            raise _wrong(
-                full, text, hints[name], do=f"set one of {', '.join(f'{full}.{k}' for k in _hints(group))}"
-            )
+            raise _wrong(full, text, hints[name], do=f"set one of {', '.join(f'{full}.{k}' for k in _hints(group))}")
     for name, inner in groups.items():
         if name in values:
             raise UsageError("a group of settings is emptied and set", where=name, expected="one of both")
@@ -314,9 +302,7 @@ def _build(cls: Any, values: dict[str, Any], where: str) -> Any:
         and field.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise UsageError(
-            "a required setting is missing", where=_join(where, missing[0]), do="give it a value"
-        )
+        raise UsageError("a required setting is missing", where=_join(where, missing[0]), do="give it a value")
     try:
         return cls(**values)
     except ValueError as fault:  # a dataclass may check its own values in __post_init__
@@ -398,9 +384,7 @@ def _hints(cls: Any) -> dict[str, Any]:
     fields = dataclasses.fields(cls)
     silent = [field.name for field in fields if not field.metadata.get("help")]
     if silent:
-        raise TypeError(
-            f"{cls.__name__}.{silent[0]} has no sentence: write it as `setting(default, sentence)`"
-        )
+        raise TypeError(f"{cls.__name__}.{silent[0]} has no sentence: write it as `setting(default, sentence)`")
     return {field.name: hints[field.name] for field in fields}
 
 

@@ -14,9 +14,7 @@ from torch import Tensor
 
 from unimo.errors import ResourceError, UnimoError
 
-_patient: dist.ProcessGroup | None = (
-    None  # for steps in which the others wait while one works, maybe for hours
-)
+_patient: dist.ProcessGroup | None = None  # for steps in which the others wait while one works, maybe for hours
 
 
 def start() -> tuple[int, int]:

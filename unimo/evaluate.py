@@ -55,19 +55,11 @@ class EvaluationData:
     world: str | None = setting(None, "folder of the generated world; none: where the run found its own data")
     tasks: tuple[str, ...] = setting((), "only these tasks; empty means all that the data allow")
     pairs_limit: int | None = setting(None, "pictures in retrieval at most; none takes all")
-    captions: int | None = setting(
-        None, "captions of each picture in retrieval; none takes all (the world: one)"
-    )
-    shortlist: int = setting(
-        32, "candidates of each query that are read again by the fused model; 0 for none"
-    )
-    rerank_queries: int | None = setting(
-        1000, "queries of each direction that get the second stage; none takes all"
-    )
+    captions: int | None = setting(None, "captions of each picture in retrieval; none takes all (the world: one)")
+    shortlist: int = setting(32, "candidates of each query that are read again by the fused model; 0 for none")
+    rerank_queries: int | None = setting(1000, "queries of each direction that get the second stage; none takes all")
     captioned: int | None = setting(256, "pictures to caption at most")
-    baseline: int = setting(
-        2000, "training pictures from which the copying baseline takes captions; 0 for none"
-    )
+    baseline: int = setting(2000, "training pictures from which the copying baseline takes captions; 0 for none")
     images_limit: int | None = setting(2048, "pictures to classify at most")
     masked: int | None = setting(512, "captions, and texts, in which words are masked at most")
     index_dir: str | None = setting(None, "where shard indexes go when they should not lie beside the shards")
@@ -148,9 +140,7 @@ def evaluate(
         "title": f"{(folder or Path(path)).resolve().name}: evaluation",
         "facts": _facts(answerer, data, material, time.monotonic() - started, seconds),
         "scores": scores,
-        "curves": curves(folder / "log.jsonl")
-        if folder is not None and (folder / "log.jsonl").is_file()
-        else [],
+        "curves": curves(folder / "log.jsonl") if folder is not None and (folder / "log.jsonl").is_file() else [],
         "galleries": galleries,
         "notes": notes,
     }
@@ -211,9 +201,7 @@ def _of_paths(data: EvaluationData, train_pairs: tuple[str, ...]) -> Iterator[Qu
         yield Question("masked_words", MaskedWords(data.pairs, data.texts, limit=data.masked, seed=seed))
     else:
         yield Question("masked_words", reason="no pairs and no texts (set pairs or texts)")
-    yield Question(
-        "scene_truth", reason="the run was not trained on the generated world, or other pairs were named"
-    )
+    yield Question("scene_truth", reason="the run was not trained on the generated world, or other pairs were named")
 
 
 def _of_world(data: EvaluationData, world: World, train_pairs: tuple[str, ...]) -> Iterator[Question]:
@@ -230,9 +218,7 @@ def _of_world(data: EvaluationData, world: World, train_pairs: tuple[str, ...]) 
         yield Question("foils", reason="the world has no foils")
     images, unseen = (data.images, ()) if data.images else (world.classes, world.unseen_classes)
     if images:
-        yield Question(
-            "classification", Classification(images, limit=data.images_limit, unseen=unseen, seed=seed)
-        )
+        yield Question("classification", Classification(images, limit=data.images_limit, unseen=unseen, seed=seed))
     else:
         yield Question("classification", reason="the world has no pictures of classes (set images)")
     if world.heldout or data.texts:

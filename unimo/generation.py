@@ -34,8 +34,8 @@ def greedy(
 ) -> list[list[int]]:
     """The most probable next word, until `end` or `longest` words. Returns n lists of ids without specials.
 
-    images: (n, 1 + P, D) encoded pictures, or None. known: n framed texts read before writing, or None. shortest: `end` is
-    not allowed before so many words. blocked: ids never written.
+    images: (n, 1 + P, D) encoded pictures, or None. known: n framed texts read before writing, or None.
+    shortest: `end` is not allowed before so many words. blocked: ids never written.
     """
     n = len(images) if images is not None else len(known or ())
     given = [np.asarray(ids, np.int64) for ids in known] if known is not None else [np.zeros(0, np.int64)] * n
@@ -46,7 +46,9 @@ def greedy(
             break
         texts = _pack([given[i] for i in going], [written[i] for i in going], model.words.word.weight.device)
         hidden = model.encode_texts(texts)
-        some = model.patches.cls.new_zeros(0, 1 + model.patches.grid**2, model.width) if images is None else images[going]
+        some = (
+            model.patches.cls.new_zeros(0, 1 + model.patches.grid**2, model.width) if images is None else images[going]
+        )
         towers = Towers(some.to(hidden.dtype), hidden, texts)
         model.count_votes(towers)
         everyone = torch.arange(len(going), device=hidden.device)
@@ -73,7 +75,8 @@ def _pack(known: list[np.ndarray], written: list[list[int]], device: torch.devic
         roles += [KNOWN] * len(before) + [WRITTEN] * len(after)
         offsets.append(offsets[-1] + len(before) + len(after))
     return Texts(
-        *(torch.from_numpy(np.concatenate(x)).to(device) for x in (ids, positions)),
-        torch.tensor(roles, device=device),
-        torch.tensor(offsets, device=device),
+        ids=torch.from_numpy(np.concatenate(ids)).to(device),
+        positions=torch.from_numpy(np.concatenate(positions)).to(device),
+        roles=torch.tensor(roles, device=device),
+        offsets=torch.tensor(offsets, device=device),
     )

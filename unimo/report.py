@@ -184,9 +184,7 @@ def _interval_bar(score: Score) -> str:
     value = 100 * min(max(score.value, 0), 1)
     low, high = (100 * min(max(v, 0), 1) if math.isfinite(v) else value for v in (score.low, score.high))
     chance = (
-        ""
-        if score.chance is None
-        else f'<rect class="chance" x="{100 * score.chance:.2f}" width=".6" height="8"/>'
+        "" if score.chance is None else f'<rect class="chance" x="{100 * score.chance:.2f}" width=".6" height="8"/>'
     )
     return (
         '<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
@@ -228,15 +226,11 @@ def _gallery(gallery: Report) -> str:
         lines = "".join(f"<p>{_text(line)}</p>" for line in item.get("lines", ()))
         picture = _picture(item.get("image"), item.get("title", ""))
         figures.append(f"<figure>{picture}<figcaption>{title}{lines}</figcaption></figure>")
-    return _section(
-        gallery["title"], f'<div class="gallery">{"".join(figures)}</div>', gallery.get("note", "")
-    )
+    return _section(gallery["title"], f'<div class="gallery">{"".join(figures)}</div>', gallery.get("note", ""))
 
 
 def _notes(notes: Sequence[str]) -> str:
-    return (
-        _section("Notes", f"<ul>{''.join(f'<li>{_text(note)}</li>' for note in notes)}</ul>") if notes else ""
-    )
+    return _section("Notes", f"<ul>{''.join(f'<li>{_text(note)}</li>' for note in notes)}</ul>") if notes else ""
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
@@ -402,9 +396,7 @@ def _interval(score: Score, unit: str) -> str:
 def _plain(value: object) -> str:
     """One line without control and direction marks, which could forge a line or turn a sentence round."""
     joiners = "\u200c\u200d"  # parts of words and of emoji
-    return "".join(
-        c if c.isprintable() or c in joiners else " " if c.isspace() else "\ufffd" for c in str(value)
-    )
+    return "".join(c if c.isprintable() or c in joiners else " " if c.isspace() else "\ufffd" for c in str(value))
 
 
 def _text(value: object) -> str:

@@ -167,9 +167,7 @@ class RunFolder:
 def _load_object(path: Path) -> dict[str, Any]:
     value = load_json(path)
     if not isinstance(value, dict):
-        raise DataError(
-            "malformed file of a run", where=path, got=type(value).__name__, expected="a dictionary"
-        )
+        raise DataError("malformed file of a run", where=path, got=type(value).__name__, expected="a dictionary")
     return value
 
 

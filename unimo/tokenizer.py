@@ -47,9 +47,7 @@ class Tokenizer:
     def __init__(self, pieces: Sequence[str], merges: Sequence[tuple[str, str]]):
         """pieces: the vocabulary in id order, in GPT-2's byte alphabet. merges: pairs of pieces, by rank."""
         if len(set(pieces)) != self.vocab_size:
-            raise DataError(
-                "Not the vocabulary of UNIMO", got=f"{len(set(pieces))} pieces", expected=self.vocab_size
-            )
+            raise DataError("Not the vocabulary of UNIMO", got=f"{len(set(pieces))} pieces", expected=self.vocab_size)
         ids = {piece: i for i, piece in enumerate(pieces) if i not in self.special_ids}
         self._bpe = tokenizers.Tokenizer(models.BPE(ids, merges))
         self._bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)

@@ -74,16 +74,10 @@ class Data:
 class Objectives:
     mlm: MaskedLanguageModeling = setting(MaskedLanguageModeling(), "masked words")
     seq2seq: Seq2SeqGeneration = setting(Seq2SeqGeneration(), "written captions and fragments")
-    cmcl: CrossModalContrastive = setting(
-        CrossModalContrastive(), "pictures and captions that find each other"
-    )
+    cmcl: CrossModalContrastive = setting(CrossModalContrastive(), "pictures and captions that find each other")
     itm: ImageTextMatching = setting(ImageTextMatching(), "does the caption belong to the picture")
-    image_contrastive: ImageContrastive = setting(
-        ImageContrastive(), "two views of a picture that find each other"
-    )
-    dictionary: GroundedDictionaryLoss = setting(
-        GroundedDictionaryLoss(), "entries and their voters move together"
-    )
+    image_contrastive: ImageContrastive = setting(ImageContrastive(), "two views of a picture that find each other")
+    dictionary: GroundedDictionaryLoss = setting(GroundedDictionaryLoss(), "entries and their voters move together")
     masked_grounding: MaskedGrounding = setting(MaskedGrounding(), "masked grounded tokens")
 
     def active(self) -> dict[str, Objective]:
@@ -100,9 +94,7 @@ class Optimiser:
     beta1: float = setting(0.9, "Adam's first decay rate")
     beta2: float = setting(0.98, "Adam's second decay rate")
     epsilon: float = setting(1e-6, "Adam's epsilon")
-    weight_decay: float = setting(
-        0.01, "decoupled decay of weight matrices; LayerNorms, biases and scalars have none"
-    )
+    weight_decay: float = setting(0.01, "decoupled decay of weight matrices; LayerNorms, biases and scalars have none")
     clip: float = setting(1.0, "largest global gradient norm")
 
 
@@ -123,9 +115,7 @@ class Run:
     save_steps: int | None = setting(None, "steps between checkpoints")
     save_minutes: float = setting(10.0, "minutes between checkpoints when save_steps is none")
     keep: int = setting(2, "checkpoints kept")
-    average: float = setting(
-        0.0, "decay of a running average of the weights, used for answering; 0 keeps none"
-    )
+    average: float = setting(0.0, "decay of a running average of the weights, used for answering; 0 keeps none")
     only_known_words: bool = setting(
         False, "predict only words the training texts hold: the same softmax over fewer columns"
     )
@@ -161,11 +151,7 @@ def train(run: Run, out: str | Path, *, resume: bool = False, say: Callable[[str
     chief = rank == 0
     say = say if chief else (lambda _: None)
     _check(run, world)
-    device = (
-        torch.device("cuda", torch.cuda.current_device())
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     dtype = autocast_dtype(run.precision, device)
     keep_freed_memory()
     torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
@@ -290,8 +276,7 @@ def train(run: Run, out: str | Path, *, resume: bool = False, say: Callable[[str
                     "three steps in a row were not finite",
                     where=f"steps {state['step'] - 3} to {state['step'] - 1} of {out / 'log.jsonl'}",
                     got=f"loss {losses['loss']}, gradient norm {norm}",
-                    do="look at the samples, or start anew with a lower optimiser.rate; "
-                    f"last good checkpoint: {path}",
+                    do=f"look at the samples, or start anew with a lower optimiser.rate; last good checkpoint: {path}",
                 )
             asked = stops > 0 and _progress(run, state) < 1
             if asked or _save_is_due(run, state, saved_at):
@@ -329,13 +314,9 @@ class Learner(nn.Module):
         rows = [parts.get(name, absent) for name in self.names]
         totals = torch.stack([row.total.float() for row in rows])
         weights = totals.new_tensor([row.weight for row in rows])
-        counts = torch.stack(
-            [torch.as_tensor(row.count, dtype=torch.float32, device=totals.device) for row in rows]
-        )
+        counts = torch.stack([torch.as_tensor(row.count, dtype=torch.float32, device=totals.device) for row in rows])
         present = totals.new_tensor([name in parts for name in self.names])
-        count, total, weighted, present = distributed.total(
-            torch.stack([counts, totals, weights * totals, present])
-        )
+        count, total, weighted, present = distributed.total(torch.stack([counts, totals, weights * totals, present]))
         if not present.any():
             raise UsageError(
                 "no objective had anything to ask",
@@ -480,9 +461,7 @@ def _open_folder(out: Path, resume: bool) -> runs.RunFolder:
     folder = runs.RunFolder(out)
     if folder.has_run and not resume:
         folder.close()
-        raise UsageError(
-            "the output folder already holds a run", where=out, do="add --resume, or choose another --out"
-        )
+        raise UsageError("the output folder already holds a run", where=out, do="add --resume, or choose another --out")
     return folder
 
 
@@ -556,9 +535,7 @@ def _check(run: Run, world: int) -> None:
                 where=key,
                 got=value,
                 expected=f"at least {lowest}" if highest is None else f"{lowest} to {highest}",
-                do="raise model.positions for longer texts"
-                if highest == longest and value > longest
-                else None,
+                do="raise model.positions for longer texts" if highest == longest and value > longest else None,
             )
     if run.batch.shards % world:
         raise UsageError(
@@ -607,9 +584,7 @@ def _headline(
 ) -> str:
     data = ", ".join(f"{len(corpus):,} {kind}" for kind, corpus in corpora.items())
     millions = sum(p.numel() for p in model.parameters()) / 1e6
-    return (
-        f"{data} | {millions:.1f} M parameters | {device.type} x {world}, {str(dtype).removeprefix('torch.')}"
-    )
+    return f"{data} | {millions:.1f} M parameters | {device.type} x {world}, {str(dtype).removeprefix('torch.')}"
 
 
 class Board:

@@ -74,9 +74,7 @@ def test_masking_keeps_to_budget_words_and_rest(word_start, seed, ratio):
 
 def test_masking_is_a_function_of_the_generator():
     row, words = text_row(60), one_word_per_token(60)
-    first, again, other = (
-        mask_spans(row, words, np.random.default_rng(seed), **VOCABULARY) for seed in (1, 1, 2)
-    )
+    first, again, other = (mask_spans(row, words, np.random.default_rng(seed), **VOCABULARY) for seed in (1, 1, 2))
     assert np.array_equal(first[0], again[0]) and np.array_equal(first[1], again[1])
     assert not np.array_equal(first[0], other[0])
 
@@ -179,9 +177,7 @@ def test_one_word_is_hidden_even_if_short():
 
 
 def test_everything_can_be_hidden():
-    _, hidden = mask_spans(
-        text_row(40), one_word_per_token(40), np.random.default_rng(0), ratio=1.0, **VOCABULARY
-    )
+    _, hidden = mask_spans(text_row(40), one_word_per_token(40), np.random.default_rng(0), ratio=1.0, **VOCABULARY)
     assert hidden.tolist() == list(range(1, 39))
 
 
@@ -241,9 +237,7 @@ def test_source_and_target_share_out_the_text(n, seed, variant):
     arrays = [cut.source_ids, cut.source_positions, cut.target_ids, cut.target_positions, cut.supervised]
     assert all(array.dtype == np.int64 for array in arrays)
     assert np.array_equal(row, before)
-    assert len(cut.source_ids) == len(cut.source_positions) and len(cut.target_ids) == len(
-        cut.target_positions
-    )
+    assert len(cut.source_ids) == len(cut.source_positions) and len(cut.target_ids) == len(cut.target_positions)
 
     source, target = cut.source_ids[cut.source_ids >= 100], cut.target_ids[cut.target_ids >= 100]
     assert np.all(np.diff(source) > 0) and np.all(np.diff(target) > 0)  # order kept
@@ -331,9 +325,7 @@ def test_lineage_slices():
     first, shares, target_lengths, source_lengths = Counter(), [], [], []
     for _ in range(600):
         cut = cut_fragments(text_row(2002), rng, variant="lineage")
-        spans = [
-            (positions[0] - 2, positions[-1] - 1) for _, positions in fragments_of(cut)
-        ]  # rows of the text
+        spans = [(positions[0] - 2, positions[-1] - 1) for _, positions in fragments_of(cut)]  # rows of the text
         first["target" if spans[0][0] == 1 else "source"] += 1
         shares.append(sum(end - begin for begin, end in spans) / 2000)
         target_lengths += [end - begin for begin, end in spans[:-1]]

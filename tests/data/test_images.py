@@ -42,9 +42,7 @@ def test_the_five_formats_are_read(form):
         assert np.abs(np.asarray(image, int) - np.asarray(smooth(), int)).mean() < 12
 
 
-@pytest.mark.parametrize(
-    "form", ["TIFF", "PPM", "TGA", "ICO", "PCX", "SGI", "DDS", "EPS", "PDF", "IM", "MSP"]
-)
+@pytest.mark.parametrize("form", ["TIFF", "PPM", "TGA", "ICO", "PCX", "SGI", "DDS", "EPS", "PDF", "IM", "MSP"])
 def test_every_other_format_is_refused_whatever_its_name(form, tmp_path):
     source = smooth(64, 64).convert("1") if form == "MSP" else smooth(64, 64)
     path = tmp_path / "photo.jpg"
@@ -87,9 +85,7 @@ def test_a_broken_exif_block_leaves_the_picture_as_stored():
 def test_colour_modes_have_a_defined_rgb_form():
     rgb = np.asarray(smooth(), int)
     for mode in ("CMYK", "YCbCr", "HSV", "RGBA"):
-        assert np.abs(np.asarray(to_rgb(smooth().convert(mode)), int) - rgb).max() <= (
-            12 if mode == "HSV" else 3
-        ), mode
+        assert np.abs(np.asarray(to_rgb(smooth().convert(mode)), int) - rgb).max() <= (12 if mode == "HSV" else 3), mode
     grey = smooth().convert("L")
     for image in (grey, grey.convert("LA"), grey.convert("F")):
         assert np.array_equal(np.asarray(to_rgb(image))[..., 0], np.asarray(grey)), image.mode
@@ -145,9 +141,7 @@ def bomb(width: int, height: int) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     rows = zlib.compressobj()
-    body = (
-        b"".join(rows.compress(bytes(1 + (width + 7) // 8)) for _ in range(min(height, 9000))) + rows.flush()
-    )
+    body = b"".join(rows.compress(bytes(1 + (width + 7) // 8)) for _ in range(min(height, 9000))) + rows.flush()
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 

@@ -26,9 +26,7 @@ def world(tmp_path_factory):
 def flat(value, name="batch"):
     """Every tensor, number and text of a batch by its place in it."""
     if is_dataclass(value):
-        return {
-            k: v for f in fields(value) for k, v in flat(getattr(value, f.name), f"{name}.{f.name}").items()
-        }
+        return {k: v for f in fields(value) for k, v in flat(getattr(value, f.name), f"{name}.{f.name}").items()}
     if isinstance(value, dict):
         return {k: v for key in value for k, v in flat(value[key], f"{name}.{key}").items()}
     return {name: value.numpy().tobytes() if isinstance(value, torch.Tensor) else value}
@@ -85,11 +83,7 @@ def test_every_epoch_reads_each_pair_picture_and_passage_once_and_other_captions
         names = batch.keys["masked"] + batch.keys["fragments"]
         passages.update(names)
         assert (
-            sum(
-                int(n.split("[")[1].split(":")[1][:-1]) - int(n.split("[")[1].split(":")[0]) + 2
-                for n in names
-            )
-            <= 64
+            sum(int(n.split("[")[1].split(":")[1][:-1]) - int(n.split("[")[1].split(":")[0]) + 2 for n in names) <= 64
         )
     assert len(passages) == len(stream.passages) and set(passages.values()) == {1}
 
@@ -97,9 +91,7 @@ def test_every_epoch_reads_each_pair_picture_and_passage_once_and_other_captions
 def test_two_views_of_a_picture_differ_and_a_later_epoch_shows_others(world, tmp_path):
     stream = stream_of(tiny(world), tmp_path)
     batch = stream.batch(0)
-    assert not torch.equal(
-        batch.pixels[batch.images_of("images.a")], batch.pixels[batch.images_of("images.b")]
-    )
+    assert not torch.equal(batch.pixels[batch.images_of("images.a")], batch.pixels[batch.images_of("images.b")])
 
 
 def test_a_small_cache_changes_speed_only(world, tmp_path):

@@ -113,14 +113,10 @@ def test_the_pixels_show_each_thing_in_its_colour_inside_its_box_and_nothing_els
             painted = pixels[inside][~ground[inside]]
             distances = np.abs(painted[:, None] - palette).sum(axis=-1)
             exact = distances.min(axis=-1) <= 3
-            assert exact.mean() > 0.3 and {names[k] for k in distances[exact].argmin(axis=-1)} == {
-                thing.colour
-            }
+            assert exact.mean() > 0.3 and {names[k] for k in distances[exact].argmin(axis=-1)} == {thing.colour}
             rows, columns = np.nonzero(~ground[inside])
             assert np.ptp(columns) + 1 >= x1 - x0 - 2 and np.ptp(rows) + 1 >= y1 - y0 - 2  # the box is tight
-            around = np.s_[
-                max(0, int(y0) - 1) : int(np.ceil(y1)) + 1, max(0, int(x0) - 1) : int(np.ceil(x1)) + 1
-            ]
+            around = np.s_[max(0, int(y0) - 1) : int(np.ceil(y1)) + 1, max(0, int(x0) - 1) : int(np.ceil(x1)) + 1]
             ground[around] = True  # edges may bleed into the next pixel
         assert ground.all()
 
@@ -249,9 +245,7 @@ def test_a_failed_write_leaves_nothing_and_leftovers_of_a_killed_one_do_no_harm(
     assert {p.name for p in (tmp_path / "world").iterdir()} == {"pairs", "qa", "entailment", "world.json"}
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"pairs": -1}, {"size": 4}, {"captions_per_image": 0}, {"objects": (5, 6)}]
-)
+@pytest.mark.parametrize("wrong", [{"pairs": -1}, {"size": 4}, {"captions_per_image": 0}, {"objects": (5, 6)}])
 def test_an_impossible_world_is_refused_before_anything_is_written(tmp_path, wrong):
     with pytest.raises(UsageError):
         write_world(tmp_path / "world", **{**SMALL, **wrong})

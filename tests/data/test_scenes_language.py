@@ -33,8 +33,7 @@ SHAPE_OF = {
     "rhombus": "diamond", "ring": "ring", "hoop": "ring",
 }  # fmt: skip
 SHAPE_OF |= {
-    word + ("es" if word in ("box", "cross", "plus", "rhombus") else "s"): shape
-    for word, shape in SHAPE_OF.items()
+    word + ("es" if word in ("box", "cross", "plus", "rhombus") else "s"): shape for word, shape in SHAPE_OF.items()
 }
 NOUN = "|".join(SHAPE_OF)
 COLOUR = "red|green|blue|yellow|purple|pink|brown|black"
@@ -268,9 +267,7 @@ def test_nothing_to_train_on_names_a_reserved_combination():
         said += [words for foil in foils(one, rng) for words in foil[1:]]
     everything = "\n".join(said).lower()
     assert not [phrase.pattern for phrase in reserved_phrases() if phrase.search(everything)]
-    compositional = " ".join(
-        c for i in range(60) for c in captions(scene(0, "compositional", i), random.Random(i), 2)
-    )
+    compositional = " ".join(c for i in range(60) for c in captions(scene(0, "compositional", i), random.Random(i), 2))
     assert all(phrase.search(compositional) for phrase in reserved_phrases())  # the search can find them
 
 
@@ -310,9 +307,7 @@ def test_answers_follow_from_the_things():
             words = question.split()
             colours = [word for word in words if word in COLOURS]
             shapes = [SHAPE_OF[word] for word in words if word in SHAPE_OF]
-            fit = [
-                t for t in things if t.colour in (colours or COLOURS) and t.shape in (shapes or SHAPE_WORDS)
-            ]
+            fit = [t for t in things if t.colour in (colours or COLOURS) and t.shape in (shapes or SHAPE_WORDS)]
             if item["type"] == "count":
                 assert answer == numbers[len(fit)]
             elif item["type"] == "colour":

@@ -83,6 +83,4 @@ def test_passages_cut_every_document_without_gap_or_overlap(longest):
         own = pieces[pieces[:, 0] == document]
         assert own[0, 1] == 0 and own[-1, 2] == count
         assert all(left[2] == right[1] for left, right in pairwise(own))
-        assert own[0, 2] - own[0, 1] - (own[-1, 2] - own[-1, 1]) <= len(
-            own
-        )  # equal parts, no stub of one token
+        assert own[0, 2] - own[0, 1] - (own[-1, 2] - own[-1, 1]) <= len(own)  # equal parts, no stub of one token

@@ -27,9 +27,7 @@ def write_tar(path, members, form=tarfile.USTAR_FORMAT, mtime=0):
 
 def many(count=12):
     rng = random.Random(1)
-    return [
-        (f"{i:04d}.{e}", rng.randbytes(rng.randrange(0, 1500))) for i in range(count) for e in ("jpg", "json")
-    ]
+    return [(f"{i:04d}.{e}", rng.randbytes(rng.randrange(0, 1500))) for i in range(count) for e in ("jpg", "json")]
 
 
 def payloads(path):
@@ -193,12 +191,7 @@ def test_index_round_trip_and_strings(tmp_path):
     shards.save_index(tmp_path / "i", index())
     stored = shards.load_index(tmp_path / "i")
     names = Strings(stored.arrays["blob"], stored.arrays["offsets"])
-    assert (
-        list(names) == ["a", "", "größe"]
-        and names[-1] == "größe"
-        and names[:2] == ["a", ""]
-        and len(names) == 3
-    )
+    assert list(names) == ["a", "", "größe"] and names[-1] == "größe" and names[:2] == ["a", ""] and len(names) == 3
     assert stored.header["kind"] == "texts" and stored.arrays["none"].shape == (0, 2)
     assert [p.name for p in tmp_path.iterdir()] == ["i"]  # no temporary file stays
 
@@ -245,6 +238,4 @@ def test_read_only_folders_are_left_alone(tmp_path, monkeypatch):
     data.chmod(0o555)
     assert shards.index_path(shard, "pairs", None).is_relative_to(tmp_path / "cache")
     data.chmod(0o755)
-    assert shards.index_path(shard, "pairs", tmp_path / "x") != shards.index_path(
-        shard, "images", tmp_path / "x"
-    )
+    assert shards.index_path(shard, "pairs", tmp_path / "x") != shards.index_path(shard, "images", tmp_path / "x")

@@ -80,9 +80,7 @@ def open_loosely(kind, paths, **options):
 
 def test_pairs_from_tars(tmp_path):
     pairs_tar(tmp_path / "b.tar", 3)
-    write_tar(
-        tmp_path / "a.tar", [("x.JPG", picture(9, "JPEG")), ("x.txt", b"one\n\ntwo\n"), ("x.cls", b"3")]
-    )
+    write_tar(tmp_path / "a.tar", [("x.JPG", picture(9, "JPEG")), ("x.txt", b"one\n\ntwo\n"), ("x.cls", b"3")])
     corpus, ledger = open_loosely("pairs", tmp_path)
     assert list(corpus.keys) == ["x", "000", "001", "002"]  # shards in sorted order
     assert corpus.caption_offsets.tolist() == [0, 2, 4, 6, 8]
@@ -189,11 +187,7 @@ def test_texts_of_every_form(tmp_path):
     assert texts == ["Erste Zeile\r\n\r\nzweite ü\n", "first", "second", "one", "two"]
     assert [bytes(corpus.tokens(i).astype(np.uint8)).decode() for i in range(5)] == texts
     assert corpus.token_counts.tolist() == [len(text.encode()) for text in texts]
-    assert (
-        corpus.meta(3) == {"title": "T"}
-        and corpus.keys[4] == "rows.jsonl:3"
-        and corpus.caption_offsets is None
-    )
+    assert corpus.meta(3) == {"title": "T"} and corpus.keys[4] == "rows.jsonl:3" and corpus.caption_offsets is None
 
 
 def test_paths_may_be_files_globs_or_lists(tmp_path):
@@ -226,9 +220,7 @@ def test_paths_that_run_or_fetch_are_refused_without_doing_either(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     seen = []
     sys.addaudithook(
-        lambda event, _: (
-            seen.append(event) if event.startswith(("subprocess", "os.system", "socket")) else None
-        )
+        lambda event, _: seen.append(event) if event.startswith(("subprocess", "os.system", "socket")) else None
     )
     for path in [
         "pipe:touch ran",
@@ -275,10 +267,7 @@ def test_every_bad_sample_is_named_and_only_bad_ones(tmp_path):
     assert sorted(entry["key"] for entry in entries) == sorted(cases)
     assert all(entry["key"] in entry["where"] and entry["shard"] == str(path) for entry in entries)
     again, reopened = open_loosely("pairs", path)  # from the stored index: the same account
-    assert (
-        reopened.summary()["reasons"] == ledger.summary()["reasons"]
-        and again.fingerprint == corpus.fingerprint
-    )
+    assert reopened.summary()["reasons"] == ledger.summary()["reasons"] and again.fingerprint == corpus.fingerprint
     with pytest.raises(DataError, match="too many bad samples") as caught:
         open_corpus("pairs", path, tokenizer=LETTERS, ledger=ledger)
     assert "12 of 17" in caught.value.got and "bad_samples.jsonl" in str(caught.value.where)
@@ -407,9 +396,7 @@ def test_mutated_shards_lose_nothing_in_silence(kind, tmp_path):
         path.write_bytes(body)
         ledger = Ledger()
         try:
-            corpus = open_corpus(
-                kind, path, tokenizer=LETTERS, ledger=ledger, max_bad_share=1.0, verify="header"
-            )
+            corpus = open_corpus(kind, path, tokenizer=LETTERS, ledger=ledger, max_bad_share=1.0, verify="header")
             delivered = [hashlib.sha256(corpus.image_bytes(i)).hexdigest() for i in range(len(corpus))]
             assert all(images[digest] == key for digest, key in zip(delivered, corpus.keys))
         except DataError:
@@ -449,9 +436,7 @@ def test_payload_flips_behind_an_index_are_all_found(tmp_path):
 
 
 def _digests(corpus, queue):
-    queue.put(
-        [hashlib.sha256(corpus.image_bytes(i)).hexdigest() + corpus.text(i, 1) for i in range(len(corpus))]
-    )
+    queue.put([hashlib.sha256(corpus.image_bytes(i)).hexdigest() + corpus.text(i, 1) for i in range(len(corpus))])
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

@@ -71,9 +71,7 @@ def test_separators_survive(tmp_path):
     texts = ["a;b\tc", 'quote " and \\', "line\nbreak\r\n", "\u2028 \u2029 \x85 \x0b", "  padded  ", "🐈‍⬛"]
     for escape in (True, False):
         path = tmp_path / f"{escape}.jsonl"
-        path.write_text(
-            "\n".join(json.dumps({"text": t}, ensure_ascii=escape) for t in texts) + "\n\n", newline=""
-        )
+        path.write_text("\n".join(json.dumps({"text": t}, ensure_ascii=escape) for t in texts) + "\n\n", newline="")
         assert [row.values["text"] for row in read_jsonl(path)] == texts
 
 

@@ -228,9 +228,7 @@ class RecordingDisk(Disk):
         self.root, self.log, self.paths = root, [], {}
 
     def _note(self, kind, *details):
-        self.log.append(
-            (kind, *(str(d.relative_to(self.root)) if isinstance(d, Path) else d for d in details))
-        )
+        self.log.append((kind, *(str(d.relative_to(self.root)) if isinstance(d, Path) else d for d in details)))
 
     def make(self, folder):
         self._note("make", folder)

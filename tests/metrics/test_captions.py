@@ -107,9 +107,7 @@ def test_all_scores_equal_the_formulas(seed):
     candidates, references = random_corpus(seed)
     scores = bleu(candidates, references)
     for order in range(1, 5):
-        assert scores[f"BLEU-{order}"].value == pytest.approx(
-            plain_bleu(candidates, references, order), abs=1e-12
-        )
+        assert scores[f"BLEU-{order}"].value == pytest.approx(plain_bleu(candidates, references, order), abs=1e-12)
     expected = plain_cider_d(candidates, references)
     np.testing.assert_allclose(cider_d_each(candidates, references), expected, atol=1e-12)
     expected = [plain_rouge_l(c, w) for c, w in zip(candidates, references)]
@@ -124,9 +122,7 @@ def test_bleu_equals_sacrebleu():
     scorer = sacrebleu.BLEU(tokenize="none", smooth_method="none", force=True)
     for seed in range(200):
         candidates, references = random_corpus(seed)
-        streams = [
-            [" ".join(wanted[i]) if i < len(wanted) else None for wanted in references] for i in range(5)
-        ]
+        streams = [[" ".join(wanted[i]) if i < len(wanted) else None for wanted in references] for i in range(5)]
         theirs = scorer.corpus_score([" ".join(c) for c in candidates], streams).score
         assert 100 * bleu(candidates, references)["BLEU-4"].value == pytest.approx(theirs, abs=1e-9)
 

@@ -9,10 +9,7 @@ from unimo.metrics.retrieval import hit_probability, recall_at_k, retrieval_repo
 
 def plain_recall(similarity, relevant, k):
     """By sorting, for scores without ties."""
-    hits = [
-        bool(set(np.argsort(-row)[:k]) & set(np.atleast_1d(right)))
-        for row, right in zip(similarity, relevant)
-    ]
+    hits = [bool(set(np.argsort(-row)[:k]) & set(np.atleast_1d(right))) for row, right in zip(similarity, relevant)]
     return np.mean(hits)
 
 

@@ -132,7 +132,7 @@ def test_every_token_has_one_slot_and_waste_bounds_the_padding():
         plan = random_plan(seed, lengths, UNDERSTANDING_AND_GENERATION, waste=waste)
         buckets, slots = plan.buckets
         assert len(slots.unique()) == len(plan)
-        assert sum(bucket.n for bucket in buckets) == len(lengths)
+        assert sum(bucket.n for bucket in buckets) >= len(lengths)  # some are rounded up
         laid_out = torch.cat(
             [
                 bucket.start + torch.arange(bucket.n * bucket.length) if bucket.rows is None else bucket.rows
@@ -140,7 +140,8 @@ def test_every_token_has_one_slot_and_waste_bounds_the_padding():
             ]
         )
         assert torch.equal(laid_out[slots], torch.arange(len(plan)))
-        assert len(laid_out) * (1 - waste) <= len(plan)
+        # Number and length of a bucket are each rounded up by less than a quarter.
+        assert len(laid_out) * (1 - waste) <= len(plan) * 1.25**2
 
 
 def test_equal_sequences_need_no_gathering():

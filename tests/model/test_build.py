@@ -42,9 +42,7 @@ def test_parts_of_base_are_the_published_ones():
 
 def test_norms_and_initial_weights_are_as_specified():
     torch.manual_seed(0)
-    model = UNIMO2(
-        width=64, heads=4, image_depth=2, text_depth=2, grounded_depth=2, image_size=32, vocabulary=300
-    )
+    model = UNIMO2(width=64, heads=4, image_depth=2, text_depth=2, grounded_depth=2, image_size=32, vocabulary=300)
     for name, part in model.named_modules():
         if isinstance(part, torch.nn.LayerNorm):
             assert part.eps == (1e-12 if name.startswith("image_encoder") else 1e-5), name
@@ -84,9 +82,9 @@ def test_fill_copies_everything_or_refuses():
 
 @torch.no_grad()
 def test_counted_operations_are_those_the_machine_does():
-    """Equal lengths, so that nothing is padded, which would not count as work."""
+    """Equal lengths in a number that needs no rounding, so that nothing is padded, which would not count as work."""
     model = lively_model()
-    batch = as_batch(random_pictures(3), pack(random_rows([7, 7, 7])))
+    batch = as_batch(random_pictures(3), pack(random_rows([7, 7, 7, 7])))
     requests = {"pairs": Request(torch.tensor([0, 1, 2, 1]), torch.tensor([0, 1, 2, 0]))}
     with FlopCounterMode(display=False) as counter:
         model.fuse(model.towers(batch), requests)

@@ -12,18 +12,14 @@ from unimo.model.embeddings import PatchEmbedding, WordEmbedding
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    "patch, padding, side", [(16, 7, 64), (16, 7, 96), (16, 0, 48), (4, 1, 12), (5, 2, 20)]
-)
+@pytest.mark.parametrize("patch, padding, side", [(16, 7, 64), (16, 7, 96), (16, 0, 48), (4, 1, 12), (5, 2, 20)])
 def test_patches_equal_a_convolution_with_padding(patch, padding, side):
     """(16, 7) is the published patch: every window starts 7 pixels early (spec unimo2 §2.2)."""
     torch.manual_seed(0)
     embedding = PatchEmbedding(8, side, patch, padding)
     pixels = random_pictures(2, side=side)
     x = (pixels.float() / 255 - 0.5) / 0.5
-    expected = F.conv2d(
-        x, embedding.projection.weight, embedding.projection.bias, stride=patch, padding=padding
-    )
+    expected = F.conv2d(x, embedding.projection.weight, embedding.projection.bias, stride=patch, padding=padding)
     expected = expected.flatten(2).transpose(1, 2) + embedding.positions[:, 1:]
     out = embedding(pixels)
     assert out.shape == (2, 1 + (side // patch) ** 2, 8)
@@ -55,16 +51,12 @@ def test_positions_of_another_picture_size_are_a_bicubic_resize(side):
     grid = side // 8
     table = embedding.positions.detach().double().numpy()[0]
     resize = resize_matrix(14, grid)
-    expected = np.einsum("ia,jb,abd->ijd", resize, resize, table[1:].reshape(14, 14, 6)).reshape(
-        grid * grid, 6
-    )
+    expected = np.einsum("ia,jb,abd->ijd", resize, resize, table[1:].reshape(14, 14, 6)).reshape(grid * grid, 6)
     ours = embedding.position_table(grid)
     np.testing.assert_allclose(ours[0, 0].detach().numpy(), table[0], atol=1e-7)
     np.testing.assert_allclose(ours[0, 1:].detach().numpy(), expected, atol=1e-6)
     ours.square().sum().backward()
-    assert (
-        embedding.positions.shape == (1, 197, 6) and (embedding.positions.grad != 0).all()
-    )  # learns through it
+    assert embedding.positions.shape == (1, 197, 6) and (embedding.positions.grad != 0).all()  # learns through it
     assert embedding(random_pictures(1, side=side)).shape == (1, 1 + grid**2, 6)
 
 

@@ -48,9 +48,9 @@ def test_partners_and_their_order_change_no_answer(kind, options):
     def answers(order: list[int]) -> dict[int, dict[str, Tensor]]:
         towers = model.towers(as_batch(pictures[order], pack([rows[i] for i in order], role)))
         numbers = list(range(len(order)))
-        fused = model.fuse(
-            towers, {"all": request_of(numbers if has_image else None, numbers if has_text else None)}
-        )["all"]
+        fused = model.fuse(towers, {"all": request_of(numbers if has_image else None, numbers if has_text else None)})[
+            "all"
+        ]
         found = {}
         for place, i in enumerate(order):
             found[i] = {"states": rows_of(fused, place)}
@@ -69,9 +69,7 @@ def test_partners_and_their_order_change_no_answer(kind, options):
         for i, together in answers(order).items():
             assert together.keys() == alone[i].keys()
             for name, value in together.items():
-                torch.testing.assert_close(
-                    value, alone[i][name], rtol=0, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}"
-                )
+                torch.testing.assert_close(value, alone[i][name], rtol=0, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @torch.no_grad()
@@ -149,9 +147,7 @@ def test_no_gradient_from_a_word_to_later_ones(role):
     """Exactly zero, where a word that is read does look ahead (so the measure can see it)."""
     model, ids = lively_model(), random_rows([10])[0]
     _, fused = states(model, random_pictures(1), ids, torch.full((10,), role))
-    direction = torch.randn(
-        16, generator=torch.Generator().manual_seed(0)
-    )  # a LayerNorm's plain sum never moves
+    direction = torch.randn(16, generator=torch.Generator().manual_seed(0))  # a LayerNorm's plain sum never moves
     for asked in range(9):
         model.zero_grad()
         (fused.words(torch.tensor([asked]), pack([ids])) @ direction).sum().backward(retain_graph=True)
@@ -175,8 +171,7 @@ def test_picture_and_ground_get_nothing_from_written_words():
 def without(table, query: int, key: int):
     """The table with one permission withdrawn."""
     return tuple(
-        tuple(NO if (q, k) == (query, key) else rule for k, rule in enumerate(row))
-        for q, row in enumerate(table)
+        tuple(NO if (q, k) == (query, key) else rule for k, rule in enumerate(row)) for q, row in enumerate(table)
     )
 
 
@@ -236,8 +231,7 @@ def test_masked_ground_hides_the_entry_but_keeps_its_place():
     towers = model.towers(as_batch(random_pictures(1), pack(random_rows([5]))))
     hidden = torch.tensor([[True, False, False, False]])
     plain, masked = (
-        model.fuse(towers, {"m": Request(torch.tensor([0]), torch.tensor([0]), mask)})["m"]
-        for mask in (None, hidden)
+        model.fuse(towers, {"m": Request(torch.tensor([0]), torch.tensor([0]), mask)})["m"] for mask in (None, hidden)
     )
     assert torch.equal(plain.codes, masked.codes) and len(plain.hidden) == len(masked.hidden)
     model.dictionary.entries[plain.codes[0, 0]] += 1.0  # towers and votes are the old ones

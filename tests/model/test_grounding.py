@@ -69,9 +69,7 @@ def test_projections_are_relu_and_unit_length():
     assert not torch.equal(made.positions_of(hidden, "image"), made.positions_of(hidden, "text"))
 
 
-def plain_loss(
-    entries: Tensor, scale: Tensor, hidden: list[Tensor], chosen: list[list[int]]
-) -> tuple[Tensor, Tensor]:
+def plain_loss(entries: Tensor, scale: Tensor, hidden: list[Tensor], chosen: list[list[int]]) -> tuple[Tensor, Tensor]:
     """L_q and L_e of §3.1 and §3.2, one vector at a time; only the two targets are detached."""
     square_q = square_e = torch.zeros((), dtype=torch.float64)
     count_q = count_e = 0
@@ -144,9 +142,7 @@ def test_one_to_one_codes_are_the_nearest_and_learn_as_in_classic_quantisation()
     expected = (hidden - made.entries[codes]).square().mean()
     torch.testing.assert_close(entries_term, expected)
     torch.testing.assert_close(encoders_term, expected)
-    only_entries = torch.autograd.grad(
-        entries_term, (made.entries, hidden), retain_graph=True, allow_unused=True
-    )
+    only_entries = torch.autograd.grad(entries_term, (made.entries, hidden), retain_graph=True, allow_unused=True)
     only_hidden = torch.autograd.grad(encoders_term, (made.entries, hidden), allow_unused=True)
     assert only_entries[1] is None and (only_entries[0] != 0).any()
     assert only_hidden[0] is None

@@ -21,9 +21,7 @@ from unimo.objectives.objective import pair_features
 
 def features(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return tuple(
-        F.normalize(torch.randn(n, 6, generator=generator), dim=-1).requires_grad_() for _ in range(2)
-    )
+    return tuple(F.normalize(torch.randn(n, 6, generator=generator), dim=-1).requires_grad_() for _ in range(2))
 
 
 def plain_contrastive(image: Tensor, text: Tensor, identities: Tensor, tau: float) -> list[Tensor]:
@@ -174,7 +172,5 @@ def test_image_contrastive_reads_the_pooler_after_image_only_fusion():
         model.image_pooler.linear.bias
     )
     unit = pooled.clamp_min(0) / pooled.clamp_min(0).norm(dim=-1, keepdim=True)
-    torch.testing.assert_close(
-        part.total, plain_two_views(unit[:3], unit[3:], [0, 1, 2], 0.07), rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(part.total, plain_two_views(unit[:3], unit[3:], [0, 1, 2], 0.07), rtol=1e-4, atol=1e-4)
     assert part.count == 6

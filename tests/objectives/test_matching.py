@@ -13,9 +13,7 @@ from unimo.objectives import ImageTextMatching, step
 from unimo.objectives.objective import pair_features
 
 
-def drawn_negatives(
-    objective: ImageTextMatching, rounds: int, **what
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def drawn_negatives(objective: ImageTextMatching, rounds: int, **what) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Other captions and pictures of every matched pair, (rounds, k), and whether there are any, (k,)."""
     model, batch = lively_model(), tiny_batch([objective], **what)
     towers = model.towers(batch)
@@ -45,9 +43,7 @@ def test_never_itself_never_a_copy_and_from_the_same_shard(shards, hard):
         for i in range(12):
             seen = set(other[:, i].tolist())
             allowed = {
-                j
-                for j in range(12)
-                if j // size == i // size and picture[j] != picture[i] and words[j] != words[i]
+                j for j in range(12) if j // size == i // size and picture[j] != picture[i] and words[j] != words[i]
             }
             assert seen <= allowed
             assert hard or seen == allowed  # uniformly drawn, 200 rounds show every one
@@ -130,9 +126,7 @@ def test_loss_is_the_cross_entropy_of_all_three_kinds():
     model, batch = lively_model(), tiny_batch([objective], pairs=4)
     towers = model.towers(batch)
     requests = objective.requests(model, batch, towers)
-    match, other_text, other_image = (
-        requests[f"itm.{name}"] for name in ("match", "other_text", "other_image")
-    )
+    match, other_text, other_image = (requests[f"itm.{name}"] for name in ("match", "other_text", "other_image"))
     assert torch.equal(match.image, other_text.image) and torch.equal(match.text, other_image.text)
     assert (match.text != other_text.text).all() and (match.image != other_image.image).all()
     fused = model.fuse(towers, requests)

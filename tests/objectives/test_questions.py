@@ -110,9 +110,7 @@ def test_word_losses_are_plain_cross_entropies_of_the_asked_rows(smoothing):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    "options", [{}, {"grounding_projection": True}, {"grounding_method": "normal"}], ids=str
-)
+@pytest.mark.parametrize("options", [{}, {"grounding_projection": True}, {"grounding_method": "normal"}], ids=str)
 def test_dictionary_loss_is_that_of_each_sequence_by_itself(options):
     """Pairs, passages and pictures; [CLS] has no part in it."""
     objectives = {
@@ -195,8 +193,6 @@ def test_masked_grounding_refuses_ground_it_cannot_draw_for(options):
 def test_spans_come_from_the_samples_own_luck():
     """The same sample in the same epoch is masked the same, whatever else the step holds."""
     one = tiny_batch([MaskedLanguageModeling()], pairs=2, masked=2)
-    other = tiny_batch(
-        [Seq2SeqGeneration(), MaskedLanguageModeling()], pairs=2, masked=2, fragments=3, images=1
-    )
+    other = tiny_batch([Seq2SeqGeneration(), MaskedLanguageModeling()], pairs=2, masked=2, fragments=3, images=1)
     for group in ("pairs.masked", "texts.masked"):
         assert rows_of(one, group) == rows_of(other, group)

@@ -35,9 +35,7 @@ def drawn(number: int, length: int, place: int = 0, seed: int = 0) -> Drawn:
 def pictures(n: int, seed: int = 0) -> list[np.ndarray]:
     """Pictures that differ as wholes, not only in noise."""
     rng = np.random.default_rng(seed)
-    return [
-        np.repeat(np.repeat(rng.integers(0, 256, (3, 4, 4)), 4, 1), 4, 2).astype(np.uint8) for _ in range(n)
-    ]
+    return [np.repeat(np.repeat(rng.integers(0, 256, (3, 4, 4)), 4, 1), 4, 2).astype(np.uint8) for _ in range(n)]
 
 
 def tiny_draft(

@@ -39,9 +39,7 @@ UNREAD = KNOWN  # the role lent to padding where nothing is generated
 def golden(shared: Path) -> Path:
     folder = shared / "golden" / "unimo2"
     if not folder.is_dir():
-        pytest.skip(
-            "needs ../shared/golden/unimo2 (numbers of the published graph), which this checkout lacks"
-        )
+        pytest.skip("needs ../shared/golden/unimo2 (numbers of the published graph), which this checkout lacks")
     return folder
 
 
@@ -110,9 +108,7 @@ def name_map(model: UNIMO2) -> dict:
     ):
         for i in range(len(getattr(model, f"{ours}_encoder").layers)):
             a, b = f"{ours}_encoder.layers.{i}", f"{theirs}.encoder_layer_{i}"
-            joined[f"{a}.attention.qkv"] = [
-                f"{b}_multi_head_att_{part}_fc" for part in ("query", "key", "value")
-            ]
+            joined[f"{a}.attention.qkv"] = [f"{b}_multi_head_att_{part}_fc" for part in ("query", "key", "value")]
             linear[f"{a}.attention.output"] = f"{b}_multi_head_att_output_fc"
             linear[f"{a}.ffn_in"], linear[f"{a}.ffn_out"] = f"{b}_ffn_fc_0", f"{b}_ffn_fc_1"
             norm[f"{a}.attention_norm"], norm[f"{a}.ffn_norm"] = f"{b}_{place}_att", f"{b}_{place}_ffn"
@@ -139,9 +135,7 @@ def close(ours: Tensor, theirs: Tensor, atol: float = 2e-5) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=atol * max(1.0, float(theirs.abs().max())))
 
 
-def same_gradients(
-    model: UNIMO2, loss: Tensor, theirs: dict[str, Tensor], prefix: str, atol: float = 2e-5
-) -> None:
+def same_gradients(model: UNIMO2, loss: Tensor, theirs: dict[str, Tensor], prefix: str, atol: float = 2e-5) -> None:
     """Every gradient the fixture holds for this loss, and at least one."""
     model.zero_grad()
     loss.backward()
@@ -273,9 +267,7 @@ def test_captions_after_tags(golden, kind):
     x = scenario(golden, "caption_loss")
     model = published_model(golden, dictionary=50 if kind == "grounded" else 0)
     texts, real = texts_of(x, padded=False)
-    roles = torch.where(x["in.text_mask"][:, 0].bool(), KNOWN, WRITTEN)[
-        real
-    ]  # the first tag sees the tags alone
+    roles = torch.where(x["in.text_mask"][:, 0].bool(), KNOWN, WRITTEN)[real]  # the first tag sees the tags alone
     texts = Texts(texts.ids, texts.positions, roles, texts.offsets)
     towers = model.towers(Batch(0, pixels_of(x), texts, {}, {}, {}))
     if kind == "grounded":

@@ -37,9 +37,7 @@ def random_answerer(batch: int = 64, **changes) -> Answerer:
         "grounded_depth": 1,
         "image_size": 32,
     }
-    settings = ModelSettings(
-        "tiny", **{**sizes, "patch": 8, "positions": 66, "dictionary": 32, "chosen": 4, **changes}
-    )
+    settings = ModelSettings("tiny", **{**sizes, "patch": 8, "positions": 66, "dictionary": 32, "chosen": 4, **changes})
     model = build(settings)
     with torch.no_grad():  # as wide apart as trained embeddings are
         for parameter in model.parameters():
@@ -59,9 +57,7 @@ class Planted:
     pictures: red -> vector; texts: text -> vector; true: the (red, text) pairs that match.
     """
 
-    def __init__(
-        self, pictures: dict[int, list[float]], texts: dict[str, list[float]], true: set[tuple[int, str]]
-    ):
+    def __init__(self, pictures: dict[int, list[float]], texts: dict[str, list[float]], true: set[tuple[int, str]]):
         self.tokenizer, self.facts = Tokenizer.default(), {}
         self.pictures, self.known, self.true, self.matched = pictures, texts, true, 0
 

@@ -62,9 +62,7 @@ def test_the_world_is_found_from_its_parts(world, tmp_path):
     assert find_world([str(tmp_path / "elsewhere")]) is None
     opened = open_world(world)
     assert opened.heldout and opened.compositional and opened.classes and len(opened.unseen_classes) == 6
-    written = [
-        json.loads(line)["text"] for line in (world / "texts" / "train.jsonl").read_text().splitlines()
-    ]
+    written = [json.loads(line)["text"] for line in (world / "texts" / "train.jsonl").read_text().splitlines()]
     assert not set(opened.new_texts(20)) & set(written)
 
 

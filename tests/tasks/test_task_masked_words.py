@@ -30,10 +30,7 @@ def test_a_model_that_always_knows_gets_everything_right(tools, world, monkeypat
     # What was hidden is no longer readable, and specials never are hidden.
     for text, hidden_row, places in zip(passages, seen["rows"][0], seen["places"][0]):
         whole = answerer.frame(text)
-        assert (
-            len(places) == int(np.ceil(0.15 * len(whole)))
-            and 0 < places.min() <= places.max() < len(whole) - 1
-        )
+        assert len(places) == int(np.ceil(0.15 * len(whole))) and 0 < places.min() <= places.max() < len(whole) - 1
         kept = np.setdiff1d(np.arange(len(whole)), places)
         assert (hidden_row[kept] == whole[kept]).all()
 

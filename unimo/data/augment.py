@@ -19,9 +19,7 @@ class Views:
     """How far a random view may stray from the picture."""
 
     crop: float = setting(1.0, "smallest share of the area a random crop keeps; 1 = no crop")
-    flip: float = setting(
-        0.0, "chance of a left-right flip; keep it 0 where captions speak of left and right"
-    )
+    flip: float = setting(0.0, "chance of a left-right flip; keep it 0 where captions speak of left and right")
     jitter: float = setting(0.0, "strength of random brightness, contrast and saturation")
     grey: float = setting(0.0, "chance of losing all colour")
 
@@ -46,9 +44,7 @@ def view(picture: np.ndarray, size: int, views: Views, rng: np.random.Generator)
     if (width, height) != (size, size) or side != size:
         x, y = left * (side - width), top * (side - height)
         image = Image.fromarray(picture)
-        picture = np.asarray(
-            image.resize((size, size), Image.Resampling.BILINEAR, box=(x, y, x + width, y + height))
-        )
+        picture = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=(x, y, x + width, y + height)))
     if flip < views.flip:
         picture = picture[:, ::-1]
     planes = np.ascontiguousarray(picture.transpose(2, 0, 1))

@@ -36,9 +36,7 @@ _UPRIGHT = {  # EXIF 2.32, tag Orientation -> what undoes it
 }
 
 
-def load_rgb(
-    source: bytes | Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, where: object = None
-) -> Image.Image:
+def load_rgb(source: bytes | Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, where: object = None) -> Image.Image:
     """The first frame of an encoded image as an upright picture of mode RGB.
 
     source: the encoded bytes, a path, or an open binary file. where: named in errors (default: the path).

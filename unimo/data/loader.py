@@ -41,15 +41,11 @@ class Budgets:
     """How much of each kind every step holds, over all shards and ranks."""
 
     pairs: int = setting(128, "image-text pairs per step; 0 switches the stream off")
-    images: int = setting(
-        32, "pictures without text per step, each seen in two views; 0 switches the stream off"
-    )
+    images: int = setting(32, "pictures without text per step, each seen in two views; 0 switches the stream off")
     text_tokens: int = setting(2048, "tokens of text without pictures per step; 0 switches the stream off")
     caption_length: int = setting(40, "longest caption in tokens, [CLS] and [SEP] included")
     passage_length: int = setting(128, "longest passage of text in tokens, [CLS] and [SEP] included")
-    fragments: float = setting(
-        0.5, "share of the passages that are cut and written (seq2seq); the rest is masked"
-    )
+    fragments: float = setting(0.5, "share of the passages that are cut and written (seq2seq); the rest is masked")
     shards: int = setting(1, "equal parts of a step; a multiple of the number of processes")
 
 
@@ -107,9 +103,7 @@ class Stream:
         self.shards = range(rank * per_rank, (rank + 1) * per_rank)
         self.cache = Cache(cache_bytes)
         # Room for random crops; without crops the pictures are kept at the size the model reads.
-        self.kept_size = {
-            kind: size if v.crop == 1 else round(size * 8 / 7) for kind, v in self.views.items()
-        }
+        self.kept_size = {kind: size if v.crop == 1 else round(size * 8 / 7) for kind, v in self.views.items()}
         self.orders = {
             kind: Shuffled(len(corpora[kind]), seed, kind) for kind in ("pairs", "images") if kind in corpora
         }
@@ -207,9 +201,7 @@ class _Steps(torch.utils.data.Dataset):
     def __getitem__(self, step: int) -> Batch | UnimoError:
         try:
             return self.stream.batch(step)
-        except (
-            UnimoError
-        ) as error:  # handed over as a value: torch would turn a raised one into a wall of text
+        except UnimoError as error:  # handed over as a value: torch would turn a raised one into a wall of text
             return error
 
 

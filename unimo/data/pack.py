@@ -75,9 +75,7 @@ class Draft:
     def last_pairs(self, count: int) -> list[int]:
         """Numbers of the last pairs of every shard, `count` of them in the whole step."""
         per_shard = len(self.pairs) // self.local_shards
-        return [
-            i for i, drawn in enumerate(self.pairs) if (per_shard - 1 - drawn.place) * self.shards < count
-        ]
+        return [i for i, drawn in enumerate(self.pairs) if (per_shard - 1 - drawn.place) * self.shards < count]
 
     def read_captions(self) -> None:
         """Adds the captions as they are, as group "pairs.clean", unless another objective has."""

@@ -74,8 +74,7 @@ class Description:
 def captions(a_scene: Scene, rng: random.Random, n: int) -> list[str]:
     """`n` true captions. Six in seven are full (see `full_caption`); the others name one or two things."""
     return [
-        full_caption(a_scene, rng) if rng.random() < 6 / 7 else write(plan(a_scene, rng, full=False))
-        for _ in range(n)
+        full_caption(a_scene, rng) if rng.random() < 6 / 7 else write(plan(a_scene, rng, full=False)) for _ in range(n)
     ]
 
 
@@ -237,9 +236,7 @@ def _general_sentence(rng: random.Random) -> str:
             f"a {a} in the {row} {column} corner is at the {row} and on the {column}",
             f"a {a} and a {b} are two things",
             f"two {colour} {plural(usual)} and one {b} are three things",
-            f"a {colour} {other} is a {colour} {usual}"
-            if usual != other
-            else f"a {colour} {usual} is a {usual}",
+            f"a {colour} {other} is a {colour} {usual}" if usual != other else f"a {colour} {usual} is a {usual}",
             f"a big {a} is a large {a}, and a little {b} is a small {b}",
             f"a {a} is {colour}, and it is a {usual}",
         )

@@ -177,8 +177,7 @@ def caption_attributes(text: str, a_scene: Scene) -> tuple[int, int]:
     """
     said = [mention for mention in parse_caption(text) for _ in range(mention["count"])]
     fits = [
-        [k for k, thing in enumerate(a_scene.things) if mention["colour"] and _fits(mention, thing)]
-        for mention in said
+        [k for k, thing in enumerate(a_scene.things) if mention["colour"] and _fits(mention, thing)] for mention in said
     ]
     given: dict[int, int] = {}  # thing -> mention: maximum matching by augmenting paths (Kuhn's algorithm)
 

@@ -76,9 +76,7 @@ class Scene:
     texture: int  # seed of the ground's soft blotches
 
 
-def scene(
-    seed: int, split: str, index: int, *, objects: tuple[int, int] = (2, 4), twins: float = 0.5
-) -> Scene:
+def scene(seed: int, split: str, index: int, *, objects: tuple[int, int] = (2, 4), twins: float = 0.5) -> Scene:
     """Scene `index` of a split, with `objects` = (fewest, most) things.
 
     twins: share of the couples (2k, 2k + 1) that are twins. Raises UsageError on an unknown split or an
@@ -157,9 +155,7 @@ def draw(a_scene: Scene, size: int = 64) -> Image.Image:
     tone = GROUNDS[a_scene.ground]
     blotches = bytes(channel + shift for shift in rng.choices(range(-7, 8), k=16) for channel in tone)
     picture = Image.frombytes("RGB", (4, 4), blotches).resize((size, size), Image.Resampling.BILINEAR)
-    picture = picture.resize(
-        (4 * size, 4 * size), Image.Resampling.NEAREST
-    )  # cheap, and undone by the averaging
+    picture = picture.resize((4 * size, 4 * size), Image.Resampling.NEAREST)  # cheap, and undone by the averaging
     pen = ImageDraw.Draw(picture)
     for thing in a_scene.things:
         # Pillow's end coordinates are inclusive, hence the - 1.

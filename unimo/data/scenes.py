@@ -117,9 +117,7 @@ def write_world(
         "twins": twins,
     }
     if min(parameters[name] for name in COUNTS) < 0 or captions_per_image < 1 or size < 16:
-        raise UsageError(
-            "impossible world", got=parameters, expected="counts >= 0, captions >= 1, size >= 16"
-        )
+        raise UsageError("impossible world", got=parameters, expected="counts >= 0, captions >= 1, size >= 16")
     scene(seed, "train", 0, objects=objects, twins=twins)  # refuses the impossible before anything is written
     partial = folder.with_name(f".{folder.name}.partial")
     try:
@@ -160,9 +158,7 @@ def _fill(folder: Path, parameters: dict[str, Any]) -> None:
 
     if parameters["images"]:
         alone = (scene(seed, "train", IMAGES_FROM + i, **options) for i in range(parameters["images"]))
-        members = (
-            member for i, one in enumerate(alone) for member in _picture(f"image-{i:06d}", one, size, {})
-        )
+        members = (member for i, one in enumerate(alone) for member in _picture(f"image-{i:06d}", one, size, {}))
         _write_tar(folder / "images/train-00000.tar", members)
 
     if parameters["texts"]:

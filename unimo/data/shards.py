@@ -58,9 +58,7 @@ def read_file(path: Path, limit: int = MAX_MEMBER_BYTES) -> bytes:
     """All bytes of a small regular file."""
     size = stat_regular(path).st_size
     if size > limit:
-        raise DataError(
-            "file is too large", where=path, got=f"{size} bytes", expected=f"at most {limit} bytes"
-        )
+        raise DataError("file is too large", where=path, got=f"{size} bytes", expected=f"at most {limit} bytes")
     try:
         return path.read_bytes()
     except OSError as error:
@@ -96,9 +94,7 @@ class _OpenFiles:
     def __init__(self, limit: int = 64):
         self.limit = limit
         self.reset()
-        os.register_at_fork(
-            after_in_child=self.reset
-        )  # a lock held at the fork would stay locked in the child
+        os.register_at_fork(after_in_child=self.reset)  # a lock held at the fork would stay locked in the child
 
     def reset(self) -> None:
         self.lock = threading.Lock()
@@ -437,9 +433,7 @@ def index_path(shard: Path, kind: str, index_dir: Path | None) -> Path:
         home = shard if shard.is_dir() else shard.parent
         if os.access(home, os.W_OK) and home.stat().st_mode & 0o222:  # root may write where nobody should
             return home / (
-                f".unimo-{kind}.index.safetensors"
-                if shard.is_dir()
-                else f"{shard.name}.{kind}.index.safetensors"
+                f".unimo-{kind}.index.safetensors" if shard.is_dir() else f"{shard.name}.{kind}.index.safetensors"
             )
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         index_dir = Path(cache) / "unimo" / "index"

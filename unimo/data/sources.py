@@ -103,9 +103,7 @@ def open_corpus(
     if verify not in ("decode", "header"):
         raise UsageError("unknown level of verification", got=verify, expected="decode or header")
     if kind != "images" and tokenizer is None:
-        raise UsageError(
-            f"{kind} need a tokenizer", where="open_corpus", expected="tokenizer=Tokenizer.default()"
-        )
+        raise UsageError(f"{kind} need a tokenizer", where="open_corpus", expected="tokenizer=Tokenizer.default()")
     fields = fields or Fields()
     ledger = Ledger() if ledger is None else ledger
     own = Ledger()  # this corpus is judged alone, whatever else the run's ledger already holds
@@ -138,8 +136,7 @@ def open_corpus(
         raise DataError(
             f"no usable sample among the {kind}",
             where=ledger.path or ", ".join(str(source.path) for source in sources[:3]),
-            got="; ".join(f"{n} x {reason}" for reason, n in own.summary()["reasons"].items())
-            or "empty files",
+            got="; ".join(f"{n} x {reason}" for reason, n in own.summary()["reasons"].items()) or "empty files",
             expected=EXPECTED[kind],
             do="look at the reasons, or point to other data",
         )
@@ -174,9 +171,7 @@ class Corpus:
         self._token_offsets = _join_offsets([part["token_offsets"] for part in parts])
         self.token_counts = np.diff(self._token_offsets)
         self._captions = _join_strings(parts, "captions") if kind == "pairs" else None
-        self.caption_offsets = (
-            _join_offsets([part["caption_offsets"] for part in parts]) if kind == "pairs" else None
-        )
+        self.caption_offsets = _join_offsets([part["caption_offsets"] for part in parts]) if kind == "pairs" else None
         names = _join_strings(parts, "labels")
         self.labels = [name or None for name in names] if len(names.blob) else None
         self._text_fields = tuple(json.loads(indexes[0].header["fields"])["text"])
@@ -349,9 +344,7 @@ def _sources_at(kind: Kind, entry: str | Path) -> list[Source]:
         root = Path(os.path.commonpath([file.parent for file in files])) if files else path.parent
         sources = _among(kind, root, files) + [s for folder in folders for s in _in_folder(kind, folder)]
     else:
-        raise DataError(
-            f"path of {kind} does not exist", where=path, expected=EXPECTED[kind], do=_missing_hint(path)
-        )
+        raise DataError(f"path of {kind} does not exist", where=path, expected=EXPECTED[kind], do=_missing_hint(path))
     if not sources:
         raise DataError(
             f"no {kind} found",
@@ -389,18 +382,12 @@ def _among(kind: Kind, root: Path, files: list[Path]) -> list[Source]:
             sources.append(Source(path, "tar"))
         elif name.endswith((".jsonl", ".jsonl.gz")) and kind != "images":
             images = _walk(path.parent) if kind == "pairs" else ()
-            listed = (
-                p.relative_to(path.parent).as_posix()
-                for p in images
-                if p.name.lower().endswith(IMAGE_SUFFIXES)
-            )
+            listed = (p.relative_to(path.parent).as_posix() for p in images if p.name.lower().endswith(IMAGE_SUFFIXES))
             sources.append(Source(path, "jsonl", tuple(listed)))
         elif name.endswith(".parquet"):
             sources.append(Source(path, "parquet"))
     if kind == "images" and any(source.form == "tar" for source in sources):
-        sources = [
-            source for source in sources if source.form != "parquet"
-        ]  # img2dataset's statistics beside its tars
+        sources = [source for source in sources if source.form != "parquet"]  # img2dataset's statistics beside its tars
     return sources + ([Source(root, "loose", tuple(sorted(loose)))] if loose else [])
 
 
@@ -763,9 +750,7 @@ def _read_member(path: Path, member: Member) -> bytes:
 def _loose_images(source: Source) -> _Found:
     for name in source.files:
         try:
-            yield _Item(
-                name, f"{source.path.name}/{name}", file=name, image=shards.read_file(source.path / name)
-            )
+            yield _Item(name, f"{source.path.name}/{name}", file=name, image=shards.read_file(source.path / name))
         except DataError as error:
             yield _Bad(name, error)
 
@@ -804,9 +789,7 @@ def _row_texts(source: Source, rows: Iterable[readers.Row | DataError], fields: 
             yield _Bad(key, error)
 
 
-def _table_images(
-    rows: Iterable[readers.Row | DataError], kind: Kind, fields: Fields, notes: Counter
-) -> _Found:
+def _table_images(rows: Iterable[readers.Row | DataError], kind: Kind, fields: Fields, notes: Counter) -> _Found:
     for row in rows:
         if isinstance(row, DataError):
             yield _Lost(row)
@@ -817,9 +800,7 @@ def _table_images(
             data = _embedded_image(_first_of(row.values, fields.image))
             if data is None:
                 raise _missing_field(row, fields.image, "bytes of an image")
-            item = _Item(
-                key, row.where, image=data, image_at=(row.offset, len(data)), record_at=(row.offset, 1)
-            )
+            item = _Item(key, row.where, image=data, image_at=(row.offset, len(data)), record_at=(row.offset, 1))
             item.label = _label(row.values, fields)
             if kind == "pairs":
                 item.texts = _captions(_first_of(row.values, fields.captions), row.where, fields, notes)
@@ -828,9 +809,7 @@ def _table_images(
             yield _Bad(key, error)
 
 
-def _listed_pairs(
-    source: Source, rows: Iterable[readers.Row | DataError], fields: Fields, notes: Counter
-) -> _Found:
+def _listed_pairs(source: Source, rows: Iterable[readers.Row | DataError], fields: Fields, notes: Counter) -> _Found:
     """Rows that name the same image are one pair with several captions; the row met first is its record."""
     items: dict[str, _Item] = {}
     for row in rows:
@@ -844,9 +823,7 @@ def _listed_pairs(
             name = _inside(readers.checked_text(name, row.where, "/".join(fields.image)), row.where)
             captions = _captions(_first_of(row.values, fields.captions), row.where, fields, notes)
             if name not in items:
-                item = _Item(
-                    name, f"{row.where}, image {name}", file=name, record_at=(row.offset, row.length)
-                )
+                item = _Item(name, f"{row.where}, image {name}", file=name, record_at=(row.offset, row.length))
                 item.record_sha256, item.label = row.sha256, _label(row.values, fields)
                 items[name] = item
             else:
@@ -882,9 +859,7 @@ def _inside(name: str, where: str) -> str:
     """A relative image path that stays in its folder, without `./` and doubled slashes."""
     path = Path(name)
     if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise DataError(
-            "image path leaves the folder", where=where, got=name, expected="a path relative to the .jsonl"
-        )
+        raise DataError("image path leaves the folder", where=where, got=name, expected="a path relative to the .jsonl")
     return path.as_posix()
 
 

@@ -67,9 +67,7 @@ def parse_json(data: bytes, where: object, offset: int = 0) -> dict[str, Any]:
     """One JSON object, refusing what readers disagree about: NaN, repeated keys, lone surrogates, deep
     nesting."""
     try:
-        value = json.loads(
-            decode_utf8(data, where, offset), parse_constant=_refuse, object_pairs_hook=_distinct
-        )
+        value = json.loads(decode_utf8(data, where, offset), parse_constant=_refuse, object_pairs_hook=_distinct)
     except RecursionError:
         raise _bad_json(where, "too deeply nested") from None
     except ValueError as error:
@@ -121,9 +119,7 @@ def checked_text(value: object, where: object, field: str) -> str:
             do="repair or remove this record",
         ) from None
     if "\0" in value:
-        raise DataError(
-            "text holds a NUL character", where=f"{where}, field {field}, character {value.index(chr(0))}"
-        )
+        raise DataError("text holds a NUL character", where=f"{where}, field {field}, character {value.index(chr(0))}")
     return value
 
 
@@ -144,9 +140,7 @@ def read_jsonl(path: Path) -> Iterator[Row | DataError]:
             try:
                 line = stream.readline(MAX_LINE_BYTES + 1)
                 length = len(line)
-                while len(line) > MAX_LINE_BYTES and not line.endswith(
-                    b"\n"
-                ):  # pass over the rest of the giant
+                while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):  # pass over the rest of the giant
                     rest = stream.readline(2**20)
                     length += len(rest)
                     if not rest or rest.endswith(b"\n"):
@@ -175,9 +169,7 @@ def read_jsonl(path: Path) -> Iterator[Row | DataError]:
                 )
             elif line.strip() and line.strip() != _BOM:
                 try:
-                    yield Row(
-                        where, parse_json(line, where, begin), begin, length, hashlib.sha256(line).digest()
-                    )
+                    yield Row(where, parse_json(line, where, begin), begin, length, hashlib.sha256(line).digest())
                 except DataError as error:
                     yield error
 
@@ -192,9 +184,7 @@ def read_jsonl_at(path: Path, offset: int, length: int) -> bytes:
             stream.seek(offset)
             return stream.read(length)
     except (EOFError, OSError, zlib.error) as error:
-        raise DataError(
-            "cannot unpack file", where=path, got=str(error), do="fetch the file again"
-        ) from error
+        raise DataError("cannot unpack file", where=path, got=str(error), do="fetch the file again") from error
 
 
 def read_parquet(path: Path) -> Iterator[Row | DataError]:
@@ -210,9 +200,7 @@ def read_parquet(path: Path) -> Iterator[Row | DataError]:
         raise
     except DataError as error:
         yield error
-    except (
-        Exception
-    ) as error:  # pyarrow raises its own classes, OSError, ValueError and more on damaged files
+    except Exception as error:  # pyarrow raises its own classes, OSError, ValueError and more on damaged files
         yield _bad_parquet(path, f"behind row {number}", error)
 
 
@@ -226,11 +214,7 @@ def read_parquet_at(path: Path, row: int) -> dict[str, Any]:
             rows = metadata.row_group(group).num_rows
             if row < begin + rows:
                 status = path.stat()
-                return (
-                    _row_group(path, group, status.st_size, status.st_mtime_ns)
-                    .slice(row - begin, 1)
-                    .to_pylist()[0]
-                )
+                return _row_group(path, group, status.st_size, status.st_mtime_ns).slice(row - begin, 1).to_pylist()[0]
             begin += rows
     except (DataError, UsageError):
         raise
@@ -245,9 +229,7 @@ def read_parquet_at(path: Path, row: int) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=2)
-def _row_group(
-    path: Path, group: int, size: int, mtime_ns: int
-):  # size and time: a replaced file is read anew
+def _row_group(path: Path, group: int, size: int, mtime_ns: int):  # size and time: a replaced file is read anew
     return _parquet(path).read_row_group(group)
 
 

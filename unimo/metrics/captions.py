@@ -183,15 +183,9 @@ def _clipped_cosine(
 
 def _check(candidates: Sequence[Words], references: References) -> None:
     if len(candidates) != len(references) or not len(candidates):
-        raise DataError(
-            "one candidate per picture", got=len(candidates), expected=f"{len(references)}, at least 1"
-        )
+        raise DataError("one candidate per picture", got=len(candidates), expected=f"{len(references)}, at least 1")
     for picture, wanted in enumerate(references):
         if not wanted or isinstance(wanted, str) or isinstance(wanted[0], str):
-            raise DataError(
-                "a picture's references are a list of word lists", where=f"picture {picture}", got=wanted
-            )
+            raise DataError("a picture's references are a list of word lists", where=f"picture {picture}", got=wanted)
     if any(isinstance(candidate, str) for candidate in candidates):
-        raise DataError(
-            "candidates are word lists", got="plain strings", do="call tokenise, or use caption_report"
-        )
+        raise DataError("candidates are word lists", got="plain strings", do="call tokenise, or use caption_report")

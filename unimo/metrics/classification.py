@@ -51,14 +51,10 @@ def matthews(
     seed: int = 0,
 ) -> Score:
     """Matthews correlation of two-class predictions, the score of CoLA; 0 is chance."""
-    return sums_score(
-        _confusion(predictions, labels, positive), _matthews, groups=groups, chance=0.0, seed=seed
-    )
+    return sums_score(_confusion(predictions, labels, positive), _matthews, groups=groups, chance=0.0, seed=seed)
 
 
-def pearson(
-    predictions: ArrayLike, labels: ArrayLike, *, groups: ArrayLike | None = None, seed: int = 0
-) -> Score:
+def pearson(predictions: ArrayLike, labels: ArrayLike, *, groups: ArrayLike | None = None, seed: int = 0) -> Score:
     """Linear correlation of two number lists (n,); 0 is chance."""
     x, y = _numbers(predictions, labels)
     x, y = _standard(x), _standard(y)  # sums of squares of centred values do not cancel
@@ -66,9 +62,7 @@ def pearson(
     return sums_score(per_item, _pearson, groups=groups, chance=0.0, seed=seed)
 
 
-def spearman(
-    predictions: ArrayLike, labels: ArrayLike, *, groups: ArrayLike | None = None, seed: int = 0
-) -> Score:
+def spearman(predictions: ArrayLike, labels: ArrayLike, *, groups: ArrayLike | None = None, seed: int = 0) -> Score:
     """Pearson correlation of ranks, ties sharing their mean rank; each resample is ranked anew."""
     x, y = _numbers(predictions, labels)
     value = pearson(_ranks(x), _ranks(y)).value
@@ -78,9 +72,7 @@ def spearman(
     for block in draws(int(number.max()) + 1, seed=seed, resamples=RESAMPLES):
         for counts in block:
             weight = counts[number].astype(np.float64)
-            scores.append(
-                _weighted_pearson(_weighted_ranks(x_level, weight), _weighted_ranks(y_level, weight), weight)
-            )
+            scores.append(_weighted_pearson(_weighted_ranks(x_level, weight), _weighted_ranks(y_level, weight), weight))
     low, high = np.quantile(scores, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Score(value, float(low), float(high), len(x), 0.0)
 
@@ -88,9 +80,7 @@ def spearman(
 def _aligned(predictions: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDArray]:
     predicted, label = np.asarray(predictions), np.asarray(labels)
     if predicted.ndim != 1 or predicted.shape != label.shape:
-        raise DataError(
-            "one prediction per label", got=predicted.shape, expected=f"{label.shape}, one-dimensional"
-        )
+        raise DataError("one prediction per label", got=predicted.shape, expected=f"{label.shape}, one-dimensional")
     return predicted, label
 
 

@@ -17,9 +17,7 @@ def code_use(indices: ArrayLike, codes: int) -> NDArray[np.int64]:
     """How often each code was chosen: indices (n, K) or any shape, values 0..C-1 -> counts (C,)."""
     chosen = np.asarray(indices).ravel()
     if chosen.size == 0:
-        raise DataError(
-            "no code was chosen", got="an empty index array", expected="(samples, codes per sample)"
-        )
+        raise DataError("no code was chosen", got="an empty index array", expected="(samples, codes per sample)")
     if not np.issubdtype(chosen.dtype, np.integer) or chosen.min() < 0 or chosen.max() >= codes:
         raise DataError(
             "an index is outside the dictionary",

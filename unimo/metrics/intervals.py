@@ -53,9 +53,7 @@ class Score:
 def wilson(successes: float, n: int, level: float = LEVEL) -> tuple[float, float]:
     """Interval of a share of `n` independent yes/no items; has a width at 0 % and 100 % too."""
     if n < 1 or not 0 <= successes <= n:
-        raise DataError(
-            "a share needs items", got=f"{successes} of {n}", expected="0 <= successes <= n, n >= 1"
-        )
+        raise DataError("a share needs items", got=f"{successes} of {n}", expected="0 <= successes <= n, n >= 1")
     z = NormalDist().inv_cdf(0.5 + level / 2)
     share, spread = successes / n, z * z / n
     centre = (share + spread / 2) / (1 + spread)
@@ -87,9 +85,7 @@ def bootstrap(
     sums: (units, S), what each unit adds. combine: (R, S) totals of R resamples -> (R,) scores. A resample
     whose score is undefined (NaN) is left out; with none left the interval is (NaN, NaN).
     """
-    scores = np.concatenate(
-        [combine(counts @ sums) for counts in draws(len(sums), seed=seed, resamples=resamples)]
-    )
+    scores = np.concatenate([combine(counts @ sums) for counts in draws(len(sums), seed=seed, resamples=resamples)])
     scores = scores[~np.isnan(scores)]
     if not len(scores):
         return math.nan, math.nan

@@ -45,14 +45,10 @@ def recall_at_k(
     """
     similarity = np.asarray(similarity)
     if similarity.ndim != 2 or 0 in similarity.shape:
-        raise DataError(
-            "recall needs a filled score matrix", got=similarity.shape, expected="(queries, candidates)"
-        )
+        raise DataError("recall needs a filled score matrix", got=similarity.shape, expected="(queries, candidates)")
     if np.isnan(similarity).any():
         row, column = np.argwhere(np.isnan(similarity))[0]
-        raise NumericsError(
-            "a similarity is not a number", where=f"query {row}, candidate {column}", got="NaN"
-        )
+        raise NumericsError("a similarity is not a number", where=f"query {row}, candidate {column}", got="NaN")
     if len(ks) == 0 or min(ks) < 1:
         raise DataError("k counts places from 1", got=tuple(ks), expected="positive whole numbers")
     rows, columns = _relevant_pairs(relevant, similarity.shape)
@@ -97,9 +93,7 @@ def retrieval_report(
             expected=f"({similarity.shape[-1]},) as in the score matrix",
         )
     if not np.issubdtype(owner.dtype, np.integer) or owner.size == 0:
-        raise DataError(
-            "owners are numbers of images", got=f"{owner.dtype} {owner.shape}", expected="whole numbers"
-        )
+        raise DataError("owners are numbers of images", got=f"{owner.dtype} {owner.shape}", expected="whole numbers")
     if owner.min() < 0 or owner.max() >= len(similarity):
         raise DataError(
             "a text belongs to no image",
@@ -130,9 +124,7 @@ def hit_probability(
     return 1 - miss
 
 
-def _relevant_pairs(
-    relevant: Relevant, shape: tuple[int, ...]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _relevant_pairs(relevant: Relevant, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Relevance as two flat arrays (query, candidate), each pair once."""
     n_queries, n_candidates = shape
     if len(relevant) != n_queries:

@@ -35,6 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unimo.batch import IMAGE
+from unimo.model.shapes import rounded
 
 NO, YES, EARLIER = 0, 1, 2  # entries of the tables below
 MASK_BIAS = -1e4  # the published graph's additive bias: a row that may see nothing stays finite
@@ -60,7 +61,8 @@ class Bucket:
     """Sequences of similar length, laid out as one rectangle (n, L).
 
     rows: (n * L,) where each slot's token lies in the packed row (padding slots repeat a real row), or None when
-    the rectangle is the slice [start, start + n * L) of the packed row. bias: (n, 1, L, L) additive, or None.
+    the rectangle is the slice [start, start + n * L) of the packed row. bias: (n, 1, L, L) additive, or None. A bucket
+    with padding is rounded to few shapes (see `unimo.model.shapes`), with sequences that nobody reads.
     """
 
     n: int
@@ -69,12 +71,18 @@ class Bucket:
     rows: Tensor | None
     bias: Tensor | None
 
+    def take(self, x: Tensor) -> Tensor:
+        """This bucket's tokens of a packed row: (T, D) -> (n, L, D)."""
+        last = self.start + self.n * self.length
+        mine = x[self.start : last] if self.rows is None else x.index_select(0, self.rows)
+        return mine.unflatten(0, (self.n, self.length))
+
 
 class Plan:
     """Who sees whom in one packed row, and how the dense form cuts it into rectangles.
 
     owner, branch, role, order: (T,) integer tensors; tokens of an owner lie side by side. table: 5 x 5, see above.
-    waste: the largest share of padding a sequence may need in its bucket; only attention pays for it, the rest is packed.
+    waste: the largest share of padding a sequence may need in its bucket; only attention pays for it.
     """
 
     def __init__(
@@ -91,6 +99,7 @@ class Plan:
         self.branch = torch.zeros_like(owner) if branch is None else branch
         self.table = torch.tensor(table, device=owner.device)
         self.waste = waste
+        self.rows = rounded(len(owner))  # what a packed row of this plan is padded to
 
     @classmethod
     def rectangle(cls, n: int, length: int, device: torch.device) -> Plan:
@@ -98,6 +107,7 @@ class Plan:
         owner = torch.arange(n, device=device).repeat_interleave(length)
         plan = cls(owner, torch.full_like(owner, IMAGE), torch.zeros_like(owner))
         plan.__dict__["buckets"] = ([Bucket(n, length, 0, None, None)], None)
+        plan.rows = len(plan)  # batches of pictures have one shape as they are
         return plan
 
     def __len__(self) -> int:
@@ -122,9 +132,13 @@ class Plan:
             # Sequences join while they fill enough of the rectangle on their own.
             n = int((counts[order] >= (1 - self.waste) * longest).sum())
             mine, order = order[:n].sort().values, order[n:]
-            length = torch.arange(longest)
-            valid = length < counts[mine, None]  # (n, L)
-            rows = torch.where(valid, starts[mine, None] + length, starts[mine, None])
+            if not bool((counts[mine] == longest).all()):
+                n, longest = rounded(n, 4), rounded(longest, 4)
+            place = torch.arange(longest)
+            valid = torch.zeros(n, longest, dtype=torch.bool)
+            valid[: len(mine)] = place < counts[mine, None]
+            first_row = F.pad(starts[mine], (0, n - len(mine)))[:, None]
+            rows = torch.where(valid, first_row + place, first_row)  # (n, L)
             slots[rows[valid]] = first + torch.arange(n * longest).reshape(n, longest)[valid]
             first += n * longest
             buckets.append(self._bucket(rows.to(self.owner.device), valid.to(self.owner.device)))
@@ -169,14 +183,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, heads: int, *, dropout: 
     buckets, slots = plan.buckets
     outs = []
     for bucket in buckets:
-        parts = []
-        for x in (q, k, v):
-            if bucket.rows is None:
-                x = x[bucket.start : bucket.start + bucket.n * bucket.length]
-            else:
-                x = x.index_select(0, bucket.rows)
-            parts.append(x.unflatten(0, (bucket.n, bucket.length)))
-        outs.append(_rectangle(*parts, bucket.bias, heads, dropout).flatten(0, 1))
+        mine = (bucket.take(x) for x in (q, k, v))
+        outs.append(_rectangle(next(mine), next(mine), next(mine), bucket.bias, heads, dropout).flatten(0, 1))
     out = torch.cat(outs) if len(outs) > 1 else outs[0]
     return out if slots is None else out.index_select(0, slots)
 

@@ -46,7 +46,9 @@ class ModelSettings:
     dropout: float = setting(0.1, "dropout of the text tower, the Grounded Transformer and the matching head")
     attention_dropout: float = setting(0.1, "dropout of their attention weights")
     image_dropout: float = setting(0.0, "dropout of the image tower")
-    initial_std: float = setting(0.02, "spread of initial weights; narrow models learn sooner with 0.02 sqrt(768 / width)")
+    initial_std: float = setting(
+        0.02, "spread of initial weights; narrow models learn sooner with 0.02 sqrt(768 / width)"
+    )
 
 
 def build(settings: ModelSettings) -> UNIMO2:

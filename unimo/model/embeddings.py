@@ -1,6 +1,6 @@
 """Pixels to patch tokens and words to word tokens (spec unimo2 §2.2, §2.3).
 
-    N pictures · S side in pixels · P patches · T packed tokens · D width
+N pictures · S side in pixels · P patches · T packed tokens · D width
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Shapes:
         projection = model.patches.projection.weight
         return cls(
             width=model.width,
-            ffn=model.image_encoder.layers[0].ffn_in.out_features,
+            ffn=model.image_encoder.ffn,
             image_depth=len(model.image_encoder.layers),
             text_depth=len(model.text_encoder.layers),
             grounded_depth=len(model.grounded_encoder.layers),

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unimo.model.shapes import rounded
+
 ENCODER_WEIGHT, DICTIONARY_WEIGHT = 0.25, 1.0  # beta and alpha of §3.3
 
 
@@ -22,9 +24,7 @@ class GroundedDictionary(nn.Module):
     projection: separate ReLU layers and L2 normalisation of both sides' positions before the similarity.
     """
 
-    def __init__(
-        self, width: int, entries: int, chosen: int, *, method: str = "topk", projection: bool = False
-    ):
+    def __init__(self, width: int, entries: int, chosen: int, *, method: str = "topk", projection: bool = False):
         super().__init__()
         if method not in ("topk", "normal"):
             raise ValueError(f"grounding method must be topk or normal, got {method!r}")
@@ -51,7 +51,8 @@ class GroundedDictionary(nn.Module):
 
         No gradient: the choice is discrete, and the published graph lets none through.
         """
-        similarity = self.similarity(hidden, self.entries).float()
+        padded = F.pad(hidden, (0, 0, 0, rounded(len(hidden)) - len(hidden)))
+        similarity = self.similarity(padded, self.entries)[: len(hidden)].float()
         if votes is not None:
             similarity = similarity * votes[:, None]
         return similarity.new_zeros(n, len(self.entries)).index_add_(0, owner, similarity)

@@ -1,6 +1,6 @@
 """What is read off the encoded sequences (spec unimo2 §2.6, §4.6).
 
-    n rows · D width · V vocabulary · C dictionary
+n rows · D width · V vocabulary · C dictionary
 """
 
 from __future__ import annotations

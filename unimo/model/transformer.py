@@ -16,7 +16,7 @@ from unimo.model.attention import Plan, attend
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention of a packed row. forward: (T, D) -> (T, D)."""
+    """Multi-head self-attention of a packed row. forward: (T, D) -> (T, D); rows beyond the plan's are padding."""
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
@@ -25,9 +25,10 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Tensor, plan: Plan, form: str = "dense") -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        q, k, v = (part[: len(plan)] for part in self.qkv(x).chunk(3, dim=-1))
         dropout = self.dropout if self.training else 0.0
-        return self.output(attend(q, k, v, plan, self.heads, dropout=dropout, form=form))
+        out = attend(q, k, v, plan, self.heads, dropout=dropout, form=form)
+        return self.output(F.pad(out, (0, 0, 0, len(x) - len(plan))))
 
 
 class Layer(nn.Module):
@@ -83,11 +84,12 @@ class Transformer(nn.Module):
         attention_dropout: float = 0.0,
     ):
         super().__init__()
+        self.ffn = ffn or 4 * width
         self.layers = nn.ModuleList(
             Layer(
                 width,
                 heads,
-                ffn or 4 * width,
+                self.ffn,
                 norm_first=norm_first,
                 eps=eps,
                 dropout=dropout,
@@ -99,11 +101,13 @@ class Transformer(nn.Module):
         self.checkpointing = False  # recompute activations layer by layer in the backward pass
 
     def forward(self, x: Tensor, plan: Plan, form: str = "dense") -> Tensor:
+        x = F.pad(x, (0, 0, 0, plan.rows - len(plan)))
         for layer in self.layers:
             if self.checkpointing and self.training:
                 x = torch.utils.checkpoint.checkpoint(layer, x, plan, form, use_reentrant=False)
             else:
                 x = layer(x, plan, form)
+        x = x[: len(plan)]
         return x if self.final_norm is None else self.final_norm(x)
 
 
@@ -112,8 +116,8 @@ def initialise(module: nn.Module, std: float = 0.02) -> None:
     for part in module.modules():
         if isinstance(part, (nn.Linear, nn.Embedding, nn.Conv2d)):
             nn.init.trunc_normal_(part.weight, std=std, a=-2 * std, b=2 * std)
-            if getattr(part, "bias", None) is not None:
-                nn.init.zeros_(part.bias)
+            if isinstance(bias := getattr(part, "bias", None), Tensor):
+                nn.init.zeros_(bias)
         elif isinstance(part, nn.LayerNorm):
             nn.init.ones_(part.weight)
             nn.init.zeros_(part.bias)

@@ -11,6 +11,7 @@ possibly absent. A matching negative is only one more request: it costs one fuse
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -137,7 +138,7 @@ class UNIMO2(nn.Module):
         self.width, self.grounding_positions = width, grounding_positions
         self.attention_form = "dense"
         self.known_words: Tensor | None = None  # ids the language model may predict; None: all
-        text_like = {"ffn": ffn, "dropout": dropout, "attention_dropout": attention_dropout}
+        text_like: dict[str, Any] = {"ffn": ffn, "dropout": dropout, "attention_dropout": attention_dropout}
         self.patches = PatchEmbedding(width, image_size, patch, patch_padding)
         self.image_encoder = Transformer(
             width, image_depth, heads, ffn=ffn, norm_first=True, eps=1e-12, dropout=image_dropout
@@ -364,6 +365,9 @@ def _numbers(requests: dict[str, Request], side: str) -> Tensor:
     parts = []
     for request in requests.values():
         mine = getattr(request, side)
-        other = request.text if side == "image" else request.image
-        parts.append(torch.full_like(other, -1) if mine is None else mine)
+        if mine is None:
+            other = request.text if side == "image" else request.image
+            assert other is not None, "a request needs a picture or a text"
+            mine = torch.full_like(other, -1)
+        parts.append(mine)
     return torch.cat(parts)

@@ -2,8 +2,8 @@
 
     n local pairs · N pairs of all ranks · D width
 
-Asked of the unimodal [CLS] states, before anything is fused: which of N captions belongs to this picture, and which of N
-pictures to this caption. Every rank scores its own rows against the gathered columns, n x N instead of N x N.
+Asked of the unimodal [CLS] states, before anything is fused: which of N captions belongs to this picture, and which
+of N pictures to this caption. Every rank scores its own rows against the gathered columns, n x N instead of N x N.
 """
 
 from __future__ import annotations

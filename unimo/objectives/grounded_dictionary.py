@@ -2,8 +2,9 @@
 
     n sequences · P patches · L words of the longest text · D width
 
-Nothing is hidden. Asked of every sequence that pictures or texts form on their own terms (true pairs, unpaired pictures,
-unpaired texts): can the chosen entries rebuild the voting positions, and the positions the entries? Weights 1 and 1/4.
+Nothing is hidden. Asked of every sequence that pictures or texts form on their own terms (true pairs, unpaired
+pictures, unpaired texts): can the chosen entries rebuild the voting positions, and the positions the entries? The
+terms weigh 1 and 1/4.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from unimo.batch import Batch
 from unimo.config import setting
 from unimo.data.pack import Draft
 from unimo.model.grounding import DICTIONARY_WEIGHT, ENCODER_WEIGHT
+from unimo.model.shapes import rounded
 from unimo.model.unimo2 import UNIMO2, Fused, Request, Towers
 from unimo.objectives.objective import Part
 
@@ -66,7 +68,7 @@ def voting_positions(model: UNIMO2, towers: Towers, request: Request) -> tuple[T
         valid.append(torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device))
     if request.text is not None:
         starts, lengths = towers.texts.offsets[request.text], towers.texts.lengths[request.text]
-        place = torch.arange(int(lengths.max()), device=starts.device)
+        place = torch.arange(rounded(int(lengths.max()), 4), device=starts.device)
         real = place < lengths[:, None]
         rows = torch.where(real, starts[:, None] + place, starts[:, None])
         words = model.dictionary.positions_of(towers.words[rows], "text")

@@ -42,7 +42,8 @@ class ImageContrastive:
         if "image_contrastive" not in fused:
             return {}
         features = F.normalize(model.image_pooler(fused["image_contrastive"].image_cls()).float(), dim=-1)
-        total, right = two_views(*features.chunk(2), batch.extra["images.identity"], model.image_temperature)
+        a, b = features.chunk(2)
+        total, right = two_views(a, b, batch.extra["images.identity"], model.image_temperature)
         count = len(features)
         return {
             "image_contrastive": Part(total, count, self.weight),

@@ -2,10 +2,10 @@
 
     s local shards · n pairs of a shard · k of them matched
 
-Asked of the product of both poolers. For each matched pair there are two negatives: its picture with another caption and
-its caption with another picture of the same shard, drawn in proportion to exp(similarity / temperature) so that
-the confusable ones come first. A negative recombines cached towers and votes: one fused sequence, nothing encoded again.
-Pairs with the same picture or the same words are never each other's negatives; without a candidate there is none.
+Asked of the product of both poolers. For each matched pair there are two negatives: its picture with another caption
+and its caption with another picture of the same shard, drawn in proportion to exp(similarity / temperature) so that
+the confusable ones come first. A negative recombines cached towers and votes: one fused sequence, nothing is encoded
+again. Pairs with the same picture or the same words are never negatives; without a candidate there is none.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class ImageTextMatching:
 
     @torch.no_grad()
     def negatives(self, model: UNIMO2, batch: Batch, towers: Towers) -> tuple[Tensor, Tensor, Tensor]:
-        """For each matched pair: another caption, another picture (pair numbers, (s * k,)), and whether there is one."""
+        """For each matched pair another caption, another picture (pair numbers, (s * k,)), and if there is one."""
         noise = batch.extra["itm.noise"]  # (s, k, 2, n), Gumbel: the largest score + noise is a draw from the softmax
         shards, matched, _, n = noise.shape
         image, text = pair_features(model, batch, towers)
@@ -79,10 +79,7 @@ class ImageTextMatching:
             return {}
         logits = torch.cat([model.match_logits(fused[name]) for name in names]).float()
         labels = torch.cat(
-            [
-                torch.full((len(fused[name].request),), int(name == "itm.match"), device=logits.device)
-                for name in names
-            ]
+            [torch.full((len(fused[name].request),), int(name == "itm.match"), device=logits.device) for name in names]
         )
         total = F.cross_entropy(logits, labels, reduction="sum") if len(labels) else nothing(logits)
         right = (logits.detach().argmax(-1) == labels).sum()

@@ -1,6 +1,6 @@
-"""Masked grounding: grounded tokens are zeroed and their dictionary index is asked (spec unimo2 §2.4, §4.6). Off by default.
+"""Masked grounding: grounded tokens are zeroed and their dictionary index is asked (spec unimo2 §2.4, §4.6).
 
-    n pairs · K chosen · C dictionary
+n pairs · K chosen · C dictionary
 """
 
 from __future__ import annotations

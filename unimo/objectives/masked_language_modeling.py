@@ -56,7 +56,7 @@ class MaskedLanguageModeling:
         return asked
 
     def loss(self, model: UNIMO2, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
-        parts = {}
+        parts: dict[str, Part] = {}
         for name in ("mlm.pairs", "mlm.texts"):
             if name in batch.targets:
                 parts |= predict_words(model, fused[name], batch.targets[name], batch, name, self.weight)

@@ -14,17 +14,23 @@ and many compute the same mean.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unimo.batch import Batch, Targets
 from unimo.data.pack import Draft
+from unimo.model.shapes import rounded
 from unimo.model.unimo2 import UNIMO2, Fused, Request, Towers
 
+NOT_ASKED = -100  # label of rows that only round the shape
 
-class Part(NamedTuple):
+
+@dataclass(frozen=True)
+class Part:
     """A loss (or, with weight 0, a number to watch): total over local items, how many there were, and its weight."""
 
     total: Tensor
@@ -44,9 +50,7 @@ class Objective(Protocol):
 
     def requests(self, model: UNIMO2, batch: Batch, towers: Towers) -> dict[str, Request]: ...
 
-    def loss(
-        self, model: UNIMO2, batch: Batch, towers: Towers, fused: dict[str, Fused]
-    ) -> dict[str, Part]: ...
+    def loss(self, model: UNIMO2, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]: ...
 
 
 def predict_words(
@@ -56,9 +60,11 @@ def predict_words(
 
     The vocabulary is touched at these rows and nowhere else.
     """
-    logits = model.known_word_logits(fused.words(targets.rows, batch.texts), fused.word_table)
-    labels = model.word_columns(targets.labels)
-    total = F.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=smoothing)
+    extra = rounded(len(targets.rows)) - len(targets.rows)
+    rows = torch.cat([targets.rows, targets.rows[:1].expand(extra)])
+    labels = F.pad(model.word_columns(targets.labels), (0, extra), value=NOT_ASKED)
+    logits = model.known_word_logits(fused.words(rows, batch.texts), fused.word_table).float()
+    total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing, ignore_index=NOT_ASKED)
     right = (logits.detach().argmax(-1) == labels).sum()
     count = len(targets.labels)
     return {name: Part(total, count, weight), f"{name}.accuracy": Part(right, count, 0.0)}

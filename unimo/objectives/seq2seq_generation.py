@@ -8,6 +8,7 @@ entries are chosen by what is known alone, or the answer would leak through the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -25,7 +26,9 @@ class Seq2SeqGeneration:
     weight: float = setting(1.0, "weight of written words; 0 switches the objective off")
     pairs: int = setting(32, "pairs per step whose caption is written from its picture")
     smoothing: float = setting(0.0, "label smoothing, uniform over the vocabulary")
-    fragments: str = setting("lineage", "how passages are cut: lineage (released code) or paper (25 %, 4 to 32 tokens)")
+    fragments: Literal["paper", "lineage", "released"] = setting(
+        "lineage", "how passages are cut: lineage (released code) or paper (25 %, 4 to 32 tokens)"
+    )
 
     def corrupt(self, draft: Draft) -> None:
         chosen = draft.last_pairs(self.pairs)
@@ -55,7 +58,7 @@ class Seq2SeqGeneration:
         return asked
 
     def loss(self, model: UNIMO2, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
-        parts = {}
+        parts: dict[str, Part] = {}
         for name in ("seq2seq.pairs", "seq2seq.texts"):
             if name in batch.targets:
                 parts |= predict_words(

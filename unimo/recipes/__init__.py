@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from unimo.config import from_dict, load_json
 from unimo.errors import UsageError, nearest
@@ -22,7 +23,9 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "base": base,
     "large": large,
 }
-WORLDS = {"scenes": {"size": 64}}  # recipes that can make their own data: arguments of write_world
+WORLDS: dict[str, dict[str, Any]] = {
+    "scenes": {"size": 64}
+}  # recipes that can make their own data: arguments of write_world
 
 
 def find(name: str) -> Run:
@@ -50,5 +53,5 @@ def with_world(name: str, run: Run, out: Path, say: Callable[[str], None]) -> Ru
     folder = out.absolute().parent / f"{name}-world"
     say(f"the generated world is in {folder}")
     write_world(folder, **WORLDS[name])
-    paths = {kind: (str(folder / kind),) for kind in ("texts", "images", "pairs")}
+    paths: dict[str, Any] = {kind: (str(folder / kind),) for kind in ("texts", "images", "pairs")}
     return replace(run, data=replace(run.data, **paths))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from unimo.data.augment import Views
 from unimo.data.loader import Budgets
 from unimo.model.build import ModelSettings
-from unimo.objectives import ImageTextMatching, MaskedLanguageModeling, Seq2SeqGeneration
+from unimo.objectives import CrossModalContrastive, ImageTextMatching, MaskedLanguageModeling, Seq2SeqGeneration
 from unimo.train import Data, Objectives, Optimiser, Run
 
 
@@ -35,21 +35,24 @@ def scenes() -> Run:
             chosen=16,
             dropout=0.0,
             attention_dropout=0.0,
+            initial_std=0.05,
         ),
-        batch=Budgets(pairs=128, images=16, text_tokens=384, caption_length=48, passage_length=96),
+        batch=Budgets(pairs=96, images=4, text_tokens=192, caption_length=48, passage_length=96),
         objectives=Objectives(
-            mlm=MaskedLanguageModeling(pairs=16),
-            itm=ImageTextMatching(pairs=8),
+            mlm=MaskedLanguageModeling(pairs=8),
+            itm=ImageTextMatching(pairs=4),
+            cmcl=CrossModalContrastive(weight=3.0),
             seq2seq=Seq2SeqGeneration(pairs=24),
         ),
-        optimiser=Optimiser(rate=1e-3, warmup=0.05, decay="cosine", weight_decay=0.05),
+        optimiser=Optimiser(rate=1.5e-3, warmup=0.05, decay="cosine", weight_decay=0.05),
         minutes=5.0,
         workers=0,
+        only_known_words=True,
     )
 
 
 def photos() -> Run:
-    """UNIMO-2 from random weights on a few thousand captioned photographs, with unpaired texts and pictures beside them.
+    """UNIMO-2 from random weights on a few thousand captioned photographs, beside unpaired texts and pictures.
 
     source    ours
     command   unimo pretrain photos --pairs PAIRS --images IMAGES --texts TEXTS
@@ -72,6 +75,7 @@ def photos() -> Run:
             chosen=16,
             dropout=0.1,
             attention_dropout=0.0,
+            initial_std=0.035,
         ),
         data=Data(pair_views=Views(crop=0.5, flip=0.5, jitter=0.3, grey=0.05)),
         batch=Budgets(pairs=128, images=24, text_tokens=512, caption_length=40, passage_length=96),
@@ -109,7 +113,8 @@ def base() -> Run:
     """UNIMO-2 base from random weights.
 
     source    spec unimo2 §2.1 and §4.7; batch, schedule and loss weights are not published and are ours (§11)
-    command   torchrun --nproc-per-node 8 -m unimo pretrain base --pairs PAIRS --images IMAGES --texts TEXTS --set batch.shards=8
+    command   torchrun --nproc-per-node 8 -m unimo pretrain base --pairs PAIRS --images IMAGES --texts TEXTS \
+              --set batch.shards=8
     hardware  8 GPUs with 80 GB
     time      not measured yet
     expect    not measured yet
@@ -134,7 +139,8 @@ def large() -> Run:
     """UNIMO-2 large from random weights.
 
     source    spec unimo2 §2.1: shipped as a configuration by the authors, without weights or results
-    command   torchrun --nproc-per-node 8 -m unimo pretrain large --pairs PAIRS --images IMAGES --texts TEXTS --set batch.shards=8
+    command   torchrun --nproc-per-node 8 -m unimo pretrain large --pairs PAIRS --images IMAGES --texts TEXTS \
+              --set batch.shards=8
     hardware  8 GPUs with 80 GB
     time      not measured yet
     expect    not measured yet

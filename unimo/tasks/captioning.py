@@ -56,9 +56,7 @@ class Captioning:
         kept = choose(len(train), self.train_limit, "training pairs", self.seed)
         asking = material.images(corpus, items).embedding.cpu().numpy()
         best, near = np.full(len(items), -np.inf, np.float32), np.zeros(len(items), np.int64)
-        for block in in_blocks(
-            len(kept), 256
-        ):  # a training picture's states are needed once: they are not kept
+        for block in in_blocks(len(kept), 256):  # a training picture's states are needed once: they are not kept
             some = material.answerer.encode_images(train.image_bytes(int(i)) for i in kept[block])
             cosine = asking @ some.embedding.cpu().numpy().T
             nearer = cosine.max(1) > best
@@ -98,8 +96,6 @@ class Captioning:
                 "title": sentence or "(nothing)",
                 "lines": [f"reference: {text}" for text in wanted[:2]],
             }
-            for item, sentence, wanted in list(zip(captions.items, captions.sentences, captions.references))[
-                :most
-            ]
+            for item, sentence, wanted in list(zip(captions.items, captions.sentences, captions.references))[:most]
         ]
         return [{"title": f"{self.title}: beside references", "items": shown}]

@@ -132,9 +132,7 @@ def _crops(answerer, corpus, items: np.ndarray, votes: np.ndarray) -> Image.Imag
 def _words(answerer, ids: torch.Tensor, votes: torch.Tensor, most: int = 6) -> list[str]:
     """The pieces whose states come nearest to an entry on average, specials left out. ids, votes: (T,)."""
     distinct, place = ids.unique(return_inverse=True)
-    mean = torch.zeros(len(distinct), device=votes.device).scatter_reduce(
-        0, place, votes, "mean", include_self=False
-    )
+    mean = torch.zeros(len(distinct), device=votes.device).scatter_reduce(0, place, votes, "mean", include_self=False)
     special: Sequence[int] = sorted(answerer.tokenizer.special_ids)
     mean[torch.isin(distinct, torch.tensor(special, device=ids.device))] = -torch.inf
     best = mean.argsort(descending=True, stable=True)[:most]

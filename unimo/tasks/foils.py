@@ -39,9 +39,7 @@ class Foils:
         corpus = material.corpus("pairs", self.pairs)
         path = Path(self.foils)
         if not path.is_file():
-            raise DataError(
-                "no such file of foils", where=path, expected=f"JSON lines with {', '.join(FIELDS)}"
-            )
+            raise DataError("no such file of foils", where=path, expected=f"JSON lines with {', '.join(FIELDS)}")
         place = {key: i for i, key in enumerate(corpus.keys)}
         lines = [_checked(row, place) for row in read_jsonl(path)]
         lines = [lines[i] for i in choose(len(lines), self.limit, "foils", self.seed)]

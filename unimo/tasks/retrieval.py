@@ -63,9 +63,7 @@ class Retrieval:
         items = choose(len(corpus), self.limit, "pairs", self.seed)
         if len(items) < 2:
             what = "retrieval needs something to choose from"
-            raise DataError(
-                what, where=", ".join(self.pairs), got=f"{len(items)} pictures", expected="2 or more"
-            )
+            raise DataError(what, where=", ".join(self.pairs), got=f"{len(items)} pictures", expected="2 or more")
         told = [references(corpus, int(i), self.captions) for i in items]
         owner = np.repeat(np.arange(len(items)), [len(captions) for captions in told])
         strings, text_of = unique([caption for captions in told for caption in captions])
@@ -140,9 +138,7 @@ class Retrieval:
             if not own & set(first.tolist()):
                 lines.append(f"its own: {found.strings[min(own)]}")
             image = found.corpus.image_bytes(int(found.items[query]))
-            shown.append(
-                {"image": image, "title": "found" if int(first[0]) in own else "missed", "lines": lines}
-            )
+            shown.append({"image": image, "title": "found" if int(first[0]) in own else "missed", "lines": lines})
         note = "Three captions ranked first for a picture; ✓ marks its own."
         return [{"title": f"{self.title}: pictures asking for their caption", "note": note, "items": shown}]
 

@@ -132,10 +132,7 @@ def open_world(folder: str | Path) -> World:
     """Reads what `unimo.data.scenes.write_world` left. DataError: no such file, or another one's."""
     folder = Path(folder)
     manifest = load_json(folder / MANIFEST)
-    parts = {
-        name: (str(folder / name),) if (folder / name).is_dir() else ()
-        for name in ("heldout", "compositional")
-    }
+    parts = {name: (str(folder / name),) if (folder / name).is_dir() else () for name in ("heldout", "compositional")}
     foils = folder / "foils" / "foils.jsonl"
     names = folder / "classes" / "classes.json"
     try:
