@@ -8,6 +8,7 @@ lint:
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(dir $(PYTHON))lint-imports
+	$(PYTHON) scripts/readme_results.py --check
 
 test:
 	$(PYTHON) -m pytest
