@@ -33,7 +33,7 @@ def table(folder: Path) -> str:
                 None,
             )
             score = row["score"]
-            if words is None or not isinstance(score, dict):
+            if words is None or "unseen" in row["task"] or not isinstance(score, dict):
                 continue
             shown = [score["value"], score["low"], score["high"], score.get("chance")]
             value, low, high, chance = ("" if x is None else f"{100 * x:.1f} %" for x in shown)

@@ -25,7 +25,7 @@ from unimo import answer, report
 from unimo.checkpoint import MANIFEST
 from unimo.config import load_json, setting, to_dict
 from unimo.data.sources import Kind, find_sources
-from unimo.errors import UsageError, nearest
+from unimo.errors import UsageError, WeightsError, nearest
 from unimo.machine import describe_machine, keep_freed_memory
 from unimo.runs import read_log
 from unimo.tasks import (
@@ -95,6 +95,8 @@ def evaluate(
     """
     started = time.monotonic()
     data = data or EvaluationData()
+    if not Path(path).exists():
+        raise WeightsError("no such checkpoint", where=path, expected="a run's folder or one of its checkpoints")
     folder = _run_folder(Path(path))
     if out is None and folder is None:
         raise UsageError(

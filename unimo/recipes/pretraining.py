@@ -58,31 +58,27 @@ def photos() -> Run:
     command   unimo pretrain photos --pairs PAIRS --images IMAGES --texts TEXTS
     hardware  2 CPU cores with bf16 instructions, 8 GB of memory
     time      60 minutes
-    expect    results/photos.json (Flickr8k)
+    expect    not measured yet: untuned
     """
     return Run(
         model=ModelSettings(
             size="tiny",
-            width=256,
-            heads=4,
-            image_depth=6,
-            text_depth=4,
-            grounded_depth=3,
-            image_size=112,
+            image_size=96,
             patch=16,
             positions=130,
             dictionary=512,
             chosen=16,
             dropout=0.1,
             attention_dropout=0.0,
-            initial_std=0.035,
+            initial_std=0.04,
         ),
         data=Data(pair_views=Views(crop=0.5, flip=0.5, jitter=0.3, grey=0.05)),
-        batch=Budgets(pairs=128, images=24, text_tokens=512, caption_length=40, passage_length=96),
+        batch=Budgets(pairs=128, images=12, text_tokens=384, caption_length=40, passage_length=96),
         objectives=Objectives(
-            mlm=MaskedLanguageModeling(pairs=24, ratio=0.3),
-            itm=ImageTextMatching(pairs=12),
-            seq2seq=Seq2SeqGeneration(pairs=32),
+            mlm=MaskedLanguageModeling(pairs=12),
+            itm=ImageTextMatching(pairs=6),
+            cmcl=CrossModalContrastive(weight=3.0),
+            seq2seq=Seq2SeqGeneration(pairs=16),
         ),
         optimiser=Optimiser(rate=1e-3, warmup=0.05, decay="cosine", weight_decay=0.1),
         minutes=60.0,
