@@ -16,6 +16,7 @@ ROWS = {  # what the table shows: (task's first words, metric) -> words
     ("Retrieval, held-out", "image to text R@10"): "image to text R@10",
     ("Retrieval, held-out", "image to text R@1, re-ranked"): "image to text R@1, re-ranked",
     ("Retrieval", "text to image R@10"): "text to image R@10",
+    ("Retrieval", "text to image R@10, re-ranked"): "text to image R@10, re-ranked",
     ("Captions against the scene, held-out", "objects with right attributes"): "caption attributes right",
     ("Foils", "all, by cosine"): "hard foils told apart",
     ("Masked words", "captions beside their pictures"): "masked words",
