@@ -29,6 +29,7 @@ def start() -> tuple[int, int]:
         dist.init_process_group(backend, timeout=timedelta(minutes=10))
     if _patient is None:
         _patient = dist.new_group(backend="gloo", timeout=timedelta(days=7))
+        dist.barrier(group=_patient)  # nobody goes on, and perhaps fails, before all have joined
     return rank(), world()
 
 
