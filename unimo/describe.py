@@ -33,7 +33,7 @@ def describe(settings: ModelSettings, *, caption: int = 20, passage: int = 128) 
     lines += [f"  {'parameters':<24}{total:>15,}", "", "  arithmetic of a forward pass (training: x 3)"]
     for name, cost in sample_costs(model, caption, passage).items():
         lines.append(f"  {name:<24}{cost / 1e9:>12.2f} GFLOP")
-    per_token = 36 * model.width / 2**20  # bytes of activations per token and layer, measured on fused bf16 training
+    per_token = 36 * model.width / 2**20  # bytes of activations per token and layer; an estimate, not measured here
     layers = len(model.image_encoder.layers) + len(model.grounded_encoder.layers)
     pair = per_token * layers * (model.patches.grid**2 + 1 + caption)
     lines += [
