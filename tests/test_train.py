@@ -29,6 +29,7 @@ from unimo.errors import (
 )
 from unimo.model.build import build
 from unimo.objectives import OBJECTIVES
+from unimo.optimiser import make_optimiser
 
 
 @pytest.fixture(scope="module")
@@ -244,13 +245,14 @@ def test_two_in_a_row_then_a_good_one_go_on(world, tmp_path, monkeypatch):
 # forgotten
 
 
-def test_a_checkpoint_holds_every_tensor_a_step_changes(world, tmp_path):
+@pytest.mark.parametrize("layers", ["adamw", "muon"])
+def test_a_checkpoint_holds_every_tensor_a_step_changes(world, tmp_path, layers):
     """Walks the model, its modules' plain attributes, the optimiser and the averages: what a step changes
     is saved.
     """
-    run = tiny(world)
+    run = tiny(world, f"optimiser.layers={layers}")
     model = build(run.model)
-    optimiser = T.make_optimiser(model, run.optimiser)
+    optimiser = make_optimiser(model, run.optimiser)
     averaged = {name: p.detach().clone() for name, p in model.named_parameters()}
     before = plain_attributes(model)
     for parameter in model.parameters():
@@ -265,7 +267,7 @@ def test_a_checkpoint_holds_every_tensor_a_step_changes(world, tmp_path):
     state = {"step": 7, "elapsed": 1.25, "skipped": 3, "skipped_in_a_row": 1}
     path = checkpoint.save(tmp_path, 7, T.tensors(model, optimiser, averaged), state)
     fresh = build(run.model)
-    fresh_optimiser = T.make_optimiser(fresh, run.optimiser)
+    fresh_optimiser = make_optimiser(fresh, run.optimiser)
     fresh_averaged = {name: torch.zeros_like(p) for name, p in fresh.named_parameters()}
     assert T.restore(path, fresh, fresh_optimiser, fresh_averaged) == state
     assert everything(fresh, fresh_optimiser, fresh_averaged) == everything(model, optimiser, averaged)

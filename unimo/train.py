@@ -48,6 +48,7 @@ from unimo.objectives import (
     Part,
     Seq2SeqGeneration,
 )
+from unimo.optimiser import Optimiser, Optimisers, learning_rate, make_optimiser, moments, put_back
 from unimo.tokenizer import Tokenizer
 
 # ---- settings ----------------------------------------------------------------------------------------------
@@ -83,19 +84,6 @@ class Objectives:
     def active(self) -> dict[str, Objective]:
         named = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {name: objective for name, objective in named.items() if objective.weight}
-
-
-@dataclass(frozen=True)
-class Optimiser:
-    rate: float = setting(5e-5, "peak learning rate")
-    warmup: float = setting(0.06, "share of the run over which the rate rises from 0")
-    final: float = setting(0.0, "last learning rate as a share of the peak")
-    decay: Literal["linear", "cosine"] = setting("linear", "how the rate falls: linear or cosine")
-    beta1: float = setting(0.9, "Adam's first decay rate")
-    beta2: float = setting(0.98, "Adam's second decay rate")
-    epsilon: float = setting(1e-6, "Adam's epsilon")
-    weight_decay: float = setting(0.01, "decoupled decay of weight matrices; LayerNorms, biases and scalars have none")
-    clip: float = setting(1.0, "largest global gradient norm")
 
 
 @dataclass(frozen=True)
@@ -364,42 +352,8 @@ def _known_words(corpora: dict[str, Corpus]) -> np.ndarray:
     return np.unique(np.concatenate([special, *(corpus.vocabulary() for corpus in corpora.values())]))
 
 
-def make_optimiser(model: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
-    """Fused AdamW; matrices decay, LayerNorms, biases, temperatures and other vectors do not."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    return torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": settings.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        lr=settings.rate,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.epsilon,
-        fused=True,
-    )
-
-
-def learning_rate(settings: Optimiser, progress: float) -> float:
-    """The rate at `progress` in [0, 1] of the run: up linearly, then down to `final`."""
-    if progress < settings.warmup:
-        return settings.rate * progress / settings.warmup
-    rest = min(1.0, (progress - settings.warmup) / max(1e-9, 1 - settings.warmup))
-    fall = 1 - rest if settings.decay == "linear" else 0.5 * (1 + math.cos(math.pi * rest))
-    return settings.rate * (settings.final + (1 - settings.final) * fall)
-
-
-def moments(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Adam's state by parameter name; parameters that never had a gradient have none."""
-    named = {}
-    for name, parameter in model.named_parameters():
-        for key, value in optimiser.state.get(parameter, {}).items():
-            named[f"{name}.{key}"] = value
-    return named
-
-
 def tensors(
-    model: nn.Module, optimiser: torch.optim.Optimizer, averaged: dict[str, Tensor]
+    model: nn.Module, optimiser: Optimisers, averaged: dict[str, Tensor]
 ) -> dict[str, dict[str, Tensor]]:
     """Everything a step changes that is a tensor, in the groups of a checkpoint; `restore` is its inverse."""
     groups: dict[str, dict[str, Tensor]] = {
@@ -410,21 +364,14 @@ def tensors(
 
 
 def restore(
-    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, averaged: dict[str, Tensor]
+    path: Path, model: nn.Module, optimiser: Optimisers, averaged: dict[str, Tensor]
 ) -> dict[str, Any]:
     """Puts a checkpoint's weights, moments and averages in place; returns its step, clock and skipped
     steps.
     """
     saved = checkpoint.load(path)
     fill(model, saved.tensors["model"], where=path)
-    for name, parameter in model.named_parameters():
-        found = {
-            key: saved.tensors["optimiser"][f"{name}.{key}"].to(parameter.device)
-            for key in ("step", "exp_avg", "exp_avg_sq")
-            if f"{name}.{key}" in saved.tensors["optimiser"]
-        }
-        if found:
-            optimiser.state[parameter] = found
+    put_back(model, optimiser, saved.tensors["optimiser"])
     for name in averaged:
         averaged[name].copy_(saved.tensors["average"][name])
     counters = ("step", "elapsed", "skipped", "skipped_in_a_row")

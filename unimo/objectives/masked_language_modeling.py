@@ -20,6 +20,7 @@ from unimo.objectives.objective import Part, predict_words
 class MaskedLanguageModeling:
     parts = ("mlm.pairs", "mlm.pairs.accuracy", "mlm.texts", "mlm.texts.accuracy")
     weight: float = setting(1.0, "weight of masked words; 0 switches the objective off")
+    text_weight: float = setting(1.0, "weight of texts without pictures, as a share of `weight`, which captions have")
     pairs: int = setting(32, "pairs per step whose caption is masked beside its picture")
     ratio: float = setting(0.15, "share of a text's tokens that is asked (specials counted in its length)")
     geometric: float = setting(0.2, "p of the geometric span length in words")
@@ -57,7 +58,7 @@ class MaskedLanguageModeling:
 
     def loss(self, model: UNIMO2, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
         parts: dict[str, Part] = {}
-        for name in ("mlm.pairs", "mlm.texts"):
+        for name, weight in (("mlm.pairs", self.weight), ("mlm.texts", self.weight * self.text_weight)):
             if name in batch.targets:
-                parts |= predict_words(model, fused[name], batch.targets[name], batch, name, self.weight)
+                parts |= predict_words(model, fused[name], batch.targets[name], batch, name, weight)
         return parts

@@ -24,6 +24,7 @@ from unimo.objectives.objective import Part, predict_words
 class Seq2SeqGeneration:
     parts = ("seq2seq.pairs", "seq2seq.pairs.accuracy", "seq2seq.texts", "seq2seq.texts.accuracy")
     weight: float = setting(1.0, "weight of written words; 0 switches the objective off")
+    text_weight: float = setting(1.0, "weight of fragments of texts, as a share of `weight`, which captions have")
     pairs: int = setting(32, "pairs per step whose caption is written from its picture")
     smoothing: float = setting(0.0, "label smoothing, uniform over the vocabulary")
     fragments: Literal["paper", "lineage", "released"] = setting(
@@ -59,9 +60,7 @@ class Seq2SeqGeneration:
 
     def loss(self, model: UNIMO2, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
         parts: dict[str, Part] = {}
-        for name in ("seq2seq.pairs", "seq2seq.texts"):
+        for name, weight in (("seq2seq.pairs", self.weight), ("seq2seq.texts", self.weight * self.text_weight)):
             if name in batch.targets:
-                parts |= predict_words(
-                    model, fused[name], batch.targets[name], batch, name, self.weight, self.smoothing
-                )
+                parts |= predict_words(model, fused[name], batch.targets[name], batch, name, weight, self.smoothing)
         return parts

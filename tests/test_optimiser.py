@@ -1,0 +1,73 @@
+"""Who moves which weights, how far, and that what was saved goes on as if nothing had happened."""
+
+import pytest
+import torch
+
+from unimo.model.build import ModelSettings, build
+from unimo.optimiser import Optimiser, learning_rate, make_optimiser, moments, put_back
+
+TINY = ModelSettings(
+    size="tiny", width=16, heads=2, image_depth=1, text_depth=1, grounded_depth=1, image_size=32, vocabulary=40,
+    positions=20, dictionary=8, chosen=4,
+)  # fmt: skip
+RATE = 1e-2
+
+
+def fresh(layers):
+    torch.manual_seed(0)
+    model = build(TINY)
+    return model, make_optimiser(model, Optimiser(rate=RATE, weight_decay=0.0, layers=layers))
+
+
+def give_gradients(model, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.mark.parametrize("layers", ["adamw", "muon"])
+def test_every_parameter_has_exactly_one_mover(layers):
+    model, optimiser = fresh(layers)
+    moved = [id(p) for group in optimiser.param_groups for p in group["params"]]
+    assert sorted(moved) == sorted(id(p) for p in model.parameters())
+
+
+def test_muon_moves_the_matrices_inside_layers_along_an_orthogonal_direction():
+    """Its first step is the gradient with all singular values made (nearly) one, as large as Adam's step."""
+    model, optimiser = fresh("muon")
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    give_gradients(model, 1)
+    optimiser.step()
+    for name, parameter in model.named_parameters():
+        step = (before[name] - parameter.detach()) / RATE
+        if ".layers." in name and parameter.ndim == 2:
+            u, _, v = torch.linalg.svd(parameter.grad, full_matrices=False)
+            exact = u @ v * 0.2 * max(parameter.shape) ** 0.5
+            # Five iterations leave singular values between about 0.7 and 1.2: the direction, not the length, is exact.
+            assert torch.cosine_similarity(step.flatten(), exact.flatten(), dim=0) > 0.95, name
+            assert 0.1 < step.square().mean().sqrt() < 0.3, name
+        else:
+            adam = parameter.grad / (parameter.grad.abs() + Optimiser().epsilon)  # its first step
+            assert torch.allclose(step, adam, atol=2e-3), name
+
+
+@pytest.mark.parametrize("layers", ["adamw", "muon"])
+def test_saved_moments_go_on_exactly(layers):
+    model, optimiser = fresh(layers)
+    give_gradients(model, 1)
+    optimiser.step()
+    saved = {name: value.clone() for name, value in moments(model, optimiser).items()}
+    twin, other = fresh(layers)
+    twin.load_state_dict(model.state_dict())
+    put_back(twin, other, saved)
+    for one, its in ((model, optimiser), (twin, other)):
+        give_gradients(one, 2)
+        its.step()
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, dict(twin.named_parameters())[name]), name
+
+
+def test_the_rate_rises_then_falls():
+    settings = Optimiser(rate=2.0, warmup=0.1, final=0.25, decay="cosine")
+    rates = [learning_rate(settings, progress) for progress in (0.0, 0.05, 0.1, 0.55, 1.0)]
+    assert rates == pytest.approx([0.0, 1.0, 2.0, 1.25, 0.5])
