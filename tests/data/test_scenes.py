@@ -122,7 +122,7 @@ def test_the_pixels_show_each_thing_in_its_colour_inside_its_box_and_nothing_els
 
 
 def test_small_things_are_at_least_nine_pixels_and_all_outlines_differ_when_drawn():
-    for size, least, most in (("small", 9, 12), ("large", 18, 20)):
+    for size, least, most in (("small", 9, 10), ("large", 14, 14)):
         shown = [class_scene(0, i)[0] for i in range(256)]
         widths = [box[2] - box[0] for s in shown for box in boxes(s) if s.things[0].size == size]
         assert least <= min(widths) and max(widths) <= most

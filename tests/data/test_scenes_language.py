@@ -92,9 +92,9 @@ def second_reader(caption, a_scene):
 
     def is_at(i, words):
         (x, y), need = pixel[i], []
-        need += [x < 0.38 * 64] * ("left" in words) + [x > 0.62 * 64] * ("right" in words)
-        need += [y < 0.38 * 64] * ("top" in words) + [y > 0.62 * 64] * ("bottom" in words)
-        need += [0.37 < x / 64 < 0.63 and 0.37 < y / 64 < 0.63] * ("middle" in words or "centre" in words)
+        need += [x < 0.25 * 64] * ("left" in words) + [x > 0.75 * 64] * ("right" in words)
+        need += [y < 0.25 * 64] * ("top" in words) + [y > 0.75 * 64] * ("bottom" in words)
+        need += [16 <= x <= 48 and 16 <= y <= 48] * ("middle" in words or "centre" in words)
         assert need
         return all(need)
 

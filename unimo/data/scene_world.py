@@ -8,6 +8,9 @@ right and y downwards, so one scene can be drawn at any size.
     heldout         the same, but its bag hashes to the held-out part: no training scene has it
     compositional   at least one reserved (colour, shape) combination, found in no training picture or text
 
+Things stand on a board of 4 x 4 fields, one on a field and not quite in its middle. At 64 px a field is one patch of
+16 px: a small model then has to learn what is on a patch, not how to join four parts of a thing.
+
 Scenes 2k and 2k + 1 are often *twins*: the same colours, shapes and sizes, put together otherwise. A model
 that only collects words and features cannot tell twins apart; it has to bind a colour to its shape and a
 shape to its place.
@@ -36,9 +39,11 @@ COLOURS = {
 }
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "diamond", "ring")
 SIZES = {
-    "small": 11 / 64,
-    "large": 19 / 64,
+    "small": 10 / 64,
+    "large": 14 / 64,
 }  # side of the bounding box; smaller is unreadable
+FIELDS = 4  # per side of the board
+JITTER = 1 / 64  # how far a thing stands from the middle of its field, at most, each way
 GROUNDS = ((240, 240, 238), (246, 238, 222), (226, 236, 246), (228, 242, 228), (244, 230, 236))
 
 # (colour, shape) combinations kept out of training. Each colour and each shape loses at most one partner.
@@ -48,7 +53,6 @@ TRAINED = tuple(combination for combination in COMBINATIONS if combination not i
 
 SPLITS = ("train", "heldout", "compositional")
 HELDOUT_PART = 8  # one bag in eight is held out
-GAP = 3 / 64  # least free space between two bounding boxes
 MARGIN = 9 / 64  # a relation is stated only where centres differ by this much: any two things have one
 EQUAL_SHARE = 0.25  # how often a thing repeats the colour and shape of an earlier one
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -137,8 +141,8 @@ def relations(a_scene: Scene) -> list[tuple[int, str, int]]:
 
 def places(thing: Thing) -> list[str]:
     """Every true place of a thing: a corner, an edge, the centre. A thing has at most three."""
-    column = "left" if thing.x < 0.38 else "right" if thing.x > 0.62 else ""
-    row = "top" if thing.y < 0.38 else "bottom" if thing.y > 0.62 else ""
+    column = "left" if thing.x < 0.25 else "right" if thing.x > 0.75 else ""
+    row = "top" if thing.y < 0.25 else "bottom" if thing.y > 0.75 else ""
     if column and row:
         return [f"{row} {column}", row, column]
     return [row or column or "centre"]
@@ -183,24 +187,13 @@ def _random_scene(rng: random.Random, split: str, objects: tuple[int, int]) -> S
 
 
 def _lay_out(kinds: list[tuple[str, str]], rng: random.Random) -> Scene:
-    """Give the kinds sizes and places; whoever finds no room makes all of them start again."""
-    things: list[Thing] = []
-    while len(things) < len(kinds):
-        things = []
-        for colour, shape in kinds:
-            size = rng.choice(("small", "large"))
-            low = SIZES[size] / 2 + 1 / 64
-            for _ in range(12):
-                x, y = (round(rng.uniform(low, 1 - low), 4) for _ in range(2))
-                thing = Thing(colour, shape, size, x, y)
-                if not any(_too_close(thing, other) for other in things):
-                    things.append(thing)
-                    break
+    """Give every kind a field of its own and a size."""
+    things = []
+    for (colour, shape), field in zip(kinds, rng.sample(range(FIELDS**2), len(kinds))):
+        row, column = divmod(field, FIELDS)
+        x, y = (round((k + 0.5) / FIELDS + rng.uniform(-JITTER, JITTER), 4) for k in (column, row))
+        things.append(Thing(colour, shape, rng.choice(("small", "large")), x, y))
     return Scene(tuple(things), rng.randrange(len(GROUNDS)), rng.getrandbits(32))
-
-
-def _too_close(a: Thing, b: Thing) -> bool:
-    return max(abs(a.x - b.x), abs(a.y - b.y)) < (SIZES[a.size] + SIZES[b.size]) / 2 + GAP
 
 
 def _twin(original: Scene, split: str, rng: random.Random) -> Scene:

@@ -74,7 +74,7 @@ __all__ = [
     "write_world",
 ]
 
-VERSION = 1  # raise it when the same parameters give another world
+VERSION = 2  # raise it when the same parameters give another world
 IMAGES_FROM = 1_000_000_000  # index of the first picture without text: beyond any number of pairs
 COUNTS = ("pairs", "images", "texts", "heldout", "compositional", "classes")
 Members = Iterable[tuple[str, bytes]]  # (name, content) of a tar

@@ -45,13 +45,13 @@ def find(name: str) -> Run:
 
 
 def with_world(name: str, run: Run, out: Path, say: Callable[[str], None]) -> Run:
-    """A run without data gets its generated world, written beside `out` once and reused after."""
+    """A run without data gets the generated world of its seed, written beside `out` once and reused after."""
     if name not in WORLDS or run.data.texts or run.data.images or run.data.pairs:
         return run
     from unimo.data.scenes import write_world
 
-    folder = out.absolute().parent / f"{name}-world"
+    folder = out.absolute().parent / f"{name}-world-{run.seed}"
     say(f"the generated world is in {folder}")
-    write_world(folder, **WORLDS[name])
+    write_world(folder, seed=run.seed, **WORLDS[name])
     paths: dict[str, Any] = {kind: (str(folder / kind),) for kind in ("texts", "images", "pairs")}
     return replace(run, data=replace(run.data, **paths))
