@@ -352,9 +352,7 @@ def _known_words(corpora: dict[str, Corpus]) -> np.ndarray:
     return np.unique(np.concatenate([special, *(corpus.vocabulary() for corpus in corpora.values())]))
 
 
-def tensors(
-    model: nn.Module, optimiser: Optimisers, averaged: dict[str, Tensor]
-) -> dict[str, dict[str, Tensor]]:
+def tensors(model: nn.Module, optimiser: Optimisers, averaged: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Everything a step changes that is a tensor, in the groups of a checkpoint; `restore` is its inverse."""
     groups: dict[str, dict[str, Tensor]] = {
         "model": dict(model.named_parameters()),
@@ -363,9 +361,7 @@ def tensors(
     return groups | ({"average": averaged} if averaged else {})
 
 
-def restore(
-    path: Path, model: nn.Module, optimiser: Optimisers, averaged: dict[str, Tensor]
-) -> dict[str, Any]:
+def restore(path: Path, model: nn.Module, optimiser: Optimisers, averaged: dict[str, Tensor]) -> dict[str, Any]:
     """Puts a checkpoint's weights, moments and averages in place; returns its step, clock and skipped
     steps.
     """
