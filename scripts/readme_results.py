@@ -6,7 +6,9 @@ A file in results/ is what `scripts/keep_result.py` keeps of a run's evaluation.
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,22 +26,34 @@ ROWS = {  # what the table shows: (task's first words, metric) -> words
 
 
 def table(folder: Path) -> str:
-    """A Markdown table, one line per number, a file's name in front."""
-    lines = ["| result | what | score | 95 % interval | chance |", "| --- | --- | --- | --- | --- |"]
+    """A Markdown table, one line per number. Files NAME-seed-N share their lines: the mean, and lowest to highest."""
+    found: dict[tuple[str, str], list[tuple[Path, dict]]] = defaultdict(list)
     for path in sorted(folder.glob("*.json")):
-        report = json.loads(path.read_text())
-        for row in report["scores"]:
+        for row in json.loads(path.read_text())["scores"]:
             words = next(
                 (w for (task, metric), w in ROWS.items() if row["task"].startswith(task) and row["metric"] == metric),
                 None,
             )
-            score = row["score"]
-            if words is None or "unseen" in row["task"] or not isinstance(score, dict):
-                continue
-            shown = [score["value"], score["low"], score["high"], score.get("chance")]
-            value, low, high, chance = ("" if x is None else f"{100 * x:.1f} %" for x in shown)
-            lines.append(f"| [{path.stem}](results/{path.name}) | {words} | {value} | {low} to {high} | {chance} |")
+            if words and "unseen" not in row["task"] and isinstance(row["score"], dict):
+                found[re.sub(r"-seed-\d+$", "", path.stem), words].append((path, row["score"]))
+    lines = ["| result | what | score | spread | chance |", "| --- | --- | --- | --- | --- |"]
+    for (name, words), runs in found.items():
+        scores = [score for _, score in runs]
+        value, chance = (sum(score.get(key) or 0 for score in scores) / len(scores) for key in ("value", "chance"))
+        if len(runs) == 1:
+            low, high, what = scores[0]["low"], scores[0]["high"], "95 %"
+            files = f"[{name}](results/{runs[0][0].name})"
+        else:
+            values = [score["value"] for score in scores]
+            low, high, what = min(values), max(values), f"{len(runs)} seeds"
+            files = f"{name} " + " ".join(f"[{n}](results/{path.name})" for n, (path, _) in enumerate(runs))
+        spread = f"{percent(low)} to {percent(high)} ({what})"
+        lines.append(f"| {files} | {words} | {percent(value)} | {spread} | {percent(chance) if chance else ''} |")
     return "\n".join(lines)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def filled(readme: str, folder: Path) -> str:
