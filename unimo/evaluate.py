@@ -24,7 +24,7 @@ from typing import Any
 from unimo import answer, report
 from unimo.checkpoint import MANIFEST
 from unimo.config import load_json, setting, to_dict
-from unimo.data.sources import Kind, find_sources
+from unimo.data.finding import Kind, find_sources
 from unimo.errors import UsageError, WeightsError, nearest
 from unimo.machine import describe_machine, keep_freed_memory
 from unimo.runs import read_log
