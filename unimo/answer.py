@@ -131,14 +131,18 @@ class Answerer:
 
     @torch.inference_mode()
     def match(
-        self, images: EncodedImages, texts: EncodedTexts, pairs: np.ndarray, *, cosine_weight: float = 0.3
+        self, images: EncodedImages, texts: EncodedTexts, pairs: np.ndarray, *, cosine_weight: float | None = None
     ) -> np.ndarray:
-        """Fused score of (picture, text) pairs, (k, 2) -> (k,): matching logit + 0.3 x cosine (spec unimo2 §6.1).
+        """Fused score of (picture, text) pairs, (k, 2) -> (k,): matching log-odds + weight x cosine.
 
+        Pre-training draws the negatives of matching in proportion to exp(cosine / temperature), so its log-odds say
+        what is left to say after the cosine: by default the weight is 1 / temperature, which makes the sum the
+        log-probability of the pair up to a constant. (The released retrieval score uses 0.3, spec unimo2 §6.1.)
         Towers and votes are the cached ones; only the Grounded Transformer runs per pair.
         """
         scores = []
-        for some in torch.from_numpy(np.asarray(pairs, np.int64)).to(self.device).split(self.size_of_batch):
+        numbers = torch.from_numpy(np.ascontiguousarray(pairs, np.int64)).to(self.device)
+        for some in numbers.split(self.size_of_batch):
             # Only what this chunk needs: fusing gathers from all states it is given.
             (image_numbers, image), (text_numbers, text) = (side.unique(return_inverse=True) for side in some.T)
             seen, read = images.pick(image_numbers), texts.pick(text_numbers)
@@ -147,7 +151,8 @@ class Answerer:
                 fused = self.model.fuse(towers, {"match": Request(image, text)})["match"]
                 logits = self.model.match_logits(fused).float()
             cosine = (seen.embedding[image] * read.embedding[text]).sum(-1)
-            scores.append(logits[:, 1] - logits[:, 0] + cosine_weight * cosine)
+            weighted = self.model.contrastive_temperature(cosine) if cosine_weight is None else cosine_weight * cosine
+            scores.append(logits[:, 1] - logits[:, 0] + weighted)
         return torch.cat(scores).cpu().numpy()
 
     @torch.inference_mode()
@@ -257,8 +262,8 @@ class Answerer:
     ) -> np.ndarray:
         """(N, len(names)) probabilities from class names alone: cosine with the mean of the prompted names."""
         weights = self.class_embeddings(names, prompts)
-        cosine = self.encode_images(pictures).embedding.cpu() @ weights.T
-        return self.model.contrastive_temperature(cosine).softmax(-1).detach().numpy()
+        cosine = self.encode_images(pictures).embedding @ weights.to(self.device).T
+        return self.model.contrastive_temperature(cosine).softmax(-1).detach().cpu().numpy()
 
     def class_embeddings(self, names: Sequence[str], prompts: Sequence[str] = PROMPTS) -> Tensor:
         """(len(names), D): each class as the normalised mean of its prompts' embeddings."""

@@ -21,9 +21,10 @@ def test_match_equals_one_fused_pass_over_everything(tools):
         image, text = torch.from_numpy(pairs).T
         logits = answerer.model.match_logits(answerer.model.fuse(towers, {"m": Request(image, text)})["m"])
         cosine = (images.embedding[image] * texts.embedding[text]).sum(-1)
-    want = (logits[:, 1] - logits[:, 0] + 0.3 * cosine).numpy()
-    assert want.std() > 1e-4
-    np.testing.assert_allclose(answerer.match(images, texts, pairs), want, atol=1e-5)
+    for weight, share in ((None, 1 / 0.07), (0.3, 0.3)):  # 0.07: where the temperature starts
+        want = (logits[:, 1] - logits[:, 0] + share * cosine).numpy()
+        assert want.std() > 1e-4
+        np.testing.assert_allclose(answerer.match(images, texts, pairs, cosine_weight=weight), want, atol=1e-5)
 
 
 def test_picked_texts_are_those_encoded_alone(tools):
