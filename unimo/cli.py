@@ -55,9 +55,7 @@ def pretrain(
 
     run = recipes.find(recipe)
     given: dict[str, Any] = {"texts": texts, "images": images, "pairs": pairs}
-    if any(
-        given.values()
-    ):  # the user's folders replace the recipe's: what is not named is absent, not the recipe's own
+    if any(given.values()):  # they replace the recipe's folders: what is not named is absent
         folders: dict[str, Any] = {kind: tuple(paths or ()) for kind, paths in given.items()}
         run = replace(run, data=replace(run.data, **folders))
     changes = list(assignments or ())

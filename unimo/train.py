@@ -362,9 +362,7 @@ def tensors(model: nn.Module, optimiser: Optimisers, averaged: dict[str, Tensor]
 
 
 def restore(path: Path, model: nn.Module, optimiser: Optimisers, averaged: dict[str, Tensor]) -> dict[str, Any]:
-    """Puts a checkpoint's weights, moments and averages in place; returns its step, clock and skipped
-    steps.
-    """
+    """Puts a checkpoint's weights, moments and averages in place; returns its step, clock and skipped steps."""
     saved = checkpoint.load(path)
     fill(model, saved.tensors["model"], where=path)
     put_back(model, optimiser, saved.tensors["optimiser"])

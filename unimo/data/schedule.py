@@ -18,9 +18,7 @@ from unimo.data.chance import generator
 
 
 class Shuffled:
-    """An endless run over n samples: every epoch is a fresh permutation, and place p holds (epoch,
-    sample).
-    """
+    """An endless run over n samples: every epoch is a fresh permutation, place p holds (epoch, sample)."""
 
     def __init__(self, n: int, seed: int, purpose: str):
         self.n, self.seed, self.purpose = n, seed, purpose
@@ -40,8 +38,8 @@ class Shuffled:
 class Bins:
     """An endless run of bins of at most B tokens: every epoch packs a fresh permutation, next-fit.
 
-    lengths: (n,) tokens of each sample, specials included; each must fit a bin. Place p holds (epoch,
-    samples).
+    lengths: (n,) tokens of each sample, specials included; each must fit a bin. Place p
+    holds (epoch, samples).
     """
 
     def __init__(self, lengths: np.ndarray, budget: int, seed: int, purpose: str):
@@ -73,9 +71,7 @@ class Bins:
 
 
 def passages(token_counts: np.ndarray, longest: int) -> np.ndarray:
-    """Cuts documents into passages of at most `longest` tokens: (passages, 3) of document, first, last +
-    1.
-    """
+    """Cuts documents into passages of at most `longest` tokens: (passages, 3) of document, first, last + 1."""
     pieces = np.maximum(1, -(-token_counts // longest))
     document = np.repeat(np.arange(len(token_counts)), pieces)
     first_piece = np.cumsum(pieces) - pieces
