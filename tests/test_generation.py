@@ -9,9 +9,10 @@ from model.tiny_unimo2 import as_batch, lively_model, no_texts, pack, random_pic
 from objectives.tiny_batches import tiny_batch
 
 from unimo.batch import KNOWN, WRITTEN, Texts
-from unimo.generation import greedy
+from unimo.generation import Cached, Plain
 from unimo.model.unimo2 import UNIMO2, Request
 from unimo.objectives import Seq2SeqGeneration, step
+from unimo.search import Limits, beam, greedy
 
 CLS, END = 0, 2
 KNOWN_LENGTHS = [6, 3, 11, 4]
@@ -24,11 +25,16 @@ def setting(kind: str) -> dict:
     return {"pictures": None if kind == "known" else pictures, "known": None if kind == "picture" else known}
 
 
-def write(model: UNIMO2, pictures, known, numbers=range(4), **options) -> list[list[int]]:
+def writer(model: UNIMO2, pictures, known, numbers=range(4), form=Cached):
     with torch.no_grad():
         images = None if pictures is None else model.encode_images(pictures[list(numbers)])
-    given = None if known is None else [known[i] for i in numbers]
-    return greedy(model, images, known=given, cls=CLS, end=END, **{"longest": 12, **options})
+    return form(model, images, None if known is None else [known[i] for i in numbers])
+
+
+def write(model: UNIMO2, pictures, known, numbers=range(4), form=Cached, **options) -> list[list[int]]:
+    limits = {"cls": CLS, "end": END, "longest": 12, "blocked": (), **options}
+    limits["blocked"] = (CLS, *limits["blocked"])
+    return greedy(writer(model, pictures, known, numbers, form), Limits(**limits))
 
 
 @torch.no_grad()
@@ -65,6 +71,37 @@ def test_every_word_is_the_likeliest_of_one_pass_over_the_text(kind, options):
 
 
 @pytest.mark.parametrize("kind", ["picture", "known", "both"])
+@pytest.mark.parametrize(
+    "options", [{}, {"dictionary": 0}, {"grounding_method": "normal"}], ids=["grounded", "baseline", "normal"]
+)
+def test_what_is_remembered_says_what_is_computed_again(kind, options):
+    """Rows that branch, end and change order, as a beam makes them; many rows go on one prefix."""
+    model, given = lively_model(3, **options), setting(kind)
+    plain, cached = (writer(model, **given, form=form) for form in (Plain, Cached))
+    generator, rows = torch.Generator().manual_seed(0), 4
+    for n in (4, 4, 9, 3, 6):
+        parents = torch.randint(rows, (n,), generator=generator)
+        words = torch.randint(3, 200, (n,), generator=generator)
+        want, got = plain.advance(words, parents), cached.advance(words, parents)
+        torch.testing.assert_close(got, want, rtol=0, atol=2e-5)
+        assert want.std(0).max() > 1e-2
+        rows = n
+
+
+@pytest.mark.parametrize("kind", ["picture", "known", "both"])
+def test_a_beam_over_a_model_does_not_depend_on_form_or_batch(kind):
+    model, given = lively_model(3), setting(kind)
+    limits = Limits(cls=CLS, end=END, longest=8, shortest=2)
+    together = beam(writer(model, **given), limits, width=3)
+    assert [[told.words for told in told] for told in beam(writer(model, **given, form=Plain), limits, width=3)] == [
+        [told.words for told in told] for told in together
+    ]
+    for i in range(4):
+        alone = beam(writer(model, **given, numbers=[i]), limits, width=3)[0]
+        assert [told.words for told in alone] == [told.words for told in together[i]]
+
+
+@pytest.mark.parametrize("kind", ["picture", "known", "both"])
 def test_answers_do_not_depend_on_the_batch(kind):
     model, given = lively_model(3), setting(kind)
     alone = [write(model, **given, numbers=[i])[0] for i in range(4)]
@@ -90,7 +127,8 @@ def test_limits_are_kept():
 
 def test_nothing_to_write_about():
     model = lively_model()
-    assert greedy(model, model.encode_images(random_pictures(0)), cls=CLS, end=END) == []
+    for form in (Plain, Cached):
+        assert greedy(form(model, model.encode_images(random_pictures(0))), Limits(cls=CLS, end=END)) == []
 
 
 @torch.no_grad()
@@ -129,4 +167,6 @@ def test_a_model_that_learned_captions_by_heart_writes_them():
     captions = [ids.tolist() for ids in torch.tensor_split(batch.texts.ids, batch.texts.offsets[1:-1])]
     with torch.no_grad():
         images = model.encode_images(batch.pixels)
-    assert greedy(model, images, cls=CLS, end=END, longest=20) == [ids[1:-1] for ids in captions]
+    limits = Limits(cls=CLS, end=END, longest=20)
+    assert greedy(Cached(model, images), limits) == [ids[1:-1] for ids in captions]
+    assert greedy(Plain(model, images), limits) == [ids[1:-1] for ids in captions]

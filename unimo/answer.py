@@ -25,10 +25,11 @@ from unimo.batch import TEXT, Texts
 from unimo.data.augment import squeeze
 from unimo.data.images import load_rgb
 from unimo.errors import UsageError
-from unimo.generation import greedy
+from unimo.generation import Cached
 from unimo.machine import autocast_dtype
 from unimo.model.build import load_model
 from unimo.model.unimo2 import UNIMO2, Request, Towers
+from unimo.search import Limits, greedy
 from unimo.tokenizer import Tokenizer
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
@@ -193,18 +194,19 @@ class Answerer:
     ) -> list[str]:
         """One sentence per picture, greedily."""
         images = pictures if isinstance(pictures, EncodedImages) else self.encode_images(pictures)
+        special = self.tokenizer
+        limits = Limits(
+            cls=special.cls,
+            end=special.sep,
+            longest=min(longest, self.longest - 1),
+            shortest=shortest,
+            blocked=(special.cls, special.pad, special.unk, special.mask),
+        )
         sentences = []
         for first in range(0, len(images), self.size_of_batch):
             with self._autocast():
-                ids = greedy(
-                    self.model,
-                    images.hidden[first : first + self.size_of_batch],
-                    cls=self.tokenizer.cls,
-                    end=self.tokenizer.sep,
-                    longest=min(longest, self.longest - 1),
-                    shortest=shortest,
-                    blocked=(self.tokenizer.pad, self.tokenizer.unk, self.tokenizer.mask),
-                )
+                writer = Cached(self.model, images.hidden[first : first + self.size_of_batch])
+                ids = greedy(writer, limits)
             sentences += [" ".join(self.tokenizer.decode(row).split()) for row in ids]
         return sentences
 

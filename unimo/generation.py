@@ -1,9 +1,9 @@
-"""Writing: one word after the other, from a picture, a known text or both.
+"""Models as writers: what `unimo.search` asks for the next word, from a picture, a known text or both.
 
-    n sequences · L words written so far
+    n sequences · r rows being written · V words
 
-The plain form: every step encodes the whole prefix again. Text never looks forward (see the masks in
-`unimo.model.attention`), so what is written is the same as with a cache of keys and values.
+`Plain` encodes everything again for every word; `Cached` keeps keys and values. Text never looks forward (see the masks
+in `unimo.model.attention`), so both say the same.
 """
 
 from __future__ import annotations
@@ -15,60 +15,82 @@ import torch
 from torch import Tensor
 
 from unimo.batch import KNOWN, WRITTEN, Texts
+from unimo.model.memory import memories
 from unimo.model.unimo2 import UNIMO2, Request, Towers
 
 FIRST_POSITION = 2
 
 
-@torch.no_grad()
-def greedy(
-    model: UNIMO2,
-    images: Tensor | None,
-    *,
-    known: Sequence[np.ndarray] | None = None,
-    cls: int,
-    end: int,
-    longest: int = 50,
-    shortest: int = 0,
-    blocked: Sequence[int] = (),
-) -> list[list[int]]:
-    """The most probable next word, until `end` or `longest` words. Returns n lists of ids without specials.
+class Plain:
+    """The reference form. images: (n, 1 + P, D) encoded pictures, or None; known: n framed texts read before."""
 
-    images: (n, 1 + P, D) encoded pictures, or None. known: n framed texts read before writing, or None.
-    shortest: `end` is not allowed before so many words. blocked: ids never written.
-    """
-    n = len(images) if images is not None else len(known or ())
-    given = [np.asarray(ids, np.int64) for ids in known] if known is not None else [np.zeros(0, np.int64)] * n
-    written: list[list[int]] = [[cls] for _ in range(n)]
-    going = list(range(n))
-    for length in range(longest):
-        if not going:
-            break
-        texts = _pack([given[i] for i in going], [written[i] for i in going], model.words.word.weight.device)
-        hidden = model.encode_texts(texts)
-        some = (
-            model.patches.cls.new_zeros(0, 1 + model.patches.grid**2, model.width) if images is None else images[going]
-        )
-        towers = Towers(some.to(hidden.dtype), hidden, texts)
+    def __init__(self, model: UNIMO2, images: Tensor | None, known: Sequence[np.ndarray] | None = None):
+        self.model, self.images = model, images
+        self.n = len(images) if images is not None else len(known or ())
+        self.known = [np.asarray(ids, np.int64) for ids in known] if known is not None else [_NOTHING] * self.n
+        self.owner = torch.arange(self.n)
+        self.written: list[list[int]] = [[] for _ in range(self.n)]
+
+    @torch.no_grad()
+    def advance(self, words: Tensor, parents: Tensor) -> Tensor:
+        self.written = [[*self.written[row], word] for row, word in zip(parents.tolist(), words.tolist())]
+        self.owner = self.owner[parents]
+        model, owner = self.model, self.owner.tolist()
+        texts = _pack([self.known[i] for i in owner], self.written, model.words.word.weight.device)
+        pictures = _pictures(model, None if self.images is None else self.images[self.owner])
+        towers = Towers(pictures, model.encode_texts(texts), texts)
         model.count_votes(towers)
-        everyone = torch.arange(len(going), device=hidden.device)
-        request = Request(None if images is None else everyone, everyone)
-        fused = model.fuse(towers, {"write": request})["write"]
-        logits = model.word_logits(fused.words(texts.offsets[1:] - 1, texts)).float()
-        logits[:, [cls, *blocked]] = float("-inf")
-        if length < shortest:
-            logits[:, end] = float("-inf")
-        for i, word in zip(list(going), logits.argmax(-1).tolist()):
-            if word == end:
-                going.remove(i)
-            else:
-                written[i].append(word)
-    return [ids[1:] for ids in written]
+        rows = torch.arange(len(owner), device=texts.ids.device)
+        fused = model.fuse(towers, {"write": Request(None if self.images is None else rows, rows)})["write"]
+        return model.word_logits(fused.words(texts.offsets[1:] - 1, texts)).float()
 
 
-def _pack(known: list[np.ndarray], written: list[list[int]], device: torch.device) -> Texts:
+class Cached:
+    """The fast form; the same arguments and answers as `Plain`."""
+
+    @torch.no_grad()
+    def __init__(self, model: UNIMO2, images: Tensor | None, known: Sequence[np.ndarray] | None = None):
+        self.model, self.length = model, 0
+        self.n = len(images) if images is not None else len(known or ())
+        if not self.n:
+            return
+        device = model.words.word.weight.device
+        texts = _pack([np.asarray(ids, np.int64) for ids in known or ()], [[]] * len(known or ()), device)
+        in_text: list[tuple[Tensor, Tensor]] = []
+        in_fused: list[tuple[Tensor, Tensor]] = []
+        towers = Towers(_pictures(model, images), model.encode_texts(texts, in_text), texts)
+        model.count_votes(towers)
+        rows = torch.arange(self.n, device=device)
+        request = Request(None if images is None else rows, None if known is None else rows)
+        fused = model.fuse(towers, {"write": request}, in_fused)["write"]
+        none = torch.zeros(self.n, dtype=torch.int64, device=device)
+        starts, lengths = (none, none) if known is None else (texts.offsets[:-1], texts.lengths)
+        self.text = memories(in_text, starts, lengths)
+        self.grounded = memories(in_fused, fused.starts, fused.image_length + fused.ground_length + lengths)
+
+    @torch.no_grad()
+    def advance(self, words: Tensor, parents: Tensor) -> Tensor:
+        model = self.model
+        device = model.words.word.weight.device
+        words, parents = words.to(device), parents.to(device)
+        for memory in (*self.text, *self.grounded):
+            memory.follow(parents)
+        x = model.words(words, torch.full_like(words, FIRST_POSITION + self.length))
+        self.length += 1
+        x = model.grounded_encoder.step(model.text_encoder.step(x, self.text), self.grounded)
+        return model.word_logits(x).float()
+
+
+_NOTHING = np.zeros(0, np.int64)
+
+
+def _pictures(model: UNIMO2, images: Tensor | None) -> Tensor:
+    return model.patches.cls.new_zeros(0, 1 + model.patches.grid**2, model.width) if images is None else images
+
+
+def _pack(known: Sequence[np.ndarray], written: Sequence[Sequence[int]], device: torch.device) -> Texts:
     """Known and written parts of each sequence side by side; the written part's positions start again at 2."""
-    ids, positions, roles, offsets = [], [], [], [0]
+    ids, positions, roles, offsets = [_NOTHING], [_NOTHING], [], [0]
     for before, after in zip(known, written):
         ids += [before, np.asarray(after, np.int64)]
         positions += [FIRST_POSITION + np.arange(len(before)), FIRST_POSITION + np.arange(len(after))]
@@ -77,6 +99,6 @@ def _pack(known: list[np.ndarray], written: list[list[int]], device: torch.devic
     return Texts(
         ids=torch.from_numpy(np.concatenate(ids)).to(device),
         positions=torch.from_numpy(np.concatenate(positions)).to(device),
-        roles=torch.tensor(roles, device=device),
+        roles=torch.tensor(roles, dtype=torch.int64, device=device),
         offsets=torch.tensor(offsets, device=device),
     )

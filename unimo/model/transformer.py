@@ -13,10 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimo.model.attention import Plan, attend
+from unimo.model.memory import Memory
+
+Kept = list[tuple[Tensor, Tensor]]  # keys and values of every layer, (T, D) each
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention of a packed row. forward: (T, D) -> (T, D); rows beyond the plan's are padding."""
+    """Multi-head self-attention of a packed row. forward: (T, D) -> (T, D); rows beyond the plan's are padding.
+
+    With a Memory in the plan's place, of one more word a row: (r, D) -> (r, D). kept: takes the keys and values.
+    """
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
@@ -24,8 +30,13 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, plan: Plan, form: str = "dense") -> Tensor:
+    def forward(self, x: Tensor, plan: Plan | Memory, form: str = "dense", kept: Kept | None = None) -> Tensor:
+        if isinstance(plan, Memory):
+            q, k, v = self.qkv(x).chunk(3, dim=-1)
+            return self.output(plan.attend(q, k, v, self.heads))
         q, k, v = (part[: len(plan)] for part in self.qkv(x).chunk(3, dim=-1))
+        if kept is not None:
+            kept.append((k, v))
         dropout = self.dropout if self.training else 0.0
         out = attend(q, k, v, plan, self.heads, dropout=dropout, form=form)
         return self.output(F.pad(out, (0, 0, 0, len(x) - len(plan))))
@@ -57,11 +68,11 @@ class Layer(nn.Module):
         self.ffn_norm = nn.LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, plan: Plan, form: str = "dense") -> Tensor:
+    def forward(self, x: Tensor, plan: Plan | Memory, form: str = "dense", kept: Kept | None = None) -> Tensor:
         if self.norm_first:
-            x = x + self.dropout(self.attention(self.attention_norm(x), plan, form))
+            x = x + self.dropout(self.attention(self.attention_norm(x), plan, form, kept))
             return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
-        x = self.attention_norm(x + self.dropout(self.attention(x, plan, form)))
+        x = self.attention_norm(x + self.dropout(self.attention(x, plan, form, kept)))
         return self.ffn_norm(x + self.dropout(self.feed_forward(x)))
 
     def feed_forward(self, x: Tensor) -> Tensor:
@@ -100,14 +111,21 @@ class Transformer(nn.Module):
         self.final_norm = nn.LayerNorm(width, eps=eps) if norm_first else None
         self.checkpointing = False  # recompute activations layer by layer in the backward pass
 
-    def forward(self, x: Tensor, plan: Plan, form: str = "dense") -> Tensor:
+    def forward(self, x: Tensor, plan: Plan, form: str = "dense", kept: Kept | None = None) -> Tensor:
+        """kept: takes the keys and values of every layer, for `step`."""
         x = F.pad(x, (0, 0, 0, plan.rows - len(plan)))
         for layer in self.layers:
             if self.checkpointing and self.training:
                 x = torch.utils.checkpoint.checkpoint(layer, x, plan, form, use_reentrant=False)
             else:
-                x = layer(x, plan, form)
+                x = layer(x, plan, form, kept)
         x = x[: len(plan)]
+        return x if self.final_norm is None else self.final_norm(x)
+
+    def step(self, x: Tensor, seen: list[Memory]) -> Tensor:
+        """One more word a row, (r, D) -> (r, D), after what `seen` (one a layer) remembers; it remembers this too."""
+        for layer, memory in zip(self.layers, seen, strict=True):
+            x = layer(x, memory)
         return x if self.final_norm is None else self.final_norm(x)
 
 

@@ -22,7 +22,7 @@ from unimo.model.attention import BASELINE, UNDERSTANDING_AND_GENERATION, Plan
 from unimo.model.embeddings import PatchEmbedding, WordEmbedding
 from unimo.model.grounding import GroundedDictionary
 from unimo.model.heads import MatchingHead, Pooler, Temperature, TiedHead
-from unimo.model.transformer import Transformer, initialise
+from unimo.model.transformer import Kept, Transformer, initialise
 
 
 @dataclass(frozen=True)
@@ -177,12 +177,12 @@ class UNIMO2(nn.Module):
         plan = Plan.rectangle(n, length, x.device)
         return self.image_encoder(x.flatten(0, 1), plan).unflatten(0, (n, length))
 
-    def encode_texts(self, texts: Texts) -> Tensor:
-        """Packed texts -> (T, D)."""
+    def encode_texts(self, texts: Texts, kept: Kept | None = None) -> Tensor:
+        """Packed texts -> (T, D). kept: takes the keys and values of every layer."""
         owner = texts.owner
         order = torch.arange(len(owner), device=owner.device) - texts.offsets[owner]
         plan = Plan(owner, texts.roles, order, table=self.table)
-        return self.text_encoder(self.words(texts.ids, texts.positions), plan, self.attention_form)
+        return self.text_encoder(self.words(texts.ids, texts.positions), plan, self.attention_form, kept)
 
     def towers(self, batch: Batch) -> Towers:
         """Both towers over a whole batch, with each picture's and each text's votes."""
@@ -214,8 +214,8 @@ class UNIMO2(nn.Module):
 
     # ---- second half: pictures and texts meet ---------------------------------------------------------------------
 
-    def fuse(self, towers: Towers, requests: dict[str, Request]) -> dict[str, Fused]:
-        """Runs the Grounded Transformer once over all requested sequences."""
+    def fuse(self, towers: Towers, requests: dict[str, Request], kept: Kept | None = None) -> dict[str, Fused]:
+        """Runs the Grounded Transformer once over all requested sequences. kept: as in `encode_texts`."""
         image, text = _numbers(requests, "image"), _numbers(requests, "text")
         n, device = len(image), image.device
         texts = towers.texts
@@ -247,7 +247,7 @@ class UNIMO2(nn.Module):
         is_word = ~(in_image | in_ground)
         role[is_word] = texts.roles[rows[is_word] - first_word]
         plan = Plan(owner, role, torch.where(is_word, word, zero), table=self.table)
-        hidden = self.grounded_encoder(x, plan, self.attention_form)
+        hidden = self.grounded_encoder(x, plan, self.attention_form, kept)
 
         answers, first, table = {}, 0, self.word_table()
         for name, request in requests.items():

@@ -8,7 +8,6 @@ from unimo.data.augment import Views
 from unimo.data.loader import Budgets
 from unimo.model.build import ModelSettings
 from unimo.objectives import (
-    CrossModalContrastive,
     GroundedDictionaryLoss,
     ImageContrastive,
     ImageTextMatching,
