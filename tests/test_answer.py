@@ -44,6 +44,7 @@ def test_answers_do_not_depend_on_the_batch_size(answerer, pictures, batch):
     np.testing.assert_allclose(scores[::-1], other.match(images, texts, PAIRS[::-1]), rtol=0, atol=2e-5)
     np.testing.assert_allclose(one.similarity(pictures, TEXTS), other.similarity(pictures, TEXTS), atol=2e-5)
     assert one.caption(pictures, longest=6) == other.caption(pictures, longest=6)
+    assert one.caption(pictures, longest=6, beams=3) == other.caption(pictures, longest=6, beams=3)
     classes = ["dog", "cat", "owl"]
     np.testing.assert_allclose(one.classify(pictures, classes), other.classify(pictures, classes), atol=1e-4)
 

@@ -29,7 +29,7 @@ from unimo.generation import Cached
 from unimo.machine import autocast_dtype
 from unimo.model.build import load_model
 from unimo.model.unimo2 import UNIMO2, Request, Towers
-from unimo.search import Limits, greedy
+from unimo.search import Limits, beam, greedy
 from unimo.tokenizer import Tokenizer
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
@@ -190,9 +190,9 @@ class Answerer:
         return self.embed_image(pictures) @ self.embed_text(texts).T
 
     def caption(
-        self, pictures: Iterable[Picture] | EncodedImages, *, longest: int = 50, shortest: int = 0
+        self, pictures: Iterable[Picture] | EncodedImages, *, beams: int = 1, longest: int = 50, shortest: int = 0
     ) -> list[str]:
-        """One sentence per picture, greedily."""
+        """One sentence per picture: the likeliest next word each time, or the best of `beams` hypotheses."""
         images = pictures if isinstance(pictures, EncodedImages) else self.encode_images(pictures)
         special = self.tokenizer
         limits = Limits(
@@ -206,7 +206,10 @@ class Answerer:
         for first in range(0, len(images), self.size_of_batch):
             with self._autocast():
                 writer = Cached(self.model, images.hidden[first : first + self.size_of_batch])
-                ids = greedy(writer, limits)
+                if beams == 1:
+                    ids = greedy(writer, limits)
+                else:
+                    ids = [list(best.words) for best, *_ in beam(writer, limits, width=beams)]
             sentences += [" ".join(self.tokenizer.decode(row).split()) for row in ids]
         return sentences
 

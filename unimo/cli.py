@@ -150,11 +150,15 @@ def search(
 
 
 @app.command()
-def caption(model: Model, images: Annotated[list[str], typer.Argument(help="Picture files.")]) -> None:
+def caption(
+    model: Model,
+    images: Annotated[list[str], typer.Argument(help="Picture files.")],
+    beams: Annotated[int, typer.Option(help="Hypotheses kept; 1 is greedy.", min=1, max=64)] = 1,
+) -> None:
     """Write a caption for each picture."""
     from unimo.answer import load
 
-    for path, sentence in zip(images, load(model).caption(images)):
+    for path, sentence in zip(images, load(model).caption(images, beams=beams)):
         _say(f"{path}: {sentence}")
 
 
