@@ -17,7 +17,11 @@ class Optimiser:
     rate: float = setting(5e-5, "peak learning rate")
     warmup: float = setting(0.06, "share of the run over which the rate rises from 0")
     final: float = setting(0.0, "last learning rate as a share of the peak")
-    decay: Literal["linear", "cosine"] = setting("linear", "how the rate falls: linear or cosine")
+    decay: Literal["linear", "cosine", "unimo", "unimo2", "noam", "piecewise"] = setting(
+        "linear", "how the rate falls: linear, cosine, or as released: unimo, unimo2, noam, piecewise"
+    )
+    boundaries: tuple[float, ...] = setting((0.6, 0.8), "piecewise: shares of the run at which the rate changes")
+    factors: tuple[float, ...] = setting((1.0, 0.1, 0.01), "piecewise: shares of the peak before and after each")
     beta1: float = setting(0.9, "Adam's first decay rate")
     beta2: float = setting(0.98, "Adam's second decay rate")
     epsilon: float = setting(1e-6, "Adam's epsilon")
@@ -27,19 +31,30 @@ class Optimiser:
         "adamw", "what moves the matrices inside Transformer layers: adamw or muon; all else has adamw"
     )
     momentum: float = setting(0.95, "Muon's momentum")
+    epsilon_form: Literal["torch", "unimo"] = setting(
+        "torch", "where epsilon stands: torch, or as released for UNIMO, beside the uncorrected root"
+    )
+    decayed: Literal["matrices", "released"] = setting(
+        "matrices", "what decays: matrices, or as released all but LayerNorms and biases, temperatures too"
+    )
 
 
 class Optimisers:
     """Several optimisers of disjoint parameters that step as one and keep their state in one place."""
 
-    def __init__(self, *parts: torch.optim.Optimizer):
-        self.parts = parts
+    def __init__(self, *parts: torch.optim.Optimizer, epsilon: float | None = None):
+        """epsilon: Adam's, where it stands as in released UNIMO (see `make_optimiser`)."""
+        self.parts, self.epsilon = parts, epsilon
         self.param_groups: list[dict[str, Any]] = [group for part in parts for group in part.param_groups]
         self.state = parts[0].state
         for part in parts[1:]:
             part.state = self.state
 
     def step(self) -> None:
+        if self.epsilon is not None:
+            taken = max((int(state["step"]) for state in self.state.values() if "step" in state), default=0)
+            for group in self.parts[0].param_groups:
+                group["eps"] = self.epsilon / math.sqrt(1 - group["betas"][1] ** (taken + 1))
         for part in self.parts:
             part.step()
 
@@ -53,37 +68,61 @@ def make_optimiser(model: nn.Module, settings: Optimiser) -> Optimisers:
 
     layers="muon" gives the matrices inside Transformer layers to Muon (Jordan et al. 2024: momentum, orthogonalised),
     scaled so that its updates are as large as Adam's (Liu et al. 2025, arXiv:2502.16982) and one rate serves both.
+
+    As released: UNIMO divides by sqrt(v) + epsilon before the bias of v is corrected (spec unimo, U2), which is this
+    Adam with epsilon / sqrt(1 - beta2^t); UNIMO-2's patch bias decays, by a slip of its name rule (spec unimo2, V6).
     """
-    inside = {name for name, p in model.named_parameters() if ".layers." in name and p.ndim == 2}
-    orthogonal = [p for name, p in model.named_parameters() if settings.layers == "muon" and name in inside]
-    rest = [p for name, p in model.named_parameters() if settings.layers != "muon" or name not in inside]
+    named = dict(model.named_parameters())
+    inside = {name for name, p in named.items() if ".layers." in name and p.ndim == 2 and settings.layers == "muon"}
+    rest = {name: p for name, p in named.items() if name not in inside}
+    decays = {name for name, p in rest.items() if _decays(name, p, settings.decayed)}
     adamw = torch.optim.AdamW(
         [
-            {"params": [p for p in rest if p.ndim > 1], "weight_decay": settings.weight_decay},
-            {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [p for name, p in rest.items() if name in decays], "weight_decay": settings.weight_decay},
+            {"params": [p for name, p in rest.items() if name not in decays], "weight_decay": 0.0},
         ],
         lr=settings.rate,
         betas=(settings.beta1, settings.beta2),
         eps=settings.epsilon,
         fused=True,
     )
-    if not orthogonal:
-        return Optimisers(adamw)
+    epsilon = settings.epsilon if settings.epsilon_form == "unimo" else None
+    if not inside:
+        return Optimisers(adamw, epsilon=epsilon)
     muon = torch.optim.Muon(
-        orthogonal,
+        [named[name] for name in inside],
         lr=settings.rate,
         weight_decay=settings.weight_decay,
         momentum=settings.momentum,
         adjust_lr_fn="match_rms_adamw",
     )
-    return Optimisers(adamw, muon)
+    return Optimisers(adamw, muon, epsilon=epsilon)
+
+
+def _decays(name: str, parameter: Tensor, rule: str) -> bool:
+    if rule == "matrices":
+        return parameter.ndim > 1
+    return name.endswith("patches.projection.bias") or not ("norm" in name or name.endswith(".bias"))
 
 
 def learning_rate(settings: Optimiser, progress: float) -> float:
-    """The rate at `progress` in [0, 1] of the run: up linearly, then down to `final`."""
-    if progress < settings.warmup:
-        return settings.rate * progress / settings.warmup
-    rest = min(1.0, (progress - settings.warmup) / max(1e-9, 1 - settings.warmup))
+    """The rate at `progress` in [0, 1] of the run: up linearly, then down to `final`.
+
+    The released forms (spec unimo §6.1, unimo2 §6) count from the run's beginning: after the warm-up unimo goes on at
+    1 - progress, a jump, and unimo2 at 1 - (progress - warmup); noam falls with the root; piecewise has no warm-up.
+    """
+    warmup = settings.warmup
+    if settings.decay == "piecewise":
+        return settings.rate * settings.factors[sum(progress >= boundary for boundary in settings.boundaries)]
+    if progress < warmup:
+        return settings.rate * progress / warmup
+    if settings.decay == "unimo":
+        return settings.rate * max(0.0, 1 - progress)
+    if settings.decay == "unimo2":
+        return settings.rate * max(0.0, 1 - (progress - warmup))
+    if settings.decay == "noam":
+        return settings.rate * math.sqrt(warmup / progress)
+    rest = min(1.0, (progress - warmup) / max(1e-9, 1 - warmup))
     fall = 1 - rest if settings.decay == "linear" else 0.5 * (1 + math.cos(math.pi * rest))
     return settings.rate * (settings.final + (1 - settings.final) * fall)
 
