@@ -27,6 +27,7 @@ from unimo.model.attention import NO
 from unimo.model.build import fill
 from unimo.model.grounding import DICTIONARY_WEIGHT, ENCODER_WEIGHT
 from unimo.model.unimo2 import UNIMO2, Request
+from unimo.objectives.circle_loss import two_sided
 from unimo.objectives.cross_modal_contrastive import contrastive
 from unimo.objectives.grounded_dictionary import GroundedDictionaryLoss, voting_positions
 from unimo.objectives.objective import predict_words
@@ -446,3 +447,22 @@ def test_baseline_pair(golden):
     packed = model.fuse(towers, {"read": Request(torch.arange(3), torch.arange(3))})["read"]
     kept = torch.cat([torch.ones(3, 197, dtype=torch.bool), real], 1)
     close(packed.hidden, torch.cat([x["out.fused_image"], x["out.fused_text"]], 1)[kept])
+
+
+@pytest.mark.parametrize(("name", "weight"), [("released", 0.3), ("no_cmcl", 0.0)])
+def test_retrieval_circle_loss(golden, name, weight):
+    """Score: the matching logit of class 1 and a share of the cosine whose text side is not normalised."""
+    x = scenario(golden, "retrieval_circle_loss")
+    model = padding_is_unread(published_model(golden))
+    everyone = torch.arange(5)
+    towers = model.towers(as_batch(x, padded=True)[0])
+    fused = model.fuse(towers, {"match": Request(everyone, everyone)})["match"]
+    cosine = (F.normalize(towers.image_cls(everyone), dim=-1) * towers.text_cls(everyone)).sum(-1)
+    scores = (model.match_logits(fused)[:, 1] + weight * cosine)[None]
+    close(scores, x[f"out.{name}.score"])
+    scores.retain_grad()
+    loss = two_sided(scores).mean()
+    close(loss, x[f"out.{name}.loss"])
+    if name == "released":
+        loss.backward()
+        close(scores.grad, x["grad.released.score"])
