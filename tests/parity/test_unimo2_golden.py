@@ -11,7 +11,6 @@ The fixtures' texts are padded to one length; our packed rows hold no padding. S
 
 from __future__ import annotations
 
-import functools
 import json
 from pathlib import Path
 
@@ -23,9 +22,10 @@ from torch import Tensor
 
 from unimo import distributed
 from unimo.batch import KNOWN, TEXT, WRITTEN, Batch, Targets, Texts
+from unimo.errors import WeightsError
 from unimo.model.attention import NO
-from unimo.model.build import fill
 from unimo.model.grounding import DICTIONARY_WEIGHT, ENCODER_WEIGHT
+from unimo.model.published import convert, origins
 from unimo.model.unimo2 import UNIMO2, Request
 from unimo.objectives.circle_loss import two_sided
 from unimo.objectives.cross_modal_contrastive import contrastive
@@ -66,68 +66,9 @@ def published_model(golden: Path, *, dictionary: int = 50) -> UNIMO2:
         chosen=5,
         image_contrastive=False,
     ).eval()
-    weights = scenario(golden, "params")
-    fill(
-        model,
-        {ours: from_published(weights) for ours, from_published in name_map(model).items()},
-        where="golden",
-    )
+    account = convert(model, scenario(golden, "params"), where="golden", strict=False)
+    assert not account.missing and not account.misshapen
     return model
-
-
-def name_map(model: UNIMO2) -> dict:
-    """Our parameter name -> a function from published tensors to ours. Published linears are [in, out]."""
-    as_is = {
-        "patches.projection.weight": "vit.patch_embeddings_projection_weight",
-        "patches.projection.bias": "vit.patch_embeddings_projection_bias",
-        "patches.cls": "vit.cls_token_embeddings",
-        "patches.positions": "vit.position_embeddings",
-        "words.word.weight": "text.word_embedding",
-        "words.position.weight": "text.pos_embedding",
-        "language_model.bias": "grounded.mask_lm_out_fc.b_0",
-        "contrastive_temperature.value": "cmcl_temperature",
-    }
-    linear = {
-        "text_pooler.linear": "grounded.pooled_fc_text",
-        "image_pooler.linear": "grounded.pooled_fc_image",
-        "matching.linear": "grounded.img_text_matching_fc",
-        "language_model.transform": "grounded.mask_lm_trans_fc",
-    }
-    norm = {
-        "image_encoder.final_norm": "vit.post_encoder",
-        "words.norm": "text.pre_encoder",
-        "language_model.norm": "grounded.mask_lm_trans",
-    }
-    if model.dictionary is not None:
-        as_is |= {"dictionary.entries": "vq_emb", "dictionary.scale": "topk_temperature"}
-        norm["ground_norm"] = "grounded.pre_encoder"
-    joined = {}
-    for ours, theirs, place in (
-        ("image", "vit", "pre"),
-        ("text", "text", "post"),
-        ("grounded", "grounded", "post"),
-    ):
-        for i in range(len(getattr(model, f"{ours}_encoder").layers)):
-            a, b = f"{ours}_encoder.layers.{i}", f"{theirs}.encoder_layer_{i}"
-            joined[f"{a}.attention.qkv"] = [f"{b}_multi_head_att_{part}_fc" for part in ("query", "key", "value")]
-            linear[f"{a}.attention.output"] = f"{b}_multi_head_att_output_fc"
-            linear[f"{a}.ffn_in"], linear[f"{a}.ffn_out"] = f"{b}_ffn_fc_0", f"{b}_ffn_fc_1"
-            norm[f"{a}.attention_norm"], norm[f"{a}.ffn_norm"] = f"{b}_{place}_att", f"{b}_{place}_ffn"
-
-    one = lambda name, x: x[name]  # noqa: E731
-    turned = lambda name, x: x[name].T  # noqa: E731
-    stacked = lambda names, x: torch.cat([x[name].T if x[name].ndim == 2 else x[name] for name in names])  # noqa: E731
-    found = {ours: functools.partial(one, theirs) for ours, theirs in as_is.items()}
-    for ours, theirs in linear.items():
-        found[f"{ours}.weight"] = functools.partial(turned, f"{theirs}.w_0")
-        found[f"{ours}.bias"] = functools.partial(one, f"{theirs}.b_0")
-    for ours, theirs in norm.items():
-        found[f"{ours}.weight"] = functools.partial(one, f"{theirs}_layer_norm_scale")
-        found[f"{ours}.bias"] = functools.partial(one, f"{theirs}_layer_norm_bias")
-    for ours, theirs in joined.items():
-        found[f"{ours}.weight"] = functools.partial(stacked, [f"{name}.w_0" for name in theirs])
-        found[f"{ours}.bias"] = functools.partial(stacked, [f"{name}.b_0" for name in theirs])
-    return found
 
 
 def close(ours: Tensor, theirs: Tensor, atol: float = 2e-5) -> None:
@@ -142,15 +83,11 @@ def same_gradients(model: UNIMO2, loss: Tensor, theirs: dict[str, Tensor], prefi
     loss.backward()
     own = dict(model.named_parameters())
     seen = 0
-    for ours, from_published in name_map(model).items():
-        try:
-            expected = from_published(
-                {key.removeprefix(prefix): x for key, x in theirs.items() if key.startswith(prefix)}
-            )
-        except KeyError:
-            continue
-        close(own[ours].grad, expected, atol)
-        seen += 1
+    given = {key.removeprefix(prefix): x for key, x in theirs.items() if key.startswith(prefix)}
+    for ours, origin in origins(model).items():
+        if set(origin.names) <= set(given):
+            close(own[ours].grad, origin.take(given), atol)
+            seen += len(origin.names)
     assert seen == sum(key.startswith(prefix) for key in theirs) > 0
 
 
@@ -199,18 +136,14 @@ def split(model: UNIMO2, fused, words: int, images: int = 197) -> tuple[Tensor, 
 
 
 def test_every_published_parameter_has_exactly_one_place(golden):
-    model = published_model(golden)  # `fill` refuses missing, extra and misshapen tensors on our side
     weights = scenario(golden, "params")
-    used: list[str] = []
-
-    class Seen(dict):
-        def __getitem__(self, name):
-            used.append(name)
-            return weights[name]
-
-    for from_published in name_map(model).values():
-        from_published(Seen())
-    assert set(used) == set(weights) - {"cls_out_w", "cls_out_b"}  # the classification head of a later task
+    account = convert(published_model(golden), weights, where="golden", strict=False)
+    assert account.extra == ["cls_out_b", "cls_out_w"]  # the classification head of a later task
+    assert not account.missing and not account.misshapen
+    taken = [name for origin in origins(published_model(golden)).values() for name in origin.names]
+    assert len(set(taken)) == len(taken) == len(weights) - 2
+    with pytest.raises(WeightsError, match="cls_out_b"):
+        convert(published_model(golden), weights, where="golden")
 
 
 # ---- packed: no padding anywhere ----
