@@ -1,4 +1,4 @@
-"""Where each of our UNIMO-2 weights comes from in the published archives (spec unimo2 §8), and what became of each.
+"""Where each of our UNIMO-2 weights comes from in the published archives (spec unimo2 §8), and what became of it.
 
 Published linear maps are stored [in, out] and are turned; queries, keys and values, three maps there, are one here.
 """
