@@ -43,6 +43,6 @@ def test_what_does_not_fit_is_named():
     assert account.missing == ["dictionary.entries"] and account.extra == ["vq_emb_moment1_0"]
     assert account.misshapen == ["words.word.weight (39, 16) for (40, 16)"]
     assert len(account.table()) == 4
-    with pytest.raises(WeightsError, match="dictionary.entries") as caught:
+    with pytest.raises(WeightsError, match=r"dictionary\.entries") as caught:
         convert(build(TINY), weights, where="archive")
     assert "vq_emb_moment1_0" in str(caught.value.got)
