@@ -63,7 +63,8 @@ class Towers:
 class Fused:
     """One request's answer, inside the packed row all requests of a step share.
 
-    hidden: (T', D) the whole row. starts: (n,) first token of each sequence; image_length, ground_length: (n,). codes: (n, K) chosen entries (topk), or None.
+    hidden: (T', D) the whole row. starts: (n,) first token of each sequence; image_length, ground_length: (n,).
+    codes: (n, K) chosen entries (topk), or None.
     """
 
     hidden: Tensor
