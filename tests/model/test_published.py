@@ -7,7 +7,8 @@ import torch
 
 from unimo.errors import WeightsError
 from unimo.model.build import ModelSettings, build
-from unimo.model.published import convert, origins
+from unimo.model.conversion import convert
+from unimo.model.published import origins
 
 TINY = ModelSettings(
     size="tiny", width=16, heads=2, image_depth=1, text_depth=2, grounded_depth=1, image_size=32, vocabulary=40,
@@ -28,7 +29,7 @@ def archive(model):
 def test_every_weight_comes_back():
     torch.manual_seed(0)
     one, other = build(TINY), build(TINY)
-    account = convert(other, archive(one), where="archive")
+    account = convert(other, origins(other), archive(one), where="archive")
     assert len(account.loaded) == len(dict(one.named_parameters())) and not account.extra
     for (name, a), b in zip(one.named_parameters(), other.parameters()):
         assert torch.equal(a, b), name
@@ -39,10 +40,10 @@ def test_what_does_not_fit_is_named():
     del weights["vq_emb"]
     weights["text.word_embedding"] = torch.zeros(39, 16)
     weights["vq_emb_moment1_0"] = torch.zeros(8, 16)
-    account = convert(build(TINY), weights, where="archive", strict=False)
+    account = convert(build(TINY), origins(build(TINY)), weights, where="archive", strict=False)
     assert account.missing == ["dictionary.entries"] and account.extra == ["vq_emb_moment1_0"]
     assert account.misshapen == ["words.word.weight (39, 16) for (40, 16)"]
     assert len(account.table()) == 4
     with pytest.raises(WeightsError, match=r"dictionary\.entries") as caught:
-        convert(build(TINY), weights, where="archive")
+        convert(build(TINY), origins(build(TINY)), weights, where="archive")
     assert "vq_emb_moment1_0" in str(caught.value.got)

@@ -25,7 +25,8 @@ from unimo.batch import KNOWN, TEXT, WRITTEN, Batch, Targets, Texts
 from unimo.errors import WeightsError
 from unimo.model.attention import NO
 from unimo.model.grounding import DICTIONARY_WEIGHT, ENCODER_WEIGHT
-from unimo.model.published import convert, origins
+from unimo.model.conversion import convert
+from unimo.model.published import origins
 from unimo.model.unimo2 import UNIMO2, Request
 from unimo.objectives.circle_loss import two_sided
 from unimo.objectives.cross_modal_contrastive import contrastive
@@ -66,7 +67,7 @@ def published_model(golden: Path, *, dictionary: int = 50) -> UNIMO2:
         chosen=5,
         image_contrastive=False,
     ).eval()
-    account = convert(model, scenario(golden, "params"), where="golden", strict=False)
+    account = convert(model, origins(model), scenario(golden, "params"), where="golden", strict=False)
     assert not account.missing and not account.misshapen
     return model
 
@@ -137,13 +138,13 @@ def split(model: UNIMO2, fused, words: int, images: int = 197) -> tuple[Tensor, 
 
 def test_every_published_parameter_has_exactly_one_place(golden):
     weights = scenario(golden, "params")
-    account = convert(published_model(golden), weights, where="golden", strict=False)
+    account = convert(published_model(golden), origins(published_model(golden)), weights, where="golden", strict=False)
     assert account.extra == ["cls_out_b", "cls_out_w"]  # the classification head of a later task
     assert not account.missing and not account.misshapen
     taken = [name for origin in origins(published_model(golden)).values() for name in origin.names]
     assert len(set(taken)) == len(taken) == len(weights) - 2
     with pytest.raises(WeightsError, match="cls_out_b"):
-        convert(published_model(golden), weights, where="golden")
+        convert(published_model(golden), origins(published_model(golden)), weights, where="golden")
 
 
 # ---- packed: no padding anywhere ----

@@ -1,33 +1,12 @@
-"""Where each of our UNIMO-2 weights comes from in the published archives (spec unimo2 §8), and what became of it.
+"""Where each of our UNIMO-2 weights comes from in the published archives (spec unimo2 §8).
 
 Published linear maps are stored [in, out] and are turned; queries, keys and values, three maps there, are one here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-import torch
-from torch import Tensor
-
-from unimo.errors import WeightsError
+from unimo.model.conversion import Origin
 from unimo.model.unimo2 import UNIMO2
-
-
-@dataclass(frozen=True)
-class Origin:
-    """names: published tensors, joined along the first axis after each was turned, where `turned`."""
-
-    names: tuple[str, ...]
-    turned: bool = False
-
-    def take(self, weights: Mapping[str, Tensor]) -> Tensor:
-        """Our tensor. Raises KeyError for the first name that is not there."""
-        parts = [weights[name] for name in self.names]
-        if self.turned:
-            parts = [part.T if part.ndim == 2 else part for part in parts]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def origins(model: UNIMO2) -> dict[str, Origin]:
@@ -76,51 +55,3 @@ def origins(model: UNIMO2) -> dict[str, Origin]:
         found[f"{ours}.weight"] = Origin((f"{theirs}_layer_norm_scale",))
         found[f"{ours}.bias"] = Origin((f"{theirs}_layer_norm_bias",))
     return found
-
-
-@dataclass
-class Account:
-    """What became of every tensor: ours that were found, are missing or have another shape; theirs that nobody took."""
-
-    loaded: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    misshapen: list[str] = field(default_factory=list)
-    extra: list[str] = field(default_factory=list)
-
-    def table(self) -> list[str]:
-        """One line a kind, with the first names."""
-        return [
-            f"{kind:>10} {len(names):>5}  {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
-            for kind, names in vars(self).items()
-        ]
-
-
-def convert(model: UNIMO2, weights: Mapping[str, Tensor], *, where: object, strict: bool = True) -> Account:
-    """Puts published weights into a model of the same sizes, and says what became of each.
-
-    strict: WeightsError if any of ours is missing or has another shape, or any of theirs is left over.
-    """
-    account, own, known = Account(), dict(model.named_parameters()), origins(model)
-    left = set(weights)
-    for name, parameter in own.items():
-        origin = known.get(name)
-        if origin is None or not set(origin.names) <= set(weights):
-            account.missing.append(name)
-            continue
-        left -= set(origin.names)
-        found = origin.take(weights)
-        if found.shape == parameter.shape:
-            parameter.data.copy_(found)
-            account.loaded.append(name)
-        else:
-            account.misshapen.append(f"{name} {tuple(found.shape)} for {tuple(parameter.shape)}")
-    account.extra = sorted(left)
-    if strict and (account.missing or account.misshapen or account.extra):
-        raise WeightsError(
-            "the weights do not fit the model",
-            where=where,
-            got="; ".join(" ".join(line.split()) for line in account.table()[1:]),
-            expected=f"{len(own)} tensors, each once",
-            do="check the sizes, or allow the difference",
-        )
-    return account
