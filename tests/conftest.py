@@ -23,6 +23,12 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Numbers of the authors' published code (tests/golden/README.md)."""
+    return Path(__file__).resolve().parent / "golden"
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """torch counts its threads when first imported, so a test that imports it late is covered too."""

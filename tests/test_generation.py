@@ -9,8 +9,9 @@ from model.tiny_unimo2 import as_batch, lively_model, no_texts, pack, random_pic
 from objectives.tiny_batches import tiny_batch
 
 from unimo.batch import KNOWN, WRITTEN, Texts
-from unimo.generation import Cached, Plain
-from unimo.model.unimo2 import UNIMO2, Request
+from unimo.generation import Cached, Given, Plain
+from unimo.model.unified import Request
+from unimo.model.unimo2 import UNIMO2
 from unimo.objectives import Seq2SeqGeneration, step
 from unimo.search import Limits, beam, greedy
 
@@ -28,7 +29,7 @@ def setting(kind: str) -> dict:
 def writer(model: UNIMO2, pictures, known, numbers=range(4), form=Cached):
     with torch.no_grad():
         images = None if pictures is None else model.encode_images(pictures[list(numbers)])
-    return form(model, images, None if known is None else [known[i] for i in numbers])
+    return form(model, Given(images, None if known is None else [known[i] for i in numbers]))
 
 
 def write(model: UNIMO2, pictures, known, numbers=range(4), form=Cached, **options) -> list[list[int]]:
@@ -128,7 +129,7 @@ def test_limits_are_kept():
 def test_nothing_to_write_about():
     model = lively_model()
     for form in (Plain, Cached):
-        assert greedy(form(model, model.encode_images(random_pictures(0))), Limits(cls=CLS, end=END)) == []
+        assert greedy(form(model, Given(model.encode_images(random_pictures(0)))), Limits(cls=CLS, end=END)) == []
 
 
 @torch.no_grad()
@@ -168,5 +169,5 @@ def test_a_model_that_learned_captions_by_heart_writes_them():
     with torch.no_grad():
         images = model.encode_images(batch.pixels)
     limits = Limits(cls=CLS, end=END, longest=20)
-    assert greedy(Cached(model, images), limits) == [ids[1:-1] for ids in captions]
-    assert greedy(Plain(model, images), limits) == [ids[1:-1] for ids in captions]
+    assert greedy(Cached(model, Given(images)), limits) == [ids[1:-1] for ids in captions]
+    assert greedy(Plain(model, Given(images)), limits) == [ids[1:-1] for ids in captions]

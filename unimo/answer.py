@@ -25,10 +25,11 @@ from unimo.batch import TEXT, Texts
 from unimo.data.augment import squeeze
 from unimo.data.images import load_rgb
 from unimo.errors import UsageError
-from unimo.generation import Cached
+from unimo.generation import Cached, Given
 from unimo.machine import autocast_dtype
 from unimo.model.build import load_model
-from unimo.model.unimo2 import UNIMO2, Request, Towers
+from unimo.model.unified import Request, Towers
+from unimo.model.unimo2 import UNIMO2
 from unimo.search import Limits, beam, greedy
 from unimo.tokenizer import Tokenizer
 
@@ -205,7 +206,7 @@ class Answerer:
         sentences = []
         for first in range(0, len(images), self.size_of_batch):
             with self._autocast():
-                writer = Cached(self.model, images.hidden[first : first + self.size_of_batch])
+                writer = Cached(self.model, Given(images.hidden[first : first + self.size_of_batch]))
                 if beams == 1:
                     ids = greedy(writer, limits)
                 else:

@@ -1,6 +1,6 @@
 """What a model reads in one step: pictures in a rectangle, texts in one packed row, and who was asked what.
 
-    N pictures · S side in pixels · M texts · T packed tokens
+    N pictures · S side in pixels · R regions · F their features · M texts · T packed tokens
 
 Absent things are absent, never zero-filled: a batch without texts has M = T = 0.
 """
@@ -13,22 +13,25 @@ import torch
 from torch import Tensor
 
 # What a token is to the others; `unimo.model.attention` turns roles into who may see whom.
-IMAGE, GROUND, TEXT, KNOWN, WRITTEN = range(5)
+IMAGE, GROUND, TEXT, KNOWN, WRITTEN, PADDING = range(6)
 
 
 @dataclass(frozen=True)
 class Texts:
     """M texts packed end to end in one row of T tokens.
 
-    ids, positions, roles: (T,) int64; roles TEXT (read), KNOWN (read before a written answer)
-    or WRITTEN. offsets: (M + 1,),
-    text m holds tokens [offsets[m], offsets[m + 1]) and begins with [CLS].
+    ids, positions, roles: (T,) int64; roles TEXT (read), KNOWN (read before a written answer) or WRITTEN. offsets:
+    (M + 1,), text m holds tokens [offsets[m], offsets[m + 1]) and begins with [CLS]. speakers, turns: (T,) who says a
+    token of a dialogue, and when. delta: (T, D) added to the summed embeddings, by adversarial training.
     """
 
     ids: Tensor
     positions: Tensor
     roles: Tensor
     offsets: Tensor
+    speakers: Tensor | None = None
+    turns: Tensor | None = None
+    delta: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -43,6 +46,23 @@ class Texts:
         return torch.arange(len(self), device=self.ids.device).repeat_interleave(
             self.lengths, output_size=len(self.ids)
         )
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Detected regions of N pictures in a rectangle of R rows, row 0 the whole picture (spec unimo §1.5).
+
+    features: (N, R, F); boxes: (N, R, 5), corners and area as shares of the picture; lengths: (N,) rows that are there.
+    classes: (N, R, K) the detector's probabilities, for masked region modelling, or None.
+    """
+
+    features: Tensor
+    boxes: Tensor
+    lengths: Tensor
+    classes: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.features)
 
 
 @dataclass(frozen=True)
@@ -62,7 +82,7 @@ class Batch:
 
     pixels: (N, 3, S, S) uint8. image_groups / text_groups: name -> (first, last + 1) range of pictures / texts, such
     as "pairs" or "texts.masked". targets: objective -> Targets. extra: anything else an objective drew for itself.
-    keys: stream -> sample names, to name what a failed step had read.
+    keys: stream -> sample names, to name what a failed step had read. regions: in place of pixels, for UNIMO.
     """
 
     step: int
@@ -73,6 +93,7 @@ class Batch:
     targets: dict[str, Targets]
     extra: dict[str, Tensor] = field(default_factory=dict)
     keys: dict[str, list[str]] = field(default_factory=dict)
+    regions: Regions | None = None
 
     def images_of(self, group: str) -> Tensor:
         """Numbers of the pictures of a group, (n,)."""
@@ -88,10 +109,37 @@ class Batch:
         def move(value):
             if isinstance(value, Tensor):
                 return value.to(device, non_blocking=True)
-            if isinstance(value, (Texts, Targets)):
+            if isinstance(value, (Texts, Regions, Targets)):
                 return replace(value, **{f.name: move(getattr(value, f.name)) for f in fields(value)})
             if isinstance(value, dict):
                 return {key: move(part) for key, part in value.items()}
             return value
 
         return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
+
+
+def pad_texts(texts: Texts, pad: int) -> tuple[Texts, Tensor]:
+    """Every text filled up to the longest with tokens of role PADDING, at position 1, that see and are seen by nothing.
+
+    Packed rows need no padding; the published graph has it, and some of its answers depend on it. Also returns (T,)
+    where each token went.
+    """
+    lengths = texts.lengths
+    longest = int(lengths.max()) if len(texts) else 0
+    rows = torch.arange(len(texts.ids), device=texts.ids.device)
+    rows = rows + (texts.owner * longest - texts.offsets[texts.owner])
+    n = len(texts) * longest
+
+    def spread(values: Tensor | None, fill: int) -> Tensor | None:
+        if values is None:
+            return None
+        return values.new_full((n, *values.shape[1:]), fill).index_copy(0, rows, values)
+
+    filled = {
+        "ids": spread(texts.ids, pad),
+        "positions": spread(texts.positions, 1),
+        "roles": spread(texts.roles, PADDING),
+        "offsets": longest * torch.arange(len(texts) + 1, device=rows.device),
+    }
+    filled |= {name: spread(getattr(texts, name), 0) for name in ("speakers", "turns", "delta")}
+    return Texts(**filled), rows  # type: ignore[arg-type]

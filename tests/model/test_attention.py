@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unimo.batch import GROUND, IMAGE, KNOWN, TEXT, WRITTEN
 from unimo.model.attention import BASELINE, UNDERSTANDING_AND_GENERATION, Plan, attend
-from unimo.model.unimo2 import Request
+from unimo.model.unified import Request
 
 TABLES = {"understanding and generation": UNDERSTANDING_AND_GENERATION, "baseline": BASELINE}
 

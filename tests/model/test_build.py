@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from unimo.errors import UsageError, WeightsError
 from unimo.model.build import ModelSettings, build, fill
 from unimo.model.flops import batch_cost
-from unimo.model.unimo2 import UNIMO2, Request
+from unimo.model.unified import Request
+from unimo.model.unimo2 import UNIMO2
 
 
 def count(module: torch.nn.Module) -> int:

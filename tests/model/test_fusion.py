@@ -9,7 +9,8 @@ from torch import Tensor
 
 from unimo.batch import GROUND, IMAGE, KNOWN, TEXT, WRITTEN
 from unimo.model.attention import NO, UNDERSTANDING_AND_GENERATION
-from unimo.model.unimo2 import UNIMO2, Fused, Request, Towers
+from unimo.model.unified import Fused, Request, Towers
+from unimo.model.unimo2 import UNIMO2
 
 LENGTHS = [5, 12, 3, 9, 9, 20]
 KINDS = {  # what one sequence may be: role of its words, has it a picture, has it a text

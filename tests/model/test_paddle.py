@@ -85,10 +85,8 @@ def test_folders_of_variables(tmp_path, packed):
         np.testing.assert_array_equal(got[name], array)
 
 
-def test_files_of_the_real_framework(shared):
-    folder = shared / "golden" / "checkpoints"
-    if not folder.is_dir():
-        pytest.skip("needs ../shared/golden/checkpoints (files of the real framework), which this checkout lacks")
+def test_files_of_the_real_framework(golden):
+    folder = golden / "checkpoints"
     for got, expected in (
         (read_folder(folder / "paddle1_per_variable"), "paddle1_expected"),
         (read_pdparams(folder / "paddle2_unimo2.pdparams"), "paddle2_expected"),

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from tiny_unimo2 import as_batch, lively_model, pack, random_pictures, random_rows
 
 from unimo.model.shapes import rounded
-from unimo.model.unimo2 import Request
+from unimo.model.unified import Request
 
 
 @pytest.mark.parametrize("parts", [4, 8])

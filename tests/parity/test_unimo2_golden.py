@@ -4,53 +4,47 @@ The fixtures' texts are padded to one length; our packed rows hold no padding. S
 
     packed   texts without their padding. Towers, pictures, captions, the baseline and the pair that was full
              length anyway must agree. (Elsewhere published padding votes, and ours does not exist.)
-    padded   the published treatment, emulated: padding is packed as tokens of a role that sees nothing and is
-             seen by nobody, but votes (spec unimo2, correction V1). Then everything must agree: votes, codes,
-             fused states, heads, losses, gradients.
+    padded   the published treatment (`pad_texts`, `Released`): padding sees nothing and is seen by nobody, but votes
+             (spec unimo2, correction V1). Then everything must agree: votes, codes, fused states, heads, losses,
+             gradients.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.numpy import load_file
+from parity.golden_files import close, real_tokens, same_gradients, scenario
 from torch import Tensor
 
 from unimo import distributed
-from unimo.batch import KNOWN, TEXT, WRITTEN, Batch, Targets, Texts
+from unimo.batch import KNOWN, TEXT, WRITTEN, Batch, Targets, Texts, pad_texts
 from unimo.errors import WeightsError
-from unimo.model.attention import NO
-from unimo.model.grounding import DICTIONARY_WEIGHT, ENCODER_WEIGHT
 from unimo.model.conversion import convert
+from unimo.model.grounding import DICTIONARY_WEIGHT, ENCODER_WEIGHT
 from unimo.model.published import origins
-from unimo.model.unimo2 import UNIMO2, Request
+from unimo.model.unified import Request
+from unimo.model.unimo2 import UNIMO2, Released
 from unimo.objectives.circle_loss import two_sided
 from unimo.objectives.cross_modal_contrastive import contrastive
 from unimo.objectives.grounded_dictionary import GroundedDictionaryLoss, voting_positions
 from unimo.objectives.objective import predict_words
 
 WIDTH, PATCH = 32, 4
-UNREAD = KNOWN  # the role lent to padding where nothing is generated
+PAD = 1
 
 
 @pytest.fixture(scope="module")
-def golden(shared: Path) -> Path:
-    folder = shared / "golden" / "unimo2"
-    if not folder.is_dir():
-        pytest.skip("needs ../shared/golden/unimo2 (numbers of the published graph), which this checkout lacks")
-    return folder
+def golden(golden: Path) -> Path:
+    return golden / "unimo2"
 
 
-def scenario(golden: Path, name: str) -> dict[str, Tensor]:
-    return {key: torch.from_numpy(array) for key, array in load_file(golden / f"{name}.safetensors").items()}
-
-
-def published_model(golden: Path, *, dictionary: int = 50) -> UNIMO2:
-    """Our model with the fixtures' weights."""
+def published_model(golden: Path, *, dictionary: int = 50, released: bool = False) -> UNIMO2:
+    """Our model with the fixtures' weights; with every slip of the published graph, or none."""
     config = json.loads((golden / "params.json").read_text())["config"]
     model = UNIMO2(
         width=config["hidden_size"],
@@ -66,30 +60,11 @@ def published_model(golden: Path, *, dictionary: int = 50) -> UNIMO2:
         dictionary=dictionary,
         chosen=5,
         image_contrastive=False,
+        released=Released(*[released] * len(fields(Released))),
     ).eval()
     account = convert(model, origins(model), scenario(golden, "params"), where="golden", strict=False)
     assert not account.missing and not account.misshapen
     return model
-
-
-def close(ours: Tensor, theirs: Tensor, atol: float = 2e-5) -> None:
-    """The fixtures' own measure: |a - b| <= atol * max(1, largest magnitude)."""
-    assert ours.shape == theirs.shape
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=atol * max(1.0, float(theirs.abs().max())))
-
-
-def same_gradients(model: UNIMO2, loss: Tensor, theirs: dict[str, Tensor], prefix: str, atol: float = 2e-5) -> None:
-    """Every gradient the fixture holds for this loss, and at least one."""
-    model.zero_grad()
-    loss.backward()
-    own = dict(model.named_parameters())
-    seen = 0
-    given = {key.removeprefix(prefix): x for key, x in theirs.items() if key.startswith(prefix)}
-    for ours, origin in origins(model).items():
-        if set(origin.names) <= set(given):
-            close(own[ours].grad, origin.take(given), atol)
-            seen += len(origin.names)
-    assert seen == sum(key.startswith(prefix) for key in theirs) > 0
 
 
 def pixels_of(x: dict[str, Tensor]) -> Tensor:
@@ -98,27 +73,16 @@ def pixels_of(x: dict[str, Tensor]) -> Tensor:
 
 def texts_of(x: dict[str, Tensor], *, padded: bool) -> tuple[Texts, Tensor]:
     """The fixture's texts packed, and (B, L) which of its tokens are real."""
-    ids, positions, mask = x["in.src_ids"][..., 0], x["in.pos_ids"][..., 0], x["in.text_mask"]
-    real = mask.amax(1).bool()
-    kept = torch.ones_like(real) if padded else real
-    roles = torch.where(real, TEXT, UNREAD)
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), kept.sum(1).cumsum(0)])
-    return Texts(ids[kept], positions[kept], roles[kept], offsets), real
+    ids, positions, real = x["in.src_ids"][..., 0], x["in.pos_ids"][..., 0], real_tokens(x["in.text_mask"])
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), real.sum(1).cumsum(0)])
+    texts = Texts(ids[real], positions[real], torch.full_like(ids[real], TEXT), offsets)
+    return (pad_texts(texts, PAD)[0] if padded else texts), real
 
 
 def as_batch(x: dict[str, Tensor], *, padded: bool, images: bool = True) -> tuple[Batch, Tensor]:
     texts, real = texts_of(x, padded=padded)
     pixels = pixels_of(x) if images else torch.zeros(0, 3, 56, 56, dtype=torch.uint8)
     return Batch(0, pixels, texts, {}, {}, {}), real
-
-
-def padding_is_unread(model: UNIMO2) -> UNIMO2:
-    """Padding sees nothing and nobody sees it, as in the published masks."""
-    model.table = tuple(
-        tuple(NO if UNREAD in (query, key) else rule for key, rule in enumerate(row))
-        for query, row in enumerate(model.table)
-    )
-    return model
 
 
 def vq_loss(parts: dict) -> Tensor:
@@ -200,14 +164,14 @@ def test_image_only(golden):
 def test_captions_after_tags(golden, kind):
     """Tags are KNOWN, the caption is WRITTEN. In the published graph only patches choose the entries."""
     x = scenario(golden, "caption_loss")
-    model = published_model(golden, dictionary=50 if kind == "grounded" else 0)
+    model = published_model(golden, dictionary=50 if kind == "grounded" else 0, released=True)
     texts, real = texts_of(x, padded=False)
     roles = torch.where(x["in.text_mask"][:, 0].bool(), KNOWN, WRITTEN)[real]  # the first tag sees the tags alone
     texts = Texts(texts.ids, texts.positions, roles, texts.offsets)
     towers = model.towers(Batch(0, pixels_of(x), texts, {}, {}, {}))
     if kind == "grounded":
         close(towers.image_votes, x["mid.grounding.scores"])
-        towers.text_votes = torch.zeros_like(towers.text_votes)
+        assert towers.text_votes.any()  # which nobody counts
     fused = model.fuse(towers, {"write": Request(torch.arange(2), torch.arange(2))})["write"]
     packed = torch.full(real.shape, -1).masked_scatter(real, torch.arange(int(real.sum()))).flatten()
     targets = Targets(packed[x["in.tgt_pos"][:, 0]], x["in.labels"][:, 0])
@@ -228,14 +192,14 @@ def test_position_interpolation(golden, patches):
     close(model.patches.position_table(round(patches**0.5)), x[f"out.{patches}"])
 
 
-# ---- padded: the published treatment of padding, emulated ----
+# ---- padded: the published treatment of padding ----
 
 
 @pytest.fixture
 def padded_pair(golden):
     """The fixture `pair`, our model, its towers and fused sequences."""
     x = scenario(golden, "pair")
-    model = padding_is_unread(published_model(golden))
+    model = published_model(golden, released=True)
     batch, real = as_batch(x, padded=True)
     towers = model.towers(batch)
     fused = model.fuse(towers, {"mlm.pairs": Request(torch.arange(3), torch.arange(3))})
@@ -327,7 +291,7 @@ def test_pair_contrastive_loss_and_its_gradients(padded_pair, monkeypatch, name,
 
 def test_text_only(golden):
     x = scenario(golden, "text_only")
-    model = padding_is_unread(published_model(golden))
+    model = published_model(golden, released=True)
     batch, real = as_batch(x, padded=True, images=False)
     towers = model.towers(batch)
     fused = model.fuse(towers, {"mlm.texts": Request(None, torch.arange(3))})
@@ -346,7 +310,7 @@ def test_text_only(golden):
 @pytest.mark.parametrize("kind", ["grounded", "baseline"])
 def test_classification_of_the_text_pooler(golden, kind):
     x, weights = scenario(golden, "classification"), scenario(golden, "params")
-    model = padding_is_unread(published_model(golden, dictionary=50 if kind == "grounded" else 0))
+    model = published_model(golden, dictionary=50 if kind == "grounded" else 0, released=True)
     towers = model.towers(as_batch(x, padded=True, images=False)[0])
     fused = model.fuse(towers, {"read": Request(None, torch.arange(3))})["read"]
     w, b = (weights[f"cls_out_{part}"].requires_grad_() for part in "wb")
@@ -364,7 +328,7 @@ def test_classification_of_the_text_pooler(golden, kind):
 @torch.no_grad()
 def test_baseline_pair(golden):
     x = scenario(golden, "baseline_pair")
-    model = padding_is_unread(published_model(golden, dictionary=0))
+    model = published_model(golden, dictionary=0, released=True)
     batch, real = as_batch(x, padded=True)
     towers = model.towers(batch)
     one = model.fuse(towers, {"read": Request(torch.arange(3), torch.arange(3))})["read"]
@@ -387,7 +351,7 @@ def test_baseline_pair(golden):
 def test_retrieval_circle_loss(golden, name, weight):
     """Score: the matching logit of class 1 and a share of the cosine whose text side is not normalised."""
     x = scenario(golden, "retrieval_circle_loss")
-    model = padding_is_unread(published_model(golden))
+    model = published_model(golden, released=True)
     everyone = torch.arange(5)
     towers = model.towers(as_batch(x, padded=True)[0])
     fused = model.fuse(towers, {"match": Request(everyone, everyone)})["match"]

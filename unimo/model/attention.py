@@ -21,6 +21,15 @@ UNIMO-2 (spec §2.5). TEXT is read (understanding), WRITTEN is generated, KNOWN 
     # known      ●      ●      ·      ●      ·        generation: the text looks back at everything,
     # written    ●      ●      ·      ●      ◔        nothing looks at the text
 
+UNIMO (spec unimo §1.8) has no grounded tokens. In *joint* fusion, the papers', regions and words see each other; in
+*prefix* fusion the picture does not look at its texts, so that many can share it:
+
+    #          image   text  known  written
+    # image      ●      ●/·    ●/·    ·
+    # text       ●      ●      ·      ·
+    # known      ●      ·      ●      ·
+    # written    ●      ·      ●      ◔
+
 Three forms compute the same: `dense` (one rectangle per length bucket; the CPU's form), `reference` (one T x T
 matrix, for tests) and `flex` (FlexAttention; the GPU's form, whose backward does not exist on a CPU).
 """
@@ -34,26 +43,51 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unimo.batch import IMAGE
+from unimo.batch import IMAGE, PADDING, WRITTEN
 from unimo.model.shapes import rounded
 
 NO, YES, EARLIER = 0, 1, 2  # entries of the tables below
 MASK_BIAS = -1e4  # the published graph's additive bias: a row that may see nothing stays finite
 
-UNDERSTANDING_AND_GENERATION = (  # rows: query role; columns: key role, image, ground, text, known, written
+Table = tuple[tuple[int, ...], ...]
+UNDERSTANDING_AND_GENERATION: Table = (  # rows: query role; columns: key role, image, ground, text, known, written
     (YES, YES, NO, NO, NO),
     (YES, YES, YES, NO, NO),
     (NO, YES, YES, NO, NO),
     (YES, YES, NO, YES, NO),
     (YES, YES, NO, YES, EARLIER),
 )
-BASELINE = (  # "Our Baseline" (spec §2.7): no dictionary, image and text see each other when understanding
+BASELINE: Table = (  # "Our Baseline" (spec §2.7): no dictionary, image and text see each other when understanding
     (YES, YES, YES, NO, NO),
     (YES, YES, YES, NO, NO),
     (YES, YES, YES, NO, NO),
     (YES, YES, NO, YES, NO),
     (YES, YES, NO, YES, EARLIER),
 )
+JOINT: Table = (
+    (YES, NO, YES, YES, NO),
+    (NO, NO, NO, NO, NO),
+    (YES, NO, YES, NO, NO),
+    (YES, NO, NO, YES, NO),
+    (YES, NO, NO, YES, EARLIER),
+)
+PREFIX: Table = ((YES, NO, NO, NO, NO), *JOINT[1:])
+
+
+def with_padding(table: Table) -> Table:
+    """The table with one more role, PADDING, which sees nothing and which nothing sees."""
+    return (*((*row, NO) for row in table), (NO,) * (1 + len(table)))
+
+
+def with_padding_read(table: Table) -> Table:
+    """The same, but what is written reads the padding too, and the padding what is before the text.
+
+    A slip of published captioning (spec unimo2 §6.2).
+    """
+    rows = list(with_padding(table))
+    rows[WRITTEN] = (*rows[WRITTEN][:PADDING], YES)
+    rows[PADDING] = (YES, YES, NO, NO, NO, NO)
+    return tuple(rows)
 
 
 @dataclass(frozen=True)
@@ -81,8 +115,9 @@ class Bucket:
 class Plan:
     """Who sees whom in one packed row, and how the dense form cuts it into rectangles.
 
-    owner, branch, role, order: (T,) integer tensors; tokens of an owner lie side by side. table: 5 x 5, see above.
-    waste: the largest share of padding a sequence may need in its bucket; only attention pays for it.
+    owner, branch, role, order: (T,) integer tensors; tokens of an owner lie side by side. table: see above;
+    roles beyond it see nothing. waste: the largest share of padding a sequence may need in its bucket; only attention
+    pays for it.
     """
 
     def __init__(
@@ -92,12 +127,12 @@ class Plan:
         order: Tensor,
         branch: Tensor | None = None,
         *,
-        table: tuple[tuple[int, ...], ...] = UNDERSTANDING_AND_GENERATION,
+        table: Table = UNDERSTANDING_AND_GENERATION,
         waste: float = 0.5,
     ):
         self.owner, self.role, self.order = owner, role, order
         self.branch = torch.zeros_like(owner) if branch is None else branch
-        self.table = torch.tensor(table, device=owner.device)
+        self.table = torch.tensor(table if len(table) > PADDING else with_padding(table), device=owner.device)
         self.waste = waste
         self.rows = rounded(len(owner))  # what a packed row of this plan is padded to
 

@@ -1,6 +1,6 @@
-"""Pixels to patch tokens and words to word tokens (spec unimo2 §2.2, §2.3).
+"""Pixels or regions to image tokens and words to word tokens (spec unimo2 §2.2, §2.3; unimo §1.4).
 
-N pictures · S side in pixels · P patches · T packed tokens · D width
+N pictures · S side in pixels · P patches · R regions · F their features · T packed tokens · D width
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from unimo.batch import Texts
 
 
 class PatchEmbedding(nn.Module):
@@ -52,14 +54,58 @@ class PatchEmbedding(nn.Module):
 
 
 class WordEmbedding(nn.Module):
-    """Word + position, LayerNorm, dropout; no type embedding. forward: ids (T,), positions (T,) -> (T, D)."""
+    """Word + position, LayerNorm, dropout; no type embedding. forward: ids (T,), positions (T,) -> (T, D).
 
-    def __init__(self, vocabulary: int, width: int, positions: int, dropout: float = 0.0):
+    dialogue: rows of two more tables, who speaks and in which turn, or None (spec unimo §6.4, CoQA).
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        width: int,
+        positions: int,
+        dropout: float = 0.0,
+        dialogue: tuple[int, int] | None = None,
+    ):
         super().__init__()
         self.word = nn.Embedding(vocabulary, width)
         self.position = nn.Embedding(positions, width)
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
+        self.speaker = nn.Embedding(dialogue[0], width) if dialogue else None
+        self.turn = nn.Embedding(dialogue[1], width) if dialogue else None
 
-    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        return self.dropout(self.norm(self.word(ids) + self.position(positions)))
+    def forward(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        speakers: Tensor | None = None,
+        turns: Tensor | None = None,
+        delta: Tensor | None = None,
+    ) -> Tensor:
+        x = self.word(ids) + self.position(positions)
+        if speakers is not None:
+            assert self.speaker is not None and self.turn is not None, "built without tables for dialogue"
+            x = x + self.speaker(speakers) + self.turn(turns)
+        return self.dropout(self.norm(x if delta is None else x + delta))
+
+    def of(self, texts: Texts) -> Tensor:
+        """All words of packed texts, with whatever comes with them."""
+        return self(texts.ids, texts.positions, texts.speakers, texts.turns, texts.delta)
+
+
+class RegionEmbedding(nn.Module):
+    """Detected regions to tokens: feature and box, each through a linear map, summed, LayerNorm, dropout (unimo §1.4).
+
+    forward: features (N, R, F), boxes (N, R, 5) -> (N, R, D). The only trace of place is the box.
+    """
+
+    def __init__(self, width: int, features: int = 2048, dropout: float = 0.0):
+        super().__init__()
+        self.feature = nn.Linear(features, width)
+        self.box = nn.Linear(5, width)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features: Tensor, boxes: Tensor) -> Tensor:
+        return self.dropout(self.norm(self.feature(features) + self.box(boxes)))

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unimo.batch import Batch
-from unimo.model.unimo2 import UNIMO2, Request
+from unimo.model.unified import Request
+from unimo.model.unimo2 import UNIMO2
 
 
 @dataclass(frozen=True)

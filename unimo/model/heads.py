@@ -40,15 +40,18 @@ class TiedHead(nn.Module):
 
 
 class MatchingHead(nn.Module):
-    """Image-text matching from both poolers: product (or sum), dropout, two logits; class 1 = match. -> (n, 2)."""
+    """Image-text matching from both poolers: product (or sum), dropout, logits. forward: -> (n, outputs).
 
-    def __init__(self, width: int, dropout: float = 0.1, fusion: str = "product"):
+    outputs: 2, class 1 = match; or 1, the score of retrieval as UNIMO's fine-tuning has it (spec unimo §6.6).
+    """
+
+    def __init__(self, width: int, dropout: float = 0.1, fusion: str = "product", outputs: int = 2):
         super().__init__()
         if fusion not in ("product", "sum"):
             raise ValueError(f"matching fusion must be product or sum, got {fusion!r}")
         self.fusion = fusion
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(width, 2)
+        self.linear = nn.Linear(width, outputs)
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:
         joined = image * text if self.fusion == "product" else image + text

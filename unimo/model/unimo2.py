@@ -3,9 +3,7 @@
     N pictures · P patches · M texts · T packed tokens · n fused sequences · G grounded tokens of one sequence
     D width · C dictionary · K chosen
 
-A forward pass has two halves. The towers run once over every picture and every text of the batch. Then requests say
-which picture and which text meet; each becomes one fused sequence [ patches | grounded | words ] with either side
-possibly absent. A matching negative is only one more request: it costs one fused sequence, no tower.
+The fused row is [ patches | grounded | words ]; image and text meet only through the grounded tokens between them.
 """
 
 from __future__ import annotations
@@ -17,93 +15,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unimo.batch import GROUND, IMAGE, TEXT, WRITTEN, Batch, Texts
-from unimo.model.attention import BASELINE, UNDERSTANDING_AND_GENERATION, Plan
+from unimo.batch import KNOWN, PADDING, WRITTEN, Batch, Texts
+from unimo.config import setting
+from unimo.model.attention import BASELINE, UNDERSTANDING_AND_GENERATION, Plan, Table, with_padding_read
 from unimo.model.embeddings import PatchEmbedding, WordEmbedding
 from unimo.model.grounding import GroundedDictionary
 from unimo.model.heads import MatchingHead, Pooler, Temperature, TiedHead
+from unimo.model.memory import Memory
 from unimo.model.transformer import Kept, Transformer, initialise
+from unimo.model.unified import Request, Towers, Unified
 
 
 @dataclass(frozen=True)
-class Request:
-    """n sequences to fuse: picture image[i] beside text text[i]. Either side may be None (absent), never both.
+class Released:
+    """What the published graph does and ours does not, one switch each; all of them are on in released results."""
 
-    mask_ground: (n, K) bool, grounded tokens to zero out (masked grounding, §2.4), or None.
-    """
-
-    image: Tensor | None
-    text: Tensor | None
-    mask_ground: Tensor | None = None
-
-    def __len__(self) -> int:
-        side = self.image if self.image is not None else self.text
-        assert side is not None, "a request needs a picture or a text"
-        return len(side)
+    padding_votes: bool = setting(False, "padding of a batch of texts votes for dictionary entries (spec §2.4)")
+    only_patches_vote: bool = setting(False, "beside a picture, known words (object tags) have no vote (§2.4)")
+    padding_read: bool = setting(False, "a caption being written reads the padding of object tags (§6.2)")
+    raw_text_score: bool = setting(False, "the text side of the contrastive score is not normalised (§4.3)")
 
 
-@dataclass
-class Towers:
-    """What both towers made of a batch. images: (N, 1 + P, D); words: (T, D); votes add per modality, (N|M, C)."""
-
-    images: Tensor
-    words: Tensor
-    texts: Texts
-    image_votes: Tensor | None = None
-    text_votes: Tensor | None = None
-
-    def image_cls(self, numbers: Tensor) -> Tensor:
-        return self.images[numbers, 0]
-
-    def text_cls(self, numbers: Tensor) -> Tensor:
-        return self.words.index_select(0, self.texts.offsets[numbers])
-
-
-@dataclass
-class Fused:
-    """One request's answer, inside the packed row all requests of a step share.
-
-    hidden: (T', D) the whole row. starts: (n,) first token of each sequence; image_length, ground_length: (n,).
-    codes: (n, K) chosen entries (topk), or None.
-    """
-
-    hidden: Tensor
-    request: Request
-    starts: Tensor
-    image_length: Tensor
-    ground_length: Tensor
-    codes: Tensor | None
-    word_table: Tensor  # gathered once for all requests: its gradient is as large as the vocabulary
-
-    def image_cls(self) -> Tensor:
-        return self.hidden.index_select(0, self.starts)
-
-    def text_cls(self) -> Tensor:
-        return self.hidden.index_select(0, self.starts + self.image_length + self.ground_length)
-
-    def ground(self) -> Tensor:
-        """(n, K, D), topk only."""
-        assert self.codes is not None
-        first = self.starts + self.image_length
-        rows = first[:, None] + torch.arange(self.codes.shape[1], device=first.device)
-        return self.hidden.index_select(0, rows.flatten()).unflatten(0, rows.shape)
-
-    def words(self, rows: Tensor, texts: Texts) -> Tensor:
-        """States of packed text positions `rows` (k,) of the batch; each must belong to a text of this request."""
-        assert self.request.text is not None
-        text = torch.searchsorted(texts.offsets, rows, right=True) - 1
-        place = torch.full((len(texts),), -1, device=rows.device)
-        place[self.request.text] = torch.arange(len(self.request.text), device=rows.device)
-        sequence = place[text]
-        first = self.starts + self.image_length + self.ground_length
-        return self.hidden.index_select(0, first[sequence] + rows - texts.offsets[text])
-
-
-class UNIMO2(nn.Module):
+class UNIMO2(Unified):
     """The whole model. All sizes are plain arguments; `unimo.model.sizes` names the usual ones.
 
     dictionary: number of entries C; 0 builds "Our Baseline" without a dictionary (§2.7). matching, image_contrastive,
-    masked_grounding, contrastive_projection: heads that not every published weight file has.
+    masked_grounding, contrastive_projection: heads that not every published weight file has. released: see `Released`.
     """
 
     def __init__(
@@ -126,6 +63,7 @@ class UNIMO2(nn.Module):
         grounding_projection: bool = False,
         grounding_positions: bool = False,
         contrastive_projection: bool = False,
+        shared_projection: bool = False,
         masked_grounding: bool = False,
         image_contrastive: bool = True,
         matching_fusion: str = "product",
@@ -133,11 +71,10 @@ class UNIMO2(nn.Module):
         attention_dropout: float = 0.1,
         image_dropout: float = 0.0,
         initial_std: float = 0.02,
+        released: Released | None = None,
     ):
-        super().__init__()
-        self.width, self.grounding_positions = width, grounding_positions
-        self.attention_form = "dense"
-        self.known_words: Tensor | None = None  # ids the language model may predict; None: all
+        super().__init__(width)
+        self.grounding_positions, self.released = grounding_positions, released or Released()
         text_like: dict[str, Any] = {"ffn": ffn, "dropout": dropout, "attention_dropout": attention_dropout}
         self.patches = PatchEmbedding(width, image_size, patch, patch_padding)
         self.image_encoder = Transformer(
@@ -151,11 +88,14 @@ class UNIMO2(nn.Module):
         self.language_model = TiedHead(width, vocabulary)
         self.contrastive_temperature = Temperature()
         self.image_temperature = Temperature() if image_contrastive else None
+        own = contrastive_projection and not shared_projection
         self.contrastive_projection = nn.ModuleDict(
-            {side: nn.Linear(width, width) for side in ("image", "text")} if contrastive_projection else {}
+            {side: nn.Linear(width, width) for side in ("image", "text")} if own else {}
         )
+        self.shared_projection = shared_projection
         initialise(self, initial_std)
-        self.dictionary = self.ground_norm = self.masked_grounding = None
+        self.ground_norm: nn.LayerNorm | None = None
+        self.masked_grounding: TiedHead | None = None
         if dictionary:
             self.dictionary = GroundedDictionary(
                 width, dictionary, chosen, method=grounding_method, projection=grounding_projection
@@ -168,7 +108,7 @@ class UNIMO2(nn.Module):
                 initialise(self.masked_grounding)
         self.table = UNDERSTANDING_AND_GENERATION if dictionary else BASELINE
 
-    # ---- first half: the towers ---------------------------------------------------------------------------------
+    # ---- the towers -----------------------------------------------------------------------------------------------
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """(N, 3, S, S) uint8 -> (N, 1 + P, D), [CLS] first."""
@@ -178,14 +118,12 @@ class UNIMO2(nn.Module):
         return self.image_encoder(x.flatten(0, 1), plan).unflatten(0, (n, length))
 
     def encode_texts(self, texts: Texts, kept: Kept | None = None) -> Tensor:
-        """Packed texts -> (T, D). kept: takes the keys and values of every layer."""
         owner = texts.owner
         order = torch.arange(len(owner), device=owner.device) - texts.offsets[owner]
         plan = Plan(owner, texts.roles, order, table=self.table)
-        return self.text_encoder(self.words(texts.ids, texts.positions), plan, self.attention_form, kept)
+        return self.text_encoder(self.words.of(texts), plan, self.attention_form, kept)
 
     def towers(self, batch: Batch) -> Towers:
-        """Both towers over a whole batch, with each picture's and each text's votes."""
         images = self.encode_images(batch.pixels)
         words = self.encode_texts(batch.texts)
         towers = Towers(images, words, batch.texts)
@@ -205,76 +143,23 @@ class UNIMO2(nn.Module):
             self.dictionary.positions_of(towers.words, "text"), texts.owner, len(texts), self.text_voters(texts)
         )
 
-    @staticmethod
-    def text_voters(texts: Texts) -> Tensor:
+    def text_voters(self, texts: Texts) -> Tensor:
         """(T,) bool: every token but the leading [CLS] and the written ones."""
         votes = texts.roles != WRITTEN
+        if not self.released.padding_votes:
+            votes &= texts.roles != PADDING
         votes[texts.offsets[:-1]] = False
         return votes
 
-    # ---- second half: pictures and texts meet ---------------------------------------------------------------------
-
-    def fuse(self, towers: Towers, requests: dict[str, Request], kept: Kept | None = None) -> dict[str, Fused]:
-        """Runs the Grounded Transformer once over all requested sequences. kept: as in `encode_texts`."""
-        image, text = _numbers(requests, "image"), _numbers(requests, "text")
-        n, device = len(image), image.device
-        texts = towers.texts
-        zero = torch.zeros((), dtype=torch.int64, device=device)
-        per_image = towers.images.shape[1]
-        image_length = torch.where(image >= 0, per_image, zero)
-        text_length = torch.where(text >= 0, texts.lengths[text.clamp_min(0)] if len(texts) else zero, zero)
-        ground, ground_length, codes = self.ground(towers, requests, image, text)
-
-        lengths = image_length + ground_length + text_length
-        starts = lengths.cumsum(0) - lengths
-        owner = torch.arange(n, device=device).repeat_interleave(lengths)
-        place = torch.arange(len(owner), device=device) - starts[owner]
-        in_image = place < image_length[owner]
-        in_ground = ~in_image & (place < (image_length + ground_length)[owner])
-        # Every token's row among [ all patches | all words | all grounded tokens ] laid end to end.
-        ground_starts = ground_length.cumsum(0) - ground_length
-        first_word = towers.images.shape[0] * per_image
-        after_image = place - image_length[owner]
-        word = after_image - ground_length[owner]
-        word_row = first_word + (texts.offsets[text.clamp_min(0)][owner] if len(texts) else zero) + word
-        ground_row = first_word + len(texts.ids) + ground_starts[owner] + after_image
-        rows = torch.where(in_image, image[owner] * per_image + place, torch.where(in_ground, ground_row, word_row))
-        dtype = towers.images.dtype if len(towers.images) else towers.words.dtype
-        everything = torch.cat([towers.images.flatten(0, 1), towers.words.to(dtype), ground.to(dtype)])
-        x = F.embedding(rows, everything)  # a gather whose backward adds up repeated rows fast and in order
-
-        role = torch.where(in_image, IMAGE, torch.where(in_ground, GROUND, TEXT))
-        is_word = ~(in_image | in_ground)
-        role[is_word] = texts.roles[rows[is_word] - first_word]
-        plan = Plan(owner, role, torch.where(is_word, word, zero), table=self.table)
-        hidden = self.grounded_encoder(x, plan, self.attention_form, kept)
-
-        answers, first, table = {}, 0, self.word_table()
-        for name, request in requests.items():
-            mine = slice(first, first + len(request))
-            answers[name] = Fused(
-                hidden,
-                request,
-                starts[mine],
-                image_length[mine],
-                ground_length[mine],
-                None if codes is None else codes[mine],
-                table,
-            )
-            first += len(request)
-        return answers
+    # ---- between them: the grounded tokens --------------------------------------------------------------------------
 
     def ground(
         self, towers: Towers, requests: dict[str, Request], image: Tensor, text: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The grounded tokens of every sequence end to end, their number per sequence, and the chosen entries.
-
-        The entries enter as they are, through their own LayerNorm: no straight-through estimator (§2.4).
-        """
+        """The chosen entries enter as they are, through their own LayerNorm: no straight-through estimator (§2.4)."""
         n = len(image)
         if self.dictionary is None:
-            none = torch.zeros(n, dtype=torch.int64, device=image.device)
-            return towers.images.new_zeros(0, self.width), none, None
+            return super().ground(towers, requests, image, text)
         if self.dictionary.method == "normal":
             codes, counts = self._one_to_one(towers, image, text)
             chosen = None
@@ -282,7 +167,10 @@ class UNIMO2(nn.Module):
             assert towers.image_votes is not None and towers.text_votes is not None
             tally = towers.image_votes.new_zeros(n, len(self.dictionary.entries))
             tally[image >= 0] += towers.image_votes[image[image >= 0]]
-            tally[text >= 0] += towers.text_votes[text[text >= 0]]
+            voting = text >= 0
+            if self.released.only_patches_vote:
+                voting &= (image < 0) | ~_has_known_words(towers.texts)[text]
+            tally[voting] += towers.text_votes[text[voting]]
             chosen = self.dictionary.choose(tally)  # (n, K)
             codes, counts = chosen.flatten(), torch.full_like(image, chosen.shape[1])
         x = F.embedding(codes, self.dictionary.entries)
@@ -323,51 +211,37 @@ class UNIMO2(nn.Module):
 
     def contrastive_feature(self, cls: Tensor, side: str) -> Tensor:
         """Unimodal [CLS] states, through the optional ReLU projection; not normalised. side: image or text."""
-        if self.contrastive_projection:
-            cls = self.contrastive_projection[side](cls).relu()
+        if (project := self.projections()) is not None:
+            cls = project[side](cls).relu()
         return cls.float()
 
-    def word_logits(self, rows: Tensor) -> Tensor:
-        """(n, D) supervised states -> (n, V); words outside the known vocabulary score -inf."""
-        logits = self.known_word_logits(rows, self.word_table())
-        if self.known_words is None:
-            return logits
-        return logits.new_full((len(rows), len(self.words.word.weight)), float("-inf")).index_copy(
-            1, self.known_words, logits
-        )
+    def projections(self) -> nn.ModuleDict | None:
+        """Linear maps of the contrastive score: its own, those the dictionary's voters pass (§4.3), or none."""
+        if self.shared_projection:
+            assert self.dictionary is not None and self.dictionary.project, "there is no grounding_projection to share"
+            return self.dictionary.project
+        return self.contrastive_projection or None
 
-    def known_word_logits(self, rows: Tensor, table: Tensor) -> Tensor:
-        """(n, D) supervised states -> (n, known words), in the order of `known_words`. table: `word_table()`.
+    def embedding(self, cls: Tensor, side: str) -> Tensor:
+        """The side's contrastive feature as it enters the score: L2-normalised, unless released text is not (§4.3)."""
+        feature = self.contrastive_feature(cls, side)
+        raw = side == "text" and self.released.raw_text_score and self.projections() is None
+        return feature if raw else F.normalize(feature, dim=-1)
 
-        Where the training texts hold a few hundred of 50,265 words, the rest of the softmax is work for nothing.
-        """
-        return self.language_model(rows, table, self.known_words)
+    @property
+    def fused_table(self) -> Table:
+        return with_padding_read(self.table) if self.released.padding_read else self.table
 
-    def word_table(self) -> Tensor:
-        """The embeddings of the known words, (known words, D); all V of them without a known vocabulary."""
-        return self.words.word.weight if self.known_words is None else self.words.word.weight[self.known_words]
+    @property
+    def fuser(self) -> Transformer:
+        return self.grounded_encoder
 
-    def word_columns(self, ids: Tensor) -> Tensor:
-        """(n,) word ids -> (n,) their columns among the known words."""
-        return ids if self.known_words is None else torch.searchsorted(self.known_words, ids)
-
-    def know_words(self, ids: Tensor) -> None:
-        """From now on only these words are ever predicted; ids: (k,) sorted, unique."""
-        self.known_words = ids.to(self.words.word.weight.device)
-
-    def match_logits(self, fused: Fused) -> Tensor:
-        """(n, 2); class 1 = the text belongs to the picture."""
-        return self.matching(self.image_pooler(fused.image_cls()), self.text_pooler(fused.text_cls()))
+    def step(self, words: Tensor, in_text: list[Memory], in_fused: list[Memory]) -> Tensor:
+        return self.grounded_encoder.step(self.text_encoder.step(words, in_text), in_fused)
 
 
-def _numbers(requests: dict[str, Request], side: str) -> Tensor:
-    """Picture or text numbers of all requests end to end; -1 where that side is absent."""
-    parts = []
-    for request in requests.values():
-        mine = getattr(request, side)
-        if mine is None:
-            other = request.text if side == "image" else request.image
-            assert other is not None, "a request needs a picture or a text"
-            mine = torch.full_like(other, -1)
-        parts.append(mine)
-    return torch.cat(parts)
+def _has_known_words(texts: Texts) -> Tensor:
+    """(M + 1,) bool: which texts hold KNOWN words; the last stands for no text."""
+    known = torch.zeros(len(texts) + 1, dtype=torch.bool, device=texts.ids.device)
+    known[texts.owner[texts.roles == KNOWN]] = True
+    return known

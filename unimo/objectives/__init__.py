@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from unimo.batch import Batch
-from unimo.model.unimo2 import UNIMO2, Request
+from unimo.model.unified import Request
+from unimo.model.unimo2 import UNIMO2
 from unimo.objectives.cross_modal_contrastive import CrossModalContrastive
 from unimo.objectives.grounded_dictionary import GroundedDictionaryLoss
 from unimo.objectives.image_contrastive import ImageContrastive

@@ -19,7 +19,8 @@ from unimo.config import setting
 from unimo.data.pack import Draft
 from unimo.model.grounding import DICTIONARY_WEIGHT, ENCODER_WEIGHT
 from unimo.model.shapes import rounded
-from unimo.model.unimo2 import UNIMO2, Fused, Request, Towers
+from unimo.model.unified import Fused, Request, Towers
+from unimo.model.unimo2 import UNIMO2
 from unimo.objectives.objective import Part
 
 SEQUENCES = ("mlm.pairs", "itm.match", "image_contrastive", "mlm.texts")  # the first pairs asked for, and singles

@@ -20,7 +20,8 @@ from torch import Tensor
 from unimo.batch import Batch
 from unimo.config import setting
 from unimo.data.pack import Draft
-from unimo.model.unimo2 import UNIMO2, Fused, Request, Towers
+from unimo.model.unified import Fused, Request, Towers
+from unimo.model.unimo2 import UNIMO2
 from unimo.objectives.objective import Part, nothing, pair_features
 
 

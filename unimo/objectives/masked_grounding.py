@@ -14,7 +14,8 @@ from unimo.batch import Batch
 from unimo.config import setting
 from unimo.data.pack import Draft
 from unimo.errors import UsageError
-from unimo.model.unimo2 import UNIMO2, Fused, Request, Towers
+from unimo.model.unified import Fused, Request, Towers
+from unimo.model.unimo2 import UNIMO2
 from unimo.objectives.objective import Part
 
 

@@ -24,7 +24,8 @@ from torch import Tensor
 from unimo.batch import Batch, Targets
 from unimo.data.pack import Draft
 from unimo.model.shapes import rounded
-from unimo.model.unimo2 import UNIMO2, Fused, Request, Towers
+from unimo.model.unified import Fused, Request, Towers
+from unimo.model.unimo2 import UNIMO2
 
 NOT_ASKED = -100  # label of rows that only round the shape
 

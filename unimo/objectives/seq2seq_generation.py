@@ -16,7 +16,8 @@ from unimo.batch import KNOWN, WRITTEN, Batch
 from unimo.config import setting
 from unimo.data.corruption import cut_fragments
 from unimo.data.pack import Draft
-from unimo.model.unimo2 import UNIMO2, Fused, Request, Towers
+from unimo.model.unified import Fused, Request, Towers
+from unimo.model.unimo2 import UNIMO2
 from unimo.objectives.objective import Part, predict_words
 
 

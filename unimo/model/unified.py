@@ -1,0 +1,263 @@
+"""What both members are: towers, then one packed row in which pictures and texts meet, one Transformer, and heads.
+
+    N pictures · R their rows · M texts · T packed tokens · n fused sequences · G grounded tokens of one sequence
+    D width · V vocabulary
+
+A member is its towers (`encode_images`, `encode_texts`) and, between pictures and words, its grounded tokens or none.
+A forward pass has two halves. The towers run once over every picture and every text of the batch. Then requests say
+which picture and which text meet; each becomes one fused sequence [ picture | grounded | words ] with either side
+possibly absent. A matching negative is only one more request: it costs one fused sequence, no tower.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unimo.batch import GROUND, IMAGE, TEXT, Batch, Texts
+from unimo.model.attention import Plan, Table
+from unimo.model.embeddings import WordEmbedding
+from unimo.model.grounding import GroundedDictionary
+from unimo.model.heads import MatchingHead, Pooler, TiedHead
+from unimo.model.memory import Memory
+from unimo.model.transformer import Kept, Transformer
+
+
+@dataclass(frozen=True)
+class Request:
+    """n sequences to fuse: picture image[i] beside text text[i]. Either side may be None (absent), never both.
+
+    mask_ground: (n, K) bool, grounded tokens to zero out (masked grounding, §2.4), or None.
+    """
+
+    image: Tensor | None
+    text: Tensor | None
+    mask_ground: Tensor | None = None
+
+    def __len__(self) -> int:
+        side = self.image if self.image is not None else self.text
+        assert side is not None, "a request needs a picture or a text"
+        return len(side)
+
+
+@dataclass
+class Towers:
+    """What both towers made of a batch. images: (N, R, D), [CLS] or [IMG] first; words: (T, D).
+
+    image_lengths: (N,) rows of each picture that are there, or None: all R. Votes add per modality, (N|M, C).
+    """
+
+    images: Tensor
+    words: Tensor
+    texts: Texts
+    image_votes: Tensor | None = None
+    text_votes: Tensor | None = None
+    image_lengths: Tensor | None = None
+
+    def image_cls(self, numbers: Tensor) -> Tensor:
+        return self.images[numbers, 0]
+
+    def text_cls(self, numbers: Tensor) -> Tensor:
+        return self.words.index_select(0, self.texts.offsets[numbers])
+
+
+@dataclass
+class Fused:
+    """One request's answer, inside the packed row all requests of a step share.
+
+    hidden: (T', D) the whole row. starts: (n,) first token of each sequence; image_length, ground_length: (n,).
+    codes: (n, K) chosen entries (topk), or None.
+    """
+
+    hidden: Tensor
+    request: Request
+    starts: Tensor
+    image_length: Tensor
+    ground_length: Tensor
+    codes: Tensor | None
+    word_table: Tensor  # gathered once for all requests: its gradient is as large as the vocabulary
+
+    def image_cls(self) -> Tensor:
+        return self.hidden.index_select(0, self.starts)
+
+    def text_cls(self) -> Tensor:
+        return self.hidden.index_select(0, self.starts + self.image_length + self.ground_length)
+
+    def ground(self) -> Tensor:
+        """(n, K, D), topk only."""
+        assert self.codes is not None
+        first = self.starts + self.image_length
+        rows = first[:, None] + torch.arange(self.codes.shape[1], device=first.device)
+        return self.hidden.index_select(0, rows.flatten()).unflatten(0, rows.shape)
+
+    def words(self, rows: Tensor, texts: Texts) -> Tensor:
+        """States of packed text positions `rows` (k,) of the batch; each must belong to a text of this request."""
+        assert self.request.text is not None
+        text = torch.searchsorted(texts.offsets, rows, right=True) - 1
+        place = torch.full((len(texts),), -1, device=rows.device)
+        place[self.request.text] = torch.arange(len(self.request.text), device=rows.device)
+        sequence = place[text]
+        first = self.starts + self.image_length + self.ground_length
+        return self.hidden.index_select(0, first[sequence] + rows - texts.offsets[text])
+
+
+class Unified(nn.Module):
+    """The half that UNIMO and UNIMO-2 share. table: who sees whom."""
+
+    words: WordEmbedding
+    text_pooler: Pooler
+    image_pooler: Pooler
+    language_model: TiedHead
+    table: Table
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.width = width
+        self.attention_form = "dense"
+        self.known_words: Tensor | None = None  # ids the language model may predict; None: all
+        self.dictionary: GroundedDictionary | None = None
+        self.matching: MatchingHead | None = None
+
+    # ---- first half: the towers, a member's own -------------------------------------------------------------------
+
+    def towers(self, batch: Batch) -> Towers:
+        """Both towers over a whole batch, with each picture's and each text's votes where there is a dictionary."""
+        raise NotImplementedError
+
+    def encode_texts(self, texts: Texts, kept: Kept | None = None) -> Tensor:
+        """Packed texts -> (T, D). kept: takes the keys and values of every layer of the text tower."""
+        raise NotImplementedError
+
+    def count_votes(self, towers: Towers) -> None:
+        """Fills in both tallies of the towers; nothing to do without a dictionary."""
+
+    def ground(
+        self, towers: Towers, requests: dict[str, Request], image: Tensor, text: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The grounded tokens of every sequence end to end, their number per sequence, and the chosen entries."""
+        none = torch.zeros(len(image), dtype=torch.int64, device=image.device)
+        return towers.images.new_zeros(0, self.width), none, None
+
+    @property
+    def fuser(self) -> Transformer:
+        """The Transformer over the fused row."""
+        raise NotImplementedError
+
+    def step(self, words: Tensor, in_text: list[Memory], in_fused: list[Memory]) -> Tensor:
+        """One more embedded word a row, (r, D) -> (r, D), after what text tower and fused row remember."""
+        raise NotImplementedError
+
+    @property
+    def fused_table(self) -> Table:
+        """Who sees whom in the fused row."""
+        return self.table
+
+    def no_images(self) -> Tensor:
+        """(0, 1, D): the towers' pictures where there are none."""
+        return self.words.word.weight.new_zeros(0, 1, self.width)
+
+    # ---- second half: pictures and texts meet ---------------------------------------------------------------------
+
+    def fuse(self, towers: Towers, requests: dict[str, Request], kept: Kept | None = None) -> dict[str, Fused]:
+        """Runs the Transformer once over all requested sequences. kept: as in `encode_texts`."""
+        image, text = _numbers(requests, "image"), _numbers(requests, "text")
+        n, device = len(image), image.device
+        texts = towers.texts
+        zero = torch.zeros((), dtype=torch.int64, device=device)
+        per_image = towers.images.shape[1]
+        if towers.image_lengths is None:
+            image_length = torch.where(image >= 0, per_image, zero)
+        else:
+            image_length = torch.where(image >= 0, towers.image_lengths[image.clamp_min(0)], zero)
+        text_length = torch.where(text >= 0, texts.lengths[text.clamp_min(0)] if len(texts) else zero, zero)
+        ground, ground_length, codes = self.ground(towers, requests, image, text)
+
+        lengths = image_length + ground_length + text_length
+        starts = lengths.cumsum(0) - lengths
+        owner = torch.arange(n, device=device).repeat_interleave(lengths)
+        place = torch.arange(len(owner), device=device) - starts[owner]
+        in_image = place < image_length[owner]
+        in_ground = ~in_image & (place < (image_length + ground_length)[owner])
+        # Every token's row among [ all patches | all words | all grounded tokens ] laid end to end.
+        ground_starts = ground_length.cumsum(0) - ground_length
+        first_word = towers.images.shape[0] * per_image
+        after_image = place - image_length[owner]
+        word = after_image - ground_length[owner]
+        word_row = first_word + (texts.offsets[text.clamp_min(0)][owner] if len(texts) else zero) + word
+        ground_row = first_word + len(texts.ids) + ground_starts[owner] + after_image
+        rows = torch.where(in_image, image[owner] * per_image + place, torch.where(in_ground, ground_row, word_row))
+        dtype = towers.images.dtype if len(towers.images) else towers.words.dtype
+        everything = torch.cat([towers.images.flatten(0, 1), towers.words.to(dtype), ground.to(dtype)])
+        x = F.embedding(rows, everything)  # a gather whose backward adds up repeated rows fast and in order
+
+        role = torch.where(in_image, IMAGE, torch.where(in_ground, GROUND, TEXT))
+        is_word = ~(in_image | in_ground)
+        role[is_word] = texts.roles[rows[is_word] - first_word]
+        plan = Plan(owner, role, torch.where(is_word, word, zero), table=self.fused_table)
+        hidden = self.fuser(x, plan, self.attention_form, kept)
+
+        answers, first, table = {}, 0, self.word_table()
+        for name, request in requests.items():
+            mine = slice(first, first + len(request))
+            answers[name] = Fused(
+                hidden,
+                request,
+                starts[mine],
+                image_length[mine],
+                ground_length[mine],
+                None if codes is None else codes[mine],
+                table,
+            )
+            first += len(request)
+        return answers
+
+    # ---- read-outs ------------------------------------------------------------------------------------------------
+
+    def word_logits(self, rows: Tensor) -> Tensor:
+        """(n, D) supervised states -> (n, V); words outside the known vocabulary score -inf."""
+        logits = self.known_word_logits(rows, self.word_table())
+        if self.known_words is None:
+            return logits
+        return logits.new_full((len(rows), len(self.words.word.weight)), float("-inf")).index_copy(
+            1, self.known_words, logits
+        )
+
+    def known_word_logits(self, rows: Tensor, table: Tensor) -> Tensor:
+        """(n, D) supervised states -> (n, known words), in the order of `known_words`. table: `word_table()`.
+
+        Where the training texts hold a few hundred of 50,265 words, the rest of the softmax is work for nothing.
+        """
+        return self.language_model(rows, table, self.known_words)
+
+    def word_table(self) -> Tensor:
+        """The embeddings of the known words, (known words, D); all V of them without a known vocabulary."""
+        return self.words.word.weight if self.known_words is None else self.words.word.weight[self.known_words]
+
+    def word_columns(self, ids: Tensor) -> Tensor:
+        """(n,) word ids -> (n,) their columns among the known words."""
+        return ids if self.known_words is None else torch.searchsorted(self.known_words, ids)
+
+    def know_words(self, ids: Tensor) -> None:
+        """From now on only these words are ever predicted; ids: (k,) sorted, unique."""
+        self.known_words = ids.to(self.words.word.weight.device)
+
+    def match_logits(self, fused: Fused) -> Tensor:
+        """(n, 2); class 1 = the text belongs to the picture."""
+        assert self.matching is not None, "the model was built without a matching head"
+        return self.matching(self.image_pooler(fused.image_cls()), self.text_pooler(fused.text_cls()))
+
+
+def _numbers(requests: dict[str, Request], side: str) -> Tensor:
+    """Picture or text numbers of all requests end to end; -1 where that side is absent."""
+    parts = []
+    for request in requests.values():
+        mine = getattr(request, side)
+        if mine is None:
+            other = request.text if side == "image" else request.image
+            assert other is not None, "a request needs a picture or a text"
+            mine = torch.full_like(other, -1)
+        parts.append(mine)
+    return torch.cat(parts)

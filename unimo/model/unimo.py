@@ -1,0 +1,85 @@
+"""UNIMO: one Transformer over the detected regions of a picture and the words of a text (spec unimo §1).
+
+    N pictures · R regions, the whole picture first · F features · T packed tokens · D width · K detector classes
+
+The towers are embeddings only; the fused row is [ regions | words ], and one network is encoder and generator by its
+mask. *joint* fusion is the paper's: regions and words see each other. In *prefix* fusion a picture does not look at its
+texts, so that many texts can share it.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from unimo.batch import Batch, Regions, Texts
+from unimo.model.attention import JOINT, PREFIX
+from unimo.model.embeddings import RegionEmbedding, WordEmbedding
+from unimo.model.heads import MatchingHead, Pooler, TiedHead
+from unimo.model.memory import Memory
+from unimo.model.transformer import Kept, Transformer, initialise
+from unimo.model.unified import Towers, Unified
+
+FUSIONS = {"joint": JOINT, "prefix": PREFIX}
+SPEAKERS, TURNS = 3, 16  # rows of CoQA's tables (spec unimo §6.4)
+
+
+class UNIMO(Unified):
+    """The whole model; defaults are the paper's base (spec unimo §1.2).
+
+    region_size, region_classes: the detector's features F and classes K. region_heads: build the two heads of masked
+    region modelling. matching: outputs of the matching head, 0 for none. dialogue: build CoQA's two tables.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int = 768,
+        heads: int = 12,
+        depth: int = 12,
+        ffn: int | None = None,
+        region_size: int = 2048,
+        region_classes: int = 1601,
+        vocabulary: int = 50265,
+        positions: int = 514,
+        fusion: str = "joint",
+        region_heads: bool = False,
+        matching: int = 0,
+        matching_fusion: str = "product",
+        dialogue: bool = False,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        initial_std: float = 0.02,
+    ):
+        super().__init__(width)
+        if fusion not in FUSIONS:
+            raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}")
+        self.regions = RegionEmbedding(width, region_size, dropout)
+        self.words = WordEmbedding(vocabulary, width, positions, dropout, (SPEAKERS, TURNS) if dialogue else None)
+        self.encoder = Transformer(width, depth, heads, ffn=ffn, dropout=dropout, attention_dropout=attention_dropout)
+        self.text_pooler, self.image_pooler = Pooler(width), Pooler(width)
+        self.language_model = TiedHead(width, vocabulary)
+        self.matching = MatchingHead(width, dropout, matching_fusion, matching) if matching else None
+        self.region_features = nn.Linear(width, region_size) if region_heads else None
+        self.region_classes = nn.Linear(width, region_classes) if region_heads else None
+        initialise(self, initial_std)
+        self.table = FUSIONS[fusion]
+
+    def encode_images(self, regions: Regions) -> Tensor:
+        """(N, R, D); rows beyond a picture's own are computed, and never read."""
+        return self.regions(regions.features, regions.boxes)
+
+    def encode_texts(self, texts: Texts, kept: Kept | None = None) -> Tensor:
+        return self.words.of(texts)
+
+    def towers(self, batch: Batch) -> Towers:
+        words, regions = self.encode_texts(batch.texts), batch.regions
+        if regions is None:
+            return Towers(self.no_images(), words, batch.texts)
+        return Towers(self.encode_images(regions), words, batch.texts, image_lengths=regions.lengths)
+
+    @property
+    def fuser(self) -> Transformer:
+        return self.encoder
+
+    def step(self, words: Tensor, in_text: list[Memory], in_fused: list[Memory]) -> Tensor:
+        return self.encoder.step(words, in_fused)
