@@ -124,10 +124,8 @@ def test_repeated_trigrams_of_whole_words():
     assert len(set(free)) == 1 and len(set(trigrams)) == len(trigrams)
 
 
-def test_the_published_trigram_rule(shared):
-    path = shared / "golden" / "data" / "trigram_blocking.json"
-    if not path.is_file():
-        pytest.skip("needs ../shared/golden/data (numbers of the published code), which this checkout lacks")
+def test_the_published_trigram_rule(golden):
+    path = golden / "data" / "trigram_blocking.json"
     starts = np.array([i >= 4 and (i % 3 == 0 or i % 5 == 0) for i in range(300)])  # the file's word_start_rule
     for case in json.loads(path.read_text())["data"]["cases"]:
         got = [-65000.0 * repeats_three_words(case["prefix"], word, starts) for word in case["candidates"]]

@@ -24,11 +24,13 @@ from torch import Tensor
 from unimo.batch import TEXT, Texts
 from unimo.data.augment import squeeze
 from unimo.data.images import load_rgb
+from unimo.data.regions import PictureRegions, stack_regions
 from unimo.errors import UsageError
 from unimo.generation import Cached, Given
 from unimo.machine import autocast_dtype
 from unimo.model.build import load_model
-from unimo.model.unified import Request, Towers
+from unimo.model.unified import Request, Towers, Unified
+from unimo.model.unimo import UNIMO
 from unimo.model.unimo2 import UNIMO2
 from unimo.search import Limits, beam, greedy
 from unimo.tokenizer import Tokenizer
@@ -36,29 +38,34 @@ from unimo.tokenizer import Tokenizer
 Picture = str | Path | bytes | Image.Image | np.ndarray
 MASK = "[MASK]"
 WORD_ROWS = 256  # rows the vocabulary is multiplied with at once: 50 MB of logits
+RELEASED_COSINE_WEIGHT = 0.3
 PROMPTS = ("{}", "a {}", "a picture of a {}")
 
 
 @dataclass
 class EncodedImages:
-    """Pictures after their tower: hidden (N, 1 + P, D), embedding (N, D) L2-normalised, votes (N, C) or None."""
+    """Pictures after their tower: hidden (N, R, D), embedding (N, D), votes (N, C) or None.
+
+    lengths: (N,) rows of each picture that are there, or None: all R. (R = 1 + P patches, or 1 + regions.)
+    """
 
     hidden: Tensor
     embedding: Tensor
     votes: Tensor | None
+    lengths: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.hidden)
 
     def pick(self, numbers: Tensor) -> EncodedImages:
         """Some of the pictures, in the order of `numbers` (n,)."""
-        votes = None if self.votes is None else self.votes[numbers]
-        return EncodedImages(self.hidden[numbers], self.embedding[numbers], votes)
+        votes, lengths = (None if part is None else part[numbers] for part in (self.votes, self.lengths))
+        return EncodedImages(self.hidden[numbers], self.embedding[numbers], votes, lengths)
 
 
 @dataclass
 class EncodedTexts:
-    """Texts after their tower: hidden (T, D) packed, embedding (M, D) L2-normalised, votes (M, C) or None."""
+    """Texts after their tower: hidden (T, D) packed, embedding (M, D), votes (M, C) or None."""
 
     texts: Texts
     hidden: Tensor
@@ -84,12 +91,12 @@ class Answerer:
     """A model with its tokenizer and picture pipeline. Answers do not depend on how inputs are batched."""
 
     def __init__(
-        self, model: UNIMO2, *, precision: str = "auto", batch: int = 64, longest: int | None = None, facts: Any = None
+        self, model: Unified, *, precision: str = "auto", batch: int = 64, longest: int | None = None, facts: Any = None
     ):
         self.model, self.tokenizer, self.size_of_batch = model.eval(), Tokenizer.default(), batch
         self.device = next(model.parameters()).device
         self.dtype = autocast_dtype(precision, self.device)
-        self.side = model.patches.grid * model.patches.patch
+        self.side = model.patches.grid * model.patches.patch if isinstance(model, UNIMO2) else None
         self.longest = longest or model.words.position.num_embeddings - 2
         self.facts = facts or {}
 
@@ -97,21 +104,24 @@ class Answerer:
 
     @torch.inference_mode()
     def encode_images(self, pictures: Iterable[Picture]) -> EncodedImages:
-        """Runs the image tower once over every picture (path, bytes, PIL image or (H, W, 3) uint8 array)."""
-        hidden, votes = [], []
+        """Runs the image tower once over every picture (path, bytes, PIL image or (H, W, 3) uint8 array).
+
+        UNIMO sees regions: it takes what `unimo.data.regions.picture_regions` makes of a detector's answer.
+        """
+        hidden, embedding, votes, lengths = [], [], [], []
         for some in _chunks(pictures, self.size_of_batch):
-            arrays = [squeeze(_open(picture), self.side) for picture in some]
-            pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).to(self.device)
             with self._autocast():
-                towers = Towers(self.model.encode_images(pixels), self._no_words(), self._no_texts())
+                towers = self._see(some)
                 self.model.count_votes(towers)
+                embedding.append(self.model.embed(towers, "image"))
             hidden.append(towers.images)
+            lengths.append(towers.image_lengths)
             votes.append(towers.image_votes)
         if not hidden:
             raise UsageError("no pictures were given", expected="at least one")
-        states = torch.cat(hidden)
-        feature = self.model.contrastive_feature(states[:, 0], "image")
-        return EncodedImages(states, F.normalize(feature, dim=-1), _joined(votes))
+        longest = max(part.shape[1] for part in hidden)
+        states = torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in hidden])
+        return EncodedImages(states, torch.cat(embedding), _joined(votes), _joined(lengths))
 
     @torch.inference_mode()
     def encode_texts(self, texts: Iterable[str | np.ndarray]) -> EncodedTexts:
@@ -125,9 +135,8 @@ class Answerer:
             with self._autocast():
                 towers = Towers(self._no_images(), self.model.encode_texts(packed), packed)
                 self.model.count_votes(towers)
-                feature = self.model.contrastive_feature(towers.text_cls(torch.arange(len(some))), "text")
+                embedding.append(self.model.embed(towers, "text"))
             hidden.append(towers.words)
-            embedding.append(F.normalize(feature, dim=-1))
             votes.append(towers.text_votes)
         return EncodedTexts(self.pack(rows), torch.cat(hidden), torch.cat(embedding), _joined(votes))
 
@@ -139,7 +148,8 @@ class Answerer:
 
         Pre-training draws the negatives of matching in proportion to exp(cosine / temperature), so its log-odds say
         what is left to say after the cosine: by default the weight is 1 / temperature, which makes the sum the
-        log-probability of the pair up to a constant. (The released retrieval score uses 0.3, spec unimo2 §6.1.)
+        log-probability of the pair up to a constant. (The released score of UNIMO-2 is the logit of a match + 0.3 x
+        cosine, spec unimo2 §6.1; that of UNIMO is its head's alone.)
         Towers and votes are the cached ones; only the Grounded Transformer runs per pair.
         """
         scores = []
@@ -148,14 +158,23 @@ class Answerer:
             # Only what this chunk needs: fusing gathers from all states it is given.
             (image_numbers, image), (text_numbers, text) = (side.unique(return_inverse=True) for side in some.T)
             seen, read = images.pick(image_numbers), texts.pick(text_numbers)
-            towers = Towers(seen.hidden, read.hidden, read.texts, seen.votes, read.votes)
+            towers = Towers(seen.hidden, read.hidden, read.texts, seen.votes, read.votes, seen.lengths)
             with self._autocast():
                 fused = self.model.fuse(towers, {"match": Request(image, text)})["match"]
                 logits = self.model.match_logits(fused).float()
             cosine = (seen.embedding[image] * read.embedding[text]).sum(-1)
-            weighted = self.model.contrastive_temperature(cosine) if cosine_weight is None else cosine_weight * cosine
-            scores.append(logits[:, 1] - logits[:, 0] + weighted)
+            scores.append(self._pair_score(logits, cosine, cosine_weight))
         return torch.cat(scores).cpu().numpy()
+
+    def _pair_score(self, logits: Tensor, cosine: Tensor, weight: float | None) -> Tensor:
+        """(n, 2) or (n, 1) logits of the matching head and (n,) cosines -> (n,)."""
+        if not isinstance(self.model, UNIMO2):
+            fused = logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]
+            return fused + (weight or 0.0) * cosine
+        if self.model.released.raw_text_score:  # the released score is of one logit, not of the odds
+            return logits[:, 1] + (RELEASED_COSINE_WEIGHT if weight is None else weight) * cosine
+        near = self.model.contrastive_temperature(cosine) if weight is None else weight * cosine
+        return logits[:, 1] - logits[:, 0] + near
 
     @torch.inference_mode()
     def codes(self, images: EncodedImages | None, texts: EncodedTexts | None) -> np.ndarray | None:
@@ -166,6 +185,7 @@ class Answerer:
         dictionary = self.model.dictionary
         if dictionary is None:
             return None
+        assert isinstance(self.model, UNIMO2)
         if dictionary.method == "topk":
             votes = [side.votes for side in (images, texts) if side is not None and side.votes is not None]
             return dictionary.choose(torch.stack(votes).sum(0)).cpu().numpy()
@@ -206,7 +226,8 @@ class Answerer:
         sentences = []
         for first in range(0, len(images), self.size_of_batch):
             with self._autocast():
-                writer = Cached(self.model, Given(images.hidden[first : first + self.size_of_batch]))
+                some = images.pick(torch.arange(first, min(first + self.size_of_batch, len(images))))
+                writer = Cached(self.model, Given(some.hidden, image_lengths=some.lengths))
                 if beams == 1:
                     ids = greedy(writer, limits)
                 else:
@@ -252,8 +273,12 @@ class Answerer:
             asked = np.concatenate([first + places[i] for first, i in zip(packed.offsets.tolist(), some)])
             everyone = torch.arange(len(some), device=self.device)
             with self._autocast():
-                hidden = self._no_images() if images is None else images.hidden[some]
-                towers = Towers(hidden, self.model.encode_texts(packed), packed)
+                words = self.model.encode_texts(packed)
+                if images is None:
+                    towers = Towers(self._no_images(), words, packed)
+                else:
+                    beside = images.pick(torch.tensor(some, device=self.device))
+                    towers = Towers(beside.hidden, words, packed, image_lengths=beside.lengths)
                 self.model.count_votes(towers)
                 request = Request(None if images is None else everyone, everyone)
                 fused = self.model.fuse(towers, {"read": request})["read"]
@@ -269,13 +294,31 @@ class Answerer:
         """(N, len(names)) probabilities from class names alone: cosine with the mean of the prompted names."""
         weights = self.class_embeddings(names, prompts)
         cosine = self.encode_images(pictures).embedding @ weights.to(self.device).T
-        return self.model.contrastive_temperature(cosine).softmax(-1).detach().cpu().numpy()
+        if isinstance(self.model, UNIMO2):
+            cosine = self.model.contrastive_temperature(cosine)
+        return cosine.softmax(-1).detach().cpu().numpy()
 
     def class_embeddings(self, names: Sequence[str], prompts: Sequence[str] = PROMPTS) -> Tensor:
         """(len(names), D): each class as the normalised mean of its prompts' embeddings."""
         texts = [prompt.format(name) for name in names for prompt in prompts]
         embedding = torch.from_numpy(self.embed_text(texts)).unflatten(0, (len(names), len(prompts)))
         return F.normalize(embedding.mean(1), dim=-1)
+
+    def _see(self, pictures: Sequence[Picture | PictureRegions]) -> Towers:
+        """The image tower over one batch."""
+        regions = [picture for picture in pictures if isinstance(picture, PictureRegions)]
+        if isinstance(self.model, UNIMO):
+            if len(regions) < len(pictures):
+                raise UsageError("UNIMO does not see pixels", expected="regions of a detector for every picture")
+            stacked = stack_regions(regions).to(self.device)
+            rows = self.model.encode_images(stacked)
+            return Towers(rows, self._no_words(), self._no_texts(), image_lengths=stacked.lengths)
+        assert isinstance(self.model, UNIMO2) and self.side is not None
+        if regions:
+            raise UsageError("UNIMO-2 sees pixels", got="regions of a detector", expected="pictures")
+        arrays = [squeeze(_open(picture), self.side) for picture in pictures]  # type: ignore[arg-type]
+        pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).to(self.device)
+        return Towers(self.model.encode_images(pixels), self._no_words(), self._no_texts())
 
     # ---- inputs ---------------------------------------------------------------------------------------------------
 
@@ -302,7 +345,7 @@ class Answerer:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def _no_images(self) -> Tensor:
-        return torch.zeros(0, 1 + self.model.patches.grid**2, self.model.width, device=self.device)
+        return self.model.no_images()
 
     def _no_words(self) -> Tensor:
         return torch.zeros(0, self.model.width, device=self.device)

@@ -64,6 +64,9 @@ class Regions:
     def __len__(self) -> int:
         return len(self.features)
 
+    def to(self, device: torch.device | str) -> Regions:
+        return _moved(self, device)
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -105,17 +108,17 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with every tensor on `device`."""
+        return _moved(self, device)
 
-        def move(value):
-            if isinstance(value, Tensor):
-                return value.to(device, non_blocking=True)
-            if isinstance(value, (Texts, Regions, Targets)):
-                return replace(value, **{f.name: move(getattr(value, f.name)) for f in fields(value)})
-            if isinstance(value, dict):
-                return {key: move(part) for key, part in value.items()}
-            return value
 
-        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
+def _moved(value, device: torch.device | str):
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, (Batch, Texts, Regions, Targets)):
+        return replace(value, **{f.name: _moved(getattr(value, f.name), device) for f in fields(value)})
+    if isinstance(value, dict):
+        return {key: _moved(part, device) for key, part in value.items()}
+    return value
 
 
 def pad_texts(texts: Texts, pad: int) -> tuple[Texts, Tensor]:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import torch
 
 from unimo.model.build import ModelSettings, build
-from unimo.model.flops import sample_costs
-from unimo.model.unimo2 import UNIMO2
+from unimo.model.flops import REGIONS, Shapes, sample_costs
+from unimo.model.unified import Unified
 
 PARTS = {
     "image tower": ("patches", "image_encoder"),
     "text tower": ("words", "text_encoder"),
+    "regions": ("regions",),
     "grounded dictionary": ("dictionary", "ground_norm"),
     "Grounded Transformer": ("grounded_encoder",),
+    "Transformer": ("encoder",),
     "poolers": ("text_pooler", "image_pooler"),
     "matching head": ("matching",),
     "language-model head": ("language_model",),
     "masked-grounding head": ("masked_grounding",),
+    "region heads": ("region_features", "region_classes"),
     "contrastive": ("contrastive_temperature", "image_temperature", "contrastive_projection"),
 }
 TRAINING_BYTES = 16  # per parameter: float32 weight, gradient and Adam's two moments
@@ -28,14 +31,15 @@ def describe(settings: ModelSettings, *, caption: int = 20, passage: int = 128) 
         model = build(settings)
     counts = part_counts(model)
     total = sum(counts.values())
-    lines = [f"UNIMO-2, width {model.width}, pictures of {settings.image_size} px", ""]
+    shapes = Shapes.of(model)
+    pictures = f"of {settings.image_size} px" if settings.member == "unimo-2" else f"as {REGIONS} regions"
+    lines = [f"{settings.member.upper()}, width {model.width}, pictures {pictures}", ""]
     lines += [f"  {name:<24}{count:>15,}" for name, count in counts.items() if count]
     lines += [f"  {'parameters':<24}{total:>15,}", "", "  arithmetic of a forward pass (training: x 3)"]
     for name, cost in sample_costs(model, caption, passage).items():
         lines.append(f"  {name:<24}{cost / 1e9:>12.2f} GFLOP")
     per_token = 36 * model.width / 2**20  # bytes of activations per token and layer; an estimate, not measured here
-    layers = len(model.image_encoder.layers) + len(model.grounded_encoder.layers)
-    pair = per_token * layers * (model.patches.grid**2 + 1 + caption)
+    pair = per_token * (shapes.image_depth + shapes.fused_depth) * (shapes.image_rows + caption)
     lines += [
         "",
         f"  {'weights':<24}{4 * total / 2**20:>12.0f} MiB (float32)",
@@ -45,7 +49,7 @@ def describe(settings: ModelSettings, *, caption: int = 20, passage: int = 128) 
     return lines
 
 
-def part_counts(model: UNIMO2) -> dict[str, int]:
+def part_counts(model: Unified) -> dict[str, int]:
     """Parameters of each part; together they are all of the model's."""
     counts = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():

@@ -29,6 +29,7 @@ class Tokenizer:
     [CLS] 0, [PAD] 1, [SEP] 2, [UNK] 3, <|endoftext|> 50260, three unused words 50261 to 50263, [MASK] 50264.
 
     starts_word: (vocab,) bool, True where a piece begins with a space.
+    from_gpt2: (50257,) int32, the id of each GPT-2 id, in which the authors' files of text are written.
     fingerprint: SHA-256 of pieces and merges; equal fingerprints give equal ids.
     """
 
@@ -58,6 +59,13 @@ class Tokenizer:
         self._place[list(self.special_ids)] = -1
         self.starts_word = self._place == 0
         self.starts_word.setflags(write=False)
+
+        # GPT-2 numbers the bytes in the order of its alphabet, then what each merge makes, then its one special token.
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        place = {piece: i for i, piece in enumerate(pieces)}
+        in_gpt2 = [*alphabet, *(left + right for left, right in merges), "<|endoftext|>"]
+        self.from_gpt2 = np.array([place[piece] for piece in in_gpt2], dtype=np.int32)
+        self.from_gpt2.setflags(write=False)
 
         written = "\n".join([*pieces, "", *(" ".join(pair) for pair in merges)])
         self.fingerprint = hashlib.sha256(written.encode()).hexdigest()

@@ -172,6 +172,7 @@ def train(run: Run, out: str | Path, *, resume: bool = False, say: Callable[[str
         # Model and optimiser: as they begin, or as they were.
         torch.manual_seed(chance.number(run.seed, "initialise"))
         model = build(run.model).to(device)
+        assert isinstance(model, UNIMO2)  # `_check` lets no other pass
         known_words = _known_words(corpora) if run.only_known_words else None
         if known_words is not None:
             model.know_words(torch.from_numpy(known_words))
@@ -453,6 +454,10 @@ def _check(run: Run, world: int) -> None:
             got=f"steps={run.steps}, minutes={run.minutes}",
             expected="exactly one of them, above 0",
             do="--minutes 5, or --set steps=1000",
+        )
+    if run.model.member != "unimo-2":
+        raise UsageError(
+            "only UNIMO-2 can be pre-trained so far", where="model.member", got=run.model.member, expected="unimo-2"
         )
     longest = run.model.positions - 2
     for key, value, lowest, highest in (

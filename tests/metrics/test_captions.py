@@ -15,6 +15,7 @@ from unimo.errors import DataError
 from unimo.metrics import captions
 from unimo.metrics.captions import (
     bleu,
+    bleu_as_released,
     caption_report,
     cider_d,
     cider_d_each,
@@ -125,6 +126,31 @@ def test_bleu_equals_sacrebleu():
         streams = [[" ".join(wanted[i]) if i < len(wanted) else None for wanted in references] for i in range(5)]
         theirs = scorer.corpus_score([" ".join(c) for c in candidates], streams).score
         assert 100 * bleu(candidates, references)["BLEU-4"].value == pytest.approx(theirs, abs=1e-9)
+
+
+def test_released_bleu_equals_sacrebleu_but_for_its_brevity():
+    scorer = sacrebleu.BLEU(tokenize="none", smooth_method="none", force=True)
+    longer = 0
+    for seed in range(200):
+        candidates, references = random_corpus(seed)
+        references = [wanted[:1] for wanted in references]  # one reference is the shortest and the closest
+        theirs = scorer.corpus_score(
+            [" ".join(words) for words in candidates], [[" ".join(wanted[0]) for wanted in references]]
+        )
+        brevity = 1.0
+        if theirs.sys_len <= theirs.ref_len:
+            brevity = math.exp(1 - 1 / (theirs.sys_len / theirs.ref_len + 1e-4))
+        longer += theirs.sys_len > theirs.ref_len
+        expected = theirs.score / 100 / theirs.bp * brevity
+        assert bleu_as_released(candidates, references) == pytest.approx(expected, abs=1e-12)
+    assert 0 < longer < 200
+
+
+def test_released_bleu_aims_at_the_shortest_reference():
+    said, wanted = [["a", "b", "c", "d", "e"]], [["a", "b", "c", "d", "e", "f"], ["x", "y"]]
+    assert bleu_as_released(said, [wanted]) == 1.0
+    assert bleu_as_released(said, [wanted[:1]]) == pytest.approx(math.exp(1 - 1 / (5 / 6 + 1e-4)))
+    assert bleu_as_released([[]], [wanted]) == 0.0
 
 
 def test_the_common_subsequence_equals_rouge_scores_table():

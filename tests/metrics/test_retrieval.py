@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from unimo.errors import DataError, NumericsError
-from unimo.metrics.retrieval import hit_probability, recall_at_k, retrieval_report
+from unimo.metrics.retrieval import hit_probability, mean_rank, recall_at_k, retrieval_report
 
 
 def plain_recall(similarity, relevant, k):
@@ -34,12 +34,37 @@ def test_ties_equal_the_mean_over_all_orders():
         assert recall_at_k(row, [right], ks=(k,))[f"R@{k}"].value == pytest.approx(np.mean(shown)), (right, k)
 
 
+def test_the_mean_rank_equals_scipys_ranks_when_no_scores_tie():
+    from scipy import stats
+
+    rng = np.random.default_rng(0)
+    similarity = rng.normal(size=(200, 31))
+    relevant = [rng.choice(31, size=rng.integers(1, 5), replace=False) for _ in range(200)]
+    ranks = stats.rankdata(-similarity, axis=1)
+    best = [row[right].min() for row, right in zip(ranks, relevant)]
+    score = mean_rank(similarity, relevant)
+    assert score.value == pytest.approx(np.mean(best))
+    assert score.low < score.value < score.high
+
+
+def test_tied_ranks_equal_the_mean_over_all_orders():
+    row = np.array([[2.0, 1, 1, 1, 0]])
+    for right in ([0], [1], [1, 3], [1, 2, 3], [4], [1, 4]):
+        places = []
+        for order in itertools.permutations(range(5)):
+            shown = np.array(order)[np.argsort(-row[0][list(order)], kind="stable")]
+            places.append(1 + min(np.flatnonzero(np.isin(shown, right))))
+        assert mean_rank(row, [right]).value == pytest.approx(np.mean(places)), right
+
+
 def test_a_constant_score_matrix_gets_exactly_chance():
     owner = np.repeat(np.arange(30), 5)
     for scores in retrieval_report(np.zeros((30, 150)), owner).values():
         for score in scores.values():
             assert score.value == pytest.approx(score.chance)
             assert score.value < 0.5
+    rank = mean_rank(np.zeros((30, 150)), [np.flatnonzero(owner == image) for image in range(30)])
+    assert rank.value == pytest.approx(151 / 6) == rank.chance
 
 
 def test_chance_is_the_published_arithmetic():
@@ -107,6 +132,8 @@ def test_what_does_not_fit_is_a_located_error():
         recall_at_k(broken, [0, 1, 2])
     with pytest.raises(DataError, match="query 2"):
         recall_at_k(similarity, [[0], [1], []])
+    with pytest.raises(DataError, match="query 2"):
+        mean_rank(similarity, [[0], [1], []])
     with pytest.raises(DataError, match="query 0"):
         recall_at_k(similarity, [4, 0, 0])
     with pytest.raises(DataError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,13 +28,6 @@ RELEASED = {
     ("unimo2", "adam_nodecay"): {"decay": "unimo2", "weight_decay": 0.0},
     ("unimo2", "adamw"): {"decay": "unimo2"},
 }
-
-
-@pytest.fixture(scope="module")
-def golden(shared: Path) -> Path:
-    if not (shared / "golden" / "unimo" / "optimizer.json").is_file():
-        pytest.skip("needs ../shared/golden (numbers of the published graphs), which this checkout lacks")
-    return shared / "golden"
 
 
 def toy(weights: dict[str, np.ndarray]) -> nn.Module:

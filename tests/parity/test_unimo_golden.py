@@ -20,6 +20,7 @@ from unimo.model.conversion import convert
 from unimo.model.published import origins
 from unimo.model.unified import Request
 from unimo.model.unimo import UNIMO
+from unimo.objectives.adversarial import Adversarial, adversarial_losses, symmetric_divergence
 from unimo.objectives.circle_loss import two_sided
 from unimo.objectives.objective import predict_words
 
@@ -248,3 +249,40 @@ def test_retrieval_circle_loss(files, name, scale):
     loss = both.mean()
     close(loss, x[f"out.{name}.loss"].squeeze())
     same_gradients(model, loss, x, f"grad.{name}.", extra={"score": scores})
+
+
+def test_adversarial_training_of_visual_entailment(files):
+    """Pushes, gradients and losses of every inner step; the first pushes were random and come from the fixture."""
+    x, weights = scenario(files, "visual_entailment_adversarial"), scenario(files, "params")
+    values = json.loads((files / "visual_entailment_adversarial.json").read_text())["values"]["released.settings"]
+    model = published_model(files)
+    real = x["in.text_mask"][..., 0].bool()
+    batch = batch_of(texts_of(x, real), regions_of(x))
+    everyone = torch.arange(len(real))
+    head = [weights[f"cls_out_{part}"].requires_grad_() for part in ("w_0", "b_0", "w_1", "b_1")]
+    answers = []
+
+    def ask(batch: Batch) -> tuple[Tensor, Tensor]:
+        fused = model.fuse(model.towers(batch), {"read": Request(everyone, everyone)})["read"]
+        both = model.text_pooler(fused.text_cls()) + model.image_pooler(fused.image_cls())
+        logits = (both @ head[0] + head[1]) @ head[2] + head[3]
+        answers.append((logits, F.cross_entropy(logits, x["in.labels"][:, 0])))
+        return answers[-1]
+
+    settings = Adversarial(steps=values["adv_step"], rate=values["adv_lr"], most=values["adv_max_norm"])
+    pushes = {"text": x["out.released.text_delta.0"][real], "image": x["out.released.image_delta.0"]}
+    total = torch.zeros(())
+    for i, loss in enumerate(adversarial_losses(ask, batch, settings, pushes)):
+        clean = answers[3 * i][0]
+        close(clean, x[f"out.released.logits_clean.{i}"])
+        for side, (logits, wrong) in zip(("text", "image"), answers[3 * i + 1 :]):
+            close(logits, x[f"out.released.logits_{side}.{i}"])
+            close(wrong / settings.steps, x[f"out.released.{side}_loss.{i}"].squeeze())
+            close(symmetric_divergence(clean, logits), x[f"out.released.kl_{side}.{i}"].squeeze())
+        if i + 1 < settings.steps:
+            close(pushes["text"], x[f"out.released.text_delta.{i + 1}"][real])
+            close(pushes["image"], x[f"out.released.image_delta.{i + 1}"])
+        total = total + loss
+    close(total, x["out.released.total_loss"].squeeze())
+    close(clean.softmax(-1), x["out.released.probs_clean"])
+    same_gradients(model, total, x, "grad.released.", extra={"cls_out_w_1": head[2]})

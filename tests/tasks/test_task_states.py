@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from unimo.model.unimo2 import Request, Towers
+from unimo.model.unified import Request, Towers
 from unimo.tasks import Material, Retrieval
 from unimo.tasks.material import choose, unique
 

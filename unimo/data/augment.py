@@ -27,6 +27,8 @@ class Views:
 def squeeze(image: Image.Image, size: int) -> np.ndarray:
     """The whole picture as a (size, size, 3) uint8 array, bicubic, aspect ratio not kept."""
     if image.size != (size, size):
+        # Each pass rounds to whole levels. Their order is said here: Pillow 13 turned it round for tall pictures.
+        image = image.resize((size, image.height), Image.Resampling.BICUBIC)
         image = image.resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(image)
 

@@ -14,14 +14,15 @@ them, never awarded by position in the file.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unimo.errors import DataError, NumericsError
-from unimo.metrics.intervals import Score, share_score
+from unimo.metrics.intervals import Score, mean_score, share_score
 
-__all__ = ["hit_probability", "recall_at_k", "retrieval_report"]
+__all__ = ["hit_probability", "mean_rank", "recall_at_k", "retrieval_report"]
 
 Relevant = Sequence[int | Collection[int]] | NDArray[np.integer]
 
@@ -43,36 +44,27 @@ def recall_at_k(
     counts). groups: (Q,) queries that are resampled together. Raises DataError for shapes or indices that
     do not fit, NumericsError for NaN.
     """
-    similarity = np.asarray(similarity)
-    if similarity.ndim != 2 or 0 in similarity.shape:
-        raise DataError("recall needs a filled score matrix", got=similarity.shape, expected="(queries, candidates)")
-    if np.isnan(similarity).any():
-        row, column = np.argwhere(np.isnan(similarity))[0]
-        raise NumericsError("a similarity is not a number", where=f"query {row}, candidate {column}", got="NaN")
     if len(ks) == 0 or min(ks) < 1:
         raise DataError("k counts places from 1", got=tuple(ks), expected="positive whole numbers")
-    rows, columns = _relevant_pairs(relevant, similarity.shape)
-
-    n_queries, n_candidates = similarity.shape
-    better = np.zeros(n_queries, dtype=np.int64)  # candidates strictly above the best relevant one
-    tied = np.zeros(n_queries, dtype=np.int64)  # candidates level with it, itself included
-    tied_relevant = np.zeros(n_queries, dtype=np.int64)
-    scores = similarity[rows, columns]
-    best = np.full(n_queries, -np.inf, dtype=scores.dtype)
-    np.maximum.at(best, rows, scores)
-    np.add.at(tied_relevant, rows, scores == best[rows])
-    for start in range(0, n_queries, _ROWS):
-        block = slice(start, start + _ROWS)
-        better[block] = (similarity[block] > best[block, None]).sum(axis=1)
-        tied[block] = (similarity[block] == best[block, None]).sum(axis=1)
-
-    n_relevant = np.bincount(rows, minlength=n_queries)
+    found = _standing(np.asarray(similarity), relevant)
     result = {}
     for k in ks:
-        hits = hit_probability(tied, tied_relevant, k - better)
-        chance = hit_probability(np.full(n_queries, n_candidates), n_relevant, np.full(n_queries, k))
+        hits = hit_probability(found.tied, found.tied_relevant, k - found.better)
+        chance = hit_probability(found.candidates, found.relevant, np.full(len(hits), k))
         result[f"R@{k}"] = share_score(hits, groups=groups, chance=float(chance.mean()), seed=seed)
     return result
+
+
+def mean_rank(similarity: ArrayLike, relevant: Relevant, *, groups: ArrayLike | None = None, seed: int = 0) -> Score:
+    """Mean place of the best placed right answer, 1 = first; arguments and errors as for `recall_at_k`.
+
+    One far-away answer moves it a lot, so it is no substitute for recall; the authors' evaluation prints both.
+    """
+    found = _standing(np.asarray(similarity), relevant)
+    # The first of m marked things among n in random order stands, on average, at (n + 1) / (m + 1).
+    places = found.better + (found.tied + 1) / (found.tied_relevant + 1)
+    chance = (found.candidates + 1) / (found.relevant + 1)
+    return mean_score(places, groups=groups, chance=float(chance.mean()), seed=seed)
 
 
 def retrieval_report(
@@ -122,6 +114,40 @@ def hit_probability(
         unmarked_left = np.maximum(total - marked - taken, 0)
         miss[still] *= (unmarked_left / np.maximum(total - taken, 1))[still]
     return 1 - miss
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """Per query (Q,): candidates strictly above the best right answer; level with it, itself included; right answers
+    among those; all candidates; all right answers."""
+
+    better: NDArray[np.int64]
+    tied: NDArray[np.int64]
+    tied_relevant: NDArray[np.int64]
+    candidates: NDArray[np.int64]
+    relevant: NDArray[np.int64]
+
+
+def _standing(similarity: NDArray, relevant: Relevant) -> _Standing:
+    if similarity.ndim != 2 or 0 in similarity.shape:
+        raise DataError("recall needs a filled score matrix", got=similarity.shape, expected="(queries, candidates)")
+    if np.isnan(similarity).any():
+        row, column = np.argwhere(np.isnan(similarity))[0]
+        raise NumericsError("a similarity is not a number", where=f"query {row}, candidate {column}", got="NaN")
+    rows, columns = _relevant_pairs(relevant, similarity.shape)
+
+    n_queries, n_candidates = similarity.shape
+    better, tied, tied_relevant = (np.zeros(n_queries, dtype=np.int64) for _ in range(3))
+    scores = similarity[rows, columns]
+    best = np.full(n_queries, -np.inf, dtype=scores.dtype)
+    np.maximum.at(best, rows, scores)
+    np.add.at(tied_relevant, rows, scores == best[rows])
+    for start in range(0, n_queries, _ROWS):
+        block = slice(start, start + _ROWS)
+        better[block] = (similarity[block] > best[block, None]).sum(axis=1)
+        tied[block] = (similarity[block] == best[block, None]).sum(axis=1)
+    candidates = np.full(n_queries, n_candidates)
+    return _Standing(better, tied, tied_relevant, candidates, np.bincount(rows, minlength=n_queries))
 
 
 def _relevant_pairs(relevant: Relevant, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -10,22 +10,35 @@ import torch
 from unimo import checkpoint
 from unimo.config import from_dict, setting
 from unimo.errors import UsageError, WeightsError, nearest
-from unimo.model.unimo2 import UNIMO2
+from unimo.model.unified import Unified
+from unimo.model.unimo import FUSIONS, UNIMO
+from unimo.model.unimo2 import UNIMO2, Released
 
-SIZES: dict[str, dict[str, int]] = {  # base and large: spec unimo2 §2.1; tiny and small are ours
-    "tiny": {"width": 192, "heads": 3, "image_depth": 4, "text_depth": 3, "grounded_depth": 3},
-    "small": {"width": 384, "heads": 6, "image_depth": 8, "text_depth": 6, "grounded_depth": 6},
-    "base": {"width": 768, "heads": 12, "image_depth": 12, "text_depth": 12, "grounded_depth": 12},
-    "large": {"width": 1024, "heads": 16, "image_depth": 24, "text_depth": 24, "grounded_depth": 24},
+# base and large: spec unimo §1.2, unimo2 §2.1; tiny and small are ours
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"width": 192, "heads": 3, "depth": 6, "image_depth": 4, "text_depth": 3, "grounded_depth": 3},
+    "small": {"width": 384, "heads": 6, "depth": 8, "image_depth": 8, "text_depth": 6, "grounded_depth": 6},
+    "base": {"width": 768, "heads": 12, "depth": 12, "image_depth": 12, "text_depth": 12, "grounded_depth": 12},
+    "large": {"width": 1024, "heads": 16, "depth": 24, "image_depth": 24, "text_depth": 24, "grounded_depth": 24},
 }
 DIMENSIONS = tuple(SIZES["base"])
+MEMBERS = ("unimo-2", "unimo")
+# Settings that only one member has.
+ONLY_UNIMO = ("depth", "region_size", "region_classes", "region_heads", "fusion", "matching", "dialogue")
+ONLY_UNIMO2 = (
+    "image_depth", "text_depth", "grounded_depth", "image_size", "patch", "patch_padding", "dictionary", "chosen",
+    "grounding_method", "grounding_projection", "grounding_positions", "contrastive_projection", "shared_projection",
+    "masked_grounding", "image_contrastive", "image_dropout", "released",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ModelSettings:
+    member: str = setting("unimo-2", "unimo-2 (pixels) or unimo (detected regions)")
     size: str = setting("base", "tiny, small, base or large; the dimensions below replace single entries of it")
     width: int | None = setting(None, "width D of all three towers")
     heads: int | None = setting(None, "attention heads")
+    depth: int | None = setting(None, "layers of UNIMO's Transformer")
     image_depth: int | None = setting(None, "layers of the image tower")
     text_depth: int | None = setting(None, "layers of the text tower")
     grounded_depth: int | None = setting(None, "layers of the Grounded Transformer")
@@ -40,8 +53,15 @@ class ModelSettings:
     grounding_projection: bool = setting(False, "separate projections of patches and words before they vote")
     grounding_positions: bool = setting(False, "add text positions 2 .. K + 1 to the grounded tokens")
     contrastive_projection: bool = setting(False, "ReLU projections before the contrastive score")
+    shared_projection: bool = setting(False, "the contrastive score uses the grounding projections")
     masked_grounding: bool = setting(False, "build the masked-grounding head")
     image_contrastive: bool = setting(True, "learn a temperature for image contrastive learning")
+    region_size: int = setting(2048, "features of a region (UNIMO)")
+    region_classes: int = setting(1601, "classes of the detector (UNIMO)")
+    region_heads: bool = setting(False, "build the two heads of masked region modelling (UNIMO)")
+    fusion: str = setting("joint", "joint (the paper's) or prefix: pictures do not look at their texts (UNIMO)")
+    matching: int = setting(0, "outputs of UNIMO's matching head: 0 none, 1 retrieval, 2 pre-training")
+    dialogue: bool = setting(False, "build the tables of speakers and turns (UNIMO, CoQA)")
     matching_fusion: str = setting("product", "how the matching head joins both poolers: product or sum")
     dropout: float = setting(0.1, "dropout of the text tower, the Grounded Transformer and the matching head")
     attention_dropout: float = setting(0.1, "dropout of their attention weights")
@@ -49,10 +69,25 @@ class ModelSettings:
     initial_std: float = setting(
         0.02, "spread of initial weights; narrow models learn sooner with 0.02 sqrt(768 / width)"
     )
+    released: Released = setting(Released(), "slips of the published graph of UNIMO-2")
 
 
-def build(settings: ModelSettings) -> UNIMO2:
+def as_released(settings: ModelSettings) -> ModelSettings:
+    """The same model with every slip of the published graph: what released weights of UNIMO-2 were trained with."""
+    return replace(
+        settings, patch_padding=(settings.patch - 1) // 2, released=Released(*[True] * len(fields(Released)))
+    )
+
+
+def build(settings: ModelSettings) -> Unified:
     """A freshly initialised model (call torch.manual_seed before, for the same one again)."""
+    if settings.member not in MEMBERS:
+        raise UsageError(
+            "unknown member of the family",
+            where="model.member",
+            got=settings.member,
+            expected=" or ".join(MEMBERS),
+        )
     if settings.size not in SIZES:
         raise UsageError(
             "unknown model size",
@@ -61,7 +96,7 @@ def build(settings: ModelSettings) -> UNIMO2:
             expected=", ".join(SIZES),
             do=f"did you mean {nearest(settings.size, SIZES)}?",
         )
-    values = {name: getattr(settings, name) for name in settings.__dataclass_fields__ if name != "size"}
+    values = {name: getattr(settings, name) for name in settings.__dataclass_fields__ if name not in ("size", "member")}
     for name in DIMENSIONS:
         if values[name] is None:
             values[name] = SIZES[settings.size][name]
@@ -79,10 +114,14 @@ def build(settings: ModelSettings) -> UNIMO2:
             got=f"{values['heads']} heads at width {values['width']}",
             expected="a divisor of model.width",
         )
-    return UNIMO2(**values)
+    if settings.member == "unimo":
+        if settings.fusion not in FUSIONS:
+            raise UsageError("unknown fusion", where="model.fusion", got=settings.fusion, expected=" or ".join(FUSIONS))
+        return UNIMO(**{name: value for name, value in values.items() if name not in ONLY_UNIMO2})
+    return UNIMO2(**{name: value for name, value in values.items() if name not in ONLY_UNIMO})
 
 
-def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> tuple[UNIMO2, checkpoint.Checkpoint]:
+def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> tuple[Unified, checkpoint.Checkpoint]:
     """The model of a checkpoint folder, or of the newest good checkpoint of a run's folder, ready to answer.
 
     Averaged weights are preferred where the run kept them. WeightsError: nothing there, damaged, or of another shape.

@@ -9,39 +9,47 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unimo.batch import Batch
-from unimo.model.unified import Request
+from unimo.model.unified import Request, Unified
+from unimo.model.unimo import UNIMO
 from unimo.model.unimo2 import UNIMO2
+
+REGIONS = 36  # of a picture, where nobody says how many
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """The numbers that decide: width D, feed-forward F, depths, patches P, chosen K, dictionary C, vocabulary V."""
+    """The numbers that decide: width D, feed-forward F, depths, image rows, chosen K, dictionary C, vocabulary V."""
 
     width: int
     ffn: int
     image_depth: int
     text_depth: int
-    grounded_depth: int
-    patches: int
-    patch_inputs: int
+    fused_depth: int
+    image_rows: int
+    image_inputs: int
     chosen: int
     dictionary: int
     vocabulary: int
 
     @classmethod
-    def of(cls, model: UNIMO2) -> Shapes:
-        projection = model.patches.projection.weight
+    def of(cls, model: Unified) -> Shapes:
+        shared = {"width": model.width, "ffn": model.fuser.ffn, "vocabulary": model.words.word.num_embeddings}
+        if isinstance(model, UNIMO):
+            inputs = model.regions.feature.in_features + model.regions.box.in_features
+            return cls(
+                **shared, image_depth=0, text_depth=0, fused_depth=len(model.encoder.layers), image_rows=1 + REGIONS,
+                image_inputs=inputs, chosen=0, dictionary=0,
+            )  # fmt: skip
+        assert isinstance(model, UNIMO2)
         return cls(
-            width=model.width,
-            ffn=model.image_encoder.ffn,
+            **shared,
             image_depth=len(model.image_encoder.layers),
             text_depth=len(model.text_encoder.layers),
-            grounded_depth=len(model.grounded_encoder.layers),
-            patches=model.patches.grid**2,
-            patch_inputs=projection[0].numel(),
+            fused_depth=len(model.grounded_encoder.layers),
+            image_rows=1 + model.patches.grid**2,
+            image_inputs=model.patches.projection.weight[0].numel(),
             chosen=model.dictionary.chosen if model.dictionary is not None else 0,
             dictionary=len(model.dictionary.entries) if model.dictionary is not None else 0,
-            vocabulary=model.words.word.num_embeddings,
         )
 
     def layers(self, depth: int, tokens: float, keys: float | None = None) -> float:
@@ -50,14 +58,14 @@ class Shapes:
         return depth * tokens * (8 * d * d + 4 * d * f + 4 * d * (tokens if keys is None else keys))
 
     def image_tower(self) -> float:
-        embed = 2 * self.patches * self.patch_inputs * self.width
-        return embed + self.layers(self.image_depth, 1 + self.patches) + self.votes(self.patches)
+        embed = 2 * (self.image_rows - 1) * self.image_inputs * self.width
+        return embed + self.layers(self.image_depth, self.image_rows) + self.votes(self.image_rows - 1)
 
     def text_tower(self, tokens: float) -> float:
         return self.layers(self.text_depth, tokens) + self.votes(tokens)
 
     def fused(self, image: bool, text: float) -> float:
-        return self.layers(self.grounded_depth, (1 + self.patches) * image + self.chosen + text)
+        return self.layers(self.fused_depth, self.image_rows * image + self.chosen + text)
 
     def votes(self, tokens: float) -> float:
         return 2 * tokens * self.dictionary * self.width
@@ -66,7 +74,7 @@ class Shapes:
         return asked * (2 * self.width**2 + 2 * self.width * self.vocabulary)
 
 
-def sample_costs(model: UNIMO2, caption: int = 20, passage: int = 128) -> dict[str, float]:
+def sample_costs(model: Unified, caption: int = 20, passage: int = 128) -> dict[str, float]:
     """Forward operations of one picture, one text and one pair, with 15 % of the words asked."""
     s = Shapes.of(model)
     return {
@@ -80,7 +88,7 @@ def sample_costs(model: UNIMO2, caption: int = 20, passage: int = 128) -> dict[s
     }
 
 
-def batch_cost(model: UNIMO2, batch: Batch, requests: dict[str, Request]) -> float:
+def batch_cost(model: Unified, batch: Batch, requests: dict[str, Request]) -> float:
     """Forward operations of one step: every tower pass, fused sequence and asked word of this batch."""
     s = Shapes.of(model)
     total = len(batch.pixels) * s.image_tower()

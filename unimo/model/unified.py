@@ -131,6 +131,10 @@ class Unified(nn.Module):
         """Packed texts -> (T, D). kept: takes the keys and values of every layer of the text tower."""
         raise NotImplementedError
 
+    def embed(self, towers: Towers, side: str) -> Tensor:
+        """(N, D) or (M, D): every picture or every text alone as one vector. side: image or text."""
+        raise NotImplementedError
+
     def count_votes(self, towers: Towers) -> None:
         """Fills in both tallies of the towers; nothing to do without a dictionary."""
 

@@ -9,6 +9,8 @@ texts, so that many texts can share it.
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimo.batch import Batch, Regions, Texts
@@ -17,7 +19,7 @@ from unimo.model.embeddings import RegionEmbedding, WordEmbedding
 from unimo.model.heads import MatchingHead, Pooler, TiedHead
 from unimo.model.memory import Memory
 from unimo.model.transformer import Kept, Transformer, initialise
-from unimo.model.unified import Towers, Unified
+from unimo.model.unified import Request, Towers, Unified
 
 FUSIONS = {"joint": JOINT, "prefix": PREFIX}
 SPEAKERS, TURNS = 3, 16  # rows of CoQA's tables (spec unimo §6.4)
@@ -76,6 +78,15 @@ class UNIMO(Unified):
         if regions is None:
             return Towers(self.no_images(), words, batch.texts)
         return Towers(self.encode_images(regions), words, batch.texts, image_lengths=regions.lengths)
+
+    def embed(self, towers: Towers, side: str) -> Tensor:
+        """The pooled [IMG] or [CLS] of an individual pass, L2-normalised (spec unimo §3.3, §3.5 B)."""
+        n = len(towers.images) if side == "image" else len(towers.texts)
+        numbers = torch.arange(n, device=towers.words.device)
+        alone = Request(numbers, None) if side == "image" else Request(None, numbers)
+        fused = self.fuse(towers, {"alone": alone})["alone"]
+        pooled = self.image_pooler(fused.image_cls()) if side == "image" else self.text_pooler(fused.text_cls())
+        return F.normalize(pooled.float(), dim=-1)
 
     @property
     def fuser(self) -> Transformer:

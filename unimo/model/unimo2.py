@@ -222,8 +222,11 @@ class UNIMO2(Unified):
             return self.dictionary.project
         return self.contrastive_projection or None
 
-    def embedding(self, cls: Tensor, side: str) -> Tensor:
-        """The side's contrastive feature as it enters the score: L2-normalised, unless released text is not (§4.3)."""
+    def embed(self, towers: Towers, side: str) -> Tensor:
+        """The unimodal [CLS] as it enters the contrastive score: L2-normalised, unless released text is not (§4.3)."""
+        n = len(towers.images) if side == "image" else len(towers.texts)
+        numbers = torch.arange(n, device=towers.words.device)
+        cls = towers.image_cls(numbers) if side == "image" else towers.text_cls(numbers)
         feature = self.contrastive_feature(cls, side)
         raw = side == "text" and self.released.raw_text_score and self.projections() is None
         return feature if raw else F.normalize(feature, dim=-1)

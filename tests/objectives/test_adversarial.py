@@ -1,0 +1,96 @@
+"""Adversarial pushes: their start, their bounds, and that they do what they are for."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from unimo.batch import KNOWN, WRITTEN, Batch, Regions, Texts
+from unimo.objectives.adversarial import Adversarial, adversarial_losses, climb, first_pushes, owners
+
+WIDTH = 6
+
+
+def batch() -> Batch:
+    """Two samples: three words (one known before) beside two regions, two words beside four."""
+    ids = torch.arange(5)
+    roles = torch.tensor([KNOWN, WRITTEN, WRITTEN, WRITTEN, WRITTEN])
+    texts = Texts(ids, ids, roles, torch.tensor([0, 3, 5]))
+    regions = Regions(torch.randn(2, 4, 3), torch.rand(2, 4, 5), torch.tensor([2, 4]))
+    return Batch(0, torch.zeros(0, 3, 1, 1), texts, {}, {}, {}, regions=regions)
+
+
+def size_of_samples(push: Tensor, owner: Tensor, norm: float = 2.0) -> list[float]:
+    rows = push.flatten(0, -2)
+    return [float(torch.linalg.vector_norm(rows[owner == i], norm)) for i in range(2)]
+
+
+def test_first_pushes_are_small_and_leave_known_words_and_missing_regions_alone():
+    settings = Adversarial(start=0.4)
+    pushes = first_pushes(batch(), WIDTH, settings, torch.Generator().manual_seed(0))
+    assert pushes["text"].shape == (5, WIDTH) and pushes["image"].shape == (2, 4, 3)
+    assert not pushes["text"][0].any() and pushes["text"][1:].all()
+    assert not pushes["image"][0, 2:].any() and pushes["image"][0, :2].all() and pushes["image"][1].all()
+    for side, push in pushes.items():
+        expected = 0.4 * math.sqrt(1 / 3)  # of uniform(-1, 1) numbers over the root of their count
+        assert size_of_samples(push, owners(batch(), side)) == pytest.approx([expected] * 2, rel=0.5)
+    unit = first_pushes(batch(), WIDTH, Adversarial(norm="inf", start=0.1), torch.Generator().manual_seed(0))
+    assert 0.08 < unit["text"].abs().max() <= 0.1
+    assert not first_pushes(batch(), WIDTH, Adversarial(start=0.0), torch.Generator())["image"].any()
+
+
+def test_a_step_has_its_length_per_sample_and_stays_within_bounds():
+    push, gradient = torch.zeros(5, WIDTH), torch.randn(5, WIDTH) * torch.tensor([[9.0]] * 3 + [[0.01]] * 2)
+    owner = owners(batch(), "text")
+    free = climb(push, gradient, owner, Adversarial(rate=0.3, most=0.0))
+    assert size_of_samples(free, owner) == pytest.approx([0.3, 0.3])
+    villa = climb(push, gradient, owner, Adversarial(rate=0.3, most=0.2, projection="villa"))
+    assert size_of_samples(villa, owner) == pytest.approx([0.2, 0.2])
+    # As released the gradient's size decides: the first sample's is large and shrinks its push, the second's is not.
+    released = climb(push, gradient, owner, Adversarial(rate=0.3, most=0.2))
+    large = size_of_samples(gradient, owner)[0]
+    assert size_of_samples(released, owner) == pytest.approx([0.3 * 0.2 / large, 0.3])
+    by_largest = climb(push, gradient, owner, Adversarial(rate=0.3, most=0.25, norm="inf"))
+    assert size_of_samples(by_largest, owner, math.inf) == pytest.approx([0.25, 0.25])
+
+
+def linear_question(weights: Tensor):
+    """Two classes from the mean of a sample's pushed words and of its regions."""
+
+    def ask(batch: Batch) -> tuple[Tensor, Tensor]:
+        words = batch.texts.ids[:, None] / 10 * torch.ones(WIDTH)
+        words = words if batch.texts.delta is None else words + batch.texts.delta
+        mean = torch.stack([words[:3].mean(0), words[3:].mean(0)])
+        logits = mean @ weights + batch.regions.features.mean((1, 2))[:, None] * torch.tensor([1.0, -1.0])
+        return logits, torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1]))
+
+    return ask
+
+
+def test_every_step_pushes_towards_a_larger_loss():
+    torch.manual_seed(0)
+    weights = torch.randn(WIDTH, 2)
+    ask, given = linear_question(weights), batch()
+    settings = Adversarial(steps=6, start=0.0, rate=0.1, most=0.0, kl_weight=0.0, clean=False, sides=("text",))
+    pushes = first_pushes(given, WIDTH, settings, torch.Generator())
+    losses = [loss.item() * settings.steps for loss in adversarial_losses(ask, given, settings, pushes)]
+    assert losses[0] == pytest.approx(float(ask(given)[1]))
+    assert losses == sorted(losses) and losses[-1] > losses[0] + 0.05
+
+
+def test_gradients_of_all_steps_add_up_and_none_flows_through_the_pushes():
+    torch.manual_seed(0)
+    weights, given = torch.randn(WIDTH, 2, requires_grad=True), batch()
+    settings = Adversarial(steps=2, kl_weight=0.0, clean=True, sides=())
+    for loss in adversarial_losses(linear_question(weights), given, settings, {}):
+        loss.backward()
+    (plain,) = torch.autograd.grad(linear_question(weights)(given)[1], weights)
+    torch.testing.assert_close(weights.grad, plain)
+    settings = Adversarial(steps=2)
+    pushes = first_pushes(given, WIDTH, settings, torch.Generator().manual_seed(0))
+    for loss in adversarial_losses(linear_question(weights), given, settings, pushes):
+        loss.backward()
+    assert not any(push.requires_grad for push in pushes.values())

@@ -1,0 +1,128 @@
+"""Adversarial training of VILLA's kind: the answer must not change when the input is pushed the worst way (unimo §6.8).
+
+    n samples · T packed tokens · R regions · F their features · D width
+
+Each of K steps asks three times, with the same weights: as it is, with the words' embeddings pushed, with the regions'
+features pushed. Answers to pushed inputs shall be right, and like the clean answer. Between steps the push climbs the
+gradient. The losses of all steps add up to one update of the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unimo.batch import KNOWN, PADDING, Batch
+from unimo.config import setting
+
+Ask = Callable[[Batch], tuple[Tensor, Tensor]]
+SMALLEST_NORM = 1e-8
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    steps: int = setting(4, "K, pushes before one update of the weights")
+    rate: float = setting(0.05, "length of a push")
+    start: float = setting(0.4, "size of the random first push; 0 begins at nothing")
+    most: float = setting(0.4, "bound of the push, see `projection`; 0: none")
+    norm: str = setting("l2", "how pushes are measured, per sample: l2 or inf")
+    projection: str = setting(
+        "released", "released: too large a gradient shrinks the whole push; villa: the push's own norm"
+    )
+    sides: tuple[str, ...] = setting(("text", "image"), "what is pushed")
+    kl_weight: float = setting(1.0, "weight of the divergence between clean and pushed answers")
+    clean: bool = setting(True, "also learn from the clean answer, and stay near it")
+
+
+def adversarial_losses(ask: Ask, batch: Batch, settings: Adversarial, pushes: dict[str, Tensor]) -> Iterator[Tensor]:
+    """One loss a step, to be sent backward one after the other before the weights move.
+
+    ask: batch -> (logits (n, k), their mean cross-entropy). pushes: side -> first push, see `first_pushes`; replaced by
+    the next one after each step.
+    """
+    for _ in range(settings.steps):
+        losses = []
+        logits, loss = ask(batch)
+        if settings.clean:
+            losses.append(loss / settings.steps)
+        for side in settings.sides:
+            push = pushes[side].detach().requires_grad_()
+            pushed_logits, pushed_loss = ask(pushed(batch, side, push))
+            (gradient,) = torch.autograd.grad(pushed_loss / settings.steps, push, retain_graph=True)
+            losses.append(pushed_loss / settings.steps)
+            if settings.clean:
+                losses.append(settings.kl_weight * symmetric_divergence(logits, pushed_logits))
+            pushes[side] = climb(push.detach(), gradient, owners(batch, side), settings)
+        yield torch.stack(losses).sum()
+
+
+def pushed(batch: Batch, side: str, push: Tensor) -> Batch:
+    """The batch with a push added to its words' summed embeddings, (T, D), or to its regions' features, (N, R, F)."""
+    if side == "text":
+        return replace(batch, texts=replace(batch.texts, delta=push))
+    assert batch.regions is not None, "only regions can be pushed"
+    return replace(batch, regions=replace(batch.regions, features=batch.regions.features + push))
+
+
+def first_pushes(batch: Batch, width: int, settings: Adversarial, generator: torch.Generator) -> dict[str, Tensor]:
+    """Random pushes of what is asked about: object tags and other KNOWN words stay as they are."""
+    found = {}
+    for side in settings.sides:
+        if side == "text":
+            valid, size = ~torch.isin(batch.texts.roles, torch.tensor([KNOWN, PADDING])), width
+        else:
+            assert batch.regions is not None, "only regions can be pushed"
+            place = torch.arange(batch.regions.features.shape[1], device=batch.regions.lengths.device)
+            valid, size = place < batch.regions.lengths[:, None], batch.regions.features.shape[2]
+        push = torch.rand(*valid.shape, size, generator=generator, device=valid.device) * 2 - 1
+        push = push * valid[..., None] * settings.start
+        if settings.norm == "l2":
+            owner = owners(batch, side)
+            count = torch.zeros(int(owner.max()) + 1, device=valid.device).index_add_(0, owner, valid.flatten().float())
+            push = push / (count * size).clamp_min(1).sqrt()[owner].view(*valid.shape, 1)
+        found[side] = push
+    return found
+
+
+def owners(batch: Batch, side: str) -> Tensor:
+    """The sample of every row of a push, flattened."""
+    if side == "text":
+        return batch.texts.owner
+    assert batch.regions is not None
+    n, rows, _ = batch.regions.features.shape
+    return torch.arange(n, device=batch.regions.features.device).repeat_interleave(rows)
+
+
+def climb(push: Tensor, gradient: Tensor, owner: Tensor, settings: Adversarial) -> Tensor:
+    """The next push: a step along the gradient, then back within bounds. Norms are of all a sample's rows together."""
+    size = _norm(gradient, owner, settings.norm)
+    moved = push + settings.rate * gradient / size.clamp_min(SMALLEST_NORM)
+    if not settings.most:
+        return moved
+    if settings.norm == "inf":
+        return moved.clamp(-settings.most, settings.most)
+    if settings.projection == "villa":
+        size = _norm(moved, owner, "l2")
+    return moved * torch.where(size > settings.most, settings.most / size, 1.0)
+
+
+def _norm(x: Tensor, owner: Tensor, kind: str) -> Tensor:
+    """The norm of each sample, for every one of its rows: (..., 1)."""
+    rows, n = x.flatten(0, -2), int(owner.max()) + 1
+    if kind == "inf":
+        of_sample = x.new_zeros(n).scatter_reduce_(0, owner, rows.abs().amax(-1), "amax")
+    else:
+        of_sample = x.new_zeros(n).index_add_(0, owner, rows.square().sum(-1)).sqrt()
+    return of_sample[owner].view(*x.shape[:-1], 1)
+
+
+def symmetric_divergence(a: Tensor, b: Tensor) -> Tensor:
+    """KL(a || b) + KL(b || a) of two tables of logits, (n, k), averaged over rows."""
+    a, b = a.log_softmax(-1), b.log_softmax(-1)
+    return F.kl_div(a, b, reduction="batchmean", log_target=True) + F.kl_div(
+        b, a, reduction="batchmean", log_target=True
+    )
