@@ -9,6 +9,7 @@ lint:
 	$(PYTHON) -m mypy
 	$(dir $(PYTHON))lint-imports
 	$(PYTHON) scripts/readme_results.py --check
+	$(PYTHON) scripts/papers.py --check
 
 test:
 	$(PYTHON) -m pytest

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
+from unimo.version import __version__
+
 __all__ = ["__version__", "load"]
 
 
-def load(path, **options):
-    """The model of a run's folder or checkpoint, ready to answer: see `unimo.answer.Answerer`."""
+def load(source, **options):
+    """The model of a run, a checkpoint, a saved folder or a name on the hub: see `unimo.answer.Answerer`."""
     from unimo.answer import load as load_answerer  # torch takes seconds to import; `unimo --help` should not
 
-    return load_answerer(path, **options)
+    return load_answerer(source, **options)

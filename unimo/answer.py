@@ -10,6 +10,7 @@ model.fill_mask("a red circle is [MASK] of a square")  # [(" left", 0.91), ...]
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +23,16 @@ from PIL import Image
 from torch import Tensor
 
 from unimo.batch import TEXT, Texts
+from unimo.config import from_dict
 from unimo.data.augment import squeeze
 from unimo.data.images import load_rgb
 from unimo.data.regions import PictureRegions, stack_regions
 from unimo.errors import UsageError
 from unimo.generation import Cached, Given
 from unimo.machine import autocast_dtype
-from unimo.model.build import load_model
+from unimo.model import pretrained
+from unimo.model.build import ModelSettings
+from unimo.model.loading import load_model
 from unimo.model.unified import Request, Towers, Unified
 from unimo.model.unimo import UNIMO
 from unimo.model.unimo2 import UNIMO2
@@ -320,6 +324,21 @@ class Answerer:
         pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).to(self.device)
         return Towers(self.model.encode_images(pixels), self._no_words(), self._no_texts())
 
+    # ---- out -------------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Writes the model as a folder that `unimo.load` and the hub understand, with the facts of its run."""
+        settings = from_dict(ModelSettings, self.facts["settings"]["model"])
+        run = {key: self.facts[key] for key in ("step", "elapsed", "data") if key in self.facts}
+        facts = {**self.facts.get("facts", {}), **run, "run": self.facts["settings"]}
+        return pretrained.save_pretrained(self.model, folder, settings, facts=facts)
+
+    def push_to_hub(self, name: str, *, private: bool = True, token: str | None = None) -> str:
+        """Saves the model for a moment and uploads it as `name` (owner/model); returns where it is."""
+        with tempfile.TemporaryDirectory() as folder:
+            saved = self.save_pretrained(Path(folder) / name.rpartition("/")[2])
+            return pretrained.push_to_hub(saved, name, private=private, token=token)
+
     # ---- inputs ---------------------------------------------------------------------------------------------------
 
     def frame(self, text: str | np.ndarray) -> np.ndarray:
@@ -355,9 +374,12 @@ class Answerer:
         return Texts(nothing, nothing, nothing, torch.zeros(1, dtype=torch.int64, device=self.device))
 
 
-def load(path: str | Path, *, device: str | None = None, precision: str = "auto") -> Answerer:
-    """The model of a run's folder or of one checkpoint, ready to answer."""
-    model, saved = load_model(path, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+def load(
+    source: str | Path, *, device: str | None = None, precision: str = "auto", revision: str | None = None
+) -> Answerer:
+    """The model of a run, a checkpoint, a folder of `save_pretrained` or a name on the hub, ready to answer."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model, saved = load_model(source, device=device, revision=revision)
     return Answerer(model, precision=precision, facts={"path": str(saved.path), "step": saved.step, **saved.state})
 
 

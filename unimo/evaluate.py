@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import math
 import shlex
 import subprocess
@@ -27,6 +28,7 @@ from unimo.config import load_json, setting, to_dict
 from unimo.data.finding import Kind, find_sources
 from unimo.errors import UsageError, WeightsError, nearest
 from unimo.machine import describe_machine, keep_freed_memory
+from unimo.model.pretrained import WEIGHTS
 from unimo.runs import read_log
 from unimo.tasks import (
     TASKS,
@@ -288,7 +290,6 @@ def _facts(
     seconds: dict[str, float],
 ) -> dict[str, str]:
     facts = answerer.facts
-    hashes = load_json(Path(facts["path"]) / MANIFEST)["files"]
     weights = "average.safetensors" if facts.get("averaged") else "model.safetensors"
     machine = describe_machine()
     asked = {key: value for key, value in to_dict(data).items() if value != to_dict(EvaluationData())[key]}
@@ -296,7 +297,7 @@ def _facts(
         "command": shlex.join(sys.argv),
         "commit": _commit() or "unknown (not a git checkout)",
         "checkpoint": f"{facts['path']}, step {facts['step']}",
-        "checkpoint hash": f"{hashes[weights]['sha256']} ({weights})",
+        "checkpoint hash": f"{_weights_hash(Path(facts['path']), weights)} ({weights})",
         "seed of training": str(facts.get("settings", {}).get("seed", "unknown")),
         "seed of evaluation": str(data.seed),
         "settings of evaluation": ", ".join(f"{key}={value}" for key, value in asked.items()) or "as shipped",
@@ -308,6 +309,17 @@ def _facts(
         "seconds by task": ", ".join(f"{title} {spent}" for title, spent in seconds.items()),
         **{f"data, {name}": fingerprint for name, fingerprint in material.fingerprints.items()},
     }
+
+
+def _weights_hash(folder: Path, name: str) -> str:
+    """SHA-256 of the weights that answered: a checkpoint's manifest knows it, a saved folder is read."""
+    if (folder / MANIFEST).is_file():
+        return load_json(folder / MANIFEST)["files"][name]["sha256"]
+    digest = hashlib.sha256()
+    with (folder / WEIGHTS).open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _commit() -> str | None:

@@ -12,11 +12,13 @@ import hashlib
 import zlib
 from collections.abc import Iterable, Sequence
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
 
+from unimo.config import write_json
 from unimo.errors import DataError, UsageError
 
 SPACE = "Ġ"  # how the byte alphabet of GPT-2 writes a space
@@ -49,6 +51,7 @@ class Tokenizer:
         """pieces: the vocabulary in id order, in GPT-2's byte alphabet. merges: pairs of pieces, by rank."""
         if len(set(pieces)) != self.vocab_size:
             raise DataError("Not the vocabulary of UNIMO", got=f"{len(set(pieces))} pieces", expected=self.vocab_size)
+        self._pieces, self._merges = list(pieces), list(merges)
         ids = {piece: i for i, piece in enumerate(pieces) if i not in self.special_ids}
         self._bpe = tokenizers.Tokenizer(models.BPE(ids, merges))
         self._bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -105,6 +108,24 @@ class Tokenizer:
         follows_word[1:] = place[:-1] >= 0
         place[(place == 1) & ~follows_word] = 0
         return place
+
+    def save(self, folder: str | Path) -> None:
+        """Writes tokenizer.json and tokenizer_config.json, with which `transformers.AutoTokenizer` gives the same ids.
+
+        There, unlike here, a text can spell special tokens: that is how their tokenizers are.
+        """
+        whole = tokenizers.Tokenizer(models.BPE({piece: i for i, piece in enumerate(self._pieces)}, self._merges))
+        whole.pre_tokenizer, whole.decoder = self._bpe.pre_tokenizer, self._bpe.decoder
+        names = {"cls_token": "[CLS]", "pad_token": "[PAD]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+        names |= {"mask_token": "[MASK]"}
+        whole.add_special_tokens(list(names.values()))
+        whole.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B [SEP]",
+            special_tokens=[("[CLS]", self.cls), ("[SEP]", self.sep)],
+        )
+        whole.save(str(Path(folder) / "tokenizer.json"))
+        write_json(Path(folder) / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **names})
 
     def _row(self, ids: Iterable[int] | np.ndarray) -> np.ndarray:
         row = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), dtype=np.int64)

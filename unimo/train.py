@@ -36,6 +36,7 @@ from unimo.errors import DataError, NumericsError, Restart, UsageError, WeightsE
 from unimo.machine import autocast_dtype, keep_freed_memory, located_faults, matmul_rate
 from unimo.model.build import ModelSettings, build, fill
 from unimo.model.flops import batch_cost
+from unimo.model.loading import start_from
 from unimo.model.unimo2 import UNIMO2
 from unimo.objectives import (
     CrossModalContrastive,
@@ -91,6 +92,7 @@ class Run:
     """Everything a run is made of; saved with it as settings.json and accepted back as a recipe."""
 
     model: ModelSettings = setting(ModelSettings(), "the model")
+    start: str | None = setting(None, "weights to start from: a run, a saved folder, or a name on the hub")
     data: Data = setting(Data(), "where the data is and how it is read")
     batch: Budgets = setting(Budgets(), "what one step holds")
     objectives: Objectives = setting(Objectives(), "what is asked, and how much it counts")
@@ -178,6 +180,9 @@ def train(run: Run, out: str | Path, *, resume: bool = False, say: Callable[[str
             model.know_words(torch.from_numpy(known_words))
         for tower in (model.image_encoder, model.text_encoder, model.grounded_encoder):
             tower.checkpointing = run.recompute
+        if run.start is not None and not resume:
+            account = start_from(model, run.start)
+            say(f"{len(account.loaded)} tensors from {run.start}, {len(account.missing)} as initialised")
         if device.type == "cuda":
             model.attention_form = "flex"
         optimiser = make_optimiser(model, run.optimiser)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
 import torch
 
-from unimo import checkpoint
-from unimo.config import from_dict, setting
+from unimo.config import setting
 from unimo.errors import UsageError, WeightsError, nearest
 from unimo.model.unified import Unified
 from unimo.model.unimo import FUSIONS, UNIMO
@@ -119,27 +117,6 @@ def build(settings: ModelSettings) -> Unified:
             raise UsageError("unknown fusion", where="model.fusion", got=settings.fusion, expected=" or ".join(FUSIONS))
         return UNIMO(**{name: value for name, value in values.items() if name not in ONLY_UNIMO2})
     return UNIMO2(**{name: value for name, value in values.items() if name not in ONLY_UNIMO})
-
-
-def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> tuple[Unified, checkpoint.Checkpoint]:
-    """The model of a checkpoint folder, or of the newest good checkpoint of a run's folder, ready to answer.
-
-    Averaged weights are preferred where the run kept them. WeightsError: nothing there, damaged, or of another shape.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise WeightsError("no such checkpoint", where=path, expected="a run's folder or one of its checkpoints")
-    saved = checkpoint.load(path / "checkpoints" if (path / "checkpoints").is_dir() else path, groups=["model"])
-    if saved.state.get("averaged"):
-        saved = checkpoint.load(saved.path, groups=["average"])
-    settings = saved.state.get("settings")
-    if not isinstance(settings, dict) or "model" not in settings:
-        raise WeightsError("a checkpoint without settings", where=saved.path, expected="settings in state.json")
-    model = build(from_dict(ModelSettings, settings["model"]))
-    fill(model, next(iter(saved.tensors.values())), where=saved.path)
-    if saved.state.get("known_words") is not None:
-        model.know_words(torch.tensor(saved.state["known_words"]))
-    return model.to(device).eval(), saved
 
 
 def fill(model: torch.nn.Module, tensors: dict[str, torch.Tensor], *, where: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,17 +13,22 @@ from unimo.errors import WeightsError
 
 @dataclass(frozen=True)
 class Origin:
-    """names: published tensors, joined along the first axis after each was turned, where `turned`."""
+    """names: published tensors, joined along the first axis after each was turned, where `turned`.
+
+    change: what makes ours of the joined tensor, where it is not the same.
+    """
 
     names: tuple[str, ...]
     turned: bool = False
+    change: Callable[[Tensor], Tensor] | None = None
 
     def take(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Our tensor. Raises KeyError for the first name that is not there."""
         parts = [weights[name] for name in self.names]
         if self.turned:
             parts = [part.T if part.ndim == 2 else part for part in parts]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        joined = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return joined if self.change is None else self.change(joined)
 
 
 @dataclass
@@ -37,10 +42,12 @@ class Account:
 
     def table(self) -> list[str]:
         """One line a kind, with the first names."""
-        return [
-            f"{kind:>10} {len(names):>5}  {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
-            for kind, names in vars(self).items()
-        ]
+        return [line(kind, names) for kind, names in vars(self).items()]
+
+
+def line(kind: str, names: Sequence[str]) -> str:
+    """A kind, how many, and the first names."""
+    return f"{kind:>10} {len(names):>5}  {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
 
 
 def convert(
@@ -65,7 +72,12 @@ def convert(
             account.missing.append(name)
             continue
         left -= set(origin.names)
-        found = origin.take(weights)
+        try:
+            found = origin.take(weights)
+        except RuntimeError:  # parts that cannot be joined
+            shapes = ", ".join(str(tuple(weights[part].shape)) for part in origin.names)
+            account.misshapen.append(f"{name} {shapes} for {tuple(parameter.shape)}")
+            continue
         if found.shape == parameter.shape:
             parameter.data.copy_(found)
             account.loaded.append(name)

@@ -171,6 +171,8 @@ class _Machine:
         for key, value in zip(values[::2], values[1::2]):
             if not isinstance(key, str):
                 raise ValueError("a key that is not text")
+            if key in self.stack[-1]:
+                raise ValueError("a key twice")
             self.stack[-1][key] = value
 
     def reduce(self) -> Any:

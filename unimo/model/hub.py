@@ -1,0 +1,38 @@
+"""A folder, or a name on the hub and then its folder in the local cache. Only a name that was given is ever fetched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from unimo.errors import UsageError, WeightsError
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*|[A-Za-z0-9][\w.-]*")
+
+
+def fetch(source: str | Path, files: Iterable[str], *, revision: str | None = None) -> Path:
+    """The folder of `source`. files: the only ones fetched, names or patterns.
+
+    Raises WeightsError if it is neither a folder nor a name that can be fetched now.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    if isinstance(source, Path) or not _NAME.fullmatch(source):
+        raise WeightsError("no such folder", where=source, expected="a folder, or a name on the hub (owner/model)")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as fault:
+        raise UsageError(
+            "a name on the hub needs huggingface_hub", where=source, do="pip install huggingface_hub, or give a folder"
+        ) from fault
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=list(files)))
+    except Exception as fault:  # the library has dozens of kinds, none of them ours
+        raise WeightsError(
+            "neither a folder nor to be had from the hub",
+            where=source,
+            got=f"{type(fault).__name__}: {str(fault).splitlines()[0][:200]}",
+            expected="a folder, or the name of a model on the hub",
+            do="check the name and the network, or fetch it elsewhere and give its folder",
+        ) from fault
