@@ -10,7 +10,11 @@ from model.tiny_unimo2 import lively_model, random_pictures
 from PIL import Image
 
 from unimo.answer import Answerer
+from unimo.data.records import seq2seq_record
+from unimo.data.regions import picture_regions
 from unimo.errors import UsageError
+from unimo.model.unimo import UNIMO
+from unimo.model.unimo2 import Released
 from unimo.tokenizer import Tokenizer
 
 TEXTS = ["a dog", "two cats sleep on a red sofa beside the window", "", "Ünïcode ☃", "a dog runs"]
@@ -148,3 +152,83 @@ def test_match_is_the_matching_head_and_a_share_of_the_cosine(answerer, pictures
     cosine = F.cosine_similarity(images.hidden[PAIRS[:, 0], 0], texts.hidden[texts.texts.offsets[PAIRS[:, 1]]])
     np.testing.assert_allclose(with_cosine - without, 0.3 * cosine.numpy(), atol=1e-4)
     assert np.ptp(without) > 1e-3
+
+
+def test_write_continues_a_source_and_tags_change_a_caption(answerer, pictures):
+    model = answerer()
+    asked = {"longest": 6, "shortest": 6}
+    texts = model.write(["a red circle", "two dogs play"], **asked)
+    assert texts == [model.write([source], **asked)[0] for source in ("a red circle", "two dogs play")]
+    ids = np.asarray(Tokenizer.default().encode("a red circle"))
+    assert model.write([ids], **asked) == texts[:1]
+    record = seq2seq_record([ids], None, longest_source=20, longest_target=5)
+    assert model.write([record], **asked) == texts[:1]
+    tagged = model.caption(pictures[:2], tags=["dog", "red circle"], **asked)
+    assert tagged != model.caption(pictures[:2], **asked)
+    assert tagged[1] == model.caption(pictures[1:2], tags=["red circle"], **asked)[0]
+    with pytest.raises(UsageError, match="differ in number"):
+        model.caption(pictures, tags=["dog"])
+    with pytest.raises(UsageError, match="nothing to write from"):
+        model.write()
+
+
+def test_no_three_words_stand_twice_where_that_is_forbidden(answerer, pictures):
+    """With room in the beam; where every proposal repeats, the published rule lets one through."""
+
+    def threes(sentence):
+        words = sentence.split()
+        return list(zip(words, words[1:], words[2:]))
+
+    asked = {"longest": 14, "shortest": 14, "beams": 8}
+    free = answerer().caption(pictures, **asked)
+    strict = answerer().caption(pictures, repeat_trigrams=False, **asked)
+    assert any(len(set(threes(sentence))) < len(threes(sentence)) for sentence in free)
+    assert all(len(set(threes(sentence))) == len(threes(sentence)) for sentence in strict)
+
+
+def test_released_padding_votes_and_the_released_score(pictures):
+    """As published, a caption's entries depend on what it is padded to; ours do not. The score is one logit + 0.3 x."""
+    options = {"vocabulary": Tokenizer.vocab_size}
+    short, long = "a dog", "a dog runs on the beach and another dog looks at the sea"
+    ours = Answerer(lively_model(**options), precision="fp32")
+    released = Answerer(lively_model(**options, released=Released(*[True] * 4)), precision="fp32")
+    for model, same in ((ours, True), (released, False)):
+        alone, beside = model.encode_texts([short]), model.encode_texts([short, long])
+        assert np.allclose(alone.votes[0], beside.votes[0], atol=1e-4) == same
+    images, texts = released.encode_images(pictures[:1]), released.encode_texts([short])
+    pair = np.array([[0, 0]])
+    raw = released.match(images, texts, pair, cosine_weight=0.0)
+    assert not np.isclose(float(texts.embedding.norm()), 1.0)
+    product = float(images.embedding[0] @ texts.embedding[0])
+    np.testing.assert_allclose(released.match(images, texts, pair), raw + 0.3 * product, rtol=1e-5)
+
+
+def test_unimo_answers_from_regions(pictures):
+    torch.manual_seed(0)
+    model = UNIMO(width=16, heads=2, depth=2, region_size=6, positions=64, matching=2, initial_std=0.3)
+    unimo, rng = Answerer(model, precision="fp32", batch=2), np.random.default_rng(0)
+    boxes = [[0, 0, 5, 5], [2, 2, 9, 9], [1, 0, 4, 8]]
+    seen = [picture_regions(rng.normal(size=(n, 6)).astype(np.float32), boxes[:n], 10, 10) for n in (1, 3, 2)]
+    images, texts = unimo.encode_images(seen), unimo.encode_texts(TEXTS)
+    assert images.lengths.tolist() == [2, 4, 3]
+    np.testing.assert_allclose(images.embedding.norm(dim=-1), 1.0, rtol=1e-5)
+    for i, one in enumerate(seen):
+        np.testing.assert_allclose(unimo.encode_images([one]).embedding[0], images.embedding[i], atol=1e-5)
+    pairs = np.array([[0, 0], [1, 0], [2, 1]])
+    scores = unimo.match(images, texts, pairs)
+    np.testing.assert_allclose(unimo.match(images, texts, pairs[1:2]), scores[1:2], atol=1e-5)
+    assert unimo.caption(seen, longest=5, shortest=5) == [
+        unimo.caption([one], longest=5, shortest=5)[0] for one in seen
+    ]
+    assert unimo.codes(images, None) is None
+    assert unimo.fill_mask("a red [MASK] on", seen[0]) != unimo.fill_mask("a red [MASK] on")
+    with pytest.raises(UsageError, match="pixels"):
+        unimo.encode_images(pictures)
+    with pytest.raises(UsageError, match="regions"):
+        Answerer(lively_model(), precision="fp32").encode_images(seen)
+
+
+def test_pictures_may_be_larger_than_the_table_was_made_for(pictures):
+    model = Answerer(lively_model(vocabulary=Tokenizer.vocab_size, image_size=16, pixels=32), precision="fp32")
+    per_side = 32 // model.model.patches.patch
+    assert model.encode_images(pictures).hidden.shape[1] == 1 + per_side**2 > 1 + model.model.patches.grid**2

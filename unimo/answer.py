@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from unimo.batch import TEXT, Texts
+from unimo.batch import TEXT, Texts, pad_texts
 from unimo.config import from_dict
 from unimo.data.augment import squeeze
 from unimo.data.images import load_rgb
+from unimo.data.records import Record, seq2seq_record
 from unimo.data.regions import PictureRegions, stack_regions
 from unimo.errors import UsageError
 from unimo.generation import Cached, Given
@@ -100,7 +101,7 @@ class Answerer:
         self.model, self.tokenizer, self.size_of_batch = model.eval(), Tokenizer.default(), batch
         self.device = next(model.parameters()).device
         self.dtype = autocast_dtype(precision, self.device)
-        self.side = model.patches.grid * model.patches.patch if isinstance(model, UNIMO2) else None
+        self.side = model.pixels if isinstance(model, UNIMO2) else None
         self.longest = longest or model.words.position.num_embeddings - 2
         self.facts = facts or {}
 
@@ -133,16 +134,16 @@ class Answerer:
         rows = [self.frame(text) for text in texts]
         if not rows:
             raise UsageError("no texts were given", expected="at least one")
-        hidden, embedding, votes = [], [], []
+        packs, hidden, embedding, votes = [], [], [], []
         for some in _chunks(rows, 4 * self.size_of_batch):
-            packed = self.pack(some)
+            packs.append(packed := self.pack(some))
             with self._autocast():
                 towers = Towers(self._no_images(), self.model.encode_texts(packed), packed)
                 self.model.count_votes(towers)
                 embedding.append(self.model.embed(towers, "text"))
             hidden.append(towers.words)
             votes.append(towers.text_votes)
-        return EncodedTexts(self.pack(rows), torch.cat(hidden), torch.cat(embedding), _joined(votes))
+        return EncodedTexts(_end_to_end(packs), torch.cat(hidden), torch.cat(embedding), _joined(votes))
 
     @torch.inference_mode()
     def match(
@@ -215,29 +216,89 @@ class Answerer:
         return self.embed_image(pictures) @ self.embed_text(texts).T
 
     def caption(
-        self, pictures: Iterable[Picture] | EncodedImages, *, beams: int = 1, longest: int = 50, shortest: int = 0
+        self,
+        pictures: Iterable[Picture] | EncodedImages,
+        *,
+        tags: Sequence[str] | None = None,
+        beams: int = 1,
+        longest: int = 50,
+        shortest: int = 0,
+        length_penalty: float = 0.6,
+        repeat_trigrams: bool = True,
     ) -> list[str]:
-        """One sentence per picture: the likeliest next word each time, or the best of `beams` hypotheses."""
-        images = pictures if isinstance(pictures, EncodedImages) else self.encode_images(pictures)
-        special = self.tokenizer
-        limits = Limits(
-            cls=special.cls,
-            end=special.sep,
-            longest=min(longest, self.longest - 1),
+        """One sentence per picture. tags: what is known to be on each (object names), read before. See `write`."""
+        return self.write(
+            tags,
+            pictures,
+            beams=beams,
+            longest=longest,
             shortest=shortest,
-            blocked=(special.cls, special.pad, special.unk, special.mask),
+            length_penalty=length_penalty,
+            repeat_trigrams=repeat_trigrams,
+            end=self.tokenizer.sep,
         )
-        sentences = []
-        for first in range(0, len(images), self.size_of_batch):
+
+    def write(
+        self,
+        sources: Sequence[str | np.ndarray | Record] | None = None,
+        pictures: Iterable[Picture] | EncodedImages | None = None,
+        *,
+        beams: int = 1,
+        longest: int = 50,
+        shortest: int = 0,
+        length_penalty: float = 0.6,
+        repeat_trigrams: bool = True,
+        end: int = Tokenizer.mask,
+    ) -> list[str]:
+        """One text per source, per picture, or per picture beside its source.
+
+        sources: strings, bare token ids, or records (`unimo.data.records`). beams: hypotheses kept; 1 takes the
+        likeliest next word each time. longest, shortest: tokens written. length_penalty: of the beam. repeat_trigrams:
+        whether three words may stand twice. end: the token that ends a text; [SEP] for captions (spec unimo §1.5).
+        """
+        if sources is None and pictures is None:
+            raise UsageError("nothing to write from", expected="sources, pictures, or both")
+        images = (
+            self.encode_images(pictures)
+            if pictures is not None and not isinstance(pictures, EncodedImages)
+            else pictures
+        )
+        known = None if sources is None else [self._source(source) for source in sources]
+        if images is not None and known is not None and len(known) != len(images):
+            raise UsageError("sources and pictures differ in number", got=f"{len(known)} and {len(images)}")
+        special = self.tokenizer
+        # The published decoders forbid nothing; ours writes words.
+        never = (
+            () if self._as_released() else {special.cls, special.pad, special.sep, special.unk, special.mask} - {end}
+        )
+        limits = Limits(special.cls, end, min(longest, self.longest - 1), shortest, tuple(sorted(never)))
+        texts = []
+        for some in torch.arange(len(images if images is not None else known or ())).split(self.size_of_batch):
+            seen = None if images is None else images.pick(some.to(self.device))
+            given = Given(
+                None if seen is None else seen.hidden,
+                None if known is None else [known[i] for i in some.tolist()],
+                None if seen is None else seen.lengths,
+            )
             with self._autocast():
-                some = images.pick(torch.arange(first, min(first + self.size_of_batch, len(images))))
-                writer = Cached(self.model, Given(some.hidden, image_lengths=some.lengths))
-                if beams == 1:
+                writer = Cached(self.model, given)
+                if beams == 1 and repeat_trigrams:
                     ids = greedy(writer, limits)
                 else:
-                    ids = [list(best.words) for best, *_ in beam(writer, limits, width=beams)]
-            sentences += [" ".join(self.tokenizer.decode(row).split()) for row in ids]
-        return sentences
+                    starts = None if repeat_trigrams else special.starts_word
+                    found = beam(writer, limits, width=beams, length_penalty=length_penalty, word_starts=starts)
+                    ids = [list(best.words) for best, *_ in found]
+            texts += [" ".join(special.decode(row).split()) for row in ids]
+        return texts
+
+    def _source(self, source: str | np.ndarray | Record) -> Record:
+        if isinstance(source, Record):
+            return source
+        ids = self.tokenizer.encode(source, max_bytes=8 * self.longest) if isinstance(source, str) else source
+        return seq2seq_record([ids], None, longest_source=self.longest, longest_target=2)
+
+    def _as_released(self) -> bool:
+        return isinstance(self.model, UNIMO2) and any(vars(self.model.released).values())
 
     @torch.inference_mode()
     def fill_mask(self, text: str, picture: Picture | None = None, *, top: int = 5) -> list[tuple[str, float]]:
@@ -349,16 +410,19 @@ class Answerer:
         return np.concatenate([[self.tokenizer.cls], kept, [self.tokenizer.sep]])
 
     def pack(self, rows: Sequence[np.ndarray], role: int = TEXT) -> Texts:
-        """Framed rows of ids as one packed row."""
+        """Framed rows of ids as one packed row; padded to the longest where released padding votes."""
         offsets = np.cumsum([0] + [len(row) for row in rows])
         positions = np.concatenate([2 + np.arange(len(row)) for row in rows])
         ids = torch.from_numpy(np.concatenate(rows)).to(self.device)
-        return Texts(
+        texts = Texts(
             ids,
             torch.from_numpy(positions).to(self.device),
             torch.full_like(ids, role),
             torch.from_numpy(offsets).to(self.device),
         )
+        if isinstance(self.model, UNIMO2) and self.model.released.padding_votes:
+            return pad_texts(texts, self.tokenizer.pad)[0]
+        return texts
 
     def _autocast(self):
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -400,6 +464,13 @@ def _chunks(items: Iterable, size: int) -> Iterator[list]:
             chunk = []
     if chunk:
         yield chunk
+
+
+def _end_to_end(packs: Sequence[Texts]) -> Texts:
+    """Packed rows one after the other."""
+    ids, positions, roles = (torch.cat([getattr(one, name) for one in packs]) for name in ("ids", "positions", "roles"))
+    lengths = torch.cat([one.lengths for one in packs])
+    return Texts(ids, positions, roles, torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]))
 
 
 def _joined(votes: list[Tensor | None]) -> Tensor | None:

@@ -32,7 +32,8 @@ def describe(settings: ModelSettings, *, caption: int = 20, passage: int = 128) 
     counts = part_counts(model)
     total = sum(counts.values())
     shapes = Shapes.of(model)
-    pictures = f"of {settings.image_size} px" if settings.member == "unimo-2" else f"as {REGIONS} regions"
+    sees_pixels = settings.member == "unimo-2"
+    pictures = f"of {settings.pixels or settings.image_size} px" if sees_pixels else f"as {REGIONS} regions"
     lines = [f"{settings.member.upper()}, width {model.width}, pictures {pictures}", ""]
     lines += [f"  {name:<24}{count:>15,}" for name, count in counts.items() if count]
     lines += [f"  {'parameters':<24}{total:>15,}", "", "  arithmetic of a forward pass (training: x 3)"]

@@ -161,7 +161,7 @@ def train(run: Run, out: str | Path, *, resume: bool = False, say: Callable[[str
             corpora,
             _shared_out(run.batch, active),
             list(active.values()),
-            size=run.model.image_size,
+            size=run.model.pixels or run.model.image_size,
             tokenizer=Tokenizer.default(),
             seed=run.seed,
             pair_views=run.data.pair_views,
@@ -183,7 +183,7 @@ def train(run: Run, out: str | Path, *, resume: bool = False, say: Callable[[str
         if run.start is not None and not resume:
             account = start_from(model, run.start)
             say(f"{len(account.loaded)} tensors from {run.start}, {len(account.missing)} as initialised")
-        if device.type == "cuda":
+        if device.type == "cuda" and not run.model.attention_dropout:  # FlexAttention has none
             model.attention_form = "flex"
         optimiser = make_optimiser(model, run.optimiser)
         averaged = {name: p.detach().clone() for name, p in model.named_parameters()} if run.average else {}
@@ -473,7 +473,7 @@ def _check(run: Run, world: int) -> None:
         ("batch.text_tokens", run.batch.text_tokens, 0, None),
         ("batch.fragments", run.batch.fragments, 0, 1),
         ("batch.shards", run.batch.shards, 1, None),
-        ("optimiser.warmup", run.optimiser.warmup, 0, 1),
+        ("optimiser.warmup", run.optimiser.warmup, 1e-6 if run.optimiser.decay == "noam" else 0, 1),
         ("average", run.average, 0, 0.999999),
         ("save_steps", run.save_steps or 1, 1, None),
         ("keep", run.keep, 2, None),

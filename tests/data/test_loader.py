@@ -88,6 +88,18 @@ def test_every_epoch_reads_each_pair_picture_and_passage_once_and_other_captions
     assert len(passages) == len(stream.passages) and set(passages.values()) == {1}
 
 
+def test_passages_are_masked_or_written_in_the_shares_asked_for(world, tmp_path):
+    """A passage at a time and anew in each epoch: one that is masked now is written another time."""
+    for share in (0.0, 0.3, 1.0):
+        run = tiny(world, f"batch.fragments={share}", "batch.pairs=0", "batch.images=0")
+        stream = stream_of(run, tmp_path)
+        keys = [stream.batch(step).keys for step in range(100)]
+        masked, written = ([name for one in keys for name in one.get(kind, [])] for kind in ("masked", "fragments"))
+        n = len(masked) + len(written)
+        assert n > 150 and abs(len(written) - share * n) <= 4 * (n * share * (1 - share)) ** 0.5
+        assert share != 0.3 or set(masked) & set(written)
+
+
 def test_two_views_of_a_picture_differ_and_a_later_epoch_shows_others(world, tmp_path):
     stream = stream_of(tiny(world), tmp_path)
     batch = stream.batch(0)

@@ -16,11 +16,11 @@ TINY = ModelSettings(
 )  # fmt: skip
 
 
-def archive(model):
+def archive(model, **options):
     """The model's weights as the published files hold them: cut, turned and renamed, written apart from `convert`."""
     found = {}
     for name, parameter in model.named_parameters():
-        origin = origins(model)[name]
+        origin = origins(model, **options)[name]
         for theirs, part in zip(origin.names, parameter.detach().chunk(len(origin.names))):
             found[theirs] = part.T.contiguous() if theirs.endswith(".w_0") else part.clone()
     return found

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from unimo.batch import TEXT, Batch, Texts
+from unimo.model.transformer import Transformer
 from unimo.model.unimo2 import UNIMO2
 
 SIDE, PATCH, PATCHES, VOCABULARY = 16, 4, 16, 211
@@ -64,3 +66,18 @@ def as_batch(pixels: Tensor, texts: Texts) -> Batch:
 def no_texts() -> Texts:
     nothing = torch.zeros(0, dtype=torch.int64)
     return Texts(nothing, nothing, nothing, torch.zeros(1, dtype=torch.int64))
+
+
+@torch.no_grad()
+def torchs_own(tower: Transformer) -> nn.TransformerEncoder:
+    """torch.nn.TransformerEncoder with the tower's weights: post-norm, GELU, nothing after the last layer."""
+    heads, width = tower.layers[0].attention.heads, tower.layers[0].ffn_out.out_features
+    layer = nn.TransformerEncoderLayer(width, heads, tower.ffn, 0.0, F.gelu, batch_first=True, norm_first=False)
+    theirs = nn.TransformerEncoder(layer, len(tower.layers), enable_nested_tensor=False).eval()
+    for a, b in zip(theirs.layers, tower.layers):
+        a.self_attn.in_proj_weight.copy_(b.attention.qkv.weight)
+        a.self_attn.in_proj_bias.copy_(b.attention.qkv.bias)
+        pairs = (a.self_attn.out_proj, b.attention.output), (a.linear1, b.ffn_in), (a.linear2, b.ffn_out)
+        for mine, ours in (*pairs, (a.norm1, b.attention_norm), (a.norm2, b.ffn_norm)):
+            mine.load_state_dict(ours.state_dict())
+    return theirs

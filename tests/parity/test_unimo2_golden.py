@@ -256,6 +256,18 @@ def test_pair_masked_words_and_their_gradients(padded_pair):
     same_gradients(model, loss, x, "grad.mlm_loss.")
 
 
+def test_their_weight_of_pairs_scales_the_whole_loss_of_masked_words(padded_pair):
+    """It meets every loss as its mean over all masked words, counted or not (spec unimo2, V3); ours has none."""
+    x, model, batch, _, fused, _ = padded_pair
+    counted = x["in.lm_loss_flag"][:, 0].bool()
+    targets = Targets(x["in.mask_pos"][counted, 0], x["in.mask_label"][counted, 0])
+    part = predict_words(model, fused["mlm.pairs"], targets, batch, "mlm", 1.0)["mlm"]
+    weights = torch.where(x["in.is_multimodal"][:, 0].bool(), 0.5, 1.0)[x["in.mask_pos"][:, 0] // 9]
+    loss = weights.mean() * part.total / part.count
+    close(loss, x["out.mlm_loss_mmweight05"])
+    same_gradients(model, loss, x, "grad.mlm_loss_mmweight05.")
+
+
 @pytest.mark.parametrize(
     "name, normalise",
     [("within_batch", "image"), ("cross_batch_1worker", "none"), ("cross_batch_2worker", "none")],

@@ -24,9 +24,9 @@ MEMBERS = ("unimo-2", "unimo")
 # Settings that only one member has.
 ONLY_UNIMO = ("depth", "region_size", "region_classes", "region_heads", "fusion", "matching", "dialogue")
 ONLY_UNIMO2 = (
-    "image_depth", "text_depth", "grounded_depth", "image_size", "patch", "patch_padding", "dictionary", "chosen",
-    "grounding_method", "grounding_projection", "grounding_positions", "contrastive_projection", "shared_projection",
-    "masked_grounding", "image_contrastive", "image_dropout", "released",
+    "image_depth", "text_depth", "grounded_depth", "image_size", "pixels", "patch", "patch_padding", "dictionary",
+    "chosen", "grounding_method", "grounding_projection", "grounding_positions", "contrastive_projection",
+    "shared_projection", "masked_grounding", "image_contrastive", "image_dropout", "released",
 )  # fmt: skip
 
 
@@ -40,7 +40,8 @@ class ModelSettings:
     image_depth: int | None = setting(None, "layers of the image tower")
     text_depth: int | None = setting(None, "layers of the text tower")
     grounded_depth: int | None = setting(None, "layers of the Grounded Transformer")
-    image_size: int = setting(224, "side of the square pictures in pixels")
+    image_size: int = setting(224, "side in pixels of the square pictures that the position table is made for")
+    pixels: int | None = setting(None, "side of the pictures that are shown, such as 384; none: image_size")
     patch: int = setting(16, "side of a patch in pixels")
     patch_padding: int = setting(0, "zero rows before each side of a picture; released: (patch - 1) // 2")
     vocabulary: int = setting(50265, "rows of the word table")
@@ -98,12 +99,19 @@ def build(settings: ModelSettings) -> Unified:
     for name in DIMENSIONS:
         if values[name] is None:
             values[name] = SIZES[settings.size][name]
-    if values["image_size"] % values["patch"]:
+    for name in ("image_size", "pixels"):
+        if (values[name] or 0) % values["patch"]:
+            raise UsageError(
+                "a picture is not a whole number of patches",
+                where=f"model.{name}",
+                got=f"{values[name]} px with patches of {values['patch']} px",
+                expected="a multiple of model.patch",
+            )
+    if values["shared_projection"] and not (values["grounding_projection"] and values["dictionary"]):
         raise UsageError(
-            "a picture is not a whole number of patches",
-            where="model.image_size",
-            got=f"{values['image_size']} px with patches of {values['patch']} px",
-            expected="a multiple of model.patch",
+            "there is no grounding projection to share",
+            where="model.shared_projection",
+            expected="model.grounding_projection=true and a dictionary",
         )
     if values["width"] % values["heads"]:
         raise UsageError(

@@ -28,8 +28,8 @@ class PatchEmbedding(nn.Module):
         self.projection = nn.Conv2d(3, width, patch, stride=patch)
         self.cls = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = nn.Parameter(torch.zeros(1, 1 + self.grid**2, width))
-        nn.init.trunc_normal_(self.cls, std=0.02)
-        nn.init.trunc_normal_(self.positions, std=0.02)
+        for table in (self.cls, self.positions):
+            nn.init.trunc_normal_(table, std=0.02, a=-0.04, b=0.04)
 
     def forward(self, pixels: Tensor) -> Tensor:
         side, p = pixels.shape[-1], self.patch

@@ -46,7 +46,7 @@ class Shapes:
             image_depth=len(model.image_encoder.layers),
             text_depth=len(model.text_encoder.layers),
             fused_depth=len(model.grounded_encoder.layers),
-            image_rows=1 + model.patches.grid**2,
+            image_rows=1 + (model.pixels // model.patches.patch) ** 2,
             image_inputs=model.patches.projection.weight[0].numel(),
             chosen=model.dictionary.chosen if model.dictionary is not None else 0,
             dictionary=len(model.dictionary.entries) if model.dictionary is not None else 0,

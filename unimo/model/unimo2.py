@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from unimo.batch import KNOWN, PADDING, WRITTEN, Batch, Texts
 from unimo.config import setting
+from unimo.errors import UsageError
 from unimo.model.attention import BASELINE, UNDERSTANDING_AND_GENERATION, Plan, Table, with_padding_read
 from unimo.model.embeddings import PatchEmbedding, WordEmbedding
 from unimo.model.grounding import GroundedDictionary
@@ -37,10 +38,12 @@ class Released:
 
 
 class UNIMO2(Unified):
-    """The whole model. All sizes are plain arguments; `unimo.model.sizes` names the usual ones.
+    """The whole model. All sizes are plain arguments; `unimo.model.build` names the usual ones.
 
-    dictionary: number of entries C; 0 builds "Our Baseline" without a dictionary (§2.7). matching, image_contrastive,
-    masked_grounding, contrastive_projection: heads that not every published weight file has. released: see `Released`.
+    image_size: side of the pictures that the position table is made for; pixels: side of those that are shown, by
+    default the same. dictionary: number of entries C; 0 builds "Our Baseline" without a dictionary (§2.7).
+    image_contrastive, masked_grounding, contrastive_projection: parts that not every published weight file has.
+    released: see `Released`.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class UNIMO2(Unified):
         grounded_depth: int = 12,
         ffn: int | None = None,
         image_size: int = 224,
+        pixels: int | None = None,
         patch: int = 16,
         patch_padding: int = 0,
         vocabulary: int = 50265,
@@ -75,6 +79,7 @@ class UNIMO2(Unified):
     ):
         super().__init__(width)
         self.grounding_positions, self.released = grounding_positions, released or Released()
+        self.pixels = pixels or image_size
         text_like: dict[str, Any] = {"ffn": ffn, "dropout": dropout, "attention_dropout": attention_dropout}
         self.patches = PatchEmbedding(width, image_size, patch, patch_padding)
         self.image_encoder = Transformer(
@@ -100,12 +105,12 @@ class UNIMO2(Unified):
             self.dictionary = GroundedDictionary(
                 width, dictionary, chosen, method=grounding_method, projection=grounding_projection
             )
-            initialise(self.dictionary.project)
+            initialise(self.dictionary.project, initial_std)
             self.ground_norm = nn.LayerNorm(width)
             self.ground_dropout = nn.Dropout(dropout)
             if masked_grounding:
                 self.masked_grounding = TiedHead(width, dictionary)
-                initialise(self.masked_grounding)
+                initialise(self.masked_grounding, initial_std)
         self.table = UNDERSTANDING_AND_GENERATION if dictionary else BASELINE
 
     # ---- the towers -----------------------------------------------------------------------------------------------
@@ -177,6 +182,14 @@ class UNIMO2(Unified):
         if self.grounding_positions:
             starts = counts.cumsum(0) - counts
             place = torch.arange(len(x), device=x.device) - starts.repeat_interleave(counts)
+            if 2 + int(counts.max()) > self.words.position.num_embeddings:
+                raise UsageError(
+                    "more grounded tokens than text positions",
+                    where="model.grounding_positions",
+                    got=f"{int(counts.max())} grounded tokens",
+                    expected=f"at most {self.words.position.num_embeddings - 2}",
+                    do="switch the positions off, or choose fewer entries (model.chosen)",
+                )
             x = x + self.words.position(2 + place)
         masks = [
             torch.zeros(len(r), self.dictionary.chosen, dtype=torch.bool, device=x.device)

@@ -116,7 +116,8 @@ class DictionaryUse:
 
 def _crops(answerer, corpus, items: np.ndarray, votes: np.ndarray) -> Image.Image:
     """The best patches, one of a picture, as a square. votes: (N, P)."""
-    patch, grid = answerer.model.patches.patch, answerer.model.patches.grid
+    patch = answerer.model.patches.patch
+    grid = answerer.side // patch
     best = np.argsort(-votes.max(1), kind="stable")[: TILES * TILES]
     square = Image.new("RGB", (2 * patch * TILES, 2 * patch * TILES), (255, 255, 255))
     for place, i in enumerate(best):

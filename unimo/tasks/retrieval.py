@@ -3,8 +3,8 @@
     N pictures · M captions · U distinct captions · Q queries
 
 Two stages. First every caption is compared with every picture by the cosine of their embeddings. Then a
-query's best candidates are read together with it, and ordered by matching logit + 0.3 x cosine (spec unimo2
-§6.1). The papers fuse all N x M pairs; a shortlist of 32 costs 32 (N + M) at most.
+query's best candidates are read together with it, and ordered by the score of `Answerer.match`. The papers
+fuse all N x M pairs; a shortlist of 32 costs 32 (N + M) at most.
 
 A caption found word for word beside two pictures is right for its own only, as in the published protocol;
 being equal, the two tie and share the point (`unimo.metrics.retrieval`).
