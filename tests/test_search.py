@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from unimo.errors import UsageError
 from unimo.search import Limits, beam, greedy, repeats_three_words, sample
 
 CLS, END, V = 0, 1, 5
@@ -101,6 +102,24 @@ def test_words_are_drawn_as_often_as_they_are_likely():
         share = np.array([drawn.count(() if word == END else (word,)) for word in range(V)]) / n
         assert np.abs(share - wanted).max() < 4 * np.sqrt(0.25 / n), options
     assert sample(Table([7] * 3), limits, seed=1) == sample(Table([7] * 5), limits, seed=1)[:3]
+
+
+def test_a_batch_of_a_longer_list_draws_what_the_list_would():
+    limits = Limits(cls=CLS, end=END, longest=4)
+    whole = sample(Table([3, 4, 5, 6]), limits, seed=2)
+    assert sample(Table([5, 6]), limits, seed=2, numbers=[2, 3]) == whole[2:]
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
+def test_what_cannot_be_drawn_is_refused(options):
+    with pytest.raises(UsageError, match="drawn"):
+        sample(Table([3]), Limits(cls=CLS, end=END), **options)
+
+
+def test_a_wide_beam_never_returns_what_is_blocked():
+    limits = Limits(cls=CLS, end=END, longest=1, blocked=(CLS, 3))
+    for told in beam(Table([3]), limits, width=V)[0]:
+        assert not {CLS, 3} & set(told.words) and told.score > -1e9
 
 
 def test_repeated_trigrams_of_whole_words():

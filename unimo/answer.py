@@ -37,7 +37,7 @@ from unimo.model.loading import load_model
 from unimo.model.unified import Request, Towers, Unified
 from unimo.model.unimo import UNIMO
 from unimo.model.unimo2 import UNIMO2
-from unimo.search import Limits, beam, greedy
+from unimo.search import Limits, beam, greedy, sample
 from unimo.tokenizer import Tokenizer
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
@@ -248,13 +248,19 @@ class Answerer:
         shortest: int = 0,
         length_penalty: float = 0.6,
         repeat_trigrams: bool = True,
+        temperature: float | None = None,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
         end: int = Tokenizer.mask,
     ) -> list[str]:
         """One text per source, per picture, or per picture beside its source.
 
         sources: strings, bare token ids, or records (`unimo.data.records`). beams: hypotheses kept; 1 takes the
         likeliest next word each time. longest, shortest: tokens written. length_penalty: of the beam. repeat_trigrams:
-        whether three words may stand twice. end: the token that ends a text; [SEP] for captions (spec unimo §1.5).
+        whether three words may stand twice. temperature: draw words in proportion to their probability instead, among
+        the top_k likeliest (0: all) and those that together have top_p, by `seed`. end: the token that ends a text;
+        [SEP] for captions (spec unimo §1.5).
         """
         if sources is None and pictures is None:
             raise UsageError("nothing to write from", expected="sources, pictures, or both")
@@ -282,7 +288,10 @@ class Answerer:
             )
             with self._autocast():
                 writer = Cached(self.model, given)
-                if beams == 1 and repeat_trigrams:
+                if temperature is not None:
+                    luck = {"top_k": top_k, "top_p": top_p, "seed": seed}
+                    ids = sample(writer, limits, temperature=temperature, numbers=some.tolist(), **luck)
+                elif beams == 1 and repeat_trigrams:
                     ids = greedy(writer, limits)
                 else:
                     starts = None if repeat_trigrams else special.starts_word

@@ -52,7 +52,8 @@ class Texts:
 class Regions:
     """Detected regions of N pictures in a rectangle of R rows, row 0 the whole picture (spec unimo §1.5).
 
-    features: (N, R, F); boxes: (N, R, 5), corners and area as shares of the picture; lengths: (N,) rows that are there.
+    features: (N, R, F); boxes: (N, R, 5), corners and area as shares of the picture; lengths: (N,) rows that are there,
+    at least 1: a sample without regions is a request without a picture.
     classes: (N, R, K) the detector's probabilities, for masked region modelling, or None.
     """
 

@@ -15,7 +15,7 @@ from unimo import __version__
 from unimo.errors import UnimoError, UsageError
 
 app = typer.Typer(
-    help="UNIMO-2: learn from texts, pictures and pairs; search, caption, fill in and classify.",
+    help="UNIMO and UNIMO-2: learn from texts, pictures and pairs; search, caption, fill in and classify.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

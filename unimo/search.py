@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from unimo.data import chance
+from unimo.errors import UsageError
 
 TRIGRAM_PENALTY = -65000.0  # the published graph's
 FORBIDDEN = -1e18  # added to the end's logit while it is too early to end
@@ -62,13 +63,29 @@ def greedy(writer: Writer, limits: Limits) -> list[list[int]]:
 
 
 def sample(
-    writer: Writer, limits: Limits, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0
+    writer: Writer,
+    limits: Limits,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    numbers: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """A random next word in proportion to its probability: n lists of ids.
 
     temperature divides the logits; only the top_k likeliest words (0: all) and the fewest that together have top_p of
-    the probability can be drawn. Sequence i draws from (seed, i, place).
+    the probability can be drawn. Sequence i draws from (seed, i, place); numbers: other names for the sequences, so
+    that a batch of a longer list draws what the list would.
     """
+    if temperature <= 0 or top_k < 0 or not 0 < top_p <= 1:
+        raise UsageError(
+            "nothing can be drawn like that",
+            where="temperature, top_k, top_p",
+            got=f"{temperature}, {top_k}, {top_p}",
+            expected="above 0, at least 0, in (0, 1]",
+        )
+    names = range(writer.n) if numbers is None else numbers
 
     def pick(logits: Tensor, going: Sequence[int], written: int) -> list[int]:
         ordered, words = (logits / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
@@ -76,7 +93,7 @@ def sample(
         ordered = ordered.masked_fill(before >= top_p, 0.0)
         if top_k:
             ordered[:, top_k:] = 0.0
-        luck = [chance.generator("sample", seed, i, written).random() for i in going]
+        luck = [chance.generator("sample", seed, names[i], written).random() for i in going]
         reached = ordered.double().cumsum(-1)
         goal = torch.tensor(luck, device=logits.device)[:, None] * reached[:, -1:]
         return words.gather(1, torch.searchsorted(reached, goal, right=True).clamp_max(words.shape[1] - 1))[
@@ -144,6 +161,8 @@ def beam(
                 candidates[sequence].append((told.score, place, told))
                 continue
             for log_probability, word in zip(*proposals[row]):
+                if log_probability == float("-inf"):  # blocked: a beam wider than the words that are left
+                    continue
                 if word_starts is not None and repeats_three_words((limits.cls, *told.words), word, word_starts):
                     log_probability += TRIGRAM_PENALTY
                 score = (told.score * before + log_probability) / after

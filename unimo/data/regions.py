@@ -99,6 +99,8 @@ def stack_regions(pictures: Sequence[PictureRegions]) -> Regions:
     """N pictures as one rectangle, the shorter ones filled up with zeros; classes only where every picture has them."""
     if not pictures:
         raise UsageError("No pictures to stack", expected="at least one")
+    if not all(len(picture) for picture in pictures):
+        raise UsageError("A picture without regions", expected="at least [IMG]", do="ask without a picture instead")
     classes = [picture.classes for picture in pictures if picture.classes is not None]
     return Regions(
         features=_filled([picture.features for picture in pictures]),

@@ -153,7 +153,7 @@ class UNIMO2(Unified):
         votes = texts.roles != WRITTEN
         if not self.released.padding_votes:
             votes &= texts.roles != PADDING
-        votes[texts.offsets[:-1]] = False
+        votes[texts.offsets[:-1][texts.lengths > 0]] = False
         return votes
 
     # ---- between them: the grounded tokens --------------------------------------------------------------------------
