@@ -289,8 +289,8 @@ class Answerer:
             with self._autocast():
                 writer = Cached(self.model, given)
                 if temperature is not None:
-                    luck = {"top_k": top_k, "top_p": top_p, "seed": seed}
-                    ids = sample(writer, limits, temperature=temperature, numbers=some.tolist(), **luck)
+                    draw = {"temperature": temperature, "top_p": top_p}
+                    ids = sample(writer, limits, top_k=top_k, seed=seed, numbers=some.tolist(), **draw)
                 elif beams == 1 and repeat_trigrams:
                     ids = greedy(writer, limits)
                 else:

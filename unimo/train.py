@@ -37,7 +37,8 @@ from unimo.machine import autocast_dtype, keep_freed_memory, located_faults, mat
 from unimo.model.build import ModelSettings, build, fill
 from unimo.model.flops import batch_cost
 from unimo.model.loading import start_from
-from unimo.model.unimo2 import UNIMO2
+from unimo.model.transformer import Transformer
+from unimo.model.unified import Unified
 from unimo.objectives import (
     CrossModalContrastive,
     GroundedDictionaryLoss,
@@ -45,8 +46,10 @@ from unimo.objectives import (
     ImageTextMatching,
     MaskedGrounding,
     MaskedLanguageModeling,
+    MaskedRegionModeling,
     Objective,
     Part,
+    RewritingContrastive,
     Seq2SeqGeneration,
 )
 from unimo.optimiser import Optimiser, Optimisers, learning_rate, make_optimiser, moments, put_back
@@ -81,6 +84,8 @@ class Objectives:
     image_contrastive: ImageContrastive = setting(ImageContrastive(), "two views of a picture that find each other")
     dictionary: GroundedDictionaryLoss = setting(GroundedDictionaryLoss(), "entries and their voters move together")
     masked_grounding: MaskedGrounding = setting(MaskedGrounding(), "masked grounded tokens")
+    mrm: MaskedRegionModeling = setting(MaskedRegionModeling(weight=0.0), "masked regions (UNIMO)")
+    rewriting: RewritingContrastive = setting(RewritingContrastive(weight=0.0), "captions and their rewritings (UNIMO)")
 
     def active(self) -> dict[str, Objective]:
         named = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -112,6 +117,10 @@ class Run:
     recompute: bool = setting(False, "recompute activations in the backward pass to save memory")
     tensorboard: bool = setting(True, "write TensorBoard curves when the package is installed")
 
+
+# Objectives that only one member can be asked.
+ONLY_UNIMO2 = {"cmcl", "image_contrastive", "dictionary", "masked_grounding"}
+ONLY_UNIMO = {"mrm"}
 
 MAY_CHANGE = (
     "workers",
@@ -174,12 +183,12 @@ def train(run: Run, out: str | Path, *, resume: bool = False, say: Callable[[str
         # Model and optimiser: as they begin, or as they were.
         torch.manual_seed(chance.number(run.seed, "initialise"))
         model = build(run.model).to(device)
-        assert isinstance(model, UNIMO2)  # `_check` lets no other pass
         known_words = _known_words(corpora) if run.only_known_words else None
         if known_words is not None:
             model.know_words(torch.from_numpy(known_words))
-        for tower in (model.image_encoder, model.text_encoder, model.grounded_encoder):
-            tower.checkpointing = run.recompute
+        for part in model.modules():
+            if isinstance(part, Transformer):
+                part.checkpointing = run.recompute
         if run.start is not None and not resume:
             account = start_from(model, run.start)
             say(f"{len(account.loaded)} tensors from {run.start}, {len(account.missing)} as initialised")
@@ -296,7 +305,7 @@ class Learner(nn.Module):
     of this rank).
     """
 
-    def __init__(self, model: UNIMO2, active: dict[str, Objective]):
+    def __init__(self, model: Unified, active: dict[str, Objective]):
         super().__init__()
         self.model, self.active = model, active
         self.names = [name for objective in active.values() for name in objective.parts]
@@ -460,10 +469,6 @@ def _check(run: Run, world: int) -> None:
             expected="exactly one of them, above 0",
             do="--minutes 5, or --set steps=1000",
         )
-    if run.model.member != "unimo-2":
-        raise UsageError(
-            "only UNIMO-2 can be pre-trained so far", where="model.member", got=run.model.member, expected="unimo-2"
-        )
     longest = run.model.positions - 2
     for key, value, lowest, highest in (
         ("batch.caption_length", run.batch.caption_length, 3, longest),
@@ -506,6 +511,21 @@ def _check(run: Run, world: int) -> None:
     active = run.objectives.active()
     if not active:
         raise UsageError("no objective", where="objectives", expected="at least one weight above 0")
+    others = ONLY_UNIMO2 if run.model.member == "unimo" else ONLY_UNIMO
+    if foreign := sorted(set(active) & others):
+        raise UsageError(
+            f"an objective that {run.model.member} does not have",
+            where="objectives",
+            got=", ".join(foreign),
+            expected=", ".join(sorted(set(objectives.OBJECTIVES) - others)),
+            do=" ".join(f"--set objectives.{name}.weight=0" for name in foreign),
+        )
+    if "itm" in active and run.model.member == "unimo" and run.objectives.itm.hard:
+        raise UsageError(
+            "UNIMO has no embeddings before fusion by which to draw hard negatives",
+            where="objectives.itm.hard",
+            do="--set objectives.itm.hard=false",
+        )
     for name in ("masked_grounding", "image_contrastive"):
         if name in active and not getattr(run.model, name):
             raise UsageError(

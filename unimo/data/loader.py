@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from unimo.data import chance
 from unimo.data.augment import Views, squeeze, view
 from unimo.data.images import load_rgb
 from unimo.data.pack import Draft, Drawn
+from unimo.data.regions import PictureRegions
 from unimo.data.schedule import Bins, Shuffled, passages
 from unimo.data.sources import Corpus
 from unimo.errors import UnimoError, UsageError
@@ -34,6 +35,12 @@ class Corrupts(Protocol):
     """The half of an objective the loader needs."""
 
     def corrupt(self, draft: Draft) -> None: ...
+
+
+class Regions(Protocol):
+    """Where regions of a corpus' pictures come from: `unimo.data.region_store`, or anything like it."""
+
+    def picture(self, item: int) -> PictureRegions: ...
 
 
 @dataclass(frozen=True)
@@ -69,8 +76,9 @@ class Cache:
 class Stream:
     """All batches of a run. corpora: kind -> Corpus, absent kinds left out.
 
-    size: side of the model's pictures in pixels. pair_views, image_views: how pictures are varied. rank,
-    world: which shards are ours. cache_bytes: memory for decoded pictures, per worker.
+    size: side of the model's pictures in pixels. pair_views, image_views: how pictures are varied. rank, world: which
+    shards are ours. cache_bytes: memory for decoded pictures, per worker. regions: kind -> detected regions of its
+    pictures, for UNIMO, which sees no pixels.
     """
 
     def __init__(
@@ -87,6 +95,7 @@ class Stream:
         rank: int = 0,
         world: int = 1,
         cache_bytes: int = 2 << 30,
+        regions: Mapping[str, Regions] | None = None,
     ):
         for kind in ("pairs", "images"):
             if getattr(budgets, kind) % budgets.shards:
@@ -101,7 +110,7 @@ class Stream:
         self.views = {"pairs": pair_views, "images": image_views}
         per_rank = budgets.shards // world
         self.shards = range(rank * per_rank, (rank + 1) * per_rank)
-        self.cache = Cache(cache_bytes)
+        self.cache, self.regions = Cache(cache_bytes), regions or {}
         # Room for random crops; without crops the pictures are kept at the size the model reads.
         self.kept_size = {kind: size if v.crop == 1 else round(size * 8 / 7) for kind, v in self.views.items()}
         self.orders = {
@@ -149,7 +158,10 @@ class Stream:
             names = (self.seed, item, epoch)
             name = f"{corpus.keys[item]}#{caption}"
             draft.pairs.append(Drawn(name, _content(ids), ids, names, place_in_shard))
-            draft.pixels.setdefault("pairs", []).append(self._picture("pairs", item, names))
+            if "pairs" in self.regions:
+                draft.regions.setdefault("pairs", []).append(self.regions["pairs"].picture(item))
+            else:
+                draft.pixels.setdefault("pairs", []).append(self._picture("pairs", item, names))
             draft.extra.setdefault("pairs.image", []).append(item)
             draft.extra.setdefault("pairs.caption", []).append(draft.pairs[-1].identity)
 
@@ -160,6 +172,9 @@ class Stream:
             epoch, item = self.orders["images"][place]
             name = str(self.corpora["images"].keys[item])
             draft.images.append(Drawn(name, item, np.zeros(0, np.int64), (self.seed, item, epoch)))
+            if "images" in self.regions:
+                draft.regions.setdefault("images", []).append(self.regions["images"].picture(item))
+                continue
             for side in ("a", "b"):
                 picture = self._picture("images", item, (self.seed, item, epoch, side))
                 draft.pixels.setdefault(f"images.{side}", []).append(picture)

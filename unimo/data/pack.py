@@ -17,6 +17,7 @@ import torch
 
 from unimo.batch import TEXT, Batch, Targets, Texts
 from unimo.data import chance
+from unimo.data.regions import PictureRegions, stack_regions
 from unimo.tokenizer import Tokenizer
 
 FIRST_POSITION = 2  # position ids start at 2 (spec unimo2 §5.2)
@@ -27,7 +28,9 @@ class Drawn:
     """One chosen sample.
 
     name: printable. identity: equal for equal content. ids: token ids without specials. names: what its luck
-    depends on. place: its place within its shard.
+    depends on; of a pair (seed, item, epoch). place: its place within its shard. What was prepared for a pair:
+    positives, negatives: rewritten captions (ids) that say the same, and that are not true; related_images,
+    related_texts: neighbours in the unpaired collections.
     """
 
     name: str
@@ -35,6 +38,10 @@ class Drawn:
     ids: np.ndarray
     names: tuple[int | str, ...]
     place: int = 0
+    positives: list[np.ndarray] = field(default_factory=list)
+    negatives: list[np.ndarray] = field(default_factory=list)
+    related_images: list[PictureRegions] = field(default_factory=list)
+    related_texts: list[np.ndarray] = field(default_factory=list)
 
     def rng(self, purpose: str) -> np.random.Generator:
         """This sample's own luck in this epoch for one purpose."""
@@ -47,7 +54,8 @@ class Draft:
 
     shards: equal parts of the whole step, all ranks together; local_shards: how many of them are here. pairs,
     images, masked, fragments: what was drawn, the last two being passages of text to read and to write.
-    pixels: group -> list of (3, S, S) uint8 arrays; picture i of group "pairs" belongs to pairs[i].
+    pixels: group -> list of (3, S, S) uint8 arrays; picture i of group "pairs" belongs to pairs[i]. regions: the
+    same of detected regions, for UNIMO; then there are no pixels.
     """
 
     step: int
@@ -60,6 +68,7 @@ class Draft:
     masked: list[Drawn] = field(default_factory=list)
     fragments: list[Drawn] = field(default_factory=list)
     pixels: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    regions: dict[str, list[PictureRegions]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     _texts: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = field(default_factory=dict)
     _asked: dict[str, list[tuple[str, int, np.ndarray, np.ndarray]]] = field(default_factory=dict)
@@ -123,11 +132,13 @@ class Draft:
             )
 
         image_groups: dict[str, tuple[int, int]] = {}
-        pictures: list[np.ndarray] = []
-        for group, arrays in self.pixels.items():
-            image_groups[group] = (len(pictures), len(pictures) + len(arrays))
-            pictures += arrays
+        count = 0
+        for group, shown in (self.regions or self.pixels).items():
+            image_groups[group] = (count, count + len(shown))
+            count += len(shown)
+        pictures = [array for arrays in self.pixels.values() for array in arrays]
         pixels = np.stack(pictures) if pictures else np.zeros((0, 3, self.size, self.size), np.uint8)
+        regions = [picture for pictures in self.regions.values() for picture in pictures]
         return Batch(
             step=self.step,
             pixels=torch.from_numpy(pixels),
@@ -136,6 +147,7 @@ class Draft:
             text_groups=first_text,
             targets=targets,
             extra={name: torch.from_numpy(np.asarray(array)) for name, array in self.extra.items()},
+            regions=stack_regions(regions) if regions else None,
             keys={
                 stream: [drawn.name for drawn in getattr(self, stream)]
                 for stream in ("pairs", "images", "masked", "fragments")

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimo.batch import GROUND, IMAGE, TEXT, Batch, Texts
-from unimo.model.attention import Plan, Table
+from unimo.model.attention import NO, Plan, Table
 from unimo.model.embeddings import WordEmbedding
 from unimo.model.grounding import GroundedDictionary
 from unimo.model.heads import MatchingHead, Pooler, TiedHead
@@ -30,12 +30,15 @@ from unimo.model.transformer import Kept, Transformer
 class Request:
     """n sequences to fuse: picture image[i] beside text text[i]. Either side may be None (absent), never both.
 
-    mask_ground: (n, K) bool, grounded tokens to zero out (masked grounding, §2.4), or None.
+    mask_ground: (n, K) bool, grounded tokens to zero out (masked grounding, §2.4), or None. share: sequences side by
+    side with the same picture hold it once, in front of all their texts; only where a picture does not look at its
+    texts (UNIMO's prefix fusion), or they would see each other through it.
     """
 
     image: Tensor | None
     text: Tensor | None
     mask_ground: Tensor | None = None
+    share: bool = False
 
     def __len__(self) -> int:
         side = self.image if self.image is not None else self.text
@@ -68,20 +71,26 @@ class Towers:
 class Fused:
     """One request's answer, inside the packed row all requests of a step share.
 
-    hidden: (T', D) the whole row. starts: (n,) first token of each sequence; image_length, ground_length: (n,).
-    codes: (n, K) chosen entries (topk), or None.
+    hidden: (T', D) the whole row. starts: (n,) first token of each sequence; image_length, ground_length: (n,), both 0
+    where an earlier sequence holds the picture. image_starts: (n,) first token of each one's picture. codes: (n, K)
+    chosen entries (topk), or None.
     """
 
     hidden: Tensor
     request: Request
     starts: Tensor
+    image_starts: Tensor
     image_length: Tensor
     ground_length: Tensor
     codes: Tensor | None
     word_table: Tensor  # gathered once for all requests: its gradient is as large as the vocabulary
 
     def image_cls(self) -> Tensor:
-        return self.hidden.index_select(0, self.starts)
+        return self.hidden.index_select(0, self.image_starts)
+
+    def image_rows(self, sequences: Tensor, rows: Tensor) -> Tensor:
+        """States of `rows` (k,) of the pictures of `sequences` (k,) of this request, (k, D)."""
+        return self.hidden.index_select(0, self.image_starts[sequences] + rows)
 
     def text_cls(self) -> Tensor:
         return self.hidden.index_select(0, self.starts + self.image_length + self.ground_length)
@@ -176,12 +185,17 @@ class Unified(nn.Module):
             image_length = torch.where(image >= 0, per_image, zero)
         else:
             image_length = torch.where(image >= 0, towers.image_lengths[image.clamp_min(0)], zero)
+        first_of = _first_with_picture(requests, image)  # the sequence that holds each one's picture
+        apart = self.table[IMAGE][TEXT] == NO and self.dictionary is None
+        assert apart or not any(r.share for r in requests.values()), "sharing a picture needs prefix fusion"
+        image_length = torch.where(first_of == torch.arange(n, device=device), image_length, zero)
         text_length = torch.where(text >= 0, texts.lengths[text.clamp_min(0)] if len(texts) else zero, zero)
         ground, ground_length, codes = self.ground(towers, requests, image, text)
 
         lengths = image_length + ground_length + text_length
         starts = lengths.cumsum(0) - lengths
-        owner = torch.arange(n, device=device).repeat_interleave(lengths)
+        sequence = torch.arange(n, device=device)
+        owner = sequence.repeat_interleave(lengths)
         place = torch.arange(len(owner), device=device) - starts[owner]
         in_image = place < image_length[owner]
         in_ground = ~in_image & (place < (image_length + ground_length)[owner])
@@ -200,7 +214,9 @@ class Unified(nn.Module):
         role = torch.where(in_image, IMAGE, torch.where(in_ground, GROUND, TEXT))
         is_word = ~(in_image | in_ground)
         role[is_word] = texts.roles[rows[is_word] - first_word]
-        plan = Plan(owner, role, torch.where(is_word, word, zero), table=self.fused_table)
+        # Texts that share a picture are branches of one sequence.
+        branch = torch.where(is_word, (sequence - first_of + 1)[owner], zero) if (first_of != sequence).any() else None
+        plan = Plan(first_of[owner], role, torch.where(is_word, word, zero), branch, table=self.fused_table)
         hidden = self.fuser(x, plan, self.attention_form, kept)
 
         answers, first, table = {}, 0, self.word_table()
@@ -210,6 +226,7 @@ class Unified(nn.Module):
                 hidden,
                 request,
                 starts[mine],
+                starts[first_of[mine]],
                 image_length[mine],
                 ground_length[mine],
                 None if codes is None else codes[mine],
@@ -252,6 +269,22 @@ class Unified(nn.Module):
         """(n, 2); class 1 = the text belongs to the picture."""
         assert self.matching is not None, "the model was built without a matching head"
         return self.matching(self.image_pooler(fused.image_cls()), self.text_pooler(fused.text_cls()))
+
+
+def _first_with_picture(requests: dict[str, Request], image: Tensor) -> Tensor:
+    """(n,) the sequence that holds the picture of each: itself, or the first of neighbours that share one."""
+    n = len(image)
+    sequence = torch.arange(n, device=image.device)
+    shares = torch.cat([torch.full((len(r),), r.share, device=image.device) for r in requests.values()])
+    if not shares.any():
+        return sequence
+    begins = torch.ones(n, dtype=torch.bool, device=image.device)
+    begins[1:] = ~shares[1:] | ~shares[:-1] | (image[1:] != image[:-1]) | (image[1:] < 0)
+    first = 0
+    for request in requests.values():  # requests never share with each other
+        begins[first] = True
+        first += len(request)
+    return torch.where(begins, sequence, 0).cummax(0).values
 
 
 def _numbers(requests: dict[str, Request], side: str) -> Tensor:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from unimo.batch import Batch
-from unimo.model.unified import Request
-from unimo.model.unimo2 import UNIMO2
+from unimo.model.unified import Request, Unified
 from unimo.objectives.cross_modal_contrastive import CrossModalContrastive
 from unimo.objectives.grounded_dictionary import GroundedDictionaryLoss
 from unimo.objectives.image_contrastive import ImageContrastive
 from unimo.objectives.image_text_matching import ImageTextMatching
 from unimo.objectives.masked_grounding import MaskedGrounding
 from unimo.objectives.masked_language_modeling import MaskedLanguageModeling
+from unimo.objectives.masked_region_modeling import MaskedRegionModeling
 from unimo.objectives.objective import Objective, Part
+from unimo.objectives.rewriting_contrastive import RewritingContrastive
 from unimo.objectives.seq2seq_generation import Seq2SeqGeneration
 
 OBJECTIVES = {
@@ -24,11 +25,13 @@ OBJECTIVES = {
     "image_contrastive": ImageContrastive,
     "dictionary": GroundedDictionaryLoss,
     "masked_grounding": MaskedGrounding,
+    "mrm": MaskedRegionModeling,
+    "rewriting": RewritingContrastive,
 }
 
 
 def step(
-    model: UNIMO2, batch: Batch, objectives: Mapping[str, Objective]
+    model: Unified, batch: Batch, objectives: Mapping[str, Objective]
 ) -> tuple[dict[str, Part], dict[str, Request]]:
     """One forward pass for all objectives: towers once, one fused row, then everyone's loss.
 
@@ -54,8 +57,10 @@ __all__ = [
     "ImageTextMatching",
     "MaskedGrounding",
     "MaskedLanguageModeling",
+    "MaskedRegionModeling",
     "Objective",
     "Part",
+    "RewritingContrastive",
     "Seq2SeqGeneration",
     "step",
 ]

@@ -61,16 +61,18 @@ class ImageTextMatching:
         """For each matched pair another caption, another picture (pair numbers, (s * k,)), and if there is one."""
         noise = batch.extra["itm.noise"]  # (s, k, 2, n), Gumbel: the largest score + noise is a draw from the softmax
         shards, matched, _, n = noise.shape
-        image, text = pair_features(model, batch, towers)
         duplicate = torch.zeros(shards, matched, n, dtype=torch.bool, device=noise.device)
         for identity in (batch.extra["pairs.image"], batch.extra["pairs.caption"]):
             identity = identity.unflatten(0, (shards, n))
             duplicate |= identity[:, :matched, None] == identity[:, None, :]
+        near = [torch.zeros((), device=noise.device)] * 2
+        if self.hard:
+            image, text = (side.unflatten(0, (shards, n)) for side in pair_features(model, batch, towers))
+            sides = ((image, text), (text, image))
+            near = [model.contrastive_temperature(rows[:, :matched] @ columns.mT) for rows, columns in sides]
         choices = []
-        for side, (rows, columns) in enumerate(((image, text), (text, image))):
-            rows, columns = rows.unflatten(0, (shards, n)), columns.unflatten(0, (shards, n))
-            score = model.contrastive_temperature(rows[:, :matched] @ columns.transpose(1, 2)) * float(self.hard)
-            score = (score + noise[:, :, side]).masked_fill(duplicate, float("-inf"))
+        for side in range(2):
+            score = (near[side] + noise[:, :, side]).masked_fill(duplicate, float("-inf"))
             choices.append(score.argmax(-1) + n * torch.arange(shards, device=noise.device)[:, None])
         return choices[0].flatten(), choices[1].flatten(), ~duplicate.all(-1).flatten()
 

@@ -12,8 +12,7 @@ from unimo.batch import Batch
 from unimo.config import setting
 from unimo.data.corruption import mask_spans
 from unimo.data.pack import Draft, Drawn
-from unimo.model.unified import Fused, Request, Towers
-from unimo.model.unimo2 import UNIMO2
+from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.objectives.objective import Part, predict_words
 
 
@@ -49,7 +48,7 @@ class MaskedLanguageModeling:
         )
         draft.ask(asked, group, draft.add_text(group, masked), places, ids[places])
 
-    def requests(self, model: UNIMO2, batch: Batch, towers: Towers) -> dict[str, Request]:
+    def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
         asked = {}
         if "pairs.masked" in batch.text_groups:
             asked["mlm.pairs"] = Request(batch.extra["mlm.pairs"], batch.texts_of("pairs.masked"))
@@ -57,7 +56,7 @@ class MaskedLanguageModeling:
             asked["mlm.texts"] = Request(None, batch.texts_of("texts.masked"))
         return asked
 
-    def loss(self, model: UNIMO2, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
+    def loss(self, model: Unified, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
         parts: dict[str, Part] = {}
         for name, weight in (("mlm.pairs", self.weight), ("mlm.texts", self.weight * self.text_weight)):
             if name in batch.targets:

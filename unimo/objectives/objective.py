@@ -15,7 +15,7 @@ and many compute the same mean.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from torch import Tensor
 from unimo.batch import Batch, Targets
 from unimo.data.pack import Draft
 from unimo.model.shapes import rounded
-from unimo.model.unified import Fused, Request, Towers
+from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.model.unimo2 import UNIMO2
 
 NOT_ASKED = -100  # label of rows that only round the shape
@@ -40,7 +40,10 @@ class Part:
 
 
 class Objective(Protocol):
-    """parts: every name that `loss` may return, so that ranks agree on them where one has nothing to ask."""
+    """parts: every name that `loss` may return, so that ranks agree on them where one has nothing to ask.
+
+    model is the member an objective is for, or either (`Unified`).
+    """
 
     parts: tuple[str, ...]
 
@@ -49,13 +52,13 @@ class Objective(Protocol):
 
     def corrupt(self, draft: Draft) -> None: ...
 
-    def requests(self, model: UNIMO2, batch: Batch, towers: Towers) -> dict[str, Request]: ...
+    def requests(self, model: Any, batch: Batch, towers: Towers) -> dict[str, Request]: ...
 
-    def loss(self, model: UNIMO2, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]: ...
+    def loss(self, model: Any, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]: ...
 
 
 def predict_words(
-    model: UNIMO2, fused: Fused, targets: Targets, batch: Batch, name: str, weight: float, smoothing: float = 0.0
+    model: Unified, fused: Fused, targets: Targets, batch: Batch, name: str, weight: float, smoothing: float = 0.0
 ) -> dict[str, Part]:
     """Cross-entropy of the language-model head on the asked rows, and the share answered right.
 

@@ -16,8 +16,7 @@ from unimo.batch import KNOWN, WRITTEN, Batch
 from unimo.config import setting
 from unimo.data.corruption import cut_fragments
 from unimo.data.pack import Draft
-from unimo.model.unified import Fused, Request, Towers
-from unimo.model.unimo2 import UNIMO2
+from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.objectives.objective import Part, predict_words
 
 
@@ -51,7 +50,7 @@ class Seq2SeqGeneration:
             places = np.asarray(cut.supervised)
             draft.ask("seq2seq.texts", "texts.written", text, source + places, cut.target_ids[places + 1])
 
-    def requests(self, model: UNIMO2, batch: Batch, towers: Towers) -> dict[str, Request]:
+    def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
         asked = {}
         if "pairs.written" in batch.text_groups:
             asked["seq2seq.pairs"] = Request(batch.extra["seq2seq.pairs"], batch.texts_of("pairs.written"))
@@ -59,7 +58,7 @@ class Seq2SeqGeneration:
             asked["seq2seq.texts"] = Request(None, batch.texts_of("texts.written"))
         return asked
 
-    def loss(self, model: UNIMO2, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
+    def loss(self, model: Unified, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
         parts: dict[str, Part] = {}
         for name, weight in (("seq2seq.pairs", self.weight), ("seq2seq.texts", self.weight * self.text_weight)):
             if name in batch.targets:

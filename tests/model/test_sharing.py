@@ -1,0 +1,84 @@
+"""Many texts beside one picture that is held once: the same answers as with a copy each, where the mask allows it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from model.tiny_unimo import lively_unimo, random_regions, regions_batch
+from model.tiny_unimo2 import pack, random_rows
+
+from unimo.model.unified import Request
+
+LENGTHS = [5, 9, 4, 7, 6, 8]
+PICTURES = torch.tensor([0, 0, 0, 2, 1, 1])  # of each text; pictures of 3, 1 and 5 regions
+
+
+def fused(model, *, share: bool, form: str = "dense", texts=None):
+    model.attention_form = form
+    batch = regions_batch(random_regions([3, 1, 5]), pack(random_rows(LENGTHS)))
+    numbers = torch.arange(len(LENGTHS)) if texts is None else texts
+    asked = {
+        "alone": Request(None, torch.tensor([1, 4])),
+        "read": Request(PICTURES[numbers], numbers, share=share),
+        "again": Request(PICTURES[numbers[:2]], numbers[:2], share=share),
+    }
+    return model.fuse(model.towers(batch), asked), batch.texts
+
+
+def words_of(one, texts, numbers):
+    rows = torch.cat([torch.arange(texts.offsets[t], texts.offsets[t + 1]) for t in numbers])
+    return one.words(rows, texts)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["dense", "reference"])
+def test_a_shared_picture_answers_like_a_copy_each(form):
+    model = lively_unimo(fusion="prefix")
+    (shared, texts), (copies, _) = fused(model, share=True, form=form), fused(model, share=False, form=form)
+    for name, numbers in (("read", range(6)), ("again", range(2))):
+        a, b = shared[name], copies[name]
+        torch.testing.assert_close(words_of(a, texts, numbers), words_of(b, texts, numbers), rtol=0, atol=1e-5)
+        torch.testing.assert_close(a.image_cls(), b.image_cls(), rtol=0, atol=1e-5)
+        torch.testing.assert_close(a.text_cls(), b.text_cls(), rtol=0, atol=1e-5)
+    last = torch.tensor([5, 0]), torch.tensor([1, 3])
+    torch.testing.assert_close(shared["read"].image_rows(*last), copies["read"].image_rows(*last), rtol=0, atol=1e-5)
+    saved = 2 * 4 + 1 * 2 + 1 * 4  # copies of pictures 0 (3 regions and [IMG]) and 1, and of 0 in the other request
+    assert len(copies["read"].hidden) - len(shared["read"].hidden) == saved
+
+
+def test_gradients_of_both_forms_agree():
+    model = lively_unimo(fusion="prefix")
+    grads = []
+    for share in (True, False):
+        model.zero_grad()
+        one = fused(model, share=share)[0]["read"]
+        (model.image_pooler(one.image_cls()) * model.text_pooler(one.text_cls())).sum().backward()
+        grads.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grad, grads[1][name], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_texts_that_share_a_picture_do_not_see_each_other():
+    model = lively_unimo(fusion="prefix")
+    everyone, texts = fused(model, share=True)
+    for t in range(6):
+        alone = fused(model, share=True, texts=torch.tensor([t, (t + 3) % 6]))[0]["read"]
+        torch.testing.assert_close(alone.text_cls()[0], everyone["read"].text_cls()[t], rtol=0, atol=1e-5)
+    assert len(texts) == 6
+
+
+@torch.no_grad()
+def test_prefix_equals_joint_where_nothing_is_beside_a_picture():
+    """Of texts alone, and of pictures alone: the masks are then the same."""
+    joint, prefix = lively_unimo(), lively_unimo(fusion="prefix")
+    a, b = fused(joint, share=False)[0]["alone"], fused(prefix, share=False)[0]["alone"]
+    torch.testing.assert_close(a.text_cls(), b.text_cls(), rtol=0, atol=0)
+    beside = fused(joint, share=False)[0]["read"], fused(prefix, share=False)[0]["read"]
+    assert not torch.allclose(beside[0].image_cls(), beside[1].image_cls(), atol=1e-3)
+
+
+@torch.no_grad()
+def test_sharing_needs_pictures_that_do_not_look_at_their_texts():
+    with pytest.raises(AssertionError, match="prefix"):
+        fused(lively_unimo(), share=True)
