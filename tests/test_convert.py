@@ -10,6 +10,7 @@ import pytest
 import torch
 from parity.golden_files import close, real_tokens, scenario
 from parity.test_unimo_golden import no_texts, read_pairs
+from tiny_run import quiet, tiny, write_tiny_world
 
 from unimo import cli
 from unimo.batch import TEXT, Batch, Texts, pad_texts
@@ -19,6 +20,7 @@ from unimo.model.build import ModelSettings
 from unimo.model.loading import load_model
 from unimo.model.unified import Request
 from unimo.model.unimo import UNIMO
+from unimo.train import train
 
 HEADS = ["model.heads=2"]
 
@@ -97,6 +99,15 @@ def test_heads_of_tasks_are_kept(golden, tmp_path, monkeypatch):
     run(monkeypatch, "convert", str(source), str(tmp_path / "out"), "--set", *HEADS)
     assert (tmp_path / "out" / "heads.safetensors").exists()
     load_model(tmp_path / "out")
+
+
+def test_a_run_becomes_a_folder_that_answers_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr("unimo.train.matmul_rate", lambda *_: 1e9)
+    train(tiny(write_tiny_world(tmp_path / "world"), "steps=2"), tmp_path / "run", say=quiet)
+    run(monkeypatch, "convert", str(tmp_path / "run"), str(tmp_path / "out"))
+    (before, _), (after, saved) = load_model(tmp_path / "run"), load_model(tmp_path / "out")
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+    assert saved.step == 2 and "run" in saved.state["facts"]
 
 
 @pytest.mark.parametrize("names", [[], ["unimo.embeddings.token_type_embeddings.weight"], ["something"]])

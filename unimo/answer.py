@@ -40,7 +40,7 @@ from unimo.model.unimo2 import UNIMO2
 from unimo.search import Limits, beam, greedy, sample
 from unimo.tokenizer import Tokenizer
 
-Picture = str | Path | bytes | Image.Image | np.ndarray
+Picture = str | Path | bytes | Image.Image | np.ndarray | PictureRegions
 MASK = "[MASK]"
 WORD_ROWS = 256  # rows the vocabulary is multiplied with at once: 50 MB of logits
 RELEASED_COSINE_WEIGHT = 0.3
@@ -102,6 +102,7 @@ class Answerer:
         self.device = next(model.parameters()).device
         self.dtype = autocast_dtype(precision, self.device)
         self.side = model.pixels if isinstance(model, UNIMO2) else None
+        self.sees_regions = isinstance(model, UNIMO)
         self.longest = longest or model.words.position.num_embeddings - 2
         self.facts = facts or {}
 
@@ -378,7 +379,7 @@ class Answerer:
         embedding = torch.from_numpy(self.embed_text(texts)).unflatten(0, (len(names), len(prompts)))
         return F.normalize(embedding.mean(1), dim=-1)
 
-    def _see(self, pictures: Sequence[Picture | PictureRegions]) -> Towers:
+    def _see(self, pictures: Sequence[Picture]) -> Towers:
         """The image tower over one batch."""
         regions = [picture for picture in pictures if isinstance(picture, PictureRegions)]
         if isinstance(self.model, UNIMO):
@@ -390,7 +391,7 @@ class Answerer:
         assert isinstance(self.model, UNIMO2) and self.side is not None
         if regions:
             raise UsageError("UNIMO-2 sees pixels", got="regions of a detector", expected="pictures")
-        arrays = [squeeze(_open(picture), self.side) for picture in pictures]  # type: ignore[arg-type]
+        arrays = [squeeze(_open(picture), self.side) for picture in pictures]
         pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).to(self.device)
         return Towers(self.model.encode_images(pixels), self._no_words(), self._no_texts())
 
@@ -457,6 +458,7 @@ def load(
 
 
 def _open(picture: Picture) -> Image.Image:
+    assert not isinstance(picture, PictureRegions)
     if isinstance(picture, np.ndarray):
         picture = Image.fromarray(picture)
     if isinstance(picture, Image.Image):

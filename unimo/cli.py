@@ -98,6 +98,33 @@ def evaluate(
     run_evaluation(model, out=out, data=override(EvaluationData(), assignments or ()), minutes=minutes, say=_say)
 
 
+@app.command("compare")
+def compare_runs(
+    runs: Annotated[
+        list[str], typer.Argument(help="Evaluated runs, two or more; the first is what others differ from.")
+    ],
+    task: Annotated[list[str] | None, typer.Option(help="Only tasks whose name contains this.")] = None,
+) -> None:
+    """Print what differs between runs and all their scores with intervals, as one table."""
+    from unimo.compare import compare
+
+    _say("\n".join(compare(runs, tasks=task or ())))
+
+
+@app.command("bench")
+def run_benchmark(
+    name: Annotated[str, typer.Argument(help="Which one: sharing.")],
+    size: Annotated[str, typer.Option(help="Size of the model.")] = "small",
+) -> None:
+    """Time two ways to the same end in turns, and print their ratio as one JSON line each."""
+    import json
+
+    from unimo.bench import bench
+
+    for row in bench(name, size=size):
+        _say(json.dumps(row))
+
+
 @app.command("recipes")
 def list_recipes(name: Annotated[str | None, typer.Argument(help="Show all settings of this one.")] = None) -> None:
     """List the recipes, or one with all its settings."""
@@ -212,7 +239,7 @@ def convert(
     if any((Path(source) / name).exists() for name in ("checkpoints", MANIFEST)):
         from unimo.answer import load
 
-        _say(f"saved {load(source, device='cpu', precision='float32').save_pretrained(out)}")
+        _say(f"saved {load(source, device='cpu', precision='fp32').save_pretrained(out)}")
         return
     from unimo.convert import convert_published, save_converted
 
@@ -255,6 +282,98 @@ def prepare_index(
 
     options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_share": max_bad_share}
     index(kind, paths, ledger=Ledger(ledger), say=_say, **options)  # type: ignore[arg-type]
+
+
+@prepare.command("regions")
+def prepare_regions(
+    kind: Annotated[str, typer.Argument(help="images or pairs")],
+    paths: Annotated[list[str], typer.Argument(help="Folders, globs or files.")],
+    source: Annotated[
+        str,
+        typer.Option(help="truth, grid, grid:MODEL, detector:MODEL, faster-rcnn:, tsv:, npz:, hdf5:, lmdb:PLACE."),
+    ] = "grid",
+    out: Annotated[str | None, typer.Option(help="Where regions go, if not beside the shards.")] = None,
+    most: Annotated[int, typer.Option(help="Boxes kept of a picture.", min=1)] = 36,
+    precision: Annotated[str, typer.Option(help="float16, or int8 with a scale for each region.")] = "float16",
+    top: Annotated[int, typer.Option(help="Likeliest classes kept of a region; 0 keeps all.", min=0)] = 0,
+    feature_size: Annotated[int | None, typer.Option(help="Features of a region, where the source can choose.")] = None,
+    words: Annotated[int, typer.Option(help="Size of a grid's visual vocabulary.", min=2)] = 512,
+    vocabulary: Annotated[str | None, typer.Option(help="Its file: read if it is there, else written.")] = None,
+    threshold: Annotated[float, typer.Option(help="Least confidence of a detected region.")] = 0.2,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: what is there.")] = None,
+    index_dir: Annotated[str | None, typer.Option(help="Where indexes go, if not beside the shards.")] = None,
+    ledger: Annotated[str | None, typer.Option(help="File that names every bad picture.")] = None,
+) -> None:
+    """Write regions (boxes, features, classes) of every picture; started again, it goes on where it was."""
+    from unimo.data.ledger import Ledger
+    from unimo.prepare.regions import prepare_regions as run
+
+    options: dict[str, Any] = {"most": most, "precision": precision, "top": top, "index_dir": index_dir}
+    options |= {"feature_size": feature_size, "words": words, "vocabulary": vocabulary, "threshold": threshold}
+    run(kind, paths, source, out=out, device=device, ledger=Ledger(ledger), say=_say, **options)  # type: ignore[arg-type]
+
+
+@prepare.command("rewrites")
+def prepare_rewrites(
+    paths: Annotated[list[str], typer.Argument(help="Pairs: folders, globs or files.")],
+    out: Annotated[str | None, typer.Option(help="Folder of the rewrites, if not beside the indexes.")] = None,
+    positives: Annotated[int, typer.Option(help="Back-translations of each caption.", min=0)] = 3,
+    sentences: Annotated[int, typer.Option(help="Near captions of other pictures.", min=0)] = 30,
+    phrases: Annotated[int, typer.Option(help="Phrase level negatives.", min=0)] = 35,
+    words: Annotated[int, typer.Option(help="Word level negatives.", min=0)] = 35,
+    ceiling: Annotated[float, typer.Option(help="TF-IDF similarity from which on a caption is a paraphrase.")] = 0.5,
+    translate: Annotated[
+        list[str] | None, typer.Option(help="THERE,BACK: two translation models; once for each pivot.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="All chance of the rewriting.")] = 0,
+    device: Annotated[str, typer.Option(help="Where translation models run.")] = "cpu",
+    index_dir: Annotated[str | None, typer.Option(help="Where indexes are, if not beside the shards.")] = None,
+    verify: Annotated[str, typer.Option(help="decode or header, as for the index")] = "decode",
+    ledger: Annotated[str | None, typer.Option(help="File that names every bad sample and caption.")] = None,
+    page: Annotated[str | None, typer.Option(help="Write an HTML page with 50 random captions.")] = None,
+) -> None:
+    """Rewrite every caption: paraphrases, and captions that are nearly right."""
+    from unimo.data.ledger import Ledger
+    from unimo.prepare.back_translation import pivots
+    from unimo.prepare.rewrites import Counts, rewrites
+
+    counts = Counts(positives, sentences, phrases, words)
+    options: dict[str, Any] = {"index_dir": index_dir, "verify": verify}
+    made: dict[str, Any] = {"counts": counts, "ceiling": ceiling, "translate": pivots(translate or []), "seed": seed}
+    rewrites(paths, out=out, device=device, ledger=Ledger(ledger), say=_say, **made, **options)
+    if page:
+        from unimo.data.rewrites import Rewrites
+        from unimo.data.sources import open_corpus
+        from unimo.prepare.rewrites_page import show
+        from unimo.tokenizer import Tokenizer
+
+        corpus = open_corpus("pairs", paths, tokenizer=Tokenizer.default(), **options)
+        show(corpus, Rewrites.open(out or index_dir, corpus), page)
+
+
+@prepare.command("neighbours")
+def prepare_neighbours(
+    pairs: Annotated[list[str], typer.Option(help="Pairs to find neighbours for.")],
+    out: Annotated[str, typer.Option(help="Folder for the neighbours.")],
+    images: Annotated[list[str] | None, typer.Option(help="Where related pictures come from.")] = None,
+    texts: Annotated[list[str] | None, typer.Option(help="Where related sentences come from.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model whose embeddings rank (a run, a folder).")] = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="A setting, such as sentences=50.")] = None,
+    index_dir: Annotated[str | None, typer.Option(help="Where indexes go, if not beside the shards.")] = None,
+    verify: Annotated[str, typer.Option(help="decode every picture once, or read only its header")] = "decode",
+    max_bad_share: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
+    ledger: Annotated[str | None, typer.Option(help="File that names every bad sample.")] = None,
+    ray: Annotated[bool, typer.Option("--ray", help="Work on the cluster that ray finds.")] = False,
+) -> None:
+    """Find related pictures and sentences for every pair."""
+    from unimo.config import override
+    from unimo.data.ledger import Ledger
+    from unimo.prepare.neighbours import NeighbourSettings, neighbours
+
+    settings = override(NeighbourSettings(), assignments or ())
+    options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_share": max_bad_share}
+    options |= {"model": model, "settings": settings, "ledger": Ledger(ledger), "ray": ray, "say": _say}
+    neighbours(pairs, images or None, texts or None, out, **options)
 
 
 @app.callback(invoke_without_command=True)

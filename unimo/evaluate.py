@@ -64,6 +64,7 @@ class EvaluationData:
     baseline: int = setting(2000, "training pictures from which the copying baseline takes captions; 0 for none")
     images_limit: int | None = setting(2048, "pictures to classify at most")
     masked: int | None = setting(512, "captions, and texts, in which words are masked at most")
+    regions: tuple[str, ...] = setting((), "detected regions, if not beside the shards (UNIMO)")
     index_dir: str | None = setting(None, "where shard indexes go when they should not lie beside the shards")
     seed: int = setting(0, "chance of samples, masks and intervals")
 
@@ -120,7 +121,7 @@ def evaluate(
     answerer = answer.load(path, device=device, precision=precision)
     answerer.size_of_batch = batch
     trained = answerer.facts.get("settings", {}).get("data", {})
-    material = Material(answerer, data.index_dir)
+    material = Material(answerer, data.index_dir, regions=data.regions or tuple(trained.get("regions", ())))
     questions = plan(data, trained, has_dictionary=answerer.model.dictionary is not None)
     scores, galleries, notes, seconds = [], [], [], {}
     for question in questions:

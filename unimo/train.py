@@ -29,8 +29,12 @@ from unimo.batch import Batch
 from unimo.config import setting, to_dict
 from unimo.data import chance
 from unimo.data.augment import Views
+from unimo.data.beside import Prepared
 from unimo.data.ledger import Ledger
 from unimo.data.loader import Budgets, Stream, batches
+from unimo.data.neighbours import Neighbours
+from unimo.data.region_store import RegionStore
+from unimo.data.rewrites import Rewrites
 from unimo.data.sources import Corpus, Kind, open_corpus
 from unimo.errors import DataError, NumericsError, Restart, UsageError, WeightsError
 from unimo.machine import autocast_dtype, keep_freed_memory, located_faults, matmul_rate
@@ -63,6 +67,11 @@ class Data:
     texts: tuple[str, ...] = setting((), "folders, globs or files of texts without pictures")
     images: tuple[str, ...] = setting((), "folders, globs or files of pictures without texts")
     pairs: tuple[str, ...] = setting((), "folders, globs or files of pictures with captions")
+    regions: tuple[str, ...] = setting((), "detected regions (unimo prepare regions), if not beside the shards (UNIMO)")
+    rewrites: str | None = setting(
+        None, "folder of rewritten captions (unimo prepare rewrites); beside: beside the shards"
+    )
+    neighbours: str | None = setting(None, "folder of related pictures and sentences (unimo prepare neighbours)")
     max_bad_share: float = setting(0.01, "share of bad samples beyond which a run stops and says why")
     index_dir: str | None = setting(None, "where shard indexes go when they should not lie beside the shards")
     verify: Literal["decode", "header"] = setting(
@@ -165,6 +174,8 @@ def train(run: Run, out: str | Path, *, resume: bool = False, say: Callable[[str
             corpora = corpora or open_corpora(run, out, say)
             _check_sizes(run, corpora)
         fingerprints = {kind: corpus.fingerprint for kind, corpus in corpora.items()}
+        regions = open_regions(run, corpora) if run.model.member == "unimo" else {}
+        fingerprints |= {f"regions of {kind}": store.fingerprint for kind, store in regions.items()}
         active = run.objectives.active()
         stream = Stream(
             corpora,
@@ -178,6 +189,8 @@ def train(run: Run, out: str | Path, *, resume: bool = False, say: Callable[[str
             rank=rank,
             world=world,
             cache_bytes=int(run.data.cache_gb * 2**30),
+            regions=regions,
+            prepared=open_prepared(run, corpora, regions),
         )
 
         # Model and optimiser: as they begin, or as they were.
@@ -359,6 +372,37 @@ def open_corpora(run: Run, out: Path, say: Callable[[str], None]) -> dict[str, C
     if ledger.quarantined:
         say(f"{ledger.quarantined} of {ledger.offered} samples are bad and left out; see {ledger.path}")
     return corpora
+
+
+def open_regions(run: Run, corpora: dict[str, Corpus]) -> dict[str, RegionStore]:
+    """The regions of every picture that is read. DataError: some are missing; UsageError: they have other sizes."""
+    stores: dict[str, RegionStore] = {}
+    for kind in ("pairs", "images"):
+        if kind not in corpora:
+            continue
+        stores[kind] = store = RegionStore.open(list(run.data.regions) or None, corpora[kind])
+        for name, theirs in (("region_size", store.feature_size), ("region_classes", store.classes)):
+            if theirs and theirs != getattr(run.model, name):
+                raise UsageError(
+                    "regions of another size than the model's",
+                    where=f"model.{name}, regions of {kind}",
+                    got=theirs,
+                    expected=getattr(run.model, name),
+                    do=f"--set model.{name}={theirs}",
+                )
+    return stores
+
+
+def open_prepared(run: Run, corpora: dict[str, Corpus], regions: dict[str, RegionStore]) -> Prepared | None:
+    """Rewritings and neighbours of the pairs, where the run names any."""
+    pairs, rewrites, neighbours = corpora.get("pairs"), None, None
+    if pairs is None or (run.data.rewrites is None and run.data.neighbours is None):
+        return None
+    if run.data.rewrites is not None:
+        rewrites = Rewrites.open(None if run.data.rewrites == "beside" else run.data.rewrites, pairs)
+    if run.data.neighbours is not None:
+        neighbours = Neighbours.open(run.data.neighbours, pairs, corpora.get("images"), corpora.get("texts"))
+    return Prepared(rewrites, neighbours, regions.get("images"))
 
 
 def _known_words(corpora: dict[str, Corpus]) -> np.ndarray:

@@ -24,16 +24,29 @@ def picture(seed: int):
     return picture_regions(np.random.default_rng(seed).normal(size=(2, FEATURES)), BOXES, 100, 100)
 
 
+class Beside:
+    """What was prepared for pair i of four: two rewritings that are true, nine that are not, a picture, a sentence."""
+
+    def __init__(self, i: int):
+        self.i, self.ids = i, np.array([10 + i, 50, 60 + i])
+
+    def rewritten(self, positives, negatives, rng):
+        same = [self.ids[::-1].copy(), self.ids[[1, 0, 2]]]
+        wrong = [np.array([10 + self.i, 50, 60 + j]) for j in range(10) if j != self.i]
+        return same[:positives], [wrong[k] for k in rng.permutation(9)[:negatives]]
+
+    def related_images(self, count, rng):
+        return [picture(self.i)][:count]
+
+    def related_texts(self, count, rng):
+        return [np.array([10 + self.i, 61])][:count]
+
+
 def draft(pairs: int = 4, rewritten: bool = True) -> Draft:
     made = Draft(0, 16, Tokenizer.default())
     for i in range(pairs):
         ids = np.array([10 + i, 50, 60 + i])
-        drawn = Drawn(f"pair {i}", i, ids, (0, i, 0), i)
-        if rewritten:
-            drawn.positives = [ids[::-1].copy(), ids[[1, 0, 2]]]
-            drawn.negatives = [np.array([10 + i, 50, 60 + j]) for j in range(10) if j != i]
-            drawn.related_images, drawn.related_texts = [picture(i)], [np.array([10 + i, 61])]
-        made.pairs.append(drawn)
+        made.pairs.append(Drawn(f"pair {i}", i, ids, (0, i, 0), i, Beside(i) if rewritten else None))
         made.regions.setdefault("pairs", []).append(picture(i))
     return made
 

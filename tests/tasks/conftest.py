@@ -58,7 +58,7 @@ class Planted:
     """
 
     def __init__(self, pictures: dict[int, list[float]], texts: dict[str, list[float]], true: set[tuple[int, str]]):
-        self.tokenizer, self.facts = Tokenizer.default(), {}
+        self.tokenizer, self.facts, self.sees_regions = Tokenizer.default(), {}, False
         self.pictures, self.known, self.true, self.matched = pictures, texts, true, 0
 
     def encode_images(self, pictures) -> EncodedImages:

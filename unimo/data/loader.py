@@ -22,6 +22,7 @@ from unimo.batch import Batch
 from unimo.config import setting
 from unimo.data import chance
 from unimo.data.augment import Views, squeeze, view
+from unimo.data.beside import Prepared
 from unimo.data.images import load_rgb
 from unimo.data.pack import Draft, Drawn
 from unimo.data.regions import PictureRegions
@@ -38,7 +39,9 @@ class Corrupts(Protocol):
 
 
 class Regions(Protocol):
-    """Where regions of a corpus' pictures come from: `unimo.data.region_store`, or anything like it."""
+    """Regions of a corpus' pictures, such as `unimo.data.region_store`. lengths: (n,), 0 where there are none."""
+
+    lengths: np.ndarray
 
     def picture(self, item: int) -> PictureRegions: ...
 
@@ -78,7 +81,7 @@ class Stream:
 
     size: side of the model's pictures in pixels. pair_views, image_views: how pictures are varied. rank, world: which
     shards are ours. cache_bytes: memory for decoded pictures, per worker. regions: kind -> detected regions of its
-    pictures, for UNIMO, which sees no pixels.
+    pictures, for UNIMO, which sees no pixels. prepared: rewritings and neighbours of the pairs.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class Stream:
         world: int = 1,
         cache_bytes: int = 2 << 30,
         regions: Mapping[str, Regions] | None = None,
+        prepared: Prepared | None = None,
     ):
         for kind in ("pairs", "images"):
             if getattr(budgets, kind) % budgets.shards:
@@ -110,12 +114,13 @@ class Stream:
         self.views = {"pairs": pair_views, "images": image_views}
         per_rank = budgets.shards // world
         self.shards = range(rank * per_rank, (rank + 1) * per_rank)
-        self.cache, self.regions = Cache(cache_bytes), regions or {}
+        self.cache, self.regions, self.prepared = Cache(cache_bytes), regions or {}, prepared
         # Room for random crops; without crops the pictures are kept at the size the model reads.
         self.kept_size = {kind: size if v.crop == 1 else round(size * 8 / 7) for kind, v in self.views.items()}
-        self.orders = {
-            kind: Shuffled(len(corpora[kind]), seed, kind) for kind in ("pairs", "images") if kind in corpora
-        }
+        pictured = [kind for kind in ("pairs", "images") if kind in corpora]
+        # Of pictures whose regions are bad there is nothing to see.
+        self.items = {kind: _usable(corpora[kind], self.regions.get(kind)) for kind in pictured}
+        self.orders = {kind: Shuffled(len(self.items[kind]), seed, kind) for kind in pictured}
         if "texts" in corpora:
             self.passages = passages(corpora["texts"].token_counts, budgets.passage_length - 2)
             lengths = self.passages[:, 2] - self.passages[:, 1] + 2
@@ -147,7 +152,8 @@ class Stream:
         corpus, longest = self.corpora["pairs"], self.budgets.caption_length - 2
         assert corpus.caption_offsets is not None
         for place_in_shard, place in enumerate(self._places("pairs", draft.step, shard)):
-            epoch, item = self.orders["pairs"][place]
+            epoch, chosen = self.orders["pairs"][place]
+            item = int(self.items["pairs"][chosen])
             captions = int(np.diff(corpus.caption_offsets[item : item + 2])[0])
             # Captions take turns in an order of the picture's own, so that none comes twice before all have
             # come.
@@ -157,7 +163,8 @@ class Stream:
             ids = np.asarray(corpus.tokens(item, caption))[:longest]
             names = (self.seed, item, epoch)
             name = f"{corpus.keys[item]}#{caption}"
-            draft.pairs.append(Drawn(name, _content(ids), ids, names, place_in_shard))
+            beside = None if self.prepared is None else self.prepared.of(item, caption, longest)
+            draft.pairs.append(Drawn(name, _content(ids), ids, names, place_in_shard, beside))
             if "pairs" in self.regions:
                 draft.regions.setdefault("pairs", []).append(self.regions["pairs"].picture(item))
             else:
@@ -169,7 +176,8 @@ class Stream:
         if "images" not in self.corpora:
             return
         for place in self._places("images", draft.step, shard):
-            epoch, item = self.orders["images"][place]
+            epoch, chosen = self.orders["images"][place]
+            item = int(self.items["images"][chosen])
             name = str(self.corpora["images"].keys[item])
             draft.images.append(Drawn(name, item, np.zeros(0, np.int64), (self.seed, item, epoch)))
             if "images" in self.regions:
@@ -202,6 +210,15 @@ class Stream:
         if self.views[kind] == Views():  # shown as it is: nothing to draw
             return np.ascontiguousarray(picture.transpose(2, 0, 1))
         return view(picture, self.size, self.views[kind], chance.generator("view", kind, *names))
+
+
+def _usable(corpus: Corpus, regions: Regions | None) -> np.ndarray:
+    """The items whose pictures can be seen."""
+    if regions is None:
+        return np.arange(len(corpus))
+    if len(regions.lengths) != len(corpus):
+        raise UsageError("regions of other pictures", got=len(regions.lengths), expected=len(corpus))
+    return np.flatnonzero(regions.lengths)
 
 
 def _content(ids: np.ndarray) -> int:

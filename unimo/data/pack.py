@@ -17,6 +17,7 @@ import torch
 
 from unimo.batch import TEXT, Batch, Targets, Texts
 from unimo.data import chance
+from unimo.data.beside import Beside
 from unimo.data.regions import PictureRegions, stack_regions
 from unimo.tokenizer import Tokenizer
 
@@ -28,9 +29,8 @@ class Drawn:
     """One chosen sample.
 
     name: printable. identity: equal for equal content. ids: token ids without specials. names: what its luck
-    depends on; of a pair (seed, item, epoch). place: its place within its shard. What was prepared for a pair:
-    positives, negatives: rewritten captions (ids) that say the same, and that are not true; related_images,
-    related_texts: neighbours in the unpaired collections.
+    depends on; of a pair (seed, item, epoch). place: its place within its shard. beside: what was prepared for a pair,
+    or None.
     """
 
     name: str
@@ -38,10 +38,7 @@ class Drawn:
     ids: np.ndarray
     names: tuple[int | str, ...]
     place: int = 0
-    positives: list[np.ndarray] = field(default_factory=list)
-    negatives: list[np.ndarray] = field(default_factory=list)
-    related_images: list[PictureRegions] = field(default_factory=list)
-    related_texts: list[np.ndarray] = field(default_factory=list)
+    beside: Beside | None = None
 
     def rng(self, purpose: str) -> np.random.Generator:
         """This sample's own luck in this epoch for one purpose."""

@@ -32,8 +32,8 @@ ONLY_UNIMO2 = (
 
 @dataclass(frozen=True)
 class ModelSettings:
-    member: str = setting("unimo-2", "unimo-2 (pixels) or unimo (detected regions)")
     size: str = setting("base", "tiny, small, base or large; the dimensions below replace single entries of it")
+    member: str = setting("unimo-2", "unimo-2 (pixels) or unimo (detected regions)")
     width: int | None = setting(None, "width D of all three towers")
     heads: int | None = setting(None, "attention heads")
     depth: int | None = setting(None, "layers of UNIMO's Transformer")

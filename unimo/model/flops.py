@@ -91,10 +91,21 @@ def sample_costs(model: Unified, caption: int = 20, passage: int = 128) -> dict[
 def batch_cost(model: Unified, batch: Batch, requests: dict[str, Request]) -> float:
     """Forward operations of one step: every tower pass, fused sequence and asked word of this batch."""
     s = Shapes.of(model)
-    total = len(batch.pixels) * s.image_tower()
     lengths = batch.texts.lengths.tolist()
+    if batch.regions is None:
+        rows = [s.image_rows] * len(batch.pixels)
+        total = len(rows) * s.image_tower()
+    else:
+        rows = batch.regions.lengths.tolist()
+        total = 2.0 * sum(rows) * s.image_inputs * s.width
     total += sum(s.text_tower(length) for length in lengths)
     for request in requests.values():
-        texts = [0.0] * len(request) if request.text is None else [lengths[t] for t in request.text.tolist()]
-        total += sum(s.fused(request.image is not None, length) for length in texts)
+        texts = [0] * len(request) if request.text is None else [lengths[t] for t in request.text.tolist()]
+        images = [-1] * len(request) if request.image is None else request.image.tolist()
+        before = -1
+        for image, text in zip(images, texts):
+            seen = rows[image] if image >= 0 else 0
+            kept = request.share and image == before  # this picture stands there already: only looked at
+            total += s.layers(s.fused_depth, (0 if kept else seen) + s.chosen + text, seen + s.chosen + text)
+            before = image
     return total + s.words(sum(len(target.rows) for target in batch.targets.values()))

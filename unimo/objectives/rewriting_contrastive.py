@@ -56,8 +56,10 @@ class RewritingContrastive:
         for anchor, i in enumerate(chosen):
             pair = draft.pairs[i]
             rng = pair.rng("rewriting")
-            said = [pair.ids, *_some(pair.positives, self.positives, rng)]
-            wrong = [*_some(pair.negatives, self.negatives, rng), *self._of_others(draft, i, rng)]
+            said, wrong = [pair.ids], self._of_others(draft, i, rng)
+            if pair.beside is not None:
+                same, not_true = pair.beside.rewritten(self.positives, self.negatives, rng)
+                said, wrong = said + same, not_true + wrong
             for ids in [*said, *wrong]:
                 draft.add_text(TEXTS, draft.framed(ids))
             seen_in += [i] * len(said + wrong)
@@ -72,17 +74,18 @@ class RewritingContrastive:
         mine, per_shard = draft.pairs[i], len(draft.pairs) // draft.local_shards
         shard = draft.pairs[i // per_shard * per_shard :][:per_shard]
         others = [one.ids for one in shard if one.names[1] != mine.names[1] and one.identity != mine.identity]
-        return _some(others, self.others, rng)
+        return [others[i] for i in rng.permutation(len(others))[: self.others]]
 
     def _add_related(self, draft: Draft, chosen: list[int]) -> None:
         images, texts = [], []
         for anchor, i in enumerate(chosen):
-            pair = draft.pairs[i]
-            rng = pair.rng("related")
-            for picture in _some(pair.related_images, self.related_images, rng):
+            beside, rng = draft.pairs[i].beside, draft.pairs[i].rng("related")
+            if beside is None:
+                continue
+            for picture in beside.related_images(self.related_images, rng):
                 draft.regions.setdefault("pairs.related", []).append(picture)
                 images.append(anchor)
-            for ids in _some(pair.related_texts, self.related_texts, rng):
+            for ids in beside.related_texts(self.related_texts, rng):
                 draft.add_text(RELATED, draft.framed(ids))
                 texts.append(anchor)
         draft.extra |= {"related.image.anchor": images, "related.text.anchor": texts}
@@ -146,8 +149,3 @@ def _log_sum(scores: Tensor, anchor: Tensor, n: int) -> Tensor:
     with torch.no_grad():
         largest = scores.new_full((n,), float("-inf")).scatter_reduce(0, anchor, scores, "amax")
     return largest + scores.new_zeros(n).index_add(0, anchor, (scores - largest[anchor]).exp()).log()
-
-
-def _some(items: list, count: int, rng: np.random.Generator) -> list:
-    """`count` of the items in random order, or all where there are fewer."""
-    return [items[i] for i in rng.permutation(len(items))[:count]]

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from unimo.config import from_dict, load_json
+from unimo.data.finding import Kind
 from unimo.errors import UsageError, nearest
 from unimo.recipes.pretraining import base, large, photos, scenes, small
+from unimo.recipes.unimo import unimo_base, unimo_large, unimo_scenes
 from unimo.train import Run
 
 RECIPES: dict[str, Callable[[], Run]] = {
@@ -22,10 +24,15 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "small": small,
     "base": base,
     "large": large,
+    "unimo-scenes": unimo_scenes,
+    "unimo-base": unimo_base,
+    "unimo-large": unimo_large,
 }
-WORLDS: dict[str, dict[str, Any]] = {
-    "scenes": {"size": 64}
-}  # recipes that can make their own data: arguments of write_world
+# Recipes that can make their own data: the world's name, and arguments of write_world.
+WORLDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "scenes": ("scenes", {"size": 64}),
+    "unimo-scenes": ("small-scenes", {"size": 64, "pairs": 6000, "images": 3000, "texts": 6000}),
+}
 
 
 def find(name: str) -> Run:
@@ -50,8 +57,31 @@ def with_world(name: str, run: Run, out: Path, say: Callable[[str], None]) -> Ru
         return run
     from unimo.data.scenes import write_world
 
-    folder = out.absolute().parent / f"{name}-world-{run.seed}"
+    world, options = WORLDS[name]
+    folder = out.absolute().parent / f"{world}-world-{run.seed}"
     say(f"the generated world is in {folder}")
-    write_world(folder, seed=run.seed, **WORLDS[name])
+    write_world(folder, seed=run.seed, **options)
     paths: dict[str, Any] = {kind: (str(folder / kind),) for kind in ("texts", "images", "pairs")}
+    if run.model.member == "unimo":
+        paths |= prepare_world(folder, say)
     return replace(run, data=replace(run.data, **paths))
+
+
+def prepare_world(world: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """The world's exact regions, rewritten captions and neighbours, in a folder beside it; settings of `Data`."""
+    from unimo.prepare.neighbours import neighbours
+    from unimo.prepare.regions import prepare_regions
+    from unimo.prepare.rewrites import rewrites
+
+    folder = world.with_name(f"{world.name}-prepared")
+    regions = folder / "regions"
+    shown: dict[str, Kind] = {"pairs": "pairs", "heldout": "pairs", "compositional": "pairs", "images": "images"}
+    for part, kind in {**shown, "classes": "images"}.items():
+        prepare_regions(kind, str(world / part), "truth", out=regions, say=say)
+    rewrites(str(world / "pairs"), out=folder / "rewrites", say=say)
+    neighbours(str(world / "pairs"), str(world / "images"), str(world / "texts"), folder / "neighbours", say=say)
+    return {
+        "regions": (str(regions),),
+        "rewrites": str(folder / "rewrites"),
+        "neighbours": str(folder / "neighbours"),
+    }

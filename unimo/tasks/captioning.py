@@ -57,7 +57,7 @@ class Captioning:
         asking = material.images(corpus, items).embedding.cpu().numpy()
         best, near = np.full(len(items), -np.inf, np.float32), np.zeros(len(items), np.int64)
         for block in in_blocks(len(kept), 256):  # a training picture's states are needed once: they are not kept
-            some = material.answerer.encode_images(train.image_bytes(int(i)) for i in kept[block])
+            some = material.answerer.encode_images(material.shown(train, kept[block]))
             cosine = asking @ some.embedding.cpu().numpy().T
             nearer = cosine.max(1) > best
             near[nearer] = kept[block][cosine.argmax(1)[nearer]]

@@ -12,6 +12,8 @@ import numpy as np
 from unimo.answer import Answerer, EncodedImages, EncodedTexts
 from unimo.data.chance import generator
 from unimo.data.ledger import Ledger
+from unimo.data.region_store import RegionStore
+from unimo.data.regions import PictureRegions
 from unimo.data.sources import Corpus, Kind, open_corpus
 
 Paths = tuple[str, ...]
@@ -22,12 +24,13 @@ class Material:
     """Gives tasks what they ask for and remembers it, so that no picture or text passes its tower twice.
 
     index_dir: where shard indexes go when they should not lie beside the shards. ledger: counts bad samples.
-    fingerprints: of every corpus opened so far.
+    fingerprints: of every corpus opened so far. regions: where UNIMO's regions lie, if not beside the shards.
     """
 
     answerer: Answerer
     index_dir: str | Path | None = None
     ledger: Ledger = field(default_factory=Ledger)
+    regions: Paths = ()
     fingerprints: dict[str, str] = field(default_factory=dict)
     _kept: dict[Hashable, Any] = field(default_factory=dict)
 
@@ -49,8 +52,18 @@ class Material:
         """Some pictures of a corpus after their tower."""
         key = ("images", corpus.fingerprint, items.tobytes())
         if key not in self._kept:
-            self._kept[key] = self.answerer.encode_images(corpus.image_bytes(int(i)) for i in items)
+            self._kept[key] = self.answerer.encode_images(self.shown(corpus, items))
         return self._kept[key]
+
+    def shown(self, corpus: Corpus, items: np.ndarray) -> Iterator[bytes | PictureRegions]:
+        """What the model sees of some pictures: their files, or for UNIMO their regions."""
+        if not self.answerer.sees_regions:
+            return (corpus.image_bytes(int(i)) for i in items)
+        key = ("regions", corpus.fingerprint)
+        if key not in self._kept:
+            self._kept[key] = RegionStore.open(list(self.regions) or None, corpus)
+        store = self._kept[key]
+        return (store.picture(int(i)) for i in items)
 
     def texts(self, strings: Sequence[str]) -> EncodedTexts:
         """Some texts after their tower."""

@@ -1,0 +1,74 @@
+"""UNIMO from a generated world to an evaluation: prepared, trained, stopped and resumed, asked."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_run import bits_of, log_of, quiet
+
+from unimo import recipes
+from unimo import train as T
+from unimo.config import override
+from unimo.data.scenes import write_world
+from unimo.errors import DataError, UsageError
+from unimo.evaluate import EvaluationData, evaluate
+from unimo.recipes.unimo import unimo_scenes
+
+SMALL = ["model.width=16", "model.heads=2", "model.depth=1", "batch.pairs=6", "batch.images=2", "batch.text_tokens=64"]
+SMALL += ["optimiser.layers=adamw", "steps=4", "minutes=none", "save_steps=2", "precision=fp32", "tensorboard=false"]
+SMALL += ["batch.caption_length=24", "batch.passage_length=32", "objectives.rewriting.pairs=3"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("data") / "world"
+    write_world(folder, pairs=24, images=12, texts=20, heldout=6, compositional=4, classes=6, size=64)
+    return folder, recipes.prepare_world(folder, quiet)
+
+
+@pytest.fixture(autouse=True)
+def no_benchmark(monkeypatch):
+    monkeypatch.setattr(T, "matmul_rate", lambda *_: 1e9)
+
+
+def small(world: tuple[Path, dict], *changes: str) -> T.Run:
+    folder, prepared = world
+    paths = {kind: (str(folder / kind),) for kind in ("texts", "images", "pairs")}
+    return override(override(replace(unimo_scenes(), data=T.Data(**paths, **prepared)), SMALL), changes)
+
+
+def test_all_ingredients_take_part_and_a_resumed_run_is_the_same(world, tmp_path):
+    whole = T.train(small(world), tmp_path / "whole", say=quiet)
+    said = log_of(tmp_path / "whole")[0]
+    for part in ("mlm.pairs", "mlm.texts", "seq2seq.pairs", "mrm.features", "mrm.classes", "rewriting"):
+        assert part in said, part
+    bits, log = bits_of(whole), log_of(tmp_path / "whole")
+    shutil.rmtree(whole)  # as if it had been killed after the checkpoint before
+    again = T.train(small(world), tmp_path / "whole", resume=True, say=quiet)
+    assert bits_of(again) == bits and log_of(tmp_path / "whole") == log
+    ended = evaluate(again, out=tmp_path / "report", data=EvaluationData(world=str(world[0])), say=quiet)
+    tasks = {score["task"] for score in ended["scores"]}
+    assert {"Retrieval, held-out scenes", "Captions, held-out scenes"} <= tasks
+
+
+NO_TEXTS = ["data.texts=[]", "data.neighbours=none"]
+
+
+@pytest.mark.parametrize(
+    "without", [["data.rewrites=none"], ["data.neighbours=none"], NO_TEXTS, ["model.fusion=joint"]], ids=str
+)
+def test_each_ingredient_can_be_left_away(world, tmp_path, without):
+    T.train(small(world, *without, "steps=1"), tmp_path / "run", say=quiet)
+    assert "rewriting" in log_of(tmp_path / "run")[0]
+
+
+def test_what_cannot_be_is_refused(world, tmp_path):
+    with pytest.raises(UsageError, match="cmcl"):
+        T.train(small(world, "objectives.cmcl.weight=1"), tmp_path / "a", say=quiet)
+    with pytest.raises(UsageError, match="region_size"):
+        T.train(small(world, "model.region_size=7"), tmp_path / "b", say=quiet)
+    with pytest.raises(DataError, match="regions"):
+        T.train(replace(small(world), data=replace(small(world).data, regions=())), tmp_path / "c", say=quiet)

@@ -1,0 +1,93 @@
+"""Timings, as ratios of two ways to the same end, measured in turns within one run.
+
+    K texts beside one picture · R rows of a picture
+
+Machines and what else they do differ; a ratio of neighbours in time differs little. Counted operations stand beside it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unimo.batch import TEXT, Batch, Regions, Texts
+from unimo.errors import UsageError
+from unimo.machine import describe_machine
+from unimo.model.build import ModelSettings, build
+from unimo.model.flops import batch_cost
+from unimo.model.unified import Request, Unified
+
+ROUNDS = 7
+
+
+def bench(name: str, *, size: str = "small", rounds: int = ROUNDS) -> list[dict[str, Any]]:
+    """Rows of one benchmark. size: of the model, a name `unimo describe` knows."""
+    if name not in BENCHMARKS:
+        raise UsageError("no such benchmark", got=name, expected=", ".join(BENCHMARKS))
+    machine = describe_machine()
+    return [{**row, "machine": machine} for row in BENCHMARKS[name](size, rounds)]
+
+
+def sharing(size: str, rounds: int) -> Iterator[dict[str, Any]]:
+    """UNIMO: K texts beside one copy of a picture (prefix fusion) against a copy for each (joint fusion).
+
+    Forward and backward, 2 pictures of 36 regions and [IMG], captions of 20 tokens, float32.
+    """
+    pictures, rows, length = 2, 37, 20
+    for k in (1, 4, 20):
+        regions = Regions(torch.randn(pictures, rows, 64), torch.rand(pictures, rows, 5), torch.full((pictures,), rows))
+        texts = _texts(pictures * k, length)
+        batch = Batch(0, torch.zeros(0, 3, 1, 1), texts, {}, {}, {}, regions=regions)
+        image = torch.arange(pictures).repeat_interleave(k)
+        runs, costs = {}, {}
+        for fusion, share in (("joint", False), ("prefix", True)):
+            settings = ModelSettings(
+                size, member="unimo", fusion=fusion, region_size=64, vocabulary=1000, dropout=0.0, attention_dropout=0.0
+            )
+            model = build(settings)
+            request = {"pairs": Request(image, torch.arange(len(texts)), share=share)}
+            runs[fusion] = _step(model, batch, request)
+            costs[fusion] = batch_cost(model, batch, request)
+        seconds = in_turns(runs, rounds)
+        ratios = [a / b for a, b in zip(seconds["joint"], seconds["prefix"])]
+        yield {
+            "benchmark": "sharing",
+            "K": k,
+            "speed-up": round(statistics.median(ratios), 2),
+            "spread": [round(min(ratios), 2), round(max(ratios), 2)],
+            "fewer operations": round(costs["joint"] / costs["prefix"], 2),
+            "seconds, joint": round(statistics.median(seconds["joint"]), 4),
+        }
+
+
+def _step(model: Unified, batch: Batch, requests: dict[str, Request]) -> Callable[[], None]:
+    def run() -> None:
+        fused = model.fuse(model.towers(batch), requests)["pairs"]
+        (fused.image_cls().sum() + fused.text_cls().sum()).backward()
+
+    return run
+
+
+def _texts(n: int, length: int) -> Texts:
+    ids: Tensor = torch.arange(n * length) % 900 + 4
+    return Texts(ids, 2 + torch.arange(length).repeat(n), torch.full_like(ids, TEXT), length * torch.arange(n + 1))
+
+
+def in_turns(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every run in every round, one after the other; the first round only warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for i in range(1 + rounds):
+        for name, run in runs.items():
+            began = time.perf_counter()
+            run()
+            if i:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+BENCHMARKS: dict[str, Callable[[str, int], Iterator[dict[str, Any]]]] = {"sharing": sharing}

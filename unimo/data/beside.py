@@ -1,0 +1,66 @@
+"""What was prepared for a pair beyond its picture and caption: rewritten captions, related pictures and sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from unimo.data.neighbours import Neighbours
+from unimo.data.region_store import RegionStore
+from unimo.data.regions import PictureRegions
+from unimo.data.rewrites import LEVELS, Rewrites
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Of a whole corpus of pairs; anything may be absent. regions: of the image corpus, whose pictures are related."""
+
+    rewrites: Rewrites | None = None
+    neighbours: Neighbours | None = None
+    regions: RegionStore | None = None
+
+    def of(self, item: int, caption: int, longest: int) -> Beside:
+        """longest: tokens of a caption, special ones not counted."""
+        return Beside(self, item, caption, longest)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Of one caption of one pair. All are drawn without replacement; where there are fewer, all are given."""
+
+    prepared: Prepared
+    item: int
+    caption: int
+    longest: int
+
+    def rewritten(
+        self, positives: int, negatives: int, rng: np.random.Generator
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Token ids of captions that say the same, and of captions that are not true, the three levels alike often."""
+        rewrites = self.prepared.rewrites
+        if rewrites is None:
+            return [], []
+        share = -(-negatives // len(LEVELS))
+        same, wrong = rewrites.sample(
+            self.item, self.caption, rng, positives=positives, negatives=dict.fromkeys(LEVELS, share)
+        )
+        kept = [wrong[i][1] for i in rng.permutation(len(wrong))[:negatives]]
+        return [ids[: self.longest] for ids in same], [ids[: self.longest] for ids in kept]
+
+    def related_images(self, count: int, rng: np.random.Generator) -> list[PictureRegions]:
+        """Regions of related pictures; those without any are passed over."""
+        neighbours, regions = self.prepared.neighbours, self.prepared.regions
+        if neighbours is None or regions is None or not count:
+            return []
+        ids = neighbours.images(self.item)
+        seen = [int(i) for i in ids[rng.permutation(len(ids))] if regions.has(int(i))]
+        return [regions.picture(i) for i in seen[:count]]
+
+    def related_texts(self, count: int, rng: np.random.Generator) -> list[np.ndarray]:
+        """Token ids of related sentences."""
+        neighbours = self.prepared.neighbours
+        if neighbours is None or not count:
+            return []
+        ids = neighbours.sentences(self.item)
+        return [neighbours.tokens(int(i))[: self.longest] for i in ids[rng.permutation(len(ids))[:count]]]

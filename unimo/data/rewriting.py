@@ -1,0 +1,429 @@
+"""Phrase and word level negatives of a caption: nodes of its scene graph replaced by other entries of the corpus.
+
+    word     one node                                    a red circle  ->  a blue circle
+    phrase   a whole noun phrase, or two or three nodes  a red circle  ->  a small star
+             or two nodes of the caption exchanged       a red circle on a blue box  ->  a blue circle on a red box
+
+UNIMO section 3.2 and Fig. 3: objects, attributes, relations and their combinations are replaced at random from
+vocabularies of the same type; exchanges, which keep the bag of words, are our addition. How the vocabularies are built
+is not told. Here they are counted from the user's own captions, a substitute is as frequent as what it replaces (or a
+model could tell a negative by its rare words) and seen where it would stand, and nothing is put in that may be true of
+the picture as far as the corpus can tell:
+
+- a word of any caption of the same picture, whatever its ending;
+- what other pictures' captions say *instead*: of "man", "person" and "guy" are found where another caption of the
+  same picture says "man" and this one does not, more often than elsewhere (`Vocabularies.related`);
+- a more general or more special word, where grammar knows it ("animal" for "dog"), or a vague one ("look");
+- an attribute that does not exclude the old one: colours, sizes, numbers, ... exclude one another by grammar, other
+  adjectives only where the corpus shows it; prepositions are replaced by their opposites alone.
+
+Everything is a pure function of the graph, the vocabularies and a generator.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations, pairwise
+from typing import Literal
+
+import numpy as np
+
+from unimo.data.scene_graph import Kind, Node, SceneGraph, Span, grammar, is_plural, stem, tokens
+
+Level = Literal["word", "phrase", "sentence"]
+
+FREQUENCY_WIDTH = 1.0  # octaves by which the frequency of a substitute commonly differs
+RELATED_LIFT = 1.5  # said in place of a word so many times more often than by chance: it may mean the same
+EXCLUSIVE_LIFT = 0.5  # an adjective said in place of another this seldom excludes it ...
+_EXCLUSIVE_EVIDENCE = 5.0  # ... where this many times were to be expected by chance
+_LEAST_SEEN = 2  # a word seen once is often a slip of the pen
+_OUT_OF_SLOT = 0.02  # weight of an object never seen where it would be put: "a beach sitting", "in a yellow snow"
+_MOST_NODES = 3  # changed at once
+_EXCHANGED = 0.2  # share of the phrase level that may be exchanges
+_ATTEMPTS = 6  # draws per rewrite wanted, then what was found must do
+_ARTICLE = re.compile(r"\b(an?) $", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Change:
+    """Characters `span` of the caption, which read `old`, become `new`. An article that changes is part of it."""
+
+    kind: Kind
+    span: Span
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """kind: what was replaced, as "object" or "attribute+object". changes: in order, never overlapping."""
+
+    level: Level
+    kind: str
+    changes: tuple[Change, ...]
+
+    def apply(self, caption: str) -> str:
+        """The rewritten caption; outside the recorded spans it is the caption itself."""
+        for change in reversed(self.changes):
+            caption = caption[: change.span[0]] + change.new + caption[change.span[1] :]
+        return caption
+
+
+def word_stems(caption: str) -> frozenset[str]:
+    """What a caption says, without endings: words, and expressions like "in front of"."""
+    return frozenset(stem(token.text) for token in tokens(caption) if token.text[0].isalnum())
+
+
+@lru_cache(maxsize=200_000)
+def key_words(text: str) -> str:
+    """The word that decides what a node's text means: the last of "police officer", all of "left of"."""
+    return stem(text if text in grammar().opposites else text.split()[-1])
+
+
+class Vocabularies:
+    """The objects, attributes and relations of a corpus, how often each is used, and which mean the same.
+
+    counts: (kind, form) -> Counter of texts; forms of objects are "one", "mass" (seldom with an article) and "many".
+    """
+
+    def __init__(
+        self,
+        counts: dict[tuple[str, str], Counter[str]],
+        phrases: dict[tuple[str, str], Counter[str]],
+        slots: dict[tuple[str, str], int],
+        mass: frozenset[str],
+        stems: Sequence[str],
+        said: np.ndarray,
+        missing: np.ndarray,
+        captions: int,
+        instead: tuple[np.ndarray, np.ndarray],
+    ):
+        """stems: S words. said, missing: (S,) captions that say a word; that do not though another of the same picture
+        does. instead: sorted numbers w * S + v with counts of "v is said where w is missing"."""
+        self.counts, self.phrases, self.slots, self.mass = counts, phrases, slots, mass
+        self._stem = {word: i for i, word in enumerate(stems)}
+        self._said, self._missing, self._captions, self._instead = said, missing, captions, instead
+        self.alternatives = lru_cache(maxsize=20_000)(self._alternatives)
+        self._related: dict[str, frozenset[str]] = {}
+        pairs, counted = instead
+        w, v = np.divmod(pairs, max(len(stems), 1))
+        expected = missing[w] * said[v] / max(captions, 1)
+        kept = np.flatnonzero((counted >= _LEAST_SEEN) & (counted > RELATED_LIFT * expected))
+        for some in np.split(kept, np.flatnonzero(np.diff(w[kept])) + 1) if len(kept) else []:
+            self._related[stems[w[some[0]]]] = frozenset(stems[k] for k in v[some])
+
+    @classmethod
+    def learn(cls, pictures: Iterable[Sequence[SceneGraph]]) -> Vocabularies:
+        """Counts the graphs of all captions, given picture by picture."""
+        counts: dict[tuple[str, str], Counter[str]] = {}
+        phrases: dict[tuple[str, str], Counter[str]] = {}
+        slots: Counter[tuple[str, str]] = Counter()
+        with_article: Counter[str] = Counter()
+        bare: Counter[str] = Counter()
+        stems: dict[str, int] = {}
+        said: list[list[list[int]]] = []  # picture -> caption -> numbers of the words of its nodes
+        seen: list[tuple[Node, str]] = []  # objects and their phrases
+        for graphs in pictures:
+            rows = []
+            for graph in graphs:
+                slots.update((slot, graph.objects[k].text) for k, slot in _slots(graph).items())
+                rows.append(sorted({stems.setdefault(key_words(node.text), len(stems)) for node in graph.nodes}))
+                for node, span in zip(graph.objects, graph.phrases):
+                    seen.append((node, graph.caption[slice(*span)].lower()))
+                    if node.form == "one":
+                        before = graph.caption[: span[0]]
+                        with_article[node.text] += bool(_ARTICLE.search(before))
+                        determiner = grammar().tags.get(before.rstrip().rpartition(" ")[2].lower(), "")
+                        bare[node.text] += not set(determiner) & set("AD")
+                for node in graph.attributes + graph.relations:
+                    counts.setdefault((node.kind, node.form), Counter())[node.text] += 1
+            said.append(rows)
+        mass = frozenset(word for word in bare if with_article[word] < 0.25 * (with_article[word] + bare[word]))
+        for node, phrase in seen:
+            if node.form == "one" and is_plural(node.text):
+                continue  # "a dogs": tagged wrongly, not to be put behind an article
+            form = "mass" if node.form == "one" and node.text in mass else node.form
+            counts.setdefault(("object", form), Counter())[node.text] += 1
+            if phrase != node.text.lower():
+                phrases.setdefault((form, node.text), Counter())[phrase] += 1
+        _keep_usual_kinds(counts)
+        return cls(counts, phrases, slots, mass, list(stems), *_substitutions(said, len(stems)))
+
+    def related(self, word: str) -> frozenset[str]:
+        """Words that captions say where another caption of the same picture says `word`: synonyms, more general words,
+        other parts of the same thing. All as `key_words` gives them."""
+        return self._related.get(word, frozenset())
+
+    def excludes(self, word: str, other: str) -> bool:
+        """Whether the corpus shows that pictures of which `word` is said are not those of which `other` is."""
+        w, v = self._stem.get(key_words(word)), self._stem.get(key_words(other))
+        if w is None or v is None:
+            return False
+        expected = float(self._missing[w] * self._said[v]) / max(self._captions, 1)
+        pairs, counted = self._instead
+        number = w * len(self._stem) + v
+        at = bisect_left(pairs, number)
+        found = int(counted[at]) if at < len(pairs) and pairs[at] == number else 0
+        return expected >= _EXCLUSIVE_EVIDENCE and found < EXCLUSIVE_LIFT * expected
+
+    def form_of(self, node: Node, caption: str) -> str:
+        """The form under which substitutes of a node are counted."""
+        if node.kind == "object" and node.form == "one" and node.text in self.mass:
+            return "one" if _ARTICLE.search(caption[: node.span[0]]) else "mass"
+        return node.form
+
+    def _alternatives(self, kind: Kind, form: str, text: str, slot: str) -> tuple[tuple[str, ...], np.ndarray]:
+        """Texts that may stand for another in any picture, sorted, and their weights by frequency and slot."""
+        counts = self.counts.get((kind, form), Counter())
+        word = key_words(text)
+        alike = self.related(word)
+        if kind == "relation" and form in ("preposition", "place"):
+            opposites = grammar().opposites.get(text, ())
+            fitting = [(other, counts[other]) for other in opposites if counts[other]]
+        elif kind == "attribute" and form:
+            near = {text}.union(*(group for group in grammar().alike if text in group))
+            fitting = [(other, n) for other, n in counts.items() if other not in near and key_words(other) not in alike]
+        else:
+            general = grammar().general.get(text.split()[-1], frozenset())
+            fitting = [
+                (other, count)
+                for other, count in counts.items()
+                if count >= _LEAST_SEEN
+                and form != "has"
+                and key_words(other) != word
+                and other not in grammar().vague
+                and other.split()[-1] not in general
+                and key_words(other) not in alike
+                and (kind != "attribute" or self._may_describe(text, other))
+            ]
+        fitting.sort()
+        here = max(counts[text], 1)
+        frequency = np.array([count for _, count in fitting], dtype=np.float64)
+        octaves = np.log2(frequency / here)
+        # Zipf: half the frequency, twice the words. The factor `frequency` keeps rare words from prevailing.
+        weights = np.round(frequency * np.exp(-0.5 * (octaves / FREQUENCY_WIDTH) ** 2), 9)
+        if slot:
+            weights *= [1.0 if (slot, other) in self.slots else _OUT_OF_SLOT for other, _ in fitting]
+        return tuple(other for other, _ in fitting), weights
+
+    def _may_describe(self, word: str, other: str) -> bool:
+        """Adjectives that grammar does not put in a group; a participle would too often be a verb tagged wrongly."""
+        return other not in grammar().adjectives and not other.endswith("ing") and self.excludes(word, other)
+
+
+def _keep_usual_kinds(counts: dict[tuple[str, str], Counter[str]]) -> None:
+    """Drops a text from the kinds it seldom is: "jump", mostly a verb, is no object to put in."""
+    totals: Counter[str] = Counter()
+    by_kind: Counter[tuple[str, str]] = Counter()
+    for (kind, _), texts in counts.items():
+        totals.update(texts)
+        by_kind.update({(kind, text): count for text, count in texts.items()})
+    for (kind, _), texts in counts.items():
+        for text in [text for text in texts if 2 * by_kind[kind, text] < totals[text]]:
+            del texts[text]
+
+
+def _slots(graph: SceneGraph) -> dict[int, str]:
+    """The slot of each object that has one: what governs it, else what it does, else what colour (...) it has."""
+    slots: dict[int, str] = {}
+    for node in graph.relations:
+        if node.tail is not None and (node.form == "preposition" or node.form.endswith("+object")):
+            slots.setdefault(node.tail, f"{stem(node.text)} ...")
+    for node in graph.relations:
+        if node.head is not None:
+            slots.setdefault(node.head, f"... {stem(node.text)}")
+    for node in graph.attributes:
+        if node.head is not None and node.form:
+            slots.setdefault(node.head, f"{node.form} ...")
+    return slots
+
+
+class Told:
+    """What all captions of one picture say of it."""
+
+    def __init__(self, picture: Sequence[SceneGraph], vocabularies: Vocabularies):
+        said = frozenset().union(*(word_stems(graph.caption) for graph in picture))
+        objects = {key_words(node.text) for graph in picture for node in graph.objects}
+        deeds = {key_words(node.text) for graph in picture for node in graph.relations if is_deed(node)}
+        self._said = said
+        self._objects = said.union(*map(vocabularies.related, objects))
+        self._deeds = said.union(*map(vocabularies.related, deeds))
+
+    def nothing_of(self, kind: Kind, form: str, text: str) -> bool:
+        """Whether no caption of the picture says a word, nor an object or deed that may mean the same."""
+        deed = kind == "relation" and "+" in form
+        return key_words(text) not in (self._objects if kind == "object" else self._deeds if deed else self._said)
+
+
+def is_deed(node: Node) -> bool:
+    """Whether a relation is a verb that says something."""
+    return node.kind == "relation" and "+" in node.form and node.text not in grammar().vague
+
+
+def _substitutions(said: list[list[list[int]]], size: int):
+    """(said, missing, captions, (pairs, counts)) of `Vocabularies`, from the word numbers of each caption."""
+    counts, missing, captions = np.zeros(size, np.int64), np.zeros(size, np.int64), 0
+    pairs: list[np.ndarray] = [np.zeros(0, np.int64)]
+    for rows in said:
+        union = np.unique(np.concatenate([np.array(row, np.int64) for row in rows])) if rows else pairs[0]
+        for row in rows:
+            here = np.array(row, np.int64)
+            absent = np.setdiff1d(union, here, assume_unique=True)
+            captions += 1
+            counts[here] += 1
+            missing[absent] += 1
+            pairs.append((absent[:, None] * size + here).ravel())
+    return counts, missing, captions, np.unique(np.concatenate(pairs), return_counts=True)
+
+
+def rewrites(
+    graph: SceneGraph,
+    picture: Sequence[SceneGraph],
+    vocabularies: Vocabularies,
+    rng: np.random.Generator,
+    *,
+    words: int,
+    phrases: int,
+) -> list[Rewrite]:
+    """At most `words` word level and `phrases` phrase level negatives of one caption, all different.
+
+    picture: the graphs of every caption of its picture; none of their words is put in, nor any related to them, and
+    none of them comes out. Fewer are returned, after a bounded number of draws, where the vocabularies hold no more;
+    none for a caption without object.
+    """
+    if not graph.objects:
+        return []
+    told = Told(picture, vocabularies)
+    taken = {" ".join(other.caption.lower().split()) for other in (*picture, graph)}
+    choices: dict[str, list[tuple[Node, list[str], np.ndarray]]] = {}
+    slots = {graph.objects[k]: slot for k, slot in _slots(graph).items()}
+    for node in graph.nodes:
+        form = vocabularies.form_of(node, graph.caption)
+        texts, weights = vocabularies.alternatives(node.kind, form, node.text, slots.get(node, ""))
+        kept = [i for i, text in enumerate(texts) if weights[i] > 0 and told.nothing_of(node.kind, node.form, text)]
+        if kept:
+            share = np.cumsum(weights[kept])
+            choices.setdefault(node.kind, []).append((node, [texts[i] for i in kept], share / share[-1]))
+    exchanges = _exchanges(graph, picture)
+    if not choices and not exchanges:
+        return []
+
+    def draw() -> tuple[Node, str]:
+        nodes = choices[sorted(choices)[rng.integers(len(choices))]]  # kinds are equally likely, then nodes
+        node, texts, share = nodes[rng.integers(len(nodes))]
+        return node, texts[min(int(np.searchsorted(share, rng.random(), side="right")), len(texts) - 1)]
+
+    def accept(level: Level, changes: list[Change]) -> None:
+        changes.sort(key=lambda change: change.span)
+        kind = "+".join(sorted(change.kind for change in changes))
+        rewrite = Rewrite(level, kind, tuple(changes))
+        text = " ".join(rewrite.apply(graph.caption).lower().split())
+        if text not in taken:
+            taken.add(text)
+            found[level].append(rewrite)
+
+    found: dict[Level, list[Rewrite]] = {"word": [], "phrase": []}
+    for k in rng.permutation(len(exchanges))[: math.ceil(_EXCHANGED * phrases)]:
+        accept("phrase", exchanges[k])
+    for _ in range(_ATTEMPTS * words):
+        if len(found["word"]) == words or not choices:
+            break
+        node, text = draw()
+        accept("word", [_change(graph.caption, node.kind, node.span, text)])
+    for _ in range(_ATTEMPTS * phrases):
+        if len(found["phrase"]) == phrases or not choices:
+            break
+        drawn = dict(draw() for _ in range(rng.integers(1, _MOST_NODES + 1)))
+        changes = [_change(graph.caption, node.kind, node.span, text) for node, text in drawn.items()]
+        if len(drawn) == 1:  # the whole noun phrase, if it is an object
+            changes = _whole_phrase(graph, *drawn.popitem(), vocabularies, rng)
+        spans = sorted(change.span for change in changes)
+        if changes and all(end <= begin for (_, end), (begin, _) in pairwise(spans)):
+            accept("phrase", changes)
+    return found["word"] + found["phrase"]
+
+
+def _exchanges(graph: SceneGraph, picture: Sequence[SceneGraph]) -> list[list[Change]]:
+    """Attributes of two objects exchanged, and objects that a one-way relation ties; false if either is.
+
+    No attribute goes to an object of which some caption of the picture says it.
+    """
+
+    def head(of: SceneGraph, node: Node) -> str:
+        return "" if node.head is None else key_words(of.objects[node.head].text)
+
+    told = {(head(other, node), node.text) for other in picture for node in other.attributes}
+    spans: list[tuple[Kind, Span, Span]] = []
+    for one, two in combinations(graph.attributes, 2):
+        heads = head(graph, one), head(graph, two)
+        alike = one.text == two.text or any({one.text, two.text} <= group for group in grammar().alike)
+        crossed = {(heads[0], two.text), (heads[1], one.text)}
+        if (
+            one.form
+            and one.form == two.form
+            and all(heads)
+            and heads[0] != heads[1]
+            and not alike
+            and not crossed & told
+        ):
+            spans.append(("attribute", one.span, two.span))
+    for node in graph.relations:
+        if node.text in grammar().one_way and node.head is not None and node.tail is not None:
+            subject, target = graph.objects[node.head], graph.objects[node.tail]
+            if subject.form == target.form and key_words(subject.text) != key_words(target.text):
+                first, last = sorted((graph.phrases[node.head], graph.phrases[node.tail]))
+                spans.append(("object", first, last))
+    return [
+        [_change(graph.caption, kind, here, _inside(graph.caption, there)) for here, there in ((a, b), (b, a))]
+        for kind, a, b in spans
+        if a[1] <= b[0]
+    ]
+
+
+def _inside(caption: str, span: Span) -> str:
+    """The words of a span as they stand inside a sentence."""
+    text = caption[slice(*span)]
+    return text if caption[: span[0]].strip(" \"'") else text[0].lower() + text[1:]
+
+
+def _whole_phrase(
+    graph: SceneGraph, node: Node, text: str, vocabularies: Vocabularies, rng: np.random.Generator
+) -> list[Change]:
+    """An object with its attributes becomes another with those that the corpus gives it."""
+    if node.kind != "object":
+        return []
+    form = vocabularies.form_of(node, graph.caption)
+    numbered = any(node.form == "many" and a.form in ("number", "digits") for a in graph.attributes)
+    known = sorted(vocabularies.phrases.get((form, text), Counter()).items())
+    known = [(phrase, count) for phrase, count in known if not numbered or phrase.split()[0] in grammar().adjectives]
+    if not known:
+        return []
+    share = np.cumsum([count for _, count in known])
+    phrase = known[int(np.searchsorted(share, rng.random() * share[-1], side="right"))][0]
+    span = graph.phrases[graph.objects.index(node)]
+    return [_change(graph.caption, "object", span, phrase)]
+
+
+def _change(caption: str, kind: Kind, span: Span, new: str) -> Change:
+    """The change of a span to a text, with the article and the capital that English then wants."""
+    begin, end = span
+    article = _ARTICLE.search(caption[:begin])
+    if article and (wanted := _article(new)) != article[1].lower():
+        begin = article.start(1)
+        new = f"{wanted} {new}"
+    old = caption[begin:end]
+    if old[0].isupper() and (begin == 0 or not caption[:begin].strip(" \"'")):
+        new = new[0].upper() + new[1:]
+    return Change(kind, (begin, end), old, new)
+
+
+def _article(text: str) -> str:
+    word = text.lower()
+    spoken_vowel = word[0] in "aeiou" and not word.startswith(("uni", "use", "usu", "eu", "one", "ut"))
+    return "an" if spoken_vowel or word.startswith(("hour", "honest", "heir")) else "a"
