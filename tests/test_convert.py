@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from parity.golden_files import close, real_tokens, scenario
-from parity.test_unimo_golden import no_texts, read_pairs
+from parity.test_unimo_golden import read_pairs
 from tiny_run import quiet, tiny, write_tiny_world
 
 from unimo import cli
@@ -69,7 +69,6 @@ def test_a_pickle_of_unimo2(golden):
     close(hidden[:, 4:][real], x["out.fused_text"][real])
     close(hidden[:, :4], x["out.fused_grounded"])
     close(model.text_pooler(fused.text_cls()), x["out.pooled_text"])
-    assert no_texts().offsets.tolist() == [0]
 
 
 def test_ours_leaves_the_slips_out(golden):

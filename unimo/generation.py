@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from unimo.batch import KNOWN, WRITTEN, Texts, pad_texts
+from unimo.data.pack import FIRST_POSITION
 from unimo.data.records import Record
 from unimo.errors import UsageError
 from unimo.model.memory import memories
@@ -23,7 +24,6 @@ from unimo.model.unified import Request, Towers, Unified
 from unimo.model.unimo2 import UNIMO2
 from unimo.tokenizer import Tokenizer
 
-FIRST_POSITION = 2
 Known = Sequence[np.ndarray | Record]
 
 

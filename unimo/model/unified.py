@@ -11,6 +11,7 @@ possibly absent. A matching negative is only one more request: it costs one fuse
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -113,7 +114,7 @@ class Fused:
         return self.hidden.index_select(0, first[sequence] + rows - texts.offsets[text])
 
 
-class Unified(nn.Module):
+class Unified(nn.Module, ABC):
     """The half that UNIMO and UNIMO-2 share. table: who sees whom."""
 
     words: WordEmbedding
@@ -132,17 +133,17 @@ class Unified(nn.Module):
 
     # ---- first half: the towers, a member's own -------------------------------------------------------------------
 
+    @abstractmethod
     def towers(self, batch: Batch) -> Towers:
         """Both towers over a whole batch, with each picture's and each text's votes where there is a dictionary."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode_texts(self, texts: Texts, kept: Kept | None = None) -> Tensor:
         """Packed texts -> (T, D). kept: takes the keys and values of every layer of the text tower."""
-        raise NotImplementedError
 
+    @abstractmethod
     def embed(self, towers: Towers, side: str) -> Tensor:
         """(N, D) or (M, D): every picture or every text alone as one vector. side: image or text."""
-        raise NotImplementedError
 
     def count_votes(self, towers: Towers) -> None:
         """Fills in both tallies of the towers; nothing to do without a dictionary."""
@@ -155,18 +156,23 @@ class Unified(nn.Module):
         return towers.images.new_zeros(0, self.width), none, None
 
     @property
+    @abstractmethod
     def fuser(self) -> Transformer:
         """The Transformer over the fused row."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, words: Tensor, in_text: list[Memory], in_fused: list[Memory]) -> Tensor:
         """One more embedded word a row, (r, D) -> (r, D), after what text tower and fused row remember."""
-        raise NotImplementedError
 
     @property
     def fused_table(self) -> Table:
         """Who sees whom in the fused row."""
         return self.table
+
+    @property
+    def can_share(self) -> bool:
+        """Whether texts beside one copy of a picture say what they would beside copies of their own."""
+        return self.table[IMAGE][TEXT] == NO and self.dictionary is None
 
     def no_images(self) -> Tensor:
         """(0, 1, D): the towers' pictures where there are none."""
@@ -186,8 +192,7 @@ class Unified(nn.Module):
         else:
             image_length = torch.where(image >= 0, towers.image_lengths[image.clamp_min(0)], zero)
         first_of = _first_with_picture(requests, image)  # the sequence that holds each one's picture
-        apart = self.table[IMAGE][TEXT] == NO and self.dictionary is None
-        assert apart or not any(r.share for r in requests.values()), "sharing a picture needs prefix fusion"
+        assert self.can_share or not any(r.share for r in requests.values()), "sharing a picture needs prefix fusion"
         image_length = torch.where(first_of == torch.arange(n, device=device), image_length, zero)
         text_length = torch.where(text >= 0, texts.lengths[text.clamp_min(0)] if len(texts) else zero, zero)
         ground, ground_length, codes = self.ground(towers, requests, image, text)

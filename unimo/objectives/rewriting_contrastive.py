@@ -26,7 +26,6 @@ from torch import Tensor
 from unimo.batch import Batch
 from unimo.config import setting
 from unimo.data.pack import Draft
-from unimo.model.attention import NO
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.objectives.objective import Part
 
@@ -95,8 +94,7 @@ class RewritingContrastive:
             return {}
         pictures = batch.images_of("pairs")
         texts, anchor = batch.texts_of(TEXTS), batch.extra["rewriting.anchor"]
-        share = model.table[0][2] == NO and model.dictionary is None
-        asked = {"rewriting.together": Request(pictures[batch.extra["rewriting.image"]], texts, share=share)}
+        asked = {"rewriting.together": Request(pictures[batch.extra["rewriting.image"]], texts, share=model.can_share)}
         if "pairs.related" in batch.image_groups:  # a related picture beside the caption: each alone
             of = batch.extra["related.image.anchor"]
             captions = texts[torch.searchsorted(anchor, of)]  # the first text of an anchor is its caption

@@ -9,6 +9,7 @@ import hashlib
 import io
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ from unimo.errors import DataError, UsageError
 from unimo.prepare.region_source import Found, Say, Shown, arrays_digest
 
 
-class Files:
+class Files(ABC):
     """Regions that were found elsewhere, by picture.
 
     A stored name fits the key that is the same but for the picture's ending, or else the key's last part, behind its
@@ -78,9 +79,9 @@ class Files:
             raise DataError("the file has no regions of this picture", where=picture.key, got="no such name")
         return found_in(self.read(name), picture.size, where=f"{self.source}, {name}")
 
+    @abstractmethod
     def read(self, name: str) -> dict[str, Any]:
         """Arrays under the names of `found_in`."""
-        raise NotImplementedError
 
 
 # Each array under the names that published files give it.
