@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sacrebleu
+from random_cases import WORDS, corpora
 from rouge_score.rouge_scorer import _lcs_table
 
 from unimo.errors import DataError
@@ -16,16 +17,19 @@ from unimo.metrics import captions
 from unimo.metrics.captions import (
     bleu,
     bleu_as_released,
+    bleu_of_sums,
+    bleu_sums_each,
     caption_report,
     cider_d,
     cider_d_each,
-    lcs_length,
     rouge_l,
     rouge_l_each,
 )
+from unimo.metrics.lcs import lcs_length
 
-COCO = json.loads((Path(__file__).parent / "fixtures" / "coco_caption_scores.json").read_text("utf-8"))
-WORDS = ["a", "the", "red", "blue", "dog", "cat", "on", "near", "ball", "runs"]
+FIXTURES = Path(__file__).parent / "fixtures"
+COCO = json.loads((FIXTURES / "coco_caption_scores.json").read_text("utf-8"))
+THOUSAND = json.loads((FIXTURES / "pycocoevalcap_1000.json").read_text("utf-8"))
 
 
 def random_corpus(seed, pictures=None):
@@ -100,6 +104,20 @@ def plain_rouge_l(candidate, wanted):
     return (1 + 1.2**2) * p * r / (r + 1.2**2 * p) if p and r else 0.0
 
 
+def point_bleu(candidates, references):
+    """BLEU-1..4 without their intervals, which a thousand cases have no time for."""
+    totals = bleu_sums_each(candidates, references).sum(axis=0, keepdims=True)
+    return [float(bleu_of_sums(totals, order)[0]) for order in range(1, 5)]
+
+
+def bleu_with_coco_smoothing(candidates, references):
+    """What coco-caption makes of the same sums: 1e-15 on matches and length, 1e-9 on what they are divided by."""
+    sums = bleu_sums_each(candidates, references).sum(axis=0)
+    product = np.cumprod((sums[:4] + 1e-15) / (sums[4:8] + 1e-9))
+    ratio = (sums[8] + 1e-15) / (sums[9] + 1e-9)
+    return product ** (1 / np.arange(1, 5)) * (math.exp(1 - 1 / ratio) if ratio < 1 else 1)
+
+
 # ---- against the formulas
 
 
@@ -107,8 +125,9 @@ def plain_rouge_l(candidate, wanted):
 def test_all_scores_equal_the_formulas(seed):
     candidates, references = random_corpus(seed)
     scores = bleu(candidates, references)
-    for order in range(1, 5):
-        assert scores[f"BLEU-{order}"].value == pytest.approx(plain_bleu(candidates, references, order), abs=1e-12)
+    for order, point in enumerate(point_bleu(candidates, references), 1):
+        assert scores[f"BLEU-{order}"].value == point
+        assert point == pytest.approx(plain_bleu(candidates, references, order), abs=1e-12)
     expected = plain_cider_d(candidates, references)
     np.testing.assert_allclose(cider_d_each(candidates, references), expected, atol=1e-12)
     expected = [plain_rouge_l(c, w) for c, w in zip(candidates, references)]
@@ -118,14 +137,18 @@ def test_all_scores_equal_the_formulas(seed):
 # ---- against other libraries
 
 
-def test_bleu_equals_sacrebleu():
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_bleu_of_a_thousand_corpora_equals_sacrebleu(order):
     # with split words and no smoothing the two conventions coincide
-    scorer = sacrebleu.BLEU(tokenize="none", smooth_method="none", force=True)
-    for seed in range(200):
-        candidates, references = random_corpus(seed)
-        streams = [[" ".join(wanted[i]) if i < len(wanted) else None for wanted in references] for i in range(5)]
-        theirs = scorer.corpus_score([" ".join(c) for c in candidates], streams).score
-        assert 100 * bleu(candidates, references)["BLEU-4"].value == pytest.approx(theirs, abs=1e-9)
+    scorer = sacrebleu.BLEU(tokenize="none", smooth_method="none", force=True, max_ngram_order=order)
+    matched = 0
+    for candidates, references in corpora(1000):
+        streams = [[" ".join(wanted[i]) if i < len(wanted) else None for wanted in references] for i in range(3)]
+        theirs = scorer.corpus_score([" ".join(words) for words in candidates], streams).score
+        ours = point_bleu(candidates, references)[order - 1]
+        assert 100 * ours == pytest.approx(theirs, abs=1e-9)
+        matched += ours > 0
+    assert matched > 500
 
 
 def test_released_bleu_equals_sacrebleu_but_for_its_brevity():
@@ -158,6 +181,35 @@ def test_the_common_subsequence_equals_rouge_scores_table():
     for _ in range(1000):
         a, b = ([r.choice(WORDS) for _ in range(r.randint(0, 90))] for _ in range(2))
         assert lcs_length(a, b) == _lcs_table(a, b)[len(a)][len(b)]
+
+
+def test_a_thousand_corpora_score_as_pycocoevalcap_stored_them():
+    rows = np.array(THOUSAND["rows"])
+    ours, smoothed = np.zeros((2, len(rows), 6))
+    for case, (candidates, references) in enumerate(corpora(1000)):
+        others = rouge_l_each(candidates, references).mean(), cider_d_each(candidates, references).mean()
+        ours[case] = *point_bleu(candidates, references), *others
+        smoothed[case] = *bleu_with_coco_smoothing(candidates, references), *others
+    np.testing.assert_allclose(smoothed, rows, rtol=1e-10, atol=1e-11)  # stored with twelve digits
+    # unsmoothed, as we report: the same where every order has a match, else 0 where theirs is made of the 1e-15
+    zero = ours == 0
+    np.testing.assert_allclose(ours[~zero], rows[~zero], rtol=1e-8)
+    assert 0 < zero[:, :4].mean() < 0.5
+    assert (rows[zero] < 0.04).all()
+
+
+def test_the_stored_scores_are_those_of_pycocoevalcap():
+    pytest.importorskip("pycocoevalcap", reason="100 MB, mostly Java: its stored scores are checked instead")
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    for row, (candidates, references) in zip(THOUSAND["rows"], corpora(1000)):
+        wanted = {i: [" ".join(words) for words in some] for i, some in enumerate(references)}
+        said = {i: [" ".join(words)] for i, words in enumerate(candidates)}
+        bleus, _ = Bleu(4).compute_score(wanted, said, verbose=0)
+        theirs = [*bleus, Rouge().compute_score(wanted, said)[0], Cider().compute_score(wanted, said)[0]]
+        np.testing.assert_allclose(row, theirs, rtol=1e-11)
 
 
 def test_stored_coco_caption_scores_are_reproduced():

@@ -6,7 +6,7 @@ Intervals resample pictures.
 
 Sources: Papineni et al., ACL 2002 (BLEU); Lin, ACL workshop 2004 (ROUGE-L); Vedantam et al., CVPR 2015
 (CIDEr-D); conventions where the papers leave a choice: github.com/salaniz/pycocoevalcap. Checked against
-its Python parts in `tests/metrics/test_captions.py`. METEOR and SPICE need Java and are not here.
+its Python parts in `tests/metrics/test_captions.py`. SPICE needs Java and is not here; METEOR: see `meteor`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ from numpy.typing import NDArray
 
 from unimo.errors import DataError
 from unimo.metrics.intervals import Score, mean_score, sums_score
+from unimo.metrics.lcs import lcs_length
 from unimo.metrics.tokenise import ngram_counts, tokenise
 
 __all__ = [
     "bleu",
     "bleu_as_released",
+    "bleu_of_sums",
+    "bleu_sums_each",
     "caption_report",
+    "check_words",
     "cider_d",
     "cider_d_each",
-    "lcs_length",
     "rouge_l",
     "rouge_l_each",
 ]
@@ -63,16 +66,20 @@ def bleu(candidates: Sequence[Words], references: References, *, seed: int = 0) 
     Lengths are compared with the closest reference, the shorter of two equally close ones. An order without
     any match gives 0; coco-caption adds 1e-15 there and prints about 1e-5.
     """
-    _check(candidates, references)
-    per_picture = np.array([_bleu_sums(words, wanted) for words, wanted in zip(candidates, references)])
+    per_picture = bleu_sums_each(candidates, references)
     return {
-        f"BLEU-{order}": sums_score(per_picture, partial(_bleu, order=order), seed=seed)
+        f"BLEU-{order}": sums_score(per_picture, partial(bleu_of_sums, order=order), seed=seed)
         for order in range(1, LONGEST + 1)
     }
 
 
+def bleu_sums_each(candidates: Sequence[Words], references: References) -> NDArray[np.float64]:
+    """(n, 10), what each picture adds: matches of order 1..4, n-grams of order 1..4, own length, length aimed at."""
+    check_words(candidates, references)
+    return np.array([_bleu_sums(words, wanted) for words, wanted in zip(candidates, references)])
+
+
 def _bleu_sums(candidate: Words, references: Sequence[Words]) -> list[float]:
-    """What a picture adds: matches of order 1..4, n-grams of order 1..4, own length, length aimed at."""
     allowed: Counter[tuple[str, ...]] = Counter()
     for reference in references:
         allowed |= ngram_counts(reference, LONGEST)  # the union keeps the larger count
@@ -85,7 +92,8 @@ def _bleu_sums(candidate: Words, references: Sequence[Words]) -> list[float]:
     return [*matches, *offered, float(length), float(closest)]
 
 
-def _bleu(totals: NDArray[np.float64], order: int) -> NDArray[np.float64]:
+def bleu_of_sums(totals: NDArray[np.float64], order: int = LONGEST) -> NDArray[np.float64]:
+    """BLEU (R,) of R summed rows (R, 10) of `bleu_sums_each`: for intervals and for `paired`."""
     matches, offered = totals[:, :order], totals[:, LONGEST : LONGEST + order]
     length, wanted = totals[:, -2], totals[:, -1]
     precision = matches / np.maximum(offered, 1)
@@ -99,8 +107,7 @@ def bleu_as_released(candidates: Sequence[Words], references: References) -> flo
     Lengths are compared with the shortest reference, and ratio + 1e-4 stands where the ratio of lengths should: texts
     just as long as their references score a little more than their precision.
     """
-    _check(candidates, references)
-    totals = np.sum([_bleu_sums(words, wanted) for words, wanted in zip(candidates, references)], axis=0)
+    totals = bleu_sums_each(candidates, references).sum(axis=0)
     precision = totals[:LONGEST] / np.maximum(totals[LONGEST : 2 * LONGEST], 1)
     shortest = sum(min(len(reference) for reference in wanted) for wanted in references)
     ratio = totals[-2] / max(shortest, 1)
@@ -118,7 +125,7 @@ def rouge_l(candidates: Sequence[Words], references: References, *, seed: int = 
 
 def rouge_l_each(candidates: Sequence[Words], references: References) -> NDArray[np.float64]:
     """ROUGE-L of each picture (n,): best precision and best recall among its references, combined."""
-    _check(candidates, references)
+    check_words(candidates, references)
     return np.array([_rouge_l(words, wanted) for words, wanted in zip(candidates, references)])
 
 
@@ -131,19 +138,6 @@ def _rouge_l(candidate: Words, references: Sequence[Words]) -> float:
     if precision == 0:
         return 0.0
     return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision)
-
-
-def lcs_length(a: Words, b: Words) -> int:
-    """Length of the longest common subsequence, one bit per word of `a` (Hyyrö 2004): one pass over `b`."""
-    places: dict[str, int] = {}
-    for place, word in enumerate(a):
-        places[word] = places.get(word, 0) | (1 << place)
-    every = (1 << len(a)) - 1
-    row = every  # a zero bit marks a column where the subsequence grows
-    for word in b:
-        hit = row & places.get(word, 0)
-        row = ((row + hit) | (row - hit)) & every
-    return len(a) - row.bit_count()
 
 
 # ---- CIDEr-D
@@ -160,7 +154,7 @@ def cider_d(candidates: Sequence[Words], references: References, *, seed: int = 
 
 def cider_d_each(candidates: Sequence[Words], references: References) -> NDArray[np.float64]:
     """CIDEr-D of each picture (n,)."""
-    _check(candidates, references)
+    check_words(candidates, references)
     counted = [[ngram_counts(reference, LONGEST) for reference in wanted] for wanted in references]
     pictures_with: Counter[tuple[str, ...]] = Counter()
     for counts in counted:
@@ -199,13 +193,15 @@ def _clipped_cosine(
 ) -> float:
     """Mean over orders of the cosine, the candidate's weights clipped: repeating a word gains nothing."""
     products = [0.0] * LONGEST
-    for ngram in own.keys() & other.keys():
-        products[len(ngram) - 1] += min(own[ngram], other[ngram]) * other[ngram]
+    for ngram in own:  # in the order of the text: a set of shared n-grams would be added up in an order of its own
+        if ngram in other:
+            products[len(ngram) - 1] += min(own[ngram], other[ngram]) * other[ngram]
     norms = [a * b for a, b in zip(own_norm, other_norm)]
     return sum(p / n for p, n in zip(products, norms) if n > 0) / LONGEST
 
 
-def _check(candidates: Sequence[Words], references: References) -> None:
+def check_words(candidates: Sequence[Words], references: References) -> None:
+    """DataError unless n word lists meet n non-empty lists of word lists, n >= 1."""
     if len(candidates) != len(references) or not len(candidates):
         raise DataError("one candidate per picture", got=len(candidates), expected=f"{len(references)}, at least 1")
     for picture, wanted in enumerate(references):

@@ -1,4 +1,4 @@
-"""Accuracy, F1, Matthews, Pearson and Spearman, each with its interval.
+"""Accuracy (over all, or by kind of item), F1, Matthews, Pearson, Spearman, each with its interval.
 
 Where a score is undefined (no positive at all, a constant prediction) it is 0: such a model has shown
 nothing. `groups` names items that are resampled together, for instance all questions about one picture.
@@ -6,13 +6,16 @@ nothing. `groups` names items that are resampled together, for instance all ques
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unimo.errors import DataError, NumericsError
 from unimo.metrics.intervals import LEVEL, RESAMPLES, Score, draws, group_numbers, share_score, sums_score
 
-__all__ = ["accuracy", "f1", "matthews", "pearson", "spearman"]
+__all__ = ["accuracy", "accuracy_by_kind", "f1", "matthews", "pearson", "pearson_spearman", "share_by_kind", "spearman"]
 
 Totals = NDArray[np.float64]
 
@@ -28,6 +31,38 @@ def accuracy(
     """Share of items (n,) whose prediction equals the label."""
     predicted, label = _aligned(predictions, labels)
     return share_score(predicted == label, groups=groups, chance=chance, seed=seed)
+
+
+def accuracy_by_kind(
+    predictions: ArrayLike,
+    labels: ArrayLike,
+    kinds: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    seed: int = 0,
+) -> dict[str, Score]:
+    """Accuracy within each kind of item (question type, answer type, domain): {kind: Score}; see `share_by_kind`."""
+    predicted, label = _aligned(predictions, labels)
+    return share_by_kind(predicted == label, kinds, groups=groups, seed=seed)
+
+
+def share_by_kind(
+    hits: ArrayLike, kinds: ArrayLike, *, groups: ArrayLike | None = None, seed: int = 0
+) -> dict[str, Score]:
+    """Mean within each kind of item of values (n,) in 0..1, for instance of `vqa_accuracy_each`: {kind: Score}.
+
+    kinds: (n,) labels, in the result as strings, sorted. Each kind is resampled on its own.
+    """
+    hits, kinds = np.asarray(hits, dtype=np.float64), np.asarray(kinds)
+    if hits.ndim != 1 or kinds.shape != hits.shape:
+        raise DataError("one kind per item", got=kinds.shape, expected=f"{hits.shape}, one-dimensional")
+    if not hits.size:
+        raise DataError("nothing to score", got="0 items", expected="at least one")
+    number = group_numbers(groups, len(hits))
+    return {
+        str(kind): share_score(hits[kinds == kind], groups=number[kinds == kind], seed=seed)
+        for kind in np.unique(kinds)
+    }
 
 
 def f1(
@@ -64,15 +99,36 @@ def pearson(predictions: ArrayLike, labels: ArrayLike, *, groups: ArrayLike | No
 
 def spearman(predictions: ArrayLike, labels: ArrayLike, *, groups: ArrayLike | None = None, seed: int = 0) -> Score:
     """Pearson correlation of ranks, ties sharing their mean rank; each resample is ranked anew."""
+    return _resampled_score(_rank_correlation, predictions, labels, groups, seed)
+
+
+def pearson_spearman(
+    predictions: ArrayLike, labels: ArrayLike, *, groups: ArrayLike | None = None, seed: int = 0
+) -> Score:
+    """Mean of Pearson's and Spearman's correlation: what the STS-B recipe chooses a checkpoint by."""
+    return _resampled_score(_mean_correlation, predictions, labels, groups, seed)
+
+
+Measure = Callable[[Totals], float]  # of how often each item (n,) was drawn
+
+
+def _resampled_score(
+    prepare: Callable[[Totals, Totals], Measure],
+    predictions: ArrayLike,
+    labels: ArrayLike,
+    groups: ArrayLike | None,
+    seed: int,
+) -> Score:
+    """Score of two number lists that is no function of sums over items."""
     x, y = _numbers(predictions, labels)
-    value = pearson(_ranks(x), _ranks(y)).value
-    number = group_numbers(groups, len(x))
-    x_level, y_level = (np.unique(values, return_inverse=True)[1] for values in (x, y))
-    scores = []
-    for block in draws(int(number.max()) + 1, seed=seed, resamples=RESAMPLES):
-        for counts in block:
-            weight = counts[number].astype(np.float64)
-            scores.append(_weighted_pearson(_weighted_ranks(x_level, weight), _weighted_ranks(y_level, weight), weight))
+    order = np.lexsort((y, x))  # sums in one order: the same value to the last digit however items come
+    value = prepare(x[order], y[order])(np.ones(len(x)))
+    measure, number = prepare(x, y), group_numbers(groups, len(x))
+    scores = [
+        measure(counts[number].astype(np.float64))
+        for block in draws(int(number.max()) + 1, seed=seed, resamples=RESAMPLES)
+        for counts in block
+    ]
     low, high = np.quantile(scores, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Score(value, float(low), float(high), len(x), 0.0)
 
@@ -96,7 +152,7 @@ def _numbers(predictions: ArrayLike, labels: ArrayLike) -> tuple[Totals, Totals]
 
 
 def _standard(values: Totals) -> Totals:
-    centred = values - values.mean()
+    centred = values - math.fsum(values) / len(values)
     return centred / max(float(np.abs(centred).max(initial=0)), np.finfo(float).tiny)
 
 
@@ -127,9 +183,14 @@ def _divide(above: Totals, below: Totals) -> Totals:
     return np.divide(above, below, out=np.zeros_like(below), where=below > 1e-12)
 
 
-def _ranks(values: Totals) -> Totals:
-    """Ranks from 1, ties sharing their mean."""
-    return _weighted_ranks(np.unique(values, return_inverse=True)[1], np.ones(len(values)))
+def _rank_correlation(x: Totals, y: Totals) -> Measure:
+    x_level, y_level = (np.unique(values, return_inverse=True)[1] for values in (x, y))
+    return lambda weight: _weighted_pearson(_weighted_ranks(x_level, weight), _weighted_ranks(y_level, weight), weight)
+
+
+def _mean_correlation(x: Totals, y: Totals) -> Measure:
+    by_rank, x, y = _rank_correlation(x, y), _standard(x), _standard(y)
+    return lambda weight: (_weighted_pearson(x, y, weight) + by_rank(weight)) / 2
 
 
 def _weighted_ranks(level: NDArray[np.int64], weight: Totals) -> Totals:

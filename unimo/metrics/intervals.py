@@ -111,7 +111,10 @@ def sums_score(
     chance: float | None = None,
     seed: int = 0,
 ) -> Score:
-    """Score that is a function of sums: per_item (n, S), combine (R, S) -> (R,); resampled by group."""
+    """Score that is a function of sums: per_item (n, S), combine (R, S) -> (R,); resampled by group.
+
+    The value is the same to the last digit in any order of items; the interval, being drawn, is not.
+    """
     n = len(per_item)
     if n == 0:
         raise DataError(
@@ -123,7 +126,8 @@ def sums_score(
     number = group_numbers(groups, n)
     sums = np.zeros((number.max() + 1, per_item.shape[1]))
     np.add.at(sums, number, per_item)
-    value = float(combine(sums.sum(axis=0, keepdims=True))[0])
+    exact = np.array([[math.fsum(column) for column in per_item.T]])
+    value = float(combine(exact)[0])
     low, high = bootstrap(sums, combine, seed=seed)
     return Score(value, low, high, n, chance)
 

@@ -1,0 +1,175 @@
+"""Against a plain second writing of the official CoQA and SQuAD arithmetic, and by hand."""
+
+import random
+import re
+import string
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unimo.errors import DataError
+from unimo.metrics import (
+    coqa_em,
+    coqa_em_each,
+    coqa_f1,
+    coqa_f1_each,
+    squad_em,
+    squad_em_each,
+    squad_f1,
+    squad_f1_each,
+)
+from unimo.metrics.answers import normalise_answer
+
+PIECES = [
+    "The", "a", "an", "the", "cat", "Cat", "cats", "well-known", "U.S.", "3.5", "no", "Yes,", "unknown", "it's",
+    "“white”",
+    "$5", "!", "Ann", "theatre", "A.", "it", "is", "on", "mat", "red\n", "\t",
+]  # fmt: skip
+
+
+def answer(r):
+    return " ".join(r.choice(PIECES) for _ in range(r.choice([0, 1, 1, 2, 3, 4, 6])))
+
+
+def cases(n=1000):
+    r = random.Random(0)
+    people = [[answer(r) for _ in range(r.randint(1, 5))] for _ in range(n)]
+    return [r.choice([*some, answer(r)]) for some in people], people
+
+
+# ---- the second opinion: one function per sentence of the published definition, all in plain loops
+
+
+def plain_words(text):
+    kept = [c for c in text.lower() if c not in string.punctuation]
+    return re.sub(r"\b(a|an|the)\b", " ", "".join(kept), flags=re.UNICODE).split()
+
+
+def plain_exact(gold, said):
+    return int(" ".join(plain_words(gold)) == " ".join(plain_words(said)))
+
+
+def plain_f1(gold, said):
+    gold, said = plain_words(gold), plain_words(said)
+    if not gold or not said:
+        return int(gold == said)
+    left, same = list(gold), 0
+    for word in said:
+        if word in left:
+            left.remove(word)
+            same += 1
+    if same == 0:
+        return 0
+    precision, recall = 1.0 * same / len(said), 1.0 * same / len(gold)
+    return (2 * precision * recall) / (precision + recall)
+
+
+def plain_turn(score, gold, said):
+    total = 0.0
+    if len(gold) > 1:
+        for i in range(len(gold)):
+            total += max(score(one, said) for one in gold[:i] + gold[i + 1 :])
+    else:
+        total += max(score(one, said) for one in gold)
+    return total / max(1, len(gold))
+
+
+@pytest.mark.parametrize(("ours", "plain"), [(coqa_em_each, plain_exact), (coqa_f1_each, plain_f1)])
+def test_a_thousand_random_turns_score_as_the_coqa_script_says(ours, plain):
+    predictions, people = cases()
+    expected = [plain_turn(plain, gold, said) for said, gold in zip(predictions, people)]
+    np.testing.assert_allclose(ours(predictions, people), expected, rtol=0, atol=1e-15)
+    assert len(set(expected)) >= 5
+    assert 0.1 < np.mean(expected) < 0.9
+
+
+@pytest.mark.parametrize(("ours", "plain"), [(squad_em_each, plain_exact), (squad_f1_each, plain_f1)])
+def test_a_thousand_random_answers_score_as_the_squad_script_says(ours, plain):
+    predictions, people = cases()
+    expected = [max(plain(one, said) for one in gold) for said, gold in zip(predictions, people)]
+    np.testing.assert_allclose(ours(predictions, people), expected, rtol=0, atol=1e-15)
+    assert 0.1 < np.mean(expected) < 0.9
+
+
+# ---- by hand
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("  The well-known  CAT! ", "wellknown cat"),
+        ("a.m.", "am"),  # the full stop goes before the article is looked for
+        ("An apple a day; the end", "apple day end"),
+        ("theatre another", "theatre another"),
+        ("“Quoted” – dash", "“quoted” – dash"),  # only ASCII marks count as punctuation
+        ("The", ""),
+    ],
+)
+def test_what_is_left_of_an_answer(text, words):
+    assert normalise_answer(text) == words
+
+
+def test_f1_by_hand():
+    # "cat sat down" and "cat sat": two common words, 2/3 and 2/2
+    assert squad_f1_each(["The cat sat down"], [["a cat sat"]])[0] == pytest.approx(0.8)
+    # a repeated word counts as often as both have it
+    assert squad_f1_each(["yes yes yes"], [["yes yes no"]])[0] == pytest.approx(2 / 3)
+    assert squad_f1_each(["dog"], [["cat", "red dog"]])[0] == pytest.approx(2 / 3)
+    assert squad_em_each(["dog", "The Dog."], [["cat", "red dog"], ["cat", "dog"]]).tolist() == [0, 1]
+
+
+def test_leaving_one_person_out_by_hand():
+    # two of three people said white: leaving out one of them still leaves the other, so all three turns match
+    assert coqa_em_each(["white"], [["white", "white", "black"]])[0] == 1
+    # one of three: leaving that one out leaves nobody
+    assert coqa_em_each(["white"], [["white", "grey", "black"]])[0] == pytest.approx(2 / 3)
+    # F1 1, 2/3 and 0: the best of the others is 2/3, 1 and 1
+    assert coqa_f1_each(["dog"], [["dog", "red dog", "cat"]])[0] == pytest.approx((2 / 3 + 1 + 1) / 3)
+    assert coqa_f1_each(["dog"], [["red dog"]])[0] == pytest.approx(2 / 3)
+
+
+def test_nothing_agrees_only_with_nothing():
+    predictions, people = ["", "the", "", "cat"], [["a"], [""], ["cat"], ["an"]]
+    for metric in (squad_em_each, squad_f1_each, coqa_em_each, coqa_f1_each):
+        assert metric(predictions, people).tolist() == [1, 1, 0, 0]
+
+
+# ---- properties
+
+
+@given(
+    st.lists(st.text(alphabet="ab the.", max_size=12), min_size=1, max_size=4), st.text(alphabet="ab the.", max_size=12)
+)
+def test_order_of_people_is_nothing_and_leaving_one_out_never_gains(people, said):
+    assert coqa_f1_each([said], [people])[0] == pytest.approx(coqa_f1_each([said], [people[::-1]])[0])
+    assert coqa_f1_each([said], [people])[0] <= squad_f1_each([said], [people])[0] + 1e-12
+    assert squad_em_each([said], [people])[0] <= squad_f1_each([said], [people])[0]
+
+
+def test_scores_are_means_with_intervals_by_story():
+    predictions, people = cases(200)
+    pairs = [(squad_em, squad_em_each), (squad_f1, squad_f1_each), (coqa_em, coqa_em_each), (coqa_f1, coqa_f1_each)]
+    for metric, each in pairs:
+        score = metric(predictions * 4, people * 4)
+        by_story = metric(predictions * 4, people * 4, groups=list(range(200)) * 4)
+        assert score.value == by_story.value == pytest.approx(each(predictions, people).mean())
+        assert by_story.high - by_story.low > 1.6 * (score.high - score.low)
+    assert coqa_f1(["cat"] * 20, [["cat"]] * 20).low < 0.9  # all right so far is not certainty
+
+
+def test_what_does_not_fit_is_a_located_error():
+    for metric in (squad_em, squad_f1, coqa_em, coqa_f1):
+        with pytest.raises(DataError, match="item 1"):
+            metric(["a", "b"], [["a"], []])
+        with pytest.raises(DataError, match="item 0"):
+            metric(["a"], ["a"])
+        with pytest.raises(DataError, match="item 0"):
+            metric([None], [["a"]])
+        with pytest.raises(DataError, match="item 0"):
+            metric(["a"], [["a", 3]])
+        with pytest.raises(DataError):
+            metric("a", [["a"]])
+        with pytest.raises(DataError):
+            metric([], [])

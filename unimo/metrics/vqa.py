@@ -1,0 +1,168 @@
+"""Visual questions: VQA's accuracy against ten people, its soft targets, and accuracy against a set of answers.
+
+Legend: n questions · each with one predicted answer and the answers of m people (ten in VQA v2).
+
+Answers are compared after VQA's own clean-up, with all its habits: a mark of punctuation is deleted where one of its
+kind stands next to a space or a number has a thousands comma, else it becomes a space; numbers up to ten become digits
+("none" too); articles go; "dont" becomes "don't". Where all people wrote the same string nothing is cleaned, neither
+theirs nor the prediction, so "Yes" is wrong where ten people wrote "yes".
+
+Sources: Antol et al., ICCV 2015, and the evaluation code at github.com/GT-Vision-Lab/VQA (accuracy); Teney et al.,
+CVPR 2018 (soft targets); Malinowski and Fritz, NIPS 2014 (DAQUAR; their WUPS needs WordNet and is not here).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from unimo.errors import DataError, UsageError
+from unimo.metrics.checks import check_answers
+from unimo.metrics.intervals import Score, share_score
+
+__all__ = [
+    "clean_answer",
+    "daquar_accuracy",
+    "daquar_accuracy_each",
+    "soft_targets",
+    "vqa_accuracy",
+    "vqa_accuracy_each",
+]
+
+_ENOUGH = 3  # people who must agree for full marks
+
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+_COMMA_IN_NUMBER = re.compile(r"\d,\d")
+_FULL_STOP = re.compile(r"\.(?!\d)")
+_FULL_STOPS = 32  # the published code passes a flag where the largest number of replacements belongs
+
+_NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5"}
+_NUMBERS |= {"six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"}
+_ARTICLES = frozenset(("a", "an", "the"))
+
+# Each is also written with any one of its apostrophes forgotten, and is put right.
+_CONTRACTIONS = re.findall(
+    r"\S+",
+    """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
+    he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't needn't not've
+    o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's
+    someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've
+    there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's
+    what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
+    wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+    """,
+)
+_PUT_RIGHT = {
+    word[:place] + word[place + 1 :]: word for word in _CONTRACTIONS for place, c in enumerate(word) if c == "'"
+} | {"somebody'd": "somebodyd"}  # the published table has this one the wrong way round
+
+
+def vqa_accuracy(
+    predictions: Sequence[str],
+    answers: Sequence[Sequence[str]],
+    *,
+    groups: ArrayLike | None = None,
+    chance: float | None = None,
+    seed: int = 0,
+) -> Score:
+    """Mean of `vqa_accuracy_each`, 0..1; groups: the picture of each question, so that a picture is drawn as one."""
+    return share_score(vqa_accuracy_each(predictions, answers), groups=groups, chance=chance, seed=seed)
+
+
+def vqa_accuracy_each(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+    """min(people who said so / 3, 1), averaged over leaving each person out (n,). DataError without answers."""
+    check_answers(predictions, answers)
+    scores = []
+    for said, people in zip(predictions, answers):
+        said, people = _one_line(said), [_one_line(answer) for answer in people]
+        if len(set(people)) > 1:
+            said, people = clean_answer(said), [clean_answer(answer) for answer in people]
+        scores.append(_accuracy(people.count(said), len(people)))
+    return np.array(scores, dtype=np.float64)
+
+
+def soft_targets(answers: Sequence[str]) -> dict[str, float]:
+    """{cleaned answer: the accuracy it would get} of one question's m people, to train on.
+
+    With ten people 0.3, 0.6, 0.9 for one, two, three and 1 for more; an answer nobody gave is worth 0 and not listed.
+    Always cleaned, as the answer lists of published models are, and without what becomes empty.
+    """
+    check_answers([""], [answers])
+    counts = Counter(clean_answer(answer) for answer in answers)
+    return {answer: _accuracy(count, len(answers)) for answer, count in counts.items() if answer}
+
+
+def clean_answer(text: str) -> str:
+    """
+    >>> clean_answer("The two dogs, dont they?")
+    "2 dogs don't they"
+    """
+    text = _one_line(text)
+    thousands = bool(_COMMA_IN_NUMBER.search(text))
+    marks = {
+        ord(mark): "" if thousands or f"{mark} " in text or f" {mark}" in text else " "
+        for mark in _PUNCTUATION
+        if mark in text
+    }
+    text = _FULL_STOP.sub("", text.translate(marks), count=_FULL_STOPS)
+    words = [_NUMBERS.get(word, word) for word in text.lower().split()]
+    return " ".join(_PUT_RIGHT.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", " ").replace("\t", " ").strip()
+
+
+def _accuracy(agreeing: int, people: int) -> float:
+    """Leaving out one who agrees lowers the count; leaving out another does not."""
+    if people == 1:
+        return float(agreeing)  # ours: leaving out the only one would leave nobody
+    with_one_less = agreeing * min((agreeing - 1) / _ENOUGH, 1)
+    return (with_one_less + (people - agreeing) * min(agreeing / _ENOUGH, 1)) / people
+
+
+# ---- DAQUAR: a set of answers
+
+
+def daquar_accuracy(
+    predictions: Sequence[str | Collection[str]],
+    answers: Sequence[Collection[str]],
+    *,
+    rule: str = "all",
+    groups: ArrayLike | None = None,
+    chance: float | None = None,
+    seed: int = 0,
+) -> Score:
+    """Share of questions answered rightly (n,); rule and errors as in `daquar_accuracy_each`."""
+    return share_score(daquar_accuracy_each(predictions, answers, rule=rule), groups=groups, chance=chance, seed=seed)
+
+
+def daquar_accuracy_each(
+    predictions: Sequence[str | Collection[str]], answers: Sequence[Collection[str]], *, rule: str = "all"
+) -> NDArray[np.float64]:
+    """1 or 0 of each question (n,), strings compared without case and outer spaces.
+
+    A prediction is one answer or a collection. rule "all" (the published accuracy): the predicted set must be the set
+    of answers. "any": one predicted answer among them is enough, for models that can name only one.
+    """
+    if rule not in ("all", "any"):
+        raise UsageError("unknown rule of answer sets", got=rule, expected="all or any")
+    said = [_as_set([one] if isinstance(one, str) else one) for one in predictions]
+    if isinstance(predictions, str) or len(said) != len(answers) or not said:
+        raise DataError("one prediction for each item", got=len(said), expected=f"{len(answers)}, at least 1")
+    hits = []
+    for item, (own, wanted) in enumerate(zip(said, answers)):
+        if isinstance(wanted, str) or not wanted:
+            raise DataError("a question's answers are a filled set", where=f"item {item}", got=wanted)
+        right = _as_set(wanted)
+        hits.append(own == right if rule == "all" else bool(own & right))
+    return np.array(hits, dtype=np.float64)
+
+
+def _as_set(answers: Collection[str]) -> frozenset[str]:
+    return frozenset(answer.strip().lower() for answer in answers)
