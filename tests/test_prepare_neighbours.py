@@ -7,10 +7,12 @@ import io
 import json
 import os
 import pickle
+import re
 import signal
 import sys
 import tarfile
 import time
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +27,12 @@ from unimo.data.neighbours import Neighbours
 from unimo.data.similarity import words
 from unimo.data.sources import Corpus, open_corpus
 from unimo.errors import DataError, ResourceError, UsageError
-from unimo.prepare import neighbours as module
-from unimo.prepare.neighbours import (
-    NeighbourSettings,
-    auc,
-    caption_neighbour_precision,
-    neighbours,
-    on_ray,
-    prepare_neighbours,
-    show,
-    token_spans,
-)
-from unimo.report import render
+from unimo.prepare import neighbour_pictures, picture_vectors
+from unimo.prepare.cluster import on_ray
+from unimo.prepare.neighbour_judgements import auc, caption_neighbour_precision
+from unimo.prepare.neighbour_sentences import captions_of, token_spans
+from unimo.prepare.neighbours import NeighbourSettings, neighbours, prepare_neighbours
+from unimo.prepare.neighbours_page import show
 from unimo.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.default()
@@ -96,8 +92,8 @@ def corpora(tmp_path_factory) -> tuple[Corpus, Corpus, Corpus]:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(module, "_PICTURES_AT_ONCE", 4)
-    monkeypatch.setattr(module, "_QUERIES_AT_ONCE", 2)
+    monkeypatch.setattr(picture_vectors, "_AT_ONCE", 4)
+    monkeypatch.setattr(neighbour_pictures, "_QUERIES_AT_ONCE", 2)
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -139,7 +135,7 @@ def test_the_caption_itself_and_repeated_sentences_are_left_out(corpora, tmp_pat
     for i in range(len(pairs)):
         found = [" ".join(words(text)) for text in sentence_texts(near, i)]
         assert len(set(found)) == len(found) > 0
-        assert not set(found) & {" ".join(words(text)) for text in module.captions_of(pairs, i)}
+        assert not set(found) & {" ".join(words(text)) for text in captions_of(pairs, i)}
     assert "a green tree stands in the garden" in [" ".join(words(text)) for text in sentence_texts(near, 1)]
 
 
@@ -164,7 +160,7 @@ def test_a_model_ranks_sentences_and_sees_pictures(corpora, tmp_path):
     model = Answerer(lively_model(vocabulary=Tokenizer.vocab_size), precision="fp32")
     quietly(pairs, images, texts, tmp_path, model=model)
     near = Neighbours.open(tmp_path, pairs, images, texts)
-    caption = model.embed_text(module.captions_of(pairs, 1))[0]
+    caption = model.embed_text(captions_of(pairs, 1))[0]
     found = model.embed_text([near.tokens(int(number)) for number in near.sentences(1)]) @ caption
     assert len(found) == 3 and (np.diff(found) <= 1e-6).all()
     own = model.embed_image([pairs.image_bytes(1)])[0]
@@ -195,7 +191,7 @@ def test_stopped_at_any_write_it_goes_on_to_the_same_bytes(corpora, tmp_path, mo
     quietly(*corpora, tmp_path / "whole")
     expected = bytes_of(tmp_path / "whole")
     assert sorted(expected) == ["00000.safetensors", "00001.safetensors", "sentences.safetensors"]
-    original, stops = module.write_atomic, 0
+    original, stops = picture_vectors.write_atomic, 0
     for stop in range(100):
         left = iter(range(stop))
 
@@ -204,7 +200,7 @@ def test_stopped_at_any_write_it_goes_on_to_the_same_bytes(corpora, tmp_path, mo
                 raise ResourceError("stopped here")
             original(path, data)
 
-        monkeypatch.setattr(module, "write_atomic", write)
+        monkeypatch.setattr(picture_vectors, "write_atomic", write)
         monkeypatch.setattr(reading, "write_atomic", write)
         try:
             quietly(*corpora, tmp_path / str(stop))
@@ -221,8 +217,8 @@ def test_stopped_at_any_write_it_goes_on_to_the_same_bytes(corpora, tmp_path, mo
 
 
 def small_blocks_again(monkeypatch) -> None:
-    monkeypatch.setattr(module, "_PICTURES_AT_ONCE", 4)
-    monkeypatch.setattr(module, "_QUERIES_AT_ONCE", 2)
+    monkeypatch.setattr(picture_vectors, "_AT_ONCE", 4)
+    monkeypatch.setattr(neighbour_pictures, "_QUERIES_AT_ONCE", 2)
 
 
 def test_killed_at_random_it_leaves_the_same_bytes(corpora, tmp_path):
@@ -303,7 +299,9 @@ def test_a_collection_of_the_pairs_own_picture_alone(tmp_path):
     ledger = Ledger(tmp_path / "bad.jsonl")
     paths = [tmp_path / name for name in ("pairs.tar", "images.tar", "texts.txt", "out")]
     lines: list[str] = []
-    done = neighbours(*paths, ledger=ledger, say=lines.append)
+    done = neighbours(*paths, ledger=ledger, say=lines.append, page=tmp_path / "page.html")
+    page = Page(tmp_path / "page.html")
+    assert page.texts["h2"] == ["!!!"] and page.texts["li"] == ["none", "none"]
     assert (done["image"], done["sentence"]) == (0, 0)
     assert ledger.summary()["reasons"] == {"pair without a word to search by": 1}
     assert '"key": "one"' in (tmp_path / "bad.jsonl").read_text()
@@ -384,12 +382,58 @@ def test_sentences_are_stretches_of_the_documents_tokens(text):
 # ---- looking and judging
 
 
+class Page(HTMLParser):
+    """How many articles and pictures, and every caption below a picture and every entry of a list."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.tags: list[str] = []
+        self.inside: str = ""
+        self.texts: dict[str, list[str]] = {"li": [], "figcaption": [], "h2": []}
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag in self.texts:
+            self.inside = tag
+            self.texts[tag].append("")
+
+    def handle_endtag(self, tag):
+        self.inside = "" if tag == self.inside else self.inside
+
+    def handle_data(self, data):
+        if self.inside:
+            self.texts[self.inside][-1] += data
+
+
 def test_a_page_shows_pairs_with_their_neighbours(corpora, tmp_path):
     quietly(*corpora, tmp_path / "out")
-    render(show(tmp_path / "out", *corpora, count=2), tmp_path / "page.html")
-    page = (tmp_path / "page.html").read_text()
-    assert page.count("<figure>") == 2 * 5 or page.count("<figure>") == 2 * 5 - 1
-    assert "data:image" in page and "<script" not in page
+    show(tmp_path / "out", *corpora, tmp_path / "page.html", n=6, most=2)
+    page, near = Page(tmp_path / "page.html"), Neighbours.open(tmp_path / "out", *corpora)
+    assert page.tags.count("article") == 6 and page.tags.count("img") == 6 + 6 * 2
+    assert sorted(page.texts["h2"]) == sorted(corpora[0].text(i) for i in range(6))
+    below = [corpora[1].keys[int(k)] for i in range(6) for k in near.images(i)[:2]]
+    assert sorted(text.split(" ", 1)[1] for text in page.texts["figcaption"]) == sorted(below)
+    said = {text.strip() for i in range(6) for text in sentence_texts(near, i)[:2]}
+    assert said == {text.rsplit(" ", 1)[0] for text in page.texts["li"]} - {"The ball is"}  # a caption, no sentence
+    raw = (tmp_path / "page.html").read_text()
+    assert not re.search(r"https?:|<script|<link|@import|src=\"(?!data:)", raw)
+    show(tmp_path / "out", *corpora, tmp_path / "same.html", n=6, most=2)
+    assert (tmp_path / "same.html").read_text() == raw
+    show(tmp_path / "out", *corpora, tmp_path / "other.html", n=2, seed=1)
+    assert Page(tmp_path / "other.html").tags.count("article") == 2
+    with pytest.raises(UsageError, match="nothing to show"):
+        show(tmp_path / "out", *corpora, tmp_path / "none.html", n=0)
+
+
+@pytest.mark.parametrize("absent", ["images", "texts"])
+def test_a_page_of_one_side(corpora, tmp_path, absent):
+    sides = [None if absent == "images" else corpora[1], None if absent == "texts" else corpora[2]]
+    quietly(corpora[0], *sides, tmp_path / "out")
+    show(tmp_path / "out", corpora[0], *sides, tmp_path / "page.html")
+    page = Page(tmp_path / "page.html")
+    assert page.tags.count("img") == (6 if absent == "images" else 6 + len(page.texts["figcaption"]))
+    assert bool(page.texts["figcaption"]) == (absent == "texts")
 
 
 def test_auc_is_the_share_of_pairs_in_order():

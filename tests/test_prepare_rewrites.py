@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.resources
 import json
 import multiprocessing
 import os
 import pickle
 import re
 import signal
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,7 +19,7 @@ import pytest
 
 from unimo.data.chance import generator
 from unimo.data.ledger import Ledger
-from unimo.data.rewrites import Rewrites, items_of_shards, sidecar_path
+from unimo.data.rewrites import Negative, Rewrites, items_of_shards, sidecar_path
 from unimo.data.scene_graph import tokens
 from unimo.data.scene_language import caption_is_true
 from unimo.data.scene_world import scene
@@ -24,9 +27,11 @@ from unimo.data.scenes import write_world
 from unimo.data.sources import Corpus, open_corpus
 from unimo.errors import DataError, ResourceError, UnimoError, UsageError
 from unimo.prepare import rewrites as module
+from unimo.prepare import rewrites_sidecar
 from unimo.prepare.back_translation import BackTranslation, identity, pivots
 from unimo.prepare.rewrites import Counts, may_be_paraphrase, rewrites
 from unimo.prepare.rewrites_page import show
+from unimo.prepare.rewrites_sample import write_sample
 from unimo.prepare.tfidf import NearCaptions
 from unimo.tokenizer import Tokenizer
 
@@ -123,7 +128,7 @@ def test_negatives_are_false_of_their_scene(corpus, reader):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK", 16)
+    monkeypatch.setattr(rewrites_sidecar, "_BLOCK", 16)
 
 
 def stop_after(monkeypatch, blocks: int, how) -> None:
@@ -167,7 +172,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(world, out, tmp_path, smal
 
 
 def _run_until_killed(world: Path, out: Path) -> None:
-    module._BLOCK = 16
+    rewrites_sidecar._BLOCK = 16
     with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, 3, lambda: os.kill(os.getpid(), signal.SIGKILL))
         rewrites(world, out=out, counts=FEW, say=quiet)
@@ -190,6 +195,68 @@ def test_a_partial_file_of_other_settings_is_not_continued(world, out, tmp_path,
             rewrites(world, out=tmp_path, counts=FEW, seed=9, say=quiet)
     rewrites(world, out=tmp_path, counts=FEW, say=quiet)
     assert the_file(tmp_path).read_bytes() == the_file(out).read_bytes()
+
+
+# --- of another grammar -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_another_grammar_does_not_go_on_but_is_read(world, corpus, tmp_path, monkeypatch, small_blocks, whole):
+    monkeypatch.setattr(rewrites_sidecar, "GRAMMAR", 41)
+    if whole:
+        rewrites(world, out=tmp_path, counts=FEW, say=quiet)
+    else:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+            stop_after(patch, 3, stop)
+            rewrites(world, out=tmp_path, counts=FEW, say=quiet)
+    (place,) = tmp_path.iterdir()
+    before = place.read_bytes()
+    assert json.loads(before.splitlines()[0])["grammar"] == 41
+    monkeypatch.setattr(rewrites_sidecar, "GRAMMAR", 42)
+    with pytest.raises(DataError, match="another grammar") as refused:
+        rewrites(world, out=tmp_path, counts=FEW, say=quiet)
+    assert refused.value.parts()["got"] == "grammar 41" and place.name in refused.value.parts()["where"]
+    assert place.read_bytes() == before
+    if whole:
+        assert Rewrites.open(tmp_path, corpus).negatives(0, 0)
+    rewrites(world, out=tmp_path, counts=FEW, seed=1, say=quiet)  # other settings begin anew in any case
+    assert json.loads(the_file(tmp_path).read_text().splitlines()[0])["grammar"] == 42
+
+
+def test_files_from_before_grammars_were_named_are_of_the_first(world, corpus, reader, tmp_path, monkeypatch):
+    monkeypatch.setattr(rewrites_sidecar, "GRAMMAR", 1)
+    rewrites(world, out=tmp_path, counts=FEW, say=quiet)
+    place = the_file(tmp_path)
+    first, rest = place.read_bytes().split(b"\n", 1)
+    header = {**json.loads(first), "version": 1}
+    assert header.pop("grammar") == 1
+    place.write_bytes(json.dumps(header).encode() + b"\n" + rest)
+    (row,) = rewrites(world, out=tmp_path, counts=FEW, say=quiet)
+    assert not row["built"] and Rewrites.open(tmp_path, corpus).negatives(7, 1) == reader.negatives(7, 1)
+    monkeypatch.setattr(rewrites_sidecar, "GRAMMAR", 2)
+    with pytest.raises(DataError, match="another grammar"):
+        rewrites(world, out=tmp_path, counts=FEW, say=quiet)
+
+
+TOLD = {
+    "dog": ["A brown dog runs on the green grass .", "a small dog is chasing two red balls", "The dog plays outside ."],
+    "girl": ["A little girl in a pink dress climbs the stairs .", "a girl wearing a pink dress on wooden stairs"],
+    "men": ["Two men in blue shirts sit on a bench .", "men sitting on a wooden bench near a red car"],
+    "boy": ["A boy in a red shirt jumps into the blue pool .", "a small boy is jumping off a bench into a pool"],
+    "cat": ["A black cat sleeps on a red car .", "a small black cat lying on the car in front of a house"],
+    "woman": ["A woman in a blue dress walks two dogs .", "a woman with brown dogs on the grass behind a house"],
+}
+GRAMMARS = {1: ("16348300d698737d", "10a79c3ee830c2d0")}
+
+
+def test_rules_change_only_together_with_the_number_of_the_grammar(tmp_path):
+    """Where this fails, the rules changed: raise GRAMMAR in unimo/data/rewriting.py and put the new digests here."""
+    rewrites(pairs_file(tmp_path / "pairs", TOLD), out=tmp_path, counts=Counts(0, 9, 30, 30), say=quiet)
+    tables = (importlib.resources.files("unimo") / "assets" / "caption_grammar.txt").read_bytes()
+    lines = the_file(tmp_path).read_bytes().split(b"\n", 1)[1]
+    assert GRAMMARS[rewrites_sidecar.GRAMMAR] == tuple(
+        hashlib.sha256(data).hexdigest()[:16] for data in (tables, lines)
+    )
 
 
 def test_two_processes_do_not_write_the_same_file(world, corpus, tmp_path):
@@ -332,7 +399,7 @@ def test_positives_are_written_and_resumed(world, marian, tmp_path, monkeypatch,
     assert identity(marian) in json.dumps(json.loads(the_file(tmp_path / "one").open().readline()))
     reader = Rewrites.open(tmp_path / "one", corpus)
     some = next((i, j) for i in range(PAIRS) for j in range(2) if reader.positives(i, j))
-    (row, *_), _ = reader.sample(*some, generator(0), positives=1, negatives={})
+    (row, *_), _ = reader.sample(*some, generator(0), positives=1, negatives=0)
     assert Tokenizer.default().decode(row) in reader.positives(*some)
 
 
@@ -362,21 +429,37 @@ def test_models_that_cannot_be_loaded_are_named(world, tmp_path, monkeypatch):
 
 
 def test_samples_are_token_ids_of_what_was_asked(corpus, reader):
-    wanted = {"sentence": 2, "phrase": 3, "word": 1}
-    positives, negatives = reader.sample(3, 1, generator(1), positives=2, negatives=wanted)
+    positives, negatives = reader.sample(3, 1, generator(1), positives=2, negatives=6)
     assert positives == []  # no model was given
-    assert [level for level, _ in negatives] == ["sentence"] * 2 + ["phrase"] * 3 + ["word"]
     known = {negative.text for negative in reader.negatives(3, 1)}
-    texts = [Tokenizer.default().decode(ids) for _, ids in negatives]
+    texts = [Tokenizer.default().decode(ids) for ids in negatives]
     assert set(texts) <= known and len(set(texts)) == 6
-    assert all(ids.dtype == np.uint16 for _, ids in negatives)
-    again = reader.sample(3, 1, generator(1), positives=2, negatives=wanted)[1]
-    assert all(np.array_equal(one, other) for (_, one), (_, other) in zip(negatives, again))
-    with pytest.raises(UsageError, match="level"):
-        reader.sample(0, 0, generator(1), positives=0, negatives={"letter": 1})
+    assert all(ids.dtype == np.uint16 for ids in negatives)
+    again = reader.sample(3, 1, generator(1), positives=2, negatives=6)[1]
+    assert all(np.array_equal(one, other) for one, other in zip(negatives, again))
     for place in [(0, 2), (0, -1), (PAIRS, 0)]:
         with pytest.raises(IndexError):
             reader.negatives(*place)
+
+
+def kind_of(negative: Negative) -> str:
+    old, new = ([getattr(change, side).lower() for change in negative.changes] for side in ("old", "new"))
+    if len(old) == 2 and old == new[::-1]:
+        return f"{negative.changes[0].kind} exchange"
+    return negative.kind if len(old) == 1 else "several" if old else "sentence"
+
+
+def test_kinds_of_negatives_take_turns(reader):
+    for i in range(20):
+        kinds = {negative.text: kind_of(negative) for negative in reader.negatives(i, 0)}
+        there = Counter(kinds.values())
+        for wanted in (1, 4, 7, 100):
+            _, negatives = reader.sample(i, 0, generator(i), positives=0, negatives=wanted)
+            drawn = Counter(kinds[Tokenizer.default().decode(ids)] for ids in negatives)
+            assert drawn.total() == min(wanted, there.total())
+            # None is drawn once more than another that has some left.
+            most = max(drawn.values())
+            assert all(drawn[kind] >= min(there[kind], most - 1) for kind in there)
 
 
 def test_a_reader_can_be_handed_to_a_worker(reader):
@@ -400,7 +483,7 @@ def test_damaged_files_are_refused(corpus, out, tmp_path, damage):
     place = tmp_path / the_file(out).name
     lines = the_file(out).read_bytes().splitlines(keepends=True)
     if damage == "version":
-        lines[0] = lines[0].replace(b'"version":1', b'"version":7')
+        lines[0] = lines[0].replace(b'"version":2', b'"version":7')
     if damage == "swapped":
         lines[1], lines[3] = lines[3], lines[1]
     content = {"cut": b"".join(lines[:-3]), "empty": b"", "binary": bytes(range(256)) * 9}
@@ -433,3 +516,54 @@ def test_strangers_captions_are_escaped(tmp_path):
     corpus = open_corpus("pairs", path, tokenizer=Tokenizer.default())
     show(corpus, Rewrites.open(tmp_path, corpus), tmp_path / "page.html")
     assert "<script" not in (tmp_path / "page.html").read_text()
+
+
+# --- the sample to be judged ------------------------------------------------------------------------
+
+
+def test_a_sample_to_be_judged_holds_negatives_that_were_written(corpus, reader, tmp_path):
+    assert write_sample(corpus, reader, tmp_path / "sample.jsonl", n=30, seed=3) == 30
+    rows = [json.loads(line) for line in (tmp_path / "sample.jsonl").read_text().splitlines()]
+    assert [row["level"] for row in rows] == ["sentence", "phrase", "word"] * 10
+    seen = set()
+    for row in rows:
+        i = corpus.keys.index(row["image"])
+        captions = [corpus.text(i, j) for j in range(2)]
+        j = captions.index(row["positive"])
+        assert row["others"] == [captions[1 - j]] and row["true_of_picture"] is None
+        (same,) = [n for n in reader.negatives(i, j) if (n.level, n.text) == (row["level"], row["negative"])]
+        assert row["kind"] == same.kind and row["changes"] == [[c.old, c.new] for c in same.changes]
+        assert (row["source"] is None) == (row["level"] != "sentence")
+        seen.add((i, j))
+    assert len(seen) == 30
+    write_sample(corpus, reader, tmp_path / "same.jsonl", n=30, seed=3)
+    assert (tmp_path / "same.jsonl").read_bytes() == (tmp_path / "sample.jsonl").read_bytes()
+    write_sample(corpus, reader, tmp_path / "other.jsonl", n=30, seed=4)
+    assert (tmp_path / "other.jsonl").read_bytes() != (tmp_path / "sample.jsonl").read_bytes()
+    with pytest.raises(UsageError, match="there already"):  # it may have been judged by now
+        write_sample(corpus, reader, tmp_path / "sample.jsonl", n=30)
+    with pytest.raises(UsageError, match="no negatives to sample"):
+        write_sample(corpus, reader, tmp_path / "none.jsonl", n=0)
+
+
+def test_a_sample_of_few_captions_or_levels_ends(tmp_path):
+    told = {"x": ["a red dog on the grass .", "running"], "y": ["a blue cat on the bed ."], "z": ["a red cat ."] * 2}
+    path = pairs_file(tmp_path / "pairs", told)
+    rewrites(path, out=tmp_path, counts=Counts(0, 0, 0, 9), say=quiet)
+    corpus = open_corpus("pairs", path, tokenizer=Tokenizer.default())
+    count = write_sample(corpus, Rewrites.open(tmp_path, corpus), tmp_path / "sample.jsonl", n=50)
+    rows = [json.loads(line) for line in (tmp_path / "sample.jsonl").read_text().splitlines()]
+    assert 0 < count == len(rows) <= 5 and {row["level"] for row in rows} == {"word"}
+
+
+def test_the_command_writes_page_and_sample(world, tmp_path):
+    from typer.testing import CliRunner
+
+    from unimo.cli import app
+
+    options = ["--words", "3", "--phrases", "3", "--sentences", "2", "--out", str(tmp_path)]
+    options += ["--page", str(tmp_path / "page.html"), "--rows", "2", "--sample", "7", "--draw", "5"]
+    done = CliRunner().invoke(app, ["prepare", "rewrites", str(world), *options])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "page.html").read_text().count("<article>") == 2
+    assert len((tmp_path / "rewrites-sample.jsonl").read_text().splitlines()) == 7

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unimo.version import __version__
 
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "load", "open_index"]
 
 
 def load(source, **options):
@@ -12,3 +12,10 @@ def load(source, **options):
     from unimo.answer import load as load_answerer  # torch takes seconds to import; `unimo --help` should not
 
     return load_answerer(source, **options)
+
+
+def open_index(folder, **options):
+    """An index that `unimo index` wrote, ready to be searched: see `unimo.retrieval.index.open_index`."""
+    from unimo.retrieval import open_index as open_retrieval_index
+
+    return open_retrieval_index(folder, **options)

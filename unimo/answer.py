@@ -28,12 +28,14 @@ from unimo.data.augment import squeeze
 from unimo.data.images import load_rgb
 from unimo.data.records import Record, seq2seq_record
 from unimo.data.regions import PictureRegions, stack_regions
+from unimo.data.segments import joined
 from unimo.errors import UsageError
 from unimo.generation import Cached, Given
 from unimo.machine import autocast_dtype
 from unimo.model import pretrained
 from unimo.model.build import ModelSettings
 from unimo.model.loading import load_model
+from unimo.model.task_heads import TaskHead
 from unimo.model.unified import Request, Towers, Unified
 from unimo.model.unimo import UNIMO
 from unimo.model.unimo2 import UNIMO2
@@ -105,6 +107,7 @@ class Answerer:
         self.sees_regions = isinstance(model, UNIMO)
         self.longest = longest or model.words.position.num_embeddings - 2
         self.facts = facts or {}
+        self.trained_weight = _cosine_weight(self.facts.get("settings")) if self.side else None
 
     # ---- towers ---------------------------------------------------------------------------------------------------
 
@@ -155,9 +158,13 @@ class Answerer:
         Pre-training draws the negatives of matching in proportion to exp(cosine / temperature), so its log-odds say
         what is left to say after the cosine: by default the weight is 1 / temperature, which makes the sum the
         log-probability of the pair up to a constant. (The released score of UNIMO-2 is the logit of a match + 0.3 x
-        cosine, spec unimo2 §6.1; that of UNIMO is its head's alone.)
-        Towers and votes are the cached ones; only the Grounded Transformer runs per pair.
+        cosine, spec unimo2 §6.1; that of UNIMO is its head's alone.) A model fine-tuned for retrieval by another
+        weight keeps that one.
+        Towers and votes are the cached ones; only the Grounded Transformer runs per pair. Where a picture does not look
+        at its texts (UNIMO's prefix fusion), pairs side by side with the same picture hold it once.
         """
+        self.require_matching()
+        cosine_weight = self.trained_weight if cosine_weight is None else cosine_weight
         scores = []
         numbers = torch.from_numpy(np.ascontiguousarray(pairs, np.int64)).to(self.device)
         for some in numbers.split(self.size_of_batch):
@@ -166,11 +173,21 @@ class Answerer:
             seen, read = images.pick(image_numbers), texts.pick(text_numbers)
             towers = Towers(seen.hidden, read.hidden, read.texts, seen.votes, read.votes, seen.lengths)
             with self._autocast():
-                fused = self.model.fuse(towers, {"match": Request(image, text)})["match"]
+                request = Request(image, text, share=self.model.can_share)
+                fused = self.model.fuse(towers, {"match": request})["match"]
                 logits = self.model.match_logits(fused).float()
             cosine = (seen.embedding[image] * read.embedding[text]).sum(-1)
             scores.append(self._pair_score(logits, cosine, cosine_weight))
         return torch.cat(scores).cpu().numpy()
+
+    def require_matching(self) -> None:
+        """Raises UsageError if the model has no matching head."""
+        if self.model.matching is None:
+            raise UsageError(
+                "this model does not match pictures with texts",
+                got="a model without a matching head",
+                do="compare embeddings alone (shortlist 0, no re-ranking), or train one with model.matching",
+            )
 
     def _pair_score(self, logits: Tensor, cosine: Tensor, weight: float | None) -> Tensor:
         """(n, 2) or (n, 1) logits of the matching head and (n,) cosines -> (n,)."""
@@ -364,14 +381,90 @@ class Answerer:
             yield logits.float()
 
     def classify(
-        self, pictures: Iterable[Picture], names: Sequence[str], *, prompts: Sequence[str] = PROMPTS
+        self,
+        pictures: Iterable[Picture] | None = None,
+        names: Sequence[str] | None = None,
+        *,
+        texts: Sequence[str | Sequence[str]] | None = None,
+        prompts: Sequence[str] = PROMPTS,
     ) -> np.ndarray:
-        """(N, len(names)) probabilities from class names alone: cosine with the mean of the prompted names."""
+        """(N, k) probabilities of k classes.
+
+        With names, from these alone (zero-shot): cosine of each picture with the mean of the prompted names. Without,
+        by the head of a fine-tuned model: of each picture, each text (or pair of texts), or each picture beside its
+        text; the classes are `labels`. Where a question may have several answers, each has a probability of its own.
+        """
+        if names is None:
+            logits = self.task_logits(pictures, texts)
+            several = self._head().settings.kind == "answers"
+            return (logits.sigmoid() if several else logits.softmax(-1)).cpu().numpy()
+        if pictures is None:
+            raise UsageError("nothing to classify by its name", expected="pictures")
         weights = self.class_embeddings(names, prompts)
         cosine = self.encode_images(pictures).embedding @ weights.to(self.device).T
         if isinstance(self.model, UNIMO2):
             cosine = self.model.contrastive_temperature(cosine)
         return cosine.softmax(-1).detach().cpu().numpy()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes or answers of a fine-tuned model, in the order of its probabilities."""
+        return self._head().settings.labels
+
+    def answer(
+        self, questions: Sequence[str | Sequence[str]] | None = None, pictures: Iterable[Picture] | None = None
+    ) -> list[str | float]:
+        """The likeliest answer or class of each row by the head of a fine-tuned model; of a regression, its number."""
+        head = self._head().settings
+        logits = self.task_logits(pictures, questions)
+        if head.kind == "number":
+            return [head.centre + head.spread * x for x in logits[:, 0].tolist()]
+        return [head.labels[i] for i in logits.argmax(-1).tolist()]
+
+    @torch.inference_mode()
+    def task_logits(
+        self, pictures: Iterable[Picture] | None = None, texts: Sequence[str | Sequence[str]] | None = None
+    ) -> Tensor:
+        """(n, k) of the head of a fine-tuned model, each row read alone, so that no answer depends on another row.
+
+        texts: a string each, or its segments. UsageError for a model without a head, or without what its head reads.
+        """
+        head, shown = self._head(), None if pictures is None else list(pictures)
+        n = len(shown) if shown is not None else len(texts or ())
+        if not n or (texts is not None and len(texts) != n):
+            got = f"{0 if shown is None else len(shown)} pictures, {len(texts or ())} texts"
+            raise UsageError("as many texts as pictures, and at least one", got=got)
+        for side, given in (("image", shown), ("text", texts)):
+            if head.settings.reads in (side, "both") and given is None:
+                raise UsageError(f"this model reads a {side} in every row", where=head.settings.task, got="none")
+        found = []
+        for i in range(n):
+            towers = self._no_towers() if shown is None else self._see(shown[i : i + 1])
+            if texts is not None:
+                read = texts[i]
+                segments = [read] if isinstance(read, str) else list(read)
+                ids = self.tokenizer.encode_batch(segments, max_bytes=8 * self.longest)
+                row = joined([np.asarray(one, np.int64) for one in ids], min(head.settings.longest, self.longest))
+                towers.texts = self.pack([row])
+            with self._autocast():
+                towers.words = self.model.encode_texts(towers.texts)
+                self.model.count_votes(towers)
+                one = torch.zeros(1, dtype=torch.int64, device=self.device)
+                request = Request(None if shown is None else one, None if texts is None else one)
+                found.append(self.model.task_logits(self.model.fuse(towers, {"task": request})["task"]).float())
+        return torch.cat(found)
+
+    def _head(self) -> TaskHead:
+        if self.model.head is None:
+            raise UsageError(
+                "this model was not fine-tuned for a task with a head",
+                where=self.facts.get("path"),
+                do="fine-tune it (unimo finetune), or name the classes (classify(pictures, names))",
+            )
+        return self.model.head
+
+    def _no_towers(self) -> Towers:
+        return Towers(self._no_images(), self._no_words(), self._no_texts())
 
     def class_embeddings(self, names: Sequence[str], prompts: Sequence[str] = PROMPTS) -> Tensor:
         """(len(names), D): each class as the normalised mean of its prompts' embeddings."""
@@ -455,6 +548,13 @@ def load(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model, saved = load_model(source, device=device, revision=revision)
     return Answerer(model, precision=precision, facts={"path": str(saved.path), "step": saved.step, **saved.state})
+
+
+def _cosine_weight(settings: Any) -> float | None:
+    """The weight of the cosine in the score by which UNIMO-2 was fine-tuned for retrieval; None for other training."""
+    rank = settings.get("rank") if isinstance(settings, dict) and settings.get("kind") == "retrieval" else None
+    weight = rank.get("cosine") if isinstance(rank, dict) and rank.get("loss") == "circle" else None
+    return weight if isinstance(weight, float) else None
 
 
 def _open(picture: Picture) -> Image.Image:

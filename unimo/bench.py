@@ -3,24 +3,31 @@
     K texts beside one picture · R rows of a picture
 
 Machines and what else they do differ; a ratio of neighbours in time differs little. Counted operations stand beside it.
+`sharing` builds its own model; `retrieval` asks a trained one.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from unimo.answer import Answerer
 from unimo.batch import TEXT, Batch, Regions, Texts
 from unimo.errors import UsageError
 from unimo.machine import describe_machine
 from unimo.model.build import ModelSettings, build
 from unimo.model.flops import batch_cost
 from unimo.model.unified import Request, Unified
+from unimo.retrieval.models import identity
+from unimo.tasks.material import Material
+from unimo.tasks.retrieval import Retrieval
+from unimo.tasks.retrieval_curve import SHORTLISTS, Curve, curve
+from unimo.version import __version__
 
 ROUNDS = 7
 
@@ -28,7 +35,7 @@ ROUNDS = 7
 def bench(name: str, *, size: str = "small", rounds: int = ROUNDS) -> list[dict[str, Any]]:
     """Rows of one benchmark. size: of the model, a name `unimo describe` knows."""
     if name not in BENCHMARKS:
-        raise UsageError("no such benchmark", got=name, expected=", ".join(BENCHMARKS))
+        raise UsageError("no such benchmark", got=name, expected=", ".join([*BENCHMARKS, "retrieval"]))
     machine = describe_machine()
     return [{**row, "machine": machine} for row in BENCHMARKS[name](size, rounds)]
 
@@ -88,6 +95,67 @@ def in_turns(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, list
             if i:
                 seconds[name].append(time.perf_counter() - began)
     return seconds
+
+
+def retrieval(
+    answerer: Answerer,
+    pairs: Sequence[str],
+    *,
+    limit: int | None = None,
+    captions: int | None = None,
+    shortlists: Sequence[int] = SHORTLISTS,
+    regions: Sequence[str] = (),
+    index_dir: str | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Exhaustive and two-stage retrieval of one model on the same pairs: quality and speed of every shortlist.
+
+    limit, captions: at most so many pictures, and captions of each. shortlists: lengths; one beyond the gallery means
+    all. Returns what `unimo bench retrieval` writes: `curve` with the rows of `Curve.rows`, `scores` as an evaluation
+    has them, `facts`, and `table`.
+    """
+    if not shortlists or min(shortlists) < 0:
+        raise UsageError(
+            "a shortlist holds candidates", where="--shortlists", got=list(shortlists), expected="0 or more"
+        )
+    answerer.require_matching()
+    material = Material(answerer, index_dir, regions=tuple(regions))
+    task = Retrieval(tuple(pairs), limit=limit, captions=captions, seed=seed)
+    found = curve(material, task, shortlists, say=say)
+    facts = {
+        "model": str(answerer.facts.get("path", "in memory")),
+        "step": answerer.facts.get("step"),
+        "weights": identity(answerer),
+        "data": material.fingerprints,
+        "pictures": found.pictures,
+        "captions": found.captions,
+        "distinct captions": found.distinct,
+        "seconds of the towers": found.towers,
+        "pairs at a time": answerer.size_of_batch,
+        "seed": seed,
+        "unimo": __version__,
+        "machine": describe_machine(),
+    }
+    return {
+        "benchmark": "retrieval",
+        "facts": facts,
+        "scores": _scores(found),
+        "curve": found.rows(),
+        "table": found.table(),
+    }
+
+
+def _scores(found: Curve) -> list[dict[str, Any]]:
+    """Rows as an evaluation.json has them."""
+    rows = []
+    for point in found.points:
+        length = "exhaustive" if point.shortlist is None else f"shortlist {point.shortlist}"
+        for name, score in point.recalls.items():
+            note = f"{point.passes:,} fused passes"
+            metric = {"metric": name, "score": score.to_dict(), "unit": "%", "note": note}
+            rows.append({"task": f"Two-stage retrieval, {length}", **metric})
+    return rows
 
 
 BENCHMARKS: dict[str, Callable[[str, int], Iterator[dict[str, Any]]]] = {"sharing": sharing}

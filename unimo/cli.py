@@ -98,6 +98,96 @@ def evaluate(
     run_evaluation(model, out=out, data=override(EvaluationData(), assignments or ()), minutes=minutes, say=_say)
 
 
+@app.command()
+def finetune(
+    task: Annotated[
+        str, typer.Argument(help="A benchmark, or classification, regression, generation, captions, retrieval.")
+    ],
+    source: Annotated[
+        str, typer.Option("--from", help="Weights to start from: a run, saved folder or hub name; or `random`.")
+    ],
+    train: Paths = None,
+    dev: Paths = None,
+    test: Paths = None,
+    images: Paths = None,
+    regions: Paths = None,
+    out: Annotated[str | None, typer.Option(help="Folder of the run; default runs/TASK.")] = None,
+    like: Annotated[str | None, typer.Option(help="With --from random: the run whose model settings to take.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="PART=COLUMN of your own file: text, text2, image, label, score, target.")
+    ] = None,
+    reader: Annotated[str | None, typer.Option(help="How files are read; default: as the task says.")] = None,
+    recipe: Annotated[
+        str, typer.Option(help="released, ours, or auto: ours for models smaller than the papers'.")
+    ] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    epochs: Annotated[float | None, typer.Option(help="Train for so many passes over the rows.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Train for so many steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Train for so long.")] = None,
+    seed: Annotated[int | None, typer.Option(help="All chance of the run.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Make so many runs, with seeds from 1 on.", min=1)] = None,
+    grid: Annotated[list[str] | None, typer.Option(help="KEY=A,B: a run for every combination.")] = None,
+    together: Annotated[
+        int, typer.Option(help="Rows scored in one pass; 1: no answer depends on another row.", min=1)
+    ] = 1,
+    assignments: Sets = None,
+) -> None:
+    """Fine-tune a model for a task, or for your own files, and score it beside baselines."""
+    from dataclasses import replace
+
+    from unimo import distributed
+    from unimo.config import override
+    from unimo.finetune import finetune as run_finetuning
+    from unimo.finetune import prepared
+    from unimo.recipes.finetuning import find_tuning, is_small, ours
+
+    run = find_tuning(task)
+    run = prepared(run, None if source == "random" else source, like)
+    if recipe not in ("released", "ours", "auto"):
+        raise UsageError("no such recipe", where="--recipe", got=recipe, expected="released, ours or auto")
+    if recipe == "ours" or (recipe == "auto" and is_small(run)):
+        run = ours(run)
+    given: dict[str, Any] = {"train": train, "dev": dev, "test": test, "images": images, "regions": regions}
+    given = {name: tuple(paths) for name, paths in {**given, "columns": column}.items() if paths}
+    run = replace(run, data=replace(run.data, **given, reader=reader or run.data.reader))
+    changes = list(assignments or ())
+    for name, length in (("epochs", epochs), ("steps", steps), ("minutes", minutes)):
+        if length is not None:
+            others = [other for other in ("epochs", "steps", "minutes") if other != name]
+            changes += [f"{name}={length}", *(f"{other}=none" for other in others)]
+    if seed is not None:
+        changes += [f"seed={seed}"]
+    run = override(run, changes)
+    folder = Path(out or f"runs/{Path(task).stem}")
+    if seeds or grid:
+        from unimo.sweep import sweep
+
+        sweep(run, folder, seeds=seeds or 1, grid=grid or (), say=_say)
+    else:
+        run_finetuning(run, folder, resume=resume, say=_say, together=together)
+    distributed.stop()
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="A fine-tuned run, one of its checkpoints, or a saved folder.")],
+    data: Annotated[list[str], typer.Option(help="Rows to answer, labelled or not; may be given several times.")],
+    out: Annotated[str, typer.Option(help="New file of predictions, a JSON line each.")] = "predictions.jsonl",
+    images: Paths = None,
+    regions: Paths = None,
+    column: Annotated[list[str] | None, typer.Option(help="PART=COLUMN, if not as in training.")] = None,
+    together: Annotated[int, typer.Option(help="Rows in one pass; 1: no answer depends on another row.", min=1)] = 1,
+) -> None:
+    """Answer new rows with a fine-tuned model: one prediction for each, with its id."""
+    from unimo import report
+    from unimo.predict import predict as run_prediction
+
+    options: dict[str, Any] = {"images": images or (), "regions": regions or (), "columns": column or ()}
+    scores = run_prediction(model, data, out, together=together, say=_say, **options)
+    if scores:
+        _say(report.scores_table({"title": "predictions", "scores": scores}))
+
+
 @app.command("compare")
 def compare_runs(
     runs: Annotated[
@@ -113,29 +203,64 @@ def compare_runs(
 
 @app.command("bench")
 def run_benchmark(
-    name: Annotated[str, typer.Argument(help="Which one: sharing.")],
-    size: Annotated[str, typer.Option(help="Size of the model.")] = "small",
+    name: Annotated[str, typer.Argument(help="Which one: sharing, retrieval.")],
+    model: Annotated[str | None, typer.Argument(help="Of retrieval: a run's folder or one of its checkpoints.")] = None,
+    size: Annotated[str, typer.Option(help="Of sharing: size of the model.")] = "small",
+    pairs: Paths = None,
+    limit: Annotated[int | None, typer.Option(help="Of retrieval: pictures at most.", min=2)] = None,
+    captions: Annotated[int | None, typer.Option(help="Of retrieval: captions of a picture at most.", min=1)] = None,
+    shortlists: Annotated[str, typer.Option(help="Of retrieval: lengths, by commas.")] = "0,4,8,16,32,64,128",
+    batch: Annotated[int, typer.Option(help="Of retrieval: pairs fused at a time.", min=1)] = 64,
+    regions: Annotated[list[str] | None, typer.Option(help="UNIMO's regions, if not beside the shards.")] = None,
+    index_dir: Annotated[str | None, typer.Option(help="Where shard indexes go, if not beside the shards.")] = None,
+    out: Annotated[str | None, typer.Option(help="Of retrieval: a JSON file for the result.")] = None,
 ) -> None:
-    """Time two ways to the same end in turns, and print their ratio as one JSON line each."""
+    """Time two ways to the same end in turns, and print their ratio.
+
+    sharing: many texts beside one picture, one JSON line each. retrieval: every pair fused, or a shortlist of each
+    query only; the curve of quality and speed.
+    """
     import json
 
-    from unimo.bench import bench
+    from unimo import bench
 
-    for row in bench(name, size=size):
-        _say(json.dumps(row))
+    if name != "retrieval":
+        for row in bench.bench(name, size=size):
+            _say(json.dumps(row))
+        return
+    from unimo import provenance
+    from unimo.answer import load
+    from unimo.config import write_json
+
+    lengths = [length.strip() for length in shortlists.split(",")]
+    if not all(length.isdecimal() for length in lengths):
+        raise UsageError("a shortlist is a number", where="--shortlists", got=shortlists, expected="0,4,8,...")
+    if model is None or not pairs:
+        raise UsageError("what is to be asked?", expected="unimo bench retrieval MODEL --pairs PATH")
+    answerer = load(model)
+    answerer.size_of_batch = batch
+    options: dict[str, Any] = {"limit": limit, "captions": captions, "regions": regions or (), "index_dir": index_dir}
+    found = bench.retrieval(answerer, pairs, shortlists=[int(s) for s in lengths], say=_say, **options)
+    found["facts"]["commit"] = provenance.commit() or "unknown (not a git checkout)"
+    _say("\n".join(found["table"]))
+    if out:
+        write_json(out, found)
 
 
 @app.command("recipes")
 def list_recipes(name: Annotated[str | None, typer.Argument(help="Show all settings of this one.")] = None) -> None:
-    """List the recipes, or one with all its settings."""
+    """List the recipes of pre-training and fine-tuning, or one with all its settings."""
     from unimo import recipes
     from unimo.config import describe
+    from unimo.recipes.finetuning import TUNINGS, find_tuning, story
 
     if name:
-        _say("\n".join(describe(recipes.find(name))))
+        _say("\n".join(describe(find_tuning(name) if name in TUNINGS else recipes.find(name))))
         return
     for each, function in recipes.RECIPES.items():
         _say(f"{each}\n    {(function.__doc__ or '').strip()}\n")
+    for each in TUNINGS:
+        _say(f"finetune {each}\n    {story(each)}\n")
 
 
 @app.command("describe")
@@ -157,26 +282,57 @@ def describe_model(
     _say("\n".join(describe(settings)))
 
 
+@app.command("index")
+def make_index(
+    model: Model,
+    out: Annotated[str, typer.Option(help="New folder of the index.")],
+    texts: Paths = None,
+    images: Paths = None,
+    pairs: Paths = None,
+    precision: Annotated[str, typer.Option(help="Of the stored embeddings: float16 or float32.")] = "float16",
+    passage: Annotated[int, typer.Option(help="Tokens of the passages that texts are cut into.", min=1)] = 128,
+    regions: Annotated[list[str] | None, typer.Option(help="UNIMO's regions, if not beside the shards.")] = None,
+    index_dir: Annotated[str | None, typer.Option(help="Where shard indexes go, if not beside the shards.")] = None,
+    verify: Annotated[str, typer.Option(help="decode every picture once, or read only its header")] = "decode",
+    max_bad_share: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
+    ledger: Annotated[str | None, typer.Option(help="File that names every bad sample.")] = None,
+) -> None:
+    """Encode texts, pictures or pairs once, to be searched; started again, it goes on where it was."""
+    from unimo.data.ledger import Ledger
+    from unimo.retrieval import build_index
+
+    given: dict[str, Any] = {"texts": texts, "images": images, "pairs": pairs, "regions": regions or ()}
+    options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_share": max_bad_share}
+    build_index(model, out, precision=precision, passage=passage, ledger=Ledger(ledger), say=_say, **given, **options)
+
+
 @app.command()
 def search(
-    model: Model,
-    query: Annotated[str, typer.Argument(help="A sentence, or the path of a picture.")],
-    images: Annotated[list[str], typer.Option(help="Pictures to search: folder, glob, file or tar.")],
+    folder: Annotated[str, typer.Argument(help="An index, made by `unimo index`.")],
+    text: Annotated[str | None, typer.Option(help="What is looked for, in words.")] = None,
+    image: Annotated[str | None, typer.Option(help="What is looked for, as a picture file.")] = None,
     top: Annotated[int, typer.Option(help="How many to show.", min=1)] = 10,
+    only: Annotated[str | None, typer.Option(help="Show only texts, or only images.")] = None,
+    rerank: Annotated[int, typer.Option(help="So many of the nearest are read together with the query.", min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    model: Annotated[str | None, typer.Option(help="The model of the index, if it lies elsewhere by now.")] = None,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Read the whole index first.")] = True,
+    approximate_above: Annotated[
+        int | None, typer.Option(help="Rows beyond which the search is approximate (extra `faiss`).")
+    ] = None,
+    method: Annotated[str, typer.Option(help="Approximate search: ivf or hnsw.")] = "ivf",
 ) -> None:
-    """Find pictures by a sentence or by another picture."""
-    import numpy as np
+    """Find texts and pictures by a text, a picture, or both."""
+    import json
 
-    from unimo.answer import load
-    from unimo.data.sources import open_corpus
+    from unimo.retrieval import open_index
+    from unimo.retrieval.index import table
 
-    answerer = load(model)
-    corpus = open_corpus("images", images)
-    gallery = answerer.embed_image(corpus.image_bytes(i) for i in range(len(corpus)))
-    wanted = answerer.embed_image([query]) if Path(query).is_file() else answerer.embed_text([query])
-    scores = gallery @ wanted[0]
-    for i in np.argsort(-scores)[:top]:
-        _say(f"{scores[i]:.3f}  {corpus.where(int(i))}")
+    options: dict[str, Any] = {"approximate_above": approximate_above, "method": method}
+    index = open_index(folder, model=model, verify=verify, **options)
+    hits = index.search(text, image, top=top, only=only, rerank=rerank)  # type: ignore[arg-type]
+    for line in (json.dumps(hit.to_dict()) for hit in hits) if as_json else table(hits):
+        _say(line)
 
 
 @app.command()
@@ -330,7 +486,12 @@ def prepare_rewrites(
     index_dir: Annotated[str | None, typer.Option(help="Where indexes are, if not beside the shards.")] = None,
     verify: Annotated[str, typer.Option(help="decode or header, as for the index")] = "decode",
     ledger: Annotated[str | None, typer.Option(help="File that names every bad sample and caption.")] = None,
-    page: Annotated[str | None, typer.Option(help="Write an HTML page with 50 random captions.")] = None,
+    page: Annotated[str | None, typer.Option(help="Write an HTML page with random captions.")] = None,
+    rows: Annotated[int, typer.Option(help="Captions on the page.", min=1)] = 50,
+    sample: Annotated[
+        int | None, typer.Option(help="Write so many negatives to be judged: rewrites-sample.jsonl in --out.", min=1)
+    ] = None,
+    draw: Annotated[int, typer.Option(help="Chance of page and sample alone.")] = 0,
 ) -> None:
     """Rewrite every caption: paraphrases, and captions that are nearly right."""
     from unimo.data.ledger import Ledger
@@ -341,14 +502,20 @@ def prepare_rewrites(
     options: dict[str, Any] = {"index_dir": index_dir, "verify": verify}
     made: dict[str, Any] = {"counts": counts, "ceiling": ceiling, "translate": pivots(translate or []), "seed": seed}
     rewrites(paths, out=out, device=device, ledger=Ledger(ledger), say=_say, **made, **options)
-    if page:
+    if page or sample:
         from unimo.data.rewrites import Rewrites
         from unimo.data.sources import open_corpus
         from unimo.prepare.rewrites_page import show
+        from unimo.prepare.rewrites_sample import write_sample
         from unimo.tokenizer import Tokenizer
 
         corpus = open_corpus("pairs", paths, tokenizer=Tokenizer.default(), **options)
-        show(corpus, Rewrites.open(out or index_dir, corpus), page)
+        written = Rewrites.open(out or index_dir, corpus)
+        if page:
+            show(corpus, written, page, n=rows, seed=draw)
+        if sample:
+            place = Path(out or ".") / "rewrites-sample.jsonl"
+            _say(f"{write_sample(corpus, written, place, n=sample, seed=draw)} negatives to judge: {place}")
 
 
 @prepare.command("neighbours")
@@ -358,12 +525,19 @@ def prepare_neighbours(
     images: Annotated[list[str] | None, typer.Option(help="Where related pictures come from.")] = None,
     texts: Annotated[list[str] | None, typer.Option(help="Where related sentences come from.")] = None,
     model: Annotated[str | None, typer.Option(help="A model whose embeddings rank (a run, a folder).")] = None,
+    regions: Annotated[
+        list[str] | None, typer.Option(help="Prepared regions of both: shared objects then choose.")
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="Least probability of an object's class.", min=0, max=1)] = 0.2,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="A setting, such as sentences=50.")] = None,
     index_dir: Annotated[str | None, typer.Option(help="Where indexes go, if not beside the shards.")] = None,
     verify: Annotated[str, typer.Option(help="decode every picture once, or read only its header")] = "decode",
     max_bad_share: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
     ledger: Annotated[str | None, typer.Option(help="File that names every bad sample.")] = None,
     ray: Annotated[bool, typer.Option("--ray", help="Work on the cluster that ray finds.")] = False,
+    page: Annotated[str | None, typer.Option(help="Write an HTML page with random pairs.")] = None,
+    rows: Annotated[int, typer.Option(help="Pairs on the page.", min=1)] = 50,
+    draw: Annotated[int, typer.Option(help="Chance of the page.")] = 0,
 ) -> None:
     """Find related pictures and sentences for every pair."""
     from unimo.config import override
@@ -373,6 +547,7 @@ def prepare_neighbours(
     settings = override(NeighbourSettings(), assignments or ())
     options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_share": max_bad_share}
     options |= {"model": model, "settings": settings, "ledger": Ledger(ledger), "ray": ray, "say": _say}
+    options |= {"regions": regions or None, "confidence": confidence, "page": page, "rows": rows, "draw": draw}
     neighbours(pairs, images or None, texts or None, out, **options)
 
 

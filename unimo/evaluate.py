@@ -9,12 +9,9 @@ What cannot be asked is named among the notes with its reason, never dropped sil
 
 from __future__ import annotations
 
-import contextlib
 import glob
-import hashlib
 import math
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from unimo import answer, report
-from unimo.checkpoint import MANIFEST
-from unimo.config import load_json, setting, to_dict
+from unimo.config import setting, to_dict
 from unimo.data.finding import Kind, find_sources
 from unimo.errors import UsageError, WeightsError, nearest
 from unimo.machine import describe_machine, keep_freed_memory
-from unimo.model.pretrained import WEIGHTS
+from unimo.provenance import commit, weights_hash
 from unimo.runs import read_log
 from unimo.tasks import (
     TASKS,
@@ -296,9 +292,9 @@ def _facts(
     asked = {key: value for key, value in to_dict(data).items() if value != to_dict(EvaluationData())[key]}
     return {
         "command": shlex.join(sys.argv),
-        "commit": _commit() or "unknown (not a git checkout)",
+        "commit": commit() or "unknown (not a git checkout)",
         "checkpoint": f"{facts['path']}, step {facts['step']}",
-        "checkpoint hash": f"{_weights_hash(Path(facts['path']), weights)} ({weights})",
+        "checkpoint hash": f"{weights_hash(Path(facts['path']), weights)} ({weights})",
         "seed of training": str(facts.get("settings", {}).get("seed", "unknown")),
         "seed of evaluation": str(data.seed),
         "settings of evaluation": ", ".join(f"{key}={value}" for key, value in asked.items()) or "as shipped",
@@ -310,28 +306,6 @@ def _facts(
         "seconds by task": ", ".join(f"{title} {spent}" for title, spent in seconds.items()),
         **{f"data, {name}": fingerprint for name, fingerprint in material.fingerprints.items()},
     }
-
-
-def _weights_hash(folder: Path, name: str) -> str:
-    """SHA-256 of the weights that answered: a checkpoint's manifest knows it, a saved folder is read."""
-    if (folder / MANIFEST).is_file():
-        return load_json(folder / MANIFEST)["files"][name]["sha256"]
-    digest = hashlib.sha256()
-    with (folder / WEIGHTS).open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _commit() -> str | None:
-    """The commit of the code that runs, "+ changes" when files differ from it; None where git cannot say."""
-    here = Path(__file__).parent
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        ask = {"cwd": here, "capture_output": True, "text": True, "timeout": 10, "check": True}
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], **ask).stdout.strip()  # type: ignore[call-overload]
-        changed = subprocess.run(["git", "status", "--porcelain", "--", "."], **ask).stdout.strip()  # type: ignore[call-overload]
-        return commit + (" + changes" if changed else "")
-    return None
 
 
 # ---- curves

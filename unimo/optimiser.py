@@ -25,6 +25,7 @@ class Optimiser:
     beta1: float = setting(0.9, "Adam's first decay rate")
     beta2: float = setting(0.98, "Adam's second decay rate")
     epsilon: float = setting(1e-6, "Adam's epsilon")
+    layer_decay: float = setting(1.0, "share of the rate that each layer has of the one above it; 1: all alike")
     weight_decay: float = setting(0.01, "decoupled decay of weight matrices; LayerNorms, biases and scalars have none")
     clip: float = setting(1.0, "largest global gradient norm")
     layers: Literal["adamw", "muon"] = setting(
@@ -76,10 +77,12 @@ def make_optimiser(model: nn.Module, settings: Optimiser) -> Optimisers:
     inside = {name for name, p in named.items() if ".layers." in name and p.ndim == 2 and settings.layers == "muon"}
     rest = {name: p for name, p in named.items() if name not in inside}
     decays = {name for name, p in rest.items() if _decays(name, p, settings.decayed)}
+    share = layer_shares(model, settings.layer_decay)
     adamw = torch.optim.AdamW(
         [
-            {"params": [p for name, p in rest.items() if name in decays], "weight_decay": settings.weight_decay},
-            {"params": [p for name, p in rest.items() if name not in decays], "weight_decay": 0.0},
+            {"params": [rest[name] for name in names], "weight_decay": settings.weight_decay * decay, "share": part}
+            for decay, wanted in ((1, decays), (0, rest.keys() - decays))
+            for part, names in _by_share([name for name in rest if name in wanted], share)
         ],
         lr=settings.rate,
         betas=(settings.beta1, settings.beta2),
@@ -90,13 +93,58 @@ def make_optimiser(model: nn.Module, settings: Optimiser) -> Optimisers:
     if not inside:
         return Optimisers(adamw, epsilon=epsilon)
     muon = torch.optim.Muon(
-        [named[name] for name in inside],
+        [
+            {"params": [named[name] for name in names], "share": part}
+            for part, names in _by_share([name for name in named if name in inside], share)
+        ],
         lr=settings.rate,
         weight_decay=settings.weight_decay,
         momentum=settings.momentum,
         adjust_lr_fn="match_rms_adamw",
     )
     return Optimisers(adamw, muon, epsilon=epsilon)
+
+
+EMBEDDINGS = {"words": "text_encoder", "patches": "image_encoder", "regions": "encoder"}  # and the tower on top of them
+
+
+def layer_shares(model: nn.Module, decay: float) -> dict[str, float]:
+    """Name of each parameter -> its share of the rate: decay ** (layers above it).
+
+    What stands on all layers (heads, poolers, the dictionary) has 1. The towers of UNIMO-2 are below its Grounded
+    Transformer, and embeddings below the lowest layer of their tower.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    if decay == 1:
+        return dict.fromkeys(names, 1.0)
+    depth: dict[str, int] = {}
+    for name in names:
+        tower, inside, rest = name.partition(".layers.")
+        if inside:
+            depth[tower] = max(depth.get(tower, 0), 1 + int(rest.partition(".")[0]))
+    top = "grounded_encoder" if "grounded_encoder" in depth else "encoder"
+    return {name: decay ** _layers_above(name, depth, top) for name in names}
+
+
+def _layers_above(name: str, depth: dict[str, int], top: str) -> int:
+    part = name.partition(".")[0]
+    if part in EMBEDDINGS:
+        tower, layer = EMBEDDINGS[part], -1
+        tower = tower if tower in depth else top
+    elif part in depth:
+        tower, inside = part, name.partition(".layers.")[2]
+        layer = int(inside.partition(".")[0]) if inside else depth[part]  # the norm behind its last layer
+    else:
+        return 0
+    return depth[tower] - layer + (0 if tower == top else depth[top])
+
+
+def _by_share(names: list[str], share: dict[str, float]) -> list[tuple[float, list[str]]]:
+    """Names with equal shares together, in the order in which the shares first come; one group where all are alike."""
+    groups: dict[float, list[str]] = {}
+    for name in names:
+        groups.setdefault(share[name], []).append(name)
+    return list(groups.items()) or [(1.0, [])]
 
 
 def _decays(name: str, parameter: Tensor, rule: str) -> bool:

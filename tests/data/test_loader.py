@@ -7,12 +7,15 @@ import signal
 import time
 from collections import Counter
 from dataclasses import fields, is_dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from tiny_run import IMAGES, PAIRS, stream_of, tiny, write_tiny_world
 
+from unimo.data.beside import Prepared
+from unimo.data.images import load_rgb
 from unimo.data.loader import Cache, batches
 from unimo.errors import DataError, UsageError
 from unimo.machine import located_faults
@@ -182,3 +185,21 @@ def test_a_stream_travels_to_a_started_process(world, tmp_path):
 
     stream = stream_of(tiny(world), tmp_path)
     assert flat(pickle.loads(pickle.dumps(stream)).batch(5)) == flat(stream.batch(5))
+
+
+def test_related_pictures_of_unimo2_are_pixels_of_the_image_corpus(world, tmp_path):
+    run = tiny(world, "objectives.rewriting.weight=1", "objectives.rewriting.related_images=2")
+    stream = stream_of(run, tmp_path)
+    near = SimpleNamespace(images=lambda item: np.array([item % 2, 3, 7]), sentences=lambda item: np.zeros(0, int))
+    stream.prepared = Prepared(neighbours=near)
+    batch, corpus = stream.batch(0), stream.corpora["images"]
+    shown = batch.pixels[batch.images_of("pairs.related")].float()
+    assert batch.extra["related.image.anchor"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    known = {k: torch.from_numpy(np.array(load_rgb(corpus.image_bytes(k)))).permute(2, 0, 1) for k in (0, 1, 3, 7)}
+    items = batch.extra["pairs.image"].tolist()
+    for anchor, picture in zip(batch.extra["related.image.anchor"].tolist(), shown):
+        far = {k: (picture - pixels).abs().mean().item() for k, pixels in known.items()}
+        nearest = min(far, key=far.get)  # kept a little larger than it is shown, so not equal bit by bit
+        assert nearest in (items[anchor] % 2, 3, 7) and far[nearest] < 4
+    assert flat(batch) == flat(stream.batch(0))
+    assert "pairs.related" not in stream_of(run, tmp_path).batch(0).image_groups  # nothing was prepared

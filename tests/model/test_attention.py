@@ -8,7 +8,7 @@ from model.tiny_unimo2 import as_batch, lively_model, no_texts, pack, random_pic
 from torch import Tensor
 
 from unimo.batch import GROUND, IMAGE, KNOWN, TEXT, WRITTEN
-from unimo.model.attention import BASELINE, UNDERSTANDING_AND_GENERATION, Plan, attend
+from unimo.model.attention import BASELINE, PREFIX, UNDERSTANDING_AND_GENERATION, Plan, attend
 from unimo.model.unified import Request
 
 TABLES = {"understanding and generation": UNDERSTANDING_AND_GENERATION, "baseline": BASELINE}
@@ -145,8 +145,19 @@ def test_every_token_has_one_slot_and_waste_bounds_the_padding():
 
 
 def test_equal_sequences_need_no_gathering():
-    (bucket,), slots = random_plan(0, [6, 6, 6], UNDERSTANDING_AND_GENERATION).buckets
+    plan = random_plan(0, [6, 6, 6], UNDERSTANDING_AND_GENERATION)
+    (bucket,), slots = Plan(plan.owner, plan.role, plan.order).buckets
     assert slots is None and bucket.rows is None and (bucket.n, bucket.length) == (3, 6)
+
+
+def test_branches_are_laid_out_alone_and_look_back_at_what_they_share():
+    """Two texts of 5 and one of 4 tokens beside 3 shared ones: rectangles of 3 x 3 and 3 x 5 by 3 + 5."""
+    branch = torch.tensor([0] * 3 + [1] * 5 + [2] * 5 + [3] * 4)
+    role = torch.where(branch == 0, IMAGE, TEXT)
+    plan = Plan(torch.zeros_like(branch), role, torch.zeros_like(branch), branch, table=PREFIX)
+    (shared, texts), _ = plan.buckets
+    assert (shared.n, shared.length) == (1, 3) and shared.key_rows is None and shared.bias is None
+    assert (texts.n, texts.length) == (3, 5) and texts.keys(torch.zeros(17, 1)).shape == (3, 8, 1)
 
 
 def test_a_row_without_tokens():

@@ -326,3 +326,22 @@ def test_an_embedding_is_the_pooled_first_state_of_a_pass_alone_with_length_1(si
         first = model.fuse(alone, {"x": request})["x"].hidden[0]
         pooled = (pooler.weight @ first + pooler.bias).clamp_min(0)
         torch.testing.assert_close(got[i], pooled / pooled.norm(), rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+def test_positions_may_begin_as_waves_in_which_only_the_distance_counts():
+    settings = {"member": "unimo", "width": 24, "heads": 4, "depth": 1, "region_size": 6, "positions": 40}
+    torch.manual_seed(0)
+    plain = build(ModelSettings("tiny", **settings))
+    torch.manual_seed(0)
+    ours = build(ModelSettings("tiny", **settings, initial_waves=0.5, initial_boxes=8.0))
+    table = ours.words.position.weight
+    products = table @ table.T
+    for distance in range(6):
+        diagonal = products.diagonal(distance)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), rtol=0, atol=1e-4)
+    assert (products.diagonal(1) < products.diagonal(0)[:-1]).all()
+    torch.testing.assert_close(table.norm(dim=1), torch.full((40,), 0.5 * 12**0.5))
+    torch.testing.assert_close(ours.regions.box.weight, 8 * plain.regions.box.weight)
+    changed = {name for (name, a), b in zip(plain.named_parameters(), ours.parameters()) if not torch.equal(a, b)}
+    assert changed == {"words.position.weight", "regions.box.weight"}

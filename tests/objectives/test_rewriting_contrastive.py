@@ -11,9 +11,10 @@ import torch
 from unimo.batch import Batch
 from unimo.data.pack import Draft, Drawn
 from unimo.data.regions import picture_regions
+from unimo.model.unified import Request
 from unimo.model.unimo import UNIMO
 from unimo.objectives import step
-from unimo.objectives.rewriting_contrastive import RewritingContrastive, multiple_positives
+from unimo.objectives.rewriting_contrastive import RewritingContrastive, belong, multiple_positives
 from unimo.tokenizer import Tokenizer
 
 FEATURES = 6
@@ -48,6 +49,7 @@ def draft(pairs: int = 4, rewritten: bool = True) -> Draft:
         ids = np.array([10 + i, 50, 60 + i])
         made.pairs.append(Drawn(f"pair {i}", i, ids, (0, i, 0), i, Beside(i) if rewritten else None))
         made.regions.setdefault("pairs", []).append(picture(i))
+    made.extra |= {"pairs.image": list(range(pairs)), "pairs.caption": list(range(pairs))}
     return made
 
 
@@ -88,34 +90,93 @@ def test_numbers_per_step_are_as_set_and_duplicates_are_never_wrong():
     assert len(first) == 2  # the caption itself, and that of the one pair with other words beside another picture
 
 
+def single_scores(model, made: Batch, requests, asked):
+    """d of every text beside its picture, and of every picture with every text alone; each in a pass of its own."""
+    towers = model.towers(made)
+
+    def pooled(image, text):
+        one = model.fuse(towers, {"one": Request(image, text)})["one"]
+        seen = None if image is None else model.image_pooler(one.image_cls())
+        return seen, None if text is None else model.text_pooler(one.text_cls())
+
+    both = requests["rewriting.together"]
+    together = torch.cat([asked.score(model, *pooled(i[None], t[None])) for i, t in zip(both.image, both.text)])
+    seen = [pooled(i[None], None)[0] for i in requests["rewriting.pictures"].image]
+    read = [pooled(None, t[None])[1] for t in requests["rewriting.sentences"].text]
+    return together, torch.stack([torch.cat([asked.score_alone(model, a, b)[0] for b in read]) for a in seen])
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("scorer", ["joint", "cosine"])
 @pytest.mark.parametrize("fusion", ["joint", "prefix"])
-def test_a_step_is_the_loss_of_single_comparisons(fusion, scorer):
+def test_a_step_as_published_is_the_loss_of_single_comparisons(fusion, scorer):
     """Every pair of picture and text encoded in a batch of its own, and the formula by hand."""
-    model, options = tiny(fusion=fusion).eval(), {"pairs": 2, "negatives": 3, "others": 1, "scorer": scorer}
-    asked = RewritingContrastive(**options, temperature=0.5)
-    made = batch(**options, temperature=0.5)
-    with torch.no_grad():
-        parts, requests = step(model, made, {"rewriting": asked})
-        assert requests["rewriting.together"].share == (fusion == "prefix")
-        towers, scores = model.towers(made), []
-        together = requests["rewriting.together"]
-        for image, text in zip(together.image, together.text):
-            from unimo.model.unified import Request
-
-            one = model.fuse(towers, {"one": Request(image[None], text[None])})["one"]
-            scores.append(asked.score(model, one, one))
-        for a, b in (("related.image", "related.caption"), ("related.picture", "related.text")):
-            for image, text in zip(requests[a].image, requests[b].text):
-                seen = model.fuse(towers, {"one": Request(image[None], None)})["one"]
-                read = model.fuse(towers, {"one": Request(None, text[None])})["one"]
-                scores.append(asked.score(model, seen, read))
-    d = torch.cat(scores) / 0.5
-    right = torch.cat([made.extra["rewriting.right"], torch.ones(4, dtype=torch.bool)])
-    anchor = torch.cat([made.extra[f"{name}.anchor"] for name in ("rewriting", "related.image", "related.text")])
-    expected = sum(-math.log(d[right & (anchor == i)].exp().sum() / d[anchor == i].exp().sum()) for i in range(2))
+    options = {"pairs": 2, "negatives": 3, "others": 1, "scorer": scorer, "temperature": 0.5, "related": "inside"}
+    model, asked, made = tiny(fusion=fusion).eval(), RewritingContrastive(**options), batch(**options)
+    parts, requests = step(model, made, {"rewriting": asked})
+    assert requests["rewriting.together"].share == (fusion == "prefix") and "rewriting.alone" not in parts
+    together, alone = single_scores(model, made, requests, asked)
+    right, anchor = made.extra["rewriting.right"], made.extra["rewriting.anchor"]
+    expected = 0.0
+    for i in range(2):  # alone: rows 0 and 1 are the anchors' pictures, 2 and 3 related ones; columns likewise
+        positives = [*together[right & (anchor == i)], alone[2 + i, i], alone[i, 2 + i]]
+        everything = [*together[anchor == i], alone[2 + i, i], alone[i, 2 + i]]
+        expected -= math.log(sum(map(math.exp, positives)) / sum(map(math.exp, everything)))
     assert float(parts["rewriting"].total) == pytest.approx(expected, rel=1e-4)
     assert int(parts["rewriting"].count) == 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scorer", ["joint", "cosine"])
+def test_what_is_encoded_alone_has_a_sum_of_its_own(scorer):
+    options = {"pairs": 2, "negatives": 3, "others": 1, "scorer": scorer}
+    model, asked, made = tiny().eval(), RewritingContrastive(**options), batch(**options)
+    parts, requests = step(model, made, {"rewriting": asked})
+    together, alone = single_scores(model, made, requests, asked)
+    e = alone.double().exp()
+    assert alone.abs().max() <= 1 / (0.07 if scorer == "joint" else 1.0)  # a cosine, divided
+    # A related picture (2, 3) and a related sentence say nothing of each other.
+    rows = [(e[i, i] + e[i, 2 + i]) / e[i].sum() for i in (0, 1)]
+    rows += [e[2 + i, i] / (e[2 + i].sum() - e[2 + i, 2 + i]) for i in (0, 1)]
+    columns = [(e[i, i] + e[2 + i, i]) / e[:, i].sum() for i in (0, 1)]
+    columns += [e[i, 2 + i] / (e[:, 2 + i].sum() - e[2 + i, 2 + i]) for i in (0, 1)]
+    expected = -sum(share.log() for share in rows + columns) / 8
+    part = parts["rewriting.alone"]
+    assert float(part.total) / part.count == pytest.approx(float(expected), rel=1e-4)
+    right, anchor = made.extra["rewriting.right"], made.extra["rewriting.anchor"]
+    expected = multiple_positives(together, right, anchor, 2).sum()
+    assert float(parts["rewriting"].total) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_as_published_the_loss_can_vanish_without_telling_a_caption_from_its_rewriting():
+    """Nothing holds back the score of what is encoded alone; with a sum of its own it cannot hide the rest."""
+    scores, right = torch.tensor([0.0, 0.0, 0.0, 50.0]), torch.tensor([True, False, False, True])
+    assert multiple_positives(scores, right, torch.zeros(4, dtype=torch.int64), 1).item() < 1e-6
+    lost = {}
+    for related in ("inside", "apart"):
+        model, options = tiny(fusion="prefix"), {"pairs": 4, "negatives": 6, "others": 0, "related": related}
+        made, asked = batch(**options, positives=0), {"rewriting": RewritingContrastive(**options, positives=0)}
+        optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+        for _ in range(60):
+            parts, _ = step(model, made, asked)
+            optimiser.zero_grad()
+            sum(part.total / part.count for part in parts.values() if part.weight).backward()
+            optimiser.step()
+        lost[related] = (
+            parts["rewriting"].total.item() / 4,
+            int(parts["rewriting.accuracy"].total),
+        )
+    assert lost["inside"][0] < 0.01 and lost["inside"][1] < 4 and lost["apart"][1] == 4
+
+
+@torch.no_grad()
+def test_anchors_that_share_a_caption_are_not_negatives_of_each_other():
+    made = draft()
+    made.extra |= {"pairs.image": [0, 1, 2, 3], "pairs.caption": [5, 5, 6, 7]}
+    RewritingContrastive(related_images=0, related_texts=0).corrupt(made)
+    positive, compared = belong(made.finish())
+    assert torch.equal(positive, torch.eye(4, dtype=torch.bool))
+    assert (~compared).nonzero().tolist() == [[0, 1], [1, 0]]
 
 
 def test_it_begins_at_chance_and_can_be_learnt():
@@ -136,7 +197,11 @@ def test_it_begins_at_chance_and_can_be_learnt():
 def test_each_ingredient_can_be_left_away():
     bare = batch(rewritten=False, others=3)
     parts, requests = step(tiny(), bare, {"rewriting": RewritingContrastive(others=3)})
-    assert set(requests) == {"rewriting.together"} and int(parts["rewriting"].count) == 4
+    assert set(requests) == {"rewriting.together", "rewriting.pictures", "rewriting.sentences"}
+    assert int(parts["rewriting"].count) == int(parts["rewriting.alone"].count) == 4
+    for none in ({"alone_weight": 0.0}, {"related": "inside"}):
+        parts, requests = step(tiny(), bare, {"rewriting": RewritingContrastive(others=3, **none)})
+        assert set(requests) == {"rewriting.together"} and "rewriting.alone" not in parts
     nothing = Draft(0, 16, Tokenizer.default())
     RewritingContrastive().corrupt(nothing)
     assert step(tiny(), nothing.finish(), {"rewriting": RewritingContrastive()}) == ({}, {})

@@ -7,6 +7,7 @@ import pytest
 
 from unimo.errors import DataError, UsageError
 from unimo.tasks import Material, Retrieval
+from unimo.tasks.retrieval import second_stage
 
 N = 16
 
@@ -48,6 +49,13 @@ def test_what_the_shortlist_leaves_out_stays_lost(planted):
     scores = by_metric(task.score(task.predict(Material(model))))
     assert scores["text to image R@1, re-ranked"].value == pytest.approx((N - 4) / N)
     assert model.matched == N  # the best of every picture is the best of its caption here
+
+
+def test_what_was_not_read_again_stands_behind_by_cosine():
+    """As a search would show it: a short list must not lose what lies behind it."""
+    cosine = np.array([[0.1, 0.9, 0.5, 0.5], [0.4, 0.3, 0.2, 0.1]], np.float32)
+    staged = second_stage(cosine, np.array([[1, 2], [0, 1]]), np.array([[-40.0, -30.0], [2.0, 7.0]], np.float32))
+    assert np.argsort(-staged, axis=1).tolist() == [[2, 1, 3, 0], [1, 0, 2, 3]]
 
 
 def test_a_sample_of_queries_is_said_and_always_the_same(planted):

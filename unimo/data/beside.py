@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,20 +10,22 @@ import numpy as np
 from unimo.data.neighbours import Neighbours
 from unimo.data.region_store import RegionStore
 from unimo.data.regions import PictureRegions
-from unimo.data.rewrites import LEVELS, Rewrites
+from unimo.data.rewrites import Rewrites
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Of a whole corpus of pairs; anything may be absent. regions: of the image corpus, whose pictures are related."""
+    """Of a whole corpus of pairs; anything may be absent. regions: of the image corpus, whose pictures are related, for
+    UNIMO."""
 
     rewrites: Rewrites | None = None
     neighbours: Neighbours | None = None
     regions: RegionStore | None = None
 
-    def of(self, item: int, caption: int, longest: int) -> Beside:
-        """longest: tokens of a caption, special ones not counted."""
-        return Beside(self, item, caption, longest)
+    def of(self, item: int, caption: int, longest: int, show: Callable[[int], np.ndarray] | None = None) -> Beside:
+        """longest: tokens of a caption, special ones not counted. show: pixels (3, S, S) of a picture of the image
+        corpus, for UNIMO-2."""
+        return Beside(self, item, caption, longest, show)
 
 
 @dataclass(frozen=True)
@@ -33,29 +36,28 @@ class Beside:
     item: int
     caption: int
     longest: int
+    show: Callable[[int], np.ndarray] | None = None
 
     def rewritten(
         self, positives: int, negatives: int, rng: np.random.Generator
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Token ids of captions that say the same, and of captions that are not true, the three levels alike often."""
+        """Token ids of captions that say the same, and of captions that are not true, all kinds alike often."""
         rewrites = self.prepared.rewrites
         if rewrites is None:
             return [], []
-        share = -(-negatives // len(LEVELS))
-        same, wrong = rewrites.sample(
-            self.item, self.caption, rng, positives=positives, negatives=dict.fromkeys(LEVELS, share)
-        )
-        kept = [wrong[i][1] for i in rng.permutation(len(wrong))[:negatives]]
-        return [ids[: self.longest] for ids in same], [ids[: self.longest] for ids in kept]
+        same, wrong = rewrites.sample(self.item, self.caption, rng, positives=positives, negatives=negatives)
+        return [ids[: self.longest] for ids in same], [ids[: self.longest] for ids in wrong]
 
-    def related_images(self, count: int, rng: np.random.Generator) -> list[PictureRegions]:
-        """Regions of related pictures; those without any are passed over."""
+    def related_images(self, count: int, rng: np.random.Generator) -> list[PictureRegions] | list[np.ndarray]:
+        """Regions of related pictures, those without any passed over; or their pixels, where there are no regions."""
         neighbours, regions = self.prepared.neighbours, self.prepared.regions
-        if neighbours is None or regions is None or not count:
+        if neighbours is None or not count:
             return []
         ids = neighbours.images(self.item)
-        seen = [int(i) for i in ids[rng.permutation(len(ids))] if regions.has(int(i))]
-        return [regions.picture(i) for i in seen[:count]]
+        order = [int(i) for i in ids[rng.permutation(len(ids))]]
+        if regions is not None:
+            return [regions.picture(i) for i in [i for i in order if regions.has(i)][:count]]
+        return [] if self.show is None else [self.show(i) for i in order[:count]]
 
     def related_texts(self, count: int, rng: np.random.Generator) -> list[np.ndarray]:
         """Token ids of related sentences."""

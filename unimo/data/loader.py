@@ -13,6 +13,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -163,7 +164,8 @@ class Stream:
             ids = np.asarray(corpus.tokens(item, caption))[:longest]
             names = (self.seed, item, epoch)
             name = f"{corpus.keys[item]}#{caption}"
-            beside = None if self.prepared is None else self.prepared.of(item, caption, longest)
+            show = partial(self._related, names) if "images" in self.corpora and not self.regions else None
+            beside = None if self.prepared is None else self.prepared.of(item, caption, longest, show)
             draft.pairs.append(Drawn(name, _content(ids), ids, names, place_in_shard, beside))
             if "pairs" in self.regions:
                 draft.regions.setdefault("pairs", []).append(self.regions["pairs"].picture(item))
@@ -200,16 +202,20 @@ class Stream:
             written = drawn.rng("masked or fragments").random() < self.budgets.fragments
             (draft.fragments if written else draft.masked).append(drawn)
 
-    def _picture(self, kind: str, item: int, names: tuple[int | str, ...]) -> np.ndarray:
-        corpus, side = self.corpora[kind], self.kept_size[kind]
+    def _related(self, names: tuple[int | str, ...], item: int) -> np.ndarray:
+        """A picture of the image corpus that is related to the pair of these names, and so varied as pairs are."""
+        return self._picture("images", item, (*names, "related", item), self.views["pairs"])
+
+    def _picture(self, kind: str, item: int, names: tuple[int | str, ...], views: Views | None = None) -> np.ndarray:
+        corpus, side, views = self.corpora[kind], self.kept_size[kind], views or self.views[kind]
 
         def decode() -> np.ndarray:
             return squeeze(load_rgb(corpus.image_bytes(item), where=corpus.keys[item]), side)
 
         picture = self.cache.get((kind, item), decode)
-        if self.views[kind] == Views():  # shown as it is: nothing to draw
+        if views == Views() and side == self.size:  # shown as it is: nothing to draw
             return np.ascontiguousarray(picture.transpose(2, 0, 1))
-        return view(picture, self.size, self.views[kind], chance.generator("view", kind, *names))
+        return view(picture, self.size, views, chance.generator("view", kind, *names))
 
 
 def _usable(corpus: Corpus, regions: Regions | None) -> np.ndarray:

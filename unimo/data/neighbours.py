@@ -8,8 +8,9 @@ A folder of `unimo prepare neighbours` holds
         image_scores, sentence_scores   flat float16
         image_offsets, sentence_offsets (n + 1,) int64
 
-Every file carries a header: version, settings, and the fingerprints of the three corpora, so that neighbours of other
-data are refused.
+Scores of pictures are cosines, also where shared objects chose them. Every file carries a header: version, settings,
+hashes of the model and of the detected objects (labels) where there were any, and the fingerprints of the three
+corpora, so that neighbours of other data are refused.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Draft:
     pixels: dict[str, list[np.ndarray]] = field(default_factory=dict)
     regions: dict[str, list[PictureRegions]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
-    _texts: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = field(default_factory=dict)
+    _texts: dict[str, list[tuple[np.ndarray, ...]]] = field(default_factory=dict)
     _asked: dict[str, list[tuple[str, int, np.ndarray, np.ndarray]]] = field(default_factory=dict)
 
     def framed(self, ids: np.ndarray) -> np.ndarray:
@@ -89,6 +89,13 @@ class Draft:
             for drawn in self.pairs:
                 self.add_text("pairs.clean", self.framed(drawn.ids))
 
+    def add_picture(self, group: str, picture: PictureRegions | np.ndarray) -> None:
+        """Adds the regions of a picture, or its pixels (3, S, S) uint8, to a group."""
+        if isinstance(picture, PictureRegions):
+            self.regions.setdefault(group, []).append(picture)
+        else:
+            self.pixels.setdefault(group, []).append(picture)
+
     def add_text(
         self,
         group: str,
@@ -96,12 +103,13 @@ class Draft:
         *,
         role: int | np.ndarray = TEXT,
         positions: np.ndarray | None = None,
+        dialogue: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> int:
-        """Adds one framed text to a group; returns its number within the group."""
+        """Adds one framed text to a group; returns its number within the group. dialogue: speaker and turn of each."""
         if positions is None:
             positions = FIRST_POSITION + np.arange(len(ids))
         rows = self._texts.setdefault(group, [])
-        rows.append((np.asarray(ids), np.asarray(positions), np.broadcast_to(role, len(ids))))
+        rows.append((np.asarray(ids), np.asarray(positions), np.broadcast_to(role, len(ids)), *(dialogue or ())))
         return len(rows) - 1
 
     def ask(self, objective: str, group: str, text: int, places: np.ndarray, labels: np.ndarray) -> None:
@@ -111,13 +119,16 @@ class Draft:
     def finish(self) -> Batch:
         """Packs everything into one batch."""
         first_text: dict[str, tuple[int, int]] = {}
-        rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        rows: list[tuple[np.ndarray, ...]] = []
         for group, texts in self._texts.items():
             first_text[group] = (len(rows), len(rows) + len(texts))
             rows += texts
-        offsets = np.cumsum([0] + [len(ids) for ids, _, _ in rows])
-        columns = [np.concatenate([row[i] for row in rows]) if rows else np.zeros(0) for i in range(3)]
-        ids, positions, roles = (torch.from_numpy(column.astype(np.int64)) for column in columns)
+        offsets = np.cumsum([0] + [len(row[0]) for row in rows])
+        width = min((len(row) for row in rows), default=3)  # 5 where every text is of a dialogue
+        columns = [np.concatenate([row[i] for row in rows]) if rows else np.zeros(0) for i in range(width)]
+        packed = [torch.from_numpy(column.astype(np.int64)) for column in columns]
+        ids, positions, roles = packed[:3]
+        speakers, turns = packed[3:] if width == 5 else (None, None)
 
         targets = {}
         for objective, questions in self._asked.items():
@@ -139,7 +150,7 @@ class Draft:
         return Batch(
             step=self.step,
             pixels=torch.from_numpy(pixels),
-            texts=Texts(ids, positions, roles, torch.from_numpy(offsets.astype(np.int64))),
+            texts=Texts(ids, positions, roles, torch.from_numpy(offsets.astype(np.int64)), speakers, turns),
             image_groups=image_groups,
             text_groups=first_text,
             targets=targets,

@@ -3,17 +3,19 @@
 `unimo prepare rewrites` leaves one text file per shard. Its first line says for which corpus and with which settings it
 was made; then comes one line per caption, in the corpus' order, also for captions of which nothing could be made:
 
-    {"format": "unimo-rewrites", "version": 1, "corpus": fingerprint, "shard": ..., "first": item, "captions": m, ...}
+    {"format": "unimo-rewrites", "version": 2, "grammar": unimo.data.rewriting.GRAMMAR, "corpus": fingerprint,
+     "shard": ..., "first": item, "items": n, "captions": m, "settings": {...}}
     {"key": ..., "caption": j, "positives": [text, ...], "sentences": [[item, caption, similarity], ...],
      "nodes": [[level, [[begin, end, new, kind], ...]], ...], "bad": reason or null}
 
-Sentence level negatives are captions of other pictures, so the line only points at them.
+Sentence level negatives are captions of other pictures, so the line only points at them. Version 1 is the same without
+the grammar, which was then the first one.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,8 @@ from unimo.data.rewriting import Change, Level, Rewrite
 from unimo.data.sources import Corpus
 from unimo.errors import DataError, UsageError
 
-FORMAT, VERSION = "unimo-rewrites", 1
+FORMAT, VERSION = "unimo-rewrites", 2
+_READ = (1, VERSION)
 LEVELS: tuple[Level, ...] = ("sentence", "phrase", "word")
 _BLOCK = 2**22
 
@@ -136,25 +139,28 @@ class Rewrites:
         return [self._negative(record, (i, j), entry) for level in LEVELS for entry in _entries(record, level)]
 
     def sample(
-        self, i: int, j: int, rng: np.random.Generator, *, positives: int, negatives: Mapping[Level, int]
-    ) -> tuple[list[np.ndarray], list[tuple[Level, np.ndarray]]]:
+        self, i: int, j: int, rng: np.random.Generator, *, positives: int, negatives: int
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Token ids, without special ids, of a few rewrites drawn without replacement: (positives, negatives).
 
-        negatives: how many per level. Where a caption has fewer of a level, all of them are given.
+        Kinds of negatives take turns in an order drawn anew (see `stratum`): a caption has a dozen objects to put in
+        for one relation, and each has to be learnt. Where there are fewer than asked for, all of them are given.
         """
-        if unknown := set(negatives) - set(LEVELS):
-            raise UsageError("unknown level of rewriting", got=sorted(unknown), expected=", ".join(LEVELS))
         record = self.record(i, j)
         texts = record["positives"]
         same = [texts[k] for k in rng.permutation(len(texts))[:positives]]
-        chosen: list[Negative] = []
-        for level in LEVELS:
-            entries = _entries(record, level)
-            drawn = rng.permutation(len(entries))[: negatives.get(level, 0)]
-            chosen += [self._negative(record, (i, j), entries[k]) for k in drawn]
-        rows = self._tokenizer.encode_batch([*same, *(negative.text for negative in chosen)])
-        ids = [np.array(row, dtype=np.uint16) for row in rows]
-        return ids[: len(same)], [(negative.level, row) for negative, row in zip(chosen, ids[len(same) :])]
+        entries = [entry for level in LEVELS for entry in _entries(record, level)]
+        caption = self._corpus.text(i, j)
+        met: Counter[str] = Counter()
+        luck: dict[str, float] = {}
+        turns = []
+        for k in rng.permutation(len(entries)):
+            kind = stratum(entries[k], caption)
+            turns.append((met[kind], luck.setdefault(kind, rng.random()), k))
+            met[kind] += 1
+        chosen = [self._negative(record, (i, j), entries[k]).text for *_, k in sorted(turns)[:negatives]]
+        rows = [np.array(row, dtype=np.uint16) for row in self._tokenizer.encode_batch([*same, *chosen])]
+        return rows[: len(same)], rows[len(same) :]
 
     def _negative(self, record: dict[str, Any], place: tuple[int, int], entry: list) -> Negative:
         if entry[0] not in LEVELS:
@@ -168,15 +174,31 @@ class Rewrites:
         return Negative(level, rewrite.kind, rewrite.apply(caption), changes)
 
 
+def stratum(entry: list, caption: str) -> str:
+    """What has to be understood to notice a negative: another "sentence", one "object", "attribute" or "relation",
+    an "object exchange" or "attribute exchange" (the words stay, who is what does not), or "several" of these."""
+    level, rows = entry[0], entry[1]
+    if level not in LEVELS:
+        return "sentence"
+    if len(rows) == 1:
+        return rows[0][3]
+    if len(rows) == 2:
+        (begin, end, new, kind), (other_begin, other_end, other_new, _) = rows
+        if caption[begin:end].lower() == other_new.lower() and caption[other_begin:other_end].lower() == new.lower():
+            return f"{kind} exchange"
+    return "several"
+
+
 def _entries(record: dict[str, Any], level: Level) -> list[list]:
     """The negatives of one level, as they stand in a line."""
     return record["sentences"] if level == "sentence" else [entry for entry in record["nodes"] if entry[0] == level]
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], np.ndarray]:
-    """The first line of a sidecar, and the (lines,) offsets at which its whole further lines begin, then the end.
+    """The first line of a sidecar, as version 2 has it, and the (lines,) offsets at which its whole further lines
+    begin, then the end.
 
-    Raises DataError where the file is missing or no sidecar of this version.
+    Raises DataError where the file is missing or no sidecar of a version that is read.
     """
     try:
         with path.open("rb") as stream:
@@ -196,7 +218,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], np.ndarray]:
             do="run `unimo prepare rewrites`, or name the folder it wrote to",
         ) from error
     header = parse_line(first, f"{path}, line 1") if first.endswith(b"\n") else {}
-    if header.get("format") != FORMAT or header.get("version") != VERSION:
+    if header.get("format") != FORMAT or header.get("version") not in _READ:
         raise DataError(
             "not a file of rewrites that this version reads",
             where=path,
@@ -204,7 +226,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], np.ndarray]:
             expected=f"{FORMAT}, version {VERSION}",
             do="run `unimo prepare rewrites` again",
         )
-    return header, np.array(offsets, dtype=np.int64)
+    return {"grammar": 1, **header, "version": VERSION}, np.array(offsets, dtype=np.int64)
 
 
 def parse_line(line: bytes, where: str) -> dict[str, Any]:

@@ -38,6 +38,10 @@ from unimo.data.scene_graph import Kind, Node, SceneGraph, Span, grammar, is_plu
 
 Level = Literal["word", "phrase", "sentence"]
 
+# Raised whenever equal captions would be rewritten otherwise than before: by other rules of parsing or replacing, or
+# another assets/caption_grammar.txt. Prepared files name it (unimo.data.rewrites).
+GRAMMAR = 1
+
 FREQUENCY_WIDTH = 1.0  # octaves by which the frequency of a substitute commonly differs
 RELATED_LIFT = 1.5  # said in place of a word so many times more often than by chance: it may mean the same
 EXCLUSIVE_LIFT = 0.5  # an adjective said in place of another this seldom excludes it ...

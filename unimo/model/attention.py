@@ -1,6 +1,6 @@
 """Attention as data: every packed token says who it is, and one small table says who may see whom.
 
-    N sequences · T packed tokens · L longest sequence of a bucket · D width · H heads
+    N sequences · T packed tokens · L queries and M keys of a bucket · D width · H heads
 
 Tokens of many sequences lie in one packed row of T tokens. Each carries four small integers:
 
@@ -30,7 +30,7 @@ UNIMO (spec unimo §1.8) has no grounded tokens. In *joint* fusion, the papers',
     # known      ●      ·      ●      ·
     # written    ●      ·      ●      ◔
 
-Three forms compute the same: `dense` (one rectangle per length bucket; the CPU's form), `reference` (one T x T
+Three forms compute the same: `dense` (rectangles of similar length; the CPU's form), `reference` (one T x T
 matrix, for tests) and `flex` (FlexAttention; the GPU's form, whose backward does not exist on a CPU).
 """
 
@@ -92,24 +92,45 @@ def with_padding_read(table: Table) -> Table:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Sequences of similar length, laid out as one rectangle (n, L).
+    """Groups of similar length, laid out as one rectangle (n, L) of queries and one (n, M) of keys.
 
-    rows: (n * L,) where each slot's token lies in the packed row (padding slots repeat a real row), or None when
-    the rectangle is the slice [start, start + n * L) of the packed row. bias: (n, 1, L, L) additive, or None. A bucket
-    with padding is rounded to few shapes (see `unimo.model.shapes`), with sequences that nobody reads.
+    A group is a branch of a sequence (without branches, a sequence); its keys are its own tokens and, before them, what
+    its branches share. rows: (n * L,) where each slot's token lies in the packed row (padding slots repeat a real row),
+    or None when the rectangle is the slice [start, start + n * L) of the packed row. key_rows: (n * M,) the same of the
+    keys, or None when they are the queries. bias: (n, 1, L, M) additive, or None. A bucket with padding is rounded to
+    few shapes (see `unimo.model.shapes`), with groups that nobody reads.
     """
 
     n: int
     length: int
     start: int
     rows: Tensor | None
+    key_rows: Tensor | None
     bias: Tensor | None
 
-    def take(self, x: Tensor) -> Tensor:
+    def queries(self, x: Tensor) -> Tensor:
         """This bucket's tokens of a packed row: (T, D) -> (n, L, D)."""
         last = self.start + self.n * self.length
         mine = x[self.start : last] if self.rows is None else x.index_select(0, self.rows)
         return mine.unflatten(0, (self.n, self.length))
+
+    def keys(self, x: Tensor) -> Tensor:
+        """What they may look at: (T, D) -> (n, M, D)."""
+        return self.queries(x) if self.key_rows is None else x.index_select(0, self.key_rows).unflatten(0, (self.n, -1))
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """G branches of sequences. rows: (T,) packed rows, branch by branch; starts, lengths: (G,) of each in there.
+
+    shared_starts, shared: (G,) the same of what it sees of its sequence's shared part, 0 where it is that part itself.
+    """
+
+    rows: Tensor
+    starts: Tensor
+    lengths: Tensor
+    shared_starts: Tensor
+    shared: Tensor
 
 
 class Plan:
@@ -141,7 +162,7 @@ class Plan:
         """n image sequences of equal length: everything sees everything, nothing is padded."""
         owner = torch.arange(n, device=device).repeat_interleave(length)
         plan = cls(owner, torch.full_like(owner, IMAGE), torch.zeros_like(owner))
-        plan.__dict__["buckets"] = ([Bucket(n, length, 0, None, None)], None)
+        plan.__dict__["buckets"] = ([Bucket(n, length, 0, None, None, None)], None)
         plan.rows = len(plan)  # batches of pictures have one shape as they are
         return plan
 
@@ -158,37 +179,65 @@ class Plan:
     @cached_property
     def buckets(self) -> tuple[list[Bucket], Tensor | None]:
         """The dense form's rectangles, and where each packed token stands among their slots laid end to end."""
-        counts = torch.unique_consecutive(self.owner, return_counts=True)[1].cpu()
-        starts = counts.cumsum(0) - counts
-        order = torch.argsort(counts, descending=True, stable=True)
+        groups = self._groups()
         buckets, slots, first = [], torch.empty(len(self), dtype=torch.int64), 0
-        while len(order):
-            longest = int(counts[order[0]])
-            # Sequences join while they fill enough of the rectangle on their own.
-            n = int((counts[order] >= (1 - self.waste) * longest).sum())
-            mine, order = order[:n].sort().values, order[n:]
-            if not bool((counts[mine] == longest).all()):
-                n, longest = rounded(n, 4), rounded(longest, 4)
-            place = torch.arange(longest)
-            valid = torch.zeros(n, longest, dtype=torch.bool)
-            valid[: len(mine)] = place < counts[mine, None]
-            first_row = F.pad(starts[mine], (0, n - len(mine)))[:, None]
-            rows = torch.where(valid, first_row + place, first_row)  # (n, L)
-            slots[rows[valid]] = first + torch.arange(n * longest).reshape(n, longest)[valid]
-            first += n * longest
-            buckets.append(self._bucket(rows.to(self.owner.device), valid.to(self.owner.device)))
+        # Groups with something before them do not share a rectangle with those without.
+        for left in ((groups.shared == 0).nonzero()[:, 0], groups.shared.nonzero()[:, 0]):
+            left = left[torch.argsort(groups.lengths[left], descending=True, stable=True)]
+            while len(left):
+                longest = int(groups.lengths[left[0]])
+                # Groups join while they fill enough of the rectangle on their own.
+                n = int((groups.lengths[left] >= (1 - self.waste) * longest).sum())
+                mine, left = left[:n].sort().values, left[n:]
+                bucket, rows, valid = self._bucket(groups, mine)
+                slots[rows[valid]] = first + torch.arange(rows.numel()).reshape(rows.shape)[valid]
+                first += rows.numel()
+                buckets.append(bucket)
         if len(buckets) == 1 and buckets[0].rows is None:
             return buckets, None
         return buckets, slots.to(self.owner.device)
 
-    def _bucket(self, rows: Tensor, valid: Tensor) -> Bucket:
-        n, length = rows.shape
-        allowed = self.allowed(rows[:, :, None], rows[:, None, :]) & valid[:, None, :]
+    def _groups(self) -> _Groups:
+        """The branches of every sequence, in packed order."""
+        owner, branch = self.owner.cpu(), self.branch.cpu()
+        key = owner * (int(branch.max()) + 1 if len(branch) else 1) + branch
+        rows = torch.argsort(key, stable=True)
+        lengths = torch.unique_consecutive(key[rows], return_counts=True)[1]
+        starts = lengths.cumsum(0) - lengths
+        sequence, branch = owner[rows[starts]], branch[rows[starts]]
+        first = torch.searchsorted(sequence, sequence)  # the first branch of its sequence
+        shared = torch.where((branch > 0) & (branch[first] == 0), lengths[first], 0)
+        return _Groups(rows, starts, lengths, starts[first], shared)
+
+    def _bucket(self, groups: _Groups, mine: Tensor) -> tuple[Bucket, Tensor, Tensor]:
+        """The rectangle of some groups, the packed row of each of its slots (n, L), and which slots are real."""
+        lengths, shared = groups.lengths[mine], groups.shared[mine]
+        n, length, width = len(mine), int(lengths.max()), int((lengths + shared).max())
+        if bool((lengths != length).any()) or bool((shared != shared[0]).any()):
+            n, length, width = rounded(n, 4), rounded(length, 4), rounded(width, 4)
+        lengths, shared = F.pad(lengths, (0, n - len(mine))), F.pad(shared, (0, n - len(mine)))
+        starts, before = (F.pad(x[mine], (0, n - len(mine)))[:, None] for x in (groups.starts, groups.shared_starts))
+        place, seen = torch.arange(length), torch.arange(width)
+        valid = place < lengths[:, None]
+        rows = groups.rows[torch.where(valid, starts + place, starts)]
+        if not groups.shared[mine].any():
+            key_valid, key_rows = valid, rows
+        else:
+            key_valid = seen < (lengths + shared)[:, None]
+            own = starts + (seen - shared[:, None]).clamp_min(0)
+            key_rows = groups.rows[
+                torch.where(key_valid, torch.where(seen < shared[:, None], before + seen, own), starts)
+            ]
+        device = self.owner.device
+        flat = rows.flatten().to(device)
+        allowed = self.allowed(rows[:, :, None].to(device), key_rows[:, None, :].to(device))
+        allowed &= key_valid[:, None, :].to(device)
         bias = None if bool(allowed.all()) else (~allowed).float().mul_(MASK_BIAS)[:, None]
         start = int(rows[0, 0])
-        flat = rows.flatten()
-        together = bool(valid.all()) and bool((flat == start + torch.arange(n * length, device=flat.device)).all())
-        return Bucket(n, length, start, None if together else flat, bias)
+        slice_of_row = start + torch.arange(rows.numel(), device=device)
+        together = bool(valid.all()) and bool((flat == slice_of_row).all())
+        looked_at = None if key_rows is rows else key_rows.flatten().to(device)
+        return Bucket(n, length, start, None if together else flat, looked_at, bias), rows, valid
 
     @cached_property
     def block_mask(self):
@@ -218,14 +267,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, heads: int, *, dropout: 
     buckets, slots = plan.buckets
     outs = []
     for bucket in buckets:
-        mine = (bucket.take(x) for x in (q, k, v))
-        outs.append(_rectangle(next(mine), next(mine), next(mine), bucket.bias, heads, dropout).flatten(0, 1))
+        seen = _rectangle(bucket.queries(q), bucket.keys(k), bucket.keys(v), bucket.bias, heads, dropout)
+        outs.append(seen.flatten(0, 1))
     out = torch.cat(outs) if len(outs) > 1 else outs[0]
     return out if slots is None else out.index_select(0, slots)
 
 
 def _rectangle(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, heads: int, dropout: float) -> Tensor:
-    """Attention of (n, L, D) rectangles; bias: (n, 1, L, L) or None."""
+    """Attention of (n, L, D) queries over (n, M, D) keys and values; bias: (n, 1, L, M) or None."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (n, H, L, D/H)
     if q.is_cuda:
         bias = None if bias is None else bias.to(q.dtype)

@@ -8,6 +8,7 @@ import torch
 
 from unimo.config import setting
 from unimo.errors import UsageError, WeightsError, nearest
+from unimo.model.task_heads import HeadSettings, TaskHead
 from unimo.model.unified import Unified
 from unimo.model.unimo import FUSIONS, UNIMO
 from unimo.model.unimo2 import UNIMO2, Released
@@ -22,7 +23,10 @@ SIZES: dict[str, dict[str, int]] = {
 DIMENSIONS = tuple(SIZES["base"])
 MEMBERS = ("unimo-2", "unimo")
 # Settings that only one member has.
-ONLY_UNIMO = ("depth", "region_size", "region_classes", "region_heads", "fusion", "matching", "dialogue")
+ONLY_UNIMO = (
+    "depth", "region_size", "region_classes", "region_heads", "fusion", "matching", "dialogue", "initial_waves",
+    "initial_boxes",
+)  # fmt: skip
 ONLY_UNIMO2 = (
     "image_depth", "text_depth", "grounded_depth", "image_size", "pixels", "patch", "patch_padding", "dictionary",
     "chosen", "grounding_method", "grounding_projection", "grounding_positions", "contrastive_projection",
@@ -68,7 +72,12 @@ class ModelSettings:
     initial_std: float = setting(
         0.02, "spread of initial weights; narrow models learn sooner with 0.02 sqrt(768 / width)"
     )
+    initial_waves: float = setting(
+        0.0, "text positions start as sines and cosines of this size, not at random (UNIMO); 0: at random, as published"
+    )
+    initial_boxes: float = setting(1.0, "initial weights of boxes, times this (UNIMO): five numbers beside F features")
     released: Released = setting(Released(), "slips of the published graph of UNIMO-2")
+    head: HeadSettings | None = setting(None, "the head of a fine-tuned task, or none")
 
 
 def as_released(settings: ModelSettings) -> ModelSettings:
@@ -95,7 +104,8 @@ def build(settings: ModelSettings) -> Unified:
             expected=", ".join(SIZES),
             do=f"did you mean {nearest(settings.size, SIZES)}?",
         )
-    values = {name: getattr(settings, name) for name in settings.__dataclass_fields__ if name not in ("size", "member")}
+    own = ("size", "member", "head")
+    values = {name: getattr(settings, name) for name in settings.__dataclass_fields__ if name not in own}
     for name in DIMENSIONS:
         if values[name] is None:
             values[name] = SIZES[settings.size][name]
@@ -123,8 +133,12 @@ def build(settings: ModelSettings) -> Unified:
     if settings.member == "unimo":
         if settings.fusion not in FUSIONS:
             raise UsageError("unknown fusion", where="model.fusion", got=settings.fusion, expected=" or ".join(FUSIONS))
-        return UNIMO(**{name: value for name, value in values.items() if name not in ONLY_UNIMO2})
-    return UNIMO2(**{name: value for name, value in values.items() if name not in ONLY_UNIMO})
+        model: Unified = UNIMO(**{name: value for name, value in values.items() if name not in ONLY_UNIMO2})
+    else:
+        model = UNIMO2(**{name: value for name, value in values.items() if name not in ONLY_UNIMO})
+    if settings.head is not None:
+        model.head = TaskHead(model.width, settings.head, settings.initial_std)
+    return model
 
 
 def fill(model: torch.nn.Module, tensors: dict[str, torch.Tensor], *, where: object) -> None:

@@ -109,3 +109,13 @@ class RegionEmbedding(nn.Module):
 
     def forward(self, features: Tensor, boxes: Tensor) -> Tensor:
         return self.dropout(self.norm(self.feature(features) + self.box(boxes)))
+
+
+def waves(n: int, width: int, slowest: float = 100.0) -> Tensor:
+    """(n, D) sines and cosines of the position, from 1 to `slowest` positions a radian (Vaswani et al. 2017, §3.5).
+
+    A neighbour's row is this one's turned by the same angles everywhere, so attending to the word before is one linear
+    map; from random rows it has to be learnt for each position.
+    """
+    turns = torch.arange(n)[:, None] / slowest ** (torch.arange(0, width, 2) / width)
+    return torch.stack([turns.sin(), turns.cos()], -1).flatten(1)[:, :width]

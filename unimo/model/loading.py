@@ -20,8 +20,9 @@ def load_model(
 ) -> tuple[Unified, checkpoint.Checkpoint]:
     """The model, ready to answer, and where it comes from (step, path, and the state it was saved with).
 
-    source: a run's folder (its newest good checkpoint), a checkpoint, a folder of `save_pretrained`, or a name on the
-    hub. Averaged weights are preferred where the run kept them. WeightsError: nothing there, damaged, another shape.
+    source: a run's folder (the checkpoint its dev split chose, else its newest good one), a checkpoint, a folder of
+    `save_pretrained`, or a name on the hub. Averaged weights are preferred where the run kept them. WeightsError:
+    nothing there, damaged, another shape.
     """
     path = Path(source)
     if is_pretrained(path) or not path.exists():
@@ -29,9 +30,8 @@ def load_model(
         state = {**config, **config["facts"], "settings": config["settings"]}
         step = state.get("step", 0)
         return model.to(device), checkpoint.Checkpoint(step if type(step) is int else 0, {}, state, path)
-    saved = checkpoint.load(path / "checkpoints" if (path / "checkpoints").is_dir() else path, groups=["model"])
-    if saved.state.get("averaged"):
-        saved = checkpoint.load(saved.path, groups=["average"])
+    saved = checkpoint.load(newest(path) or path, groups=[])
+    saved = checkpoint.load(saved.path, groups=["average" if saved.state.get("averaged") else "model"])
     settings = saved.state.get("settings")
     if not isinstance(settings, dict) or "model" not in settings:
         raise WeightsError("a checkpoint without settings", where=saved.path, expected="settings in state.json")
@@ -40,6 +40,16 @@ def load_model(
     if saved.state.get("known_words") is not None:
         model.know_words(torch.tensor(saved.state["known_words"]))
     return model.to(device).eval(), saved
+
+
+def newest(source: str | Path) -> Path | None:
+    """Where the checkpoints of a run are, those its dev split chose if there are any. None: not a run or checkpoint."""
+    path = Path(source)
+    if is_pretrained(path) or not path.exists():
+        return None
+    if (path / "best").is_dir() and checkpoint.latest(path / "best") is not None:
+        return path / "best"
+    return path / "checkpoints" if (path / "checkpoints").is_dir() else path
 
 
 def start_from(model: Unified, source: str | Path) -> conversion.Account:
@@ -51,6 +61,12 @@ def start_from(model: Unified, source: str | Path) -> conversion.Account:
     same = {name: conversion.Origin((name,)) for name, _ in model.named_parameters()}
     weights = {name: x.detach() for name, x in theirs.items()}
     account = conversion.convert(model, same, weights, where=source, strict=False)
+    refuse_unfit(account, source)
+    return account
+
+
+def refuse_unfit(account: conversion.Account, source: str | Path) -> None:
+    """WeightsError if the other model has a parameter that this one has not, or in another shape."""
     if account.misshapen or account.extra:
         raise WeightsError(
             "these weights do not fit the model to start from them",
@@ -59,4 +75,3 @@ def start_from(model: Unified, source: str | Path) -> conversion.Account:
             expected="every tensor of theirs in ours, of the same shape",
             do="give the model the same sizes (--set model....)",
         )
-    return account

@@ -24,6 +24,7 @@ from unimo.model.embeddings import WordEmbedding
 from unimo.model.grounding import GroundedDictionary
 from unimo.model.heads import MatchingHead, Pooler, TiedHead
 from unimo.model.memory import Memory
+from unimo.model.task_heads import TaskHead
 from unimo.model.transformer import Kept, Transformer
 
 
@@ -130,6 +131,7 @@ class Unified(nn.Module, ABC):
         self.known_words: Tensor | None = None  # ids the language model may predict; None: all
         self.dictionary: GroundedDictionary | None = None
         self.matching: MatchingHead | None = None
+        self.head: TaskHead | None = None  # of a fine-tuned task
 
     # ---- first half: the towers, a member's own -------------------------------------------------------------------
 
@@ -269,6 +271,14 @@ class Unified(nn.Module, ABC):
     def know_words(self, ids: Tensor) -> None:
         """From now on only these words are ever predicted; ids: (k,) sorted, unique."""
         self.known_words = ids.to(self.words.word.weight.device)
+
+    def task_logits(self, fused: Fused) -> Tensor:
+        """(n, k) of the head of the fine-tuned task."""
+        assert self.head is not None, "the model was not fine-tuned for a task with a head"
+        reads = self.head.settings.reads
+        image = None if reads == "text" else self.image_pooler(fused.image_cls())
+        text = None if reads == "image" else self.text_pooler(fused.text_cls())
+        return self.head(image, text)
 
     def match_logits(self, fused: Fused) -> Tensor:
         """(n, 2); class 1 = the text belongs to the picture."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unimo.batch import Batch, Regions, Texts
 from unimo.model.attention import JOINT, PREFIX
-from unimo.model.embeddings import RegionEmbedding, WordEmbedding
+from unimo.model.embeddings import RegionEmbedding, WordEmbedding, waves
 from unimo.model.heads import MatchingHead, Pooler, TiedHead
 from unimo.model.memory import Memory
 from unimo.model.transformer import Kept, Transformer, initialise
@@ -30,6 +30,7 @@ class UNIMO(Unified):
 
     region_size, region_classes: the detector's features F and classes K. region_heads: build the two heads of masked
     region modelling. matching: outputs of the matching head, 0 for none. dialogue: build CoQA's two tables.
+    initial_waves, initial_boxes: other beginnings than the published one (ours; see `ModelSettings`).
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class UNIMO(Unified):
         dropout: float = 0.1,
         attention_dropout: float = 0.1,
         initial_std: float = 0.02,
+        initial_waves: float = 0.0,
+        initial_boxes: float = 1.0,
     ):
         super().__init__(width)
         if fusion not in FUSIONS:
@@ -64,6 +67,10 @@ class UNIMO(Unified):
         self.region_features = nn.Linear(width, region_size) if region_heads else None
         self.region_classes = nn.Linear(width, region_classes) if region_heads else None
         initialise(self, initial_std)
+        with torch.no_grad():
+            self.regions.box.weight *= initial_boxes
+            if initial_waves:
+                self.words.position.weight.copy_(initial_waves * waves(positions, width))
         self.table = FUSIONS[fusion]
 
     def encode_images(self, regions: Regions) -> Tensor:

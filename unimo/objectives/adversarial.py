@@ -73,7 +73,8 @@ def first_pushes(batch: Batch, width: int, settings: Adversarial, generator: tor
     found = {}
     for side in settings.sides:
         if side == "text":
-            valid, size = ~torch.isin(batch.texts.roles, torch.tensor([KNOWN, PADDING])), width
+            given = torch.tensor([KNOWN, PADDING], device=batch.texts.roles.device)
+            valid, size = ~torch.isin(batch.texts.roles, given), width
         else:
             assert batch.regions is not None, "only regions can be pushed"
             place = torch.arange(batch.regions.features.shape[1], device=batch.regions.lengths.device)

@@ -1,6 +1,6 @@
 """Cross-modal contrastive learning with text rewriting and retrieved neighbours: CMCL of UNIMO (spec unimo §3).
 
-    n anchor pairs (V, W) · k texts beside one picture · D width
+    n anchor pairs (V, W) · k texts beside one picture · P pictures and T texts encoded alone · D width
 
 Nothing is hidden. Beside each picture stand its caption, captions that say the same (rewritten, positive) and captions
 that are almost right (rewritten, negative; and captions of other pictures of the batch). A related picture and a
@@ -11,6 +11,16 @@ Asked:
 
 one value per anchor, the positives' sum inside the logarithm (§3.4). d is, by choice, a score of both pooled vectors
 (joint: the matching head on their product) or their cosine (§3.5).
+
+A picture and the texts beside it are encoded together, or (`encode`: alone) each of them once and alone, as in a
+search. UNIMO-2 has towers for that: its cosines are those of their contrastive features, nothing is fused, and one more
+rewritten caption costs a pass of the text tower (ours; its paper rewrites nothing).
+
+Where do the related ones stand in that sum? *inside*, as the paper writes it, they are positives among negatives that
+are all encoded together with a picture. Nothing then holds back the score of what is encoded alone: the model raises
+it without limit, the loss is zero and teaches nothing (docs/lab-notebook.md, 2026-11-22). *apart*, what is encoded
+alone has a sum of its own, in which the pictures and texts of other anchors are the negatives. Its d is the cosine
+by which a search finds them (`Unified.embed`).
 """
 
 from __future__ import annotations
@@ -26,15 +36,17 @@ from torch import Tensor
 from unimo.batch import Batch
 from unimo.config import setting
 from unimo.data.pack import Draft
+from unimo.errors import UsageError
 from unimo.model.unified import Fused, Request, Towers, Unified
-from unimo.objectives.objective import Part
+from unimo.model.unimo2 import UNIMO2
+from unimo.objectives.objective import Part, same
 
-TEXTS, RELATED = "pairs.rewritten", "texts.related"
+TEXTS, IMAGES, SENTENCES = "pairs.rewritten", "pairs.related", "texts.related"
 
 
 @dataclass(frozen=True)
 class RewritingContrastive:
-    parts = ("rewriting", "rewriting.accuracy")
+    parts = ("rewriting", "rewriting.accuracy", "rewriting.alone")
     weight: float = setting(1.0, "weight of the contrastive loss with rewriting; 0 switches the objective off")
     pairs: int = setting(16, "pairs per step that are anchors")
     positives: int = setting(1, "rewritten captions per anchor that say the same")
@@ -42,10 +54,29 @@ class RewritingContrastive:
     others: int = setting(4, "captions of other pictures of the batch per anchor, not true either")
     related_images: int = setting(1, "related pictures per anchor, encoded alone")
     related_texts: int = setting(1, "related sentences per anchor, encoded alone")
+    related: Literal["apart", "inside"] = setting(
+        "apart", "what is encoded alone: a sum of its own, or inside that of the rewritten captions as published"
+    )
+    alone_weight: float = setting(1.0, "weight of that sum of its own, relative to the other")
+    alone_temperature: float = setting(
+        0.07, "tau of that sum, which compares by cosine whatever the scorer, as a search"
+    )
     scorer: Literal["joint", "cosine"] = setting(
         "joint", "d: the matching head on both pooled vectors, or their cosine"
     )
-    temperature: float = setting(1.0, "tau; about 0.07 for cosines")
+    encode: Literal["together", "alone"] = setting(
+        "together", "a picture and its texts: in one row, or each alone; UNIMO-2's cosines always compare its towers"
+    )
+    temperature: float | None = setting(1.0, "tau; about 0.07 for cosines; none: the learned one of UNIMO-2's cosines")
+
+    def __post_init__(self) -> None:
+        if self.temperature is None and self.scorer != "cosine":
+            raise UsageError(
+                "no temperature to divide by",
+                where="objectives.rewriting.temperature",
+                got="none with the joint scorer",
+                expected="a number, or the cosine scorer",
+            )
 
     def corrupt(self, draft: Draft) -> None:
         chosen = draft.first_pairs(self.pairs)
@@ -57,8 +88,8 @@ class RewritingContrastive:
             rng = pair.rng("rewriting")
             said, wrong = [pair.ids], self._of_others(draft, i, rng)
             if pair.beside is not None:
-                same, not_true = pair.beside.rewritten(self.positives, self.negatives, rng)
-                said, wrong = said + same, not_true + wrong
+                true, not_true = pair.beside.rewritten(self.positives, self.negatives, rng)
+                said, wrong = said + true, not_true + wrong
             for ids in [*said, *wrong]:
                 draft.add_text(TEXTS, draft.framed(ids))
             seen_in += [i] * len(said + wrong)
@@ -82,59 +113,165 @@ class RewritingContrastive:
             if beside is None:
                 continue
             for picture in beside.related_images(self.related_images, rng):
-                draft.regions.setdefault("pairs.related", []).append(picture)
+                draft.add_picture(IMAGES, picture)
                 images.append(anchor)
             for ids in beside.related_texts(self.related_texts, rng):
-                draft.add_text(RELATED, draft.framed(ids))
+                draft.add_text(SENTENCES, draft.framed(ids))
                 texts.append(anchor)
-        draft.extra |= {"related.image.anchor": images, "related.text.anchor": texts}
+        draft.extra |= {  # arrays: an empty list would have no type
+            "related.image.anchor": np.array(images, np.int64),
+            "related.text.anchor": np.array(texts, np.int64),
+        }
 
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
-        if TEXTS not in batch.text_groups:
+        if TEXTS not in batch.text_groups or self.in_towers(model):
             return {}
-        pictures = batch.images_of("pairs")
-        texts, anchor = batch.texts_of(TEXTS), batch.extra["rewriting.anchor"]
-        asked = {"rewriting.together": Request(pictures[batch.extra["rewriting.image"]], texts, share=model.can_share)}
-        if "pairs.related" in batch.image_groups:  # a related picture beside the caption: each alone
-            of = batch.extra["related.image.anchor"]
-            captions = texts[torch.searchsorted(anchor, of)]  # the first text of an anchor is its caption
-            asked["related.image"] = Request(batch.images_of("pairs.related"), None)
-            asked["related.caption"] = Request(None, captions)
-        if RELATED in batch.text_groups:
-            asked["related.text"] = Request(None, batch.texts_of(RELATED))
-            of = batch.extra["rewriting.pairs"][batch.extra["related.text.anchor"]]
-            asked["related.picture"] = Request(pictures[of], None)
-        return asked
+        pictures, texts, alone = _numbers(batch)
+        if self.encode == "alone":
+            return {"rewriting.pictures": Request(pictures, None), "rewriting.sentences": Request(None, texts)}
+        anchor = batch.extra["rewriting.anchor"]
+        together = Request(pictures[anchor], texts[: len(anchor)], share=model.can_share)
+        if not self.compares_alone(batch):
+            return {"rewriting.together": together}
+        return {
+            "rewriting.together": together,
+            "rewriting.pictures": Request(pictures, None),
+            "rewriting.sentences": Request(None, texts[alone]),
+        }
+
+    def in_towers(self, model: Unified) -> bool:
+        """Whether scores come from the towers, and nothing is fused."""
+        return self.scorer == "cosine" and isinstance(model, UNIMO2)
+
+    def compares_alone(self, batch: Batch) -> bool:
+        """Whether pictures and texts that are encoded alone are compared with each other."""
+        if self.related == "apart":
+            return self.alone_weight > 0
+        return IMAGES in batch.image_groups or SENTENCES in batch.text_groups
+
+    def vectors(self, model: Unified, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> tuple[Tensor, ...]:
+        """What scores compare: the picture and the text of every comparison, (k, D) each; and, where asked, what is
+        encoded alone, (P, D) and (T, D)."""
+        anchor = batch.extra["rewriting.anchor"]
+        pictures, texts, alone = _numbers(batch)
+        if self.encode == "together" and not self.in_towers(model):
+            both = fused["rewriting.together"]
+            beside = model.image_pooler(both.image_cls()), model.text_pooler(both.text_cls())
+            if not self.compares_alone(batch):
+                return beside
+            image, text = fused["rewriting.pictures"].image_cls(), fused["rewriting.sentences"].text_cls()
+            return *beside, model.image_pooler(image), model.text_pooler(text)
+        if self.in_towers(model):
+            assert isinstance(model, UNIMO2)
+            image = model.contrastive_feature(towers.image_cls(pictures), "image")
+            text = model.contrastive_feature(towers.text_cls(texts), "text")
+        else:
+            image = model.image_pooler(fused["rewriting.pictures"].image_cls())
+            text = model.text_pooler(fused["rewriting.sentences"].text_cls())
+        beside = image[anchor], text[: len(anchor)]
+        return (*beside, image, text[alone]) if self.compares_alone(batch) else beside
 
     def loss(self, model: Unified, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
-        if "rewriting.together" not in fused:
+        if TEXTS not in batch.text_groups:
             return {}
-        scores = [self.score(model, fused["rewriting.together"], fused["rewriting.together"])]
-        right, anchor = [batch.extra["rewriting.right"]], [batch.extra["rewriting.anchor"]]
-        for image, text, of in (
-            ("related.image", "related.caption", "related.image.anchor"),
-            ("related.picture", "related.text", "related.text.anchor"),
-        ):
-            if image in fused:
-                scores.append(self.score(model, fused[image], fused[text]))
-                anchor.append(batch.extra[of])
-                right.append(torch.ones_like(batch.extra[of], dtype=torch.bool))
-        n = len(batch.extra["rewriting.pairs"])
-        losses = multiple_positives(torch.cat(scores) / self.temperature, torch.cat(right), torch.cat(anchor), n)
-        first = scores[0].detach()
-        best = first.new_full((n,), float("-inf")).scatter_reduce(0, anchor[0], first, "amax")
-        found = torch.zeros(n, dtype=torch.bool, device=first.device)
-        found[anchor[0][right[0] & (first == best[anchor[0]])]] = True
-        return {"rewriting": Part(losses.sum(), n, self.weight), "rewriting.accuracy": Part(found.sum(), n, 0.0)}
+        image, text, *encoded_alone = self.vectors(model, batch, towers, fused)
+        scores = self.score(model, image, text)
+        right, anchor = batch.extra["rewriting.right"], batch.extra["rewriting.anchor"]
+        n, parts = len(batch.extra["rewriting.pairs"]), {}
+        best = scores.detach().new_full((n,), float("-inf")).scatter_reduce(0, anchor, scores.detach(), "amax")
+        found = torch.zeros(n, dtype=torch.bool, device=scores.device)
+        found[anchor[right & (scores == best[anchor])]] = True
+        if encoded_alone:
+            seen, read = encoded_alone
+            alone = self.score_alone(model, seen, read)
+            positive, compared = belong(batch)
+            if self.related == "apart":
+                of_pictures = positives_in_rows(alone, positive, compared).mean()
+                of_texts = positives_in_rows(alone.T, positive.T, compared.T).mean()
+                total = (of_pictures + of_texts) / 2
+                parts["rewriting.alone"] = Part(total * n, n, self.weight * self.alone_weight)
+            else:
+                positive[:n, :n] = False  # the anchor itself is there already, encoded together
+                scores = torch.cat([scores, alone[positive]])
+                anchor = torch.cat([anchor, _image_anchor(batch)[positive.nonzero()[:, 0]]])
+                right = torch.cat([right, right.new_ones(len(anchor) - len(right))])
+        losses = multiple_positives(scores, right, anchor, n)
+        accuracy = Part(found.sum(), n, 0.0)
+        return {"rewriting": Part(losses.sum(), n, self.weight), "rewriting.accuracy": accuracy, **parts}
 
-    def score(self, model: Unified, image: Fused, text: Fused) -> Tensor:
-        """(k,) d of the pooled picture of one request with the pooled text of the other, row by row."""
-        pooled_image, pooled_text = model.image_pooler(image.image_cls()), model.text_pooler(text.text_cls())
+    def score_alone(self, model: Unified, image: Tensor, text: Tensor) -> Tensor:
+        """d / tau of every picture with every text: (P, D), (T, D) -> (P, T)."""
+        if self.related == "inside" or self.scorer == "cosine":
+            return self.score(model, image[:, None], text[None])
+        return F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T / self.alone_temperature
+
+    def score(self, model: Unified, image: Tensor, text: Tensor) -> Tensor:
+        """d / tau of the vectors of pictures and texts, (..., D) each, which must broadcast: (...)."""
         if self.scorer == "cosine":
-            return F.cosine_similarity(pooled_image.float(), pooled_text.float(), dim=-1)
+            cosine = F.cosine_similarity(image.float(), text.float(), dim=-1)
+            if self.temperature is not None:
+                return cosine / self.temperature
+            if not isinstance(model, UNIMO2):
+                raise UsageError(
+                    "only UNIMO-2 has a learned temperature",
+                    where="objectives.rewriting.temperature",
+                    got="none",
+                    expected="a number, about 0.07 for cosines",
+                )
+            return model.contrastive_temperature(cosine)
+        assert self.temperature is not None
         assert model.matching is not None, "the joint scorer needs a matching head"
-        logits = model.matching(pooled_image, pooled_text).float()
-        return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
+        logits = model.matching(image, text).float()
+        return (logits[..., 0] if logits.shape[-1] == 1 else logits[..., 1] - logits[..., 0]) / self.temperature
+
+
+def _numbers(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """What is encoded: (P,) pictures, the anchors' own and then related ones; texts, the k beside the anchors' pictures
+    and then related sentences; and (T,) which of these texts meet pictures alone, the captions and then the related."""
+    anchor = batch.extra["rewriting.anchor"]
+    pictures = batch.images_of("pairs")[batch.extra["rewriting.pairs"]]
+    texts = batch.texts_of(TEXTS)
+    if IMAGES in batch.image_groups:
+        pictures = torch.cat([pictures, batch.images_of(IMAGES)])
+    if SENTENCES in batch.text_groups:
+        texts = torch.cat([texts, batch.texts_of(SENTENCES)])
+    related = torch.arange(len(anchor), len(texts), device=texts.device)
+    return pictures, texts, torch.cat([_first_of(anchor), related])
+
+
+def _first_of(anchor: Tensor) -> Tensor:
+    """(k,) ascending numbers, each from 0 on there -> (n,) where each is met first."""
+    return torch.searchsorted(anchor, torch.arange(int(anchor[-1]) + 1, device=anchor.device))
+
+
+def _image_anchor(batch: Batch) -> Tensor:
+    """(P,) the anchor of every picture that is encoded alone: the anchors' own, then the related ones."""
+    pairs = batch.extra["rewriting.pairs"]
+    return torch.cat([torch.arange(len(pairs), device=pairs.device), batch.extra["related.image.anchor"]])
+
+
+def belong(batch: Batch) -> tuple[Tensor, Tensor]:
+    """(P, T) bool twice: which pictures and texts, encoded alone, are positives, and which are compared at all.
+
+    Positives are the caption with its picture and related pictures, and the picture with related sentences. A related
+    picture says nothing of a related sentence; and anchors that share a picture or a caption are not negatives.
+    """
+    pairs = batch.extra["rewriting.pairs"]
+    number = torch.arange(len(pairs), device=pairs.device)
+    image, text = _image_anchor(batch), torch.cat([number, batch.extra["related.text.anchor"]])
+    own = (torch.arange(len(image), device=pairs.device) < len(pairs))[:, None]
+    own = own | (torch.arange(len(text), device=pairs.device) < len(pairs))[None]
+    mine = image[:, None] == text[None]
+    items, captions = batch.extra["pairs.image"][pairs], batch.extra["pairs.caption"][pairs]
+    alike = same(items, items) | same(captions, captions)
+    return mine & own, (mine & own) | ~alike[image][:, text]
+
+
+def positives_in_rows(scores: Tensor, positive: Tensor, compared: Tensor) -> Tensor:
+    """-log of the positives' share of the softmax over what is compared, row by row: (P, T) each -> (P,)."""
+    nothing = float("-inf")
+    above = scores.masked_fill(~positive, nothing).logsumexp(1)
+    return scores.masked_fill(~compared, nothing).logsumexp(1) - above
 
 
 def multiple_positives(scores: Tensor, right: Tensor, anchor: Tensor, n: int) -> Tensor:

@@ -10,9 +10,6 @@ are written in order, and a sidecar gets its name only when whole: a killed run 
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -22,19 +19,18 @@ from typing import Any
 
 import numpy as np
 
-from unimo.config import disk_error, sync_folder
 from unimo.data.chance import generator
 from unimo.data.ledger import Ledger
-from unimo.data.rewrites import FORMAT, VERSION, items_of_shards, parse_line, read_header, sidecar_path
+from unimo.data.rewrites import items_of_shards, parse_line, sidecar_path
 from unimo.data.rewriting import Rewrite, Told, Vocabularies, is_deed
 from unimo.data.rewriting import rewrites as node_rewrites
 from unimo.data.scene_graph import Parser, SceneGraph
 from unimo.data.sources import Corpus, Fields, Verify, open_corpus
-from unimo.errors import DataError, ResourceError, UsageError
+from unimo.errors import DataError, UsageError
 from unimo.prepare.back_translation import BackTranslation, identity
+from unimo.prepare.rewrites_sidecar import is_whole, refuse_other_grammar, sidecar_header, write_sidecar
 from unimo.prepare.tfidf import NearCaptions
 
-_BLOCK = 256  # captions whose lines are computed and written together
 _SHORTLIST = 4  # times as many neighbours as wanted are looked at, for some will be refused
 NO_OBJECT = "caption names no object to rewrite"
 NO_NEGATIVE = "no negative of this caption could be made"
@@ -78,8 +74,9 @@ def rewrites(
     hub names, one pair per pivot language; none given, no positives. ledger: where captions without rewrites are named.
     Returns rows (shard, path, built, captions, positives, sentences, phrases, words, bad, seconds).
 
-    Raises what `open_corpus` raises, UsageError for impossible settings or a missing extra, ResourceError when the
-    disk refuses or another process is writing the same sidecar.
+    Raises what `open_corpus` raises, UsageError for impossible settings or a missing extra, DataError where a sidecar
+    of this corpus and these settings, whole or begun, is of another grammar, ResourceError when the disk refuses or
+    another process is writing the same sidecar.
     """
     if not 0 < ceiling <= 1:
         raise UsageError("impossible ceiling of similarity", got=ceiling, expected="above 0, at most 1")
@@ -107,96 +104,24 @@ def rewrites(
     ledger = Ledger() if ledger is None else ledger
     out = index_dir if out is None else out
     writer: _Writer | None = None  # learns from all captions, which a finished corpus can be spared
+    shards = [
+        (shard, items, sidecar_path(shard, out), sidecar_header(corpus, shard, items, settings))
+        for shard, items in items_of_shards(corpus)
+    ]
+    for _, _, place, header in shards:
+        refuse_other_grammar(place, header)
     rows = []
-    for shard, items in items_of_shards(corpus):
+    for shard, items, place, header in shards:
         started = time.monotonic()
-        place = sidecar_path(shard, out)
-        header = _header(corpus, shard, items, settings)
-        built = not _is_whole(place, header)
+        built = not is_whole(place, header)
         if built:
             writer = writer or _Writer(corpus, counts, ceiling, translate, seed, device)
-            _write_sidecar(place, header, writer, items)
+            write_sidecar(place, header, *writer.lines(items))
         row = _summary(corpus, place, shard, items, ledger)
         row |= {"built": built, "seconds": round(time.monotonic() - started, 3)}
         rows.append(row)
         say(_line(row))
     return rows
-
-
-def _header(corpus: Corpus, shard: Path, items: range, settings: dict) -> dict:
-    assert corpus.caption_offsets is not None
-    captions = int(corpus.caption_offsets[items.stop] - corpus.caption_offsets[items.start])
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "corpus": corpus.fingerprint,
-        "shard": shard.name,
-        "first": items.start,
-        "items": len(items),
-        "captions": captions,
-        "settings": settings,
-    }
-
-
-def _is_whole(place: Path, header: dict) -> bool:
-    try:
-        found, offsets = read_header(place)
-    except DataError:
-        return False
-    return found == header and len(offsets) == header["captions"] + 1
-
-
-def _write_sidecar(place: Path, header: dict, writer: _Writer, items: range) -> None:
-    """Lines go to a partial file block by block; a restart keeps its whole blocks and goes on behind them."""
-    partial = place.with_name(f".{place.name}.partial")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("a+b") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ResourceError(
-                    "another process is writing these rewrites", where=partial, do="wait for it, or stop it"
-                ) from error
-            rows = [(i, j) for i in items for j in range(writer.captions_of(i))]
-            done = _keep_whole_blocks(file, header, writer, rows)
-            for begin in range(done, len(rows), _BLOCK):
-                file.write(b"".join(_json(record) for record in writer.records(rows[begin : begin + _BLOCK])))
-                file.flush()
-            os.fsync(file.fileno())
-            partial.replace(place)
-            sync_folder(place.parent)
-    except OSError as fault:
-        raise disk_error(fault, place) from fault
-
-
-def _keep_whole_blocks(file, header: dict, writer: _Writer, rows: Sequence[tuple[int, int]]) -> int:
-    """Cut the file behind its last whole block, or begin it anew; returns the number of captions it holds."""
-    file.seek(0)
-    good, kept = 0, 0
-    first = file.readline()
-    if first == _json(header):
-        good = at = len(first)
-        for n, (i, j) in enumerate(rows, 1):
-            line = file.readline()
-            at += len(line)
-            try:
-                record = parse_line(line, "") if line.endswith(b"\n") else {}
-            except DataError:
-                record = {}
-            if (record.get("key"), record.get("caption")) != (writer.corpus.keys[i], j):
-                break
-            if n % _BLOCK == 0 or n == len(rows):
-                good, kept = at, n
-    file.truncate(good)
-    file.seek(good)
-    if not good:
-        file.write(_json(header))
-    return kept
-
-
-def _json(record: dict) -> bytes:
-    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
 
 class _Writer:
@@ -226,6 +151,12 @@ class _Writer:
 
     def captions_of(self, i: int) -> int:
         return int(self.offsets[i + 1] - self.offsets[i])
+
+    def lines(self, items: range) -> tuple[list[tuple[str, int]], Callable[[range], Iterator[dict[str, Any]]]]:
+        """What `write_sidecar` wants to know of the captions of some items."""
+        rows = [(i, j) for i in items for j in range(self.captions_of(i))]
+        names = [(self.corpus.keys[i], j) for i, j in rows]
+        return names, lambda some: self.records(rows[some.start : some.stop])
 
     def records(self, rows: Sequence[tuple[int, int]]) -> Iterator[dict[str, Any]]:
         """The lines of some captions, (item, caption) each."""

@@ -15,7 +15,7 @@ from unimo.config import from_dict, load_json
 from unimo.data.finding import Kind
 from unimo.errors import UsageError, nearest
 from unimo.recipes.pretraining import base, large, photos, scenes, small
-from unimo.recipes.unimo import unimo_base, unimo_large, unimo_scenes
+from unimo.recipes.unimo import unimo_base, unimo_large, unimo_photos, unimo_scenes
 from unimo.train import Run
 
 RECIPES: dict[str, Callable[[], Run]] = {
@@ -25,6 +25,7 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "base": base,
     "large": large,
     "unimo-scenes": unimo_scenes,
+    "unimo-photos": unimo_photos,
     "unimo-base": unimo_base,
     "unimo-large": unimo_large,
 }

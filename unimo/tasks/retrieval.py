@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unimo.answer import EncodedImages, EncodedTexts
 from unimo.data.sources import Corpus
 from unimo.errors import DataError
 from unimo.metrics.retrieval import recall_at_k, retrieval_report
@@ -25,12 +26,38 @@ DIRECTIONS = ("image to text", "text to image")
 
 
 @dataclass(frozen=True)
+class Gallery:
+    """Pictures and captions after their towers.
+
+    items: (N,) of the corpus. strings: the U distinct captions. text_of: (M,) which of them a caption is; owner: (M,)
+    its picture. cosine: (N, U).
+    """
+
+    corpus: Corpus
+    items: np.ndarray
+    strings: list[str]
+    text_of: np.ndarray
+    owner: np.ndarray
+    images: EncodedImages
+    texts: EncodedTexts
+    cosine: np.ndarray
+
+    def asking(self, way: str) -> np.ndarray:
+        """Which of its `rows` each query of a direction is: (N,) for pictures, (M,) for captions."""
+        return np.arange(len(self.items)) if way == "image to text" else self.text_of
+
+    def rows(self, way: str) -> np.ndarray:
+        """(N, U) where pictures ask, (U, N) where captions do."""
+        return self.cosine if way == "image to text" else self.cosine.T
+
+
+@dataclass(frozen=True)
 class Ranked:
     """What `predict` found.
 
     cosine: (N, U). text_of: (M,) which distinct text a caption is; owner: (M,) its picture. second:
-    direction -> (queries (Q,), scores (Q, U) where pictures ask, (Q, N) where captions do), -inf where not
-    shortlisted. passes: fused passes this took.
+    direction -> (queries (Q,), scores (Q, U) where pictures ask, (Q, N) where captions do), see `second_stage`.
+    passes: fused passes this took.
     """
 
     corpus: Corpus
@@ -58,7 +85,8 @@ class Retrieval:
     ks: tuple[int, ...] = (1, 5, 10)
     seed: int = 0
 
-    def predict(self, material: Material) -> Ranked:
+    def gallery(self, material: Material) -> Gallery:
+        """Raises DataError for fewer than two pictures."""
         corpus = material.corpus("pairs", self.pairs)
         items = choose(len(corpus), self.limit, "pairs", self.seed)
         if len(items) < 2:
@@ -69,26 +97,27 @@ class Retrieval:
         strings, text_of = unique([caption for captions in told for caption in captions])
         images, texts = material.images(corpus, items), material.texts(strings)
         cosine = images.embedding.cpu().numpy() @ texts.embedding.cpu().numpy().T
+        return Gallery(corpus, items, strings, text_of, owner, images, texts, cosine)
+
+    def predict(self, material: Material) -> Ranked:
+        at = self.gallery(material)
         second, passes = {}, 0
         if self.shortlist:
             asking = {
-                "image to text": choose(len(items), self.rerank_queries, "pictures", self.seed),
-                "text to image": choose(len(owner), self.rerank_queries, "captions", self.seed),
+                "image to text": choose(len(at.items), self.rerank_queries, "pictures", self.seed),
+                "text to image": choose(len(at.owner), self.rerank_queries, "captions", self.seed),
             }
-            rows = {"image to text": cosine[asking["image to text"]]}
-            rows["text to image"] = cosine.T[text_of[asking["text to image"]]]
-            best = {way: _best(rows[way], self.shortlist) for way in DIRECTIONS}
+            rows = {way: at.asking(way)[asking[way]] for way in DIRECTIONS}
+            best = {way: nearest_columns(at.rows(way)[rows[way]], self.shortlist) for way in DIRECTIONS}
             # Both directions often want the same pair, and so do equal captions: each is fused once.
-            by_picture = asking["image to text"][:, None] * len(strings) + best["image to text"]
-            by_caption = best["text to image"] * len(strings) + text_of[asking["text to image"], None]
-            wanted = np.unique(np.concatenate([by_picture.ravel(), by_caption.ravel()]))
-            scores = material.answerer.match(images, texts, np.stack(np.divmod(wanted, len(strings)), axis=1))
+            codes = {way: pair_codes(way, rows[way], best[way], len(at.strings)) for way in DIRECTIONS}
+            wanted = np.unique(np.concatenate([some.ravel() for some in codes.values()]))
+            scores = material.answerer.match(at.images, at.texts, np.stack(np.divmod(wanted, len(at.strings)), axis=1))
             passes = len(wanted)
-            for way, codes in (("image to text", by_picture), ("text to image", by_caption)):
-                ranked = np.full(rows[way].shape, -np.inf, np.float32)
-                np.put_along_axis(ranked, best[way], scores[np.searchsorted(wanted, codes)], axis=1)
-                second[way] = asking[way], ranked
-        return Ranked(corpus, items, strings, cosine, text_of, owner, second, passes)
+            for way in DIRECTIONS:
+                fused = scores[np.searchsorted(wanted, codes[way])]
+                second[way] = asking[way], second_stage(at.rows(way)[rows[way]], best[way], fused)
+        return Ranked(at.corpus, at.items, at.strings, at.cosine, at.text_of, at.owner, second, passes)
 
     def score(self, found: Ranked) -> list[dict]:
         """R@k of both directions by cosine, then of both re-ranked; intervals resample pictures."""
@@ -143,9 +172,26 @@ class Retrieval:
         return [{"title": f"{self.title}: pictures asking for their caption", "note": note, "items": shown}]
 
 
-def _best(scores: np.ndarray, k: int) -> np.ndarray:
-    """(Q, N) -> (Q, min(k, N)) the columns with the highest scores, in any order; of equal ones the first."""
+def nearest_columns(scores: np.ndarray, k: int) -> np.ndarray:
+    """(Q, N) -> (Q, min(k, N)) the columns with the highest scores, best first; of equal ones the first."""
     k = min(k, scores.shape[1])
     return np.concatenate(
         [np.argsort(-scores[block], axis=1, kind="stable")[:, :k] for block in in_blocks(len(scores), 256)]
     )
+
+
+def second_stage(cosine: np.ndarray, best: np.ndarray, fused: np.ndarray) -> np.ndarray:
+    """(Q, N) cosines, candidates (Q, k) and their fused scores (Q, k) -> (Q, N) scores that order both stages.
+
+    The candidates have their fused scores; all others stand behind them, by cosine, as a search would show them.
+    """
+    lowest = float(fused.min(initial=0.0))
+    scores = cosine.astype(np.float64) - float(cosine.max(initial=0.0)) + lowest - 1.0  # float64: no two fall together
+    np.put_along_axis(scores, best, fused.astype(np.float64), axis=1)
+    return scores
+
+
+def pair_codes(way: str, rows: np.ndarray, columns: np.ndarray, strings: int) -> np.ndarray:
+    """Queries (Q,) of a direction and their candidates (Q, k) as (Q, k) numbers picture * strings + text."""
+    pictures, texts = (rows[:, None], columns) if way == "image to text" else (columns, rows[:, None])
+    return pictures * strings + texts

@@ -1,0 +1,256 @@
+"""Files under the readers: lines, tables and whole JSON files, packed by gzip or not, each row with its place."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from unimo.data.finding import did_you_mean
+from unimo.data.shards import stat_regular
+from unimo.data.text import MAX_LINE_BYTES, Row, decode_utf8, parse_json, read_jsonl, read_parquet
+from unimo.errors import DataError, UsageError
+
+MAX_JSON_BYTES = 2**30  # the largest published one, the annotations of VQA v2, is a third of this
+MAX_FIELD = 2**24  # characters of one quoted field of a .csv
+DELIMITERS = (",", "\t", ";", "|")
+FORMS = ("csv", "tsv", "jsonl", "parquet")
+_UNFINISHED = ("cannot unpack", "cannot read")  # how errors begin that lose an unknown number of rows
+
+
+def ends_the_file(error: DataError) -> bool:
+    """Whether what lies behind the place of an error cannot be read, so that nobody can count what is lost."""
+    return error.what.startswith(_UNFINISHED)
+
+
+def form_of(path: Path) -> str:
+    """csv, tsv, jsonl or parquet, by the ending of a name."""
+    name = path.name.lower().removesuffix(".gz")
+    ending = {"json": "jsonl", "ndjson": "jsonl"}.get(name.rpartition(".")[2], name.rpartition(".")[2])
+    if ending not in FORMS:
+        raise UsageError(
+            "unknown kind of table",
+            where=path,
+            got=f"a name ending in .{ending}",
+            expected=", ".join(f".{form}" for form in FORMS) + " (and .gz of the first three)",
+            do="rename or convert the file, or give its form",
+        )
+    return ending
+
+
+def rows_of(
+    path: Path,
+    form: str | None = None,
+    *,
+    delimiter: str | None = None,
+    quoting: bool | None = None,
+    header: Sequence[str] | None = None,
+) -> Iterator[Row | DataError]:
+    """The rows of a table of any form, values by the names of their columns.
+
+    form: see FORMS; by the ending of the name if not given. delimiter: of a .csv, read off the header if not given.
+    quoting: whether quotes enclose fields that hold delimiters and line ends; if not given, in .csv they do and in .tsv
+    they are characters like any other. header: names of the columns of a file that does not begin with them.
+    """
+    form = form or form_of(path)
+    if form not in FORMS:
+        raise UsageError("unknown form of table", got=form, expected=", ".join(FORMS), do=did_you_mean(form, FORMS))
+    if form == "jsonl":
+        return read_jsonl(path)
+    if form == "parquet":
+        return read_parquet(path)
+    quoted = form == "csv" if quoting is None else quoting
+    return _table(path, "\t" if form == "tsv" and delimiter is None else delimiter, quoted, header)
+
+
+def lines_of(path: Path) -> Iterator[str | DataError]:
+    """The lines of a text file without their ends, \\n or \\r\\n. A broken gzip stream ends the reading."""
+    for number, line in enumerate(_raw_lines(path), start=1):
+        text = line if isinstance(line, DataError) else _decoded(line, path, number)
+        yield text if isinstance(text, DataError) else text.removesuffix("\n").removesuffix("\r")
+
+
+def count_lines(path: Path) -> int:
+    """Number of lines, the last with or without its end. DataError when the file cannot be read to its end."""
+    number = 0
+    for line in _raw_lines(path):
+        if isinstance(line, DataError) and ends_the_file(line):
+            raise line
+        number += 1
+    return number
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A whole .json or .json.gz file: one object of at most MAX_JSON_BYTES."""
+    stat_regular(path)
+    try:
+        with _opened(path) as stream:
+            data = stream.read(MAX_JSON_BYTES + 1)
+    except (EOFError, OSError, zlib.error) as error:
+        raise _cannot_unpack(path, 0, error) from error
+    if len(data) > MAX_JSON_BYTES:
+        raise DataError(
+            "file is too large",
+            where=path,
+            got=f"more than {MAX_JSON_BYTES} bytes",
+            expected=f"at most {MAX_JSON_BYTES} bytes",
+            do="split it, or write its rows as .jsonl",
+        )
+    return parse_json(data, path.name)
+
+
+def _opened(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path)) if path.name.lower().endswith(".gz") else path.open("rb")
+
+
+def _raw_lines(path: Path) -> Iterator[bytes | DataError]:
+    """Lines with their ends; a DataError instead of one that is longer than MAX_LINE_BYTES."""
+    stat_regular(path)
+    number = 0
+    with _opened(path) as stream:
+        while True:
+            try:
+                line = stream.readline(MAX_LINE_BYTES + 1)
+                length = len(line)
+                while length > MAX_LINE_BYTES and not line.endswith(b"\n"):  # pass over the rest of the giant
+                    line = stream.readline(2**20)
+                    length += len(line)
+                    if not line:
+                        break
+            except (EOFError, OSError, zlib.error) as error:
+                yield _cannot_unpack(path, number, error)
+                return
+            if not length:
+                return
+            number += 1
+            if length <= MAX_LINE_BYTES:
+                yield line
+                continue
+            yield DataError(
+                "line is too long",
+                where=f"{path.name}, line {number}",
+                got=f"{length} bytes",
+                expected=f"at most {MAX_LINE_BYTES} bytes",
+                do="cut the row into smaller ones",
+            )
+
+
+def _cannot_unpack(path: Path, number: int, error: Exception) -> DataError:
+    return DataError(
+        "cannot unpack file",
+        where=f"{path.name}, behind line {number}",
+        got=str(error),
+        expected="a complete file",
+        do="fetch the file again; what lies behind this point is lost",
+    )
+
+
+def _decoded(line: bytes, path: Path, number: int) -> str | DataError:
+    try:
+        return decode_utf8(line, f"{path.name}, line {number}")
+    except DataError as error:
+        return error
+
+
+def _table(path: Path, delimiter: str | None, quoted: bool, header: Sequence[str] | None) -> Iterator[Row | DataError]:
+    names = list(header) if header is not None else None
+    if delimiter is None:
+        delimiter = _sniffed(path)
+    records = _quoted_records(path, delimiter) if quoted else _plain_records(path, delimiter)
+    for where, number, fields in records:
+        if isinstance(fields, DataError):
+            if names is None:
+                raise fields  # without its header a table says nothing
+            yield fields
+        elif fields in ([], [""]):
+            continue  # a blank line
+        elif names is None:
+            names = _checked_header(fields, where)
+        elif len(fields) != len(names):
+            yield DataError(
+                "row has another number of fields",
+                where=where,
+                got=f"{len(fields)} fields",
+                expected=f"{len(names)}: {', '.join(names)}",
+                do="quote or remove delimiters inside fields" if quoted else "remove tabs and line ends inside fields",
+            )
+        else:
+            yield Row(where, dict(zip(names, fields)), number, 1)
+
+
+def _plain_records(path: Path, delimiter: str) -> Iterator[tuple[str, int, list[str] | DataError]]:
+    for number, line in enumerate(lines_of(path), start=1):
+        yield f"{path.name}, line {number}", number, line if isinstance(line, DataError) else line.split(delimiter)
+
+
+def _quoted_records(path: Path, delimiter: str) -> Iterator[tuple[str, int, list[str] | DataError]]:
+    """Records of RFC 4180: a quoted field may hold delimiters, line ends and doubled quotes."""
+    broken: list[DataError] = []  # of the lines of the record being read
+
+    def lines() -> Iterator[str]:
+        for number, raw in enumerate(_raw_lines(path), start=1):
+            line = raw if isinstance(raw, DataError) else _decoded(raw, path, number)
+            if isinstance(line, DataError):
+                broken.append(line)
+                # Its record is refused below; what stands in for it only has to keep the quotes that open and close.
+                line = "\n" if isinstance(raw, DataError) else raw.decode("utf-8", "replace").replace("\0", "\ufffd")
+            yield line
+
+    parser = csv.reader(lines(), delimiter=delimiter, strict=True)
+    while True:
+        first = parser.line_num + 1
+        fields: list[str] | DataError
+        try:
+            with _field_limit():
+                fields = next(parser)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            fields = DataError(
+                "broken row of a .csv",
+                where=f"{path.name}, lines {first} to {parser.line_num}",
+                got=str(error),
+                expected="a quote around a whole field, doubled within it (RFC 4180)",
+                do="repair the quotes, or read the file without quoting",
+            )
+        if broken:
+            fields = broken[0]
+            broken.clear()
+        yield f"{path.name}, line {first}", first, fields
+
+
+@contextmanager
+def _field_limit() -> Iterator[None]:
+    before = csv.field_size_limit(MAX_FIELD)  # belongs to the process: other users of csv keep theirs
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _sniffed(path: Path) -> str:
+    """The delimiter that the first line holds most often outside of quotes."""
+    first = next(islice(lines_of(path), 1), "")
+    if isinstance(first, DataError):
+        raise first
+    outside = "".join(first.split('"')[::2])
+    return max(DELIMITERS, key=outside.count)  # a tie, as of a single column, is a comma's
+
+
+def _checked_header(fields: list[str], where: str) -> list[str]:
+    names = [name.strip() for name in fields]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(
+            "two columns have one name",
+            where=where,
+            got=", ".join(name or "(no name)" for name in twice),
+            expected="a header with a name for each column",
+            do="rename the columns, or give the header of a file that has none",
+        )
+    return names

@@ -1,0 +1,271 @@
+"""Fine-tuning: a task as a work of the one loop (`unimo.train`), and what is scored when it ends.
+
+    settings -> rows, labels -> model with a head -> the loop, dev marks, best weights -> scores beside baselines
+
+The folder of a fine-tuned run is that of any run, with `best` (the weights that answered the dev split best),
+`evaluation.json`, and one `predictions-SPLIT.jsonl` per split. `unimo.load` opens it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from unimo import answer, checkpoint, distributed
+from unimo.config import from_dict
+from unimo.data import chance
+from unimo.data.augment import Views
+from unimo.data.examples import Examples
+from unimo.data.ledger import Ledger
+from unimo.data.region_store import RegionStore
+from unimo.data.task_stream import TaskRows, TaskStream, places_of
+from unimo.errors import DataError, UsageError
+from unimo.marking import Marked, Split, mark_task
+from unimo.model import conversion
+from unimo.model.build import ModelSettings, build
+from unimo.model.loading import load_model, newest, refuse_unfit
+from unimo.model.unified import Unified
+from unimo.objectives import Objective
+from unimo.tasks.kinds import Classify, Kind, Write, as_asked, mark, question, resolved
+from unimo.tasks.kinds.write import targets_of
+from unimo.tasks.opening import open_split
+from unimo.tasks.settings import MAY_CHANGE, Finetuning, check
+from unimo.tokenizer import Tokenizer
+from unimo.train import train
+from unimo.training.adversarial import AdversarialLearner
+from unimo.training.marks import Marks
+from unimo.training.work import Say
+
+
+class Task:
+    """A fine-tuning run as a work of the loop, see `unimo.training.work.Work`."""
+
+    may_change: tuple[str, ...] = MAY_CHANGE
+
+    def __init__(self, run: Finetuning):
+        self.settings = run
+        self.steps: int | None = None
+        self.active: dict[str, Any] = {}
+        self.fingerprints: dict[str, str] = {}
+        self.facts: dict[str, Any] = {}
+        self.marks: Marks | None = None
+        self.learner: Callable[[Unified, dict[str, Objective]], nn.Module] | None = None
+        self.headline = ""
+        self.splits: dict[str, Examples] = {}
+
+    def check(self, world: int) -> None:
+        check(resolved_lengths(self.settings), world)
+
+    def open(self, out: Path, say: Say) -> None:
+        """Rows, labels and everything that follows from them."""
+        run = self.settings
+        ledger = Ledger(out / "bad_samples.jsonl" if distributed.rank() == 0 else None)
+        self.splits = {
+            name: open_split(run, name, ledger=ledger, say=say)
+            for name in ("train", "dev", "test")
+            if getattr(run.data, name)
+        }
+        training = limited(self.splits["train"], run.data.train_limit, run.seed)
+        self.splits["train"] = training
+        if not training.labelled:
+            raise DataError(
+                "the training split has no targets", where=training.source, expected="a target in every row"
+            )
+        self.settings = run = resolved(run, training)
+        self.splits = {name: as_asked(run, examples) for name, examples in self.splits.items()}
+        training = self.splits["train"]
+        self.kind: Kind = question(run)
+        for examples in self.splits.values():
+            self.kind.check(examples)
+        self.active = {run.kind: self.kind}
+        self.fingerprints = {name: rows.fingerprint for name, rows in self.splits.items() if name != "test"}
+        rows = ", ".join(f"{len(examples):,} {name}" for name, examples in self.splits.items())
+        self.headline = f"{run.task} ({run.kind}): {rows}"
+        if run.adversarial is not None:
+            self.learner = partial(AdversarialLearner, settings=run.adversarial, seed=run.seed)
+        self._plan(len(places_of(training, self.kind.each_target)) / run.batch, say)
+
+    def _plan(self, epoch: float, say: Say) -> None:
+        """How long the run is, and when its dev split is asked. epoch: its length in steps."""
+        run = self.settings
+        if run.minutes is None:
+            self.steps = run.steps or max(1, run.least_steps, int(epoch * (run.epochs or 0)))
+        if "dev" not in self.splits:
+            say("no dev split: the last weights are kept, and nothing stops the run early")
+            return
+        # An epoch of a few rows is too short to tell anything: at most twenty questions a run, or as told.
+        least = self.steps // 20 if self.steps else 50
+        every = run.dev_steps or max(1, round(epoch * run.dev_epochs), least)
+        self.marks = Marks(self._ask, every, run.patience)
+        examples = limited(self.splits["dev"], run.dev_limit, run.seed)
+        self.asked = examples, task_rows(run, self.kind, examples)
+
+    def rows(self, name: str, views: Views = Views()) -> TaskRows:
+        return task_rows(self.settings, self.kind, self.splits[name], views)
+
+    def stream(self, rank: int, world: int) -> TaskStream:
+        run = self.settings
+        return TaskStream(
+            self.rows("train", run.data.views),
+            self.kind,
+            batch=run.batch,
+            seed=run.seed,
+            shards=run.shards,
+            rank=rank,
+            world=world,
+            each_target=self.kind.each_target,
+        )
+
+    def build(self) -> Unified:
+        run, known = self.settings, None
+        model = build(run.model)
+        if run.start is not None:
+            known = _known_words_of(run.start)
+        if isinstance(self.kind, Write) and (known is not None or run.write.only_known_words):
+            known = sorted({*(known or ()), *_written_words(self.splits["train"])})
+        if known is not None:
+            model.know_words(torch.tensor(known))
+            self.facts["known_words"] = list(known)
+        if isinstance(self.kind, Classify) and run.read.prior and model.head is not None:
+            model.head.output.bias.data.copy_(torch.from_numpy(self.kind.prior(self.splits["train"])))
+        if run.kind == "retrieval" and run.model.member == "unimo" and run.rank.fresh and model.matching is not None:
+            nn.init.xavier_uniform_(model.matching.linear.weight)  # as published graphs begin (spec unimo §6.6)
+            nn.init.uniform_(model.matching.linear.bias, -1, 1)
+        return model
+
+    def start(self, model: Unified, say: Say) -> None:
+        run = self.settings
+        if run.start is None:
+            say("all weights are random")
+            return
+        fresh = run.kind == "retrieval" and run.model.member == "unimo" and run.rank.fresh
+        drop = "matching." if fresh else None
+        account = start_without_head(model, run.start, drop)
+        self.facts["started"] = {"from": run.start, "loaded": len(account.loaded), "fresh": account.missing}
+        say(f"{len(account.loaded)} tensors from {run.start}; fresh: {', '.join(account.missing) or 'none'}")
+
+    def _ask(self, model: Unified) -> float:
+        """The mark on the dev split, many rows at a time: it only chooses among checkpoints."""
+        run, (examples, rows) = self.settings, self.asked
+        answerer = answer.Answerer(model, precision=run.precision)
+        predictions = self.kind.predict(answerer, rows, together=run.batch)
+        return mark(self.kind, self.kind.score(predictions, examples, seed=run.seed))
+
+
+def finetune(run: Finetuning, out: str | Path, *, resume: bool = False, say: Say = print, together: int = 1) -> Marked:
+    """Fine-tunes in folder `out` and scores what came of it.
+
+    together: rows that share a forward pass when scored; 1 makes every answer independent of all others. Raises what
+    `unimo.train.train` raises.
+    """
+    out, work = Path(out), Task(run)
+    train(work, out, resume=resume, say=say)
+    if distributed.rank() != 0:
+        return Marked({}, {})
+    answerer = answer.load(out, precision="fp32")
+    splits = {name: Split(examples, work.rows(name)) for name, examples in work.splits.items() if name != "train"}
+    return mark_task(
+        work.settings, work.kind, answerer, splits, out, train=work.splits["train"], say=say, together=together
+    )
+
+
+# ---- weights to start from
+
+
+def prepared(run: Finetuning, source: str | None, like: str | None = None) -> Finetuning:
+    """The run with the model of `source` (a run, checkpoint, saved folder or hub name), or one like `like` from random
+    weights."""
+    of = source or like
+    if of is None:
+        raise UsageError("which model?", where="--from", expected="a run, a checkpoint, a saved folder or a hub name")
+    return replace(run, model=replace(model_settings_of(of), head=None), start=source)
+
+
+def model_settings_of(source: str) -> ModelSettings:
+    """The settings a saved model was built with. WeightsError where there is none."""
+    place = newest(source)
+    if place is None:
+        return from_dict(ModelSettings, load_model(source)[1].state["settings"]["model"])
+    return from_dict(ModelSettings, checkpoint.load(place, groups=[]).state["settings"]["model"])
+
+
+def _known_words_of(source: str) -> list[int] | None:
+    place = newest(source)
+    state = load_model(source)[1].state if place is None else checkpoint.load(place, groups=[]).state
+    return state.get("known_words")
+
+
+def start_without_head(model: Unified, source: str, drop: str | None = None) -> conversion.Account:
+    """Puts the weights of another model into this one, but for the head of its task; what it lacks stays as it is.
+
+    A head of the same task and shape is taken too: STS-B may start from MNLI's model, not from MNLI's answers. drop:
+    beginning of names that are to be fresh. WeightsError for tensors of another shape.
+    """
+    theirs, _ = load_model(source)
+    same_head = theirs.head is not None and model.head is not None and theirs.head.settings == model.head.settings
+    weights = {
+        name: x.detach()
+        for name, x in theirs.named_parameters()
+        if (same_head or not name.startswith("head.")) and not (drop and name.startswith(drop))
+    }
+    origins = {name: conversion.Origin((name,)) for name, _ in model.named_parameters()}
+    account = conversion.convert(model, origins, weights, where=source, strict=False)
+    refuse_unfit(account, source)
+    return account
+
+
+# ---- rows
+
+
+def resolved_lengths(run: Finetuning) -> Finetuning:
+    """The run as far as it can be checked before its data is opened. Texts are shortened to the model's positions."""
+    longest = run.model.positions - 2
+    return replace(
+        run,
+        read=replace(run.read, longest=min(run.read.longest, longest)),
+        write=replace(
+            run.write,
+            longest_source=min(run.write.longest_source, longest),
+            longest_target=min(run.write.longest_target, longest),
+        ),
+        rank=replace(run.rank, longest=min(run.rank.longest, longest)),
+        model=replace(run.model, dialogue=run.model.dialogue or run.model.member == "unimo"),
+    )
+
+
+def task_rows(run: Finetuning, kind: Kind, examples: Examples, views: Views = Views()) -> TaskRows:
+    """The rows of a split as this run's model reads them. UsageError where UNIMO has no regions to see."""
+    regions = None
+    if kind.sees and run.model.member == "unimo" and examples.images is not None:
+        regions = RegionStore.open(list(run.data.regions) or None, examples.images)
+    return TaskRows(
+        examples,
+        size=run.model.pixels or run.model.image_size,
+        tokenizer=Tokenizer.default(),
+        regions=regions,
+        views=views,
+        cache_bytes=int(run.data.cache_gb * 2**30),
+        sees=kind.sees,
+    )
+
+
+def limited(examples: Examples, most: int | None, seed: int) -> Examples:
+    """At most so many rows, the same ones for a seed, in their order."""
+    if most is None or most >= len(examples):
+        return examples
+    kept = np.sort(chance.generator(seed, "rows", examples.name).permutation(len(examples))[:most])
+    return replace(examples, rows=[examples.rows[int(i)] for i in kept])
+
+
+def _written_words(examples: Examples) -> set[int]:
+    """Ids of all pieces of all targets, and of the special tokens that are written."""
+    special = {Tokenizer.cls, Tokenizer.sep, Tokenizer.mask}
+    texts = [text for row in examples.rows for text in targets_of(row)]
+    return special.union(*Tokenizer.default().encode_batch(texts)) if texts else special

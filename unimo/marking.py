@@ -1,0 +1,176 @@
+"""A fine-tuned model asked about whole splits: predictions, scores beside baselines, and how they came about.
+
+answerer + rows -> predictions-SPLIT.jsonl, one line a row -> scores with intervals -> evaluation.json, report.html
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unimo import report
+from unimo.answer import Answerer
+from unimo.config import to_dict, write_atomic
+from unimo.data.examples import Examples
+from unimo.data.overlap import split_overlap
+from unimo.data.task_stream import TaskRows
+from unimo.errors import UnimoError
+from unimo.evaluate import curves
+from unimo.machine import describe_machine
+from unimo.provenance import commit, weights_hash
+from unimo.tasks.kinds import Kind, Rank, Write, mark
+from unimo.tasks.kinds.rank import MATCHED
+from unimo.tasks.settings import Finetuning
+
+
+@dataclass(frozen=True)
+class Split:
+    examples: Examples
+    rows: TaskRows
+
+
+@dataclass(frozen=True)
+class Marked:
+    """report: as in evaluation.json. marks: split -> the number by which checkpoints of its task are chosen."""
+
+    report: dict[str, Any]
+    marks: dict[str, float]
+
+
+def mark_task(
+    run: Finetuning,
+    kind: Kind,
+    answerer: Answerer,
+    splits: Mapping[str, Split],
+    out: Path,
+    *,
+    train: Examples | None = None,
+    say: Callable[[str], None] = print,
+    together: int = 1,
+) -> Marked:
+    """Asks and scores every split; writes predictions, evaluation.json and report.html into `out`.
+
+    train: the rows that baselines learn from, or None for no baselines. A split without labels is only predicted.
+    """
+    started = time.monotonic()
+    scores: list[dict[str, Any]] = []
+    notes: list[str] = []
+    marks: dict[str, float] = {}
+    items: dict[str, str] = {}
+    for name, split in splits.items():
+        examples = split.examples
+        predictions = kind.predict(answerer, split.rows, together)
+        write_predictions(out / f"predictions-{name}.jsonl", kind, predictions, examples)
+        items[f"items, {name}"] = f"{len(predictions)} predictions for {len(examples)} rows of {examples.source}"
+        if not examples.labelled:
+            notes.append(f"{name} has no labels: predictions only")
+            say(notes[-1])
+            continue
+        own = kind.score(predictions, examples, run.seed)
+        marks[name] = mark(kind, own)
+        scores += _named(own, name)
+        for told, guesses in (kind.baseline(train, examples) if train is not None else {}).items():
+            scores += _named(kind.score(guesses, examples, run.seed), name, told)
+        if train is not None:
+            for twins in split_overlap(train, examples):
+                seen = f"{twins.exact} exactly and {twins.near} nearly, of {twins.tested}"
+                items[f"{twins.what} of {name} that are also in training"] = seen
+    whole = {
+        "title": f"{run.task}: {out.resolve().name}",
+        "facts": {**_facts(run, kind, answerer, together), **items, "minutes marked": _minutes(started)},
+        "scores": scores,
+        "curves": curves(out / "log.jsonl") if (out / "log.jsonl").is_file() else [],
+        "galleries": [],
+        "notes": notes,
+    }
+    report.write_json(whole, out / "evaluation.json")
+    report.render(whole, out / "report.html")
+    say(report.scores_table(whole))
+    say(f"{out / 'evaluation.json'}  {out / 'report.html'}")
+    return Marked(whole, marks)
+
+
+def write_predictions(path: Path, kind: Kind, predictions: Sequence[Any], examples: Examples) -> None:
+    """One JSON line for each row, in its order, with its id. A row left out or answered twice is a fault of ours."""
+    if len(predictions) != len(examples):
+        raise UnimoError(
+            "not one prediction for each row",
+            where=path,
+            got=f"{len(predictions)} predictions",
+            expected=f"{len(examples)} rows",
+            do="report this as a fault of unimo",
+        )
+    lines = [
+        json.dumps({"id": row.id, **kind.written(prediction)}, ensure_ascii=False)
+        for row, prediction in zip(examples.rows, predictions)
+    ]
+    write_atomic(path, ("\n".join(lines) + "\n").encode())
+
+
+def _named(rows: list[dict[str, Any]], split: str, baseline: str | None = None) -> list[dict[str, Any]]:
+    suffix = f", {baseline}" if baseline else ""
+    return [{**row, "task": f"{row['task']}, {split}", "metric": f"{row['metric']}{suffix}"} for row in rows]
+
+
+def _facts(run: Finetuning, kind: Kind, answerer: Answerer, together: int) -> dict[str, str]:
+    facts = answerer.facts
+    weights = "average.safetensors" if facts.get("averaged") else "model.safetensors"
+    machine = describe_machine()
+    started = facts.get("started", {})
+    fresh: Counter[str] = Counter(name.partition(".")[0] for name in started.get("fresh", ()))
+    found = {
+        "command": shlex.join(sys.argv),
+        "commit": commit() or "unknown (not a git checkout)",
+        "checkpoint": f"{facts['path']}, step {facts['step']}",
+        "checkpoint hash": f"{weights_hash(Path(facts['path']), weights)} ({weights})",
+        "started from": str(started.get("from") or "random weights"),
+        "fresh tensors": ", ".join(f"{part} {count}" for part, count in fresh.items()) or "none, or all",
+        "kind": run.kind,
+        "seed": str(run.seed),
+        "read as": _layout(run, kind),
+        "answered": _company(kind, together),
+        "precision": str(answerer.dtype).removeprefix("torch."),
+        "chosen by": run.metrics[0],
+        "parameters": f"{sum(p.numel() for p in answerer.model.parameters()):,}",
+        "machine": ", ".join(f"{name} {value}" for name, value in machine.items()),
+        "minutes trained": f"{facts.get('elapsed', 0.0) / 60:.1f}",
+    }
+    if isinstance(kind, Write):
+        wanted = ("beams", "length_penalty", "shortest", "longest", "repeat_trigrams", "end")
+        decoding = {name: value for name, value in to_dict(run.write).items() if name in wanted}
+        found["decoding"] = ", ".join(f"{name} {value}" for name, value in decoding.items())
+    return found
+
+
+def _company(kind: Kind, together: int) -> str:
+    """How many rows share a pass: only alone are answers free of each other to the last bit."""
+    if isinstance(kind, Rank):
+        return f"{max(together, MATCHED)} pairs in a pass"
+    return "each row alone" if together == 1 else f"{together} rows in a pass"
+
+
+def _layout(run: Finetuning, kind: Kind) -> str:
+    """What the model reads of a row, in the order in which it reads it."""
+    seen = "picture, then " if kind.sees else ""
+    if run.kind == "generation":
+        if not run.write.reads:
+            return f"{seen}[CLS] target".strip()
+        layout = "[CLS] passage [SEP] turn [SEP] ..." if run.write.dialogue else "[CLS] source [SEP] ..."
+        return f"{seen}{layout}, up to {run.write.longest_source} tokens each"
+    if run.kind == "retrieval":
+        return f"picture, then [CLS] caption [SEP], up to {run.rank.longest} tokens"
+    assert run.model.head is not None
+    if run.model.head.reads == "image":
+        return "picture alone"
+    return f"{seen}[CLS] text [SEP] (second text [SEP]), up to {run.model.head.longest} tokens"
+
+
+def _minutes(started: float) -> str:
+    return f"{(time.monotonic() - started) / 60:.2f}"

@@ -1,0 +1,139 @@
+"""Fine-tuning recipes: every benchmark as released, the four kinds for a user's own files, and both for small models.
+
+The released recipes are those of models as large as RoBERTa base. A model of a few million parameters learns nothing at
+their rates: for it, `ours` keeps task, data, head and decoding, and replaces how the weights move.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+from unimo.config import from_dict, load_json
+from unimo.errors import UsageError, nearest
+from unimo.model.build import SIZES
+from unimo.optimiser import Optimiser
+from unimo.tasks.benchmarks import BENCHMARKS
+from unimo.tasks.settings import Finetuning, Ranking, Reading, TaskData, Writing
+
+
+def classification() -> Finetuning:
+    """Your own labels: of texts, pairs of texts, pictures, or pictures with texts.
+
+    source    ours
+    command   unimo finetune classification --from RUN --train my.csv --dev my-dev.csv --out runs/mine
+    hardware  2 CPU cores for small models
+    expect    more than the commonest label and the nearest training row, which stand beside every score
+    """
+    return _own("classification", read=Reading(longest=128, fusion="sum"))
+
+
+def regression() -> Finetuning:
+    """Your own numbers, in whatever unit: learnt as deviations from the training split's mean.
+
+    source    ours
+    command   unimo finetune regression --from RUN --train my.csv --dev my-dev.csv --out runs/mine
+    hardware  2 CPU cores for small models
+    expect    more than the mean and the nearest training row
+    """
+    return _own("regression", read=Reading(longest=128, fusion="sum", standardise=True))
+
+
+def generation() -> Finetuning:
+    """Your own texts to write: after a text, about a picture, or both.
+
+    source    ours
+    command   unimo finetune generation --from RUN --train my.jsonl --dev my-dev.jsonl --out runs/mine
+    hardware  2 CPU cores for small models
+    expect    more than the target of the nearest training row
+    """
+    return _own("generation", write=Writing(longest_source=256, longest_target=64, beams=3, repeat_trigrams=False))
+
+
+def captions() -> Finetuning:
+    """A sentence about each of your own pictures.
+
+    source    ours
+    command   unimo finetune captions --from RUN --train my.jsonl --dev my-dev.jsonl --images pictures --out runs/mine
+    hardware  2 CPU cores for small models
+    expect    more than the caption of the nearest training picture
+    """
+    write = Writing(sees=True, reads=False, longest_target=50, end="sep", keep_end=True, beams=3, longest=50)
+    run = replace(_own("generation", write=write), task="captions", metrics=("cider_d", "bleu", "rouge_l"))
+    return replace(run, data=TaskData(reader="captions"))
+
+
+def retrieval() -> Finetuning:
+    """Your own pictures and captions, to be found by each other.
+
+    source    ours: contrast of embeddings and matching of the hardest pairs, as in pre-training
+    command   unimo finetune retrieval --from RUN --train my.jsonl --dev my-dev.jsonl --images pictures --out runs/mine
+    hardware  2 CPU cores for small models
+    expect    more than chance, which stands beside every score
+    """
+    run = _own("retrieval", rank=Ranking(loss="hard", longest=64, shortlist=32))
+    return replace(run, data=TaskData(reader="captions"))
+
+
+def _own(kind, **settings) -> Finetuning:
+    return Finetuning(
+        task=kind, kind=kind, batch=32, epochs=10.0, patience=3, optimiser=Optimiser(rate=2e-5), **settings
+    )
+
+
+OWN: dict[str, Callable[[], Finetuning]] = {
+    function.__name__: function for function in (classification, regression, generation, captions, retrieval)
+}
+TUNINGS: dict[str, Callable[[], Finetuning]] = {**BENCHMARKS, **OWN}
+
+RATES = ((256, 1e-3), (512, 1.5e-4), (768, 3e-5), (1 << 30, 1e-5))  # (width at most, peak rate), Adam
+
+
+def ours(run: Finetuning) -> Finetuning:
+    """The run as we recommend it for the size of its model.
+
+    Rates by width; a shifted linear decay after a longer warm-up; 300 steps at least; answers begin with their
+    frequency; no adversarial steps, which cost
+    twelve times as much; a stop after three dev questions without a better answer; retrieval learns from the hardest
+    pairs of the batch, not from random ones.
+    """
+    width = run.model.width or SIZES[run.model.size]["width"]
+    rate = next(rate for most, rate in RATES if width <= most)
+    return replace(
+        run,
+        optimiser=Optimiser(rate=rate, warmup=0.1, decay="linear", weight_decay=0.01),
+        adversarial=None,
+        read=replace(run.read, prior=True),
+        patience=run.patience or 3,
+        least_steps=300,
+        rank=replace(run.rank, loss="hard", fresh=False),
+    )
+
+
+def is_small(run: Finetuning) -> bool:
+    """Whether released rates are not for the run's model."""
+    return (run.model.width or SIZES[run.model.size]["width"]) < SIZES["base"]["width"]
+
+
+def story(name: str) -> str:
+    """What a recipe says of itself: source, data, command, hardware, expected numbers."""
+    function = TUNINGS[name]
+    return (function.__doc__ or sys.modules[function.__module__].__doc__ or "").strip()
+
+
+def find_tuning(name: str) -> Finetuning:
+    """The fine-tuning recipe of this name, or the settings.json of an earlier fine-tuning run."""
+    if name in TUNINGS:
+        return TUNINGS[name]()
+    if name.endswith(".json"):
+        return from_dict(Finetuning, load_json(name))
+    close = nearest(name, TUNINGS)
+    raise UsageError(
+        "no such task",
+        got=name,
+        expected=f"{', '.join(sorted(TUNINGS))}, or the settings.json of a fine-tuning run",
+        do=f"did you mean {close}?"
+        if close
+        else "for your own files: classification, regression, generation, retrieval",
+    )

@@ -1,0 +1,148 @@
+"""The four kinds of tasks, and how settings and a training split become one of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from unimo.data.examples import Examples
+from unimo.data.labels import answer_vocabulary, labels_of
+from unimo.errors import DataError, UsageError, nearest
+from unimo.metrics import METRICS
+from unimo.model.build import ModelSettings
+from unimo.model.task_heads import HeadSettings, Reads
+from unimo.tasks.kinds.classify import Classify, best_answer
+from unimo.tasks.kinds.kind import Kind, Row
+from unimo.tasks.kinds.rank import Rank
+from unimo.tasks.kinds.regress import Regress, numbers_of
+from unimo.tasks.kinds.write import Write
+from unimo.tasks.settings import Finetuning
+
+METRICS_OF = {
+    "classification": ("accuracy",),
+    "regression": ("pearson", "spearman"),
+    "retrieval": ("retrieval",),
+    "generation": ("rouge_l", "bleu"),
+}
+
+
+def resolved(run: Finetuning, train: Examples) -> Finetuning:
+    """The run with everything decided that depends on the training split: modalities, labels, head, lengths.
+
+    A text cannot be longer than the model's table of positions: lengths beyond it are shortened to it.
+    """
+    longest = run.model.positions - 2
+    pictures, texts = any(row.image is not None for row in train.rows), any(row.texts for row in train.rows)
+    read, write, rank = run.read, run.write, run.rank
+    answers = any(isinstance(row.target, dict) for row in train.rows)
+    several = any(isinstance(row.target, dict) and list(row.target.values()) != [1.0] for row in train.rows)
+    soft = several if read.soft is None else read.soft
+    run = replace(
+        run,
+        metrics=run.metrics or (("soft_accuracy",) if run.kind == "classification" and soft else METRICS_OF[run.kind]),
+        read=replace(
+            read,
+            longest=min(read.longest, longest),
+            sees=pictures if read.sees is None else read.sees,
+            soft=soft,
+            unseen=read.unseen or ("wrong" if answers else "error"),
+        ),
+        write=replace(
+            write,
+            longest_source=min(write.longest_source, longest),
+            longest_target=min(write.longest_target, longest),
+            sees=pictures if write.sees is None else write.sees,
+            reads=texts if write.reads is None else write.reads,
+        ),
+        rank=replace(rank, longest=min(rank.longest, longest)),
+    )
+    for metric in run.metrics:
+        if metric not in (*METRICS, "soft_accuracy", "squared_error"):
+            near = nearest(metric, METRICS)
+            raise UsageError(
+                "no such metric",
+                where="metrics",
+                got=metric,
+                expected=", ".join(METRICS),
+                do=f"did you mean {near}?" if near else None,
+            )
+    return replace(run, model=_model_for(run, as_asked(run, train), texts))
+
+
+def as_asked(run: Finetuning, examples: Examples) -> Examples:
+    """The rows with targets as a resolved run learns them: where one class is asked, the best of several answers."""
+    if run.kind != "classification" or run.read.soft:
+        return examples
+    rows = [replace(r, target=best_answer(r)) if isinstance(r.target, (dict, tuple)) else r for r in examples.rows]
+    return replace(examples, rows=rows)
+
+
+def question(run: Finetuning) -> Kind:
+    """The kind of a resolved run, as an objective."""
+    if run.kind == "retrieval":
+        matches = run.model.member == "unimo-2" or bool(run.model.matching)
+        return Rank(run.task, run.rank, run.model.member, matches, run.metrics)
+    if run.kind == "generation":
+        return Write(run.task, run.write, bool(run.write.sees), bool(run.write.reads), run.metrics)
+    head = run.model.head
+    assert head is not None, "settings of a model without its task's head"
+    sees = bool(run.read.sees) or head.reads != "text"
+    if run.kind == "regression":
+        return Regress(head, sees, run.metrics)
+    unseen = run.read.unseen or "error"
+    return Classify(head, sees, run.metrics, run.read.positive, run.read.texts, unseen)
+
+
+def mark(kind: Kind, rows: list[Row]) -> float:
+    """The one number by which checkpoints are chosen: the first score; of retrieval, the mean of both R@1."""
+    chosen = [row for row in rows if str(row["metric"]).endswith("R@1")] if isinstance(kind, Rank) else rows[:1]
+    return float(np.mean([row["score"].value for row in chosen]))
+
+
+def _model_for(run: Finetuning, train: Examples, texts: bool) -> ModelSettings:
+    """The settings of the model with the head that this task needs."""
+    if run.kind in ("generation", "retrieval"):
+        unimo = run.model.member == "unimo"
+        fresh = run.kind == "retrieval" and unimo and (run.rank.fresh or not run.model.matching)
+        dialogue = run.model.dialogue or (run.kind == "generation" and run.write.dialogue and unimo)
+        return replace(run.model, head=None, matching=1 if fresh else run.model.matching, dialogue=dialogue)
+    sees = bool(run.read.sees)
+    if not texts and not sees:
+        raise UsageError("rows with neither texts nor pictures", where=train.source, do="name their columns (--column)")
+    auto: Reads = "both" if texts and sees else "text" if texts else "image"
+    head = HeadSettings(
+        task=run.task,
+        kind="number" if run.kind == "regression" else "answers" if run.read.soft else "classes",
+        labels=_labels(run, train),
+        reads=auto if run.read.reads == "auto" else run.read.reads,
+        fusion=run.read.fusion,
+        hidden=run.read.hidden,
+        activation=run.read.activation,
+        dropout=run.read.dropout,
+        longest=run.read.longest,
+    )
+    if run.kind == "regression" and run.read.standardise:
+        numbers = numbers_of(train)
+        head = replace(head, centre=float(numbers.mean()), spread=float(np.std(numbers)) or 1.0)
+    return replace(run.model, head=head)
+
+
+def _labels(run: Finetuning, train: Examples) -> tuple[str, ...]:
+    if run.kind == "regression":
+        return ()
+    if run.read.soft:
+        return tuple(sorted(answer_vocabulary(train, least=run.read.least, most=run.read.answers)))
+    labels = tuple(labels_of(train))
+    if len(labels) < 2:
+        raise DataError(
+            "nothing to choose from",
+            where=train.source or train.name,
+            got=f"{len(labels)} classes: {', '.join(labels)}",
+            expected="at least two in the training split",
+            do="name the column of the labels (--column label=...)",
+        )
+    return labels
+
+
+__all__ = ["Classify", "Kind", "Rank", "Regress", "Write", "as_asked", "mark", "question", "resolved"]

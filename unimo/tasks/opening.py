@@ -1,0 +1,68 @@
+"""The rows of a task's splits, read as its settings say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from unimo.data.examples import Examples, open_examples
+from unimo.data.ledger import Ledger
+from unimo.data.readers import READERS
+from unimo.errors import UsageError
+from unimo.tasks.settings import Finetuning
+
+SPLIT_NAMES = {"train": "train", "dev": "val", "test": "test"}  # where one file holds all of them
+
+
+def open_split(run: Finetuning, name: str, *, ledger: Ledger, say: Callable[[str], None]) -> Examples:
+    """The rows of split `name` (train, dev or test). Bad rows are counted in the ledger, and said."""
+    data = run.data
+    return open_rows(run, list(getattr(data, name)), name, images=list(data.images), ledger=ledger, say=say)
+
+
+def open_rows(
+    run: Finetuning,
+    paths: list[str],
+    name: str,
+    *,
+    images: list[str] | None = None,
+    ledger: Ledger | None = None,
+    say: Callable[[str], None] = print,
+) -> Examples:
+    """The rows of any files of a task, read as those it was trained on."""
+    data = run.data
+    reader = READERS.get(data.reader)
+    known = () if reader is None else reader.options
+    options: dict[str, Any] = {"kind": run.kind} if "kind" in known else {}
+    if "split" in known:
+        options["split"] = SPLIT_NAMES.get(name, name)
+    if data.columns:
+        options["fields"] = columns(data.columns)
+    one: Any = paths[0] if len(paths) == 1 else paths
+    examples = open_examples(
+        data.reader,
+        one,
+        images=images or None,
+        name=name,
+        need_targets=name in ("train", "dev"),
+        ledger=ledger,
+        index_dir=data.index_dir,
+        **options,
+    )
+    if examples.bad:
+        where = f"; see {ledger.path}" if ledger is not None and ledger.path else ""
+        say(f"{name}: {examples.bad} bad rows are left out{where}")
+    for note, count in examples.notes.items():
+        say(f"{name}: {note}" + (f" ({count})" if count > 1 else ""))
+    return examples
+
+
+def columns(given: tuple[str, ...]) -> dict[str, list[str]]:
+    """part=column texts as part -> columns. UsageError for one that is not of this form."""
+    found: dict[str, list[str]] = {}
+    for text in given:
+        part, equals, column = (piece.strip() for piece in text.partition("="))
+        if not (part and equals and column):
+            raise UsageError("a column must be named part=column", got=text, expected="label=sentiment")
+        found.setdefault(part, []).append(column)
+    return found
