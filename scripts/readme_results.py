@@ -13,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
+ABLATIONS = "<!-- ablations -->", "<!-- end of ablations -->"
 ROWS = {  # what the table shows: (task's first words, metric) -> words
     ("Retrieval, held-out", "image to text R@1"): "image to text R@1",
     ("Retrieval, held-out", "image to text R@10"): "image to text R@10",
@@ -21,6 +22,7 @@ ROWS = {  # what the table shows: (task's first words, metric) -> words
     ("Retrieval", "text to image R@10, re-ranked"): "text to image R@10, re-ranked",
     ("Captions against the scene, held-out", "objects with right attributes"): "caption attributes right",
     ("Foils", "all, by cosine"): "hard foils told apart",
+    ("Foils", "all, fused"): "hard foils told apart, read together",
     ("Masked words", "captions beside their pictures"): "masked words",
 }
 
@@ -52,14 +54,46 @@ def table(folder: Path) -> str:
     return "\n".join(lines)
 
 
+COLUMNS = {  # of the table of ablations: (task's first words, metric) -> words
+    ("Retrieval, held-out", "image to text R@1, re-ranked"): "image to text R@1",
+    ("Retrieval, held-out", "text to image R@1, re-ranked"): "text to image R@1",
+    ("Foils", "all, fused"): "foils",
+    ("Foils", "object, fused"): "one thing changed",
+    ("Foils", "attribute, fused"): "colours exchanged",
+    ("Foils", "relation, fused"): "places exchanged",
+}
+
+
+def ablations(folder: Path) -> str:
+    """`unimo-scenes` whole and with parts left away, one line each: mean over seeds, and lowest to highest."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for path in [*sorted(folder.glob("unimo-scenes-seed-*.json")), *sorted(folder.glob("ablations/*.json"))]:
+        name = re.sub(r"-seed-\d+$", "", path.stem)
+        for row in json.loads(path.read_text())["scores"]:
+            for (task, metric), words in COLUMNS.items():
+                if row["task"].startswith(task) and row["metric"] == metric:
+                    found[name][words].append(row["score"]["value"])
+    heads = list(COLUMNS.values())
+    lines = [f"| run | seeds | {' | '.join(heads)} |", f"| --- | --- |{' --- |' * len(heads)}"]
+    for name, scores in found.items():
+        cells = [
+            f"{percent(sum(values) / len(values))} ({100 * min(values):.0f} to {100 * max(values):.0f})"
+            for values in (scores[words] for words in heads)
+        ]
+        lines.append(f"| {name} | {len(scores[heads[0]])} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
 def filled(readme: str, folder: Path) -> str:
-    """The README's text with its table made anew."""
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{table(folder)}\n\n{END}{rest.split(END)[1]}"
+    """The README's text with its tables made anew."""
+    for (begin, end), made in (((BEGIN, END), table(folder)), (ABLATIONS, ablations(folder))):
+        before, rest = readme.split(begin)
+        readme = f"{before}{begin}\n\n{made}\n\n{end}{rest.split(end)[1]}"
+    return readme
 
 
 if __name__ == "__main__":

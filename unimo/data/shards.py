@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from unimo.errors import DataError, ResourceError
 
@@ -374,8 +374,10 @@ def save_index(path: Path, index: Index) -> None:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".unimo-", suffix=".partial")
         os.close(handle)
         try:
-            save_file({k: np.ascontiguousarray(v) for k, v in index.arrays.items()}, name, metadata=header)
-            with open(name, "rb+") as written:  # noqa: PTH123 - a descriptor to flush
+            arrays = {k: np.ascontiguousarray(v) for k, v in index.arrays.items()}
+            with open(name, "wb") as written:  # noqa: PTH123 - a descriptor to flush
+                written.write(_in_order(save(arrays, metadata=header)))
+                written.flush()
                 os.fsync(written.fileno())
             os.chmod(name, 0o644)  # noqa: PTH101 - mkstemp's 0600 would hide it from other users of the shard
             os.replace(name, path)  # noqa: PTH105
@@ -396,6 +398,16 @@ def save_index(path: Path, index: Index) -> None:
             expected="room and permission beside the shard, or in index_dir",
             do="free disk space, or name a writable folder as index_dir",
         ) from error
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same safetensors file with its metadata sorted: the library leaves them in the random order of a hash map."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
 def load_index(path: Path) -> Index | None:
