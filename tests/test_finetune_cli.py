@@ -100,7 +100,18 @@ def test_columns_are_named_where_they_cannot_be_guessed(start, tmp_path):
     command("finetune", "classification", "--from", start, "--train", train, *columns, "--out", out, *FAST)
     assert unimo.load(out).labels == ("no", "yes")
     with pytest.raises(UsageError, match="part=column"):
-        command("finetune", "classification", "--from", start, "--train", train, "--column", "said", "--out", "x")
+        command(
+            "finetune",
+            "classification",
+            "--from",
+            start,
+            "--train",
+            train,
+            "--column",
+            "said",
+            "--out",
+            tmp_path / "no",
+        )
 
 
 def test_random_weights_and_misspelt_tasks(start, tmp_path):
