@@ -385,6 +385,15 @@ def test_unimo_without_regions_cannot_see(starts, tmp_path):
     assert "prepare regions" in refused(run, tmp_path / "run", DataError, "no regions fit").do
 
 
+@pytest.mark.parametrize("member", ["unimo", "unimo-2"])
+def test_the_dev_split_is_asked_in_the_precision_of_training(starts, pictures, tmp_path, member):
+    folder, _ = pictures
+    data = TaskData(reader="folder", train=(str(folder),), dev=(str(folder),))
+    run = override(tiny_run(starts[member], "classification", data), ["precision=bf16", "steps=2", "dev_steps=1"])
+    marked = finetune(run, tmp_path / "run", say=lambda _: None)
+    assert 0 <= score_of(marked, "accuracy").value <= 1
+
+
 def test_rows_without_a_picture_are_named_where_pictures_are_needed(starts, pictures, tmp_path):
     folder, colours = pictures
     train = [{"image": k, "text": "what ?", "label": c} for k, c in zip(keys_of(folder), colours)]

@@ -169,6 +169,27 @@ def finetune(
 
 
 @app.command()
+def quadrants(
+    model: Model,
+    out: Annotated[str, typer.Option(help="Folder of all runs and of the table.")],
+    plan: Annotated[
+        str, typer.Option(help="A JSON file of tasks, or `scenes` for a run trained on the generated world.")
+    ] = "scenes",
+    minutes: Annotated[float, typer.Option(help="Of the whole call; what does not fit is named.")] = 15.0,
+    random: Annotated[bool, typer.Option("--random", help="Every task from random weights too.")] = False,
+    together: Annotated[int, typer.Option(help="Rows scored in one pass.", min=1)] = 16,
+    assignments: Sets = None,
+) -> None:
+    """Fine-tune a model for tasks of all four quadrants, score them, and tell what it forgot; goes on where it was."""
+    from unimo import distributed
+    from unimo.quadrants import quadrants as run_quadrants
+
+    options: dict[str, Any] = {"assignments": assignments or (), "together": together}
+    run_quadrants(model, plan, out, minutes=minutes, random=random, say=_say, **options)
+    distributed.stop()
+
+
+@app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="A fine-tuned run, one of its checkpoints, or a saved folder.")],
     data: Annotated[list[str], typer.Option(help="Rows to answer, labelled or not; may be given several times.")],

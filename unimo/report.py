@@ -15,6 +15,8 @@ The dictionary (every key optional unless marked *; an unknown key is an error):
                  "note":     str}]
     curves     [{"title" *: str, "x": str, "y": str,     axis labels
                  "series" *: {name: [(x, y), ...]}}]     a NaN or None interrupts the line
+    tables     [{"title" *: str, "note": str,
+                 "columns" *: [str], "rows" *: [[str]]}]     what has another form than scores
     galleries  [{"title" *: str, "note": str,
                  "items" *: [{"image": PIL image | encoded bytes | None, "title": str, "lines": [str]}]}]
     notes      [str]                     what a reader must know to judge the numbers
@@ -40,13 +42,14 @@ from unimo.data.images import load_rgb, to_rgb
 from unimo.errors import DataError, UnimoError, nearest
 from unimo.metrics.intervals import Score
 
-__all__ = ["render", "scores_table", "write_json"]
+__all__ = ["render", "scores_table", "tables_text", "write_json"]
 
 Report = Mapping[str, Any]
 
 _KEYS = {
-    "report": {"title", "facts", "scores", "curves", "galleries", "notes"},
+    "report": {"title", "facts", "scores", "tables", "curves", "galleries", "notes"},
     "scores": {"task", "metric", "score", "unit", "note"},
+    "tables": {"title", "note", "columns", "rows"},
     "curves": {"title", "x", "y", "series"},
     "galleries": {"title", "note", "items"},
     "items": {"image", "title", "lines"},
@@ -54,6 +57,7 @@ _KEYS = {
 _REQUIRED = {
     "report": {"title"},
     "scores": {"task", "metric", "score"},
+    "tables": {"title", "columns", "rows"},
     "curves": {"title", "series"},
     "galleries": {"title", "items"},
     "items": set(),
@@ -69,6 +73,7 @@ def render(report: Report, path: str | Path) -> None:
     _check(report)
     sections = [
         _scores(report.get("scores", ())),
+        *(_table(table) for table in report.get("tables", ())),
         _notes(report.get("notes", ())),
         _curves(report.get("curves", ())),
         *(_gallery(gallery) for gallery in report.get("galleries", ())),
@@ -113,8 +118,22 @@ def scores_table(report: Report) -> str:
                 _plain(row.get("note", "")),
             )
         )
+    return _aligned(rows, right=(2, 4, 5))
+
+
+def tables_text(report: Report) -> str:
+    """All tables and notes of a report as aligned plain text, safe to print in a terminal."""
+    _check(report)
+    told = []
+    for table in report.get("tables", ()):
+        rows = [[_plain(cell) for cell in row] for row in (table["columns"], *table["rows"])]
+        told.append(f"{_plain(table['title'])}\n{_aligned(rows)}")
+    return "\n\n".join([*told, *map(_plain, report.get("notes", ()))])
+
+
+def _aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Cells in columns, a line under the first row. right: columns that are flush right."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows)]
-    right = (2, 4, 5)
     lines = [
         "  ".join(
             cell.rjust(width) if place in right else cell.ljust(width)
@@ -217,6 +236,13 @@ def _curves(curves: Sequence[Report]) -> str:
 
 def _last(runs: Sequence[Points]) -> str:
     return _number(runs[-1][-1][1]) if runs else "no points"
+
+
+def _table(table: Report) -> str:
+    heads = "".join(f"<th>{_text(name)}</th>" for name in table["columns"])
+    rows = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in table["rows"])
+    body = f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return _section(table["title"], body, table.get("note", ""))
 
 
 def _gallery(gallery: Report) -> str:
@@ -429,7 +455,7 @@ def _check(report: Report) -> None:
 def _entries(report: Report) -> Iterator[tuple[str, str, Any]]:
     """(where, kind, dictionary) of every dictionary with fixed keys."""
     yield "report", "report", report
-    for kind in ("scores", "curves", "galleries"):
+    for kind in ("scores", "tables", "curves", "galleries"):
         for i, entry in enumerate(report.get(kind, ())):
             yield f"{kind}[{i}]", kind, entry
             if kind == "galleries":
@@ -510,8 +536,13 @@ tbody th { font-weight: 500; }
 tbody th[colspan] { padding-top: 1.6rem; font-weight: 650; }
 td { white-space: nowrap; color: var(--quiet); }
 td:nth-child(3) { width: 42%; white-space: normal; }
+.wide { overflow-x: auto; }
 td.value { color: var(--ink); font-weight: 650; }
 .n, td:nth-child(4), thead th:nth-child(4) { text-align: right; }
+.wide td:nth-child(n), .wide thead th:nth-child(n) {
+  width: auto; text-align: left; white-space: normal; overflow-wrap: normal; font-size: .8rem;
+  padding-right: .8rem;
+}
 .n { padding-right: 0; }
 .bar { display: block; width: 100%; height: 12px; margin: .4rem 0 .25rem; }
 .track { fill: var(--hair); }

@@ -41,6 +41,7 @@ from unimo.tasks.kinds.kind import (
     in_passes,
     labelled,
     pictures_of,
+    precision_of,
     report_row,
     taken,
 )
@@ -146,7 +147,8 @@ class Classify:
         found: list[Classified] = []
         for numbers in in_passes(rows, together):
             batch, _, fused = answered(self, answerer, rows, numbers)
-            logits = self.logits(answerer.model, batch, fused)
+            with precision_of(answerer):
+                logits = self.logits(answerer.model, batch, fused)
             probabilities = (logits.softmax(-1) if self.head.kind == "classes" else logits.sigmoid()).cpu().numpy()
             best = logits.argmax(-1).tolist()  # of equals the first label
             found += [Classified(self.head.labels[i], row) for i, row in zip(best, probabilities)]

@@ -84,10 +84,15 @@ def answered(
     question.corrupt(draft)
     batch = draft.finish().to(answerer.device)
     model: Unified = answerer.model
-    with torch.autocast(answerer.device.type, answerer.dtype, enabled=answerer.dtype != torch.float32):
+    with precision_of(answerer):
         towers = model.towers(batch)
         fused = model.fuse(towers, question.requests(model, batch, towers))
     return batch, towers, fused
+
+
+def precision_of(answerer: Answerer) -> torch.autocast:
+    """The precision in which a model answers, for everything that follows its last layer too."""
+    return torch.autocast(answerer.device.type, answerer.dtype, enabled=answerer.dtype != torch.float32)
 
 
 def labelled(examples: Examples) -> np.ndarray:

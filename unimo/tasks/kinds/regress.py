@@ -34,6 +34,7 @@ from unimo.tasks.kinds.kind import (
     in_passes,
     labelled,
     pictures_of,
+    precision_of,
     report_row,
     taken,
 )
@@ -94,7 +95,9 @@ class Regress:
         found: list[float] = []
         for numbers in in_passes(rows, together):
             _, _, fused = answered(self, answerer, rows, numbers)
-            found += [self.head.centre + self.head.spread * x for x in self.outputs(answerer.model, fused).tolist()]
+            with precision_of(answerer):
+                outputs = self.outputs(answerer.model, fused)
+            found += [self.head.centre + self.head.spread * x for x in outputs.tolist()]
         return found
 
     def written(self, prediction: float) -> dict[str, Any]:

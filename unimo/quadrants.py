@@ -1,0 +1,253 @@
+"""The four quadrants: one model fine-tuned for every task of a plan, marked, and asked again what it could do before.
+
+    DIR/pretrained        abilities of the model itself
+    DIR/TASK              one fine-tuned run each, its scores, and the same abilities again
+    DIR/TASK-random       the same task from random weights
+    DIR/quadrants.json    the table, written anew after every task; quadrants.html is its page
+
+Started again, what is finished is left alone. Time is shared out among what is left to do; what was not begun is named.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from unimo import answer, distributed, report
+from unimo.config import from_dict, load_json, override, to_dict, write_json
+from unimo.errors import UsageError
+from unimo.evaluate import EvaluationData, evaluate
+from unimo.finetune import finetune, prepared
+from unimo.machine import describe_machine
+from unimo.provenance import commit, weights_hash
+from unimo.recipes.finetuning import TUNINGS, find_tuning, is_small, ours
+from unimo.tasks.plan import RANDOM, Entry, Plan, check_plan, read_plan
+from unimo.tasks.quadrant_table import PRETRAINED, forgotten, in_order, page, task_rows, untrained_rows
+from unimo.tasks.scenes import find_world
+from unimo.tasks.scenes_plan import scenes_plan
+from unimo.tasks.settings import Finetuning
+
+Row = dict[str, Any]
+Say = Callable[[str], None]
+DONE = "done.json"
+ABILITIES = "abilities"  # folder of what a fine-tuned model can still do
+MARKING = 20.0  # seconds that scoring a task is expected to take, until one was scored
+LEAST = 0.05  # minutes of training, however little time is left for a task that is begun
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task of the plan, from the model or from random weights."""
+
+    entry: Entry
+    random: bool = False
+
+    @property
+    def folder(self) -> str:
+        return self.entry.called + (RANDOM if self.random else "")
+
+
+def quadrants(
+    model: str | Path,
+    plan: str | Path | Plan,
+    out: str | Path,
+    *,
+    minutes: float = 15.0,
+    random: bool = False,
+    assignments: Sequence[str] = (),
+    together: int = 16,
+    say: Say = print,
+) -> dict[str, Any]:
+    """Fine-tunes and marks all tasks of a plan in folder `out`; returns what quadrants.json says.
+
+    plan: a JSON file (`unimo.tasks.plan`), "scenes" for a run that was trained on the generated world, or a `Plan`.
+    minutes: of the whole call; nothing is begun that would not end in time. random: every task from random weights
+    too. assignments: key=value, settings of every task. together: rows that share a pass when scored. Raises what
+    reading, training and scoring raise; what was finished before stays.
+    """
+    began, out = time.monotonic(), Path(out)
+    if distributed.start()[1] > 1:
+        raise UsageError("one process at a time", where="torchrun", do="start it without torchrun")
+    if minutes <= 0:
+        raise UsageError("no time", where="--minutes", got=minutes, expected="above 0")
+    answerer = answer.load(model, precision="fp32")
+    facts = answerer.facts
+    weights = "average.safetensors" if facts.get("averaged") else "model.safetensors"
+    start = weights_hash(Path(facts["path"]), weights)
+    settings = facts.get("settings") or {}
+    plan = _opened(plan, settings.get("data", {}), out)
+    jobs = [Job(entry) for entry in plan.entries]
+    jobs += [Job(entry, True) for entry in plan.entries if random]
+    runs = {job.folder: _run(job, str(model), assignments) for job in jobs}  # a misspelt setting is told now
+
+    def left() -> float:
+        return 60 * minutes - (time.monotonic() - began)
+
+    def told(not_begun: Sequence[str]) -> dict[str, Any]:
+        spent = (time.monotonic() - began) / 60
+        whole = _whole(plan, jobs, out, not_begun)
+        whole["title"] = f"{Path(model).resolve().name}: four quadrants"
+        whole["facts"] = {
+            **_facts(answerer, start, weights),
+            "rows in a pass": str(together),
+            "minutes": f"{spent:.1f} of {minutes:g} in this call",
+        }
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "quadrants.json", whole)
+        report.render(page(whole), out / "quadrants.html")
+        return whole
+
+    not_begun: list[str] = []
+    asked = {"start": start, "abilities": dict(plan.abilities)}
+    if plan.abilities and not _finished(out / PRETRAINED, asked):
+        _abilities(model, plan, out / PRETRAINED)
+        write_json(out / PRETRAINED / DONE, asked)
+        say(f"abilities of {model}: {out / PRETRAINED / 'report.html'}")
+    marking = 0.0  # seconds of a job that were not training, the most so far
+    todo = []
+    for job in jobs:
+        what = _asked(job, start, assignments)
+        if _finished(out / job.folder, what):
+            say(f"---- {job.folder}: finished before")
+        else:
+            todo.append((job, what))
+    for i, (job, what) in enumerate(todo):
+        overhead, remaining = marking or MARKING, left()
+        shares = [other.entry.share for other, _ in todo[i:]]
+        share = (remaining - overhead * len(shares)) / 60 * shares[0] / sum(shares)
+        run = _timed(runs[job.folder], job, max(LEAST, share), out)
+        if run is None or remaining <= overhead + (60 * (run.minutes or 0.0) if job.random else 0.0):
+            not_begun.append(job.folder)
+            say(f"---- {job.folder}: not begun, it would not end within {minutes:g} minutes")
+            continue
+        say(f"---- {job.folder}: " + (f"{run.minutes:.1f} minutes" if run.minutes else "as long as its settings say"))
+        clock, folder = time.monotonic(), out / job.folder
+        finetune(run, folder, resume=(folder / "settings.json").is_file(), say=say, together=together)
+        if plan.abilities and not job.random:
+            _abilities(folder, plan, folder / ABILITIES)
+        write_json(folder / DONE, what)
+        marking = max(marking, time.monotonic() - clock - 60 * (run.minutes or 0.0))
+        told(not_begun)
+    whole = told(not_begun)
+    say(report.tables_text(page(whole)))
+    say(f"{out / 'quadrants.json'}  {out / 'quadrants.html'}")
+    return whole
+
+
+# ---- what is done
+
+
+def _opened(plan: str | Path | Plan, trained: dict[str, Any], out: Path) -> Plan:
+    where = "plan"
+    if plan == "scenes":
+        paths = [path for kind in ("pairs", "images", "texts") for path in trained.get(kind, ())]
+        world = find_world(paths)
+        if world is None:
+            what, do = "the run was not trained on the generated world", "--plan plan.json"
+            raise UsageError(what, where="--plan scenes", got=", ".join(paths) or "no data", do=do)
+        (out / "data").mkdir(parents=True, exist_ok=True)
+        plan = scenes_plan(world, out / "data", regions=trained.get("regions", ()))
+    elif not isinstance(plan, Plan):
+        where = str(plan)
+        plan = read_plan(plan, TUNINGS)
+    check_plan(plan, TUNINGS, where=where)
+    from_dict(EvaluationData, plan.abilities, where="abilities")
+    return plan
+
+
+def _run(job: Job, model: str, assignments: Sequence[str]) -> Finetuning:
+    """The fine-tuning of a job; its minutes are only a sign that the clock decides."""
+    entry = job.entry
+    run = prepared(find_tuning(entry.task), None if job.random else model, model)
+    if is_small(run):
+        run = ours(run)
+    data = replace(run.data, train=entry.train, dev=entry.dev, test=entry.test, images=entry.images)
+    data = replace(data, regions=entry.regions, columns=entry.columns, reader=entry.reader or run.data.reader)
+    run = replace(run, data=data, minutes=1.0)
+    own = override(run, entry.set)
+    return override(own, assignments)
+
+
+def _timed(run: Finetuning, job: Job, share: float, out: Path) -> Finetuning | None:
+    """The run with its share of the time, in minutes; one from random weights gets what its partner got, else the two
+    could not be compared, and none while its partner was not begun."""
+    if run.minutes is None:
+        return run
+    if not job.random:
+        return replace(run, minutes=share)
+    partner = out / job.entry.called / "settings.json"
+    return replace(run, minutes=load_json(partner)["minutes"]) if partner.is_file() else None
+
+
+def _asked(job: Job, start: str, assignments: Sequence[str]) -> Row:
+    """What must be the same for a finished task to be taken as it is."""
+    return {"start": start, "task": to_dict(job.entry), "random": job.random, "set": list(assignments)}
+
+
+def _finished(folder: Path, asked: Row) -> bool:
+    if not (folder / DONE).is_file():
+        return False
+    before = load_json(folder / DONE)
+    if before != asked:
+        other = [f"{key} {before.get(key)}" for key in asked if before.get(key) != asked[key]]
+        raise UsageError(
+            "this was done with other settings",
+            where=folder,
+            got="; ".join(other) or before,
+            expected="; ".join(f"{key} {asked[key]}" for key in asked if before.get(key) != asked[key]),
+            do="choose another --out, or remove the folder",
+        )
+    return True
+
+
+def _abilities(model: str | Path, plan: Plan, out: Path) -> None:
+    """What a model can do besides, written to `out`/evaluation.json."""
+    data = from_dict(EvaluationData, plan.abilities, where="abilities")
+    out.mkdir(parents=True, exist_ok=True)
+    evaluate(model, out=out, data=data, precision="fp32", say=lambda _: None)
+
+
+# ---- what came of it
+
+
+def _facts(answerer: answer.Answerer, start: str, weights: str) -> dict[str, str]:
+    return {
+        "command": shlex.join(sys.argv),
+        "commit": commit() or "unknown (not a git checkout)",
+        "checkpoint": f"{answerer.facts['path']}, step {answerer.facts['step']}",
+        "checkpoint hash": f"{start} ({weights})",
+        "parameters": f"{sum(p.numel() for p in answerer.model.parameters()):,}",
+        "machine": ", ".join(f"{name} {value}" for name, value in describe_machine().items()),
+    }
+
+
+def _whole(plan: Plan, jobs: Sequence[Job], out: Path, not_begun: Sequence[str]) -> dict[str, Any]:
+    """The table of everything that is finished in `out`, whenever that was."""
+    rows, differences, notes = [], [], []
+    before = _report(out / PRETRAINED)["scores"]
+    for entry in plan.entries:
+        told = _report(out / entry.called)
+        if not told["scores"]:
+            continue
+        random = _report(out / f"{entry.called}{RANDOM}")["scores"]
+        rows += task_rows(entry, told["scores"], random, told["facts"].get("minutes trained"))
+        differences += forgotten(entry.called, before, _report(out / entry.called / ABILITIES)["scores"])
+    if not plan.abilities:
+        notes.append("no abilities in the plan: what fine-tuning made the model forget was not asked")
+    missing = [job.folder for job in jobs if not (out / job.folder / DONE).is_file()]
+    if not_begun:
+        notes.append(f"not begun, the time was over: {', '.join(not_begun)}")
+    rows = in_order([*rows, *untrained_rows(before)])
+    return {"quadrants": rows, "forgetting": differences, "missing": missing, "notes": notes}
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    """Scores and facts of a finished part; none where it is not finished."""
+    part = folder.parent if folder.name == ABILITIES else folder
+    known = (part / DONE).is_file() and (folder / "evaluation.json").is_file()
+    return {"scores": [], "facts": {}, **(load_json(folder / "evaluation.json") if known else {})}

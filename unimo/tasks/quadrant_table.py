@@ -1,0 +1,168 @@
+"""The table of the four quadrants, from the reports of its parts: rows, what was forgotten, and how both are shown.
+
+scores of a fine-tuned task -> rows beside baselines, random weights and published numbers
+scores before and after     -> differences with intervals
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from unimo.tasks.plan import Entry
+from unimo.tasks.published import PUBLISHED
+
+Row = dict[str, Any]
+PRETRAINED = "pretrained"  # folder of what the model itself can do
+UNTRAINED = {"Retrieval": "understanding, cross-modal", "Captions": "generation, cross-modal"}  # asked without training
+LESSER = ("R@5", "R@10")  # not in the tables; the JSON file has them
+FINITE = ("value", "low", "high")
+
+
+def task_rows(entry: Entry, told: Sequence[Row], random: Sequence[Row] = (), minutes: str | None = None) -> list[Row]:
+    """One row for each metric of the split that is told: test where it has labels, else dev.
+
+    told, random: score rows of the task fine-tuned from the model, and from random weights. minutes: of training.
+    """
+    chance = {(row["task"], row["metric"]): row["score"] for row in random}
+    split = "test" if any(row["task"].endswith(", test") for row in told) else "dev"
+    here = [row for row in told if row["task"].endswith(f", {split}")]
+    found = []
+    for row in here:
+        metric, _, baseline = row["metric"].partition(", ")
+        if baseline:
+            continue
+        others = [(r["metric"].partition(", "), r["score"]) for r in here]
+        found.append(
+            {
+                "quadrant": entry.quadrant,
+                "task": entry.called,
+                "about": entry.about,
+                "metric": metric,
+                "unit": row.get("unit", ""),
+                "split": split,
+                "score": row["score"],
+                "baselines": {name: score for (of, _, name), score in others if name and of == metric},
+                "from_random": chance.get((row["task"], row["metric"])),
+                "published": [one.to_dict() for one in PUBLISHED.get(entry.task, ())],
+                "minutes_trained": minutes,
+                "folder": entry.called,
+            }
+        )
+    return found
+
+
+def untrained_rows(before: Sequence[Row]) -> list[Row]:
+    """Abilities of the model itself that belong to a quadrant."""
+    return [
+        {"quadrant": quadrant, "task": row["task"], "about": "asked without fine-tuning", "metric": row["metric"],
+         "unit": row.get("unit", ""), "split": "of abilities", "score": row["score"], "baselines": {},
+         "from_random": None, "published": [], "minutes_trained": None, "folder": PRETRAINED}
+        for row in before
+        for name, quadrant in UNTRAINED.items()
+        if row["task"].startswith(name) and not is_lesser(row["metric"])
+    ]  # fmt: skip
+
+
+def in_order(rows: Sequence[Row]) -> list[Row]:
+    """Understanding before generation, one modality before two; tasks as they come."""
+
+    def place(row: Row) -> tuple[bool, bool]:
+        return not row["quadrant"].startswith("understanding"), not row["quadrant"].endswith("single-modal")
+
+    return sorted(rows, key=place)
+
+
+def is_lesser(metric: str) -> bool:
+    return metric.partition(",")[0].endswith(LESSER)
+
+
+def forgotten(task: str, before: Sequence[Row], after: Sequence[Row]) -> list[Row]:
+    """Every ability before and after fine-tuning for a task, with the difference."""
+    later = {(row["task"], row["metric"]): row["score"] for row in after}
+    return [
+        {"task": task, "ability": f"{row['task']}: {row['metric']}", "unit": row.get("unit", ""),
+         "before": row["score"], "after": later[row["task"], row["metric"]],
+         "difference": difference(row["score"], later[row["task"], row["metric"]])}
+        for row in before
+        if (row["task"], row["metric"]) in later
+    ]  # fmt: skip
+
+
+def difference(before: Row | None, after: Row | None) -> Row | None:
+    """after - before with an interval, from the two intervals as if they came of different items (Zou & Donner, 2008):
+    for the same items it is wider than a paired one. None where a score is undefined."""
+    if not before or not after or any(one.get(key) is None for one in (before, after) for key in FINITE):
+        return None
+    value = after["value"] - before["value"]
+    below = math.hypot(after["value"] - after["low"], before["high"] - before["value"])
+    above = math.hypot(after["high"] - after["value"], before["value"] - before["low"])
+    return {"value": value, "low": value - below, "high": value + above, "n": after["n"]}
+
+
+# ---- how it is shown
+
+
+def page(whole: Mapping[str, Any]) -> dict[str, Any]:
+    """What quadrants.json says as a report for `unimo.report`."""
+    tables = [
+        {
+            "title": "Four quadrants",
+            "note": "Scores with 95 % intervals. Published: other models, data and machines; the split in brackets.",
+            "columns": ["quadrant", "task", "metric", "split", "score", "baselines", "random weights", "published"],
+            "rows": [
+                [
+                    row["quadrant"],
+                    row["task"] + (" (not fine-tuned)" if row["folder"] == PRETRAINED else ""),
+                    row["metric"],
+                    row["split"],
+                    _spelled(row["score"], row["unit"]),
+                    "; ".join(_baselines(row)) or "–",
+                    _spelled(row["from_random"], row["unit"]) if row["from_random"] else "–",
+                    "; ".join(f"{p['model']} {p['metric']} {p['value']} ({p['split']})" for p in row["published"])
+                    or "–",
+                ]
+                for row in whole["quadrants"]
+            ],
+        },
+        {
+            "title": "Forgetting",
+            "note": "Abilities of the model before and after fine-tuning. Intervals of differences are those of "
+            "independent samples, wider than paired ones. R@5 and R@10 are in quadrants.json.",
+            "columns": ["fine-tuned for", "ability", "before", "after", "difference"],
+            "rows": [
+                [row["task"], row["ability"], *(_spelled(row[k], row["unit"]) for k in ("before", "after")),
+                 _spelled(row["difference"], row["unit"], signed=True)]
+                for row in whole["forgetting"]
+                if not is_lesser(row["ability"])
+            ],
+        },
+    ]  # fmt: skip
+    kept = [table for table in tables if table["rows"]]
+    return {"title": whole["title"], "facts": whole["facts"], "tables": kept, "notes": whole["notes"]}
+
+
+def _baselines(row: Row) -> list[str]:
+    told = [f"{name} {_spelled(score, row['unit'], short=True)}" for name, score in row["baselines"].items()]
+    chance = (row["score"] or {}).get("chance")
+    return told if chance is None else [*told, f"chance {_number(chance, row['unit'])} {row['unit']}".rstrip()]
+
+
+def _spelled(score: Row | None, unit: str, *, signed: bool = False, short: bool = False) -> str:
+    """value [low, high] unit"""
+    if not score or score.get("value") is None:
+        return "undefined"
+    sure = not short and score.get("low") is not None and score.get("high") is not None
+    told = _number(score["value"], unit, signed)
+    if sure:
+        told += f" [{_number(score['low'], unit, signed)}, {_number(score['high'], unit, signed)}]"
+    return f"{told} {unit}".rstrip()
+
+
+def _number(value: float, unit: str, signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    return f"{value * 100:{sign}.1f}" if unit == "%" else f"{value:{sign}.3f}"
+
+
+__all__ = ["PRETRAINED", "difference", "forgotten", "in_order", "page", "task_rows", "untrained_rows"]
