@@ -1,6 +1,7 @@
 """Checkpoints come back bit for bit; damaged and unfit ones are refused; a full disk harms none."""
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -16,6 +17,8 @@ from safetensors.torch import load_file
 
 from unimo import checkpoint
 from unimo.checkpoint import Disk, clean_up, latest, load, save, verify
+from unimo.checkpoint.disk import locked
+from unimo.checkpoint.manifest import read_manifest, sealed
 from unimo.errors import DataError, NumericsError, ResourceError, UsageError, WeightsError
 
 DTYPES = [
@@ -186,7 +189,7 @@ def test_remnants_of_the_dead_are_removed_and_those_of_the_living_are_not(tmp_pa
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(b"half")
     (tmp_path / "notes.partial.txt").write_text("mine")
-    with checkpoint._locked(tmp_path / "step-00000002.partial.ab12"):
+    with locked(tmp_path / "step-00000002.partial.ab12"):
         assert sorted(clean_up(tmp_path)) == ["step-00000000.trash.ff", "step-00000001.1.partial.cd"]
     assert latest(tmp_path).name == "step-00000001"  # reads only
     saved(tmp_path, 3)  # the next save cleans up by itself
@@ -289,7 +292,7 @@ def test_a_flipped_bit_in_any_byte_of_the_manifest_is_found(tmp_path):
         for bit in (at % 8, (at + 5) % 8):
             (path / checkpoint.MANIFEST).write_bytes(good[:at] + bytes([good[at] ^ 1 << bit]) + good[at + 1 :])
             with pytest.raises(WeightsError):
-                checkpoint._read_manifest(path)
+                read_manifest(path)
 
 
 def test_every_truncation_extension_and_missing_file_is_found(tmp_path):
@@ -335,7 +338,7 @@ def forge(path, change):
     manifest = json.loads((path / checkpoint.MANIFEST).read_text())
     del manifest["seal"]
     change(manifest)
-    (path / checkpoint.MANIFEST).write_bytes(checkpoint._sealed(manifest))
+    (path / checkpoint.MANIFEST).write_bytes(sealed(manifest))
 
 
 @pytest.mark.parametrize(
@@ -365,7 +368,7 @@ def test_a_forged_tensor_header_is_bounded(tmp_path, header):
     (path,) = saved(tmp_path, 1)
     data = header.to_bytes(8, "little") + b"{}" + b" " * 100
     (path / "model.safetensors").write_bytes(data)
-    digest = checkpoint.hashlib.sha256(data).hexdigest()
+    digest = hashlib.sha256(data).hexdigest()
     forge(path, lambda m: m["files"].update({"model.safetensors": {"bytes": len(data), "sha256": digest}}))
     with pytest.raises(WeightsError, match=r"model\.safetensors"):
         load(path)
@@ -375,7 +378,7 @@ def test_a_file_of_another_kind_is_not_unpickled(tmp_path):
     (path,) = saved(tmp_path, 1)
     torch.save({"x": torch.zeros(1)}, path / "model.safetensors")
     data = (path / "model.safetensors").read_bytes()
-    digest = checkpoint.hashlib.sha256(data).hexdigest()
+    digest = hashlib.sha256(data).hexdigest()
     forge(path, lambda m: m["files"].update({"model.safetensors": {"bytes": len(data), "sha256": digest}}))
     with pytest.raises(WeightsError):
         load(path)

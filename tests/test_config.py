@@ -14,20 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unimo.config import (
-    describe,
-    diff,
-    fingerprint,
-    flatten,
-    from_dict,
-    load_json,
-    override,
-    parse_json,
-    setting,
-    to_dict,
-    write_json,
-)
+from unimo.config import describe, diff, fingerprint, flatten, from_dict, override, setting, to_dict
 from unimo.errors import DataError, ResourceError, UsageError
+from unimo.json_files import load_json, parse_json, write_json
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,10 @@ from unimo.data.augment import squeeze
 from unimo.data.images import load_rgb
 from unimo.data.ledger import Ledger
 from unimo.data.neighbours import Neighbours, read_header
-from unimo.data.region_store import RegionStore, RowFormat, SidecarWriter, open_header, sidecar_path, spans
+from unimo.data.region_rows import RowFormat
+from unimo.data.region_sidecar import open_header, sidecar_path, spans
+from unimo.data.region_store import RegionStore
+from unimo.data.region_writer import SidecarWriter
 from unimo.data.regions import PictureRegions
 from unimo.data.scene_world import scene
 from unimo.data.scenes import IMAGES_FROM, write_world

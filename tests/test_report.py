@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unimo import report as page
 from unimo.errors import DataError, ResourceError
 from unimo.metrics.intervals import Score
-from unimo.report import render, scores_table, write_json
+from unimo.report import plots, render, scores_table, wording, write_json
 
 PAYLOADS = [
     "<script>alert(1)</script>",
@@ -136,7 +135,7 @@ def test_hostile_text_stays_text_everywhere(tmp_path, payload):
     assert hostile.tags == harmless.tags  # not one element more, less or other
     assert [(t, n) for t, n, _ in hostile.attributes] == [(t, n) for t, n, _ in harmless.attributes]
     assert not any(name.startswith("on") for _, name, _ in hostile.attributes)
-    assert hostile.text.count(page._plain(payload)) >= harmless.text.count("plain") - 2
+    assert hostile.text.count(wording.plain(payload)) >= harmless.text.count("plain") - 2
     assert not re.search("[\x00-\x08\u202a-\u202e\u2066-\u2069]", hostile.text)
 
 
@@ -159,8 +158,8 @@ def test_the_callers_picture_is_left_alone(tmp_path):
     [(0, 1), (0, 60000), (-3e-5, 7e-4), (1.99, 2.01), (-5, 1e6), (1e-9, 2e-9), (12345.6, 12345.7)],
 )
 def test_ticks_are_round_inside_and_distinct(low, high):
-    ticks = page._ticks(low, high, 5)
-    labels = [page._tick_label(tick, ticks) for tick in ticks]
+    ticks = plots._ticks(low, high, 5)
+    labels = [plots._tick_label(tick, ticks) for tick in ticks]
     assert 3 <= len(ticks) <= 9
     assert low - 1e-9 * abs(high - low) <= ticks[0] and ticks[-1] <= high + 1e-9 * abs(high - low)
     assert len(set(labels)) == len(labels)
@@ -169,20 +168,20 @@ def test_ticks_are_round_inside_and_distinct(low, high):
 
 
 def test_points_land_where_the_axes_say():
-    svg = page._plot([[[(0.0, 0.0), (10.0, 1.0)]]], {"title": "t"})
+    svg = plots.plot([[[(0.0, 0.0), (10.0, 1.0)]]], {"title": "t"})
     (x0, y0), (x1, y1) = ((float(x), float(y)) for x, y in re.findall(r"[ML]([\d.]+) ([\d.]+)", svg))
-    assert (x0, y0) == (page._LEFT, page._HEIGHT - page._BOTTOM)
-    assert (x1, y1) == (page._WIDTH - page._RIGHT, page._TOP)
+    assert (x0, y0) == (plots._LEFT, plots._HEIGHT - plots._BOTTOM)
+    assert (x1, y1) == (plots._WIDTH - plots._RIGHT, plots._TOP)
 
 
 def test_a_gap_is_drawn_as_a_gap_and_a_spike_survives_thinning():
-    runs = page._finite_runs([(0, 1.0), (1, math.nan), (2, 1.0), (3, math.inf), (4, None), (5, 2.0), (6, 3.0)])
+    runs = plots.finite_runs([(0, 1.0), (1, math.nan), (2, 1.0), (3, math.inf), (4, None), (5, 2.0), (6, 3.0)])
     assert runs == [[(0, 1)], [(2, 1)], [(5, 2), (6, 3)]]
     run = [(float(i), 1.0) for i in range(100_000)]
     run[54_321] = (54_321.0, 99.0)
     run[77_777] = (77_777.0, -99.0)
-    thin = page._thin(run)
-    assert len(thin) <= 2 * page._POINTS + 2
+    thin = plots._thin(run)
+    assert len(thin) <= 2 * plots._POINTS + 2
     assert {run[0], run[-1], run[54_321], run[77_777]} <= set(thin)
     assert [x for x, _ in thin] == sorted(x for x, _ in thin)
 

@@ -18,7 +18,9 @@ from PIL import Image
 import unimo
 from unimo.answer import Answerer
 from unimo.data.ledger import Ledger
-from unimo.data.region_store import RowFormat, SidecarWriter, open_header, sidecar_path
+from unimo.data.region_rows import RowFormat
+from unimo.data.region_sidecar import open_header, sidecar_path
+from unimo.data.region_writer import SidecarWriter
 from unimo.data.sources import open_corpus
 from unimo.errors import DataError, ResourceError, UnimoError, UsageError, WeightsError
 from unimo.retrieval import build, build_index, encode, files, open_index

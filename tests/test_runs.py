@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from unimo.config import load_json, override, setting
+from unimo.config import override, setting
 from unimo.errors import DataError, ResourceError, UsageError
+from unimo.json_files import load_json
 from unimo.runs import JsonlLog, RunFolder, StopFlag, ignore_stop_signals, read_log
 
 

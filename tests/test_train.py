@@ -17,7 +17,6 @@ from tiny_run import bits_of, log_of, quiet, tiny, train_until_done, write_tiny_
 
 from unimo import checkpoint, runs
 from unimo import train as T
-from unimo.config import load_json
 from unimo.errors import (
     DataError,
     NumericsError,
@@ -27,6 +26,7 @@ from unimo.errors import (
     UsageError,
     WeightsError,
 )
+from unimo.json_files import load_json
 from unimo.model.build import build
 from unimo.objectives import OBJECTIVES
 from unimo.optimiser import make_optimiser
@@ -572,11 +572,11 @@ def test_a_full_disk_while_saving_leaves_the_last_checkpoint(world, tmp_path, mo
                 raise OSError(28, "No space left on device")
             return real(self, file, data)
 
-    monkeypatch.setattr(checkpoint, "Disk", Full)
+    monkeypatch.setattr("unimo.checkpoint.saving.Disk", Full)
     error = refused(tiny(world), tmp_path / "run", ResourceError, "disk full")
     assert "free" in error.do
     assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000002"]
-    monkeypatch.setattr(checkpoint, "Disk", checkpoint.Disk.__base__)
+    monkeypatch.setattr("unimo.checkpoint.saving.Disk", checkpoint.Disk)
     T.train(tiny(world), tmp_path / "run", resume=True, say=quiet)
     assert [r["step"] for r in log_of(tmp_path / "run")] == list(range(6))
 

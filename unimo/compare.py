@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unimo.config import diff, load_json
+from unimo.config import diff
 from unimo.errors import DataError, UsageError
+from unimo.json_files import load_json
 
 IGNORED = ("seed", "data.index_dir", "save_minutes", "keep", "tensorboard", "workers")
 

@@ -159,10 +159,19 @@ class Task:
         return mark(self.kind, self.kind.score(predictions, examples, seed=run.seed))
 
 
-def finetune(run: Finetuning, out: str | Path, *, resume: bool = False, say: Say = print, together: int = 1) -> Marked:
+def finetune(
+    run: Finetuning,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    say: Say = print,
+    together: int = 1,
+    zero_shot: bool = False,
+) -> Marked:
     """Fine-tunes in folder `out` and scores what came of it.
 
-    together: rows that share a forward pass when scored; 1 makes every answer independent of all others. Raises what
+    together: rows that share a forward pass when scored; 1 makes every answer independent of all others. zero_shot: the
+    model it started from is asked too, where it can answer untrained (see `mark_task`). Raises what
     `unimo.train.train` raises.
     """
     out, work = Path(out), Task(run)
@@ -171,9 +180,10 @@ def finetune(run: Finetuning, out: str | Path, *, resume: bool = False, say: Say
         return Marked({}, {})
     answerer = answer.load(out, precision="fp32")
     splits = {name: Split(examples, work.rows(name)) for name, examples in work.splits.items() if name != "train"}
-    return mark_task(
-        work.settings, work.kind, answerer, splits, out, train=work.splits["train"], say=say, together=together
-    )
+    asked = zero_shot and run.kind == "retrieval" and run.start is not None
+    before = answer.load(str(run.start), precision="fp32") if asked else None
+    options: dict[str, Any] = {"train": work.splits["train"], "before": before, "say": say, "together": together}
+    return mark_task(work.settings, work.kind, answerer, splits, out, **options)
 
 
 # ---- weights to start from

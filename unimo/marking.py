@@ -1,6 +1,7 @@
 """A fine-tuned model asked about whole splits: predictions, scores beside baselines, and how they came about.
 
 answerer + rows -> predictions-SPLIT.jsonl, one line a row -> scores with intervals -> evaluation.json, report.html
+                -> gallery.json, rows at random and the worst errors of the last split with labels
 """
 
 from __future__ import annotations
@@ -12,22 +13,29 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from unimo import report
 from unimo.answer import Answerer
-from unimo.config import to_dict, write_atomic
+from unimo.config import to_dict
 from unimo.data.examples import Examples
 from unimo.data.overlap import split_overlap
 from unimo.data.task_stream import TaskRows
+from unimo.disk import write_atomic
 from unimo.errors import UnimoError
 from unimo.evaluate import curves
+from unimo.json_files import write_json
 from unimo.machine import describe_machine
 from unimo.provenance import commit, weights_hash
-from unimo.tasks.kinds import Kind, Rank, Write, mark
+from unimo.tasks.gallery import FILE, galleries, gallery
+from unimo.tasks.kinds import Classify, Kind, Rank, Regress, Write, mark
 from unimo.tasks.kinds.rank import MATCHED
+from unimo.tasks.looking import looked_at
 from unimo.tasks.settings import Finetuning
+
+BEFORE = "before fine-tuning"  # the baseline that is the model itself, as it was
 
 
 @dataclass(frozen=True)
@@ -52,18 +60,22 @@ def mark_task(
     out: Path,
     *,
     train: Examples | None = None,
+    before: Answerer | None = None,
     say: Callable[[str], None] = print,
     together: int = 1,
 ) -> Marked:
     """Asks and scores every split; writes predictions, evaluation.json and report.html into `out`.
 
-    train: the rows that baselines learn from, or None for no baselines. A split without labels is only predicted.
+    train: the rows that baselines learn from, or None for no baselines. before: the model that training started from,
+    a baseline of what can be answered without training: retrieval by a matching head. A split without labels is only
+    predicted.
     """
     started = time.monotonic()
     scores: list[dict[str, Any]] = []
     notes: list[str] = []
     marks: dict[str, float] = {}
     items: dict[str, str] = {}
+    shown: list[dict[str, Any]] = []
     for name, split in splits.items():
         examples = split.examples
         predictions = kind.predict(answerer, split.rows, together)
@@ -73,11 +85,19 @@ def mark_task(
             notes.append(f"{name} has no labels: predictions only")
             say(notes[-1])
             continue
+        headed = kind if isinstance(kind, (Classify, Regress)) and kind.sees else None
+        look = None if headed is None else partial(looked_at, headed, answerer, split.rows)
+        shown.append(gallery(kind, predictions, examples, seed=run.seed, look=look))
         own = kind.score(predictions, examples, run.seed)
         marks[name] = mark(kind, own)
         scores += _named(own, name)
         for told, guesses in (kind.baseline(train, examples) if train is not None else {}).items():
             scores += _named(kind.score(guesses, examples, run.seed), name, told)
+        if isinstance(kind, Rank) and before is not None and before.model.matching is not None:
+            untrained = kind.predict(before, split.rows, together)
+            scores += _named(kind.score(untrained, examples, run.seed), name, BEFORE)
+        elif isinstance(kind, Rank) and before is not None:
+            notes.append(f"{name} was not asked {BEFORE}: the model had no matching head")
         if train is not None:
             for twins in split_overlap(train, examples):
                 seen = f"{twins.exact} exactly and {twins.near} nearly, of {twins.tested}"
@@ -87,9 +107,11 @@ def mark_task(
         "facts": {**_facts(run, kind, answerer, together), **items, "minutes marked": _minutes(started)},
         "scores": scores,
         "curves": curves(out / "log.jsonl") if (out / "log.jsonl").is_file() else [],
-        "galleries": [],
+        "galleries": [one for told in shown for one in galleries(run.task, told)],
         "notes": notes,
     }
+    if shown:
+        write_json(out / FILE, shown[-1])
     report.write_json(whole, out / "evaluation.json")
     report.render(whole, out / "report.html")
     say(report.scores_table(whole))

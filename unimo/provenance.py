@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from unimo.checkpoint import MANIFEST
-from unimo.config import load_json
+from unimo.json_files import load_json
 from unimo.model.pretrained import WEIGHTS
 
 

@@ -1,9 +1,10 @@
 """The four quadrants: one model fine-tuned for every task of a plan, marked, and asked again what it could do before.
 
     DIR/pretrained        abilities of the model itself
-    DIR/TASK              one fine-tuned run each, its scores, and the same abilities again
+    DIR/TASK              one fine-tuned run each: its scores, examples, the same abilities again and what was forgotten
     DIR/TASK-random       the same task from random weights
-    DIR/quadrants.json    the table, written anew after every task; quadrants.html is its page
+    DIR/quadrants.json    the table, written anew after every task
+    DIR/quadrants.html    its page, with the examples that each DIR/TASK/gallery.json holds
 
 Started again, what is finished is left alone. Time is shared out among what is left to do; what was not begun is named.
 """
@@ -19,15 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from unimo import answer, distributed, report
-from unimo.config import from_dict, load_json, override, to_dict, write_json
+from unimo.config import from_dict, override, to_dict
 from unimo.errors import UsageError
 from unimo.evaluate import EvaluationData, evaluate
 from unimo.finetune import finetune, prepared
+from unimo.json_files import load_json, write_json
 from unimo.machine import describe_machine
 from unimo.provenance import commit, weights_hash
 from unimo.recipes.finetuning import TUNINGS, find_tuning, is_small, ours
+from unimo.tasks.forgetting import forgotten, write_before
+from unimo.tasks.gallery import FILE as EXAMPLES
+from unimo.tasks.gallery import galleries
 from unimo.tasks.plan import RANDOM, Entry, Plan, check_plan, read_plan
-from unimo.tasks.quadrant_table import PRETRAINED, forgotten, in_order, page, task_rows, untrained_rows
+from unimo.tasks.quadrant_table import PRETRAINED, in_order, page, task_rows, untrained_rows
 from unimo.tasks.scenes import find_world
 from unimo.tasks.scenes_plan import scenes_plan
 from unimo.tasks.settings import Finetuning
@@ -36,6 +41,8 @@ Row = dict[str, Any]
 Say = Callable[[str], None]
 DONE = "done.json"
 ABILITIES = "abilities"  # folder of what a fine-tuned model can still do
+FORGOTTEN = "forgetting.json"  # in there: what it can less than before
+SUMS = "sums.json"  # beside the abilities of the model itself: what each item adds to its scores
 MARKING = 20.0  # seconds that scoring a task is expected to take, until one was scored
 LEAST = 0.05  # minutes of training, however little time is left for a task that is begun
 
@@ -99,13 +106,13 @@ def quadrants(
         }
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "quadrants.json", whole)
-        report.render(page(whole), out / "quadrants.html")
+        report.render({**page(whole), "galleries": _galleries(whole, out)}, out / "quadrants.html")
         return whole
 
     not_begun: list[str] = []
     asked = {"start": start, "abilities": dict(plan.abilities)}
-    if plan.abilities and not _finished(out / PRETRAINED, asked):
-        _abilities(model, plan, out / PRETRAINED)
+    if plan.abilities and not (_finished(out / PRETRAINED, asked) and (out / PRETRAINED / SUMS).is_file()):
+        write_before(out / PRETRAINED / SUMS, _abilities(model, plan, out / PRETRAINED))
         write_json(out / PRETRAINED / DONE, asked)
         say(f"abilities of {model}: {out / PRETRAINED / 'report.html'}")
     marking = 0.0  # seconds of a job that were not training, the most so far
@@ -127,9 +134,11 @@ def quadrants(
             continue
         say(f"---- {job.folder}: " + (f"{run.minutes:.1f} minutes" if run.minutes else "as long as its settings say"))
         clock, folder = time.monotonic(), out / job.folder
-        finetune(run, folder, resume=(folder / "settings.json").is_file(), say=say, together=together)
+        resume = (folder / "settings.json").is_file()
+        finetune(run, folder, resume=resume, say=say, together=together, zero_shot=not job.random)
         if plan.abilities and not job.random:
-            _abilities(folder, plan, folder / ABILITIES)
+            again = _abilities(folder, plan, folder / ABILITIES)
+            write_json(folder / ABILITIES / FORGOTTEN, forgotten(out / PRETRAINED / SUMS, again))
         write_json(folder / DONE, what)
         marking = max(marking, time.monotonic() - clock - 60 * (run.minutes or 0.0))
         told(not_begun)
@@ -205,11 +214,11 @@ def _finished(folder: Path, asked: Row) -> bool:
     return True
 
 
-def _abilities(model: str | Path, plan: Plan, out: Path) -> None:
+def _abilities(model: str | Path, plan: Plan, out: Path) -> dict[str, Any]:
     """What a model can do besides, written to `out`/evaluation.json."""
     data = from_dict(EvaluationData, plan.abilities, where="abilities")
     out.mkdir(parents=True, exist_ok=True)
-    evaluate(model, out=out, data=data, precision="fp32", say=lambda _: None)
+    return evaluate(model, out=out, data=data, precision="fp32", say=lambda _: None)
 
 
 # ---- what came of it
@@ -236,18 +245,25 @@ def _whole(plan: Plan, jobs: Sequence[Job], out: Path, not_begun: Sequence[str])
             continue
         random = _report(out / f"{entry.called}{RANDOM}")["scores"]
         rows += task_rows(entry, told["scores"], random, told["facts"].get("minutes trained"))
-        differences += forgotten(entry.called, before, _report(out / entry.called / ABILITIES)["scores"])
+        lost = out / entry.called / ABILITIES / FORGOTTEN
+        differences += [{"task": entry.called, **row} for row in (load_json(lost) if lost.is_file() else ())]
     if not plan.abilities:
         notes.append("no abilities in the plan: what fine-tuning made the model forget was not asked")
     missing = [job.folder for job in jobs if not (out / job.folder / DONE).is_file()]
     if not_begun:
         notes.append(f"not begun, the time was over: {', '.join(not_begun)}")
     rows = in_order([*rows, *untrained_rows(before)])
-    return {"quadrants": rows, "forgetting": differences, "missing": missing, "notes": notes}
+    shown = {entry.called: f"{entry.called}/{EXAMPLES}" for entry in plan.entries if entry.called not in missing}
+    shown = {name: path for name, path in shown.items() if (out / path).is_file()}
+    return {"quadrants": rows, "forgetting": differences, "galleries": shown, "missing": missing, "notes": notes}
+
+
+def _galleries(whole: Row, out: Path) -> list[Row]:
+    """The examples of every finished task, for the page."""
+    return [one for name, path in whole["galleries"].items() for one in galleries(name, load_json(out / path))]
 
 
 def _report(folder: Path) -> dict[str, Any]:
     """Scores and facts of a finished part; none where it is not finished."""
-    part = folder.parent if folder.name == ABILITIES else folder
-    known = (part / DONE).is_file() and (folder / "evaluation.json").is_file()
+    known = (folder / DONE).is_file() and (folder / "evaluation.json").is_file()
     return {"scores": [], "facts": {}, **(load_json(folder / "evaluation.json") if known else {})}

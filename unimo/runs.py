@@ -29,8 +29,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from unimo.config import diff, disk_error, load_json, to_dict, write_atomic, write_json
+from unimo.config import diff, to_dict
+from unimo.disk import disk_error, write_atomic
 from unimo.errors import DataError, ResourceError, UsageError
+from unimo.json_files import load_json, write_json
 
 _held: set[int] = set()  # lock descriptors of this process
 

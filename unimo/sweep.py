@@ -15,9 +15,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from unimo.config import load_json, override, write_json
+from unimo.config import override
 from unimo.errors import UsageError
 from unimo.finetune import finetune
+from unimo.json_files import load_json, write_json
 from unimo.tasks.settings import Finetuning
 
 DONE = "marks.json"

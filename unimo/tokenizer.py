@@ -18,8 +18,8 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
-from unimo.config import write_json
 from unimo.errors import DataError, UsageError
+from unimo.json_files import write_json
 
 SPACE = "Ġ"  # how the byte alphabet of GPT-2 writes a space
 

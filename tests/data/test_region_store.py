@@ -15,17 +15,10 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from unimo.data.region_store import (
-    RegionStore,
-    RowFormat,
-    Sidecar,
-    SidecarWriter,
-    check_distributions,
-    fingerprint,
-    open_header,
-    sidecar_path,
-    spans,
-)
+from unimo.data.region_rows import RowFormat, check_distributions
+from unimo.data.region_sidecar import Sidecar, fingerprint, open_header, sidecar_path, spans
+from unimo.data.region_store import RegionStore
+from unimo.data.region_writer import SidecarWriter
 from unimo.data.regions import PictureRegions, picture_regions
 from unimo.data.sources import open_corpus
 from unimo.errors import DataError, ResourceError, UnimoError, UsageError

@@ -25,9 +25,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
-from unimo.config import write_atomic
 from unimo.data.shards import offsets_of
 from unimo.data.sources import Corpus
+from unimo.disk import write_atomic
 from unimo.errors import DataError
 
 VERSION = 1

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from unimo.errors import DataError
 
 __all__ = [
+    "Parts",
     "Score",
     "bootstrap",
     "draws",
@@ -37,17 +38,32 @@ _BLOCK = 4_000_000  # draws held in memory at once
 
 
 @dataclass(frozen=True)
+class Parts:
+    """What a score was made of, to compare it with another one over the same items.
+
+    sums: (G, S) of each group of items, groups in the order of their names. combine: (R, S) totals -> (R,) scores.
+    """
+
+    sums: NDArray[np.float64]
+    combine: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
 class Score:
-    """A number, its 95 % interval [low, high], how many items it rests on, and what guessing would get."""
+    """A number, its 95 % interval [low, high], how many items it rests on, and what guessing would get.
+
+    parts: of a score that is a function of sums; not written into reports.
+    """
 
     value: float
     low: float
     high: float
     n: int
     chance: float | None = None
+    parts: Parts | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, float | int | None]:
-        return asdict(self)
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n, "chance": self.chance}
 
 
 def wilson(successes: float, n: int, level: float = LEVEL) -> tuple[float, float]:
@@ -129,7 +145,7 @@ def sums_score(
     exact = np.array([[math.fsum(column) for column in per_item.T]])
     value = float(combine(exact)[0])
     low, high = bootstrap(sums, combine, seed=seed)
-    return Score(value, low, high, n, chance)
+    return Score(value, low, high, n, chance, Parts(sums, combine))
 
 
 def mean_score(

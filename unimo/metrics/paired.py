@@ -15,7 +15,7 @@ Hypotheses", 1989. Checked against scipy in `tests/metrics/test_paired.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -47,7 +47,7 @@ class Comparison:
     test: str
 
     def to_dict(self) -> dict[str, object]:
-        return asdict(self)
+        return {**vars(self), "difference": self.difference.to_dict()}
 
 
 def paired_bootstrap(

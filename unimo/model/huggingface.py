@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unimo.config import load_json
 from unimo.errors import UsageError, WeightsError
+from unimo.json_files import load_json
 from unimo.model import weight_files
 from unimo.model.conversion import Account, Origin, convert
 from unimo.model.embeddings import PatchEmbedding

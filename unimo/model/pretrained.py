@@ -22,8 +22,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unimo.config import disk_error, from_dict, load_json, to_dict, write_json
+from unimo.config import from_dict, to_dict
+from unimo.disk import disk_error
 from unimo.errors import UsageError, WeightsError
+from unimo.json_files import load_json, write_json
 from unimo.model import probe, weight_files
 from unimo.model.build import ModelSettings, build, fill
 from unimo.model.hub import fetch

@@ -28,8 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unimo.config import load_json, parse_json
 from unimo.errors import WeightsError
+from unimo.json_files import load_json, parse_json
 from unimo.model import paddle
 
 ELEMENTS = {

@@ -29,13 +29,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unimo.config import disk_error, fingerprint, to_dict
+from unimo.config import fingerprint, to_dict
 from unimo.data.finding import Kind
 from unimo.data.ledger import Ledger
 from unimo.data.neighbours import SENTENCES, SIDES, VERSION, read_header, read_part, write_part
 from unimo.data.shards import offsets_of
 from unimo.data.similarity import Found, words
 from unimo.data.sources import Corpus, open_corpus
+from unimo.disk import disk_error
 from unimo.errors import DataError, UsageError
 from unimo.prepare.cluster import Each, on_ray
 from unimo.prepare.neighbour_objects import Labels, Objects, detected

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from unimo.config import write_atomic
 from unimo.data.images import load_rgb
 from unimo.data.sources import Corpus
+from unimo.disk import write_atomic
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """

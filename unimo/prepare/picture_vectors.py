@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from unimo.config import write_atomic
 from unimo.data.augment import squeeze
 from unimo.data.images import load_rgb
 from unimo.data.similarity import colours_and_edges
 from unimo.data.sources import Corpus
+from unimo.disk import write_atomic
 from unimo.prepare.cluster import Each
 
 if TYPE_CHECKING:

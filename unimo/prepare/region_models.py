@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unimo.config import load_json
 from unimo.data.augment import squeeze
 from unimo.data.sources import Corpus
 from unimo.errors import UsageError, WeightsError
+from unimo.json_files import load_json
 from unimo.prepare.region_grid import Look
 from unimo.prepare.region_source import Found, Say, Shown, arrays_digest, softmax
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unimo.config import load_json
 from unimo.data.scene_world import COMBINATIONS, Scene, class_scene, draw, scene
 from unimo.data.scene_world import boxes as boxes_of
 from unimo.data.scenes import IMAGES_FROM
 from unimo.data.sources import Corpus
 from unimo.errors import DataError
+from unimo.json_files import load_json
 from unimo.prepare.region_source import Found, Say, Shown, random_projection
 
 

@@ -28,16 +28,9 @@ import numpy as np
 
 from unimo.data.finding import Kind, Verify, did_you_mean
 from unimo.data.ledger import Ledger
-from unimo.data.region_store import (
-    Precision,
-    RowFormat,
-    Sidecar,
-    SidecarWriter,
-    check_distributions,
-    open_header,
-    sidecar_path,
-    spans,
-)
+from unimo.data.region_rows import Precision, RowFormat, check_distributions
+from unimo.data.region_sidecar import Sidecar, open_header, sidecar_path, spans
+from unimo.data.region_writer import SidecarWriter
 from unimo.data.regions import PictureRegions, picture_regions
 from unimo.data.sources import Corpus, open_corpus
 from unimo.errors import DataError, UsageError

@@ -8,10 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from unimo.config import write_atomic
 from unimo.data.chance import generator
 from unimo.data.rewrites import LEVELS, Negative, Rewrites
 from unimo.data.sources import Corpus
+from unimo.disk import write_atomic
 from unimo.errors import UsageError
 
 JUDGEMENT = "true_of_picture"  # field that a judge fills with true or false

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from unimo.config import disk_error, sync_folder
 from unimo.data.rewrites import FORMAT, VERSION, parse_line, read_header
 from unimo.data.rewriting import GRAMMAR
 from unimo.data.sources import Corpus
+from unimo.disk import disk_error, sync_folder
 from unimo.errors import DataError, ResourceError
 
 _BLOCK = 256  # captions whose lines are computed and written together

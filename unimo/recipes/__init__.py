@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from unimo.config import from_dict, load_json
+from unimo.config import from_dict
 from unimo.data.finding import Kind
 from unimo.errors import UsageError, nearest
+from unimo.json_files import load_json
 from unimo.recipes.pretraining import base, large, photos, scenes, small
 from unimo.recipes.unimo import unimo_base, unimo_large, unimo_photos, unimo_scenes
 from unimo.train import Run

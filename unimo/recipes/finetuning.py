@@ -10,8 +10,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 
-from unimo.config import from_dict, load_json
+from unimo.config import from_dict
 from unimo.errors import UsageError, nearest
+from unimo.json_files import load_json
 from unimo.model.build import SIZES
 from unimo.optimiser import Optimiser
 from unimo.tasks.benchmarks import BENCHMARKS

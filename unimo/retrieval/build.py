@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 
 from unimo.answer import Answerer, load
-from unimo.config import disk_error, sync_folder, write_json
 from unimo.data.finding import Kind as CorpusKind
 from unimo.data.ledger import Ledger
 from unimo.data.region_store import RegionStore
 from unimo.data.sources import Corpus, open_corpus
+from unimo.disk import disk_error, sync_folder
 from unimo.errors import DataError, ResourceError, UsageError
+from unimo.json_files import write_json
 from unimo.retrieval import files
 from unimo.retrieval.encode import Encoder, Work
 from unimo.retrieval.files import Kind, Part

@@ -28,9 +28,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from unimo.config import json_bytes, load_json, write_atomic
 from unimo.data.shards import hash_file, pack_strings, stat_regular
+from unimo.disk import write_atomic
 from unimo.errors import DataError
+from unimo.json_files import json_bytes, load_json
 
 FORMAT, VERSION = "unimo-retrieval-index", 1
 MANIFEST, INDEX = "MANIFEST.json", "index.json"

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from unimo.config import from_dict, load_json, setting
+from unimo.config import from_dict, setting
 from unimo.errors import DataError, UsageError, nearest
+from unimo.json_files import load_json
 
 Quadrant = Literal[
     "understanding, single-modal", "understanding, cross-modal", "generation, single-modal", "generation, cross-modal"

@@ -1,12 +1,10 @@
-"""The table of the four quadrants, from the reports of its parts: rows, what was forgotten, and how both are shown.
+"""The table of the four quadrants, from the reports of its parts, and how it is shown with what was forgotten.
 
 scores of a fine-tuned task -> rows beside baselines, random weights and published numbers
-scores before and after     -> differences with intervals
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +15,6 @@ Row = dict[str, Any]
 PRETRAINED = "pretrained"  # folder of what the model itself can do
 UNTRAINED = {"Retrieval": "understanding, cross-modal", "Captions": "generation, cross-modal"}  # asked without training
 LESSER = ("R@5", "R@10")  # not in the tables; the JSON file has them
-FINITE = ("value", "low", "high")
 
 
 def task_rows(entry: Entry, told: Sequence[Row], random: Sequence[Row] = (), minutes: str | None = None) -> list[Row]:
@@ -78,29 +75,6 @@ def is_lesser(metric: str) -> bool:
     return metric.partition(",")[0].endswith(LESSER)
 
 
-def forgotten(task: str, before: Sequence[Row], after: Sequence[Row]) -> list[Row]:
-    """Every ability before and after fine-tuning for a task, with the difference."""
-    later = {(row["task"], row["metric"]): row["score"] for row in after}
-    return [
-        {"task": task, "ability": f"{row['task']}: {row['metric']}", "unit": row.get("unit", ""),
-         "before": row["score"], "after": later[row["task"], row["metric"]],
-         "difference": difference(row["score"], later[row["task"], row["metric"]])}
-        for row in before
-        if (row["task"], row["metric"]) in later
-    ]  # fmt: skip
-
-
-def difference(before: Row | None, after: Row | None) -> Row | None:
-    """after - before with an interval, from the two intervals as if they came of different items (Zou & Donner, 2008):
-    for the same items it is wider than a paired one. None where a score is undefined."""
-    if not before or not after or any(one.get(key) is None for one in (before, after) for key in FINITE):
-        return None
-    value = after["value"] - before["value"]
-    below = math.hypot(after["value"] - after["low"], before["high"] - before["value"])
-    above = math.hypot(after["high"] - after["value"], before["value"] - before["low"])
-    return {"value": value, "low": value - below, "high": value + above, "n": after["n"]}
-
-
 # ---- how it is shown
 
 
@@ -128,9 +102,10 @@ def page(whole: Mapping[str, Any]) -> dict[str, Any]:
         },
         {
             "title": "Forgetting",
-            "note": "Abilities of the model before and after fine-tuning. Intervals of differences are those of "
-            "independent samples, wider than paired ones. R@5 and R@10 are in quadrants.json.",
-            "columns": ["fine-tuned for", "ability", "before", "after", "difference"],
+            "note": "Abilities of the model before and after fine-tuning. Before minus after: above 0, something was "
+            "forgotten. Intervals of differences are paired, by a bootstrap over the same items; one of no width: no "
+            "item changed. R@5 and R@10 are in quadrants.json.",
+            "columns": ["fine-tuned for", "ability", "before", "after", "before - after"],
             "rows": [
                 [row["task"], row["ability"], *(_spelled(row[k], row["unit"]) for k in ("before", "after")),
                  _spelled(row["difference"], row["unit"], signed=True)]
@@ -165,4 +140,4 @@ def _number(value: float, unit: str, signed: bool = False) -> str:
     return f"{value * 100:{sign}.1f}" if unit == "%" else f"{value:{sign}.3f}"
 
 
-__all__ = ["PRETRAINED", "difference", "forgotten", "in_order", "page", "task_rows", "untrained_rows"]
+__all__ = ["PRETRAINED", "in_order", "page", "task_rows", "untrained_rows"]

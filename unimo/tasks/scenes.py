@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from unimo.config import load_json
 from unimo.data.scenes import Scene, Thing, caption_attributes, caption_is_true, texts
 from unimo.errors import DataError
+from unimo.json_files import load_json
 from unimo.metrics.intervals import share_score, sums_score
 from unimo.tasks.material import Material, Paths, choose
 

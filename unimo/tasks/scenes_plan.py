@@ -2,7 +2,7 @@
 
     understanding, single-modal   does a sentence follow from the captions? (as MNLI asks of texts)
     generation, single-modal      captions and an answer -> a question with that answer (as SQuAD's questions)
-    understanding, cross-modal    questions about pictures (VQA), entailment by pictures (SNLI-VE)
+    understanding, cross-modal    questions about pictures (VQA), entailment by pictures (SNLI-VE), retrieval both ways
     generation, cross-modal       captions
 
 Held-out scenes are the test split. Those that choose the weights are scenes set aside from the training split: fine-
@@ -17,9 +17,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from unimo.config import parse_json, write_atomic
 from unimo.data.sources import open_corpus
+from unimo.disk import write_atomic
 from unimo.errors import DataError
+from unimo.json_files import parse_json
 from unimo.tasks.material import references
 from unimo.tasks.plan import Entry, Plan
 from unimo.tokenizer import Tokenizer
@@ -49,7 +50,14 @@ def scenes_plan(world: str | Path, out: str | Path, *, regions: Iterable[str] = 
     train = list(told["train"].values())
     aside = min(DEV_MOST, max(1, len(train) // DEV_SHARE))
     splits = {"train": train[:-aside], "dev": train[-aside:], "test": list(told["heldout"].values())}
-    makers = {"captions": _captions, "vqa": _questions, "entailment": _sentences, "texts": _texts, "asking": _asking}
+    makers = {
+        "captions": _captions,
+        "pairs": _pairs,
+        "vqa": _questions,
+        "entailment": _sentences,
+        "texts": _texts,
+        "asking": _asking,
+    }
     for split, scenes in splits.items():
         for name, maker in makers.items():
             lines = [json.dumps(row) for number, scene in enumerate(scenes) for row in maker(scene, number, split)]
@@ -83,6 +91,11 @@ def scenes_plan(world: str | Path, out: str | Path, *, regions: Iterable[str] = 
         Entry(
             "scenes_entailment", "understanding, cross-modal", "entailment", **rows("entailment"), **shown, share=2.0,
             about="a sentence about a held-out scene: true, false, or not to be told from it",
+        ),
+        Entry(
+            "retrieval", "understanding, cross-modal", "retrieval", **rows("pairs"), **shown,
+            set=("rank.shortlist=16", "dev_limit=64"),
+            about="which caption belongs to a held-out scene, and which scene to a caption, among all of them",
         ),
         Entry(
             "captions", "generation, cross-modal", "captions", **rows("captions"), **shown,
@@ -119,6 +132,12 @@ def _add(scenes: dict[str, Row], part: str, path: Path) -> None:
 
 def _captions(scene: Row, number: int, split: str) -> Iterator[Row]:
     yield {"key": scene["key"], "image": scene["key"], "captions": scene["captions"]}
+
+
+def _pairs(scene: Row, number: int, split: str) -> Iterator[Row]:
+    """All captions to learn from; to be found, one of each scene, as the abilities ask it."""
+    captions = scene["captions"] if split == "train" else scene["captions"][:1]
+    yield {"key": scene["key"], "image": scene["key"], "captions": captions}
 
 
 def _questions(scene: Row, number: int, split: str) -> Iterator[Row]:

@@ -1,0 +1,105 @@
+"""Verbs that tell about runs, recipes and models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unimo.cli.common import Paths, Sets, app, say
+from unimo.errors import UsageError
+
+
+@app.command("compare")
+def compare_runs(
+    runs: Annotated[
+        list[str], typer.Argument(help="Evaluated runs, two or more; the first is what others differ from.")
+    ],
+    task: Annotated[list[str] | None, typer.Option(help="Only tasks whose name contains this.")] = None,
+) -> None:
+    """Print what differs between runs and all their scores with intervals, as one table."""
+    from unimo.compare import compare
+
+    say("\n".join(compare(runs, tasks=task or ())))
+
+
+@app.command("bench")
+def run_benchmark(
+    name: Annotated[str, typer.Argument(help="Which one: sharing, retrieval.")],
+    model: Annotated[str | None, typer.Argument(help="Of retrieval: a run's folder or one of its checkpoints.")] = None,
+    size: Annotated[str, typer.Option(help="Of sharing: size of the model.")] = "small",
+    pairs: Paths = None,
+    limit: Annotated[int | None, typer.Option(help="Of retrieval: pictures at most.", min=2)] = None,
+    captions: Annotated[int | None, typer.Option(help="Of retrieval: captions of a picture at most.", min=1)] = None,
+    shortlists: Annotated[str, typer.Option(help="Of retrieval: lengths, by commas.")] = "0,4,8,16,32,64,128",
+    batch: Annotated[int, typer.Option(help="Of retrieval: pairs fused at a time.", min=1)] = 64,
+    regions: Annotated[list[str] | None, typer.Option(help="UNIMO's regions, if not beside the shards.")] = None,
+    index_dir: Annotated[str | None, typer.Option(help="Where shard indexes go, if not beside the shards.")] = None,
+    out: Annotated[str | None, typer.Option(help="Of retrieval: a JSON file for the result.")] = None,
+) -> None:
+    """Time two ways to the same end in turns, and print their ratio.
+
+    sharing: many texts beside one picture, one JSON line each. retrieval: every pair fused, or a shortlist of each
+    query only; the curve of quality and speed.
+    """
+    import json
+
+    from unimo import bench
+
+    if name != "retrieval":
+        for row in bench.bench(name, size=size):
+            say(json.dumps(row))
+        return
+    from unimo import provenance
+    from unimo.answer import load
+    from unimo.json_files import write_json
+
+    lengths = [length.strip() for length in shortlists.split(",")]
+    if not all(length.isdecimal() for length in lengths):
+        raise UsageError("a shortlist is a number", where="--shortlists", got=shortlists, expected="0,4,8,...")
+    if model is None or not pairs:
+        raise UsageError("what is to be asked?", expected="unimo bench retrieval MODEL --pairs PATH")
+    answerer = load(model)
+    answerer.size_of_batch = batch
+    options: dict[str, Any] = {"limit": limit, "captions": captions, "regions": regions or (), "index_dir": index_dir}
+    found = bench.retrieval(answerer, pairs, shortlists=[int(s) for s in lengths], say=say, **options)
+    found["facts"]["commit"] = provenance.commit() or "unknown (not a git checkout)"
+    say("\n".join(found["table"]))
+    if out:
+        write_json(out, found)
+
+
+@app.command("recipes")
+def list_recipes(name: Annotated[str | None, typer.Argument(help="Show all settings of this one.")] = None) -> None:
+    """List the recipes of pre-training and fine-tuning, or one with all its settings."""
+    from unimo import recipes
+    from unimo.config import describe
+    from unimo.recipes.finetuning import TUNINGS, find_tuning, story
+
+    if name:
+        say("\n".join(describe(find_tuning(name) if name in TUNINGS else recipes.find(name))))
+        return
+    for each, function in recipes.RECIPES.items():
+        say(f"{each}\n    {(function.__doc__ or '').strip()}\n")
+    for each in TUNINGS:
+        say(f"finetune {each}\n    {story(each)}\n")
+
+
+@app.command("describe")
+def describe_model(
+    what: Annotated[str, typer.Argument(help="A recipe, a settings.json, a run's folder or a checkpoint.")],
+    assignments: Sets = None,
+) -> None:
+    """Print a model's parts, parameter counts, arithmetic per sample and memory."""
+    from unimo import checkpoint, recipes
+    from unimo.config import from_dict, override
+    from unimo.describe import describe
+    from unimo.model.build import ModelSettings
+
+    if (Path(what) / checkpoint.MANIFEST).exists():
+        settings = from_dict(ModelSettings, checkpoint.load(what, groups=[]).state["settings"]["model"])
+        settings = override(settings, [change.removeprefix("model.") for change in assignments or ()])
+    else:
+        settings = override(recipes.find(what), assignments or ()).model
+    say("\n".join(describe(settings)))

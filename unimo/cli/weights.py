@@ -1,0 +1,54 @@
+"""Verbs that turn weights of others into ours, and ours into a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unimo.cli.common import Sets, app, say
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="Published weights (folder or .pdparams), or a run of yours.")],
+    out: Annotated[str, typer.Argument(help="New folder: weights, configuration, tokenizer, model card.")],
+    ours: Annotated[bool, typer.Option("--ours", help="UNIMO-2 without the slips of the published graph.")] = False,
+    allow_difference: Annotated[
+        bool, typer.Option("--allow-difference", help="Tensors may be missing, left over or of another shape.")
+    ] = False,
+    assignments: Sets = None,
+) -> None:
+    """Turn published weights, or a run, into a folder that `unimo.load` and the hub understand."""
+    from unimo.checkpoint import MANIFEST
+
+    if any((Path(source) / name).exists() for name in ("checkpoints", MANIFEST)):
+        from unimo.answer import load
+
+        say(f"saved {load(source, device='cpu', precision='fp32').save_pretrained(out)}")
+        return
+    from unimo.convert import convert_published, save_converted
+
+    converted = convert_published(source, assignments=assignments or (), released=not ours, strict=not allow_difference)
+    say("\n".join(converted.table()))
+    say(f"saved {save_converted(converted, source, out)}")
+
+
+@app.command()
+def initialise(
+    out: Annotated[str, typer.Argument(help="New folder, to `unimo pretrain RECIPE --start` from.")],
+    recipe: Annotated[str, typer.Option(help="Recipe (or settings.json) whose model it shall be.")] = "base",
+    roberta: Annotated[str | None, typer.Option(help="RoBERTa in Hugging Face format: folder or hub name.")] = None,
+    vit: Annotated[str | None, typer.Option(help="ViT in Hugging Face format: folder or hub name.")] = None,
+    seed: Annotated[int, typer.Option(help="Chance of everything neither of them has.")] = 0,
+    assignments: Sets = None,
+) -> None:
+    """Build a model from RoBERTa's and ViT's weights, as the papers did before pre-training."""
+    from unimo import recipes
+    from unimo.config import override
+    from unimo.convert import initialise as build_model
+
+    settings = override(recipes.find(recipe), assignments or ()).model
+    for line in build_model(out, settings, roberta=roberta, vit=vit, seed=seed):
+        say(line)

@@ -1,0 +1,104 @@
+"""How the regions of one picture are stored: which columns, in which precision, and how they come back.
+
+R regions of a picture · F features · K classes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from unimo.data.regions import PictureRegions
+from unimo.errors import DataError, UsageError
+
+SUM_TOLERANCE = 0.01  # by which probabilities may miss 1: a detector may have stored them in float16
+Precision = Literal["float16", "int8"]
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """How rows are stored. features: F; classes: K, 0 for none; top: likeliest classes kept of each row, 0 for all."""
+
+    features: int
+    classes: int
+    precision: Precision = "float16"
+    top: int = 0
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("float16", "int8"):
+            raise UsageError("unknown precision", got=self.precision, expected="float16 or int8")
+        if self.features < 1 or not 0 <= self.top <= self.classes < 2**16:
+            raise UsageError("impossible rows", got=asdict(self), expected="features >= 1, top <= classes < 65536")
+
+    @property
+    def columns(self) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+        """name -> (dtype, shape of a row) of every table, widest dtype first so that each is aligned in the file."""
+        table: dict[str, tuple[Any, tuple[int, ...]]] = {"boxes": (np.float32, (5,))}
+        if self.precision == "int8":
+            table["scales"] = (np.float32, ())
+        table["features"] = (np.int8 if self.precision == "int8" else np.float16, (self.features,))
+        if self.classes:
+            table["classes"] = (np.float16, (self.top or self.classes,))
+        if self.top:
+            table["class_ids"] = (np.uint16, (self.top,))
+        found = {name: (np.dtype(dtype), shape) for name, (dtype, shape) in table.items()}
+        return dict(sorted(found.items(), key=lambda column: -column[1][0].itemsize))
+
+    def encode(self, picture: PictureRegions, *, where: object = "this picture") -> dict[str, np.ndarray]:
+        """Rows as they are stored. Raises DataError for other sizes than F and K, and for what float16 cannot hold."""
+        width = 0 if picture.classes is None else picture.classes.shape[1]
+        for name, got, expected in (
+            ("features", picture.features.shape[1], self.features),
+            ("classes", width, self.classes),
+        ):
+            if got != expected:
+                raise DataError(
+                    f"Another number of {name} than the other pictures have", where=where, got=got, expected=expected
+                )
+        rows: dict[str, np.ndarray] = {"boxes": picture.boxes.astype(np.float32)}
+        if self.precision == "int8":
+            largest = np.abs(picture.features).max(axis=1)
+            rows["scales"] = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+            rows["features"] = np.rint(picture.features / rows["scales"][:, None]).astype(np.int8)
+        else:
+            if (largest := np.abs(picture.features).max()) > np.finfo(np.float16).max:
+                raise DataError("A feature is too large for float16", where=where, got=largest, do="store as int8")
+            rows["features"] = picture.features.astype(np.float16)
+        if picture.classes is not None:
+            kept = picture.classes
+            if self.top:
+                rows["class_ids"] = np.argsort(-kept, axis=1, kind="stable")[:, : self.top].astype(np.uint16)
+                kept = np.take_along_axis(kept, rows["class_ids"].astype(np.int64), axis=1)
+            rows["classes"] = kept.astype(np.float16)
+        return rows
+
+    def decode(self, rows: Mapping[str, np.ndarray]) -> PictureRegions:
+        """float32 again, probabilities summing to one; those not kept share evenly what the kept ones leave."""
+        features = rows["features"].astype(np.float32)
+        if self.precision == "int8":
+            features *= rows["scales"][:, None]
+        if not self.classes:
+            return PictureRegions(features, np.array(rows["boxes"]))
+        classes = rows["classes"].astype(np.float32)
+        if self.top:
+            others = max(self.classes - self.top, 1)
+            left = (1 - classes.sum(axis=1, keepdims=True)).clip(0) / others
+            dense = np.repeat(left, self.classes, axis=1)
+            np.put_along_axis(dense, rows["class_ids"].astype(np.int64), classes, axis=1)
+            classes = dense
+        return PictureRegions(features, np.array(rows["boxes"]), classes / classes.sum(axis=1, keepdims=True))
+
+
+def check_distributions(classes: np.ndarray, *, where: object = "this picture") -> None:
+    """(R, K) probabilities of each region. Raises DataError for a negative one, and for rows that do not sum to one."""
+    sums = classes.sum(axis=1)
+    for wrong, what, values, expected in (
+        ((classes < 0).any(axis=1), "A class probability is negative", classes.min(axis=1), "0 or more"),
+        (np.abs(sums - 1) > SUM_TOLERANCE, "Class probabilities do not sum to one", sums, f"1 within {SUM_TOLERANCE}"),
+    ):
+        if wrong.any():
+            i = int(wrong.argmax())
+            raise DataError(what, where=f"{where}, region {i}", got=f"{values[i]:.4g}", expected=expected)

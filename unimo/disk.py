@@ -1,0 +1,54 @@
+"""Writes that a kill or a power cut cannot leave half done, and the one error for a disk that refuses."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from pathlib import Path
+
+from unimo.errors import ResourceError
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def write_atomic(path: str | Path, data: bytes) -> None:
+    """Writes a file so that a reader, a kill or a power cut meets either the old file or the whole new one.
+
+    Raises ResourceError when the disk is full or refuses; the old file is then intact.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial.{secrets.token_hex(4)}")
+    try:
+        try:
+            with partial.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+            sync_folder(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as fault:
+        raise disk_error(fault, path, needed=len(data)) from fault
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Makes names created, renamed or removed in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def disk_error(fault: OSError, where: object, *, needed: int | None = None, free: int | None = None) -> ResourceError:
+    """The located error for a write that the operating system refused."""
+    full = fault.errno in _DISK_FULL
+    return ResourceError(
+        "disk full" if full else "cannot write to disk",
+        where=where,
+        got=fault.strerror if free is None else f"{fault.strerror}; {free} bytes free",
+        expected=None if needed is None else f"room for {needed} bytes",
+        do="free some space or choose another folder" if full else "check the folder's permissions and the disk",
+    )
