@@ -203,6 +203,19 @@ def test_baselines_stand_beside_and_a_split_without_labels_is_only_predicted(sta
     assert marked.report["facts"]["texts of dev that are also in training"].startswith("16 exactly")
 
 
+def test_only_so_many_rows_are_scored_and_the_same_ones_each_time(starts, tmp_path):
+    train = write_csv(tmp_path / "train.csv", sentences(16))
+    test = write_csv(tmp_path / "test.csv", [{"id": f"row{i}", **row} for i, row in enumerate(sentences(30, seed=1))])
+    data = TaskData(train=(train,), dev=(test,), test=(test,), score_limit=7)
+    asked = []
+    for name in ("first", "second"):
+        marked = finetune(tiny_run(starts["unimo-2"], "classification", data, "steps=2"), tmp_path / name, say=quiet)
+        assert score_of(marked, "accuracy").n == 7
+        lines = (tmp_path / name / "predictions-test.jsonl").read_text().splitlines()
+        asked.append([json.loads(line)["id"] for line in lines])
+    assert asked[0] == asked[1] and len(set(asked[0])) == 7 and asked[0] != [f"row{i}" for i in range(7)]
+
+
 # ------------------------------------------------------------------------------------------- resume, best, patience
 
 

@@ -72,8 +72,10 @@ class Task:
             for name in ("train", "dev", "test")
             if getattr(run.data, name)
         }
-        training = limited(self.splits["train"], run.data.train_limit, run.seed)
-        self.splits["train"] = training
+        for name, examples in self.splits.items():
+            most = run.data.train_limit if name == "train" else run.data.score_limit
+            self.splits[name] = limited(examples, most, run.seed)
+        training = self.splits["train"]
         if not training.labelled:
             raise DataError(
                 "the training split has no targets", where=training.source, expected="a target in every row"

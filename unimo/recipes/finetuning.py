@@ -88,22 +88,25 @@ OWN: dict[str, Callable[[], Finetuning]] = {
 }
 TUNINGS: dict[str, Callable[[], Finetuning]] = {**BENCHMARKS, **OWN}
 
-RATES = ((256, 1e-3), (512, 1.5e-4), (768, 3e-5), (1 << 30, 1e-5))  # (width at most, peak rate), Adam
+RATES = ((256, 1.5e-3), (512, 1.5e-4), (768, 3e-5), (1 << 30, 1e-5))  # (width at most, peak rate)
+MUON = 256  # width up to which matrices inside layers move by Muon, as in pre-training of that size
 
 
 def ours(run: Finetuning) -> Finetuning:
     """The run as we recommend it for the size of its model.
 
-    Rates by width; a shifted linear decay after a longer warm-up; 300 steps at least; answers begin with their
-    frequency; no adversarial steps, which cost
-    twelve times as much; a stop after three dev questions without a better answer; retrieval learns from the hardest
-    pairs of the batch, not from random ones.
+    Rates by width, and Muon for the smallest, which learns questions about pictures in half the steps of Adam; a
+    shifted linear decay after a longer warm-up; 300 steps at least; answers begin with their frequency; no adversarial
+    steps, which cost twelve times as much; a stop after three dev questions without a better answer; retrieval learns
+    from the hardest pairs of the batch, not from random ones.
     """
     width = run.model.width or SIZES[run.model.size]["width"]
     rate = next(rate for most, rate in RATES if width <= most)
     return replace(
         run,
-        optimiser=Optimiser(rate=rate, warmup=0.1, decay="linear", weight_decay=0.01),
+        optimiser=Optimiser(
+            rate=rate, warmup=0.1, decay="linear", weight_decay=0.01, layers="muon" if width <= MUON else "adamw"
+        ),
         adversarial=None,
         read=replace(run.read, prior=True),
         patience=run.patience or 3,

@@ -29,6 +29,9 @@ class TaskData:
         (), "part=column of your own files: id, text, text2, image, label, score, target"
     )
     train_limit: int | None = setting(None, "training rows at most, drawn by the seed; none takes all")
+    score_limit: int | None = setting(
+        None, "dev rows and test rows that are scored at most, drawn by the seed; none takes all"
+    )
     views: Views = setting(Views(), "how pictures are varied in training")
     index_dir: str | None = setting(None, "where indexes of pictures go when they should not lie beside them")
     cache_gb: float = setting(1.0, "memory for decoded pictures, per loader process")
