@@ -243,10 +243,10 @@ TOLD = {
     "girl": ["A little girl in a pink dress climbs the stairs .", "a girl wearing a pink dress on wooden stairs"],
     "men": ["Two men in blue shirts sit on a bench .", "men sitting on a wooden bench near a red car"],
     "boy": ["A boy in a red shirt jumps into the blue pool .", "a small boy is jumping off a bench into a pool"],
-    "cat": ["A black cat sleeps on a red car .", "a small black cat lying on the car in front of a house"],
+    "cat": ["A black cat sleeps on a red car .", "above a small black cat is a red car ."],
     "woman": ["A woman in a blue dress walks two dogs .", "a woman with brown dogs on the grass behind a house"],
 }
-GRAMMARS = {1: ("16348300d698737d", "10a79c3ee830c2d0")}
+GRAMMARS = {2: ("16348300d698737d", "c8d8144ba302f402")}
 
 
 def test_rules_change_only_together_with_the_number_of_the_grammar(tmp_path):

@@ -85,6 +85,23 @@ def test_attributes_belong_to_their_objects(parser):
     assert [graph.caption[slice(*phrase)] for phrase in graph.phrases] == ["two small red circles", "blue star"]
 
 
+@pytest.mark.parametrize(
+    "caption, subject, target",
+    [
+        ("left of a blue star are two small red circles", "circles", "star"),
+        ("there is a ring, and above the ring is a green heart", "heart", "ring"),
+        ("a red circle is below a blue star", "circle", "star"),
+        ("there is a red circle under a blue star; a ring is big", "circle", "star"),
+        ("over a red circle", None, "circle"),
+    ],
+)
+def test_who_is_where_is_told_whatever_comes_first(parser, caption, subject, target):
+    graph = parser.parse(caption)
+    (relation,) = (node for node in graph.relations if node.form == "preposition")
+    assert relation.tail is not None and graph.objects[relation.tail].text == target
+    assert (None if relation.head is None else graph.objects[relation.head].text) == subject
+
+
 def test_the_class_of_a_word_is_learnt_from_its_use():
     # "squint" and "blorp" are in no list; what stands around them tells the verb from the noun
     made_up = ["a blorp squints at the dog .", "two blorps squint .", "a man with a blorp .", "a dog squints ."] * 3

@@ -40,7 +40,7 @@ Level = Literal["word", "phrase", "sentence"]
 
 # Raised whenever equal captions would be rewritten otherwise than before: by other rules of parsing or replacing, or
 # another assets/caption_grammar.txt. Prepared files name it (unimo.data.rewrites).
-GRAMMAR = 1
+GRAMMAR = 2
 
 FREQUENCY_WIDTH = 1.0  # octaves by which the frequency of a substitute commonly differs
 RELATED_LIFT = 1.5  # said in place of a word so many times more often than by chance: it may mean the same

@@ -346,6 +346,9 @@ def _graph(caption: str, found: Sequence[Token], tags: str) -> SceneGraph:
         elif tag == "P" and (following is not None or tags[i + 1 : i + 2] == "O"):
             after_verb = i > 0 and tags[i - 1] in "VBGRX"
             head = subject if after_verb else nearest
+            if following is not None and (i == 0 or tags[i - 1] in "C."):
+                behind = _behind_verb(tags, starts, found, after=objects[following])
+                head = head if behind is None else behind
             relations.append(Node("relation", token.text, token.span, "preposition", head, following))
             if following is not None:
                 governed.add(following)
@@ -367,6 +370,12 @@ def _behind_preposition(tags: str, starts: dict[int, int], i: int) -> int | None
     while j < len(tags) and tags[j] in "RP":
         j += 1
     return starts.get(j) if j > i + 1 else None
+
+
+def _behind_verb(tags: str, starts: dict[int, int], found: Sequence[Token], after: Node) -> int | None:
+    """The subject of an inverted clause, "left of the house is a tree": what stands behind the verb behind `after`."""
+    i = next((k for k, token in enumerate(found) if token.span[0] >= after.span[1]), len(found))
+    return starts.get(i + 1) if tags[i : i + 1] == "X" else None
 
 
 def _attribute(token: Token, head: int | None) -> Node:
