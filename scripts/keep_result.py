@@ -1,6 +1,7 @@
 """Keeps a run's evaluation as results/NAME.json: python scripts/keep_result.py runs/scenes/evaluation.json NAME
 
-Scores, facts and notes stay; curves, galleries and this machine's folder do not.
+Scores (of `unimo quadrants`: its table and what was forgotten), facts and notes stay; curves, galleries and this
+machine's folder do not.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+KEPT = ("title", "facts", "scores", "quadrants", "forgetting", "notes")
 
 
 def kept(text: str, folder: str) -> str:
     """The part of an evaluation.json that results/ holds."""
     report = json.loads(text.replace(f"{folder}/", ""))
-    return json.dumps({key: report[key] for key in ("title", "facts", "scores", "notes")}, indent=1) + "\n"
+    return json.dumps({key: report[key] for key in KEPT if key in report}, indent=1) + "\n"
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 ABLATIONS = "<!-- ablations -->", "<!-- end of ablations -->"
+TASKS = "<!-- tasks -->", "<!-- end of tasks -->"
 ROWS = {  # what the table shows: (task's first words, metric) -> words
     ("Retrieval, held-out", "image to text R@1"): "image to text R@1",
     ("Retrieval, held-out", "image to text R@10"): "image to text R@10",
@@ -84,13 +85,50 @@ def ablations(folder: Path) -> str:
     return "\n".join(lines)
 
 
+def tasks(folder: Path) -> str:
+    """What `unimo quadrants --random` told in folder/quadrants: a line per task, its first metric."""
+    lines = [
+        "| task | rows | metric | pre-trained | from random weights | best simple baseline | intervals apart |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for path in sorted(folder.glob("quadrants/*.json")):
+        seen = set()
+        for row in json.loads(path.read_text())["quadrants"]:
+            if row["task"] in seen:
+                continue
+            seen.add(row["task"])
+            score, random = row["score"], row["from_random"]
+            name, simple = max(row["baselines"].items(), key=lambda each: each[1]["value"], default=("", None))
+            apart = "" if random is None else "yes" if score["low"] > random["high"] else "no"
+            cells = (
+                f"[{row['task']}](results/quadrants/{path.name}), {row['quadrant']}",
+                f"{score['n']:,} {row['split']}",
+                row["metric"],
+                *(spread(each, row["unit"]) for each in (score, random)),
+                f"{spread(simple, row['unit'])} {name}".strip(),
+                apart,
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def spread(score: dict | None, unit: str) -> str:
+    """A score with its 95 % interval, in percent or as it is."""
+    if score is None:
+        return ""
+    scale, digits = (100, 1) if unit == "%" else (1, 2)
+    known = (score[key] for key in ("value", "low", "high") if score.get(key) is not None)
+    value, *ends = (f"{scale * each:.{digits}f}" for each in known)
+    return value + (f" ({ends[0]} to {ends[1]})" if len(ends) == 2 else "")
+
+
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
 def filled(readme: str, folder: Path) -> str:
     """The README's text with its tables made anew."""
-    for (begin, end), made in (((BEGIN, END), table(folder)), (ABLATIONS, ablations(folder))):
+    for (begin, end), made in (((BEGIN, END), table(folder)), (ABLATIONS, ablations(folder)), (TASKS, tasks(folder))):
         before, rest = readme.split(begin)
         readme = f"{before}{begin}\n\n{made}\n\n{end}{rest.split(end)[1]}"
     return readme

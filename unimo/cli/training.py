@@ -74,7 +74,10 @@ def evaluate(
     assignments: Sets = None,
     everything: Annotated[
         bool,
-        typer.Option("--all", help="Fine-tune and score all four quadrants in --out: the same as `unimo quadrants`."),
+        typer.Option(
+            "--all",
+            help="Fine-tune and score all four quadrants in --out, as `unimo quadrants`; --set then sets fine-tuning.",
+        ),
     ] = False,
     plan: Annotated[str | None, typer.Option(help="With --all: a JSON file of tasks; default `scenes`.")] = None,
     random: Annotated[bool, typer.Option("--random", help="With --all: every task from random weights too.")] = False,
