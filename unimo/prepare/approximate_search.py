@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from unimo.data.chance import generator
+from unimo.data.faiss_library import load_faiss
 from unimo.data.similarity import Found
-from unimo.errors import UsageError
 
 
 class Approximate:
@@ -18,7 +18,7 @@ class Approximate:
     """
 
     def __init__(self, blocks: Iterator[np.ndarray]):
-        faiss = _faiss()
+        faiss = load_faiss("approximate_above")
         parts = [np.ascontiguousarray(block, np.float32) for block in blocks]
         size, width = sum(len(part) for part in parts), parts[0].shape[1]
         cells = max(1, min(int(4 * size**0.5), size // 40))
@@ -39,15 +39,3 @@ class Approximate:
             order = np.lexsort((ids[good], -row[good]))[:k]
             found.append((ids[good][order], row[good][order]))
         return found
-
-
-def _faiss():
-    try:
-        import faiss
-    except ImportError:
-        raise UsageError(
-            "approximate search needs faiss",
-            where="approximate_above",
-            do="pip install 'unimo[faiss]', or leave approximate_above at none: the search is then exact",
-        ) from None
-    return faiss

@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from unimo.data.faiss_library import load_faiss
 from unimo.data.similarity import Found
-from unimo.errors import UsageError
 
 Method = Literal["ivf", "hnsw"]
 METHODS: tuple[Method, ...] = ("ivf", "hnsw")
@@ -30,7 +30,7 @@ class Approximate:
     """
 
     def __init__(self, blocks: Iterable[np.ndarray], n: int, width: int, method: Method = "ivf"):
-        faiss = _faiss()
+        faiss = load_faiss("--approximate-above")
         rows = np.empty((n, width), np.float32)
         first = 0
         for block in blocks:
@@ -55,15 +55,3 @@ class Approximate:
             order = np.lexsort((ids[there], -row[there]))
             found.append((ids[there][order], row[there][order]))
         return found
-
-
-def _faiss():
-    try:
-        import faiss
-    except ImportError:
-        raise UsageError(
-            "approximate search needs faiss",
-            where="--approximate-above",
-            do="pip install 'unimo[faiss]', or leave the option away: the search is then exact",
-        ) from None
-    return faiss
