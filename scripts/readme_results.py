@@ -1,6 +1,7 @@
-"""Writes the README's table of results from results/*.json, between its two marks. Run after adding a result.
+"""Writes the README's tables of results from results/, between their marks. Run after adding a result.
 
-A file in results/ is what `scripts/keep_result.py` keeps of a run's evaluation.json.
+A file in results/ is what `scripts/keep_result.py` keeps of a run's evaluation.json or quadrants.json. Files
+NAME-seed-N are one line: the mean, and the lowest to the highest. A single file's line has its 95 % interval.
 """
 
 from __future__ import annotations
@@ -9,53 +10,21 @@ import json
 import re
 import sys
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- results -->", "<!-- end of results -->"
-ABLATIONS = "<!-- ablations -->", "<!-- end of ablations -->"
-TASKS = "<!-- tasks -->", "<!-- end of tasks -->"
-ROWS = {  # what the table shows: (task's first words, metric) -> words
+Columns = dict[tuple[str, str], str]  # (first words of a task, its metric) -> the column's head
+RUNS: Columns = {
     ("Retrieval, held-out", "image to text R@1"): "image to text R@1",
-    ("Retrieval, held-out", "image to text R@10"): "image to text R@10",
-    ("Retrieval, held-out", "image to text R@1, re-ranked"): "image to text R@1, re-ranked",
+    ("Retrieval, held-out", "image to text R@1, re-ranked"): "re-ranked R@1",
     ("Retrieval", "text to image R@10"): "text to image R@10",
-    ("Retrieval", "text to image R@10, re-ranked"): "text to image R@10, re-ranked",
+    ("Retrieval", "text to image R@10, re-ranked"): "re-ranked R@10",
     ("Captions against the scene, held-out", "objects with right attributes"): "caption attributes right",
-    ("Foils", "all, by cosine"): "hard foils told apart",
-    ("Foils", "all, fused"): "hard foils told apart, read together",
+    ("Foils", "all, fused"): "hard foils told apart",
     ("Masked words", "captions beside their pictures"): "masked words",
 }
-
-
-def table(folder: Path) -> str:
-    """A Markdown table, one line per number. Files NAME-seed-N share their lines: the mean, and lowest to highest."""
-    found: dict[tuple[str, str], list[tuple[Path, dict]]] = defaultdict(list)
-    for path in sorted(folder.glob("*.json")):
-        for row in json.loads(path.read_text())["scores"]:
-            words = next(
-                (w for (task, metric), w in ROWS.items() if row["task"].startswith(task) and row["metric"] == metric),
-                None,
-            )
-            if words and "unseen" not in row["task"] and isinstance(row["score"], dict):
-                found[re.sub(r"-seed-\d+$", "", path.stem), words].append((path, row["score"]))
-    lines = ["| result | what | score | spread | chance |", "| --- | --- | --- | --- | --- |"]
-    for (name, words), runs in found.items():
-        scores = [score for _, score in runs]
-        value, chance = (sum(score.get(key) or 0 for score in scores) / len(scores) for key in ("value", "chance"))
-        if len(runs) == 1:
-            low, high, what = scores[0]["low"], scores[0]["high"], "95 %"
-            files = f"[{name}](results/{runs[0][0].name})"
-        else:
-            values = [score["value"] for score in scores]
-            low, high, what = min(values), max(values), f"{len(runs)} seeds"
-            files = f"{name} " + " ".join(f"[{n}](results/{path.name})" for n, (path, _) in enumerate(runs))
-        spread = f"{percent(low)} to {percent(high)} ({what})"
-        lines.append(f"| {files} | {words} | {percent(value)} | {spread} | {percent(chance) if chance else ''} |")
-    return "\n".join(lines)
-
-
-COLUMNS = {  # of the table of ablations: (task's first words, metric) -> words
+ABLATIONS: Columns = {
     ("Retrieval, held-out", "image to text R@1, re-ranked"): "image to text R@1",
     ("Retrieval, held-out", "text to image R@1, re-ranked"): "text to image R@1",
     ("Foils", "all, fused"): "foils",
@@ -65,33 +34,47 @@ COLUMNS = {  # of the table of ablations: (task's first words, metric) -> words
 }
 
 
-def ablations(folder: Path) -> str:
-    """`unimo-scenes` whole and with parts left away, one line each: mean over seeds, and lowest to highest."""
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for path in [*sorted(folder.glob("unimo-scenes-seed-*.json")), *sorted(folder.glob("ablations/*.json"))]:
+def runs_table(paths: Iterable[Path], columns: Columns) -> str:
+    """A Markdown table: a line per run or set of seeds, in percent."""
+    found: dict[str, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
+    files: dict[str, list[Path]] = defaultdict(list)
+    for path in paths:
         name = re.sub(r"-seed-\d+$", "", path.stem)
+        files[name].append(path)
         for row in json.loads(path.read_text())["scores"]:
-            for (task, metric), words in COLUMNS.items():
-                if row["task"].startswith(task) and row["metric"] == metric:
-                    found[name][words].append(row["score"]["value"])
-    heads = list(COLUMNS.values())
-    lines = [f"| run | seeds | {' | '.join(heads)} |", f"| --- | --- |{' --- |' * len(heads)}"]
+            for (task, metric), head in columns.items():
+                told = row["task"].startswith(task) and row["metric"] == metric and isinstance(row["score"], dict)
+                if told and "unseen" not in row["task"]:
+                    found[name][head].append(row["score"])
+    heads = list(columns.values())
+    lines = [f"| run | {' | '.join(heads)} |", f"| --- |{' --- |' * len(heads)}"]
     for name, scores in found.items():
-        cells = [
-            f"{percent(sum(values) / len(values))} ({100 * min(values):.0f} to {100 * max(values):.0f})"
-            for values in (scores[words] for words in heads)
-        ]
-        lines.append(f"| {name} | {len(scores[heads[0]])} | {' | '.join(cells)} |")
+        cells = [_spread(scores[head]) if scores[head] else "" for head in heads]
+        lines.append(f"| {_linked(name, files[name])} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def tasks(folder: Path) -> str:
-    """What `unimo quadrants --random` told in folder/quadrants: a line per task, its first metric."""
+def _linked(name: str, files: list[Path]) -> str:
+    links = [path.relative_to(ROOT) for path in files]
+    if len(links) == 1:
+        return f"[{name}]({links[0]})"
+    return f"{name}, seeds " + " ".join(f"[{n}]({link})" for n, link in enumerate(links))
+
+
+def _spread(scores: list[dict]) -> str:
+    values = [score["value"] for score in scores]
+    low, high = (scores[0]["low"], scores[0]["high"]) if len(scores) == 1 else (min(values), max(values))
+    return f"{100 * sum(values) / len(values):.1f} ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def tasks_table(paths: Iterable[Path]) -> str:
+    """What `unimo quadrants` told: a line per task, its first metric."""
     lines = [
-        "| task | rows | metric | pre-trained | from random weights | best simple baseline | intervals apart |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| task | rows, metric | fine-tuned | from random weights | best simple baseline | intervals apart |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
-    for path in sorted(folder.glob("quadrants/*.json")):
+    for path in paths:
+        lines.append(f"| **[{path.stem}]({path.relative_to(ROOT)})** | | | | | |")
         seen = set()
         for row in json.loads(path.read_text())["quadrants"]:
             if row["task"] in seen:
@@ -101,19 +84,18 @@ def tasks(folder: Path) -> str:
             name, simple = max(row["baselines"].items(), key=lambda each: each[1]["value"], default=("", None))
             apart = "" if random is None else "yes" if score["low"] > random["high"] else "no"
             cells = (
-                f"[{row['task']}](results/quadrants/{path.name}), {row['quadrant']}",
-                f"{score['n']:,} {row['split']}",
-                row["metric"],
-                *(spread(each, row["unit"]) for each in (score, random)),
-                f"{spread(simple, row['unit'])} {name}".strip(),
+                row["task"],
+                f"{score['n']:,} {row['split']}, {row['metric']}",
+                *(_score(each, row["unit"]) for each in (score, random)),
+                f"{_score(simple, row['unit'])} {name}".strip(),
                 apart,
             )
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def spread(score: dict | None, unit: str) -> str:
-    """A score with its 95 % interval, in percent or as it is."""
+def _score(score: dict | None, unit: str) -> str:
+    """With its 95 % interval, in percent or as it is."""
     if score is None:
         return ""
     scale, digits = (100, 1) if unit == "%" else (1, 2)
@@ -122,15 +104,18 @@ def spread(score: dict | None, unit: str) -> str:
     return value + (f" ({ends[0]} to {ends[1]})" if len(ends) == 2 else "")
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
 def filled(readme: str, folder: Path) -> str:
     """The README's text with its tables made anew."""
-    for (begin, end), made in (((BEGIN, END), table(folder)), (ABLATIONS, ablations(folder)), (TASKS, tasks(folder))):
-        before, rest = readme.split(begin)
-        readme = f"{before}{begin}\n\n{made}\n\n{end}{rest.split(end)[1]}"
+    ablations = [*sorted(folder.glob("unimo-scenes-seed-*.json")), *sorted(folder.glob("ablations/*.json"))]
+    whole = [path for path in sorted(folder.glob("*.json")) if "scores" in json.loads(path.read_text())]
+    for mark, table in (
+        ("results", runs_table(whole, RUNS)),
+        ("ablations", runs_table(ablations, ABLATIONS)),
+        ("tasks", tasks_table(sorted(folder.glob("quadrants/*.json")))),
+    ):
+        before, rest = readme.split(f"<!-- {mark} -->")
+        after = rest.split(f"<!-- end of {mark} -->")[1]
+        readme = f"{before}<!-- {mark} -->\n\n{table}\n\n<!-- end of {mark} -->{after}"
     return readme
 
 
@@ -140,4 +125,4 @@ if __name__ == "__main__":
     if "--check" not in sys.argv[1:]:
         path.write_text(text)
     elif text != path.read_text():
-        sys.exit("the README's table is not that of results/: run python scripts/readme_results.py")
+        sys.exit("the README's tables are not those of results/: run python scripts/readme_results.py")
