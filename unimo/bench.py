@@ -8,7 +8,9 @@ Machines and what else they do differ; a ratio of neighbours in time differs lit
 
 from __future__ import annotations
 
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -124,6 +126,7 @@ def retrieval(
     task = Retrieval(tuple(pairs), limit=limit, captions=captions, seed=seed)
     found = curve(material, task, shortlists, say=say)
     facts = {
+        "command": shlex.join(sys.argv),
         "model": str(answerer.facts.get("path", "in memory")),
         "step": answerer.facts.get("step"),
         "weights": identity(answerer),
