@@ -12,7 +12,7 @@ from PIL import Image
 from unimo.answer import Answerer
 from unimo.data.records import seq2seq_record
 from unimo.data.regions import picture_regions
-from unimo.errors import UsageError
+from unimo.errors import DataError, UsageError
 from unimo.model.unimo import UNIMO
 from unimo.model.unimo2 import Released
 from unimo.tokenizer import Tokenizer
@@ -72,6 +72,49 @@ def test_every_kind_of_picture_reads_the_same(answerer, pictures, tmp_path):
         np.testing.assert_allclose(embedding, embeddings[0], atol=1e-5)
 
 
+def test_an_open_picture_reads_like_its_file(answerer, pictures, tmp_path):
+    """Transparency over white, 16 bits scaled and not clipped, EXIF upright."""
+    rows = np.linspace(0, 65535, 23 * 9).astype(np.uint16).reshape(23, 9)
+    colour, turned = Image.fromarray(pictures[0]), Image.Exif()
+    turned[0x0112] = 6
+    colour.save(tmp_path / "turned.jpg", exif=turned)
+    Image.fromarray(rows).save(tmp_path / "deep.png")
+    colour.putalpha(Image.fromarray((rows >> 8).astype(np.uint8)).resize(colour.size))
+    colour.save(tmp_path / "clear.png")
+    for path in sorted(tmp_path.iterdir()):
+        seen, read = answerer().embed_image([Image.open(path), path])
+        np.testing.assert_allclose(seen, read, atol=1e-5, err_msg=path.name)
+    (tmp_path / "torn.png").write_bytes((tmp_path / "clear.png").read_bytes()[:200])
+    with pytest.raises(DataError, match=r"cannot decode.*torn\.png"):
+        answerer().embed_image([Image.open(tmp_path / "torn.png")])
+
+
+def test_what_is_no_picture_or_text_is_said_so(answerer, pictures):
+    model, several = answerer(), pytest.raises(UsageError, match="a list of")
+    for ask in (
+        lambda: model.similarity("photo.png", ["a dog"]),
+        lambda: model.similarity(Image.fromarray(pictures[0]), ["a dog"]),
+        lambda: model.similarity(pictures, "a dog"),
+        lambda: model.classify(pictures, "dog"),
+        lambda: model.classify(pictures, ["dog"], prompts="a {}"),
+        lambda: model.write("a dog"),
+        lambda: model.caption("photo.png"),
+    ):
+        with several:
+            ask()
+    for wrong in (pictures[0], [pictures[0][..., 0]], [pictures[0] / 255], [pictures[0][:0]]):
+        with pytest.raises(UsageError, match=r"not a picture.*\(H, W, 3\)"):
+            model.embed_image(wrong)
+    for text in (5, None, ["a dog"]):
+        with pytest.raises(UsageError, match="not a text"):
+            model.embed_text([text])
+    with pytest.raises(UsageError, match="not a text"):
+        model.fill_mask(5)
+    for options in ({"beams": 0}, {"longest": 0}):
+        with pytest.raises(UsageError, match="at least 1"):
+            model.caption(pictures, **options)
+
+
 def test_class_probabilities_come_from_the_mean_of_the_prompts(answerer, pictures):
     model, names, prompts = answerer(), ["dog", "cat"], ("{}", "a photo of {}")
     probabilities = model.classify(pictures, names, prompts=prompts)
@@ -96,6 +139,8 @@ def test_fill_mask_ranks_the_pieces_of_one_blank(answerer, pictures):
     for text in ("no blank", "[MASK] and [MASK]"):
         with pytest.raises(UsageError, match="one"):
             model.fill_mask(text)
+    with pytest.raises(UsageError, match=r"longer than the model reads.*at most 62"):
+        model.fill_mask("word " * 500 + "[MASK]")
 
 
 def test_the_blank_takes_the_space_before_it(answerer):

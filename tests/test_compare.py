@@ -32,6 +32,13 @@ def test_scores_and_differences(tmp_path):
     assert not any("optimiser" in line for line in compare([a, b]))
 
 
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    a, b = run(tmp_path / "one", "scenes", 0.1, 0.5), run(tmp_path / "two", "scenes", 0.2, 0.25)
+    assert compare([a, b])[0] == f"| setting | {a} | {b} |"
+
+
 def test_what_is_no_run_is_refused(tmp_path):
     a = run(tmp_path, "a", 0.1, 0.5)
     with pytest.raises(UsageError, match="two or more"):

@@ -14,10 +14,12 @@ from tiny_run import quiet, tiny, write_tiny_world
 
 from unimo import cli
 from unimo.batch import TEXT, Batch, Texts, pad_texts
+from unimo.config import to_dict
 from unimo.convert import convert_published, initialise
 from unimo.errors import UsageError, WeightsError
 from unimo.model.build import ModelSettings
 from unimo.model.loading import load_model
+from unimo.model.task_heads import HeadSettings
 from unimo.model.unified import Request
 from unimo.model.unimo import UNIMO
 from unimo.train import train
@@ -100,13 +102,31 @@ def test_heads_of_tasks_are_kept(golden, tmp_path, monkeypatch):
     load_model(tmp_path / "out")
 
 
-def test_a_run_becomes_a_folder_that_answers_the_same(tmp_path, monkeypatch):
+def test_a_run_becomes_a_folder_that_answers_the_same(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("unimo.train.matmul_rate", lambda *_: 1e9)
     train(tiny(write_tiny_world(tmp_path / "world"), "steps=2"), tmp_path / "run", say=quiet)
     run(monkeypatch, "convert", str(tmp_path / "run"), str(tmp_path / "out"))
     (before, _), (after, saved) = load_model(tmp_path / "run"), load_model(tmp_path / "out")
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
     assert saved.step == 2 and "run" in saved.state["facts"]
+    capsys.readouterr()
+    told = []
+    for what in ("run", "run/settings.json", "out"):
+        run(monkeypatch, "describe", str(tmp_path / what))
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1] == told[2] and "parameters" in told[0]
+    monkeypatch.setattr(sys, "argv", ["unimo", "convert", str(tmp_path / "run"), str(tmp_path / "again"), "--ours"])
+    with pytest.raises(SystemExit) as ended:  # nothing that is asked for is passed over
+        cli.main()
+    assert ended.value.code == UsageError.exit_code and not (tmp_path / "again").exists()
+
+
+def test_the_head_of_a_task_is_described(tmp_path, monkeypatch, capsys):
+    """The settings of a fine-tuning run are other settings, and its model has a part more."""
+    model = to_dict(ModelSettings(size="tiny", head=HeadSettings(labels=("dog", "cat"))))
+    (tmp_path / "settings.json").write_text(json.dumps({"task": "classification", "model": model}))
+    run(monkeypatch, "describe", str(tmp_path))
+    assert "task head" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("names", [[], ["unimo.embeddings.token_type_embeddings.weight"], ["something"]])

@@ -429,6 +429,8 @@ def test_rows_without_a_picture_are_named_where_pictures_are_needed(starts, pict
         (["steps=none"], "how long"),
         (["data.train="], "nothing to learn from"),
         (["metrics=acuracy"], "no such metric"),
+        (["metrics=rouge_l"], "no such metric of classification"),
+        (["metrics=f1", "read.positive=purple"], "no such class to look for"),
         (["shards=0"], "out of range"),
         (["optimiser.layer_decay=2"], "out of range"),
     ],

@@ -167,7 +167,7 @@ def test_every_combination_and_seed_runs_once_and_the_best_on_dev_is_told(start,
     run = tiny_run(start, "classification", TaskData(train=(train,)), "steps=2")
     made = []
 
-    def made_up(given, folder, *, resume, say):
+    def made_up(given, folder, *, resume, say, together):
         made.append(folder.name)
         folder.mkdir(parents=True)
         value = given.optimiser.rate * 1000 + given.seed
@@ -184,8 +184,27 @@ def test_every_combination_and_seed_runs_once_and_the_best_on_dev_is_told(start,
     assert json.loads((tmp_path / "out/summary.json").read_text()) == summary
     again = S.sweep(run, tmp_path / "out", seeds=3, grid=grid, say=quiet)
     assert again == summary and len(made) == 12  # finished runs are not made again
+    with pytest.raises(UsageError, match="other settings"):  # nor passed off as runs of other settings
+        S.sweep(replace(run, steps=3), tmp_path / "out", seeds=3, grid=grid, say=quiet)
     with pytest.raises(UsageError, match="grid"):
         S.sweep(run, tmp_path / "out", grid=["optimiser.rate"], say=quiet)
+
+
+def test_a_sweep_drops_no_option_of_its_command(start, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(S, "finetune", lambda *_, together, **__: asked.append(together) or Marked({}, {}))
+    (tmp_path / "run").mkdir()  # a run would make it
+    train = write_csv(tmp_path / "my.csv", sentences(12))
+    sweep = ("finetune", "classification", "--from", start, "--train", train, "--out", tmp_path / "run", "--seeds", 2)
+    command(*sweep, "--together", 7)
+    assert asked == [7, 7]
+    with pytest.raises(UsageError, match="a sweep gives its runs their seeds"):
+        command(*sweep, "--seed", 5)
+
+
+def test_predictions_into_a_folder_that_is_not_there_are_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(UsageError, match="no such folder"):
+        predict("no model", ["no rows"], tmp_path / "nowhere" / "p.jsonl")
 
 
 def test_two_seeds_with_one_command(start, tmp_path):

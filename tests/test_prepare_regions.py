@@ -6,12 +6,15 @@ import base64
 import io
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
 import sys
 import tarfile
 import time
+import types
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +30,7 @@ from unimo.data.sources import open_corpus
 from unimo.errors import DataError, UsageError, WeightsError
 from unimo.model import pretrained
 from unimo.model.build import ModelSettings, build
-from unimo.prepare.region_files import NPZ, TSV
+from unimo.prepare.region_files import NPZ, TSV, read_npz
 from unimo.prepare.region_grid import Grid, Pixels, _shares, k_means, squared_distances
 from unimo.prepare.region_models import Detector, FasterRCNN, OurTower, Preprocessing, TheirViT, model_look
 from unimo.prepare.region_source import Found, Shown, random_projection
@@ -176,6 +179,20 @@ def test_pictures_that_cannot_be_decoded(shards, tmp_path):
     prepare_regions("images", shards, "grid", out=tmp_path / "out", say=quiet, **options)
     (entry,) = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert (entry["key"], entry["what"]) == ("c0", "cannot decode image")
+
+
+def test_pictures_that_the_index_refused_are_said(shards, tmp_path):
+    png = io.BytesIO()
+    noise(5).save(png, "PNG")
+    with tarfile.open(shards / "c.tar", "w") as tar:
+        for name, data in (("c0.png", png.getvalue()[:200]), ("c1.png", png.getvalue())):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    said: list[str] = []
+    prepare_regions("images", shards, Fixed(), out=tmp_path / "out", say=said.append)
+    assert said[0].startswith("1 of 10 are bad (1 x cannot decode image)")
+    assert said[-1] == "3 shards: regions of 9 pictures, F = 4, K = 3; 0 bad"
 
 
 BOX = [1.0, 2.0, 9.0, 8.0]
@@ -690,6 +707,69 @@ def test_npz(shards, tmp_path):
     np.testing.assert_allclose(store.picture(5).boxes[1:], store.picture(0).boxes[1:], atol=1e-3)
     with pytest.raises(DataError, match="no such folder"):
         NPZ(str(tmp_path / "none"))
+
+
+def lone_array() -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, good(0).features)
+    return stream.getvalue()
+
+
+def archive_of(header: str, *, bits: int = 0, method: int = 0) -> bytes:
+    """An .npz whose array has this header; bits, method: what the archive says of its encryption and compression."""
+    text = header.encode() + b"\n"
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("features.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+    data = bytearray(stream.getvalue())
+    central = data.find(b"PK\x01\x02")
+    for at in (6, central + 8):
+        data[at] |= bits
+    for at in (8, central + 10):
+        data[at] |= method
+    return bytes(data)
+
+
+ARRAY = "{'descr': '<f4', 'fortran_order': False, 'shape': (%s)}"
+FOREIGN = {
+    "an .npy": lone_array(),
+    "nothing": b"",
+    "a pickle": pickle.dumps({"features": 1}),
+    "encrypted": archive_of(ARRAY % "2, 2", bits=1),
+    "an unknown compression": archive_of(ARRAY % "2, 2", method=99),
+    "more than any memory": archive_of(ARRAY % "1000000000000, 1000"),
+    "less than nothing": archive_of(ARRAY % "-1, 8"),
+    "a header without end": archive_of("(" * 5000),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_foreign_archive_is_named_and_stops_nothing(kind):
+    with pytest.raises(DataError, match=r"not an .npz file of plain arrays \| where: it \| got: \w") as refused:
+        read_npz(FOREIGN[kind], where="it")
+    assert "without pickles" in refused.value.parts()["expected"]
+
+
+def test_files_without_a_record_and_folders_among_them(shards, tmp_path):
+    (tmp_path / "tsv" / "folder.tsv").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"no such file.*tsv/\*"):
+        find_source(f"tsv:{tmp_path}/tsv/*")
+    (tmp_path / "tsv" / "x.tsv").write_text("")
+    with pytest.raises(DataError, match=r"no regions in these files.*tsv/\*"):
+        find_source(f"tsv:{tmp_path}/tsv/*")
+    (tmp_path / "tsv" / "x.tsv").write_text(published_row("a0", good(0)))
+    assert TSV(f"{tmp_path}/tsv/*").regions(shown(shards)).features.shape == (5, 4)
+
+
+def test_a_link_to_nothing_in_hdf5_is_named(monkeypatch):
+    class File(dict):
+        def __getitem__(self, name):
+            raise KeyError("unable to synchronously open object (component not found)")
+
+    library = types.SimpleNamespace(File=lambda place, mode: File(a0=None))
+    monkeypatch.setitem(sys.modules, "h5py", library)
+    with pytest.raises(DataError, match=r"not a group of arrays.*hdf5, a0.*component not found"):
+        find_source("hdf5:x.h5")
 
 
 @pytest.mark.parametrize(("name", "module"), [("hdf5", "h5py"), ("lmdb", "lmdb")])

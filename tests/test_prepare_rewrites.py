@@ -462,6 +462,20 @@ def test_kinds_of_negatives_take_turns(reader):
             assert all(drawn[kind] >= min(there[kind], most - 1) for kind in there)
 
 
+def test_relations_are_found_among_the_tokens(reader, corpus):
+    tokenizer, met = Tokenizer.default(), 0
+    for i in range(PAIRS):
+        caption = corpus.text(i, 0)
+        ids = tokenizer.encode(caption)
+        ends = [len(tokenizer.decode(ids[:k])) for k in range(len(ids) + 1)]
+        found = {c for k in reader.relations(i, 0) for c in range(ends[k], ends[k + 1]) if not caption[c].isspace()}
+        changes = [change for negative in reader.negatives(i, 0) for change in negative.changes]
+        spans = [change.span for change in changes if change.kind == "relation"]
+        assert found == {c for span in spans for c in range(*span) if not caption[c].isspace()}
+        met += bool(found)
+    assert met > PAIRS // 2
+
+
 def test_a_reader_can_be_handed_to_a_worker(reader):
     assert pickle.loads(pickle.dumps(reader)).negatives(5, 0) == reader.negatives(5, 0)
 
@@ -567,3 +581,20 @@ def test_the_command_writes_page_and_sample(world, tmp_path):
     assert done.exit_code == 0, done.output
     assert (tmp_path / "page.html").read_text().count("<article>") == 2
     assert len((tmp_path / "rewrites-sample.jsonl").read_text().splitlines()) == 7
+
+
+def test_the_command_says_what_was_left_out_and_how_much_may_be(tmp_path):
+    from typer.testing import CliRunner
+
+    from unimo.cli import app
+
+    told = {f"k{i}": [f"a {colour} dog on the grass ."] for i, colour in enumerate(["red", "blue"] * 6)}
+    path = pairs_file(tmp_path / "pairs", told)
+    (tmp_path / "pairs" / "k3.png").write_bytes(b"no picture")
+    options = ["prepare", "rewrites", str(path), "--out", str(tmp_path / "out")]
+    refused = CliRunner().invoke(app, options)
+    assert isinstance(refused.exception, DataError) and "too many bad samples" in str(refused.exception)
+    done = CliRunner().invoke(app, [*options, "--max-bad-share", "0.1"])
+    assert done.exit_code == 0, done.output
+    (line,) = [line for line in done.output.splitlines() if " are bad (" in line]
+    assert "1 x cannot decode image" in line and "--ledger" in line

@@ -364,6 +364,8 @@ def test_empty_and_impossible_queries_are_refused(index, answerer, data, tmp_pat
     for query in ({}, {"text": ""}, {"text": " \n"}):
         with pytest.raises(UsageError, match="empty query"):
             index.search(**query)
+    with pytest.raises(UsageError, match="not a text"):
+        index.search(["a dog"])
     with pytest.raises(UsageError, match="top"):
         index.search("a dog", top=0)
     with pytest.raises(UsageError, match="texts or images"):

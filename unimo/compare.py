@@ -24,6 +24,8 @@ def compare(folders: Sequence[str | Path], *, tasks: Sequence[str] = ()) -> list
     paths = [Path(folder) for folder in folders]
     reports = [_read(path / "evaluation.json") for path in paths]
     names = [path.name for path in paths]
+    if len({*names}) < len(names):  # runs/a/scenes and runs/b/scenes
+        names = [str(path) for path in paths]
     lines = ["| setting | " + " | ".join(names) + " |", "| --- |" + " --- |" * len(names)]
     settings = [load_json(path / "settings.json") if (path / "settings.json").is_file() else None for path in paths]
     lines += [f"| {key} | " + " | ".join(values) + " |" for key, values in _differences(settings)]

@@ -20,6 +20,7 @@ PARTS = {
     "language-model head": ("language_model",),
     "masked-grounding head": ("masked_grounding",),
     "region heads": ("region_features", "region_classes"),
+    "task head": ("head",),
     "contrastive": ("contrastive_temperature", "image_temperature", "contrastive_projection"),
 }
 TRAINING_BYTES = 16  # per parameter: float32 weight, gradient and Adam's two moments

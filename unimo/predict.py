@@ -38,6 +38,8 @@ def predict(
     out = Path(out)
     if out.exists():
         raise UsageError("the file exists", where=out, expected="a new name", do="choose another name, or remove it")
+    if not out.parent.is_dir():  # found out now, not when all rows are answered
+        raise UsageError("no such folder", where=out, got=out.parent, do="make it, or choose another --out")
     answerer = answer.load(model, precision=precision)
     run = task_settings(answerer)
     seen, named = tuple(regions) or run.data.regions, tuple(columns) or run.data.columns

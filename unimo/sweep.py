@@ -3,7 +3,7 @@
     runs/mine/optimiser.rate=1e-5,seed=1/ ...     each a whole fine-tuning run
     runs/mine/summary.json                        mean and spread over seeds, and what was best on dev
 
-Started again, finished runs are left alone and the one that was interrupted goes on.
+Started again, finished runs are left alone, if they were asked for the same, and the one that was interrupted goes on.
 """
 
 from __future__ import annotations
@@ -15,22 +15,30 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from unimo.config import override
+from unimo.config import diff, override, to_dict
 from unimo.errors import UsageError
 from unimo.finetune import finetune
 from unimo.json_files import load_json, write_json
 from unimo.tasks.settings import Finetuning
 
 DONE = "marks.json"
+ASKED = "asked.json"  # the settings that a finished run was asked for
 
 
 def sweep(
-    run: Finetuning, out: str | Path, *, seeds: int = 1, grid: Sequence[str] = (), say: Callable[[str], None] = print
+    run: Finetuning,
+    out: str | Path,
+    *,
+    seeds: int = 1,
+    grid: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+    together: int = 1,
 ) -> dict[str, Any]:
     """Fine-tunes every combination of the grid with every seed, from 1 on; returns what summary.json says.
 
     grid: texts such as "optimiser.rate=1e-5,3e-5". The best combination is that with the highest mean on dev; with it
-    stands its mean on test, which had no say.
+    stands its mean on test, which had no say. together: see `unimo.finetune.finetune`. UsageError where `out` holds a
+    finished run of other settings.
     """
     out = Path(out)
     if seeds < 1:
@@ -43,7 +51,7 @@ def sweep(
         for seed in range(1, seeds + 1):
             name = ",".join([*chosen, f"seed={seed}"])
             say(f"---- {name}")
-            marks.append(_one(override(changed, [f"seed={seed}"]), out / name.replace("/", "_"), say))
+            marks.append(_one(override(changed, [f"seed={seed}"]), out / name.replace("/", "_"), say, together))
         rows.append({"settings": list(chosen), "seeds": seeds, **_summary(marks)})
     scored = [row for row in rows if "dev" in row]
     best = max(scored, key=lambda row: row["dev"]["mean"], default=None)
@@ -77,12 +85,23 @@ def table(rows: Sequence[dict[str, Any]], best: dict[str, Any] | None) -> list[s
     return lines
 
 
-def _one(run: Finetuning, folder: Path, say: Callable[[str], None]) -> dict[str, float]:
+def _one(run: Finetuning, folder: Path, say: Callable[[str], None], together: int) -> dict[str, float]:
     """The marks of one run, made or found."""
     if (folder / DONE).is_file():
+        changed = diff(load_json(folder / ASKED), run) if (folder / ASKED).is_file() else []
+        if changed:
+            raise UsageError(
+                "a finished run was made with other settings",
+                where=folder,
+                got=", ".join(f"{key} was {old}, is {new}" for key, old, new in changed[:5]),
+                expected="the settings of that run",
+                do="choose another --out, or remove this folder",
+            )
         return dict(load_json(folder / DONE))
-    marks = finetune(run, folder, resume=(folder / "settings.json").is_file(), say=say).marks
+    resume = (folder / "settings.json").is_file()
+    marks = finetune(run, folder, resume=resume, say=say, together=together).marks
     if marks:
+        write_json(folder / ASKED, to_dict(run))
         write_json(folder / DONE, marks)
     return marks
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from model.tiny_unimo2 import VOCABULARY, lively_model
-from objectives.tiny_batches import tiny_batch
+from objectives.tiny_batches import tiny_batch, tiny_draft
 
 from unimo.batch import KNOWN, TEXT, WRITTEN, Batch
 from unimo.errors import UsageError
@@ -23,6 +24,16 @@ from unimo.objectives import (
 from unimo.objectives.grounded_dictionary import voting_positions
 
 MASK = VOCABULARY - 1
+
+
+class Related:
+    """What was prepared for a caption: where its relations are, none in every second one."""
+
+    def __init__(self, i: int):
+        self.places = np.array([0, 2, 3] if i % 2 else [])
+
+    def relations(self) -> np.ndarray:
+        return self.places.astype(np.int64)
 
 
 def rows_of(batch: Batch, group: str, column: str = "ids") -> list[list[int]]:
@@ -56,6 +67,26 @@ def test_masked_words_differ_from_the_text_only_where_they_are_asked():
     assert hidden > 0
     assert {role for row in rows_of(batch, "texts.masked", "roles") for role in row} == {TEXT}
     assert all(questions(batch, "mlm.texts", "texts.masked"))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_relations_are_hidden_in_the_share_of_captions_that_have_some(share):
+    draft = tiny_draft(pairs=64)
+    for i, pair in enumerate(draft.pairs[:60]):  # nothing was prepared for the last ones
+        object.__setattr__(pair, "beside", Related(i))
+    for objective in (CrossModalContrastive(), MaskedLanguageModeling(pairs=64, relations=share)):
+        objective.corrupt(draft)
+    batch = draft.finish()
+    clean, masked = rows_of(batch, "pairs.clean"), rows_of(batch, "pairs.masked")
+    taken = 0
+    for i, (text, shown, asked) in enumerate(zip(clean, masked, questions(batch, "mlm.pairs", "pairs.masked"))):
+        assert asked == {place: text[place] for place in asked} and asked
+        assert all(seen == true for place, (true, seen) in enumerate(zip(text, shown)) if place not in asked)
+        if i % 2 and i < 60 and set(asked) == {1, 3, 4}:
+            taken += 1
+        else:
+            assert len(asked) <= -(-15 * len(text) // 100)
+    assert {0.0: taken == 0, 0.5: 8 <= taken <= 22, 1.0: taken == 30}[share]
 
 
 def test_the_answer_votes_for_nothing():

@@ -18,7 +18,8 @@ from unimo.model.task_heads import HeadSettings
 from unimo.model.unified import Request
 from unimo.objectives import step as ask
 from unimo.tasks.baselines import nearest_rows
-from unimo.tasks.kinds import Classify, Rank, Regress, Write, as_asked, question, resolved
+from unimo.tasks.kinds import Classify, Rank, Regress, Write, as_asked, mark, question, resolved
+from unimo.tasks.kinds.rank import RankedRow
 from unimo.tasks.settings import Finetuning, Ranking, Reading, Writing
 from unimo.tokenizer import Tokenizer
 
@@ -200,6 +201,19 @@ def test_every_pair_is_fused_or_the_best_by_cosine():
     best |= {(int(i), j) for j in range(8) for i in np.argsort(-cosine[:, j])[:2]}
     assert chosen == best
     assert len(Rank("t", Ranking(shortlist=99), "unimo-2")._candidates(cosine)) == 40  # longer than the gallery: all
+
+
+def test_captions_that_were_not_shortlisted_are_not_given_as_predictions():
+    row = RankedRow(np.array([-np.inf, 2, -np.inf, 3], np.float32), ["a", "b", "c", "d"])
+    assert Rank("retrieval", Ranking(), "unimo-2").written(row) == {"prediction": ["d", "b"], "scores": [3.0, 2.0]}
+
+
+def test_of_two_errors_the_smaller_is_the_better_mark():
+    kind = Regress(HeadSettings("task", "number"), sees=False, metrics=("squared_error",))
+    rows = examples(4)
+    rows = replace(rows, rows=[replace(row, target=float(i)) for i, row in enumerate(rows.rows)])
+    near, far = (mark(kind, kind.score([i + off for i in range(4)], rows)) for off in (0.1, 1.0))
+    assert near > far
 
 
 def test_scores_are_those_of_the_metrics_over_labelled_rows():

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unimo.answer.encoder import Encoder, Picture
+from unimo.answer.encoder import Encoder, Picture, several
 from unimo.data.segments import joined
 from unimo.errors import UsageError
 from unimo.model.task_heads import TaskHead
@@ -53,6 +53,7 @@ class Classifier(Encoder):
 
     def class_embeddings(self, names: Sequence[str], prompts: Sequence[str] = PROMPTS) -> Tensor:
         """(len(names), D): each class as the normalised mean of its prompts' embeddings."""
+        several(names, "class name"), several(prompts, "prompt")
         texts = [prompt.format(name) for name in names for prompt in prompts]
         embedding = torch.from_numpy(self.embed_text(texts)).unflatten(0, (len(names), len(prompts)))
         return F.normalize(embedding.mean(1), dim=-1)
@@ -80,7 +81,8 @@ class Classifier(Encoder):
 
         texts: a string each, or its segments. UsageError for a model without a head, or without what its head reads.
         """
-        head, shown = self._head(), None if pictures is None else list(pictures)
+        several(texts, "text")
+        head, shown = self._head(), None if pictures is None else list(several(pictures, "picture"))
         n = len(shown) if shown is not None else len(texts or ())
         if not n or (texts is not None and len(texts) != n):
             got = f"{0 if shown is None else len(shown)} pictures, {len(texts or ())} texts"

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from unimo.answer.encoded import EncodedImages, EncodedTexts, end_to_end
 from unimo.batch import TEXT, Texts, pad_texts
 from unimo.data.augment import squeeze
-from unimo.data.images import load_rgb
+from unimo.data.images import load_rgb, to_rgb
 from unimo.data.regions import PictureRegions, stack_regions
-from unimo.errors import UsageError
+from unimo.errors import DataError, UsageError
 from unimo.machine import autocast_dtype
 from unimo.model.unified import Towers, Unified
 from unimo.model.unimo import UNIMO
@@ -51,7 +51,7 @@ class Encoder:
         UNIMO sees regions: it takes what `unimo.data.regions.picture_regions` makes of a detector's answer.
         """
         hidden, embedding, votes, lengths = [], [], [], []
-        for some in chunks(pictures, self.size_of_batch):
+        for some in chunks(several(pictures, "picture"), self.size_of_batch):
             with self._autocast():
                 towers = self._see(some)
                 self.model.count_votes(towers)
@@ -68,7 +68,7 @@ class Encoder:
     @torch.inference_mode()
     def encode_texts(self, texts: Iterable[str | np.ndarray]) -> EncodedTexts:
         """Runs the text tower once over every text (a string, or token ids without specials); long ones are cut."""
-        rows = [self.frame(text) for text in texts]
+        rows = [self.frame(text) for text in several(texts, "text")]
         if not rows:
             raise UsageError("no texts were given", expected="at least one")
         packs, hidden, embedding, votes = [], [], [], []
@@ -118,6 +118,9 @@ class Encoder:
 
     def frame(self, text: str | np.ndarray) -> np.ndarray:
         """[CLS] ids [SEP] of a string or of bare ids, cut to what the position table holds."""
+        if not isinstance(text, (str, np.ndarray)):
+            got = f"{type(text).__name__} {text!r}"[:80]
+            raise UsageError("not a text", got=got, expected="a string, or an array of token ids")
         if isinstance(text, str):
             text = np.asarray(self.tokenizer.encode(text, max_bytes=8 * self.longest), np.int64)
         kept = np.asarray(text, np.int64)[: self.longest - 2]
@@ -171,10 +174,25 @@ class Encoder:
 def _open(picture: Picture) -> Image.Image:
     assert not isinstance(picture, PictureRegions)
     if isinstance(picture, np.ndarray):
-        picture = Image.fromarray(picture)
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+            got = f"an array {picture.shape} of {picture.dtype}"
+            raise UsageError("not a picture", got=got, expected="an array (H, W, 3) of uint8")
+        return Image.fromarray(picture)
     if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
+        try:
+            return to_rgb(ImageOps.exif_transpose(picture))  # as `load_rgb` reads it from its file
+        except Exception as fault:  # opened lazily, it may turn out to be broken in a dozen ways
+            where, got = getattr(picture, "filename", None) or None, f"{type(fault).__name__}: {fault}"
+            raise DataError("cannot decode image", where=where, got=got, expected="a whole picture") from fault
     return load_rgb(Path(picture) if isinstance(picture, str) else picture)
+
+
+def several(given: Any, what: str) -> Any:
+    """`given`, if it is not a single picture or text: the characters of a string would each be taken for one."""
+    if isinstance(given, (str, bytes, Path, Image.Image, PictureRegions)):
+        got = f"{type(given).__name__} {given!r}"[:80]
+        raise UsageError(f"a single {what}", got=got, expected=f"a list of {what}s", do="put it into a list: [...]")
+    return given
 
 
 def chunks(items: Iterable, size: int) -> Iterator[list]:

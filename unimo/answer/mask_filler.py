@@ -23,12 +23,21 @@ class MaskFiller(Encoder):
     @torch.inference_mode()
     def fill_mask(self, text: str, picture: Picture | None = None, *, top: int = 5) -> list[tuple[str, float]]:
         """The likeliest pieces at the one [MASK] of a text, read beside a picture or alone, with probabilities."""
+        if not isinstance(text, str):
+            raise UsageError("not a text", got=type(text).__name__, expected=f"a string with one {MASK}")
         parts = text.split(MASK)
         if len(parts) != 2:
             raise UsageError("fill_mask fills one blank", got=f"{len(parts) - 1} x {MASK}", expected=f"one {MASK}")
         # A piece carries the space before it, so the blank takes it from the text.
         before, after = (self.tokenizer.encode(part) for part in (parts[0].removesuffix(" "), parts[1]))
         ids = np.array([self.tokenizer.cls, *before, self.tokenizer.mask, *after, self.tokenizer.sep])
+        if len(ids) > self.longest:
+            raise UsageError(
+                "the text is longer than the model reads",
+                got=f"{len(ids)} tokens, [CLS] and [SEP] included",
+                expected=f"at most {self.longest}",
+                do=f"keep what stands near the {MASK}",
+            )
         probabilities = self.masked_words(ids, np.array([1 + len(before)]), picture)[0]
         best = np.argsort(-probabilities)[:top]
         return [(self.tokenizer.decode([i]), float(probabilities[i])) for i in best]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from unimo.answer.encoded import EncodedImages
-from unimo.answer.encoder import Encoder, Picture
+from unimo.answer.encoder import Encoder, Picture, several
 from unimo.data.records import Record, seq2seq_record
 from unimo.errors import UsageError
 from unimo.generation import Cached, Given
@@ -61,20 +61,23 @@ class Writer(Encoder):
     ) -> list[str]:
         """One text per source, per picture, or per picture beside its source.
 
-        sources: strings, bare token ids, or records (`unimo.data.records`). beams: hypotheses kept; 1 takes the
-        likeliest next word each time. longest, shortest: tokens written. length_penalty: of the beam. repeat_trigrams:
-        whether three words may stand twice. temperature: draw words in proportion to their probability instead, among
-        the top_k likeliest (0: all) and those that together have top_p, by `seed`. end: the token that ends a text;
-        [SEP] for captions (spec unimo §1.5).
+        sources: strings or bare token ids (long ones are cut), or records (`unimo.data.records`). beams: hypotheses
+        kept; 1 takes the likeliest next word each time. longest, shortest: tokens written. length_penalty: of the beam.
+        repeat_trigrams: whether three words may stand twice. temperature: draw words in proportion to their probability
+        instead, among the top_k likeliest (0: all) and those that together have top_p, by `seed`. end: the token that
+        ends a text; [SEP] for captions (spec unimo §1.5).
         """
         if sources is None and pictures is None:
             raise UsageError("nothing to write from", expected="sources, pictures, or both")
+        if beams < 1 or longest < 1:
+            got = f"{beams}, {longest}"
+            raise UsageError("nothing can be written like that", where="beams, longest", got=got, expected="at least 1")
         images = (
             self.encode_images(pictures)
             if pictures is not None and not isinstance(pictures, EncodedImages)
             else pictures
         )
-        known = None if sources is None else [self._source(source) for source in sources]
+        known = None if sources is None else [self._source(source) for source in several(sources, "source")]
         if images is not None and known is not None and len(known) != len(images):
             raise UsageError("sources and pictures differ in number", got=f"{len(known)} and {len(images)}")
         special = self.tokenizer

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from unimo.cli.common import Model, Paths, app, say
+from unimo.cli.common import AnyModel, Paths, app, say
 from unimo.errors import UsageError
 
 
 @app.command("index")
 def make_index(
-    model: Model,
+    model: AnyModel,
     out: Annotated[str, typer.Option(help="New folder of the index.")],
     texts: Paths = None,
     images: Paths = None,
@@ -50,7 +50,10 @@ def search(
     ] = None,
     method: Annotated[str, typer.Option(help="Approximate search: ivf or hnsw.")] = "ivf",
 ) -> None:
-    """Find texts and pictures by a text, a picture, or both."""
+    """Find texts and pictures by a text, a picture, or both.
+
+    Prints rank, cosine, with --rerank the score of reading both together (log-odds), kind, file and key, and the text.
+    """
     import json
 
     from unimo.retrieval import open_index
@@ -65,7 +68,7 @@ def search(
 
 @app.command()
 def caption(
-    model: Model,
+    model: AnyModel,
     images: Annotated[list[str], typer.Argument(help="Picture files.")],
     beams: Annotated[int, typer.Option(help="Hypotheses kept; 1 is greedy.", min=1, max=64)] = 1,
 ) -> None:
@@ -78,7 +81,7 @@ def caption(
 
 @app.command("fill")
 def fill_mask(
-    model: Model,
+    model: AnyModel,
     text: Annotated[str, typer.Argument(help="A sentence with one [MASK].")],
     image: Annotated[str | None, typer.Option(help="A picture to look at.")] = None,
     top: Annotated[int, typer.Option(help="How many words to show.", min=1)] = 5,
@@ -92,7 +95,7 @@ def fill_mask(
 
 @app.command()
 def classify(
-    model: Model,
+    model: AnyModel,
     images: Annotated[list[str], typer.Argument(help="Picture files.")],
     names: Annotated[str, typer.Option(help="Class names, separated by commas.")],
 ) -> None:

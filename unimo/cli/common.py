@@ -18,6 +18,7 @@ app.add_typer(prepare, name="prepare")
 Paths = Annotated[list[str] | None, typer.Option(help="Folder, glob or file; may be given several times.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace one setting.")]
 Model = Annotated[str, typer.Argument(help="A run's folder or one of its checkpoints.")]
+AnyModel = Annotated[str, typer.Argument(help="A run, one of its checkpoints, a saved folder, or a name on the hub.")]
 
 
 def say(line: str) -> None:

@@ -72,6 +72,7 @@ def prepare_rewrites(
     device: Annotated[str, typer.Option(help="Where translation models run.")] = "cpu",
     index_dir: Annotated[str | None, typer.Option(help="Where indexes are, if not beside the shards.")] = None,
     verify: Annotated[str, typer.Option(help="decode or header, as for the index")] = "decode",
+    max_bad_share: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
     ledger: Annotated[str | None, typer.Option(help="File that names every bad sample and caption.")] = None,
     page: Annotated[str | None, typer.Option(help="Write an HTML page with random captions.")] = None,
     rows: Annotated[int, typer.Option(help="Captions on the page.", min=1)] = 50,
@@ -80,15 +81,18 @@ def prepare_rewrites(
     ] = None,
     draw: Annotated[int, typer.Option(help="Chance of page and sample alone.")] = 0,
 ) -> None:
-    """Rewrite every caption: paraphrases, and captions that are nearly right."""
+    """Rewrite every caption: paraphrases, and captions that are nearly right (words and phrases: in English alone)."""
     from unimo.data.ledger import Ledger
     from unimo.prepare.back_translation import pivots
+    from unimo.prepare.left_out import tell_left_out
     from unimo.prepare.rewrites import Counts, rewrites
 
     counts = Counts(positives, sentences, phrases, words)
     options: dict[str, Any] = {"index_dir": index_dir, "verify": verify}
     made: dict[str, Any] = {"counts": counts, "ceiling": ceiling, "translate": pivots(translate or []), "seed": seed}
-    rewrites(paths, out=out, device=device, ledger=Ledger(ledger), say=say, **made, **options)
+    bad = Ledger(ledger)
+    rewrites(paths, out=out, device=device, ledger=bad, say=say, max_bad_share=max_bad_share, **made, **options)
+    tell_left_out(bad, say)
     if page or sample:
         from unimo.data.rewrites import Rewrites
         from unimo.data.sources import open_corpus
@@ -129,10 +133,13 @@ def prepare_neighbours(
     """Find related pictures and sentences for every pair."""
     from unimo.config import override
     from unimo.data.ledger import Ledger
+    from unimo.prepare.left_out import tell_left_out
     from unimo.prepare.neighbours import NeighbourSettings, neighbours
 
+    bad = Ledger(ledger)
     settings = override(NeighbourSettings(), assignments or ())
     options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_share": max_bad_share}
-    options |= {"model": model, "settings": settings, "ledger": Ledger(ledger), "ray": ray, "say": say}
+    options |= {"model": model, "settings": settings, "ledger": bad, "ray": ray, "say": say}
     options |= {"regions": regions or None, "confidence": confidence, "page": page, "rows": rows, "draw": draw}
     neighbours(pairs, images or None, texts or None, out, **options)
+    tell_left_out(bad, say)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from unimo.cli.common import Paths, Sets, app, say
-from unimo.errors import UsageError
+from unimo.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from unimo.model.build import ModelSettings
 
 
 @app.command("compare")
@@ -88,18 +91,31 @@ def list_recipes(name: Annotated[str | None, typer.Argument(help="Show all setti
 
 @app.command("describe")
 def describe_model(
-    what: Annotated[str, typer.Argument(help="A recipe, a settings.json, a run's folder or a checkpoint.")],
+    what: Annotated[str, typer.Argument(help="A recipe, a settings.json, a run, a checkpoint or a saved folder.")],
     assignments: Sets = None,
 ) -> None:
     """Print a model's parts, parameter counts, arithmetic per sample and memory."""
-    from unimo import checkpoint, recipes
-    from unimo.config import from_dict, override
+    from unimo.config import override
     from unimo.describe import describe
+
+    changes = [change.removeprefix("model.") for change in assignments or ()]
+    say("\n".join(describe(override(_model_settings(what), changes))))
+
+
+def _model_settings(what: str) -> ModelSettings:
+    """Of a recipe; of the settings.json of a run, pre-training or fine-tuning; else of what is saved there."""
+    from unimo import recipes
+    from unimo.config import from_dict
+    from unimo.finetune import model_settings_of
+    from unimo.json_files import load_json
     from unimo.model.build import ModelSettings
 
-    if (Path(what) / checkpoint.MANIFEST).exists():
-        settings = from_dict(ModelSettings, checkpoint.load(what, groups=[]).state["settings"]["model"])
-        settings = override(settings, [change.removeprefix("model.") for change in assignments or ()])
-    else:
-        settings = override(recipes.find(what), assignments or ()).model
-    say("\n".join(describe(settings)))
+    place = Path(what)
+    file = place / "settings.json" if place.is_dir() else place
+    if file.suffix == ".json" and file.is_file():
+        settings = load_json(file)
+        model = settings.get("model") if isinstance(settings, dict) else None
+        if not isinstance(model, dict):
+            raise DataError("not the settings of a run", where=file, expected='a "model"')
+        return from_dict(ModelSettings, model, where="model")
+    return model_settings_of(what) if place.is_dir() else recipes.find(what).model

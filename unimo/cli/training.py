@@ -163,7 +163,10 @@ def finetune(
     if seeds or grid:
         from unimo.sweep import sweep
 
-        sweep(run, folder, seeds=seeds or 1, grid=grid or (), say=say)
+        if seed is not None:
+            what, do = "a sweep gives its runs their seeds", "leave --seed out; --seeds N makes 1 to N"
+            raise UsageError(what, where="--seed", got=seed, do=do)
+        sweep(run, folder, seeds=seeds or 1, grid=grid or (), say=say, together=together)
     else:
         run_finetuning(run, folder, resume=resume, say=say, together=together)
     distributed.stop()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from unimo.cli.common import Sets, app, say
+from unimo.errors import UsageError
 
 
 @app.command()
@@ -26,6 +27,13 @@ def convert(
     if any((Path(source) / name).exists() for name in ("checkpoints", MANIFEST)):
         from unimo.answer import load
 
+        if ours or allow_difference or assignments:
+            raise UsageError(
+                "an option of published weights",
+                where="--ours, --allow-difference, --set",
+                got=f"a run: {source}",
+                do="leave it away: a run is saved as it was trained",
+            )
         say(f"saved {load(source, device='cpu', precision='fp32').save_pretrained(out)}")
         return
     from unimo.convert import convert_published, save_converted

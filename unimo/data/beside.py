@@ -48,6 +48,13 @@ class Beside:
         same, wrong = rewrites.sample(self.item, self.caption, rng, positives=positives, negatives=negatives)
         return [ids[: self.longest] for ids in same], [ids[: self.longest] for ids in wrong]
 
+    def relations(self) -> np.ndarray:
+        """(k,) places of relations ("left of", "sits on") among the caption's token ids; none without rewrites."""
+        if self.prepared.rewrites is None:
+            return np.zeros(0, np.int64)
+        places = self.prepared.rewrites.relations(self.item, self.caption)
+        return places[places < self.longest]
+
     def related_images(self, count: int, rng: np.random.Generator) -> list[PictureRegions] | list[np.ndarray]:
         """Regions of related pictures, those without any passed over; or their pixels, where there are no regions."""
         neighbours, regions = self.prepared.neighbours, self.prepared.regions

@@ -47,17 +47,21 @@ def mask_spans(
 
     The budget is kept to the token, so it may cut the last word. Special tokens are never hidden.
     """
-    corrupted = np.array(ids, dtype=np.int64)
-    if len(word_start) != len(corrupted):
-        raise UsageError("ids and word_start differ in length", got=len(word_start), expected=len(corrupted))
+    if len(word_start) != len(ids):
+        raise UsageError("ids and word_start differ in length", got=len(word_start), expected=len(ids))
     hidden = _choose_spans(np.asarray(word_start), rng, ratio=ratio, length_steps=_length_steps(p, longest))
+    return hide(ids, hidden, rng, vocab_size=vocab_size, mask_id=mask_id), hidden
 
+
+def hide(ids: Ids, places: np.ndarray, rng: np.random.Generator, *, vocab_size: int, mask_id: int) -> np.ndarray:
+    """(n,) int64: the row with 80 % of (k,) places replaced by mask_id, 10 % by a random id, 10 % left as they were."""
+    corrupted = np.array(ids, dtype=np.int64)
     replacements = rng.integers(FIRST_WORD_ID, vocab_size, size=len(corrupted))
-    fate = rng.random(len(hidden))
-    masked, swapped = hidden[fate < 0.8], hidden[(fate >= 0.8) & (fate < 0.9)]
+    fate = rng.random(len(places))
+    masked, swapped = places[fate < 0.8], places[(fate >= 0.8) & (fate < 0.9)]
     corrupted[masked] = mask_id
     corrupted[swapped] = replacements[swapped]
-    return corrupted, hidden
+    return corrupted
 
 
 def _choose_spans(

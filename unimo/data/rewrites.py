@@ -162,6 +162,19 @@ class Rewrites:
         rows = [np.array(row, dtype=np.uint16) for row in self._tokenizer.encode_batch([*same, *chosen])]
         return rows[: len(same)], rows[len(same) :]
 
+    def relations(self, i: int, j: int) -> np.ndarray:
+        """(k,) ascending places, among the token ids of caption j of item i, of relations that a rewrite replaces."""
+        changes = [change for _, rows in self.record(i, j)["nodes"] for change in rows]
+        spans = sorted({(begin, end) for begin, end, _, kind in changes if kind == "relation"})
+        caption = self._corpus.text(i, j)
+        texts = [text for begin, end in spans for text in (caption[:begin].rstrip(), caption[:end])]
+        ids = self._tokenizer.encode_batch([caption, *texts])
+        places: list[int] = []
+        for before, until in zip(ids[1::2], ids[2::2]):
+            if ids[0][: len(until)] == until:  # else the cut fell within a token
+                places += range(len(before), len(until))
+        return np.array(places, dtype=np.int64)
+
     def _negative(self, record: dict[str, Any], place: tuple[int, int], entry: list) -> Negative:
         if entry[0] not in LEVELS:
             item, other, similarity = entry

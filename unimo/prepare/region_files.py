@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -34,7 +32,7 @@ class Files(ABC):
 
     feature_size, classes = 0, 0
 
-    def __init__(self, source: str, names: Iterator[tuple[str, Any]], feature_size: int | None):
+    def __init__(self, source: str, place: str, names: Iterator[tuple[str, Any]], feature_size: int | None):
         self.source = source
         self._places: dict[str, Any] = {}
         self.repeated: Counter[str] = Counter()
@@ -43,7 +41,7 @@ class Files(ABC):
             self.repeated[stem] += stem in self._places
             self._places.setdefault(stem, place)
         if not self._places:
-            raise DataError("no regions in these files", where=source)
+            raise DataError("no regions in these files", where=f"{source}:{place}", expected="one for each picture")
         self.feature_size = feature_size or 0
         self._sample = first = self._first_sound()
         self.feature_size = feature_size or np.shape(first["features"])[-1]
@@ -146,7 +144,7 @@ class TSV(Files):
     """
 
     def __init__(self, place: str, feature_size: int | None = None):
-        super().__init__("tsv", self._rows(place), feature_size)
+        super().__init__("tsv", place, self._rows(place), feature_size)
 
     @staticmethod
     def _rows(place: str) -> Iterator[tuple[str, tuple[Path, int, int]]]:
@@ -196,7 +194,7 @@ class NPZ(Files):
         if not folder.is_dir():
             raise DataError("no such folder", where=folder, expected="a folder of .npz files")
         listed = sorted(folder.rglob("*.npz"))
-        super().__init__("npz", ((path.relative_to(folder).as_posix(), path) for path in listed), feature_size)
+        super().__init__("npz", place, ((path.relative_to(folder).as_posix(), path) for path in listed), feature_size)
 
     def read(self, name: str) -> dict[str, Any]:
         path = self._places[name]
@@ -212,14 +210,14 @@ class HDF5(Files):
             self.file = h5py.File(place, "r")
         except OSError as fault:
             raise DataError("not an HDF5 file", where=place, got=fault) from fault
-        super().__init__("hdf5", ((name, name) for name in self.file), feature_size)
+        super().__init__("hdf5", place, ((name, name) for name in self.file), feature_size)
 
     def read(self, name: str) -> dict[str, Any]:
         try:
             group = self.file[self._places[name]]
             stored = named_arrays({**group.attrs, **{key: group[key] for key in group}}, f"hdf5, {name}")
             return {key: None if value is None else np.asarray(value) for key, value in stored.items()}
-        except (OSError, TypeError, ValueError) as fault:  # damaged, or no group
+        except (OSError, TypeError, ValueError, KeyError, RuntimeError) as fault:  # no group, or no target
             raise DataError("not a group of arrays", where=f"hdf5, {name}", got=str(fault)) from fault
 
 
@@ -236,7 +234,7 @@ class LMDB(Files):
             raise DataError("not an LMDB", where=place, got=fault) from fault
         cursor = self.view.cursor().iternext(keys=True, values=False)
         names = ((key.decode("utf-8", "replace"), key) for key in cursor if key != b"__keys__")
-        super().__init__("lmdb", names, feature_size)
+        super().__init__("lmdb", place, names, feature_size)
 
     def read(self, name: str) -> dict[str, Any]:
         return read_npz(self.view.get(self._places[name]), where=f"lmdb, {name}")
@@ -245,15 +243,16 @@ class LMDB(Files):
 def read_npz(data: bytes, *, where: object) -> dict[str, Any]:
     """Arrays of an .npz file, named as ours. Raises DataError if it is none, or holds pickled objects."""
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-            return named_arrays({name: stored[name] for name in stored.files}, where)
-    except (ValueError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error) as fault:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:  # an .npy is no archive: a TypeError
+            stored = {name: archive[name] for name in archive.files}
+    except Exception as fault:  # zipfile, zlib and numpy raise a dozen kinds, MemoryError too
         raise DataError(
             "not an .npz file of plain arrays",
             where=where,
-            got=str(fault).splitlines()[0],
+            got=f"{type(fault).__name__}: {fault}".splitlines()[0],
             expected="arrays without pickles",
         ) from fault
+    return named_arrays(stored, where)
 
 
 def _extra(module: str, what: str) -> Any:
@@ -272,6 +271,7 @@ def _listed(place: str) -> list[Path]:
     paths = sorted(path.glob("*.tsv")) if path.is_dir() else [path]
     if not path.exists():
         paths = sorted(path.parent.glob(path.name)) if path.parent.is_dir() else []
+    paths = [path for path in paths if path.is_file()]
     if not paths:
         raise DataError("no such file", where=place, expected="a .tsv file, a folder or a pattern")
     return paths

@@ -34,6 +34,7 @@ from unimo.data.region_writer import SidecarWriter
 from unimo.data.regions import PictureRegions, picture_regions
 from unimo.data.sources import Corpus, open_corpus
 from unimo.errors import DataError, UsageError
+from unimo.prepare.left_out import tell_left_out
 from unimo.prepare.region_files import HDF5, LMDB, NPZ, TSV
 from unimo.prepare.region_grid import Grid, Pixels
 from unimo.prepare.region_models import Detector, FasterRCNN, model_look
@@ -91,18 +92,20 @@ def prepare_regions(
 
         tokenizer = Tokenizer.default()
     ledger = Ledger() if ledger is None else ledger
+    unread = Ledger(ledger.path)  # of samples without a picture; `ledger` counts the pictures alone
     corpus = open_corpus(
         kind,
         paths,
         tokenizer=tokenizer,
-        ledger=Ledger(ledger.path),
+        ledger=unread,
         index_dir=index_dir,
         verify=verify,
         max_bad_share=1,
     )
     folder = None if out is None else Path(out)
-    source.learn(corpus, sidecar_path(corpus.shards[0][0], kind, folder).parent, say)
     rows = RowFormat(source.feature_size, source.classes, precision, min(top, source.classes))
+    tell_left_out(unread, say)
+    source.learn(corpus, sidecar_path(corpus.shards[0][0], kind, folder).parent, say)
     facts = source.facts()
     done: list[dict[str, Any]] = []
     for shard, first, end in spans(corpus):

@@ -157,6 +157,8 @@ class Index:
         which no picture would meet a text; DataError when a picture to re-rank is gone or has changed.
         """
         kinds = self._kinds(only)
+        if text is not None and not isinstance(text, str):
+            raise UsageError("not a text", got=type(text).__name__, expected="a string")
         if top < 1 or rerank < 0:
             raise UsageError("nothing to show", got=f"top {top}, rerank {rerank}", expected="top >= 1, rerank >= 0")
         if image is None and not (text or "").strip():

@@ -61,8 +61,8 @@ class Book:
                     raise DataError(
                         "target is missing",
                         where=f"{self.source}, id {row.id}",
-                        expected="a target in every row, or in none (a split to predict for)",
-                        do="fill it or remove the row",
+                        expected="a target in every row, or in none (a split to predict for); label -1 means none",
+                        do="fill it, call a class -1 otherwise, or remove the row",
                     )
                 if row.image is not None and keys is not None:
                     key = keys.find(row.image, f"{self.source}, id {row.id}")

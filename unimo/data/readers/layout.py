@@ -131,7 +131,7 @@ def find_columns(layout: Layout, present: Iterable[str], where: object) -> Colum
                 where=where,
                 got=", ".join(there[:20]) or "no columns",
                 expected=f"{' or '.join(wanted)} (the {part})",
-                do=did_you_mean(wanted[0], there) or f"name the column of the {part} in `fields`",
+                do=did_you_mean(wanted[0], there) or f"name the column: --column {part}=... (or `fields`)",
             )
     segments = sorted((part for part in found if part.startswith("text")), key=lambda part: (len(part), part))
     texts = tuple(dict.fromkeys(column for part in segments if (column := found.get(part))))
@@ -142,7 +142,7 @@ def find_columns(layout: Layout, present: Iterable[str], where: object) -> Colum
             got=", ".join(there[:20]) or "no columns",
             expected="a text or a picture: "
             + ", ".join([*layout.names.get("text", ()), *layout.names.get("image", ())]),
-            do="name the columns in `fields`",
+            do="name the columns: --column text=... (or `fields`)",
         )
     parts = TARGETS[layout.kind] if layout.kind else ANY_TARGET
     taken = {*texts, found.get("image"), found.get("id")}

@@ -9,7 +9,6 @@ import numpy as np
 from unimo.data.examples import Examples
 from unimo.data.labels import answer_vocabulary, labels_of
 from unimo.errors import DataError, UsageError, nearest
-from unimo.metrics import METRICS
 from unimo.model.build import ModelSettings
 from unimo.model.task_heads import HeadSettings, Reads
 from unimo.tasks.kinds.classify import Classify, best_answer
@@ -25,6 +24,16 @@ METRICS_OF = {
     "retrieval": ("retrieval",),
     "generation": ("rouge_l", "bleu"),
 }
+MAY_BE = {  # the metrics that can mark a kind's predictions
+    "classification": ("accuracy", "soft_accuracy", "f1", "matthews", "vqa_accuracy", "daquar_accuracy"),
+    "regression": ("pearson", "spearman", "pearson_spearman", "squared_error"),
+    "retrieval": ("retrieval",),
+    "generation": (
+        "bleu", "bleu_as_released", "captions", "rouge", "rouge_l", "meteor", "cider_d",
+        "squad_em", "squad_f1", "coqa_em", "coqa_f1",
+    ),
+}  # fmt: skip
+SMALLER_IS_BETTER = ("squared_error",)
 
 
 def resolved(run: Finetuning, train: Examples) -> Finetuning:
@@ -58,13 +67,13 @@ def resolved(run: Finetuning, train: Examples) -> Finetuning:
         rank=replace(rank, longest=min(rank.longest, longest)),
     )
     for metric in run.metrics:
-        if metric not in (*METRICS, "soft_accuracy", "squared_error"):
-            near = nearest(metric, METRICS)
+        if metric not in MAY_BE[run.kind]:
+            near = nearest(metric, MAY_BE[run.kind])
             raise UsageError(
-                "no such metric",
+                f"no such metric of {run.kind}",
                 where="metrics",
                 got=metric,
-                expected=", ".join(METRICS),
+                expected=", ".join(MAY_BE[run.kind]),
                 do=f"did you mean {near}?" if near else None,
             )
     return replace(run, model=_model_for(run, as_asked(run, train), texts))
@@ -95,9 +104,11 @@ def question(run: Finetuning) -> Kind:
 
 
 def mark(kind: Kind, rows: list[Row]) -> float:
-    """The one number by which checkpoints are chosen: the first score; of retrieval, the mean of both R@1."""
+    """The one number by which checkpoints are chosen, larger is better: the first score, an error below 0; of
+    retrieval, the mean of both R@1."""
     chosen = [row for row in rows if str(row["metric"]).endswith("R@1")] if isinstance(kind, Rank) else rows[:1]
-    return float(np.mean([row["score"].value for row in chosen]))
+    value = float(np.mean([row["score"].value for row in chosen]))
+    return -value if kind.metrics[0] in SMALLER_IS_BETTER else value
 
 
 def _model_for(run: Finetuning, train: Examples, texts: bool) -> ModelSettings:
@@ -141,6 +152,14 @@ def _labels(run: Finetuning, train: Examples) -> tuple[str, ...]:
             got=f"{len(labels)} classes: {', '.join(labels)}",
             expected="at least two in the training split",
             do="name the column of the labels (--column label=...)",
+        )
+    if run.read.positive not in (None, *labels) and {"f1", "matthews"}.intersection(run.metrics):
+        raise UsageError(
+            "no such class to look for",
+            where="read.positive",
+            got=run.read.positive,
+            expected=", ".join(labels[:20]),
+            do="--set read.positive=CLASS, or --set metrics=accuracy",
         )
     return labels
 

@@ -33,8 +33,8 @@ ASKED = "task"  # name of the request of a draft's rows
 
 
 class Kind(Protocol):
-    """parts, weight: as of objectives. sees: whether pictures are looked at. each_target: every target of a row is
-    learnt once an epoch."""
+    """parts, weight: as of objectives. metrics: what its predictions are marked by, checkpoints by the first. sees:
+    whether pictures are looked at. each_target: every target of a row is learnt once an epoch."""
 
     each_target: ClassVar[bool]
 
@@ -42,6 +42,8 @@ class Kind(Protocol):
     def parts(self) -> tuple[str, ...]: ...
     @property
     def weight(self) -> float: ...
+    @property
+    def metrics(self) -> tuple[str, ...]: ...
     @property
     def sees(self) -> bool: ...
 

@@ -224,6 +224,7 @@ class Rank:
 
     def written(self, prediction: RankedRow) -> dict[str, Any]:
         best = np.argsort(-prediction.scores, kind="stable")[:5]
+        best = best[np.isfinite(prediction.scores[best])]  # what was not shortlisted was not ranked
         return {"prediction": [prediction.captions[i] for i in best], "scores": prediction.scores[best].tolist()}
 
     def baseline(self, train: Examples, examples: Examples) -> dict[str, list[Any]]:
