@@ -160,9 +160,10 @@ def test_time_ends_and_what_was_not_begun_is_named(start, tmp_path, monkeypatch)
     def takes_its_time(run, folder, **_):
         folder.mkdir(parents=True)
         (folder / "evaluation.json").write_text('{"scores": []}')
-        (folder / "settings.json").write_text(json.dumps({"minutes": run.minutes}))
-        begun[folder.name] = run.minutes
-        now[0] += 60 * run.minutes + 100  # scoring takes 100 seconds
+        seconds = 60 * run.minutes if run.minutes else 2.0 * run.steps
+        (folder / "log.jsonl").write_text(json.dumps({"step": 6, "seconds": seconds}) + "\n")
+        begun[folder.name] = run.minutes or f"{run.steps} steps"
+        now[0] += seconds + 100  # scoring takes 100 seconds
 
     monkeypatch.setattr(Q, "finetune", takes_its_time)
     whole = Q.quadrants(start, plan, tmp_path / "out", minutes=4.0, say=quiet)
@@ -174,7 +175,8 @@ def test_time_ends_and_what_was_not_begun_is_named(start, tmp_path, monkeypatch)
     assert begun["two"] == pytest.approx(4 - Q.MARKING / 60) and not whole["missing"]
 
     whole = Q.quadrants(start, plan, tmp_path / "out", minutes=4.0, random=True, say=quiet)
-    assert begun["one-random"] == begun["one"]  # the same time, or none: "two" had more than is left
+    assert begun["one-random"] == "7 steps"  # as many as "one" made
+    # What "two" took is more than is left.
     assert whole["missing"] == ["two-random"] and "two-random" in whole["notes"][-1]
     with pytest.raises(UsageError, match="no time"):
         Q.quadrants(start, plan, tmp_path / "out", minutes=0, say=quiet)

@@ -24,7 +24,7 @@ from unimo.config import from_dict, override, to_dict
 from unimo.errors import UsageError
 from unimo.evaluate import EvaluationData, evaluate
 from unimo.finetune import finetune, prepared
-from unimo.json_files import load_json, write_json
+from unimo.json_files import load_json, parse_json, write_json
 from unimo.machine import describe_machine
 from unimo.provenance import commit, weights_hash
 from unimo.recipes.finetuning import TUNINGS, find_tuning, is_small, ours
@@ -74,8 +74,8 @@ def quadrants(
 
     plan: a JSON file (`unimo.tasks.plan`), "scenes" for a run that was trained on the generated world, or a `Plan`.
     minutes: of the whole call; nothing is begun that would not end in time. random: every task from random weights
-    too. assignments: key=value, settings of every task. together: rows that share a pass when scored. Raises what
-    reading, training and scoring raise; what was finished before stays.
+    too, for as many steps. assignments: key=value, settings of every task. together: rows that share a pass when
+    scored. Raises what reading, training and scoring raise; what was finished before stays.
     """
     began, out = time.monotonic(), Path(out)
     if distributed.start()[1] > 1:
@@ -127,12 +127,13 @@ def quadrants(
         overhead, remaining = marking or MARKING, left()
         shares = [other.entry.share for other, _ in todo[i:]]
         share = (remaining - overhead * len(shares)) / 60 * shares[0] / sum(shares)
-        run = _timed(runs[job.folder], job, max(LEAST, share), out)
-        if run is None or remaining <= overhead + (60 * (run.minutes or 0.0) if job.random else 0.0):
+        run, seconds = _timed(runs[job.folder], job, max(LEAST, share), out)
+        if run is None or remaining <= overhead + (seconds if job.random else 0.0):
             not_begun.append(job.folder)
             say(f"---- {job.folder}: not begun, it would not end within {minutes:g} minutes")
             continue
-        say(f"---- {job.folder}: " + (f"{run.minutes:.1f} minutes" if run.minutes else "as long as its settings say"))
+        length = f"{run.minutes:.1f} minutes" if run.minutes else f"{run.steps:,} steps" if run.steps else "all epochs"
+        say(f"---- {job.folder}: {length}")
         clock, folder = time.monotonic(), out / job.folder
         resume = (folder / "settings.json").is_file()
         finetune(run, folder, resume=resume, say=say, together=together, zero_shot=not job.random)
@@ -140,7 +141,7 @@ def quadrants(
             again = _abilities(folder, plan, folder / ABILITIES)
             write_json(folder / ABILITIES / FORGOTTEN, forgotten(out / PRETRAINED / SUMS, again))
         write_json(folder / DONE, what)
-        marking = max(marking, time.monotonic() - clock - 60 * (run.minutes or 0.0))
+        marking = max(marking, time.monotonic() - clock - _made(folder)[1])
         told(not_begun)
     whole = told(not_begun)
     say(report.tables_text(page(whole)))
@@ -182,15 +183,24 @@ def _run(job: Job, model: str, assignments: Sequence[str]) -> Finetuning:
     return override(own, assignments)
 
 
-def _timed(run: Finetuning, job: Job, share: float, out: Path) -> Finetuning | None:
-    """The run with its share of the time, in minutes; one from random weights gets what its partner got, else the two
-    could not be compared, and none while its partner was not begun."""
+def _timed(run: Finetuning, job: Job, share: float, out: Path) -> tuple[Finetuning | None, float]:
+    """The run with its share of the time, in minutes, and the seconds it will take where that is known. One from random
+    weights makes as many steps as its partner made, else the two could not be compared; None without a partner."""
     if run.minutes is None:
-        return run
+        return run, 0.0
     if not job.random:
-        return replace(run, minutes=share)
-    partner = out / job.entry.called / "settings.json"
-    return replace(run, minutes=load_json(partner)["minutes"]) if partner.is_file() else None
+        return replace(run, minutes=share), 60 * share
+    if not (out / job.entry.called / DONE).is_file():
+        return None, 0.0
+    steps, seconds = _made(out / job.entry.called)
+    return replace(run, minutes=None, steps=steps), seconds
+
+
+def _made(folder: Path) -> tuple[int, float]:
+    """Steps a run made and the seconds they took, from the last line of its log."""
+    *_, last = (folder / "log.jsonl").read_text("utf-8").splitlines()
+    record = parse_json(last, where=f"{folder / 'log.jsonl'}, last line")
+    return record["step"] + 1, record["seconds"]
 
 
 def _asked(job: Job, start: str, assignments: Sequence[str]) -> Row:
