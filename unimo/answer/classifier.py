@@ -53,7 +53,8 @@ class Classifier(Encoder):
 
     def class_embeddings(self, names: Sequence[str], prompts: Sequence[str] = PROMPTS) -> Tensor:
         """(len(names), D): each class as the normalised mean of its prompts' embeddings."""
-        several(names, "class name"), several(prompts, "prompt")
+        several(names, "class name")
+        several(prompts, "prompt")
         texts = [prompt.format(name) for name in names for prompt in prompts]
         embedding = torch.from_numpy(self.embed_text(texts)).unflatten(0, (len(names), len(prompts)))
         return F.normalize(embedding.mean(1), dim=-1)

@@ -24,7 +24,7 @@ METRICS_OF = {
     "retrieval": ("retrieval",),
     "generation": ("rouge_l", "bleu"),
 }
-MAY_BE = {  # the metrics that can mark a kind's predictions
+ALLOWED_METRICS = {  # the metrics that can mark a kind's predictions
     "classification": ("accuracy", "soft_accuracy", "f1", "matthews", "vqa_accuracy", "daquar_accuracy"),
     "regression": ("pearson", "spearman", "pearson_spearman", "squared_error"),
     "retrieval": ("retrieval",),
@@ -67,13 +67,13 @@ def resolved(run: Finetuning, train: Examples) -> Finetuning:
         rank=replace(rank, longest=min(rank.longest, longest)),
     )
     for metric in run.metrics:
-        if metric not in MAY_BE[run.kind]:
-            near = nearest(metric, MAY_BE[run.kind])
+        if metric not in ALLOWED_METRICS[run.kind]:
+            near = nearest(metric, ALLOWED_METRICS[run.kind])
             raise UsageError(
                 f"no such metric of {run.kind}",
                 where="metrics",
                 got=metric,
-                expected=", ".join(MAY_BE[run.kind]),
+                expected=", ".join(ALLOWED_METRICS[run.kind]),
                 do=f"did you mean {near}?" if near else None,
             )
     return replace(run, model=_model_for(run, as_asked(run, train), texts))
