@@ -244,9 +244,10 @@ TOLD = {
     "men": ["Two men in blue shirts sit on a bench .", "men sitting on a wooden bench near a red car"],
     "boy": ["A boy in a red shirt jumps into the blue pool .", "a small boy is jumping off a bench into a pool"],
     "cat": ["A black cat sleeps on a red car .", "above a small black cat is a red car ."],
+    "cow": ["A cow is left of a horse, and a dog is right of the cow .", "a brown cow and a dog are behind the cat"],
     "woman": ["A woman in a blue dress walks two dogs .", "a woman with brown dogs on the grass behind a house"],
 }
-GRAMMARS = {2: ("16348300d698737d", "c8d8144ba302f402")}
+GRAMMARS = {3: ("16348300d698737d", "4767f538f250fa15")}
 
 
 def test_rules_change_only_together_with_the_number_of_the_grammar(tmp_path):

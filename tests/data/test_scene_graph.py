@@ -102,6 +102,19 @@ def test_who_is_where_is_told_whatever_comes_first(parser, caption, subject, tar
     assert (None if relation.head is None else graph.objects[relation.head].text) == subject
 
 
+@pytest.mark.parametrize(
+    "caption, subjects",
+    [
+        ("a ring is left of a star, and a circle is right of the ring", ["ring", "circle"]),
+        ("a ring is left of a star; a circle is above them", ["ring", "circle"]),
+        ("a ring is left of a star and a circle", ["ring"]),
+    ],
+)
+def test_a_clause_has_its_own_subject(parser, caption, subjects):
+    graph = parser.parse(caption)
+    assert [graph.objects[node.head].text for node in graph.relations if node.head is not None] == subjects
+
+
 def test_the_class_of_a_word_is_learnt_from_its_use():
     # "squint" and "blorp" are in no list; what stands around them tells the verb from the noun
     made_up = ["a blorp squints at the dog .", "two blorps squint .", "a man with a blorp .", "a dog squints ."] * 3

@@ -310,6 +310,7 @@ def _graph(caption: str, found: Sequence[Token], tags: str) -> SceneGraph:
     relations: list[Node] = []
     phrases: list[Span] = []
     starts: dict[int, int] = {}  # token at which a noun phrase begins (its determiner counted) -> object
+    ends: list[int] = []  # token behind each object
     owned: set[int] = set()  # adjectives that stand before their noun
     for run in re.finditer(r"[NL]+", tags):
         first = run.start()
@@ -323,6 +324,7 @@ def _graph(caption: str, found: Sequence[Token], tags: str) -> SceneGraph:
         span = (found[run.start()].span[0], found[run.end() - 1].span[1])
         text = " ".join(token.text for token in found[run.start() : run.end()])
         starts[begin] = starts[first] = len(objects)
+        ends.append(run.end())
         for k in reversed(adjectives):
             attributes.append(_attribute(found[k], len(objects)))
         phrases.append((found[first].span[0], span[1]))
@@ -332,7 +334,7 @@ def _graph(caption: str, found: Sequence[Token], tags: str) -> SceneGraph:
     governed: set[int] = set()
     for i, (token, tag) in enumerate(zip(found, tags)):
         if i in starts and starts[i] != nearest:
-            if nearest in governed and i and tags[i - 1] in "C.":
+            if nearest in governed and i and tags[i - 1] in "C." and not _opens_clause(tags, found, i, ends[starts[i]]):
                 governed.add(starts[i])  # "with a coat and a hat": what governs the first governs both
             nearest = starts[i]
             if nearest not in governed:
@@ -363,6 +365,14 @@ def _graph(caption: str, found: Sequence[Token], tags: str) -> SceneGraph:
 def _joins_adjectives(tags: str, i: int) -> bool:
     """Whether token i joins two adjectives of one noun: "black and white dog"."""
     return 0 < i < len(tags) - 1 and tags[i] in "C." and tags[i - 1] == "J" and tags[i + 1] == "J"
+
+
+def _opens_clause(tags: str, found: Sequence[Token], i: int, end: int) -> bool:
+    """Whether the noun phrase at tokens [i, end) is the subject of a new clause and not one more of a list: "a coat,
+    and a dog runs" but "a coat and a hat"."""
+    if found[i - 1].text in (";", ".", ":"):
+        return True
+    return tags[max(0, i - 2) : i] == ".C" and tags[end : end + 1] in tuple("XVB")
 
 
 def _behind_preposition(tags: str, starts: dict[int, int], i: int) -> int | None:
