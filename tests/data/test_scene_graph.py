@@ -108,6 +108,8 @@ def test_who_is_where_is_told_whatever_comes_first(parser, caption, subject, tar
         ("a ring is left of a star, and a circle is right of the ring", ["ring", "circle"]),
         ("a ring is left of a star; a circle is above them", ["ring", "circle"]),
         ("a ring is left of a star and a circle", ["ring"]),
+        ("a ring is left of a star, and on the right is a circle", ["ring", "circle"]),
+        ("in the middle is a ring; a star is at the top", ["ring", "star"]),
     ],
 )
 def test_a_clause_has_its_own_subject(parser, caption, subjects):

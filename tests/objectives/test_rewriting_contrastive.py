@@ -205,3 +205,11 @@ def test_each_ingredient_can_be_left_away():
     nothing = Draft(0, 16, Tokenizer.default())
     RewritingContrastive().corrupt(nothing)
     assert step(tiny(), nothing.finish(), {"rewriting": RewritingContrastive()}) == ({}, {})
+
+
+def test_nothing_is_contrasted_before_its_first_step():
+    for at, contrasted in ((6, False), (7, True)):
+        made = draft()
+        made.step = at
+        RewritingContrastive(first_step=7).corrupt(made)
+        assert ("pairs.rewritten" in made.finish().text_groups) == contrasted

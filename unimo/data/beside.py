@@ -49,7 +49,7 @@ class Beside:
         return [ids[: self.longest] for ids in same], [ids[: self.longest] for ids in wrong]
 
     def relations(self) -> np.ndarray:
-        """(k,) places of relations ("left of", "sits on") among the caption's token ids; none without rewrites."""
+        """(k,) places among the caption's token ids of words that tell its relations; none without rewrites."""
         if self.prepared.rewrites is None:
             return np.zeros(0, np.int64)
         places = self.prepared.rewrites.relations(self.item, self.caption)

@@ -163,17 +163,18 @@ class Rewrites:
         return rows[: len(same)], rows[len(same) :]
 
     def relations(self, i: int, j: int) -> np.ndarray:
-        """(k,) ascending places, among the token ids of caption j of item i, of relations that a rewrite replaces."""
-        changes = [change for _, rows in self.record(i, j)["nodes"] for change in rows]
-        spans = sorted({(begin, end) for begin, end, _, kind in changes if kind == "relation"})
+        """(k,) ascending places, among the token ids of caption j of item i, of the words by which its relations differ
+        from those that a rewrite puts in their place: "top" of "in the top left corner", "left" of "left of"."""
         caption = self._corpus.text(i, j)
+        changes = [change for _, rows in self.record(i, j)["nodes"] for change in rows if change[3] == "relation"]
+        spans = sorted({span for begin, end, new, _ in changes for span in _differing(caption[begin:end], new, begin)})
         texts = [text for begin, end in spans for text in (caption[:begin].rstrip(), caption[:end])]
         ids = self._tokenizer.encode_batch([caption, *texts])
-        places: list[int] = []
+        places: set[int] = set()
         for before, until in zip(ids[1::2], ids[2::2]):
             if ids[0][: len(until)] == until:  # else the cut fell within a token
-                places += range(len(before), len(until))
-        return np.array(places, dtype=np.int64)
+                places.update(range(len(before), len(until)))
+        return np.array(sorted(places), dtype=np.int64)
 
     def _negative(self, record: dict[str, Any], place: tuple[int, int], entry: list) -> Negative:
         if entry[0] not in LEVELS:
@@ -185,6 +186,16 @@ class Rewrites:
         changes = tuple(Change(kind, (begin, end), caption[begin:end], new) for begin, end, new, kind in rows)
         rewrite = Rewrite(level, "+".join(sorted(change.kind for change in changes)), changes)
         return Negative(level, rewrite.kind, rewrite.apply(caption), changes)
+
+
+def _differing(old: str, new: str, begin: int) -> list[tuple[int, int]]:
+    """Spans of the words of `old`, which begins at character `begin`, that `new` has not at the same place; of all of
+    them where the two have unlike many words."""
+    words, others = old.split(" "), new.split(" ")
+    if len(words) != len(others):
+        return [(begin, begin + len(old))]
+    starts = [begin + len(" ".join(words[:k])) + (k > 0) for k in range(len(words))]
+    return [(at, at + len(word)) for at, word, other in zip(starts, words, others) if word != other]
 
 
 def stratum(entry: list, caption: str) -> str:

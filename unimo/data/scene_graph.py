@@ -348,14 +348,18 @@ def _graph(caption: str, found: Sequence[Token], tags: str) -> SceneGraph:
         elif tag == "P" and (following is not None or tags[i + 1 : i + 2] == "O"):
             after_verb = i > 0 and tags[i - 1] in "VBGRX"
             head = subject if after_verb else nearest
-            if following is not None and (i == 0 or tags[i - 1] in "C."):
-                behind = _behind_verb(tags, starts, found, after=objects[following])
+            if following is not None and (i == 0 or tags[i - 1] in "C.W"):
+                behind = _behind_verb(tags, starts, found, after=objects[following].span[1])
                 head = head if behind is None else behind
             relations.append(Node("relation", token.text, token.span, "preposition", head, following))
             if following is not None:
                 governed.add(following)
         elif tag in "PR" and _PLACE.match(token.text):
-            relations.append(Node("relation", token.text, token.span, "place", subject))
+            behind = None
+            if i == 0 or tags[i - 1] in "C.W":
+                behind = _behind_verb(tags, starts, found, after=token.span[1])
+            head = subject if behind is None else behind
+            relations.append(Node("relation", token.text, token.span, "place", head))
         elif tag in "JM" and i not in owned:
             attributes.append(_attribute(token, nearest if i and tags[i - 1] == "P" else subject))
     attributes.sort(key=lambda node: node.span)
@@ -382,9 +386,10 @@ def _behind_preposition(tags: str, starts: dict[int, int], i: int) -> int | None
     return starts.get(j) if j > i + 1 else None
 
 
-def _behind_verb(tags: str, starts: dict[int, int], found: Sequence[Token], after: Node) -> int | None:
-    """The subject of an inverted clause, "left of the house is a tree": what stands behind the verb behind `after`."""
-    i = next((k for k, token in enumerate(found) if token.span[0] >= after.span[1]), len(found))
+def _behind_verb(tags: str, starts: dict[int, int], found: Sequence[Token], after: int) -> int | None:
+    """The subject of an inverted clause, "left of the house is a tree": what stands behind the verb that stands behind
+    character `after`."""
+    i = next((k for k, token in enumerate(found) if token.span[0] >= after), len(found))
     return starts.get(i + 1) if tags[i : i + 1] == "X" else None
 
 

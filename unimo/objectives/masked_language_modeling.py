@@ -4,8 +4,9 @@ Hidden: spans of whole words, 15 % of a text; asked: every hidden token, from th
 pair or [ G | L ] of a passage. The choice of grounded entries sees the text as masked, so the answer votes for nothing.
 
 Of a share of the captions all relations of the scene graph are hidden instead (`relations`; as in ERNIE-ViL, Yu et al.
-2021, not in the papers). Which of two things is left of the other is learnt from that word within minutes; from the
-contrast with the same caption turned round, not at all (docs/lab-notebook.md, 2026-11-22).
+2021, not in the papers), and of these only the words by which they differ from what a rewrite puts in their place:
+"left" of "left of". Which of two things is left of the other is learnt from that word within minutes; from the contrast
+with the same caption turned round, or with all of "left of" hidden, not at all (docs/lab-notebook.md, 2026-11-22).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class MaskedLanguageModeling:
     geometric: float = setting(0.2, "p of the geometric span length in words")
     longest: int = setting(10, "longest span in words")
     relations: float = setting(
-        0.0, "share of rewritten captions beside their picture whose relations are hidden, in place of random spans"
+        0.0, "share of rewritten captions beside their picture in which relations are hidden, in place of random spans"
     )
 
     def corrupt(self, draft: Draft) -> None:
