@@ -20,6 +20,7 @@ from unimo.recipes.unimo import unimo_scenes
 SMALL = ["model.width=16", "model.heads=2", "model.depth=1", "batch.pairs=6", "batch.images=2", "batch.text_tokens=64"]
 SMALL += ["optimiser.layers=adamw", "steps=4", "minutes=none", "save_steps=2", "precision=fp32", "tensorboard=false"]
 SMALL += ["batch.caption_length=24", "batch.passage_length=32", "objectives.rewriting.pairs=3"]
+SMALL += ["objectives.rewriting.begins=0", "objectives.mlm.alone_until=0"]
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,19 @@ def test_all_ingredients_take_part_and_a_resumed_run_is_the_same(world, tmp_path
 
 
 NO_TEXTS = ["data.texts=[]", "data.neighbours=none"]
+
+
+def test_objectives_have_their_turns(world, tmp_path):
+    turns = ["objectives.mlm.alone_from=0.25", "objectives.mlm.alone_until=0.5", "objectives.rewriting.begins=0.75"]
+    T.train(small(world, *turns), tmp_path / "run", say=quiet)
+    before, alone, after, contrasted = log_of(tmp_path / "run")
+    assert "mlm.pairs" in alone
+    for said in (before, after, contrasted):
+        assert {"seq2seq.pairs", "mrm.features"} <= set(said)
+    assert not {"mlm.texts", "seq2seq.pairs", "mrm.features", "rewriting"} & set(alone)
+    assert ["rewriting" in said for said in (before, after, contrasted)] == [False, False, True]
+    with pytest.raises(UsageError, match="known length"):
+        T.train(small(world, *turns, "steps=none", "minutes=0.1"), tmp_path / "minutes", say=quiet)
 
 
 @pytest.mark.parametrize(

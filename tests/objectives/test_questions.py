@@ -89,6 +89,19 @@ def test_relations_are_hidden_in_the_share_of_captions_that_have_some(share):
     assert {0.0: taken == 0, 0.5: 8 <= taken <= 22, 1.0: taken == 30}[share]
 
 
+def test_alone_hidden_relations_are_asked_of_every_pair():
+    objective = MaskedLanguageModeling(pairs=2, relations=0.0, alone_from=0.5, alone_until=0.6)
+    draft = tiny_draft(pairs=8)
+    draft.progress = 0.5
+    for i, pair in enumerate(draft.pairs):
+        object.__setattr__(pair, "beside", Related(i))
+    CrossModalContrastive().corrupt(draft)
+    objective.corrupt(draft)
+    asked = questions(draft.finish(), "mlm.pairs", "pairs.masked")
+    assert len(asked) == 8 and all(set(places) == {1, 3, 4} for places in asked[1::2])
+    assert [objective.alone(progress) for progress in (0.49, 0.5, 0.59, 0.6)] == [False, True, True, False]
+
+
 def test_the_answer_votes_for_nothing():
     """Masked words are fused with the votes of the text as masked, not of the clean one."""
     objective = MaskedLanguageModeling()

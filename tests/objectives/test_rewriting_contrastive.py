@@ -207,9 +207,9 @@ def test_each_ingredient_can_be_left_away():
     assert step(tiny(), nothing.finish(), {"rewriting": RewritingContrastive()}) == ({}, {})
 
 
-def test_nothing_is_contrasted_before_its_first_step():
-    for at, contrasted in ((6, False), (7, True)):
+def test_nothing_is_contrasted_before_its_share_of_the_run():
+    for progress, contrasted in ((0.69, False), (0.7, True)):
         made = draft()
-        made.step = at
-        RewritingContrastive(first_step=7).corrupt(made)
+        made.progress = progress
+        RewritingContrastive(begins=0.7).corrupt(made)
         assert ("pairs.rewritten" in made.finish().text_groups) == contrasted

@@ -14,7 +14,7 @@ import signal
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -37,6 +37,13 @@ class Corrupts(Protocol):
     """The half of an objective the loader needs."""
 
     def corrupt(self, draft: Draft) -> None: ...
+
+
+@runtime_checkable
+class AsksAlone(Protocol):
+    """An objective that for a part of a run is the only one. progress: share of the run's steps that lie behind."""
+
+    def alone(self, progress: float) -> bool: ...
 
 
 class Regions(Protocol):
@@ -82,7 +89,8 @@ class Stream:
 
     size: side of the model's pictures in pixels. pair_views, image_views: how pictures are varied. rank, world: which
     shards are ours. cache_bytes: memory for decoded pictures, per worker. regions: kind -> detected regions of its
-    pictures, for UNIMO, which sees no pixels. prepared: rewritings and neighbours of the pairs.
+    pictures, for UNIMO, which sees no pixels. prepared: rewritings and neighbours of the pairs. steps: of the run, if
+    known.
     """
 
     def __init__(
@@ -101,6 +109,7 @@ class Stream:
         cache_bytes: int = 2 << 30,
         regions: Mapping[str, Regions] | None = None,
         prepared: Prepared | None = None,
+        steps: int | None = None,
     ):
         for kind in ("pairs", "images"):
             if getattr(budgets, kind) % budgets.shards:
@@ -111,7 +120,7 @@ class Stream:
                     expected=f"a multiple of batch.shards = {budgets.shards}",
                 )
         self.corpora, self.budgets, self.objectives = corpora, budgets, list(objectives)
-        self.size, self.tokenizer, self.seed = size, tokenizer, seed
+        self.size, self.tokenizer, self.seed, self.steps = size, tokenizer, seed, steps
         self.views = {"pairs": pair_views, "images": image_views}
         per_rank = budgets.shards // world
         self.shards = range(rank * per_rank, (rank + 1) * per_rank)
@@ -130,14 +139,16 @@ class Stream:
 
     def batch(self, step: int) -> Batch:
         """This rank's share of a step."""
-        draft = Draft(step, self.size, self.tokenizer, self.budgets.shards, len(self.shards))
+        progress = step / self.steps if self.steps else 0.0
+        draft = Draft(step, self.size, self.tokenizer, self.budgets.shards, len(self.shards), progress)
+        alone = [one for one in self.objectives if isinstance(one, AsksAlone) and one.alone(progress)]
         for shard in self.shards:
             self._draw_pairs(draft, shard)
-        for shard in self.shards:
+        for shard in self.shards if not alone else ():
             self._draw_images(draft, shard)
-        for shard in self.shards:
+        for shard in self.shards if not alone else ():
             self._draw_texts(draft, shard)
-        for objective in self.objectives:
+        for objective in alone or self.objectives:
             objective.corrupt(draft)
         return draft.finish()
 

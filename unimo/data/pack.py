@@ -49,7 +49,8 @@ class Drawn:
 class Draft:
     """The open batch of one rank.
 
-    shards: equal parts of the whole step, all ranks together; local_shards: how many of them are here. pairs,
+    shards: equal parts of the whole step, all ranks together; local_shards: how many of them are here. progress: share
+    of the run's steps that lie behind it, 0 in a run whose steps are not known beforehand. pairs,
     images, masked, fragments: what was drawn, the last two being passages of text to read and to write.
     pixels: group -> list of (3, S, S) uint8 arrays; picture i of group "pairs" belongs to pairs[i]. regions: the
     same of detected regions, for UNIMO; then there are no pixels.
@@ -60,6 +61,7 @@ class Draft:
     tokenizer: Tokenizer
     shards: int = 1
     local_shards: int = 1
+    progress: float = 0.0
     pairs: list[Drawn] = field(default_factory=list)
     images: list[Drawn] = field(default_factory=list)
     masked: list[Drawn] = field(default_factory=list)

@@ -6,7 +6,8 @@ pair or [ G | L ] of a passage. The choice of grounded entries sees the text as 
 Of a share of the captions all relations of the scene graph are hidden instead (`relations`; as in ERNIE-ViL, Yu et al.
 2021, not in the papers), and of these only the words by which they differ from what a rewrite puts in their place:
 "left" of "left of". Which of two things is left of the other is learnt from that word within minutes; from the contrast
-with the same caption turned round, or with all of "left of" hidden, not at all (docs/lab-notebook.md, 2026-11-22).
+with the same caption turned round, or with all of "left of" hidden, not at all; and beside other objectives slowly, so
+that for a part of a run it may be all that is asked (`alone_from`, `alone_until`; docs/lab-notebook.md, 2026-11-22).
 """
 
 from __future__ import annotations
@@ -35,19 +36,25 @@ class MaskedLanguageModeling:
     relations: float = setting(
         0.0, "share of rewritten captions beside their picture in which relations are hidden, in place of random spans"
     )
+    alone_from: float = setting(0.0, "share of the run's steps after which hidden relations are all that is asked ...")
+    alone_until: float = setting(0.0, "... and up to which, of every pair of a step")
+
+    def alone(self, progress: float) -> bool:
+        return self.alone_from <= progress < self.alone_until
 
     def corrupt(self, draft: Draft) -> None:
-        chosen = draft.first_pairs(self.pairs)
+        alone = self.alone(draft.progress)
+        chosen = list(range(len(draft.pairs))) if alone else draft.first_pairs(self.pairs)
         draft.extra["mlm.pairs"] = chosen
         for i in chosen:
-            self._mask(draft, draft.pairs[i], "pairs.masked", "mlm.pairs")
+            self._mask(draft, draft.pairs[i], "pairs.masked", "mlm.pairs", 1.0 if alone else self.relations)
         for drawn in draft.masked:
             self._mask(draft, drawn, "texts.masked", "mlm.texts")
 
-    def _mask(self, draft: Draft, drawn: Drawn, group: str, asked: str) -> None:
+    def _mask(self, draft: Draft, drawn: Drawn, group: str, asked: str, relations: float = 0.0) -> None:
         ids, tokenizer = draft.framed(drawn.ids), draft.tokenizer
         rng, vocab_size, mask_id = drawn.rng("mlm"), tokenizer.vocab_size, tokenizer.mask
-        places = self._relations(drawn)
+        places = _relations(drawn, relations)
         if len(places):
             masked = hide(ids, places, rng, vocab_size=vocab_size, mask_id=mask_id)
         else:
@@ -63,12 +70,6 @@ class MaskedLanguageModeling:
             )
         draft.ask(asked, group, draft.add_text(group, masked), places, ids[places])
 
-    def _relations(self, drawn: Drawn) -> np.ndarray:
-        """Places of the relations of a framed caption, if it is its turn; else none."""
-        if drawn.beside is None or drawn.rng("mlm relations").random() >= self.relations:
-            return np.zeros(0, np.int64)
-        return 1 + drawn.beside.relations()  # behind [CLS]
-
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
         asked = {}
         if "pairs.masked" in batch.text_groups:
@@ -83,3 +84,10 @@ class MaskedLanguageModeling:
             if name in batch.targets:
                 parts |= predict_words(model, fused[name], batch.targets[name], batch, name, weight)
         return parts
+
+
+def _relations(drawn: Drawn, share: float) -> np.ndarray:
+    """Places of the relations of a framed caption, if it is among the share of captions whose turn it is; else none."""
+    if drawn.beside is None or drawn.rng("mlm relations").random() >= share:
+        return np.zeros(0, np.int64)
+    return 1 + drawn.beside.relations()  # behind [CLS]

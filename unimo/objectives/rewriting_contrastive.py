@@ -48,7 +48,7 @@ TEXTS, IMAGES, SENTENCES = "pairs.rewritten", "pairs.related", "texts.related"
 class RewritingContrastive:
     parts = ("rewriting", "rewriting.accuracy", "rewriting.alone")
     weight: float = setting(1.0, "weight of the contrastive loss with rewriting; 0 switches the objective off")
-    first_step: int = setting(0, "step of the run from which on captions are contrasted")
+    begins: float = setting(0.0, "share of the run's steps after which captions are contrasted")
     pairs: int = setting(16, "pairs per step that are anchors")
     positives: int = setting(1, "rewritten captions per anchor that say the same")
     negatives: int = setting(8, "rewritten captions per anchor that are not true")
@@ -80,7 +80,7 @@ class RewritingContrastive:
             )
 
     def corrupt(self, draft: Draft) -> None:
-        chosen = draft.first_pairs(self.pairs) if draft.step >= self.first_step else []
+        chosen = draft.first_pairs(self.pairs) if draft.progress >= self.begins else []
         if not chosen:
             return
         seen_in, right, who = [], [], []  # of every text: its picture, whether it is a positive, its anchor

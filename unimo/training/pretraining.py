@@ -67,6 +67,7 @@ class Pretraining:
             cache_bytes=int(run.data.cache_gb * 2**30),
             regions=self.regions,
             prepared=opening.open_prepared(run, self.corpora, self.regions),
+            steps=run.steps,
         )
 
     def build(self) -> Unified:

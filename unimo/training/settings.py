@@ -128,6 +128,15 @@ def check(run: Run, world: int) -> None:
             expected="exactly one of them, above 0",
             do="--minutes 5, or --set steps=1000",
         )
+    asked = run.objectives
+    if run.steps is None and (asked.mlm.alone_until or asked.rewriting.begins):
+        raise UsageError(
+            "objectives that have their turn in a part of a run need one of known length",
+            where="objectives.mlm.alone_until, objectives.rewriting.begins",
+            got=f"minutes={run.minutes}",
+            expected="a number of steps",
+            do="--steps 1000, or --set objectives.mlm.alone_until=0 --set objectives.rewriting.begins=0",
+        )
     longest = run.model.positions - 2
     for key, value, lowest, highest in (
         ("batch.caption_length", run.batch.caption_length, 3, longest),
@@ -137,6 +146,9 @@ def check(run: Run, world: int) -> None:
         ("batch.text_tokens", run.batch.text_tokens, 0, None),
         ("batch.fragments", run.batch.fragments, 0, 1),
         ("batch.shards", run.batch.shards, 1, None),
+        ("objectives.mlm.alone_from", asked.mlm.alone_from, 0, 1),
+        ("objectives.mlm.alone_until", asked.mlm.alone_until, 0, 1),
+        ("objectives.rewriting.begins", asked.rewriting.begins, 0, 1),
         ("optimiser.warmup", run.optimiser.warmup, 1e-6 if run.optimiser.decay == "noam" else 0, 1),
         ("average", run.average, 0, 0.999999),
         ("save_steps", run.save_steps or 1, 1, None),
