@@ -99,10 +99,10 @@ def write_world(
     """Write the world into `folder`, or find it there; returns what `world.json` says.
 
     The numbers count pictures (texts: paragraphs); what is asked zero times is not written. size: picture
-    side in pixels. objects, twins: see `scene`. placed: how often captions to train on tell the place of a thing
-    where they could tell what it is beside; held-out captions and questions do not depend on it. The folder appears
-    whole or not at all, and two processes that want it at once make it once. Raises UsageError when the folder holds
-    something else, DataError when a file of this world was changed, ResourceError when the disk refuses.
+    side in pixels. objects, twins: see `scene`. placed: how often captions to train on tell the place of a thing where
+    they could tell what it is beside; held-out captions and questions do not depend on it. The folder appears whole or not at all, and two processes
+    that want it at once make it once. Raises UsageError when the folder holds something else, DataError when
+    a file of this world was changed, ResourceError when the disk refuses.
     """
     folder = Path(folder).absolute()
     parameters: dict[str, Any] = {
