@@ -74,7 +74,7 @@ def unimo_scenes() -> Run:
             ),
         ),
         optimiser=Optimiser(rate=2e-3, warmup=0.05, decay="linear", weight_decay=0.05, layers="muon"),
-        steps=2500,
+        steps=2700,
         workers=1,
         only_known_words=True,
     )
