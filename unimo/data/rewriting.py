@@ -10,8 +10,7 @@ is not told. Here they are counted from the user's own captions, a substitute is
 model could tell a negative by its rare words) and seen where it would stand, and nothing is put in that may be true of
 the picture as far as the corpus can tell:
 
-- a word of any caption of the same picture, whatever its ending (but where a caption says that the ring is left of the
-  box, "right of" is false of these two, whatever else stands right of something);
+- a word of any caption of the same picture, whatever its ending;
 - what other pictures' captions say *instead*: of "man", "person" and "guy" are found where another caption of the
   same picture says "man" and this one does not, more often than elsewhere (`Vocabularies.related`);
 - a more general or more special word, where grammar knows it ("animal" for "dog"), or a vague one ("look");
@@ -256,7 +255,6 @@ class Told:
         said = frozenset().union(*(word_stems(graph.caption) for graph in picture))
         objects = {key_words(node.text) for graph in picture for node in graph.objects}
         deeds = {key_words(node.text) for graph in picture for node in graph.relations if is_deed(node)}
-        self._ties = {_tie(graph, node) for graph in picture for node in graph.relations}
         self._said = said
         self._objects = said.union(*map(vocabularies.related, objects))
         self._deeds = said.union(*map(vocabularies.related, deeds))
@@ -265,21 +263,6 @@ class Told:
         """Whether no caption of the picture says a word, nor an object or deed that may mean the same."""
         deed = kind == "relation" and "+" in form
         return key_words(text) not in (self._objects if kind == "object" else self._deeds if deed else self._said)
-
-    def turns(self, graph: SceneGraph, node: Node, text: str) -> bool:
-        """Whether a relation between things a caption names becomes its opposite, of which one at most is true, and
-        every caption of the picture that ties things so called says what this one does."""
-        subject, said, target = _tie(graph, node)
-        named = bool(subject) and (bool(target) or node.form == "place")
-        one_way = node.form == "place" or node.text in grammar().one_way
-        told = {relation for head, relation, tail in self._ties if head in (subject, "") and tail in (target, "")}
-        return named and one_way and text in grammar().opposites.get(said, ()) and told == {said}
-
-
-def _tie(graph: SceneGraph, node: Node) -> tuple[str, str, str]:
-    """Subject, relation and its object; "" where none is told."""
-    subject, target = ("" if k is None else key_words(graph.objects[k].text) for k in (node.head, node.tail))
-    return subject, node.text, target
 
 
 def is_deed(node: Node) -> bool:
@@ -314,9 +297,9 @@ def rewrites(
 ) -> list[Rewrite]:
     """At most `words` word level and `phrases` phrase level negatives of one caption, all different.
 
-    picture: the graphs of every caption of its picture; none of their words is put in, nor any related to them (but see
-    `Told.turns`), and none of them comes out. Fewer are returned, after a bounded number of draws, where the
-    vocabularies hold no more; none for a caption without object.
+    picture: the graphs of every caption of its picture; none of their words is put in, nor any related to them, and
+    none of them comes out. Fewer are returned, after a bounded number of draws, where the vocabularies hold no more;
+    none for a caption without object.
     """
     if not graph.objects:
         return []
@@ -327,11 +310,7 @@ def rewrites(
     for node in graph.nodes:
         form = vocabularies.form_of(node, graph.caption)
         texts, weights = vocabularies.alternatives(node.kind, form, node.text, slots.get(node, ""))
-        kept = [
-            i
-            for i, text in enumerate(texts)
-            if weights[i] > 0 and (told.nothing_of(node.kind, node.form, text) or told.turns(graph, node, text))
-        ]
+        kept = [i for i, text in enumerate(texts) if weights[i] > 0 and told.nothing_of(node.kind, node.form, text)]
         if kept:
             share = np.cumsum(weights[kept])
             choices.setdefault(node.kind, []).append((node, [texts[i] for i in kept], share / share[-1]))
