@@ -20,7 +20,6 @@ from unimo.recipes.unimo import unimo_scenes
 SMALL = ["model.width=16", "model.heads=2", "model.depth=1", "batch.pairs=6", "batch.images=2", "batch.text_tokens=64"]
 SMALL += ["optimiser.layers=adamw", "steps=4", "minutes=none", "save_steps=2", "precision=fp32", "tensorboard=false"]
 SMALL += ["batch.caption_length=24", "batch.passage_length=32", "objectives.rewriting.pairs=3"]
-SMALL += ["objectives.rewriting.begins=0", "objectives.mlm.alone_until=0"]
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +79,8 @@ def test_each_ingredient_can_be_left_away(world, tmp_path, without):
 
 
 def test_what_cannot_be_is_refused(world, tmp_path):
+    with pytest.raises(UsageError, match="rewritten captions"):
+        T.train(small(world, "data.rewrites=none", "objectives.mlm.relations=0.5"), tmp_path / "b", say=quiet)
     with pytest.raises(UsageError, match="cmcl"):
         T.train(small(world, "objectives.cmcl.weight=1"), tmp_path / "a", say=quiet)
     with pytest.raises(UsageError, match="region_size"):

@@ -137,6 +137,14 @@ def check(run: Run, world: int) -> None:
             expected="a number of steps",
             do="--steps 1000, or --set objectives.mlm.alone_until=0 --set objectives.rewriting.begins=0",
         )
+    if run.data.rewrites is None and (asked.mlm.relations or asked.mlm.alone_until):
+        raise UsageError(
+            "relations are hidden where rewritten captions tell them",
+            where="objectives.mlm.relations, objectives.mlm.alone_until",
+            got="data.rewrites=none",
+            expected="rewritten captions (unimo prepare rewrites)",
+            do="--set data.rewrites=FOLDER, or --set objectives.mlm.relations=0 --set objectives.mlm.alone_until=0",
+        )
     longest = run.model.positions - 2
     for key, value, lowest, highest in (
         ("batch.caption_length", run.batch.caption_length, 3, longest),
