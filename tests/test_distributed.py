@@ -86,8 +86,8 @@ def in_step(step, act):
     real = T.objectives.step
 
     def acting(model, batch, active):
-        parts, requests = real(model, batch, active)
-        return (act(parts) or parts if batch.step == step else parts), requests
+        parts, fused = real(model, batch, active)
+        return (act(parts) or parts if batch.step == step else parts), fused
 
     T.objectives.step = acting
 

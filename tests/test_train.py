@@ -192,14 +192,14 @@ def poison(monkeypatch, steps, how):
     real = T.objectives.step
 
     def poisoned(model, batch, active):
-        parts, requests = real(model, batch, active)
+        parts, fused = real(model, batch, active)
         if batch.step in steps:
             part = parts["cmcl"]
             bad = part.total * math.nan if how == "loss" else part.total * 1.0
             if how == "gradient":
                 bad.register_hook(lambda gradient: gradient * math.inf)
             parts["cmcl"] = replace(part, total=bad)
-        return parts, requests
+        return parts, fused
 
     monkeypatch.setattr(T.objectives, "step", poisoned)
 

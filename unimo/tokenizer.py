@@ -22,6 +22,7 @@ from unimo.errors import DataError, UsageError
 from unimo.json_files import write_json
 
 SPACE = "Ġ"  # how the byte alphabet of GPT-2 writes a space
+WORTH_CORES = 64  # texts; waking the other cores for fewer takes longer than they save, much longer if they are busy
 
 
 class Tokenizer:
@@ -83,11 +84,14 @@ class Tokenizer:
         return self.encode_batch([text], max_bytes=max_bytes)[0]
 
     def encode_batch(self, texts: Iterable[str], *, max_bytes: int | None = None) -> list[list[int]]:
-        """`encode` for many texts at once, on all cores."""
+        """`encode` for many texts, on all cores where there are enough of them."""
         texts = list(texts)
         try:
             heads = texts if max_bytes is None else [_head(text, max_bytes) for text in texts]
-            rows = self._bpe.encode_batch_fast(heads, add_special_tokens=False)
+            if len(heads) < WORTH_CORES:
+                rows = [self._bpe.encode(head, add_special_tokens=False) for head in heads]
+            else:
+                rows = self._bpe.encode_batch_fast(heads, add_special_tokens=False)
         except (AttributeError, TypeError, UnicodeEncodeError) as error:
             raise _not_text(texts) from error
         return [row.ids for row in rows]

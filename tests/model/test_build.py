@@ -88,5 +88,10 @@ def test_counted_operations_are_those_the_machine_does():
     batch = as_batch(random_pictures(3), pack(random_rows([7, 7, 7, 7])))
     requests = {"pairs": Request(torch.tensor([0, 1, 2, 1]), torch.tensor([0, 1, 2, 0]))}
     with FlopCounterMode(display=False) as counter:
-        model.fuse(model.towers(batch), requests)
+        model.fuse(model.towers(batch), requests, whole=True)
     assert batch_cost(model, batch, requests) == counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        states = model.fuse(model.towers(batch), requests)["pairs"].states
+        states.at(torch.arange(8))
+        states.at(torch.arange(2))
+    assert batch_cost(model, batch, requests, states.read) == counter.get_total_flops()

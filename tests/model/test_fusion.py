@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from model.tiny_unimo import lively_unimo, random_regions, regions_batch
 from model.tiny_unimo2 import as_batch, lively_model, pack, random_pictures, random_rows
 from torch import Tensor
 
@@ -239,3 +240,33 @@ def test_masked_ground_hides_the_entry_but_keeps_its_place():
     again = model.fuse(towers, {"m": Request(torch.tensor([0]), torch.tensor([0]), hidden)})["m"]
     assert torch.equal(masked.hidden, again.hidden)
     assert not torch.equal(plain.hidden, masked.hidden)
+
+
+# ---- what is not read ----
+
+
+@pytest.mark.parametrize("member", ["unimo", "unimo2"])
+def test_a_last_layer_worked_out_where_it_is_read_is_the_whole_one(member):
+    found = {}
+    for whole in (True, False):
+        texts = pack(random_rows(LENGTHS))
+        if member == "unimo":
+            model, batch = lively_unimo(), regions_batch(random_regions([3, 4]), texts)
+        else:
+            model, batch = lively_model(), as_batch(random_pictures(2), texts)
+        requests = {"pairs": request_of([0, 1, 1], [2, 0, 1]), "words": request_of(None, [1, 2])}
+        fused = model.fuse(model.towers(batch), requests, whole=whole)
+        rows = torch.tensor([3, 1, 1, 0])  # of text 0: out of order, one twice
+        read = [fused["pairs"].image_cls(), fused["pairs"].text_cls(), fused["words"].text_cls()]
+        read += [fused["pairs"].words(rows, batch.texts), fused["pairs"].states.at(rows[:0])]
+        weights = torch.linspace(-1, 1, read[0].shape[1])
+        sum((x * weights).sum() for x in read).backward()
+        gradients = {name: x.grad for name, x in model.named_parameters() if x.grad is not None}
+        found[whole] = read, gradients, fused["pairs"].states.read, len(fused["pairs"].states)
+    (read, gradients, all_rows, n), (lazily, lazy_gradients, few, _) = found[True], found[False]
+    assert few < all_rows == n
+    for one, other in zip(read, lazily):
+        torch.testing.assert_close(one, other, rtol=0, atol=2e-6)
+    assert gradients.keys() == lazy_gradients.keys() and len(gradients) > 20
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(lazy_gradients[name], gradient, rtol=0, atol=2e-5, msg=name)

@@ -37,7 +37,7 @@ def fused_input(model: UNIMO2, requests: dict[str, Request], roles=TEXT) -> tupl
     """The answers, and the packed row as it enters the Grounded Transformer."""
     entered: list[Tensor] = []
     watch = model.grounded_encoder.register_forward_pre_hook(lambda _, given: entered.append(given[0]))
-    answers = model.fuse(towers_of(model, roles)[0], requests)
+    answers = model.fuse(towers_of(model, roles)[0], requests, whole=True)
     watch.remove()
     return answers, entered[0]
 

@@ -98,7 +98,7 @@ def test_nothing_else_is_added_to_what_enters(fusion):
     model, entered = lively_unimo(fusion=fusion), []
     model.encoder.register_forward_pre_hook(lambda _, given: entered.append(given[0]))
     towers, texts = everything(model)
-    model.fuse(towers, {"pairs": Request(EVERYONE, EVERYONE)})
+    model.fuse(towers, {"pairs": Request(EVERYONE, EVERYONE)}, whole=True)
     regions, expected = random_regions(COUNTS), []
     images = model.encode_images(regions)
     words = plain_norm(

@@ -100,7 +100,8 @@ def test_a_samples_luck_is_its_own():
 def test_without_candidates_there_is_no_negative(what, matched, negatives):
     objectives = {"itm": ImageTextMatching(pairs=8)}
     model, batch = lively_model(), tiny_batch(objectives.values(), **what)
-    parts, requests = step(model, batch, objectives)
+    parts, fused = step(model, batch, objectives)
+    requests = {name: one.request for name, one in fused.items()}
     asked = {name: len(request) for name, request in requests.items()}
     assert asked.get("itm.match", 0) == matched
     assert asked.get("itm.other_text", 0) == asked.get("itm.other_image", 0) == negatives

@@ -165,7 +165,8 @@ def test_dictionary_loss_is_that_of_each_sequence_by_itself(options):
     }
     model = lively_model(**options)
     batch = tiny_batch(objectives.values(), pairs=3, images=2, masked=2)
-    parts, requests = step(model, batch, objectives)
+    parts, fused = step(model, batch, objectives)
+    requests = {name: one.request for name, one in fused.items()}
     towers = model.towers(batch)
     sums = torch.zeros(4)
     for name in (

@@ -31,7 +31,7 @@ class Beside:
     def __init__(self, i: int):
         self.i, self.ids = i, np.array([10 + i, 50, 60 + i])
 
-    def rewritten(self, positives, negatives, rng):
+    def rewritten(self, positives, negatives, rng, only_relations=False):
         same = [self.ids[::-1].copy(), self.ids[[1, 0, 2]]]
         wrong = [np.array([10 + self.i, 50, 60 + j]) for j in range(10) if j != self.i]
         return same[:positives], [wrong[k] for k in rng.permutation(9)[:negatives]]
@@ -113,7 +113,8 @@ def test_a_step_as_published_is_the_loss_of_single_comparisons(fusion, scorer):
     """Every pair of picture and text encoded in a batch of its own, and the formula by hand."""
     options = {"pairs": 2, "negatives": 3, "others": 1, "scorer": scorer, "temperature": 0.5, "related": "inside"}
     model, asked, made = tiny(fusion=fusion).eval(), RewritingContrastive(**options), batch(**options)
-    parts, requests = step(model, made, {"rewriting": asked})
+    parts, fused = step(model, made, {"rewriting": asked})
+    requests = {name: one.request for name, one in fused.items()}
     assert requests["rewriting.together"].share == (fusion == "prefix") and "rewriting.alone" not in parts
     together, alone = single_scores(model, made, requests, asked)
     right, anchor = made.extra["rewriting.right"], made.extra["rewriting.anchor"]
@@ -131,7 +132,8 @@ def test_a_step_as_published_is_the_loss_of_single_comparisons(fusion, scorer):
 def test_what_is_encoded_alone_has_a_sum_of_its_own(scorer):
     options = {"pairs": 2, "negatives": 3, "others": 1, "scorer": scorer}
     model, asked, made = tiny().eval(), RewritingContrastive(**options), batch(**options)
-    parts, requests = step(model, made, {"rewriting": asked})
+    parts, fused = step(model, made, {"rewriting": asked})
+    requests = {name: one.request for name, one in fused.items()}
     together, alone = single_scores(model, made, requests, asked)
     e = alone.double().exp()
     assert alone.abs().max() <= 1 / (0.07 if scorer == "joint" else 1.0)  # a cosine, divided
@@ -196,11 +198,13 @@ def test_it_begins_at_chance_and_can_be_learnt():
 
 def test_each_ingredient_can_be_left_away():
     bare = batch(rewritten=False, others=3)
-    parts, requests = step(tiny(), bare, {"rewriting": RewritingContrastive(others=3)})
+    parts, fused = step(tiny(), bare, {"rewriting": RewritingContrastive(others=3)})
+    requests = {name: one.request for name, one in fused.items()}
     assert set(requests) == {"rewriting.together", "rewriting.pictures", "rewriting.sentences"}
     assert int(parts["rewriting"].count) == int(parts["rewriting.alone"].count) == 4
     for none in ({"alone_weight": 0.0}, {"related": "inside"}):
-        parts, requests = step(tiny(), bare, {"rewriting": RewritingContrastive(others=3, **none)})
+        parts, fused = step(tiny(), bare, {"rewriting": RewritingContrastive(others=3, **none)})
+        requests = {name: one.request for name, one in fused.items()}
         assert set(requests) == {"rewriting.together"} and "rewriting.alone" not in parts
     nothing = Draft(0, 16, Tokenizer.default())
     RewritingContrastive().corrupt(nothing)

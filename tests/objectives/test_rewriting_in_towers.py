@@ -78,7 +78,8 @@ def test_cosines_of_unimo2_are_those_of_its_towers_and_nothing_is_fused(related,
     model = lively_model(**options)
     model.fuse = None  # it would be called, not looked at
     made, asked = shown(**SETTINGS, related=related), RewritingContrastive(**SETTINGS, related=related)
-    parts, requests = step(model, made, {"rewriting": asked})
+    parts, fused = step(model, made, {"rewriting": asked})
+    requests = {name: one.request for name, one in fused.items()}
     assert requests == {}
 
     def see(i: int):
@@ -124,7 +125,8 @@ def test_the_learned_temperature_divides():
 @torch.no_grad()
 def test_the_joint_scorer_still_fuses():
     options = {**SETTINGS, "scorer": "joint"}
-    parts, requests = step(lively_model(), shown(**options), {"rewriting": RewritingContrastive(**options)})
+    parts, fused = step(lively_model(), shown(**options), {"rewriting": RewritingContrastive(**options)})
+    requests = {name: one.request for name, one in fused.items()}
     assert len(requests["rewriting.together"]) == len(shown(**options).extra["rewriting.anchor"])
     assert len(requests["rewriting.pictures"]) == 6 and math.isfinite(parts["rewriting"].total)
 
@@ -136,7 +138,8 @@ def test_alone_each_picture_and_text_of_unimo_is_encoded_once(fusion, related):
     """Then scores are the cosines that a search computes (`Unified.embed`)."""
     options = {**SETTINGS, "encode": "alone", "related": related}
     model, made = tiny(fusion=fusion).eval(), batch(**options)
-    parts, requests = step(model, made, {"rewriting": RewritingContrastive(**options)})
+    parts, fused = step(model, made, {"rewriting": RewritingContrastive(**options)})
+    requests = {name: one.request for name, one in fused.items()}
     assert set(requests) == {"rewriting.pictures", "rewriting.sentences"}
     for request in requests.values():
         numbers = request.image if request.text is None else request.text
@@ -159,7 +162,8 @@ def test_alone_without_anything_related():
     totals = []
     for weight in (1.0, 0.0):
         asked = RewritingContrastive(**options, alone_weight=weight)
-        parts, requests = step(model, bare, {"rewriting": asked})
+        parts, fused = step(model, bare, {"rewriting": asked})
+        requests = {name: one.request for name, one in fused.items()}
         assert ("rewriting.alone" in parts) == bool(weight) and len(requests["rewriting.pictures"]) == 3
         totals.append(float(parts["rewriting"].total))
     assert totals[0] == pytest.approx(totals[1], rel=1e-6)

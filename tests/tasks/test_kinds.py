@@ -147,8 +147,7 @@ def test_soft_answers_are_asked_one_by_one_and_added_up():
     kind.corrupt(draft)
     batch = draft.finish()
     with torch.no_grad():
-        parts, requests = ask(model, batch, {"task": kind})
-        fused = model.fuse(model.towers(batch), requests)
+        parts, fused = ask(model, batch, {"task": kind})
         p = model.task_logits(fused["task"]).sigmoid().numpy()[0]
     target = np.array([0.3, 1.0, 0.0])  # "seven" is no answer of training: nothing is learnt from it
     expected = -(target * np.log(p) + (1 - target) * np.log(1 - p)).sum()

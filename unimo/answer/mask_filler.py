@@ -76,7 +76,7 @@ class MaskFiller(Encoder):
                 self.model.count_votes(towers)
                 request = Request(None if images is None else everyone, everyone)
                 fused = self.model.fuse(towers, {"read": request})["read"]
-            states.append(fused.words(torch.from_numpy(asked).to(self.device), packed))
+                states.append(fused.words(torch.from_numpy(asked).to(self.device), packed))
         for some_states in torch.cat(states).split(WORD_ROWS):
             with self._autocast():
                 logits = self.model.word_logits(some_states)

@@ -1,6 +1,7 @@
 """How much arithmetic a sample costs, counted from the shapes alone (multiply and add are two operations).
 
-Per layer and token 8 D^2 for attention's projections, 4 D F for the feed-forward part, and 4 D per key it looks at.
+Per layer and token 8 D^2 for attention's projections, 4 D F for the feed-forward part, and 4 D per key it looks at; the
+last fused layer's output projection (2 D^2 of the 8) and feed-forward part only for the tokens that are read.
 Useful tokens only: padding and recomputation are no work. Training is three times the forward pass.
 """
 
@@ -57,6 +58,10 @@ class Shapes:
         d, f = self.width, self.ffn
         return depth * tokens * (8 * d * d + 4 * d * f + 4 * d * (tokens if keys is None else keys))
 
+    def after_attention(self) -> float:
+        """What a layer does to one token once attention has seen all: the output projection and the feed-forward."""
+        return 2 * self.width**2 + 4 * self.width * self.ffn
+
     def image_tower(self) -> float:
         embed = 2 * (self.image_rows - 1) * self.image_inputs * self.width
         return embed + self.layers(self.image_depth, self.image_rows) + self.votes(self.image_rows - 1)
@@ -64,8 +69,10 @@ class Shapes:
     def text_tower(self, tokens: float) -> float:
         return self.layers(self.text_depth, tokens) + self.votes(tokens)
 
-    def fused(self, image: bool, text: float) -> float:
-        return self.layers(self.fused_depth, self.image_rows * image + self.chosen + text)
+    def fused(self, image: bool, text: float, read: float) -> float:
+        """One fused sequence of which `read` tokens are read from the last layer."""
+        tokens = self.image_rows * image + self.chosen + text
+        return self.layers(self.fused_depth, tokens) - (tokens - read) * self.after_attention()
 
     def votes(self, tokens: float) -> float:
         return 2 * tokens * self.dictionary * self.width
@@ -75,21 +82,27 @@ class Shapes:
 
 
 def sample_costs(model: Unified, caption: int = 20, passage: int = 128) -> dict[str, float]:
-    """Forward operations of one picture, one text and one pair, with 15 % of the words asked."""
+    """Forward operations of one picture, one text and one pair, with both [CLS] read and 15 % of the words asked."""
     s = Shapes.of(model)
+    in_passage, in_caption = 0.15 * passage, 0.15 * caption
     return {
-        "image": s.image_tower() + s.fused(True, 0),
-        f"text of {passage} tokens": s.text_tower(passage) + s.fused(False, passage) + s.words(0.15 * passage),
+        "image": s.image_tower() + s.fused(True, 0, 1),
+        f"text of {passage} tokens": s.text_tower(passage)
+        + s.fused(False, passage, 1 + in_passage)
+        + s.words(in_passage),
         f"pair with {caption} tokens": s.image_tower()
         + s.text_tower(caption)
-        + s.fused(True, caption)
-        + s.words(0.15 * caption),
+        + s.fused(True, caption, 2 + in_caption)
+        + s.words(in_caption),
         "pair, towers only": s.image_tower() + s.text_tower(caption),
     }
 
 
-def batch_cost(model: Unified, batch: Batch, requests: dict[str, Request]) -> float:
-    """Forward operations of one step: every tower pass, fused sequence and asked word of this batch."""
+def batch_cost(model: Unified, batch: Batch, requests: dict[str, Request], read: int | None = None) -> float:
+    """Forward operations of one step: every tower pass, fused sequence and asked word of this batch.
+
+    read: fused rows for which the last layer was worked out (`States.read`); None: all.
+    """
     s = Shapes.of(model)
     lengths = batch.texts.lengths.tolist()
     if batch.regions is None:
@@ -99,6 +112,7 @@ def batch_cost(model: Unified, batch: Batch, requests: dict[str, Request]) -> fl
         rows = batch.regions.lengths.tolist()
         total = 2.0 * sum(rows) * s.image_inputs * s.width
     total += sum(s.text_tower(length) for length in lengths)
+    fused = 0
     for request in requests.values():
         texts = [0] * len(request) if request.text is None else [lengths[t] for t in request.text.tolist()]
         images = [-1] * len(request) if request.image is None else request.image.tolist()
@@ -106,6 +120,10 @@ def batch_cost(model: Unified, batch: Batch, requests: dict[str, Request]) -> fl
         for image, text in zip(images, texts):
             seen = rows[image] if image >= 0 else 0
             kept = request.share and image == before  # this picture stands there already: only looked at
-            total += s.layers(s.fused_depth, (0 if kept else seen) + s.chosen + text, seen + s.chosen + text)
+            tokens = (0 if kept else seen) + s.chosen + text
+            total += s.layers(s.fused_depth, tokens, seen + s.chosen + text)
+            fused += tokens
             before = image
+    if read is not None:
+        total -= (fused - read) * s.after_attention()
     return total + s.words(sum(len(target.rows) for target in batch.targets.values()))

@@ -45,7 +45,7 @@ def activations(model: Unified, codes: Tensor | None = None) -> dict[str, Tensor
         if isinstance(model, UNIMO2) and model.dictionary is not None:
             _vote(model, towers, codes, found)
         one = torch.zeros(1, dtype=torch.int64)
-        fused = model.fuse(towers, {"probe": Request(one, one)})["probe"]
+        fused = model.fuse(towers, {"probe": Request(one, one)}, whole=True)["probe"]
     finally:
         for hook in hooks:
             hook.remove()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from unimo.model.attention import Plan, attend
 from unimo.model.memory import Memory
+from unimo.model.shapes import rounded
 
 Kept = list[tuple[Tensor, Tensor]]  # keys and values of every layer, (T, D) each
 
@@ -21,7 +22,8 @@ Kept = list[tuple[Tensor, Tensor]]  # keys and values of every layer, (T, D) eac
 class Attention(nn.Module):
     """Multi-head self-attention of a packed row. forward: (T, D) -> (T, D); rows beyond the plan's are padding.
 
-    With a Memory in the plan's place, of one more word a row: (r, D) -> (r, D). kept: takes the keys and values.
+    With a Memory in the plan's place, of one more word a row: (r, D) -> (r, D). kept: takes the keys and values. What
+    is returned has still to pass `output`, row by row.
     """
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
@@ -33,13 +35,13 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, plan: Plan | Memory, form: str = "dense", kept: Kept | None = None) -> Tensor:
         if isinstance(plan, Memory):
             q, k, v = self.qkv(x).chunk(3, dim=-1)
-            return self.output(plan.attend(q, k, v, self.heads))
+            return plan.attend(q, k, v, self.heads)
         q, k, v = (part[: len(plan)] for part in self.qkv(x).chunk(3, dim=-1))
         if kept is not None:
             kept.append((k, v))
         dropout = self.dropout if self.training else 0.0
         out = attend(q, k, v, plan, self.heads, dropout=dropout, form=form)
-        return self.output(F.pad(out, (0, 0, 0, len(x) - len(plan))))
+        return F.pad(out, (0, 0, 0, len(x) - len(plan)))
 
 
 class Layer(nn.Module):
@@ -69,14 +71,45 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, plan: Plan | Memory, form: str = "dense", kept: Kept | None = None) -> Tensor:
+        return self.after(x, self.attention(self.attention_norm(x) if self.norm_first else x, plan, form, kept))
+
+    def after(self, x: Tensor, seen: Tensor) -> Tensor:
+        """All that follows the attention, which saw `seen`: each row for itself, (n, D) and (n, D) -> (n, D)."""
+        x = x + self.dropout(self.attention.output(seen))
         if self.norm_first:
-            x = x + self.dropout(self.attention(self.attention_norm(x), plan, form, kept))
             return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
-        x = self.attention_norm(x + self.dropout(self.attention(x, plan, form, kept)))
+        x = self.attention_norm(x)
         return self.ffn_norm(x + self.dropout(self.feed_forward(x)))
 
     def feed_forward(self, x: Tensor) -> Tensor:
         return self.ffn_out(F.gelu(self.ffn_in(x)))
+
+
+class States:
+    """The states (T, D) of a packed row after a stack of layers, to be read at some rows.
+
+    Of thousands of rows a few hundred are read: a [CLS], a hidden word. The last layer's attention needs all the
+    others, what comes after it needs none, so it is done where it is asked for. layer, seen: that layer and what its
+    attention saw, (T, D); None: x are the states. read: how many rows were worked out so far.
+    """
+
+    def __init__(self, x: Tensor, rows: int, layer: Layer | None = None, seen: Tensor | None = None):
+        self._x, self._rows, self._layer, self._seen = x, rows, layer, seen
+        self.read = 0 if layer is not None else rows
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def at(self, rows: Tensor | None) -> Tensor:
+        """(k,) -> (k, D); all of them for None."""
+        if self._layer is None or self._seen is None:
+            return self._x if rows is None else self._x.index_select(0, rows)
+        self.read += len(self) if rows is None else len(rows)
+        if rows is None:
+            return self._layer.after(self._x, self._seen)[: len(self)]
+        padding = rows[:1].expand(rounded(len(rows)) - len(rows))
+        asked = torch.cat([rows, padding])
+        return self._layer.after(self._x.index_select(0, asked), self._seen.index_select(0, asked))[: len(rows)]
 
 
 class Transformer(nn.Module):
@@ -108,6 +141,7 @@ class Transformer(nn.Module):
             )
             for _ in range(depth)
         )
+        self.norm_first = norm_first
         self.final_norm = nn.LayerNorm(width, eps=eps) if norm_first else None
         self.checkpointing = False  # recompute activations layer by layer in the backward pass
 
@@ -121,6 +155,16 @@ class Transformer(nn.Module):
                 x = layer(x, plan, form, kept)
         x = x[: len(plan)]
         return x if self.final_norm is None else self.final_norm(x)
+
+    def states(self, x: Tensor, plan: Plan, form: str = "dense", kept: Kept | None = None) -> States:
+        """`forward`, with the last layer finished only where its states are read."""
+        if self.norm_first or (self.checkpointing and self.training):
+            return States(self(x, plan, form, kept), len(plan))
+        x = F.pad(x, (0, 0, 0, plan.rows - len(plan)))
+        for layer in self.layers[:-1]:
+            x = layer(x, plan, form, kept)
+        last: Layer = self.layers[-1]  # type: ignore[assignment]
+        return States(x, len(plan), last, last.attention(x, plan, form, kept))
 
     def step(self, x: Tensor, seen: list[Memory]) -> Tensor:
         """One more word a row, (r, D) -> (r, D), after what `seen` (one a layer) remembers; it remembers this too."""

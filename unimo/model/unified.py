@@ -25,7 +25,7 @@ from unimo.model.grounding import GroundedDictionary
 from unimo.model.heads import MatchingHead, Pooler, TiedHead
 from unimo.model.memory import Memory
 from unimo.model.task_heads import TaskHead
-from unimo.model.transformer import Kept, Transformer
+from unimo.model.transformer import Kept, States, Transformer
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,12 @@ class Towers:
 class Fused:
     """One request's answer, inside the packed row all requests of a step share.
 
-    hidden: (T', D) the whole row. starts: (n,) first token of each sequence; image_length, ground_length: (n,), both 0
-    where an earlier sequence holds the picture. image_starts: (n,) first token of each one's picture. codes: (n, K)
-    chosen entries (topk), or None.
+    states: (T', D) of the whole row. starts: (n,) first token of each sequence; image_length, ground_length:
+    (n,), both 0 where an earlier sequence holds the picture. image_starts: (n,) first token of each one's picture.
+    codes: (n, K) chosen entries (topk), or None.
     """
 
-    hidden: Tensor
+    states: States
     request: Request
     starts: Tensor
     image_starts: Tensor
@@ -87,22 +87,27 @@ class Fused:
     codes: Tensor | None
     word_table: Tensor  # gathered once for all requests: its gradient is as large as the vocabulary
 
+    @property
+    def hidden(self) -> Tensor:
+        """(T', D) the whole row."""
+        return self.states.at(None)
+
     def image_cls(self) -> Tensor:
-        return self.hidden.index_select(0, self.image_starts)
+        return self.states.at(self.image_starts)
 
     def image_rows(self, sequences: Tensor, rows: Tensor) -> Tensor:
         """States of `rows` (k,) of the pictures of `sequences` (k,) of this request, (k, D)."""
-        return self.hidden.index_select(0, self.image_starts[sequences] + rows)
+        return self.states.at(self.image_starts[sequences] + rows)
 
     def text_cls(self) -> Tensor:
-        return self.hidden.index_select(0, self.starts + self.image_length + self.ground_length)
+        return self.states.at(self.starts + self.image_length + self.ground_length)
 
     def ground(self) -> Tensor:
         """(n, K, D), topk only."""
         assert self.codes is not None
         first = self.starts + self.image_length
         rows = first[:, None] + torch.arange(self.codes.shape[1], device=first.device)
-        return self.hidden.index_select(0, rows.flatten()).unflatten(0, rows.shape)
+        return self.states.at(rows.flatten()).unflatten(0, rows.shape)
 
     def words(self, rows: Tensor, texts: Texts) -> Tensor:
         """States of packed text positions `rows` (k,) of the batch; each must belong to a text of this request."""
@@ -112,7 +117,7 @@ class Fused:
         place[self.request.text] = torch.arange(len(self.request.text), device=rows.device)
         sequence = place[text]
         first = self.starts + self.image_length + self.ground_length
-        return self.hidden.index_select(0, first[sequence] + rows - texts.offsets[text])
+        return self.states.at(first[sequence] + rows - texts.offsets[text])
 
 
 class Unified(nn.Module, ABC):
@@ -182,8 +187,13 @@ class Unified(nn.Module, ABC):
 
     # ---- second half: pictures and texts meet ---------------------------------------------------------------------
 
-    def fuse(self, towers: Towers, requests: dict[str, Request], kept: Kept | None = None) -> dict[str, Fused]:
-        """Runs the Transformer once over all requested sequences. kept: as in `encode_texts`."""
+    def fuse(
+        self, towers: Towers, requests: dict[str, Request], kept: Kept | None = None, *, whole: bool = False
+    ) -> dict[str, Fused]:
+        """Runs the Transformer once over all requested sequences. kept: as in `encode_texts`.
+
+        whole: work out the last layer for every row, also for those that nobody reads.
+        """
         image, text = _numbers(requests, "image"), _numbers(requests, "text")
         n, device = len(image), image.device
         texts = towers.texts
@@ -224,13 +234,16 @@ class Unified(nn.Module, ABC):
         # Texts that share a picture are branches of one sequence.
         branch = torch.where(is_word, (sequence - first_of + 1)[owner], zero) if (first_of != sequence).any() else None
         plan = Plan(first_of[owner], role, torch.where(is_word, word, zero), branch, table=self.fused_table)
-        hidden = self.fuser(x, plan, self.attention_form, kept)
+        if whole:
+            states = States(self.fuser(x, plan, self.attention_form, kept), len(plan))
+        else:
+            states = self.fuser.states(x, plan, self.attention_form, kept)
 
         answers, first, table = {}, 0, self.word_table()
         for name, request in requests.items():
             mine = slice(first, first + len(request))
             answers[name] = Fused(
-                hidden,
+                states,
                 request,
                 starts[mine],
                 starts[first_of[mine]],

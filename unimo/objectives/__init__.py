@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from unimo.batch import Batch
-from unimo.model.unified import Request, Unified
+from unimo.model.unified import Fused, Request, Unified
 from unimo.objectives.cross_modal_contrastive import CrossModalContrastive
 from unimo.objectives.grounded_dictionary import GroundedDictionaryLoss
 from unimo.objectives.image_contrastive import ImageContrastive
@@ -30,9 +30,7 @@ OBJECTIVES = {
 }
 
 
-def step(
-    model: Unified, batch: Batch, objectives: Mapping[str, Objective]
-) -> tuple[dict[str, Part], dict[str, Request]]:
+def step(model: Unified, batch: Batch, objectives: Mapping[str, Objective]) -> tuple[dict[str, Part], dict[str, Fused]]:
     """One forward pass for all objectives: towers once, one fused row, then everyone's loss.
 
     Returns the losses by name and what was fused (to count its cost).
@@ -46,7 +44,7 @@ def step(
     parts: dict[str, Part] = {}
     for objective in objectives.values():
         parts |= objective.loss(model, batch, towers, fused)
-    return parts, requests
+    return parts, fused
 
 
 __all__ = [

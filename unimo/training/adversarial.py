@@ -8,7 +8,7 @@ from torch import Tensor
 
 from unimo.batch import Batch
 from unimo.data import chance
-from unimo.model.unified import Request, Unified
+from unimo.model.unified import Fused, Unified
 from unimo.objectives import Objective, Part
 from unimo.objectives.adversarial import Adversarial, adversarial_losses, first_pushes
 from unimo.tasks.kinds import Classify, Write
@@ -25,18 +25,17 @@ class AdversarialLearner(Learner):
         super().__init__(model, active)
         self.settings, self.seed = settings, seed
 
-    def ask(self, batch: Batch) -> tuple[dict[str, Part], dict[str, Request]]:
+    def ask(self, batch: Batch) -> tuple[dict[str, Part], dict[str, Fused]]:
         (kind,) = self.active.values()
         assert isinstance(kind, (Classify, Write)), "adversarial training is for classification and generation"
-        requests: dict[str, Request] = {}
+        fused: dict[str, Fused] = {}
         hits: list[Tensor] = []
         count = 0
 
         def answer(given: Batch) -> tuple[Tensor, Tensor]:
-            nonlocal requests, count
+            nonlocal fused, count
             towers = self.model.towers(given)
-            requests = kind.requests(self.model, given, towers)
-            fused = self.model.fuse(towers, requests)
+            fused = self.model.fuse(towers, kind.requests(self.model, given, towers))
             logits = kind.logits(self.model, given, fused)
             if isinstance(kind, Write):
                 total, count = kind.loss_of(logits, given, self.model)
@@ -60,4 +59,4 @@ class AdversarialLearner(Learner):
         parts = {name: Part(loss * count, count, kind.weight)}
         if hits:
             parts[kind.parts[1]] = Part(hits[0], count, 0.0)
-        return parts, requests
+        return parts, fused

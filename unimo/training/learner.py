@@ -9,7 +9,7 @@ from unimo import distributed, objectives
 from unimo.batch import Batch
 from unimo.errors import UsageError
 from unimo.model.flops import batch_cost
-from unimo.model.unified import Request, Unified
+from unimo.model.unified import Fused, Unified
 from unimo.objectives import Objective, Part
 
 
@@ -25,11 +25,11 @@ class Learner(nn.Module):
         self.model, self.active = model, active
         self.names = [name for objective in active.values() for name in objective.parts]
 
-    def ask(self, batch: Batch) -> tuple[dict[str, Part], dict[str, Request]]:
+    def ask(self, batch: Batch) -> tuple[dict[str, Part], dict[str, Fused]]:
         return objectives.step(self.model, batch, self.active)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float], float]:
-        parts, requests = self.ask(batch)
+        parts, fused = self.ask(batch)
         # A rank may lack a part that others have (a bin without a text to write): all use the same names.
         absent = Part(torch.zeros((), device=batch.pixels.device), 0, 0.0)
         rows = [parts.get(name, absent) for name in self.names]
@@ -53,4 +53,9 @@ class Learner(nn.Module):
             loss = loss + 0.0 * self.model.words.word.weight.sum()
         values = torch.cat([(weighted / count).sum()[None], total / count]).tolist()
         means = {name: value for name, value, here in zip(self.names, values[1:], present.tolist()) if here}
-        return loss, {"loss": values[0], **means}, batch_cost(self.model, batch, requests)
+        return loss, {"loss": values[0], **means}, self._cost(batch, fused)
+
+    def _cost(self, batch: Batch, fused: dict[str, Fused]) -> float:
+        requests = {name: one.request for name, one in fused.items()}
+        read = next((one.states.read for one in fused.values()), 0)  # all lie in one row
+        return batch_cost(self.model, batch, requests, read)
