@@ -463,6 +463,20 @@ def test_kinds_of_negatives_take_turns(reader):
             assert all(drawn[kind] >= min(there[kind], most - 1) for kind in there)
 
 
+def test_only_relations_change_nothing_but_who_is_where(corpus, reader):
+    whose = {"relation", "relation exchange", "object exchange"}
+    met = 0
+    for i in range(PAIRS):
+        kinds = {negative.text: kind_of(negative) for negative in reader.negatives(i, 1)}
+        there = sum(kind in whose for kind in kinds.values())
+        _, negatives = reader.sample(i, 1, generator(i), positives=0, negatives=3, only_relations=True)
+        drawn = [kinds[Tokenizer.default().decode(ids)] for ids in negatives]
+        assert len(drawn) == min(3, there or len(kinds))  # a caption without relations has all that it has otherwise
+        assert not there or set(drawn) <= whose
+        met += bool(there)
+    assert met > PAIRS // 2
+
+
 def told_words(change) -> set[int]:
     """Characters of the words of a relation that a rewrite replaces by others."""
     words = list(re.finditer(r"\S+", change.old))

@@ -39,13 +39,17 @@ class Beside:
     show: Callable[[int], np.ndarray] | None = None
 
     def rewritten(
-        self, positives: int, negatives: int, rng: np.random.Generator
+        self, positives: int, negatives: int, rng: np.random.Generator, only_relations: bool = False
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Token ids of captions that say the same, and of captions that are not true, all kinds alike often."""
+        """Token ids of captions that say the same, and of captions that are not true, all kinds alike often.
+
+        only_relations: see `Rewrites.sample`."""
         rewrites = self.prepared.rewrites
         if rewrites is None:
             return [], []
-        same, wrong = rewrites.sample(self.item, self.caption, rng, positives=positives, negatives=negatives)
+        same, wrong = rewrites.sample(
+            self.item, self.caption, rng, positives=positives, negatives=negatives, only_relations=only_relations
+        )
         return [ids[: self.longest] for ids in same], [ids[: self.longest] for ids in wrong]
 
     def relations(self) -> np.ndarray:

@@ -30,6 +30,7 @@ from unimo.errors import DataError, UsageError
 FORMAT, VERSION = "unimo-rewrites", 2
 _READ = (1, VERSION)
 LEVELS: tuple[Level, ...] = ("sentence", "phrase", "word")
+RELATIONS = ("relation", "relation exchange", "object exchange")  # strata in which all things and their looks remain
 _BLOCK = 2**22
 
 
@@ -139,18 +140,28 @@ class Rewrites:
         return [self._negative(record, (i, j), entry) for level in LEVELS for entry in _entries(record, level)]
 
     def sample(
-        self, i: int, j: int, rng: np.random.Generator, *, positives: int, negatives: int
+        self,
+        i: int,
+        j: int,
+        rng: np.random.Generator,
+        *,
+        positives: int,
+        negatives: int,
+        only_relations: bool = False,
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Token ids, without special ids, of a few rewrites drawn without replacement: (positives, negatives).
 
         Kinds of negatives take turns in an order drawn anew (see `stratum`): a caption has a dozen objects to put in
         for one relation, and each has to be learnt. Where there are fewer than asked for, all of them are given.
+        only_relations: of a caption that has any, only negatives that keep all things and tell who is where otherwise.
         """
         record = self.record(i, j)
         texts = record["positives"]
         same = [texts[k] for k in rng.permutation(len(texts))[:positives]]
         entries = [entry for level in LEVELS for entry in _entries(record, level)]
         caption = self._corpus.text(i, j)
+        if only_relations:
+            entries = [entry for entry in entries if stratum(entry, caption) in RELATIONS] or entries
         met: Counter[str] = Counter()
         luck: dict[str, float] = {}
         turns = []

@@ -53,6 +53,9 @@ class RewritingContrastive:
     positives: int = setting(1, "rewritten captions per anchor that say the same")
     negatives: int = setting(8, "rewritten captions per anchor that are not true")
     others: int = setting(4, "captions of other pictures of the batch per anchor, not true either")
+    relations: float = setting(
+        0.0, "share of anchors whose rewritten captions keep all things and only tell who is where otherwise"
+    )
     related_images: int = setting(1, "related pictures per anchor, encoded alone")
     related_texts: int = setting(1, "related sentences per anchor, encoded alone")
     related: Literal["apart", "inside"] = setting(
@@ -89,7 +92,8 @@ class RewritingContrastive:
             rng = pair.rng("rewriting")
             said, wrong = [pair.ids], self._of_others(draft, i, rng)
             if pair.beside is not None:
-                true, not_true = pair.beside.rewritten(self.positives, self.negatives, rng)
+                only_relations = pair.rng("rewriting relations").random() < self.relations
+                true, not_true = pair.beside.rewritten(self.positives, self.negatives, rng, only_relations)
                 said, wrong = said + true, not_true + wrong
             for ids in [*said, *wrong]:
                 draft.add_text(TEXTS, draft.framed(ids))

@@ -137,13 +137,19 @@ def check(run: Run, world: int) -> None:
             expected="a number of steps",
             do="--steps 1000, or --set objectives.mlm.alone_until=0 --set objectives.rewriting.begins=0",
         )
-    if run.data.rewrites is None and (asked.mlm.relations or asked.mlm.alone_until):
+    of_relations = {
+        "objectives.mlm.relations": asked.mlm.relations,
+        "objectives.mlm.alone_until": asked.mlm.alone_until,
+        "objectives.rewriting.relations": asked.rewriting.relations,
+    }
+    if run.data.rewrites is None and any(of_relations.values()):
         raise UsageError(
-            "relations are hidden where rewritten captions tell them",
-            where="objectives.mlm.relations, objectives.mlm.alone_until",
+            "what relations a caption tells is known from rewritten captions",
+            where=", ".join(name for name, value in of_relations.items() if value),
             got="data.rewrites=none",
             expected="rewritten captions (unimo prepare rewrites)",
-            do="--set data.rewrites=FOLDER, or --set objectives.mlm.relations=0 --set objectives.mlm.alone_until=0",
+            do="--set data.rewrites=FOLDER, or "
+            + " ".join(f"--set {name}=0" for name, value in of_relations.items() if value),
         )
     longest = run.model.positions - 2
     for key, value, lowest, highest in (
@@ -157,6 +163,7 @@ def check(run: Run, world: int) -> None:
         ("objectives.mlm.alone_from", asked.mlm.alone_from, 0, 1),
         ("objectives.mlm.alone_until", asked.mlm.alone_until, 0, 1),
         ("objectives.rewriting.begins", asked.rewriting.begins, 0, 1),
+        ("objectives.rewriting.relations", asked.rewriting.relations, 0, 1),
         ("optimiser.warmup", run.optimiser.warmup, 1e-6 if run.optimiser.decay == "noam" else 0, 1),
         ("average", run.average, 0, 0.999999),
         ("save_steps", run.save_steps or 1, 1, None),
