@@ -5,11 +5,13 @@ import io
 import itertools
 import json
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from unimo.data.scene_language import parse_caption
 from unimo.data.scene_world import COLOURS, COMBINATIONS, GROUNDS, MARGIN, RESERVED, SHAPES
 from unimo.data.scenes import boxes, caption_is_true, class_scene, draw, relations, scene, write_world
 from unimo.errors import DataError, ResourceError, UsageError
@@ -202,6 +204,23 @@ def test_the_same_parameters_give_the_same_bytes_and_the_numbers_only_append(wor
         assert few.items() <= more.items()
     with tarfile.open(folder / "pairs/train-00000.tar") as tar:
         assert {(i.mtime, i.uid, i.gid, i.uname, i.gname) for i in tar} == {(0, 0, 0, "", "")}
+
+
+def test_more_places_are_told_to_train_on_and_nothing_else_changes(world, tmp_path):
+    folder, manifest = world
+    placed = write_world(tmp_path / "placed", **SMALL, placed=0.9)
+    assert {name for name, mark in manifest["files"].items() if placed["files"][name] != mark} == {
+        "pairs/train-00000.tar"
+    }
+
+    def told(root: Path) -> int:
+        found = members(root / "pairs/train-00000.tar")
+        captions = [c for name, data in found.items() if name.endswith(".json") for c in json.loads(data)["captions"]]
+        return sum(len(mention["places"]) for caption in captions for mention in parse_caption(caption))
+
+    assert told(tmp_path / "placed") > 1.5 * told(folder)
+    with pytest.raises(UsageError):
+        write_world(folder, **SMALL, placed=0.9)
 
 
 def test_a_finished_world_is_reused_another_refused_a_damaged_one_named(world, tmp_path):

@@ -71,31 +71,40 @@ class Description:
     joint: str
 
 
-def captions(a_scene: Scene, rng: random.Random, n: int) -> list[str]:
+PLACED = 0.15  # how often a thing is told by its place though it could be told by a relation
+
+
+def captions(a_scene: Scene, rng: random.Random, n: int, placed: float = PLACED) -> list[str]:
     """`n` true captions. Six in seven are full (see `full_caption`); the others name one or two things."""
     return [
-        full_caption(a_scene, rng) if rng.random() < 6 / 7 else write(plan(a_scene, rng, full=False)) for _ in range(n)
+        full_caption(a_scene, rng, placed=placed)
+        if rng.random() < 6 / 7
+        else write(plan(a_scene, rng, full=False, placed=placed))
+        for _ in range(n)
     ]
 
 
-def full_caption(a_scene: Scene, rng: random.Random, *, unlike: Sequence[Scene] = ()) -> str:
+def full_caption(a_scene: Scene, rng: random.Random, *, unlike: Sequence[Scene] = (), placed: float = PLACED) -> str:
     """A caption with colour and shape of every thing, tied together by relations and places.
 
-    unlike: other scenes, of which the caption shall be false if thirty attempts allow.
+    placed: see `plan`. unlike: other scenes, of which the caption shall be false if thirty attempts allow.
     """
     caption = ""
     for _ in range(30):
-        told = plan(a_scene, rng)
+        told = plan(a_scene, rng, placed=placed)
         while not any(clause.words for clause in told.clauses):  # a bare list says nothing of who is where
-            told = plan(a_scene, rng)
+            told = plan(a_scene, rng, placed=placed)
         caption = write(told)
         if not any(caption_is_true(caption, other) for other in unlike):
             break
     return caption
 
 
-def plan(a_scene: Scene, rng: random.Random, *, full: bool = True) -> Description:
-    """Decide what to say: the mentions, each with a clause that ties it to another or to a place."""
+def plan(a_scene: Scene, rng: random.Random, *, full: bool = True, placed: float = PLACED) -> Description:
+    """Decide what to say: the mentions, each with a clause that ties it to another or to a place.
+
+    placed: how often it is a place where it could be another.
+    """
     mentions = _mentions(a_scene, rng)
     if not full:
         mentions = [replace(mention, again=False) for mention in rng.sample(mentions, rng.randint(1, 2))]
@@ -115,7 +124,7 @@ def plan(a_scene: Scene, rng: random.Random, *, full: bool = True) -> Descriptio
             for name in OPPOSITE
             if _all_hold(a_scene, mention.things, name, [k for j in anchor for k in mentions[j].things])
         ]
-        if (not ties and i) or rng.random() < 0.15:
+        if (not ties and i) or rng.random() < placed:
             shared = [p for p in places(a_scene.things[mention.things[0]]) if _all_at(a_scene, mention, p)]
             ties = [(_pick(rng, PLACE_WORDS[place]), ()) for place in shared[:1]] or ties
         if ties:

@@ -35,7 +35,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from unimo.data.scene_captions import captions, full_caption, texts
+from unimo.data.scene_captions import PLACED, captions, full_caption, texts
 from unimo.data.scene_language import caption_attributes, caption_is_true, parse_caption
 from unimo.data.scene_tasks import Foil, entailment, foils, questions
 from unimo.data.scene_world import (
@@ -94,13 +94,15 @@ def write_world(
     captions_per_image: int = 2,
     objects: tuple[int, int] = (2, 4),
     twins: float = 0.5,
+    placed: float = PLACED,
 ) -> dict:
     """Write the world into `folder`, or find it there; returns what `world.json` says.
 
     The numbers count pictures (texts: paragraphs); what is asked zero times is not written. size: picture
-    side in pixels. objects, twins: see `scene`. The folder appears whole or not at all, and two processes
-    that want it at once make it once. Raises UsageError when the folder holds something else, DataError when
-    a file of this world was changed, ResourceError when the disk refuses.
+    side in pixels. objects, twins: see `scene`. placed: how often captions to train on tell the place of a thing
+    where they could tell what it is beside; held-out captions and questions do not depend on it. The folder appears
+    whole or not at all, and two processes that want it at once make it once. Raises UsageError when the folder holds
+    something else, DataError when a file of this world was changed, ResourceError when the disk refuses.
     """
     folder = Path(folder).absolute()
     parameters: dict[str, Any] = {
@@ -116,6 +118,8 @@ def write_world(
         "objects": list(objects),
         "twins": twins,
     }
+    if placed != PLACED:  # worlds written before it could be chosen do not name it
+        parameters["placed"] = placed
     if min(parameters[name] for name in COUNTS) < 0 or captions_per_image < 1 or size < 16:
         raise UsageError("impossible world", got=parameters, expected="counts >= 0, captions >= 1, size >= 16")
     scene(seed, "train", 0, objects=objects, twins=twins)  # refuses the impossible before anything is written
@@ -143,13 +147,14 @@ def write_world(
 
 def _fill(folder: Path, parameters: dict[str, Any]) -> None:
     seed, size, said = (parameters[name] for name in ("seed", "size", "captions_per_image"))
+    placed = parameters.get("placed", PLACED)
     options = {"objects": tuple(parameters["objects"]), "twins": parameters["twins"]}
 
     for split, name in (("train", "pairs"), ("heldout", "heldout"), ("compositional", "compositional")):
         shown = [scene(seed, split, i, **options) for i in range(parameters[name])]
         if not shown:
             continue
-        _write_tar(folder / name / f"{split}-00000.tar", _pair_members(seed, split, shown, size, said))
+        _write_tar(folder / name / f"{split}-00000.tar", _pair_members(seed, split, shown, size, said, placed))
         if split != "compositional":
             _write_jsonl(folder / "qa" / f"{split}.jsonl", _asked(seed, split, shown, questions))
             _write_jsonl(folder / "entailment" / f"{split}.jsonl", _asked(seed, split, shown, entailment))
@@ -172,7 +177,7 @@ def _fill(folder: Path, parameters: dict[str, Any]) -> None:
         _write_json(folder / "classes/classes.json", {"names": list(names.values()), "reserved": reserved})
 
 
-def _pair_members(seed: int, split: str, shown: list[Scene], size: int, said: int) -> Members:
+def _pair_members(seed: int, split: str, shown: list[Scene], size: int, said: int, placed: float) -> Members:
     holding = defaultdict(list)  # the scenes in which certain things are found, however arranged
     for one in shown:
         for kinds in {some for n in (2, 3, 4) for some in combinations(_kinds(one), n)}:
@@ -180,7 +185,7 @@ def _pair_members(seed: int, split: str, shown: list[Scene], size: int, said: in
     for i, one in enumerate(shown):
         rng = random.Random(f"captions/{seed}/{split}/{i}")
         if split == "train":
-            told = captions(one, rng, said)
+            told = captions(one, rng, said, placed)
         else:  # marks are only fair if a caption fits one picture
             others = [other for other in holding[_kinds(one)] if other is not one]
             told = [full_caption(one, rng, unlike=others) for _ in range(said)]

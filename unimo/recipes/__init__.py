@@ -33,7 +33,7 @@ RECIPES: dict[str, Callable[[], Run]] = {
 # Recipes that can make their own data: the world's name, and arguments of write_world.
 WORLDS: dict[str, tuple[str, dict[str, Any]]] = {
     "scenes": ("scenes", {"size": 64}),
-    "unimo-scenes": ("small-scenes", {"size": 64, "pairs": 6000, "images": 3000, "texts": 6000}),
+    "unimo-scenes": ("placed-scenes", {"size": 64, "pairs": 6000, "images": 3000, "texts": 6000, "placed": 0.5}),
 }
 
 
