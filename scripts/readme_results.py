@@ -106,7 +106,7 @@ def _score(score: dict | None, unit: str) -> str:
 
 def filled(readme: str, folder: Path) -> str:
     """The README's text with its tables made anew."""
-    ablations = [*sorted(folder.glob("unimo-scenes-seed-*.json")), *sorted(folder.glob("ablations/*.json"))]
+    ablations = [*sorted(folder.glob("unimo-scenes-*.json")), *sorted(folder.glob("ablations/*.json"))]
     whole = [path for path in sorted(folder.glob("*.json")) if "scores" in json.loads(path.read_text())]
     for mark, table in (
         ("results", runs_table(whole, RUNS)),
