@@ -22,7 +22,9 @@ from unimo.errors import DataError, UsageError
 from unimo.json_files import write_json
 
 SPACE = "Ġ"  # how the byte alphabet of GPT-2 writes a space
-WORTH_CORES = 64  # texts; waking the other cores for fewer takes longer than they save, much longer if they are busy
+WORTH_CORES = (
+    8192  # characters; waking the other cores for fewer takes longer than they save, above all if they are busy
+)
 
 
 class Tokenizer:
@@ -88,7 +90,7 @@ class Tokenizer:
         texts = list(texts)
         try:
             heads = texts if max_bytes is None else [_head(text, max_bytes) for text in texts]
-            if len(heads) < WORTH_CORES:
+            if sum(map(len, heads)) < WORTH_CORES:
                 rows = [self._bpe.encode(head, add_special_tokens=False) for head in heads]
             else:
                 rows = self._bpe.encode_batch_fast(heads, add_special_tokens=False)
