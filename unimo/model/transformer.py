@@ -141,7 +141,6 @@ class Transformer(nn.Module):
             )
             for _ in range(depth)
         )
-        self.norm_first = norm_first
         self.final_norm = nn.LayerNorm(width, eps=eps) if norm_first else None
         self.checkpointing = False  # recompute activations layer by layer in the backward pass
 
@@ -156,9 +155,11 @@ class Transformer(nn.Module):
         x = x[: len(plan)]
         return x if self.final_norm is None else self.final_norm(x)
 
-    def states(self, x: Tensor, plan: Plan, form: str = "dense", kept: Kept | None = None) -> States:
-        """`forward`, with the last layer finished only where its states are read."""
-        if self.norm_first or (self.checkpointing and self.training):
+    def states(
+        self, x: Tensor, plan: Plan, form: str = "dense", kept: Kept | None = None, *, whole: bool = False
+    ) -> States:
+        """`forward`, with the last layer finished only where its states are read; whole: for every row, as there."""
+        if whole or self.final_norm is not None or (self.checkpointing and self.training):
             return States(self(x, plan, form, kept), len(plan))
         x = F.pad(x, (0, 0, 0, plan.rows - len(plan)))
         for layer in self.layers[:-1]:

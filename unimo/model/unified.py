@@ -234,10 +234,7 @@ class Unified(nn.Module, ABC):
         # Texts that share a picture are branches of one sequence.
         branch = torch.where(is_word, (sequence - first_of + 1)[owner], zero) if (first_of != sequence).any() else None
         plan = Plan(first_of[owner], role, torch.where(is_word, word, zero), branch, table=self.fused_table)
-        if whole:
-            states = States(self.fuser(x, plan, self.attention_form, kept), len(plan))
-        else:
-            states = self.fuser.states(x, plan, self.attention_form, kept)
+        states = self.fuser.states(x, plan, self.attention_form, kept, whole=whole)
 
         answers, first, table = {}, 0, self.word_table()
         for name, request in requests.items():
