@@ -71,3 +71,10 @@ def test_the_rate_rises_then_falls():
     settings = Optimiser(rate=2.0, warmup=0.1, final=0.25, decay="cosine")
     rates = [learning_rate(settings, progress) for progress in (0.0, 0.05, 0.1, 0.55, 1.0)]
     assert rates == pytest.approx([0.0, 1.0, 2.0, 1.25, 0.5])
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine"])
+def test_the_rate_can_be_held_at_its_peak(decay):
+    settings = Optimiser(rate=2.0, warmup=0.1, hold=0.6, decay=decay)
+    rates = [learning_rate(settings, progress) for progress in (0.05, 0.1, 0.3, 0.6, 0.8, 1.0)]
+    assert rates == pytest.approx([1.0, 2.0, 2.0, 2.0, 1.0, 0.0])

@@ -19,7 +19,7 @@ import pytest
 
 from unimo.data.chance import generator
 from unimo.data.ledger import Ledger
-from unimo.data.rewrites import Negative, Rewrites, items_of_shards, sidecar_path
+from unimo.data.rewrites import KINDS, Negative, Rewrites, items_of_shards, sidecar_path
 from unimo.data.scene_graph import tokens
 from unimo.data.scene_language import caption_is_true
 from unimo.data.scene_world import scene
@@ -485,19 +485,42 @@ def told_words(change) -> set[int]:
     return {change.span[0] + k for word, same in zip(words, kept) if not same for k in range(*word.span())}
 
 
-def test_relations_are_found_among_the_tokens(reader, corpus):
-    tokenizer, met, fewer = Tokenizer.default(), 0, 0
+def test_nodes_are_found_among_the_tokens(reader, corpus):
+    """Every word that a rewrite of one node, or of a relation, replaces, and no other; read off the decoded text."""
+    tokenizer, met, fewer, turns = Tokenizer.default(), Counter(), 0, 0
     for i in range(PAIRS):
         caption = corpus.text(i, 0)
         ids = tokenizer.encode(caption)
         ends = [len(tokenizer.decode(ids[:k])) for k in range(len(ids) + 1)]
-        found = {c for k in reader.relations(i, 0) for c in range(ends[k], ends[k + 1]) if not caption[c].isspace()}
-        changes = [change for negative in reader.negatives(i, 0) for change in negative.changes]
-        told = [told_words(change) for change in changes if change.kind == "relation"]
-        assert found == set().union(*told)
-        met += bool(found)
+        nodes = reader.nodes(i, 0)
+        assert nodes.places.tolist() == sorted(set(nodes.places.tolist()))
+        changes = [
+            change
+            for negative in reader.negatives(i, 0)
+            for change in negative.changes
+            if negative.level == "word" or change.kind == "relation"
+        ]
+        for kind, name in enumerate(KINDS):
+            mine = nodes.places[nodes.kinds == kind]
+            found = {c for k in mine for c in range(ends[k], ends[k + 1]) if not caption[c].isspace()}
+            told = [told_words(change) for change in changes if change.kind == name]
+            assert found == set().union(*told)
+            met[name] += bool(found)
+        for number in np.unique(nodes.numbers):  # one node is one of the changes
+            node = nodes.at(nodes.numbers == number)
+            characters = {c for k in node.places for c in range(ends[k], ends[k + 1]) if not caption[c].isspace()}
+            assert characters in [told_words(change) for change in changes if change.kind == KINDS[node.kinds[0]]]
         fewer += any(told_words(change) < set(range(*change.span)) for change in changes if change.kind == "relation")
-    assert met > PAIRS // 2 and fewer > PAIRS // 10
+        texts = {negative.text for negative in reader.negatives(i, 0) if len(negative.changes) == 1}
+        for number in np.unique(nodes.numbers):  # with what it has instead the caption is one that was prepared
+            node = nodes.at(nodes.numbers == number)
+            if KINDS[node.kinds[0]] != "relation" and (node.instead >= 0).all():
+                turned = np.array(ids)
+                turned[node.places] = node.instead
+                assert tokenizer.decode(turned) in texts
+                turns += 1
+    assert min(met.values()) > PAIRS // 2 and fewer > PAIRS // 10 and turns > PAIRS
+    assert reader.nodes(3, 0) is reader.nodes(3, 0)
 
 
 def test_a_reader_can_be_handed_to_a_worker(reader):

@@ -313,3 +313,22 @@ def test_survives_the_way_to_a_loader_worker(tokenizer):
     text = "A man is riding a horse."
     assert twin.encode(text) == tokenizer.encode(text)
     assert twin.word_starts([0, 5, 4, 2]).tolist() == [-1, 0, 1, -1]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a red ring is left of it", "  two  spaces", "caf\u00e9 \u6f22\u5b57 x", "(a),b!"]
+)
+def test_spans_are_the_characters_of_each_id(text):
+    tokenizer = Tokenizer.default()
+    ids, spans = tokenizer.encode_with_spans(text)
+    assert ids == tokenizer.encode(text)
+    for k, (begin, end) in enumerate(spans):
+        if spans.count((begin, end)) == 1 and text[begin:end].isascii():
+            assert tokenizer.decode([ids[k]]) == text[begin:end]
+    assert not ids or (spans[0][0], spans[-1][1]) == (0, len(text))
+    assert spans == sorted(spans)
+
+
+def test_only_text_has_spans():
+    with pytest.raises(DataError, match="Not a text"):
+        Tokenizer.default().encode_with_spans(3)

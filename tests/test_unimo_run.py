@@ -57,18 +57,20 @@ def test_all_ingredients_take_part_and_a_resumed_run_is_the_same(world, tmp_path
 
 
 NO_TEXTS = ["data.texts=[]", "data.neighbours=none"]
-NO_REWRITES = ["data.rewrites=none", "objectives.mlm.relations=0", "objectives.rewriting.relations=0"]
+NO_REWRITES = ["data.rewrites=none"]
+NO_REWRITES += ["objectives.mlm.nodes=0", "objectives.mlm.relations=0", "objectives.rewriting.relations=0"]
 
 
 def test_objectives_have_their_turns(world, tmp_path):
-    turns = ["objectives.mlm.alone_from=0.25", "objectives.mlm.alone_until=0.5", "objectives.rewriting.begins=0.75"]
+    turns = ["objectives.mlm.relations_from=0.25", "objectives.mlm.alone_until=0.5", "objectives.rewriting.begins=0.75"]
     T.train(small(world, *turns), tmp_path / "run", say=quiet)
-    before, alone, after, contrasted = log_of(tmp_path / "run")
-    assert "mlm.pairs" in alone
-    for said in (before, after, contrasted):
-        assert {"seq2seq.pairs", "mrm.features"} <= set(said)
-    assert not {"mlm.texts", "seq2seq.pairs", "mrm.features", "rewriting"} & set(alone)
-    assert ["rewriting" in said for said in (before, after, contrasted)] == [False, False, True]
+    nodes, relations, after, contrasted = log_of(tmp_path / "run")
+    others = {"mlm.texts", "seq2seq.pairs", "mrm.features", "rewriting"}
+    for alone in (nodes, relations):
+        assert "mlm.pairs" in alone and not others & set(alone)
+    for said in (after, contrasted):
+        assert {"mlm.pairs", "seq2seq.pairs", "mrm.features"} <= set(said)
+    assert ["rewriting" in said for said in (after, contrasted)] == [False, True]
     with pytest.raises(UsageError, match="known length"):
         T.train(small(world, *turns, "steps=none", "minutes=0.1"), tmp_path / "minutes", say=quiet)
 
@@ -82,7 +84,7 @@ def test_each_ingredient_can_be_left_away(world, tmp_path, without):
 
 
 def test_what_cannot_be_is_refused(world, tmp_path):
-    for needed in ("objectives.mlm.relations", "objectives.rewriting.relations"):
+    for needed in ("objectives.mlm.nodes", "objectives.mlm.relations", "objectives.rewriting.relations"):
         asked = [f"{needed}=0.5" if change.startswith(needed) else change for change in NO_REWRITES]
         with pytest.raises(UsageError, match="rewritten captions"):
             T.train(small(world, *asked), tmp_path / "b", say=quiet)

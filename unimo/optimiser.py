@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from unimo.config import setting
+from unimo.muon import Muon
 
 
 @dataclass(frozen=True)
 class Optimiser:
     rate: float = setting(5e-5, "peak learning rate")
     warmup: float = setting(0.06, "share of the run over which the rate rises from 0")
+    hold: float = setting(0.0, "share of the run up to which the rate stays at its peak: linear and cosine fall then")
     final: float = setting(0.0, "last learning rate as a share of the peak")
     decay: Literal["linear", "cosine", "unimo", "unimo2", "noam", "piecewise"] = setting(
         "linear", "how the rate falls: linear, cosine, or as released: unimo, unimo2, noam, piecewise"
@@ -67,8 +69,8 @@ class Optimisers:
 def make_optimiser(model: nn.Module, settings: Optimiser) -> Optimisers:
     """Fused AdamW; matrices decay, LayerNorms, biases, temperatures and other vectors do not.
 
-    layers="muon" gives the matrices inside Transformer layers to Muon (Jordan et al. 2024: momentum, orthogonalised),
-    scaled so that its updates are as large as Adam's (Liu et al. 2025, arXiv:2502.16982) and one rate serves both.
+    layers="muon" gives the matrices inside Transformer layers to Muon, whose updates are as large as Adam's: one rate
+    serves both.
 
     As released: UNIMO divides by sqrt(v) + epsilon before the bias of v is corrected (spec unimo, U2), which is this
     Adam with epsilon / sqrt(1 - beta2^t); UNIMO-2's patch bias decays, by a slip of its name rule (spec unimo2, V6).
@@ -92,7 +94,7 @@ def make_optimiser(model: nn.Module, settings: Optimiser) -> Optimisers:
     epsilon = settings.epsilon if settings.epsilon_form == "unimo" else None
     if not inside:
         return Optimisers(adamw, epsilon=epsilon)
-    muon = torch.optim.Muon(
+    muon = Muon(
         [
             {"params": [named[name] for name in names], "share": part}
             for part, names in _by_share([name for name in named if name in inside], share)
@@ -100,7 +102,6 @@ def make_optimiser(model: nn.Module, settings: Optimiser) -> Optimisers:
         lr=settings.rate,
         weight_decay=settings.weight_decay,
         momentum=settings.momentum,
-        adjust_lr_fn="match_rms_adamw",
     )
     return Optimisers(adamw, muon, epsilon=epsilon)
 
@@ -170,7 +171,8 @@ def learning_rate(settings: Optimiser, progress: float) -> float:
         return settings.rate * max(0.0, 1 - (progress - warmup))
     if settings.decay == "noam":
         return settings.rate * math.sqrt(warmup / progress)
-    rest = min(1.0, (progress - warmup) / max(1e-9, 1 - warmup))
+    begins = max(warmup, settings.hold)
+    rest = min(1.0, max(0.0, progress - begins) / max(1e-9, 1 - begins))
     fall = 1 - rest if settings.decay == "linear" else 0.5 * (1 + math.cos(math.pi * rest))
     return settings.rate * (settings.final + (1 - settings.final) * fall)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from unimo.data.corruption import SLICES, _length_steps, cut_fragments, mask_spans
+from unimo.data.corruption import SLICES, _length_steps, cut_fragments, hide, mask_spans
 from unimo.errors import UsageError
 
 VOCABULARY = {"vocab_size": 50265, "mask_id": 50264}
@@ -357,3 +357,17 @@ def test_cutting_refuses_what_it_cannot_do():
         cut_fragments(text_row(50), rng, variant="papers")
     with pytest.raises(UsageError, match="1 tokens"):
         cut_fragments([0], rng)
+
+
+def test_what_stands_instead_of_a_hidden_word_can_be_chosen():
+    ids, places = np.arange(100, 1100), np.arange(0, 1000, 2)
+    instead = np.where(places % 4, 7, -1)
+    row = hide(ids, places, np.random.default_rng(0), vocab_size=50, mask_id=49, instead=instead)
+    assert (row[1::2] == ids[1::2]).all()
+    fate = Counter("mask" if new == 49 else "kept" if new == old else "other" for new, old in zip(row[::2], ids[::2]))
+    assert fate["mask"] > 360 and 25 < fate["kept"] < 80 and 25 < fate["other"] < 80
+    swapped = (row[places] != 49) & (row[places] != ids[places])
+    assert (row[places][swapped & (instead == 7)] == 7).all() and (swapped & (instead == 7)).any()
+    assert set(row[places][swapped & (instead < 0)].tolist()) <= set(range(4, 50))
+    plain = hide(ids, places, np.random.default_rng(0), vocab_size=50, mask_id=49)
+    assert (plain[places[instead < 0]] == row[places[instead < 0]]).all()  # the same chance, whatever is chosen

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from model.tiny_unimo2 import VOCABULARY, lively_model
 from objectives.tiny_batches import tiny_batch, tiny_draft
 
 from unimo.batch import KNOWN, TEXT, WRITTEN, Batch
+from unimo.data.rewrites import Nodes
 from unimo.errors import UsageError
 from unimo.objectives import (
     CrossModalContrastive,
@@ -23,17 +26,30 @@ from unimo.objectives import (
 )
 from unimo.objectives.grounded_dictionary import voting_positions
 
-MASK = VOCABULARY - 1
+MASK, OPPOSITE = VOCABULARY - 1, 7
 
 
 class Related:
-    """What was prepared for a caption: where its relations are, none in every second one."""
+    """What was prepared for a caption: the nodes of its scene graph, relations among them in every second one.
+
+    An object of two words at 0 and 1; then, in every second caption, a relation at 3 whose opposite is known.
+    """
 
     def __init__(self, i: int):
-        self.places = np.array([0, 2, 3] if i % 2 else [])
+        self.odd = i % 2
 
-    def relations(self) -> np.ndarray:
-        return self.places.astype(np.int64)
+    def nodes(self) -> Nodes:
+        rows = [(0, -1, 0, 0), (1, -1, 0, 0), (3, OPPOSITE, 2, 1)][: 2 + self.odd]
+        return Nodes(*np.array(rows, np.int64).T)
+
+
+OBJECT, RELATION = {1, 2}, {4}  # their places behind [CLS]
+
+
+def related(draft, count: int):
+    for i, pair in enumerate(draft.pairs[:count]):
+        object.__setattr__(pair, "beside", Related(i))
+    return draft
 
 
 def rows_of(batch: Batch, group: str, column: str = "ids") -> list[list[int]]:
@@ -69,37 +85,64 @@ def test_masked_words_differ_from_the_text_only_where_they_are_asked():
     assert all(questions(batch, "mlm.texts", "texts.masked"))
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_relations_are_hidden_in_the_share_of_captions_that_have_some(share):
-    draft = tiny_draft(pairs=64)
-    for i, pair in enumerate(draft.pairs[:60]):  # nothing was prepared for the last ones
-        object.__setattr__(pair, "beside", Related(i))
-    for objective in (CrossModalContrastive(), MaskedLanguageModeling(pairs=64, relations=share)):
-        objective.corrupt(draft)
+@pytest.mark.parametrize(("relations", "nodes"), [(0.0, 0.0), (0.0, 1.0), (0.5, 0.0), (0.4, 0.3), (1.0, 0.0)])
+def test_nodes_and_relations_are_hidden_in_their_shares_of_the_captions(relations, nodes):
+    objective = MaskedLanguageModeling(pairs=400, relations=relations, nodes=nodes, node_ratio=1.0)
+    draft = related(tiny_draft(pairs=400), 400)
+    CrossModalContrastive().corrupt(draft)
+    objective.corrupt(draft)
     batch = draft.finish()
     clean, masked = rows_of(batch, "pairs.clean"), rows_of(batch, "pairs.masked")
-    taken = 0
+    met = Counter()
     for i, (text, shown, asked) in enumerate(zip(clean, masked, questions(batch, "mlm.pairs", "pairs.masked"))):
         assert asked == {place: text[place] for place in asked} and asked
         assert all(seen == true for place, (true, seen) in enumerate(zip(text, shown)) if place not in asked)
-        if i % 2 and i < 60 and set(asked) == {1, 3, 4}:
-            taken += 1
-        else:
-            assert len(asked) <= -(-15 * len(text) // 100)
-    assert {0.0: taken == 0, 0.5: 8 <= taken <= 22, 1.0: taken == 30}[share]
+        if i % 2:  # these tell a relation
+            hidden = {frozenset(RELATION): "relations", frozenset(OBJECT | RELATION): "nodes"}
+            met[hidden.get(frozenset(asked), "spans")] += 1
+            if set(asked) == RELATION:
+                assert shown[4] in (MASK, text[4], OPPOSITE)  # not a random word
+    for name, share in (("relations", relations), ("nodes", nodes), ("spans", 1 - relations - nodes)):
+        assert met[name] == pytest.approx(
+            200 * share, abs=4 if share in (0.0, 1.0) else 28
+        )  # a span may be one; four deviations
 
 
-def test_alone_hidden_relations_are_asked_of_every_pair():
-    objective = MaskedLanguageModeling(pairs=2, relations=0.0, alone_from=0.5, alone_until=0.6)
-    draft = tiny_draft(pairs=8)
-    draft.progress = 0.5
-    for i, pair in enumerate(draft.pairs):
-        object.__setattr__(pair, "beside", Related(i))
+def test_what_was_not_prepared_has_spans_hidden():
+    draft = tiny_draft(pairs=20)
+    MaskedLanguageModeling(pairs=20, relations=0.5, nodes=0.5).corrupt(draft)
+    for asked, pair in zip(questions(draft.finish(), "mlm.pairs", "pairs.masked"), draft.pairs):
+        assert len(asked) == min(len(pair.ids), -(-15 * (len(pair.ids) + 2) // 100))
+
+
+def test_some_nodes_are_hidden_and_never_none():
+    for ratio in (0.0, 0.5, 1.0):
+        draft = related(tiny_draft(pairs=200), 200)
+        for objective in (
+            CrossModalContrastive(),
+            MaskedLanguageModeling(pairs=200, nodes=1.0, node_ratio=ratio),
+        ):
+            objective.corrupt(draft)
+        asked = [set(one) for one in questions(draft.finish(), "mlm.pairs", "pairs.masked")][1::2]
+        both, one = asked.count(OBJECT | RELATION), asked.count(OBJECT) + asked.count(RELATION)
+        assert both + one == 100  # nodes are hidden whole
+        assert {0.0: both == 0, 0.5: 20 < both < 60, 1.0: both == 100}[ratio]
+
+
+@pytest.mark.parametrize(
+    ("progress", "shares"), [(0.0, (0.2, 0.8)), (0.39, (0.2, 0.8)), (0.4, (1.0, 0.0)), (0.6, (0.2, 0.1))]
+)
+def test_hidden_nodes_then_relations_are_at_first_all_that_is_asked(progress, shares):
+    objective = MaskedLanguageModeling(pairs=2, relations=0.2, nodes=0.1, alone_until=0.6, relations_from=0.4)
+    assert objective.alone(progress) == (progress < 0.6) and objective.shares(progress) == pytest.approx(shares)
+    draft = related(tiny_draft(pairs=8), 8)
+    draft.progress = progress
     CrossModalContrastive().corrupt(draft)
     objective.corrupt(draft)
     asked = questions(draft.finish(), "mlm.pairs", "pairs.masked")
-    assert len(asked) == 8 and all(set(places) == {1, 3, 4} for places in asked[1::2])
-    assert [objective.alone(progress) for progress in (0.49, 0.5, 0.59, 0.6)] == [False, True, True, False]
+    assert len(asked) == (8 if progress < 0.6 else 2)
+    if progress == 0.4:  # of a caption without relations, some other node
+        assert all(set(one) == RELATION for one in asked[1::2]) and all(set(one) == OBJECT for one in asked[::2])
 
 
 def test_the_answer_votes_for_nothing():

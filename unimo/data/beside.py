@@ -10,7 +10,7 @@ import numpy as np
 from unimo.data.neighbours import Neighbours
 from unimo.data.region_store import RegionStore
 from unimo.data.regions import PictureRegions
-from unimo.data.rewrites import Rewrites
+from unimo.data.rewrites import NO_NODES, Nodes, Rewrites
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Beside:
         )
         return [ids[: self.longest] for ids in same], [ids[: self.longest] for ids in wrong]
 
-    def relations(self) -> np.ndarray:
-        """(k,) places among the caption's token ids of words that tell its relations; none without rewrites."""
+    def nodes(self) -> Nodes:
+        """The nodes of the caption's scene graph, as `Rewrites.nodes`; none without rewrites."""
         if self.prepared.rewrites is None:
-            return np.zeros(0, np.int64)
-        places = self.prepared.rewrites.relations(self.item, self.caption)
-        return places[places < self.longest]
+            return NO_NODES
+        nodes = self.prepared.rewrites.nodes(self.item, self.caption)
+        return nodes.at(nodes.places < self.longest)
 
     def related_images(self, count: int, rng: np.random.Generator) -> list[PictureRegions] | list[np.ndarray]:
         """Regions of related pictures, those without any passed over; or their pixels, where there are no regions."""

@@ -53,10 +53,23 @@ def mask_spans(
     return hide(ids, hidden, rng, vocab_size=vocab_size, mask_id=mask_id), hidden
 
 
-def hide(ids: Ids, places: np.ndarray, rng: np.random.Generator, *, vocab_size: int, mask_id: int) -> np.ndarray:
-    """(n,) int64: the row with 80 % of (k,) places replaced by mask_id, 10 % by a random id, 10 % left as they were."""
+def hide(
+    ids: Ids,
+    places: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    vocab_size: int,
+    mask_id: int,
+    instead: np.ndarray | None = None,
+) -> np.ndarray:
+    """(n,) int64: the row with 80 % of (k,) places replaced by mask_id, 10 % by another id, 10 % left as they were.
+
+    instead: (k,) the other ids; -1, or none given: random ones.
+    """
     corrupted = np.array(ids, dtype=np.int64)
     replacements = rng.integers(FIRST_WORD_ID, vocab_size, size=len(corrupted))
+    if instead is not None:
+        replacements[places[instead >= 0]] = instead[instead >= 0]
     fate = rng.random(len(places))
     masked, swapped = places[fate < 0.8], places[(fate >= 0.8) & (fate < 0.9)]
     corrupted[masked] = mask_id

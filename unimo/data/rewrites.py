@@ -15,15 +15,17 @@ the grammar, which was then the first one.
 from __future__ import annotations
 
 import json
-from collections import Counter
+from bisect import bisect_left
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from unimo.data import shards
 from unimo.data.rewriting import Change, Level, Rewrite
+from unimo.data.scene_graph import Kind
 from unimo.data.sources import Corpus
 from unimo.errors import DataError, UsageError
 
@@ -32,6 +34,30 @@ _READ = (1, VERSION)
 LEVELS: tuple[Level, ...] = ("sentence", "phrase", "word")
 RELATIONS = ("relation", "relation exchange", "object exchange")  # strata in which all things and their looks remain
 _BLOCK = 2**22
+_KEPT = 2**18  # captions whose nodes are kept, a few hundred bytes each
+
+
+KINDS: tuple[Kind, ...] = ("object", "attribute", "relation")
+
+
+class Nodes(NamedTuple):
+    """(k,) each, of words by which nodes of a caption's scene graph differ from what a rewrite puts in their place:
+    "top" of "in the top left corner", "left" of "left of".
+
+    places: among the caption's token ids, ascending. instead: an id that the rewrite has there, -1 where it has another
+    number of tokens. kinds: index into KINDS. numbers: equal for the words of one node.
+    """
+
+    places: np.ndarray
+    instead: np.ndarray
+    kinds: np.ndarray
+    numbers: np.ndarray
+
+    def at(self, chosen: np.ndarray) -> Nodes:
+        return Nodes(*(column[chosen] for column in self))
+
+
+NO_NODES = Nodes(*np.zeros((4, 0), np.int64))
 
 
 @dataclass(frozen=True)
@@ -72,6 +98,7 @@ class Rewrites:
         """files: path, items, and (captions + 1,) offsets of the lines of each shard's sidecar."""
         self._corpus, self._tokenizer, self._files = corpus, tokenizer, files
         self._first = np.array([items.start for _, items, _ in files])
+        self._nodes: dict[tuple[int, int], Nodes] = {}
 
     @classmethod
     def open(cls, path: str | Path | None, corpus: Corpus, tokenizer=None) -> Rewrites:
@@ -173,19 +200,36 @@ class Rewrites:
         rows = [np.array(row, dtype=np.uint16) for row in self._tokenizer.encode_batch([*same, *chosen])]
         return rows[: len(same)], rows[len(same) :]
 
-    def relations(self, i: int, j: int) -> np.ndarray:
-        """(k,) ascending places, among the token ids of caption j of item i, of the words by which its relations differ
-        from those that a rewrite puts in their place: "top" of "in the top left corner", "left" of "left of"."""
+    def nodes(self, i: int, j: int) -> Nodes:
+        """The nodes of the scene graph of caption j of item i that a rewrite replaces, each once."""
+        found = self._nodes.get((i, j))
+        if found is None:
+            found = self._find_nodes(i, j)
+            if len(self._nodes) < _KEPT:
+                self._nodes[i, j] = found
+        return found
+
+    def _find_nodes(self, i: int, j: int) -> Nodes:
         caption = self._corpus.text(i, j)
-        changes = [change for _, rows in self.record(i, j)["nodes"] for change in rows if change[3] == "relation"]
-        spans = sorted({span for begin, end, new, _ in changes for span in _differing(caption[begin:end], new, begin)})
-        texts = [text for begin, end in spans for text in (caption[:begin].rstrip(), caption[:end])]
-        ids = self._tokenizer.encode_batch([caption, *texts])
-        places: set[int] = set()
-        for before, until in zip(ids[1::2], ids[2::2]):
-            if ids[0][: len(until)] == until:  # else the cut fell within a token
-                places.update(range(len(before), len(until)))
-        return np.array(sorted(places), dtype=np.int64)
+        ids, at = self._tokenizer.encode_with_spans(caption)
+        starts, ends = ([characters[side] for characters in at] for side in (0, 1))
+        rewritten: defaultdict[tuple[int, int, Kind], set[str]] = defaultdict(set)
+        for level, changes in self.record(i, j)["nodes"]:
+            for begin, end, new, kind in changes:
+                if level == "word" or kind == "relation":  # a phrase in place of another is not one node
+                    rewritten[begin, end, kind].add(new)
+        rows: dict[int, tuple[int, int, int, int]] = {}
+        for number, ((first, last, kind), texts) in enumerate(sorted(rewritten.items())):
+            old = caption[first:last]
+            for begin, end, new in [span for text in sorted(texts) for span in _differing(old, text, first)]:
+                space = begin > 0 and caption[begin - 1] == " "  # it belongs to the token behind it
+                a, b = bisect_left(starts, begin - space), bisect_left(ends, end)
+                if b == len(ids) or (starts[a], ends[b]) != (begin - space, end):
+                    continue  # a token holds more than this word
+                other = self._tokenizer.encode(" " * space + new)
+                instead = other if len(other) == b + 1 - a else [-1] * (b + 1 - a)
+                rows |= {a + k: (a + k, one, KINDS.index(kind), number) for k, one in enumerate(instead)}
+        return Nodes(*np.array(sorted(rows.values()), dtype=np.int64).reshape(-1, 4).T)
 
     def _negative(self, record: dict[str, Any], place: tuple[int, int], entry: list) -> Negative:
         if entry[0] not in LEVELS:
@@ -199,14 +243,14 @@ class Rewrites:
         return Negative(level, rewrite.kind, rewrite.apply(caption), changes)
 
 
-def _differing(old: str, new: str, begin: int) -> list[tuple[int, int]]:
-    """Spans of the words of `old`, which begins at character `begin`, that `new` has not at the same place; of all of
-    them where the two have unlike many words."""
+def _differing(old: str, new: str, begin: int) -> list[tuple[int, int, str]]:
+    """Spans of the words of `old`, which begins at character `begin`, that `new` has not at the same place, and what it
+    has there; all of `old` and `new` where the two have unlike many words."""
     words, others = old.split(" "), new.split(" ")
     if len(words) != len(others):
-        return [(begin, begin + len(old))]
+        return [(begin, begin + len(old), new)]
     starts = [begin + len(" ".join(words[:k])) + (k > 0) for k in range(len(words))]
-    return [(at, at + len(word)) for at, word, other in zip(starts, words, others) if word != other]
+    return [(at, at + len(word), other) for at, word, other in zip(starts, words, others) if word != other]
 
 
 def stratum(entry: list, caption: str) -> str:

@@ -19,7 +19,8 @@ REGIONS = 36  # of a picture, where nobody says how many
 
 @dataclass(frozen=True)
 class Shapes:
-    """The numbers that decide: width D, feed-forward F, depths, image rows, chosen K, dictionary C, vocabulary V."""
+    """The numbers that decide: width D, feed-forward F, depths, image rows, chosen K, dictionary C, vocabulary V
+    (of the words that may be predicted)."""
 
     width: int
     ffn: int
@@ -34,7 +35,8 @@ class Shapes:
 
     @classmethod
     def of(cls, model: Unified) -> Shapes:
-        shared = {"width": model.width, "ffn": model.fuser.ffn, "vocabulary": model.words.word.num_embeddings}
+        words = model.words.word.num_embeddings if model.known_words is None else len(model.known_words)
+        shared = {"width": model.width, "ffn": model.fuser.ffn, "vocabulary": words}
         if isinstance(model, UNIMO):
             inputs = model.regions.feature.in_features + model.regions.box.in_features
             return cls(

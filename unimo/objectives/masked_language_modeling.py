@@ -3,11 +3,15 @@
 Hidden: spans of whole words, 15 % of a text; asked: every hidden token, from the fused sequence [ V | G | L ] of a
 pair or [ G | L ] of a passage. The choice of grounded entries sees the text as masked, so the answer votes for nothing.
 
-Of a share of the captions all relations of the scene graph are hidden instead (`relations`; as in ERNIE-ViL, Yu et al.
-2021, not in the papers), and of these only the words by which they differ from what a rewrite puts in their place:
-"left" of "left of". Which of two things is left of the other is learnt from that word within minutes; from the contrast
-with the same caption turned round, or with all of "left of" hidden, not at all; and beside other objectives slowly, so
-that for a part of a run it may be all that is asked (`alone_from`, `alone_until`; docs/lab-notebook.md, 2026-11-22).
+Where captions were rewritten their scene graph is known, and its nodes are hidden in place of random spans (`nodes`; as
+in ERNIE-ViL, Yu et al. 2021; the paper does not tell, its published configuration has `scenegraph_mask_ratio`, spec
+unimo §1.2): "a [MASK] ring" can only be answered by finding the ring in the picture, which is what a model has to learn
+first and what half a caption hidden at once seldom asks. In a share of them all relations are hidden (`relations`).
+Hidden of a node are only the words by which it differs from what a rewrite puts in its place: "left" of "left of".
+
+Beside other objectives all this is learnt slowly, so for the first part of a run it may be all that is asked
+(`alone_until`), the last of it of relations alone (`relations_from`): where a thing is has to be told before which of
+two is left of the other (docs/lab-notebook.md, 2026-11-22 and 2026-11-29).
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from unimo.batch import Batch
 from unimo.config import setting
 from unimo.data.corruption import hide, mask_spans
 from unimo.data.pack import Draft, Drawn
+from unimo.data.rewrites import KINDS, NO_NODES, Nodes
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.objectives.objective import Part, predict_words
 
@@ -33,30 +38,43 @@ class MaskedLanguageModeling:
     ratio: float = setting(0.15, "share of a text's tokens that is asked (specials counted in its length)")
     geometric: float = setting(0.2, "p of the geometric span length in words")
     longest: int = setting(10, "longest span in words")
-    relations: float = setting(
-        0.0, "share of rewritten captions beside their picture in which relations are hidden, in place of random spans"
+    nodes: float = setting(
+        0.0, "share of rewritten captions beside their picture in which nodes of the scene graph are hidden, not spans"
     )
-    alone_from: float = setting(0.0, "share of the run's steps after which hidden relations are all that is asked ...")
-    alone_until: float = setting(0.0, "... and up to which, of every pair of a step")
+    node_ratio: float = setting(0.3, "share of a caption's nodes that is hidden there, at least one")
+    relations: float = setting(0.0, "share of rewritten captions in which all relations are hidden instead")
+    alone_until: float = setting(
+        0.0, "share of the run's steps up to which hidden nodes and relations are all that is asked, of every pair"
+    )
+    relations_from: float = setting(1.0, "share of the run's steps from which, up to `alone_until`, it is relations")
 
     def alone(self, progress: float) -> bool:
-        return self.alone_from <= progress < self.alone_until
+        return progress < self.alone_until
+
+    def shares(self, progress: float) -> tuple[float, float]:
+        """Of the captions whose scene graph is known: in which share relations are hidden, in which any nodes."""
+        if not self.alone(progress):
+            return self.relations, self.nodes
+        relations = 1.0 if progress >= self.relations_from else self.relations
+        return relations, 1.0 - relations
 
     def corrupt(self, draft: Draft) -> None:
         alone = self.alone(draft.progress)
         chosen = list(range(len(draft.pairs))) if alone else draft.first_pairs(self.pairs)
         draft.extra["mlm.pairs"] = chosen
         for i in chosen:
-            self._mask(draft, draft.pairs[i], "pairs.masked", "mlm.pairs", 1.0 if alone else self.relations)
+            nodes = self._hidden_nodes(draft.pairs[i], *self.shares(draft.progress))
+            self._mask(draft, draft.pairs[i], "pairs.masked", "mlm.pairs", nodes)
         for drawn in draft.masked:
-            self._mask(draft, drawn, "texts.masked", "mlm.texts")
+            self._mask(draft, drawn, "texts.masked", "mlm.texts", NO_NODES)
 
-    def _mask(self, draft: Draft, drawn: Drawn, group: str, asked: str, relations: float = 0.0) -> None:
+    def _mask(self, draft: Draft, drawn: Drawn, group: str, asked: str, nodes: Nodes) -> None:
+        """Hides `nodes`; random spans where there are none."""
         ids, tokenizer = draft.framed(drawn.ids), draft.tokenizer
         rng, vocab_size, mask_id = drawn.rng("mlm"), tokenizer.vocab_size, tokenizer.mask
-        places = _relations(drawn, relations)
-        if len(places):
-            masked = hide(ids, places, rng, vocab_size=vocab_size, mask_id=mask_id)
+        if len(nodes.places):
+            places = 1 + nodes.places  # behind [CLS]
+            masked = hide(ids, places, rng, vocab_size=vocab_size, mask_id=mask_id, instead=nodes.instead)
         else:
             masked, places = mask_spans(
                 ids,
@@ -69,6 +87,22 @@ class MaskedLanguageModeling:
                 mask_id=mask_id,
             )
         draft.ask(asked, group, draft.add_text(group, masked), places, ids[places])
+
+    def _hidden_nodes(self, drawn: Drawn, relations: float, nodes: float) -> Nodes:
+        """All relations, or some nodes, of a caption if it is among the share whose turn it is; else none."""
+        rng = drawn.rng("mlm nodes")
+        luck = rng.random()
+        if drawn.beside is None or luck >= relations + nodes:
+            return NO_NODES
+        known = drawn.beside.nodes()
+        told = known.at(known.kinds == KINDS.index("relation"))
+        if luck < relations and len(told.places):
+            return told
+        numbers = np.unique(known.numbers)
+        hidden = rng.random(len(numbers)) < self.node_ratio
+        if len(numbers):
+            hidden[rng.integers(len(numbers))] = True
+        return known.at(np.isin(known.numbers, numbers[hidden]))
 
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
         asked = {}
@@ -84,10 +118,3 @@ class MaskedLanguageModeling:
             if name in batch.targets:
                 parts |= predict_words(model, fused[name], batch.targets[name], batch, name, weight)
         return parts
-
-
-def _relations(drawn: Drawn, share: float) -> np.ndarray:
-    """Places of the relations of a framed caption, if it is among the share of captions whose turn it is; else none."""
-    if drawn.beside is None or drawn.rng("mlm relations").random() >= share:
-        return np.zeros(0, np.int64)
-    return 1 + drawn.beside.relations()  # behind [CLS]

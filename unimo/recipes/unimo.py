@@ -58,24 +58,25 @@ def unimo_scenes() -> Run:
             attention_dropout=0.0,
             initial_std=0.05,
             initial_waves=0.07,
-            initial_boxes=8.0,
+            initial_boxes=24.0,
         ),
-        batch=Budgets(pairs=48, images=4, text_tokens=96, caption_length=48, passage_length=96),
-        # Written captions teach which word goes with which thing, hidden relations who is where, and rewritten captions
-        # to notice when it is not so. In this order: contrast is dear, and what nothing tells yet it cannot teach.
+        batch=Budgets(pairs=64, images=4, text_tokens=96, caption_length=48, passage_length=96),
+        # Hidden nodes teach which word goes with which thing and where it is, hidden relations what is left of what,
+        # and rewritten captions to notice when it is not so. In this order: contrast is dear, and what nothing tells
+        # yet it cannot teach.
         objectives=Objectives(
             **NOT_UNIMO,
             mlm=MaskedLanguageModeling(
-                weight=3.0, text_weight=0.5, pairs=32, relations=0.7, alone_from=0.28, alone_until=0.62
+                weight=3.0, text_weight=0.5, pairs=32, nodes=0.45, relations=0.25, alone_until=0.66, relations_from=0.3
             ),
-            seq2seq=Seq2SeqGeneration(weight=3.0, text_weight=0.1, pairs=16),
+            seq2seq=Seq2SeqGeneration(weight=3.0, text_weight=0.1, pairs=24),
             mrm=MaskedRegionModeling(weight=0.5, pairs=2),
             rewriting=RewritingContrastive(
-                weight=3.0, pairs=20, positives=1, negatives=4, others=1, alone_weight=0.1, begins=0.62
+                weight=3.0, pairs=20, positives=1, negatives=4, others=1, relations=0.3, alone_weight=0.3, begins=0.66
             ),
         ),
-        optimiser=Optimiser(rate=2e-3, warmup=0.05, decay="linear", weight_decay=0.05, layers="muon"),
-        steps=2200,
+        optimiser=Optimiser(rate=2e-3, warmup=0.03, hold=0.2, decay="linear", weight_decay=0.05, layers="muon"),
+        steps=1700,
         workers=1,
         only_known_words=True,
     )

@@ -137,19 +137,20 @@ def check(run: Run, world: int) -> None:
             expected="a number of steps",
             do="--steps 1000, or --set objectives.mlm.alone_until=0 --set objectives.rewriting.begins=0",
         )
-    of_relations = {
+    of_graphs = {
+        "objectives.mlm.nodes": asked.mlm.nodes,
         "objectives.mlm.relations": asked.mlm.relations,
         "objectives.mlm.alone_until": asked.mlm.alone_until,
         "objectives.rewriting.relations": asked.rewriting.relations,
     }
-    if run.data.rewrites is None and any(of_relations.values()):
+    if run.data.rewrites is None and any(of_graphs.values()):
         raise UsageError(
-            "what relations a caption tells is known from rewritten captions",
-            where=", ".join(name for name, value in of_relations.items() if value),
+            "the scene graph of a caption is known from rewritten captions",
+            where=", ".join(name for name, value in of_graphs.items() if value),
             got="data.rewrites=none",
             expected="rewritten captions (unimo prepare rewrites)",
             do="--set data.rewrites=FOLDER, or "
-            + " ".join(f"--set {name}=0" for name, value in of_relations.items() if value),
+            + " ".join(f"--set {name}=0" for name, value in of_graphs.items() if value),
         )
     longest = run.model.positions - 2
     for key, value, lowest, highest in (
@@ -160,10 +161,14 @@ def check(run: Run, world: int) -> None:
         ("batch.text_tokens", run.batch.text_tokens, 0, None),
         ("batch.fragments", run.batch.fragments, 0, 1),
         ("batch.shards", run.batch.shards, 1, None),
-        ("objectives.mlm.alone_from", asked.mlm.alone_from, 0, 1),
+        ("objectives.mlm.nodes", asked.mlm.nodes, 0, 1),
+        ("objectives.mlm.node_ratio", asked.mlm.node_ratio, 0, 1),
+        ("objectives.mlm.relations", asked.mlm.relations, 0, 1),
+        ("objectives.mlm.relations_from", asked.mlm.relations_from, 0, 1),
         ("objectives.mlm.alone_until", asked.mlm.alone_until, 0, 1),
         ("objectives.rewriting.begins", asked.rewriting.begins, 0, 1),
         ("objectives.rewriting.relations", asked.rewriting.relations, 0, 1),
+        ("optimiser.hold", run.optimiser.hold, 0, 1),
         ("optimiser.warmup", run.optimiser.warmup, 1e-6 if run.optimiser.decay == "noam" else 0, 1),
         ("average", run.average, 0, 0.999999),
         ("save_steps", run.save_steps or 1, 1, None),
