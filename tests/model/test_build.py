@@ -9,6 +9,7 @@ import torch
 from model.tiny_unimo2 import as_batch, lively_model, pack, random_pictures, random_rows
 from torch.utils.flop_counter import FlopCounterMode
 
+from unimo.batch import Targets
 from unimo.errors import UsageError, WeightsError
 from unimo.model.build import ModelSettings, build, fill
 from unimo.model.flops import batch_cost
@@ -95,3 +96,18 @@ def test_counted_operations_are_those_the_machine_does():
         states.at(torch.arange(8))
         states.at(torch.arange(2))
     assert batch_cost(model, batch, requests, states.read) == counter.get_total_flops()
+
+
+@torch.no_grad()
+def test_words_that_are_never_predicted_cost_nothing():
+    model = lively_model()
+    batch = as_batch(random_pictures(3), pack(random_rows([7, 7, 7, 7])))
+    batch = dataclasses.replace(batch, targets={"pairs": Targets(torch.tensor([1, 2, 9]), torch.tensor([5, 9, 30]))})
+    requests = {"pairs": Request(torch.tensor([0, 1]), torch.tensor([0, 1]))}
+    for known in (None, torch.tensor([0, 2, 5, 9, 30])):
+        if known is not None:
+            model.know_words(known)
+        with FlopCounterMode(display=False) as counter:
+            fused = model.fuse(model.towers(batch), requests, whole=True)["pairs"]
+            model.known_word_logits(fused.words(batch.targets["pairs"].rows, batch.texts), fused.word_table)
+        assert batch_cost(model, batch, requests) == counter.get_total_flops()
