@@ -67,16 +67,16 @@ def unimo_scenes() -> Run:
         objectives=Objectives(
             **NOT_UNIMO,
             mlm=MaskedLanguageModeling(
-                weight=3.0, text_weight=0.5, pairs=32, nodes=0.45, relations=0.25, alone_until=0.66, relations_from=0.3
+                weight=3.0, text_weight=0.5, pairs=32, nodes=0.4, relations=0.35, alone_until=0.7, relations_from=0.27
             ),
             seq2seq=Seq2SeqGeneration(weight=3.0, text_weight=0.1, pairs=24),
             mrm=MaskedRegionModeling(weight=0.5, pairs=2),
             rewriting=RewritingContrastive(
-                weight=3.0, pairs=20, positives=1, negatives=4, others=1, relations=0.3, alone_weight=0.3, begins=0.66
+                weight=3.0, pairs=20, positives=1, negatives=4, others=1, relations=0.3, alone_weight=0.3, begins=0.7
             ),
         ),
-        optimiser=Optimiser(rate=2e-3, warmup=0.03, hold=0.2, decay="linear", weight_decay=0.05, layers="muon"),
-        steps=1700,
+        optimiser=Optimiser(rate=2e-3, warmup=0.03, hold=0.45, decay="linear", weight_decay=0.05, layers="muon"),
+        steps=1760,
         workers=1,
         only_known_words=True,
     )
@@ -131,8 +131,8 @@ def unimo_photos() -> Run:
 def unimo_base() -> Run:
     """UNIMO base, from RoBERTa's weights (--start, see `unimo initialise --recipe unimo-base`).
 
-    source    spec unimo §1.2, §2, §3, §5: 500,000 steps, Adam, rate 5e-5, linear decay; 36 regions, 512 tokens. Batch,
-              warm-up, mixture and weights are not published and are ours (§13)
+    source    spec unimo §1.2, §2, §3, §5: 500,000 steps, Adam, rate 5e-5, linear decay; 36 regions, 512 tokens; 0.3 of
+              a scene graph's nodes hidden. Batch, warm-up, mixture and weights are not published and are ours (§13)
     command   torchrun --nproc-per-node 32 -m unimo pretrain unimo-base --pairs PAIRS --images IMAGES --texts TEXTS \
               --start START --set batch.shards=32 --set data.rewrites=REWRITES --set data.neighbours=NEIGHBOURS
     hardware  published: 32 V100 with 32 GB
@@ -144,7 +144,7 @@ def unimo_base() -> Run:
         batch=Budgets(pairs=1024, images=256, text_tokens=65536, caption_length=64, passage_length=512),
         objectives=Objectives(
             **NOT_UNIMO,
-            mlm=MaskedLanguageModeling(pairs=512),
+            mlm=MaskedLanguageModeling(pairs=512, nodes=0.5, node_ratio=0.3),
             seq2seq=Seq2SeqGeneration(pairs=512, fragments="paper"),
             mrm=MaskedRegionModeling(pairs=512, overlap=0.4),
             rewriting=RewritingContrastive(pairs=256, positives=1, negatives=16, others=4),
@@ -157,7 +157,7 @@ def unimo_base() -> Run:
 
 
 def unimo_large() -> Run:
-    """UNIMO large: the base recipe with 24 layers at width 1024, 100 regions and their overlap of 0.3.
+    """UNIMO large: the base recipe with 24 layers at width 1024, 100 regions, overlap of 0.3, 0.4 of the nodes.
 
     source    as unimo-base
     command   as unimo-base, with --set batch.shards=64
@@ -166,10 +166,10 @@ def unimo_large() -> Run:
     expect    not measured yet
     """
     run = unimo_base()
-    mrm = replace(run.objectives.mrm, overlap=0.3)
+    mrm, mlm = replace(run.objectives.mrm, overlap=0.3), replace(run.objectives.mlm, node_ratio=0.4)
     return replace(
         run,
         model=replace(run.model, size="large"),
-        objectives=replace(run.objectives, mrm=mrm),
+        objectives=replace(run.objectives, mrm=mrm, mlm=mlm),
         recompute=True,
     )
