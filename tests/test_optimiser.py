@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from unimo.errors import UsageError
 from unimo.model.build import ModelSettings, build
 from unimo.optimiser import Optimiser, learning_rate, make_optimiser, moments, put_back
 
@@ -78,3 +79,8 @@ def test_the_rate_can_be_held_at_its_peak(decay):
     settings = Optimiser(rate=2.0, warmup=0.1, hold=0.6, decay=decay)
     rates = [learning_rate(settings, progress) for progress in (0.05, 0.1, 0.3, 0.6, 0.8, 1.0)]
     assert rates == pytest.approx([1.0, 2.0, 2.0, 2.0, 1.0, 0.0])
+
+
+def test_a_released_schedule_is_not_held():
+    with pytest.raises(UsageError, match=r"optimiser\.hold.*noam"):
+        Optimiser(hold=0.5, decay="noam")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unimo.config import setting
+from unimo.errors import UsageError
 from unimo.muon import Muon
 
 
@@ -40,6 +41,16 @@ class Optimiser:
     decayed: Literal["matrices", "released"] = setting(
         "matrices", "what decays: matrices, or as released all but LayerNorms and biases, temperatures too"
     )
+
+    def __post_init__(self) -> None:
+        if self.hold and self.decay not in ("linear", "cosine"):
+            raise UsageError(
+                "a released schedule is not held at its peak",
+                where="optimiser.hold, optimiser.decay",
+                got=f"{self.hold} and {self.decay}",
+                expected="linear or cosine",
+                do="--set optimiser.hold=0",
+            )
 
 
 class Optimisers:

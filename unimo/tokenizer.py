@@ -98,14 +98,13 @@ class Tokenizer:
             raise _not_text(texts) from error
         return [row.ids for row in rows]
 
-    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """`encode`, and the characters [begin, end) that each id stands for, a leading space among them; ids that share
-        a character have it both."""
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """The characters [begin, end) of `text` that each id of `encode(text)` stands for, a leading space among them;
+        ids that share a character have it both."""
         try:
-            row = self._bpe.encode(text, add_special_tokens=False)
+            return self._bpe.encode(text, add_special_tokens=False).offsets
         except (AttributeError, TypeError, UnicodeEncodeError) as error:
             raise _not_text([text]) from error
-        return row.ids, row.offsets
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
         """The text of some ids; special ids are dropped. Bytes that are not UTF-8 become U+FFFD."""

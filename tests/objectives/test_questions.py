@@ -108,6 +108,11 @@ def test_nodes_and_relations_are_hidden_in_their_shares_of_the_captions(relation
         )  # a span may be one; four deviations
 
 
+def test_shares_beyond_all_captions_are_refused():
+    with pytest.raises(UsageError, match=r"objectives\.mlm\.nodes"):
+        MaskedLanguageModeling(nodes=0.7, relations=0.4)
+
+
 def test_what_was_not_prepared_has_spans_hidden():
     draft = tiny_draft(pairs=20)
     MaskedLanguageModeling(pairs=20, relations=0.5, nodes=0.5).corrupt(draft)

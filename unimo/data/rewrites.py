@@ -15,7 +15,7 @@ the grammar, which was then the first one.
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +35,6 @@ LEVELS: tuple[Level, ...] = ("sentence", "phrase", "word")
 RELATIONS = ("relation", "relation exchange", "object exchange")  # strata in which all things and their looks remain
 _BLOCK = 2**22
 _KEPT = 2**18  # captions whose nodes are kept, a few hundred bytes each
-
-
 KINDS: tuple[Kind, ...] = ("object", "attribute", "relation")
 
 
@@ -211,8 +209,8 @@ class Rewrites:
 
     def _find_nodes(self, i: int, j: int) -> Nodes:
         caption = self._corpus.text(i, j)
-        ids, at = self._tokenizer.encode_with_spans(caption)
-        starts, ends = ([characters[side] for characters in at] for side in (0, 1))
+        spans = self._tokenizer.spans(caption)
+        starts, ends = ([span[side] for span in spans] for side in (0, 1))
         rewritten: defaultdict[tuple[int, int, Kind], set[str]] = defaultdict(set)
         for level, changes in self.record(i, j)["nodes"]:
             for begin, end, new, kind in changes:
@@ -221,13 +219,13 @@ class Rewrites:
         rows: dict[int, tuple[int, int, int, int]] = {}
         for number, ((first, last, kind), texts) in enumerate(sorted(rewritten.items())):
             old = caption[first:last]
-            for begin, end, new in [span for text in sorted(texts) for span in _differing(old, text, first)]:
+            for begin, end, new in [word for text in sorted(texts) for word in _differing(old, text, first)]:
                 space = begin > 0 and caption[begin - 1] == " "  # it belongs to the token behind it
-                a, b = bisect_left(starts, begin - space), bisect_left(ends, end)
-                if b == len(ids) or (starts[a], ends[b]) != (begin - space, end):
+                a, b = bisect_left(starts, begin - space), bisect_right(ends, end)
+                if a >= b or (starts[a], ends[b - 1]) != (begin - space, end):
                     continue  # a token holds more than this word
                 other = self._tokenizer.encode(" " * space + new)
-                instead = other if len(other) == b + 1 - a else [-1] * (b + 1 - a)
+                instead = other if len(other) == b - a else [-1] * (b - a)
                 rows |= {a + k: (a + k, one, KINDS.index(kind), number) for k, one in enumerate(instead)}
         return Nodes(*np.array(sorted(rows.values()), dtype=np.int64).reshape(-1, 4).T)
 

@@ -25,6 +25,7 @@ from unimo.config import setting
 from unimo.data.corruption import hide, mask_spans
 from unimo.data.pack import Draft, Drawn
 from unimo.data.rewrites import KINDS, NO_NODES, Nodes
+from unimo.errors import UsageError
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.objectives.objective import Part, predict_words
 
@@ -48,7 +49,17 @@ class MaskedLanguageModeling:
     )
     relations_from: float = setting(1.0, "share of the run's steps from which, up to `alone_until`, it is relations")
 
+    def __post_init__(self) -> None:
+        if self.nodes + self.relations > 1:
+            raise UsageError(
+                "more captions than there are",
+                where="objectives.mlm.nodes, objectives.mlm.relations",
+                got=f"{self.nodes} and {self.relations}",
+                expected="two shares of the captions, at most 1 together",
+            )
+
     def alone(self, progress: float) -> bool:
+        """Whether all other objectives are silent (`unimo.data.loader.AsksAlone`)."""
         return progress < self.alone_until
 
     def shares(self, progress: float) -> tuple[float, float]:
@@ -89,7 +100,10 @@ class MaskedLanguageModeling:
         draft.ask(asked, group, draft.add_text(group, masked), places, ids[places])
 
     def _hidden_nodes(self, drawn: Drawn, relations: float, nodes: float) -> Nodes:
-        """All relations, or some nodes, of a caption if it is among the share whose turn it is; else none."""
+        """All relations of a caption, or some nodes, if it is among the share whose turn it is; else none.
+
+        relations, nodes: see `shares`. A caption that tells no relation has nodes hidden instead.
+        """
         rng = drawn.rng("mlm nodes")
         luck = rng.random()
         if drawn.beside is None or luck >= relations + nodes:
