@@ -38,8 +38,8 @@ def unimo_scenes() -> Run:
               or four regions a text is long, and sharing them saves nothing
     command   unimo pretrain unimo-scenes
     hardware  2 CPU cores, 2 GB of memory
-    time      about 5 minutes of training (9 on one core without bf16), 3 to make and prepare the world, half a minute to
-              evaluate; its parts are shares of a known number of steps, so its length is given in --steps
+    time      about 5 minutes of training (9 on one core without bf16), 3 to make and prepare the world, 1 to evaluate;
+              its parts are shares of a known number of steps, so its length is given in --steps
     expect    results/unimo-scenes-seed-*.json
     """
     return Run(
