@@ -104,9 +104,11 @@ class MaskedLanguageModeling:
 
         relations, nodes: see `shares`. A caption that tells no relation has nodes hidden instead.
         """
+        if drawn.beside is None:
+            return NO_NODES
         rng = drawn.rng("mlm nodes")
         luck = rng.random()
-        if drawn.beside is None or luck >= relations + nodes:
+        if luck >= relations + nodes:
             return NO_NODES
         known = drawn.beside.nodes()
         told = known.at(known.kinds == KINDS.index("relation"))
