@@ -247,7 +247,7 @@ TOLD = {
     "cow": ["A cow is left of a horse, and a dog is right of the cow .", "a brown cow and a dog are behind the cat"],
     "woman": ["A woman in a blue dress walks two dogs .", "a woman with brown dogs on the grass behind a house"],
 }
-GRAMMARS = {3: ("16348300d698737d", "8be06e6e44b115ec")}
+GRAMMARS = {4: ("16348300d698737d", "15fd2dcff162b48d")}
 
 
 def test_rules_change_only_together_with_the_number_of_the_grammar(tmp_path):

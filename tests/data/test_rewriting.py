@@ -179,6 +179,36 @@ def test_substitutes_are_as_frequent_as_what_they_replace():
     assert abs(np.mean(octaves)) < 0.5 and np.std(octaves) < 1.5
 
 
+EATEN, WORN = ("apple", "cake", "pear", "bread"), ("hat", "coat", "scarf", "shirt")
+DONE = [("eats", EATEN), ("wears", WORN)]
+HABITS = [[f"a {who} {deed} the {thing} ."] for who in ("girl", "man") for deed, things in DONE for thing in things] * 3
+
+
+def test_substitutes_were_seen_with_what_stands_beside_them():
+    graphs, vocabularies = learnt([*HABITS, ["a girl eats the apple ."]])
+    things = Counter()
+    for i in range(300):
+        found = rewrites(graphs[-1][0], graphs[-1], vocabularies, generator(i), words=1, phrases=0)
+        things.update(rewrite.changes[0].new for rewrite in found if rewrite.changes[0].old == "apple")
+    assert sum(things[thing] for thing in EATEN) > 10 * sum(things[thing] for thing in WORN) > 0
+
+
+def test_where_nothing_was_ever_seen_something_strange_is_better_than_nothing():
+    told = [["dogs bark ."], ["cats sleep ."], ["birds sing ."]] * 3
+    graphs, vocabularies = learnt([*told, ["dogs bark ."]])
+    assert rewrites(graphs[-1][0], graphs[-1], vocabularies, generator(0), words=10, phrases=0)
+
+
+def test_a_deed_is_not_replaced_together_with_who_does_it():
+    graphs, vocabularies = learnt(HABITS)
+    several = 0
+    for i, (graph,) in enumerate(graphs):
+        for rewrite in rewrites(graph, [graph], vocabularies, generator(i), words=0, phrases=20):
+            several += len(rewrite.changes) > 1
+            assert len(rewrite.changes) == 1 or "relation" not in rewrite.kind
+    assert several > 10
+
+
 def test_prepositions_become_their_opposites_alone(made):
     for _, graph, found in made:
         forms = {node.span: node for node in graph.relations}

@@ -7,8 +7,9 @@
 UNIMO section 3.2 and Fig. 3: objects, attributes, relations and their combinations are replaced at random from
 vocabularies of the same type; exchanges, which keep the bag of words, are our addition. How the vocabularies are built
 is not told. Here they are counted from the user's own captions, a substitute is as frequent as what it replaces (or a
-model could tell a negative by its rare words) and seen where it would stand, and nothing is put in that may be true of
-the picture as far as the corpus can tell:
+model could tell a negative by its rare words) and preferably seen with all that stands beside it (`contexts`), or a
+model could tell it by its odd English; and nothing is put in that may be true of the picture as far as the corpus can
+tell:
 
 - a word of any caption of the same picture, whatever its ending;
 - what other pictures' captions say *instead*: of "man", "person" and "guy" are found where another caption of the
@@ -24,8 +25,8 @@ from __future__ import annotations
 
 import math
 import re
-from bisect import bisect_left
-from collections import Counter
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -40,15 +41,16 @@ Level = Literal["word", "phrase", "sentence"]
 
 # Raised whenever equal captions would be rewritten otherwise than before: by other rules of parsing or replacing, or
 # another assets/caption_grammar.txt. Prepared files name it (unimo.data.rewrites).
-GRAMMAR = 3
+GRAMMAR = 4
 
 FREQUENCY_WIDTH = 1.0  # octaves by which the frequency of a substitute commonly differs
 RELATED_LIFT = 1.5  # said in place of a word so many times more often than by chance: it may mean the same
 EXCLUSIVE_LIFT = 0.5  # an adjective said in place of another this seldom excludes it ...
 _EXCLUSIVE_EVIDENCE = 5.0  # ... where this many times were to be expected by chance
 _LEAST_SEEN = 2  # a word seen once is often a slip of the pen
-_OUT_OF_SLOT = 0.02  # weight of an object never seen where it would be put: "a beach sitting", "in a yellow snow"
+_UNSEEN = 0.05  # share of all that was never seen in one more of its contexts: "sip the lake", "a stuffed nineteen"
 _MOST_NODES = 3  # changed at once
+_NONE = np.zeros(0, np.int64)
 _EXCHANGED = 0.2  # share of the phrase level that may be exchanges
 _ATTEMPTS = 6  # draws per rewrite wanted, then what was found must do
 _ARTICLE = re.compile(r"\b(an?) $", re.IGNORECASE)
@@ -100,7 +102,7 @@ class Vocabularies:
         self,
         counts: dict[tuple[str, str], Counter[str]],
         phrases: dict[tuple[str, str], Counter[str]],
-        slots: dict[tuple[str, str], int],
+        seen: dict[str, set[str]],
         mass: frozenset[str],
         stems: Sequence[str],
         said: np.ndarray,
@@ -108,12 +110,24 @@ class Vocabularies:
         captions: int,
         instead: tuple[np.ndarray, np.ndarray],
     ):
-        """stems: S words. said, missing: (S,) captions that say a word; that do not though another of the same picture
-        does. instead: sorted numbers w * S + v with counts of "v is said where w is missing"."""
-        self.counts, self.phrases, self.slots, self.mass = counts, phrases, slots, mass
+        """seen: context -> texts met in it. stems: S words. said, missing: (S,) captions that say a word; that do not
+        though another of the same picture does. instead: sorted numbers w * S + v with counts of "v is said where w is
+        missing"."""
+        self.counts, self.phrases, self.mass = counts, phrases, mass
+        texts = sorted(set().union(*counts.values()))
+        keys: dict[str, int] = {}
+        self._number = {text: i for i, text in enumerate(texts)}
+        self._key = np.array([keys.setdefault(key_words(text), len(keys)) for text in texts], np.int64)
+        self._keys = keys
+        self._seen = {
+            context: np.array([self._number[text] for text in some if text in self._number], np.int64)
+            for context, some in seen.items()
+        }
         self._stem = {word: i for i, word in enumerate(stems)}
         self._said, self._missing, self._captions, self._instead = said, missing, captions, instead
         self.alternatives = lru_cache(maxsize=20_000)(self._alternatives)
+        self.told = lru_cache(maxsize=8)(self._told)  # captions of one picture come one after the other
+        self._keys_of = lru_cache(maxsize=32)(self._find_keys)
         self._related: dict[str, frozenset[str]] = {}
         pairs, counted = instead
         w, v = np.divmod(pairs, max(len(stems), 1))
@@ -127,7 +141,7 @@ class Vocabularies:
         """Counts the graphs of all captions, given picture by picture."""
         counts: dict[tuple[str, str], Counter[str]] = {}
         phrases: dict[tuple[str, str], Counter[str]] = {}
-        slots: Counter[tuple[str, str]] = Counter()
+        met: dict[str, set[str]] = defaultdict(set)
         with_article: Counter[str] = Counter()
         bare: Counter[str] = Counter()
         stems: dict[str, int] = {}
@@ -136,7 +150,9 @@ class Vocabularies:
         for graphs in pictures:
             rows = []
             for graph in graphs:
-                slots.update((slot, graph.objects[k].text) for k, slot in _slots(graph).items())
+                for node, beside in contexts(graph).items():
+                    for context in beside:
+                        met[context].add(node.text)
                 rows.append(sorted({stems.setdefault(key_words(node.text), len(stems)) for node in graph.nodes}))
                 for node, span in zip(graph.objects, graph.phrases):
                     seen.append((node, graph.caption[slice(*span)].lower()))
@@ -157,7 +173,7 @@ class Vocabularies:
             if phrase != node.text.lower():
                 phrases.setdefault((form, node.text), Counter())[phrase] += 1
         _keep_usual_kinds(counts)
-        return cls(counts, phrases, slots, mass, list(stems), *_substitutions(said, len(stems)))
+        return cls(counts, phrases, dict(met), mass, list(stems), *_substitutions(said, len(stems)))
 
     def related(self, word: str) -> frozenset[str]:
         """Words that captions say where another caption of the same picture says `word`: synonyms, more general words,
@@ -182,8 +198,33 @@ class Vocabularies:
             return "one" if _ARTICLE.search(caption[: node.span[0]]) else "mass"
         return node.form
 
-    def _alternatives(self, kind: Kind, form: str, text: str, slot: str) -> tuple[tuple[str, ...], np.ndarray]:
-        """Texts that may stand for another in any picture, sorted, and their weights by frequency and slot."""
+    def _told(self, picture: tuple[SceneGraph, ...]) -> Told:
+        return Told(picture, self)
+
+    def not_told(self, numbers: np.ndarray, words: frozenset[str]) -> np.ndarray:
+        """Which of some texts, by their numbers, have a deciding word (`key_words`) that is not among `words`."""
+        return ~self._keys_of(words)[self._key[numbers]]
+
+    def _find_keys(self, words: frozenset[str]) -> np.ndarray:
+        told = np.zeros(len(self._keys), dtype=bool)
+        told[[self._keys[word] for word in words if word in self._keys]] = True
+        return told
+
+    def natural(self, numbers: np.ndarray, weights: np.ndarray, beside: Sequence[str]) -> tuple[np.ndarray, bool]:
+        """Weights of some texts, by frequency, so changed that those seen in all contexts have most of the whole, those
+        seen in all but one `_UNSEEN` of what these have, and so on; within such a group they stand as before. And
+        whether any was seen in any context, or nothing stands beside it."""
+        seen = np.zeros(len(self._number), dtype=np.int8)
+        for context in beside:
+            seen[self._seen.get(context, _NONE)] += 1
+        most = seen[numbers].max()
+        unseen = most - seen[numbers]
+        if unseen.any():
+            weights = weights / np.bincount(unseen, weights)[unseen] * _UNSEEN**unseen
+        return weights, bool(most) or not beside
+
+    def _alternatives(self, kind: Kind, form: str, text: str) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+        """Texts that may stand for another in any picture, sorted, their numbers, and their weights by frequency."""
         counts = self.counts.get((kind, form), Counter())
         word = key_words(text)
         alike = self.related(word)
@@ -212,9 +253,9 @@ class Vocabularies:
         octaves = np.log2(frequency / here)
         # Zipf: half the frequency, twice the words. The factor `frequency` keeps rare words from prevailing.
         weights = np.round(frequency * np.exp(-0.5 * (octaves / FREQUENCY_WIDTH) ** 2), 9)
-        if slot:
-            weights *= [1.0 if (slot, other) in self.slots else _OUT_OF_SLOT for other, _ in fitting]
-        return tuple(other for other, _ in fitting), weights
+        kept = np.flatnonzero(weights)
+        texts = tuple(fitting[k][0] for k in kept)
+        return texts, np.array([self._number[other] for other in texts], np.int64), weights[kept]
 
     def _may_describe(self, word: str, other: str) -> bool:
         """Adjectives that grammar does not put in a group; a participle would too often be a verb tagged wrongly."""
@@ -233,19 +274,37 @@ def _keep_usual_kinds(counts: dict[tuple[str, str], Counter[str]]) -> None:
             del texts[text]
 
 
-def _slots(graph: SceneGraph) -> dict[int, str]:
-    """The slot of each object that has one: what governs it, else what it does, else what colour (...) it has."""
-    slots: dict[int, str] = {}
+def contexts(graph: SceneGraph) -> dict[Node, list[str]]:
+    """What stands beside each node in its graph and restricts what it may be; of a text in its place, the corpus tells
+    whether it was ever seen there.
+
+    Objects: what governs them ("wear <object>", "man with <object>"), what they do, and attributes. Verbs: who does
+    it, and to what. Attributes of no group: the object. Prepositions, and colours and the like, have none:
+    what opposes them is fit wherever they are.
+    """
+
+    def word(k: int) -> str:
+        return key_words(graph.objects[k].text)
+
+    beside: dict[Node, list[str]] = {node: [] for node in graph.nodes}
     for node in graph.relations:
+        what, verb = stem(node.text), "+" in node.form
         if node.tail is not None and (node.form == "preposition" or node.form.endswith("+object")):
-            slots.setdefault(node.tail, f"{stem(node.text)} ...")
-    for node in graph.relations:
+            beside[graph.objects[node.tail]].append(f"{what} <object>")
+            if verb:
+                beside[node].append(f"<relation> {word(node.tail)}")
+            elif node.head is not None:
+                beside[graph.objects[node.tail]].append(f"{word(node.head)} {what} <object>")
         if node.head is not None:
-            slots.setdefault(node.head, f"... {stem(node.text)}")
+            beside[graph.objects[node.head]].append(f"<object> {what}")
+            if verb:
+                beside[node].append(f"{word(node.head)} <relation>")
     for node in graph.attributes:
-        if node.head is not None and node.form:
-            slots.setdefault(node.head, f"{node.form} ...")
-    return slots
+        if node.head is not None:
+            beside[graph.objects[node.head]].append(f"{node.form or node.text} <object>")
+            if not node.form:
+                beside[node].append(f"<attribute> {word(node.head)}")
+    return beside
 
 
 class Told:
@@ -261,8 +320,12 @@ class Told:
 
     def nothing_of(self, kind: Kind, form: str, text: str) -> bool:
         """Whether no caption of the picture says a word, nor an object or deed that may mean the same."""
+        return key_words(text) not in self.words(kind, form)
+
+    def words(self, kind: Kind, form: str) -> frozenset[str]:
+        """The words that a node of this kind and form must not be, as `key_words` gives them."""
         deed = kind == "relation" and "+" in form
-        return key_words(text) not in (self._objects if kind == "object" else self._deeds if deed else self._said)
+        return self._objects if kind == "object" else self._deeds if deed else self._said
 
 
 def is_deed(node: Node) -> bool:
@@ -303,25 +366,29 @@ def rewrites(
     """
     if not graph.objects:
         return []
-    told = Told(picture, vocabularies)
+    told = vocabularies.told(tuple(picture))
     taken = {" ".join(other.caption.lower().split()) for other in (*picture, graph)}
-    choices: dict[str, list[tuple[Node, list[str], np.ndarray]]] = {}
-    slots = {graph.objects[k]: slot for k, slot in _slots(graph).items()}
-    for node in graph.nodes:
+    choices: dict[str, list[tuple[Node, list[str], list[float]]]] = {}
+    strange: dict[str, list[tuple[Node, list[str], list[float]]]] = {}  # nodes for which nothing is ever seen there
+    for node, beside in contexts(graph).items():
         form = vocabularies.form_of(node, graph.caption)
-        texts, weights = vocabularies.alternatives(node.kind, form, node.text, slots.get(node, ""))
-        kept = [i for i, text in enumerate(texts) if weights[i] > 0 and told.nothing_of(node.kind, node.form, text)]
-        if kept:
-            share = np.cumsum(weights[kept])
-            choices.setdefault(node.kind, []).append((node, [texts[i] for i in kept], share / share[-1]))
+        texts, numbers, weights = vocabularies.alternatives(node.kind, form, node.text)
+        kept = np.flatnonzero(vocabularies.not_told(numbers, told.words(node.kind, node.form)))
+        if len(kept):
+            weights, fits = vocabularies.natural(numbers[kept], weights[kept], beside)
+            share = np.cumsum(weights)
+            some = (choices if fits else strange).setdefault(node.kind, [])
+            some.append((node, [texts[i] for i in kept], (share / share[-1]).tolist()))
+    choices = choices or strange
+    kinds = sorted(choices)
     exchanges = _exchanges(graph, picture)
     if not choices and not exchanges:
         return []
 
     def draw() -> tuple[Node, str]:
-        nodes = choices[sorted(choices)[rng.integers(len(choices))]]  # kinds are equally likely, then nodes
+        nodes = choices[kinds[rng.integers(len(kinds))]]  # kinds are equally likely, then nodes
         node, texts, share = nodes[rng.integers(len(nodes))]
-        return node, texts[min(int(np.searchsorted(share, rng.random(), side="right")), len(texts) - 1)]
+        return node, texts[min(bisect_right(share, rng.random()), len(texts) - 1)]
 
     def accept(level: Level, changes: list[Change]) -> None:
         changes.sort(key=lambda change: change.span)
@@ -344,6 +411,8 @@ def rewrites(
         if len(found["phrase"]) == phrases or not choices:
             break
         drawn = dict(draw() for _ in range(rng.integers(1, _MOST_NODES + 1)))
+        if _tied(graph, drawn):
+            continue
         changes = [_change(graph.caption, node.kind, node.span, text) for node, text in drawn.items()]
         if len(drawn) == 1:  # the whole noun phrase, if it is an object
             changes = _whole_phrase(graph, *drawn.popitem(), vocabularies, rng)
@@ -351,6 +420,14 @@ def rewrites(
         if changes and all(end <= begin for (_, end), (begin, _) in pairwise(spans)):
             accept("phrase", changes)
     return found["word"] + found["phrase"]
+
+
+def _tied(graph: SceneGraph, drawn: Iterable[Node]) -> bool:
+    """Whether a verb is among nodes with its subject or object: each was chosen beside what the caption says of the
+    other."""
+    nodes = set(drawn)
+    ends = [k for node in nodes if "+" in node.form for k in (node.head, node.tail)]
+    return any(k is not None and graph.objects[k] in nodes for k in ends)
 
 
 def _exchanges(graph: SceneGraph, picture: Sequence[SceneGraph]) -> list[list[Change]]:
