@@ -8,8 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from unimo.data.caption_vocabularies import Vocabularies, key_words, word_stems
 from unimo.data.chance import generator
-from unimo.data.rewriting import Change, Rewrite, Vocabularies, key_words, rewrites, word_stems
+from unimo.data.rewriting import Change, Rewrite, rewrites
 from unimo.data.scene_captions import captions
 from unimo.data.scene_graph import Parser, SceneGraph
 from unimo.data.scene_language import caption_is_true

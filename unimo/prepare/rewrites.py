@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from unimo.data.caption_vocabularies import Told, Vocabularies, is_deed
 from unimo.data.chance import generator
 from unimo.data.ledger import Ledger
 from unimo.data.rewrites import items_of_shards, parse_line, sidecar_path
-from unimo.data.rewriting import Rewrite, Told, Vocabularies, is_deed
+from unimo.data.rewriting import Rewrite
 from unimo.data.rewriting import rewrites as node_rewrites
 from unimo.data.scene_graph import Parser, SceneGraph
 from unimo.data.sources import Corpus, Fields, Verify, open_corpus
@@ -192,7 +193,7 @@ class _Writer:
         found: list[list] = []
         for n, near in zip(numbers, self.neighbours.nearest(numbers, _SHORTLIST * wanted, self.ceiling)):
             owner = int(self.owner[n])
-            told = Told(self.graphs[slice(*self.offsets[owner : owner + 2])], self.vocabularies)
+            told = self.vocabularies.told(tuple(self.graphs[slice(*self.offsets[owner : owner + 2])]))
             kept: list[list] = []
             taken: set[str] = set()
             for m, similarity in near:
