@@ -38,8 +38,9 @@ def unimo_scenes() -> Run:
               or four regions a text is long, and sharing them saves nothing
     command   unimo pretrain unimo-scenes
     hardware  2 CPU cores, 2 GB of memory
-    time      about 5 minutes of training (9 on one core without bf16), 3 to make and prepare the world, 1 to evaluate;
-              its parts are shares of a known number of steps, so its length is given in --steps
+    time      4 minutes of training on two cores with bf16 instructions, 6 without (9 on one core); 1 to 2 to make and
+              prepare the world, 1 to evaluate. Its parts are shares of a known number of steps, so its length is given
+              in --steps
     expect    results/unimo-scenes-seed-*.json
     """
     return Run(
