@@ -200,7 +200,7 @@ def test_where_nothing_was_ever_seen_something_strange_is_better_than_nothing():
     assert rewrites(graphs[-1][0], graphs[-1], vocabularies, generator(0), words=10, phrases=0)
 
 
-def test_a_deed_is_not_replaced_together_with_who_does_it():
+def test_a_verb_is_not_replaced_together_with_its_subject_or_object():
     graphs, vocabularies = learnt(HABITS)
     several = 0
     for i, (graph,) in enumerate(graphs):
@@ -208,6 +208,19 @@ def test_a_deed_is_not_replaced_together_with_who_does_it():
             several += len(rewrite.changes) > 1
             assert len(rewrite.changes) == 1 or "relation" not in rewrite.kind
     assert several > 10
+
+
+def test_substitutes_are_those_of_which_nothing_is_told(pictures, vocabularies):
+    told_of_some = 0
+    for some in pictures[:60]:
+        told = vocabularies.told(tuple(some))
+        for node in some[0].nodes:
+            form = vocabularies.form_of(node, some[0].caption)
+            texts, numbers, _ = vocabularies.alternatives(node.kind, form, node.text)
+            plain = [told.nothing_of(node.kind, node.form, text) for text in texts]
+            assert vocabularies.not_told(numbers, told.words(node.kind, node.form)).tolist() == plain
+            told_of_some += not all(plain)
+    assert told_of_some > 20
 
 
 def test_prepositions_become_their_opposites_alone(made):

@@ -97,7 +97,6 @@ class Rewrites:
         self._corpus, self._tokenizer, self._files = corpus, tokenizer, files
         self._first = np.array([items.start for _, items, _ in files])
         self._nodes: dict[tuple[int, int], Nodes] = {}
-        self._words: dict[str, list[int]] = {}  # the same few words come in place of each other again and again
 
     @classmethod
     def open(cls, path: str | Path | None, corpus: Corpus, tokenizer=None) -> Rewrites:
@@ -225,18 +224,10 @@ class Rewrites:
                 a, b = bisect_left(starts, begin - space), bisect_right(ends, end)
                 if a >= b or (starts[a], ends[b - 1]) != (begin - space, end):
                     continue  # a token holds more than this word
-                other = self._encoded(" " * space + new)
+                other = self._tokenizer.encode(" " * space + new)
                 instead = other if len(other) == b - a else [-1] * (b - a)
                 rows |= {a + k: (a + k, one, KINDS.index(kind), number) for k, one in enumerate(instead)}
         return Nodes(*np.array(sorted(rows.values()), dtype=np.int64).reshape(-1, 4).T)
-
-    def _encoded(self, word: str) -> list[int]:
-        ids = self._words.get(word)
-        if ids is None:
-            ids = self._tokenizer.encode(word)
-            if len(self._words) < _KEPT:
-                self._words[word] = ids
-        return ids
 
     def _negative(self, record: dict[str, Any], place: tuple[int, int], entry: list) -> Negative:
         if entry[0] not in LEVELS:
