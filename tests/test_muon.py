@@ -68,3 +68,29 @@ def test_no_gradient_at_all_moves_nothing():
 def test_vectors_are_refused():
     with pytest.raises(ValueError, match=r"matrices.*\(3,\)"):
         Muon([nn.Parameter(torch.ones(3))], lr=0.1)
+
+
+def test_matrices_stacked_in_one_parameter_move_as_they_would_apart():
+    """Three on top of each other, as queries', keys' and values' weights are stored: torch's own steps of each."""
+    stacked = nn.Parameter(torch.randn(18, 6, generator=torch.Generator().manual_seed(3)))
+    before = stacked.detach().clone()
+    apart = [nn.Parameter(part.clone()) for part in before.chunk(3)]
+    mine = Muon([{"params": [stacked], "parts": 3}], **SETTINGS)
+    its = torch.optim.Muon(apart, adjust_lr_fn="match_rms_adamw", **SETTINGS)
+    for seed in range(3):
+        give_gradients([stacked], seed)
+        for one, gradient in zip(apart, stacked.grad.chunk(3)):
+            one.grad = gradient.clone()
+        mine.step()
+        its.step()
+    kept = torch.cat([its.state[one]["momentum_buffer"] for one in apart])
+    assert torch.equal(mine.state[stacked]["momentum_buffer"], kept)
+    for start, part, one in zip(before.chunk(3), stacked.detach().chunk(3), apart):
+        moved, should = (part - start).flatten(), (one.detach() - start).flatten()
+        assert torch.cosine_similarity(moved, should, dim=0) > 0.9995
+        assert moved.norm() / should.norm() == pytest.approx(1, abs=0.01)
+
+
+def test_rows_that_are_not_so_many_matrices_are_refused():
+    with pytest.raises(ValueError, match="7 rows are not 3 matrices"):
+        Muon([{"params": [nn.Parameter(torch.ones(7, 2))], "parts": 3}], lr=0.1)

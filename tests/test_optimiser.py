@@ -52,6 +52,31 @@ def test_muon_moves_the_matrices_inside_layers_along_an_orthogonal_direction():
             assert torch.allclose(step, adam, atol=2e-3), name
 
 
+@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
+def test_queries_keys_and_values_can_be_three_matrices(layer_decay):
+    """Each third of the fused weight then moves along its own orthogonal direction; nothing else moves otherwise."""
+    moves = []
+    for split in (False, True):
+        torch.manual_seed(0)
+        model = build(TINY)
+        settings = Optimiser(rate=RATE, weight_decay=0.0, layers="muon", split_qkv=split, layer_decay=layer_decay)
+        optimiser = make_optimiser(model, settings)
+        moved = [id(p) for group in optimiser.param_groups for p in group["params"]]
+        assert sorted(moved) == sorted(id(p) for p in model.parameters())
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        give_gradients(model, 1)
+        optimiser.step()
+        moves.append({name: before[name] - p.detach() for name, p in model.named_parameters()})
+    for name, parameter in model.named_parameters():
+        if not name.endswith("qkv.weight"):
+            assert torch.allclose(moves[0][name], moves[1][name], atol=1e-6), name
+            continue
+        assert not torch.allclose(moves[0][name], moves[1][name], atol=1e-3), name
+        for step, gradient in zip(moves[1][name].chunk(3), parameter.grad.chunk(3)):
+            u, _, v = torch.linalg.svd(gradient)
+            assert torch.cosine_similarity(step.flatten(), (u @ v).flatten(), dim=0) > 0.9, name
+
+
 @pytest.mark.parametrize("layers", ["adamw", "muon"])
 def test_saved_moments_go_on_exactly(layers):
     model, optimiser = fresh(layers)

@@ -24,15 +24,18 @@ ITERATIONS = 5
 
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised, as long as an update of Adam (Liu et al. 2025, arXiv:2502.16982): one rate and
-    one weight decay serve both. params: matrices, or groups of them; each moves with its group's "lr".
+    one weight decay serve both. params: matrices, or groups of them; each moves with its group's "lr". A group's
+    "parts" (1): each matrix is that many of equal height on top of each other, and each is orthogonalised by itself.
     """
 
     def __init__(self, params: Iterable[Any], lr: float, weight_decay: float = 0.1, momentum: float = 0.95):
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "parts": 1})
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.ndim != 2:
                     raise ValueError(f"Muon moves matrices, got a parameter of shape {tuple(parameter.shape)}")
+                if len(parameter) % group["parts"]:
+                    raise ValueError(f"{len(parameter)} rows are not {group['parts']} matrices of equal height")
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -42,7 +45,8 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     update = self._momentum(parameter, parameter.grad, group["momentum"])
-                    alike.setdefault((parameter.shape, parameter.device), []).append((parameter, update))
+                    for pair in zip(parameter.chunk(group["parts"]), update.chunk(group["parts"])):
+                        alike.setdefault((pair[0].shape, parameter.device), []).append(pair)
             for (shape, _), rows in alike.items():
                 length = 0.2 * max(shape) ** 0.5
                 for (parameter, _), update in zip(rows, orthogonal(torch.stack([update for _, update in rows]))):

@@ -35,6 +35,10 @@ class Optimiser:
         "adamw", "what moves the matrices inside Transformer layers: adamw or muon; all else has adamw"
     )
     momentum: float = setting(0.95, "Muon's momentum")
+    split_qkv: bool = setting(
+        False,
+        "Muon takes queries', keys' and values' weights for three matrices; false: for the one they are stored in",
+    )
     epsilon_form: Literal["torch", "unimo"] = setting(
         "torch", "where epsilon stands: torch, or as released for UNIMO, beside the uncorrected root"
     )
@@ -105,10 +109,13 @@ def make_optimiser(model: nn.Module, settings: Optimiser) -> Optimisers:
     epsilon = settings.epsilon if settings.epsilon_form == "unimo" else None
     if not inside:
         return Optimisers(adamw, epsilon=epsilon)
+    stacked = {name for name in inside if name.endswith("attention.qkv.weight") and settings.split_qkv}
     muon = Muon(
         [
-            {"params": [named[name] for name in names], "share": part}
-            for part, names in _by_share([name for name in named if name in inside], share)
+            {"params": [named[name] for name in names], "share": part, "parts": parts}
+            for parts, wanted in ((1, inside - stacked), (3, stacked))
+            if wanted
+            for part, names in _by_share([name for name in named if name in wanted], share)
         ],
         lr=settings.rate,
         weight_decay=settings.weight_decay,
