@@ -41,6 +41,7 @@ from unimo.metrics.paired import Comparison, paired_bootstrap, paired_randomisat
 from unimo.metrics.retrieval import mean_rank, recall_at_k, retrieval_report
 from unimo.metrics.rouge import rouge, rouge_each
 from unimo.metrics.tokenise import tokenise
+from unimo.metrics.verdict import paired_verdict, verdict
 from unimo.metrics.vqa import (
     clean_answer,
     daquar_accuracy,
@@ -109,6 +110,7 @@ __all__ = [
     "meteor_sums_each",
     "paired_bootstrap",
     "paired_randomisation",
+    "paired_verdict",
     "pearson",
     "pearson_spearman",
     "recall_at_k",
@@ -125,6 +127,7 @@ __all__ = [
     "squad_f1",
     "squad_f1_each",
     "tokenise",
+    "verdict",
     "vqa_accuracy",
     "vqa_accuracy_each",
     "wilson",
