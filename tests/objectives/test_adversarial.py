@@ -6,10 +6,15 @@ import math
 
 import pytest
 import torch
+from model.tiny_unimo import lively_unimo, random_regions
+from model.tiny_unimo2 import pack, random_rows
 from torch import Tensor
 
 from unimo.batch import KNOWN, WRITTEN, Batch, Regions, Texts
+from unimo.model.task_heads import HeadSettings, TaskHead
 from unimo.objectives.adversarial import Adversarial, adversarial_losses, climb, first_pushes, owners
+from unimo.tasks.kinds import Classify
+from unimo.training.adversarial import AdversarialLearner
 
 WIDTH = 6
 
@@ -94,3 +99,52 @@ def test_gradients_of_all_steps_add_up_and_none_flows_through_the_pushes():
     for loss in adversarial_losses(linear_question(weights), given, settings, pushes):
         loss.backward()
     assert not any(push.requires_grad for push in pushes.values())
+
+
+@pytest.mark.parametrize("norm", ["l2", "inf"])
+def test_what_is_known_and_what_is_missing_is_never_pushed_and_has_no_part_in_the_norm(norm):
+    """Here the answer leans a hundred times harder on a tag and on missing regions than on what may be pushed."""
+    given = batch()
+    tag, missing = torch.tensor([100.0, 1, 1, 1, 1]), torch.tensor([[1.0, 1, 100, 100], [1, 1, 1, 1]])
+
+    def ask(batch: Batch) -> tuple[Tensor, Tensor]:
+        words = 0 if batch.texts.delta is None else (batch.texts.delta.sum(-1) * tag).sum()
+        loss = words + (batch.regions.features.sum(-1) * missing).sum()
+        return loss * torch.tensor([[1.0, -1.0]]), loss
+
+    settings = Adversarial(steps=3, rate=0.1, most=0.0, start=0.0, norm=norm)
+    pushes = first_pushes(given, WIDTH, settings, torch.Generator())
+    assert len(list(adversarial_losses(ask, given, settings, pushes))) == 3
+    assert not pushes["text"][0].any() and not pushes["image"][0, 2:].any()
+    for side, push in pushes.items():  # three steps the same way, each of the whole length
+        length = size_of_samples(push, owners(given, side), math.inf if norm == "inf" else 2.0)
+        assert length == pytest.approx([0.3, 0.3]), side
+
+
+@pytest.mark.parametrize("reads", ["image", "text"])
+def test_a_side_that_is_not_there_is_left_out(reads):
+    model = lively_unimo()
+    head = HeadSettings(labels=("a", "b"), reads=reads)
+    model.head = TaskHead(model.width, head)
+    texts = pack(random_rows([4, 6])) if reads == "text" else pack_of_none()
+    groups = {"examples": (0, 2)}
+    picture = torch.arange(2) if reads == "image" else torch.full((2,), -1)
+    given = Batch(
+        0,
+        torch.zeros(0, 3, 1, 1),
+        texts,
+        groups if reads == "image" else {},
+        groups,
+        {},
+        {"examples.picture": picture, "classify.labels": torch.tensor([0, 1])},
+        regions=random_regions([2, 3]) if reads == "image" else None,
+    )
+    kind = Classify(head, sees=reads == "image")
+    loss, _, _ = AdversarialLearner(model, {"task": kind}, Adversarial(steps=2), seed=0)(given)
+    loss.backward()
+    assert torch.isfinite(loss) and model.head.output.weight.grad.any()
+
+
+def pack_of_none() -> Texts:
+    none = torch.zeros(0, dtype=torch.int64)
+    return Texts(none, none, none, torch.zeros(1, dtype=torch.int64))

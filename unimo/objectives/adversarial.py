@@ -4,13 +4,15 @@
 
 Each of K steps asks three times, with the same weights: as it is, with the words' embeddings pushed, with the regions'
 features pushed. Answers to pushed inputs shall be right, and like the clean answer. Between steps the push climbs the
-gradient. The losses of all steps add up to one update of the weights.
+gradient. The losses of all steps add up to one update of the weights. What is known before (object tags), padding and
+missing regions is never pushed, and has no part in any norm.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,11 +31,11 @@ class Adversarial:
     rate: float = setting(0.05, "length of a push")
     start: float = setting(0.4, "size of the random first push; 0 begins at nothing")
     most: float = setting(0.4, "bound of the push, see `projection`; 0: none")
-    norm: str = setting("l2", "how pushes are measured, per sample: l2 or inf")
-    projection: str = setting(
+    norm: Literal["l2", "inf"] = setting("l2", "how pushes are measured, per sample: l2 or inf")
+    projection: Literal["released", "villa"] = setting(
         "released", "released: too large a gradient shrinks the whole push; villa: the push's own norm"
     )
-    sides: tuple[str, ...] = setting(("text", "image"), "what is pushed")
+    sides: tuple[Literal["text", "image"], ...] = setting(("text", "image"), "what is pushed")
     kl_weight: float = setting(1.0, "weight of the divergence between clean and pushed answers")
     clean: bool = setting(True, "also learn from the clean answer, and stay near it")
 
@@ -53,6 +55,7 @@ def adversarial_losses(ask: Ask, batch: Batch, settings: Adversarial, pushes: di
             push = pushes[side].detach().requires_grad_()
             pushed_logits, pushed_loss = ask(pushed(batch, side, push))
             (gradient,) = torch.autograd.grad(pushed_loss / settings.steps, push, retain_graph=True)
+            gradient = gradient * open_to_pushes(batch, side)[..., None]
             losses.append(pushed_loss / settings.steps)
             if settings.clean:
                 losses.append(settings.kl_weight * symmetric_divergence(logits, pushed_logits))
@@ -70,15 +73,13 @@ def pushed(batch: Batch, side: str, push: Tensor) -> Batch:
 
 def first_pushes(batch: Batch, width: int, settings: Adversarial, generator: torch.Generator) -> dict[str, Tensor]:
     """Random pushes of what is asked about: object tags and other KNOWN words stay as they are."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for side in settings.sides:
-        if side == "text":
-            given = torch.tensor([KNOWN, PADDING], device=batch.texts.roles.device)
-            valid, size = ~torch.isin(batch.texts.roles, given), width
-        else:
-            assert batch.regions is not None, "only regions can be pushed"
-            place = torch.arange(batch.regions.features.shape[1], device=batch.regions.lengths.device)
-            valid, size = place < batch.regions.lengths[:, None], batch.regions.features.shape[2]
+        valid = open_to_pushes(batch, side)
+        size = width
+        if side == "image":
+            assert batch.regions is not None
+            size = batch.regions.features.shape[2]
         push = torch.rand(*valid.shape, size, generator=generator, device=valid.device) * 2 - 1
         push = push * valid[..., None] * settings.start
         if settings.norm == "l2":
@@ -87,6 +88,16 @@ def first_pushes(batch: Batch, width: int, settings: Adversarial, generator: tor
             push = push / (count * size).clamp_min(1).sqrt()[owner].view(*valid.shape, 1)
         found[side] = push
     return found
+
+
+def open_to_pushes(batch: Batch, side: str) -> Tensor:
+    """Which rows may be pushed: (T,) words that are neither KNOWN nor PADDING, or (N, R) regions that are there."""
+    if side == "text":
+        given = torch.tensor([KNOWN, PADDING], device=batch.texts.roles.device)
+        return ~torch.isin(batch.texts.roles, given)
+    assert batch.regions is not None, "only regions can be pushed"
+    place = torch.arange(batch.regions.features.shape[1], device=batch.regions.lengths.device)
+    return place < batch.regions.lengths[:, None]
 
 
 def owners(batch: Batch, side: str) -> Tensor:
