@@ -431,14 +431,18 @@ def test_rows_without_a_picture_are_named_where_pictures_are_needed(starts, pict
         (["metrics=acuracy"], "no such metric"),
         (["metrics=rouge_l"], "no such metric of classification"),
         (["metrics=f1", "read.positive=purple"], "no such class to look for"),
-        (["shards=0"], "out of range"),
-        (["optimiser.layer_decay=2"], "out of range"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(starts, tmp_path, changes, match):
     path = write_csv(tmp_path / "rows.csv", sentences(8))
     run = override(tiny_run(starts["unimo-2"], "classification", TaskData(train=(path,))), changes)
     refused(run, tmp_path / "run", UsageError, match)
+
+
+@pytest.mark.parametrize("change", ["shards=0", "optimiser.layer_decay=2"])
+def test_settings_out_of_range_are_refused_at_once(starts, change):
+    with pytest.raises(UsageError, match="out of range"):
+        tiny_run(starts["unimo-2"], "classification", TaskData(), change)
 
 
 def test_text_that_is_no_number_and_numbers_that_are_no_text(starts, tmp_path):

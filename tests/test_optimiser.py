@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from unimo.config import check_settings
 from unimo.errors import UsageError
 from unimo.model.build import ModelSettings, build
 from unimo.optimiser import Optimiser, learning_rate, make_optimiser, moments, put_back
@@ -108,4 +109,4 @@ def test_the_rate_can_be_held_at_its_peak(decay):
 
 def test_a_released_schedule_is_not_held():
     with pytest.raises(UsageError, match=r"optimiser\.hold.*noam"):
-        Optimiser(hold=0.5, decay="noam")
+        check_settings(Optimiser(hold=0.5, decay="noam"), "optimiser")

@@ -288,8 +288,8 @@ def test_one_side_may_be_absent(corpora, tmp_path, absent):
 def test_nothing_to_search_in(corpora, tmp_path):
     with pytest.raises(UsageError, match="nothing to search in"):
         quietly(corpora[0], None, None, tmp_path)
-    with pytest.raises(UsageError, match="too few"):
-        NeighbourSettings(images=0)
+    with pytest.raises(UsageError, match=r"images.*at least 1"):
+        quietly(corpora[0], corpora[1], None, tmp_path, settings=NeighbourSettings(images=0))
 
 
 def test_a_collection_of_the_pairs_own_picture_alone(tmp_path):

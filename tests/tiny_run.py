@@ -58,9 +58,8 @@ def tiny(world: Path, *assignments: str) -> Run:
         average=0.9,
         tensorboard=False,
     )
-    for assignment in assignments:  # one after the other: a later one replaces an earlier one
-        run = override(run, [assignment])
-    return run
+    last = {assignment.partition("=")[0]: assignment for assignment in assignments}  # a later one replaces an earlier
+    return override(run, last.values())
 
 
 def stream_of(run: Run, out: Path, rank: int = 0, world: int = 1) -> Stream:

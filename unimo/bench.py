@@ -20,6 +20,7 @@ from torch import Tensor
 
 from unimo.answer import Answerer
 from unimo.batch import TEXT, Batch, Regions, Texts
+from unimo.config import override
 from unimo.errors import UsageError
 from unimo.machine import describe_machine
 from unimo.model.build import ModelSettings, build
@@ -55,10 +56,8 @@ def sharing(size: str, rounds: int) -> Iterator[dict[str, Any]]:
         image = torch.arange(pictures).repeat_interleave(k)
         runs, costs = {}, {}
         for fusion, share in (("joint", False), ("prefix", True)):
-            settings = ModelSettings(
-                size, member="unimo", fusion=fusion, region_size=64, vocabulary=1000, dropout=0.0, attention_dropout=0.0
-            )
-            model = build(settings)
+            small = ModelSettings(member="unimo", region_size=64, vocabulary=1000, dropout=0.0, attention_dropout=0.0)
+            model = build(override(small, [f"size={size}", f"fusion={fusion}"]))
             request = {"pairs": Request(image, torch.arange(len(texts)), share=share)}
             runs[fusion] = _step(model, batch, request)
             costs[fusion] = batch_cost(model, batch, request)

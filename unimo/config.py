@@ -2,12 +2,13 @@
 
     @dataclass(frozen=True)
     class Train:
-        steps: int = setting(1000, "Optimizer steps of the whole run.")
-        rate: float = setting(1e-4, "Peak learning rate.")
+        steps: int = setting(1000, "Optimizer steps of the whole run.", at_least=1)
+        rate: float = setting(1e-4, "Peak learning rate.", above=0)
 
 They can be overridden by `key=value` texts, read from and written to JSON, compared and described. A misspelt
-key or a value of the wrong type is refused with the nearest name or the expected type, before any work
-starts (`unimo.setting_values`, which also says what types a field may have).
+key, a value of the wrong type or out of its bounds, and values that contradict each other are refused with the
+nearest name or what is expected, before any work starts (`unimo.setting_values`, which also says what types a field
+may have, and `unimo.setting_checks`).
 """
 
 from __future__ import annotations
@@ -18,27 +19,48 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from unimo.errors import UsageError
+from unimo.errors import UnimoError, UsageError
 from unimo.json_files import check_json
+from unimo.setting_checks import Bounds, Contradiction, check_settings
 from unimo.setting_values import build, fit_group, group_type, hints_of, optional, parse, unknown, wrong
 
 S = TypeVar("S")
 
 ABSENT = "(absent)"
 
+__all__ = [
+    "ABSENT",
+    "Contradiction",
+    "check_settings",
+    "describe",
+    "diff",
+    "fingerprint",
+    "flatten",
+    "from_dict",
+    "override",
+    "setting",
+    "to_dict",
+]
 
-def setting(default: Any, sentence: str) -> Any:
-    """A dataclass field with its default and the sentence that explains it to a user."""
+
+def setting(default: Any, sentence: str, **bounds: Any) -> Any:
+    """A dataclass field with its default, the sentence that explains it to a user, and what it may be.
+
+    bounds: at_least, above, at_most, below for numbers (each one, in a list); filled=True for texts that cannot be
+    empty. They are checked by `unimo.setting_checks.check_settings`.
+    """
+    declared = {"help": sentence, "bounds": Bounds(**bounds)}
     if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata={"help": sentence})
-    return dataclasses.field(default=default, metadata={"help": sentence})
+        return dataclasses.field(default_factory=lambda: list(default), metadata=declared)
+    return dataclasses.field(default=default, metadata=declared)
 
 
 def override(settings: S, assignments: Iterable[str]) -> S:
     """A copy of `settings` with texts like "model.width=256" applied, all at once.
 
     Lists are written "1,2,3" or as JSON; `none` empties an optional field. Raises UsageError for a key that
-    does not exist (naming the nearest), a value of the wrong type, and one key given two values.
+    does not exist (naming the nearest), a value of the wrong type or out of its bounds, values that contradict each
+    other, and one key given two values.
     """
     texts: dict[str, str] = {}
     for assignment in assignments:
@@ -53,7 +75,9 @@ def override(settings: S, assignments: Iterable[str]) -> S:
                 expected="one value",
                 do="remove one of them",
             )
-    return _apply(settings, {key: (key, text) for key, text in texts.items()}, root=settings)
+    changed = _apply(settings, {key: (key, text) for key, text in texts.items()}, root=settings)
+    check_settings(changed)
+    return changed
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
@@ -61,10 +85,20 @@ def to_dict(settings: Any) -> dict[str, Any]:
     return {name: _plain(getattr(settings, name)) for name in hints_of(type(settings))}
 
 
-def from_dict(cls: type[S], values: Mapping[str, Any], *, where: str = "") -> S:
-    """The settings that `to_dict` described. Absent keys keep their defaults; unknown keys and wrong types
-    are refused."""
-    return fit_group(cls, values, where)
+def from_dict(cls: type[S], values: Mapping[str, Any], *, where: str = "", error: type[UnimoError] = UsageError) -> S:
+    """The settings that `to_dict` described, which may come from anyone. Absent keys keep their defaults; unknown keys
+    and what `check_settings` refuses is refused.
+
+    where: stands in front of keys in messages. error: what is raised, such as WeightsError for a saved model's.
+    """
+    try:
+        settings: S = fit_group(cls, values, where)
+        check_settings(settings, where)
+    except UsageError as fault:
+        if error is UsageError:
+            raise
+        raise error(fault.what, where=fault.where, got=fault.got, expected=fault.expected, do=fault.do) from fault
+    return settings
 
 
 def flatten(settings: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from unimo.config import override
 from unimo.errors import UsageError, WeightsError
 from unimo.model import weight_files
-from unimo.model.build import SIZES, ModelSettings, as_released, build
+from unimo.model.build import SIZES, ModelSettings, Size, as_released, build
 from unimo.model.conversion import Account, convert, line
 from unimo.model.huggingface import start_from_roberta, start_from_vit
 from unimo.model.pretrained import save_pretrained
@@ -147,7 +147,7 @@ def _first_layer(weights: Mapping[str, Tensor], prefix: str) -> int:
     return min(_layer_numbers(weights, prefix), default=0)
 
 
-def _size(width: int) -> str:
+def _size(width: int) -> Size:
     """The named size of this width, or the nearest name; all its dimensions are given beside it."""
     return min(SIZES, key=lambda name: abs(SIZES[name]["width"] - width))
 

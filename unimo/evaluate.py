@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from unimo import answer, report
-from unimo.config import setting, to_dict
+from unimo.config import check_settings, setting, to_dict
 from unimo.data.finding import Kind, find_sources
 from unimo.errors import UsageError, WeightsError, nearest
 from unimo.machine import describe_machine, keep_freed_memory
@@ -46,22 +46,34 @@ Say = Callable[[str], None]
 class EvaluationData:
     """Where the questions come from, and how many are asked."""
 
-    pairs: tuple[str, ...] = setting((), "pictures with captions, not trained on: folders, globs or files")
-    images: tuple[str, ...] = setting((), "pictures whose JSON names their class: folders, globs or files")
-    texts: tuple[str, ...] = setting((), "texts without pictures, not trained on: folders, globs or files")
-    foils: str | None = setting(None, "a .jsonl of true and false captions of pictures among the pairs")
-    world: str | None = setting(None, "folder of the generated world; none: where the run found its own data")
+    pairs: tuple[str, ...] = setting((), "pictures with captions, not trained on: folders, globs or files", filled=True)
+    images: tuple[str, ...] = setting((), "pictures whose JSON names their class: folders, globs or files", filled=True)
+    texts: tuple[str, ...] = setting((), "texts without pictures, not trained on: folders, globs or files", filled=True)
+    foils: str | None = setting(None, "a .jsonl of true and false captions of pictures among the pairs", filled=True)
+    world: str | None = setting(
+        None, "folder of the generated world; none: where the run found its own data", filled=True
+    )
     tasks: tuple[str, ...] = setting((), "only these tasks; empty means all that the data allow")
-    pairs_limit: int | None = setting(None, "pictures in retrieval at most; none takes all")
-    captions: int | None = setting(None, "captions of each picture in retrieval; none takes all (the world: one)")
-    shortlist: int = setting(32, "candidates of each query that are read again by the fused model; 0 for none")
-    rerank_queries: int | None = setting(1000, "queries of each direction that get the second stage; none takes all")
-    captioned: int | None = setting(256, "pictures to caption at most")
-    baseline: int = setting(2000, "training pictures from which the copying baseline takes captions; 0 for none")
-    images_limit: int | None = setting(2048, "pictures to classify at most")
-    masked: int | None = setting(512, "captions, and texts, in which words are masked at most")
-    regions: tuple[str, ...] = setting((), "detected regions, if not beside the shards (UNIMO)")
-    index_dir: str | None = setting(None, "where shard indexes go when they should not lie beside the shards")
+    pairs_limit: int | None = setting(None, "pictures in retrieval at most; none takes all", at_least=1)
+    captions: int | None = setting(
+        None, "captions of each picture in retrieval; none takes all (the world: one)", at_least=1
+    )
+    shortlist: int = setting(
+        32, "candidates of each query that are read again by the fused model; 0 for none", at_least=0
+    )
+    rerank_queries: int | None = setting(
+        1000, "queries of each direction that get the second stage; none takes all", at_least=0
+    )
+    captioned: int | None = setting(256, "pictures to caption at most", at_least=0)
+    baseline: int = setting(
+        2000, "training pictures from which the copying baseline takes captions; 0 for none", at_least=0
+    )
+    images_limit: int | None = setting(2048, "pictures to classify at most", at_least=1)
+    masked: int | None = setting(512, "captions, and texts, in which words are masked at most", at_least=0)
+    regions: tuple[str, ...] = setting((), "detected regions, if not beside the shards (UNIMO)", filled=True)
+    index_dir: str | None = setting(
+        None, "where shard indexes go when they should not lie beside the shards", filled=True
+    )
     seed: int = setting(0, "chance of samples, masks and intervals")
 
 
@@ -94,6 +106,7 @@ def evaluate(
     """
     started = time.monotonic()
     data = data or EvaluationData()
+    check_settings(data, cls=EvaluationData)
     if not Path(path).exists():
         raise WeightsError("no such checkpoint", where=path, expected="a run's folder or one of its checkpoints")
     folder = _run_folder(Path(path))

@@ -66,6 +66,18 @@ def cpu_flags() -> set[str]:
     return set()
 
 
+def free_memory() -> int | None:
+    """Bytes that can still be allocated, at most those of a container; None where the system does not say."""
+    free = None
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    with contextlib.suppress(OSError, ValueError):  # "max", no number, where there is no limit
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        free = limit if free is None else min(free, limit)
+    return free
+
+
 def keep_freed_memory() -> None:
     """Asks glibc to keep freed memory for the next step instead of returning it to the system.
 

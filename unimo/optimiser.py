@@ -3,38 +3,51 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from unimo.config import setting
-from unimo.errors import UsageError
+from unimo.config import Contradiction, setting
 from unimo.muon import Muon
 
 
 @dataclass(frozen=True)
 class Optimiser:
-    rate: float = setting(5e-5, "peak learning rate")
-    warmup: float = setting(0.06, "share of the run over which the rate rises from 0")
-    hold: float = setting(0.0, "share of the run up to which the rate stays at its peak: linear and cosine fall then")
-    final: float = setting(0.0, "last learning rate as a share of the peak")
+    rate: float = setting(5e-5, "peak learning rate", at_least=0, at_most=10)
+    warmup: float = setting(0.06, "share of the run over which the rate rises from 0", at_least=0, at_most=1)
+    hold: float = setting(
+        0.0,
+        "share of the run up to which the rate stays at its peak: linear and cosine fall then",
+        at_least=0,
+        at_most=1,
+    )
+    final: float = setting(0.0, "last learning rate as a share of the peak", at_least=0, at_most=1)
     decay: Literal["linear", "cosine", "unimo", "unimo2", "noam", "piecewise"] = setting(
         "linear", "how the rate falls: linear, cosine, or as released: unimo, unimo2, noam, piecewise"
     )
-    boundaries: tuple[float, ...] = setting((0.6, 0.8), "piecewise: shares of the run at which the rate changes")
-    factors: tuple[float, ...] = setting((1.0, 0.1, 0.01), "piecewise: shares of the peak before and after each")
-    beta1: float = setting(0.9, "Adam's first decay rate")
-    beta2: float = setting(0.98, "Adam's second decay rate")
-    epsilon: float = setting(1e-6, "Adam's epsilon")
-    layer_decay: float = setting(1.0, "share of the rate that each layer has of the one above it; 1: all alike")
-    weight_decay: float = setting(0.01, "decoupled decay of weight matrices; LayerNorms, biases and scalars have none")
-    clip: float = setting(1.0, "largest global gradient norm")
+    boundaries: tuple[float, ...] = setting(
+        (0.6, 0.8), "piecewise: shares of the run at which the rate changes", at_least=0, at_most=1
+    )
+    factors: tuple[float, ...] = setting(
+        (1.0, 0.1, 0.01), "piecewise: shares of the peak before and after each", at_least=0, at_most=1
+    )
+    beta1: float = setting(0.9, "Adam's first decay rate", at_least=0, below=1)
+    beta2: float = setting(0.98, "Adam's second decay rate", at_least=0, below=1)
+    epsilon: float = setting(1e-6, "Adam's epsilon", above=0, at_most=1)
+    layer_decay: float = setting(
+        1.0, "share of the rate that each layer has of the one above it; 1: all alike", at_least=1e-6, at_most=1
+    )
+    weight_decay: float = setting(
+        0.01, "decoupled decay of weight matrices; LayerNorms, biases and scalars have none", at_least=0, at_most=100
+    )
+    clip: float = setting(1.0, "largest global gradient norm", above=0)
     layers: Literal["adamw", "muon"] = setting(
         "adamw", "what moves the matrices inside Transformer layers: adamw or muon; all else has adamw"
     )
-    momentum: float = setting(0.95, "Muon's momentum")
+    momentum: float = setting(0.95, "Muon's momentum", at_least=0, below=1)
     split_qkv: bool = setting(
         False,
         "Muon takes queries', keys' and values' weights for three matrices; false: for the one they are stored in",
@@ -46,14 +59,25 @@ class Optimiser:
         "matrices", "what decays: matrices, or as released all but LayerNorms and biases, temperatures too"
     )
 
-    def __post_init__(self) -> None:
+    def contradictions(self) -> Iterator[Contradiction]:
         if self.hold and self.decay not in ("linear", "cosine"):
-            raise UsageError(
+            yield Contradiction(
                 "a released schedule is not held at its peak",
-                where="optimiser.hold, optimiser.decay",
+                ("hold", "decay"),
                 got=f"{self.hold} and {self.decay}",
                 expected="linear or cosine",
                 do="--set optimiser.hold=0",
+            )
+        if self.decay == "noam" and not self.warmup:
+            yield Contradiction(
+                "noam falls with the root of the warm-up", ("warmup", "decay"), got=0, expected="a warm-up above 0"
+            )
+        if len(self.factors) != len(self.boundaries) + 1 or list(self.boundaries) != sorted(set(self.boundaries)):
+            yield Contradiction(
+                "steps of a piecewise rate that do not fit together",
+                ("boundaries", "factors"),
+                got=f"{self.boundaries} and {self.factors}",
+                expected="rising boundaries, and one factor more than boundaries",
             )
 
 

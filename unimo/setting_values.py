@@ -7,6 +7,7 @@ Types a field may have: bool, int, float, str, Literal, tuple or list of these, 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import types
@@ -84,8 +85,8 @@ def fit_group(cls: Any, values: Any, where: str) -> Any:
     hints = hints_of(cls)
     for name in values:
         if name not in hints:
-            raise unknown(_joined(where, str(name)), [_joined(where, known) for known in hints])
-    fitted = {name: fit(value, hints[name], _joined(where, name)) for name, value in values.items()}
+            raise unknown(joined(where, str(name)), [joined(where, known) for known in hints])
+    fitted = {name: fit(value, hints[name], joined(where, name)) for name, value in values.items()}
     return build(cls, fitted, where)
 
 
@@ -99,7 +100,7 @@ def build(cls: Any, values: dict[str, Any], where: str) -> Any:
         and field.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise UsageError("a required setting is missing", where=_joined(where, missing[0]), do="give it a value")
+        raise UsageError("a required setting is missing", where=joined(where, missing[0]), do="give it a value")
     try:
         return cls(**values)
     except ValueError as fault:  # a dataclass may check its own values in __post_init__
@@ -108,6 +109,11 @@ def build(cls: Any, values: dict[str, Any], where: str) -> Any:
 
 def hints_of(cls: Any) -> dict[str, Any]:
     """Field name -> type; a field without a sentence is a fault of whoever wrote the class."""
+    return _hints_of(cls)
+
+
+@functools.cache
+def _hints_of(cls: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     fields = dataclasses.fields(cls)
     silent = [field.name for field in fields if not field.metadata.get("help")]
@@ -127,7 +133,8 @@ def optional(hint: Any) -> bool:
     return _is_union(hint) and types.NoneType in typing.get_args(hint)
 
 
-def _joined(where: str, name: str) -> str:
+def joined(where: str, name: str) -> str:
+    """The dotted key of a setting in its group."""
     return f"{where}.{name}" if where else name
 
 

@@ -12,6 +12,7 @@ from model.tiny_unimo2 import VOCABULARY, lively_model
 from objectives.tiny_batches import tiny_batch, tiny_draft
 
 from unimo.batch import KNOWN, TEXT, WRITTEN, Batch
+from unimo.config import check_settings
 from unimo.data.rewrites import Nodes
 from unimo.errors import UsageError
 from unimo.objectives import (
@@ -109,7 +110,7 @@ def test_nodes_and_relations_are_hidden_in_their_shares_of_the_captions(relation
 
 def test_shares_beyond_all_captions_are_refused():
     with pytest.raises(UsageError, match=r"objectives\.mlm\.nodes"):
-        MaskedLanguageModeling(nodes=0.7, relations=0.4)
+        check_settings(MaskedLanguageModeling(nodes=0.7, relations=0.4), "objectives.mlm")
 
 
 def test_what_was_not_prepared_has_spans_hidden():

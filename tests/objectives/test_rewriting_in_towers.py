@@ -13,6 +13,7 @@ from objectives.test_rewriting_contrastive import Beside, batch, tiny
 from objectives.tiny_batches import pictures, tiny_draft
 
 from unimo.batch import Batch
+from unimo.config import check_settings
 from unimo.errors import UsageError
 from unimo.objectives import step
 from unimo.objectives.rewriting_contrastive import RewritingContrastive
@@ -116,7 +117,7 @@ def test_the_learned_temperature_divides():
         losses.append(step(model, shown(**options), {"rewriting": RewritingContrastive(**options)})[0])
     assert losses[0]["rewriting"].total == pytest.approx(losses[1]["rewriting"].total.item(), rel=1e-6)
     with pytest.raises(UsageError, match="no temperature"):
-        RewritingContrastive(temperature=None)
+        check_settings(RewritingContrastive(temperature=None))
     options = {**SETTINGS, "temperature": None}
     with pytest.raises(UsageError, match="only UNIMO-2 has a learned temperature"):
         step(tiny(), batch(**options), {"rewriting": RewritingContrastive(**options)})

@@ -18,10 +18,12 @@ from unimo.config import setting
 class Views:
     """How far a random view may stray from the picture."""
 
-    crop: float = setting(1.0, "smallest share of the area a random crop keeps; 1 = no crop")
-    flip: float = setting(0.0, "chance of a left-right flip; keep it 0 where captions speak of left and right")
-    jitter: float = setting(0.0, "strength of random brightness, contrast and saturation")
-    grey: float = setting(0.0, "chance of losing all colour")
+    crop: float = setting(1.0, "smallest share of the area a random crop keeps; 1 = no crop", above=0, at_most=1)
+    flip: float = setting(
+        0.0, "chance of a left-right flip; keep it 0 where captions speak of left and right", at_least=0, at_most=1
+    )
+    jitter: float = setting(0.0, "strength of random brightness, contrast and saturation", at_least=0, at_most=1)
+    grey: float = setting(0.0, "chance of losing all colour", at_least=0, at_most=1)
 
 
 def squeeze(image: Image.Image, size: int) -> np.ndarray:

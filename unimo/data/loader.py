@@ -58,13 +58,19 @@ class Regions(Protocol):
 class Budgets:
     """How much of each kind every step holds, over all shards and ranks."""
 
-    pairs: int = setting(128, "image-text pairs per step; 0 switches the stream off")
-    images: int = setting(32, "pictures without text per step, each seen in two views; 0 switches the stream off")
-    text_tokens: int = setting(2048, "tokens of text without pictures per step; 0 switches the stream off")
-    caption_length: int = setting(40, "longest caption in tokens, [CLS] and [SEP] included")
-    passage_length: int = setting(128, "longest passage of text in tokens, [CLS] and [SEP] included")
-    fragments: float = setting(0.5, "share of the passages that are cut and written (seq2seq); the rest is masked")
-    shards: int = setting(1, "equal parts of a step; a multiple of the number of processes")
+    pairs: int = setting(128, "image-text pairs per step; 0 switches the stream off", at_least=0)
+    images: int = setting(
+        32, "pictures without text per step, each seen in two views; 0 switches the stream off", at_least=0
+    )
+    text_tokens: int = setting(
+        2048, "tokens of text without pictures per step; 0 switches the stream off", at_least=0, at_most=1 << 28
+    )
+    caption_length: int = setting(40, "longest caption in tokens, [CLS] and [SEP] included", at_least=3)
+    passage_length: int = setting(128, "longest passage of text in tokens, [CLS] and [SEP] included", at_least=3)
+    fragments: float = setting(
+        0.5, "share of the passages that are cut and written (seq2seq); the rest is masked", at_least=0, at_most=1
+    )
+    shards: int = setting(1, "equal parts of a step; a multiple of the number of processes", at_least=1)
 
 
 class Cache:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import torch
 
-from unimo.config import setting
-from unimo.errors import UsageError, WeightsError, nearest
+from unimo.config import Contradiction, check_settings, setting
+from unimo.errors import ResourceError, WeightsError
+from unimo.machine import free_memory
 from unimo.model.task_heads import HeadSettings, TaskHead
 from unimo.model.unified import Unified
-from unimo.model.unimo import FUSIONS, UNIMO
+from unimo.model.unimo import UNIMO
 from unimo.model.unimo2 import UNIMO2, Released
 
+Size = Literal["tiny", "small", "base", "large"]
 # base and large: spec unimo §1.2, unimo2 §2.1; tiny and small are ours
-SIZES: dict[str, dict[str, int]] = {
+SIZES: dict[Size, dict[str, int]] = {
     "tiny": {"width": 192, "heads": 3, "depth": 6, "image_depth": 4, "text_depth": 3, "grounded_depth": 3},
     "small": {"width": 384, "heads": 6, "depth": 8, "image_depth": 8, "text_depth": 6, "grounded_depth": 6},
     "base": {"width": 768, "heads": 12, "depth": 12, "image_depth": 12, "text_depth": 12, "grounded_depth": 12},
     "large": {"width": 1024, "heads": 16, "depth": 24, "image_depth": 24, "text_depth": 24, "grounded_depth": 24},
 }
 DIMENSIONS = tuple(SIZES["base"])
-MEMBERS = ("unimo-2", "unimo")
 # Settings that only one member has.
 ONLY_UNIMO = (
     "depth", "region_size", "region_classes", "region_heads", "fusion", "matching", "dialogue", "initial_waves",
@@ -36,48 +39,119 @@ ONLY_UNIMO2 = (
 
 @dataclass(frozen=True)
 class ModelSettings:
-    size: str = setting("base", "tiny, small, base or large; the dimensions below replace single entries of it")
-    member: str = setting("unimo-2", "unimo-2 (pixels) or unimo (detected regions)")
-    width: int | None = setting(None, "width D of all three towers")
-    heads: int | None = setting(None, "attention heads")
-    depth: int | None = setting(None, "layers of UNIMO's Transformer")
-    image_depth: int | None = setting(None, "layers of the image tower")
-    text_depth: int | None = setting(None, "layers of the text tower")
-    grounded_depth: int | None = setting(None, "layers of the Grounded Transformer")
-    image_size: int = setting(224, "side in pixels of the square pictures that the position table is made for")
-    pixels: int | None = setting(None, "side of the pictures that are shown, such as 384; none: image_size")
-    patch: int = setting(16, "side of a patch in pixels")
-    patch_padding: int = setting(0, "zero rows before each side of a picture; released: (patch - 1) // 2")
-    vocabulary: int = setting(50265, "rows of the word table")
-    positions: int = setting(514, "rows of the text position table; positions start at 2")
-    dictionary: int = setting(2048, "entries C of the grounded dictionary; 0 builds the baseline without it")
-    chosen: int = setting(100, "entries K chosen for every sequence")
-    grounding_method: str = setting("topk", "topk (released) or normal (nearest entry of every position)")
+    size: Size = setting("base", "tiny, small, base or large; the dimensions below replace single entries of it")
+    member: Literal["unimo-2", "unimo"] = setting("unimo-2", "unimo-2 (pixels) or unimo (detected regions)")
+    width: int | None = setting(None, "width D of all three towers", at_least=1, at_most=32768)
+    heads: int | None = setting(None, "attention heads", at_least=1, at_most=1024)
+    depth: int | None = setting(None, "layers of UNIMO's Transformer", at_least=1, at_most=512)
+    image_depth: int | None = setting(None, "layers of the image tower", at_least=1, at_most=512)
+    text_depth: int | None = setting(None, "layers of the text tower", at_least=1, at_most=512)
+    grounded_depth: int | None = setting(None, "layers of the Grounded Transformer", at_least=1, at_most=512)
+    image_size: int = setting(
+        224, "side in pixels of the square pictures that the position table is made for", at_least=1, at_most=4096
+    )
+    pixels: int | None = setting(
+        None, "side of the pictures that are shown, such as 384; none: image_size", at_least=1, at_most=4096
+    )
+    patch: int = setting(16, "side of a patch in pixels", at_least=1, at_most=4096)
+    patch_padding: int = setting(
+        0, "zero rows before each side of a picture; released: (patch - 1) // 2", at_least=0, at_most=4095
+    )
+    vocabulary: int = setting(50265, "rows of the word table", at_least=1, at_most=2_000_000)
+    positions: int = setting(
+        514, "rows of the text position table; positions start at 2", at_least=3, at_most=1_000_000
+    )
+    dictionary: int = setting(
+        2048,
+        "entries C of the grounded dictionary; 0 builds the baseline without it",
+        at_least=0,
+        at_most=1_000_000,
+    )
+    chosen: int = setting(100, "entries K chosen for every sequence", at_least=1, at_most=1_000_000)
+    grounding_method: Literal["topk", "normal"] = setting(
+        "topk", "topk (released) or normal (nearest entry of every position)"
+    )
     grounding_projection: bool = setting(False, "separate projections of patches and words before they vote")
     grounding_positions: bool = setting(False, "add text positions 2 .. K + 1 to the grounded tokens")
     contrastive_projection: bool = setting(False, "ReLU projections before the contrastive score")
     shared_projection: bool = setting(False, "the contrastive score uses the grounding projections")
     masked_grounding: bool = setting(False, "build the masked-grounding head")
     image_contrastive: bool = setting(True, "learn a temperature for image contrastive learning")
-    region_size: int = setting(2048, "features of a region (UNIMO)")
-    region_classes: int = setting(1601, "classes of the detector (UNIMO)")
+    region_size: int = setting(2048, "features of a region (UNIMO)", at_least=1, at_most=65536)
+    region_classes: int = setting(1601, "classes of the detector (UNIMO)", at_least=1, at_most=1_000_000)
     region_heads: bool = setting(False, "build the two heads of masked region modelling (UNIMO)")
-    fusion: str = setting("joint", "joint (the paper's) or prefix: pictures do not look at their texts (UNIMO)")
-    matching: int = setting(0, "outputs of UNIMO's matching head: 0 none, 1 retrieval, 2 pre-training")
+    fusion: Literal["joint", "prefix"] = setting(
+        "joint", "joint (the paper's) or prefix: pictures do not look at their texts (UNIMO)"
+    )
+    matching: int = setting(
+        0, "outputs of UNIMO's matching head: 0 none, 1 retrieval, 2 pre-training", at_least=0, at_most=2
+    )
     dialogue: bool = setting(False, "build the tables of speakers and turns (UNIMO, CoQA)")
-    matching_fusion: str = setting("product", "how the matching head joins both poolers: product or sum")
-    dropout: float = setting(0.1, "dropout of the text tower, the Grounded Transformer and the matching head")
-    attention_dropout: float = setting(0.1, "dropout of their attention weights")
-    image_dropout: float = setting(0.0, "dropout of the image tower")
+    matching_fusion: Literal["product", "sum"] = setting(
+        "product", "how the matching head joins both poolers: product or sum"
+    )
+    dropout: float = setting(
+        0.1, "dropout of the text tower, the Grounded Transformer and the matching head", at_least=0, below=1
+    )
+    attention_dropout: float = setting(0.1, "dropout of their attention weights", at_least=0, below=1)
+    image_dropout: float = setting(0.0, "dropout of the image tower", at_least=0, below=1)
     initial_std: float = setting(
-        0.02, "spread of initial weights; narrow models learn sooner with 0.02 sqrt(768 / width)"
+        0.02,
+        "spread of initial weights; narrow models learn sooner with 0.02 sqrt(768 / width)",
+        above=0,
+        at_most=10,
     )
     initial_waves: float = setting(
-        0.0, "text positions start as sines and cosines of this size, not at random (UNIMO); 0: at random, as published"
+        0.0,
+        "text positions start as sines and cosines of this size, not at random (UNIMO); 0: at random, as published",
+        at_least=0,
+        at_most=100,
     )
-    initial_boxes: float = setting(1.0, "initial weights of boxes, times this (UNIMO): five numbers beside F features")
+    initial_boxes: float = setting(
+        1.0,
+        "initial weights of boxes, times this (UNIMO): five numbers beside F features",
+        at_least=0,
+        at_most=10_000,
+    )
     released: Released = setting(Released(), "slips of the published graph of UNIMO-2")
     head: HeadSettings | None = setting(None, "the head of a fine-tuned task, or none")
+
+    def dimension(self, name: str) -> int:
+        """width, heads or one of the depths: as set, or that of `size`."""
+        given = getattr(self, name)
+        return SIZES[self.size][name] if given is None else given
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        for name in ("image_size", "pixels"):
+            side = getattr(self, name)
+            if side is not None and side % self.patch:
+                yield Contradiction(
+                    "a picture is not a whole number of patches",
+                    (name,),
+                    got=f"{side} px with patches of {self.patch} px",
+                    expected="a multiple of model.patch",
+                )
+        if self.patch_padding >= self.patch:
+            yield Contradiction(
+                "a patch of nothing but padding",
+                ("patch_padding",),
+                got=self.patch_padding,
+                expected=f"less than model.patch, {self.patch}",
+            )
+        if self.shared_projection and not (self.grounding_projection and self.dictionary):
+            yield Contradiction(
+                "there is no grounding projection to share",
+                ("shared_projection",),
+                expected="model.grounding_projection=true and a dictionary",
+            )
+        width, heads = self.dimension("width"), self.dimension("heads")
+        if width % heads:
+            yield Contradiction(
+                "the width cannot be shared among the heads",
+                ("heads",),
+                got=f"{heads} heads at width {width}",
+                expected="a divisor of model.width",
+            )
 
 
 def as_released(settings: ModelSettings) -> ModelSettings:
@@ -88,57 +162,49 @@ def as_released(settings: ModelSettings) -> ModelSettings:
 
 
 def build(settings: ModelSettings) -> Unified:
-    """A freshly initialised model (call torch.manual_seed before, for the same one again)."""
-    if settings.member not in MEMBERS:
-        raise UsageError(
-            "unknown member of the family",
-            where="model.member",
-            got=settings.member,
-            expected=" or ".join(MEMBERS),
-        )
-    if settings.size not in SIZES:
-        raise UsageError(
-            "unknown model size",
-            where="model.size",
-            got=settings.size,
-            expected=", ".join(SIZES),
-            do=f"did you mean {nearest(settings.size, SIZES)}?",
-        )
+    """A freshly initialised model (call torch.manual_seed before, for the same one again).
+
+    Raises UsageError for settings that cannot be, ResourceError for a model that does not fit into memory: both before
+    anything is allocated.
+    """
+    check_settings(settings, "model", cls=ModelSettings)
+    _check_memory(settings)
     own = ("size", "member", "head")
     values = {name: getattr(settings, name) for name in settings.__dataclass_fields__ if name not in own}
-    for name in DIMENSIONS:
-        if values[name] is None:
-            values[name] = SIZES[settings.size][name]
-    for name in ("image_size", "pixels"):
-        if (values[name] or 0) % values["patch"]:
-            raise UsageError(
-                "a picture is not a whole number of patches",
-                where=f"model.{name}",
-                got=f"{values[name]} px with patches of {values['patch']} px",
-                expected="a multiple of model.patch",
-            )
-    if values["shared_projection"] and not (values["grounding_projection"] and values["dictionary"]):
-        raise UsageError(
-            "there is no grounding projection to share",
-            where="model.shared_projection",
-            expected="model.grounding_projection=true and a dictionary",
-        )
-    if values["width"] % values["heads"]:
-        raise UsageError(
-            "the width cannot be shared among the heads",
-            where="model.heads",
-            got=f"{values['heads']} heads at width {values['width']}",
-            expected="a divisor of model.width",
-        )
+    values |= {name: settings.dimension(name) for name in DIMENSIONS}
     if settings.member == "unimo":
-        if settings.fusion not in FUSIONS:
-            raise UsageError("unknown fusion", where="model.fusion", got=settings.fusion, expected=" or ".join(FUSIONS))
         model: Unified = UNIMO(**{name: value for name, value in values.items() if name not in ONLY_UNIMO2})
     else:
         model = UNIMO2(**{name: value for name, value in values.items() if name not in ONLY_UNIMO})
     if settings.head is not None:
         model.head = TaskHead(model.width, settings.head, settings.initial_std)
     return model
+
+
+def rough_parameters(settings: ModelSettings) -> int:
+    """About how many parameters the model will have: its layers and its tables."""
+    width = settings.dimension("width")
+    if settings.member == "unimo":
+        layers = settings.dimension("depth")
+        tables = settings.region_size * (1 + settings.region_heads) + settings.region_classes * settings.region_heads
+    else:
+        layers = sum(settings.dimension(f"{tower}_depth") for tower in ("image", "text", "grounded"))
+        tables = settings.dictionary + (settings.image_size // settings.patch) ** 2 + 3 * settings.patch**2
+    if settings.head is not None:
+        tables += settings.head.hidden + (0 if settings.head.hidden else len(settings.head.labels))
+    return width * (layers * (12 * width + 13) + settings.vocabulary + settings.positions + tables)
+
+
+def _check_memory(settings: ModelSettings) -> None:
+    needed, free = 4 * rough_parameters(settings), free_memory()
+    if free is not None and needed > free and torch.get_default_device().type != "meta":
+        raise ResourceError(
+            "the model does not fit into memory",
+            where="model.width, model.vocabulary, the depths and tables of the model",
+            got=f"about {needed / 2**30:.1f} GiB of weights",
+            expected=f"at most {free / 2**30:.1f} GiB, which are free",
+            do="a smaller model, or a larger machine; `unimo describe` tells what needs the memory",
+        )
 
 
 def fill(model: torch.nn.Module, tensors: dict[str, torch.Tensor], *, where: object) -> None:

@@ -32,10 +32,10 @@ class HeadSettings:
     labels: tuple[str, ...] = setting((), "names of the outputs in their order; a number has none")
     reads: Reads = setting("text", "text, image or both: which poolers")
     fusion: Literal["product", "sum"] = setting("product", "how both poolers are joined")
-    hidden: int = setting(0, "width of a layer in between; 0: none")
+    hidden: int = setting(0, "width of a layer in between; 0: none", at_least=0, at_most=65536)
     activation: Literal["none", "relu"] = setting("none", "what follows that layer")
-    dropout: float = setting(0.1, "dropout before the last layer")
-    longest: int = setting(512, "tokens of a text that are read, special ones included")
+    dropout: float = setting(0.1, "dropout before the last layer", at_least=0, below=1)
+    longest: int = setting(512, "tokens of a text that are read, special ones included", at_least=3)
     centre: float = setting(0.0, "a number is `centre` + `spread` x the output")
     spread: float = setting(1.0, "see centre")
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unimo.batch import KNOWN, PADDING, Batch
-from unimo.config import setting
+from unimo.config import Contradiction, setting
 
 Ask = Callable[[Batch], tuple[Tensor, Tensor]]
 SMALLEST_NORM = 1e-8
@@ -27,17 +27,24 @@ SMALLEST_NORM = 1e-8
 
 @dataclass(frozen=True)
 class Adversarial:
-    steps: int = setting(4, "K, pushes before one update of the weights")
-    rate: float = setting(0.05, "length of a push")
-    start: float = setting(0.4, "size of the random first push; 0 begins at nothing")
-    most: float = setting(0.4, "bound of the push, see `projection`; 0: none")
+    steps: int = setting(4, "K, pushes before one update of the weights", at_least=1, at_most=1000)
+    rate: float = setting(0.05, "length of a push", at_least=0, at_most=1e6)
+    start: float = setting(0.4, "size of the random first push; 0 begins at nothing", at_least=0, at_most=1e6)
+    most: float = setting(0.4, "bound of the push, see `projection`; 0: none", at_least=0, at_most=1e6)
     norm: Literal["l2", "inf"] = setting("l2", "how pushes are measured, per sample: l2 or inf")
     projection: Literal["released", "villa"] = setting(
         "released", "released: too large a gradient shrinks the whole push; villa: the push's own norm"
     )
-    sides: tuple[Literal["text", "image"], ...] = setting(("text", "image"), "what is pushed")
-    kl_weight: float = setting(1.0, "weight of the divergence between clean and pushed answers")
+    sides: tuple[Literal["text", "image"], ...] = setting(("text", "image"), "what is pushed: text, image or both")
+    kl_weight: float = setting(
+        1.0, "weight of the divergence between clean and pushed answers", at_least=0, at_most=1e6
+    )
     clean: bool = setting(True, "also learn from the clean answer, and stay near it")
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        if len(set(self.sides)) != len(self.sides) or not self.sides:
+            got = ", ".join(self.sides) or "none"
+            yield Contradiction("each side is pushed once", ("sides",), got=got, expected="text, image or both")
 
 
 def adversarial_losses(ask: Ask, batch: Batch, settings: Adversarial, pushes: dict[str, Tensor]) -> Iterator[Tensor]:

@@ -9,6 +9,7 @@ of N pictures to this caption. Every rank scores its own rows against the gather
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +27,10 @@ from unimo.objectives.objective import Part, pair_features, same
 @dataclass(frozen=True)
 class CrossModalContrastive:
     parts = ("cmcl", "cmcl.accuracy")
-    weight: float = setting(1.0, "weight of the contrastive loss; 0 switches the objective off")
-    normalise: str = setting(
+    weight: float = setting(
+        1.0, "weight of the contrastive loss; 0 switches the objective off", at_least=0, at_most=1e6
+    )
+    normalise: Literal["both", "image", "none"] = setting(
         "both", "L2-normalised sides: both (ours), image (released, one process) or none (released, many processes)"
     )
 

@@ -29,7 +29,9 @@ SEQUENCES = ("mlm.pairs", "itm.match", "image_contrastive", "mlm.texts")  # the 
 @dataclass(frozen=True)
 class GroundedDictionaryLoss:
     parts = ("dictionary.entries", "dictionary.encoders")
-    weight: float = setting(1.0, "weight of the dictionary loss; 0 switches it off (the dictionary stays)")
+    weight: float = setting(
+        1.0, "weight of the dictionary loss; 0 switches it off (the dictionary stays)", at_least=0, at_most=1e6
+    )
 
     def corrupt(self, draft: Draft) -> None:
         """Nothing is hidden."""

@@ -28,8 +28,8 @@ from unimo.objectives.objective import Part, nothing, pair_features
 @dataclass(frozen=True)
 class ImageTextMatching:
     parts = ("itm", "itm.accuracy")
-    weight: float = setting(1.0, "weight of the matching loss; 0 switches the objective off")
-    pairs: int = setting(16, "pairs per step that are matched, each with two negatives")
+    weight: float = setting(1.0, "weight of the matching loss; 0 switches the objective off", at_least=0, at_most=1e6)
+    pairs: int = setting(16, "pairs per step that are matched, each with two negatives", at_least=0)
     hard: bool = setting(True, "draw negatives by similarity; false draws them uniformly")
 
     def corrupt(self, draft: Draft) -> None:

@@ -16,16 +16,16 @@ two is left of the other (docs/lab-notebook.md, 2026-11-22 and 2026-11-29).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from unimo.batch import Batch
-from unimo.config import setting
+from unimo.config import Contradiction, setting
 from unimo.data.corruption import hide, mask_spans
 from unimo.data.pack import Draft, Drawn
 from unimo.data.rewrites import KINDS, NO_NODES, Nodes
-from unimo.errors import UsageError
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.objectives.objective import Part, predict_words
 
@@ -33,27 +33,43 @@ from unimo.objectives.objective import Part, predict_words
 @dataclass(frozen=True)
 class MaskedLanguageModeling:
     parts = ("mlm.pairs", "mlm.pairs.accuracy", "mlm.texts", "mlm.texts.accuracy")
-    weight: float = setting(1.0, "weight of masked words; 0 switches the objective off")
-    text_weight: float = setting(1.0, "weight of texts without pictures, as a share of `weight`, which captions have")
-    pairs: int = setting(32, "pairs per step whose caption is masked beside its picture")
-    ratio: float = setting(0.15, "share of a text's tokens that is asked (specials counted in its length)")
-    geometric: float = setting(0.2, "p of the geometric span length in words")
-    longest: int = setting(10, "longest span in words")
+    weight: float = setting(1.0, "weight of masked words; 0 switches the objective off", at_least=0, at_most=1e6)
+    text_weight: float = setting(
+        1.0, "weight of texts without pictures, as a share of `weight`, which captions have", at_least=0, at_most=1e6
+    )
+    pairs: int = setting(32, "pairs per step whose caption is masked beside its picture", at_least=0)
+    ratio: float = setting(
+        0.15, "share of a text's tokens that is asked (specials counted in its length)", above=0, at_most=1
+    )
+    geometric: float = setting(0.2, "p of the geometric span length in words", above=0, at_most=1)
+    longest: int = setting(10, "longest span in words", at_least=1)
     nodes: float = setting(
-        0.0, "share of rewritten captions beside their picture in which nodes of the scene graph are hidden, not spans"
+        0.0,
+        "share of rewritten captions beside their picture in which nodes of the scene graph are hidden, not spans",
+        at_least=0,
+        at_most=1,
     )
-    node_ratio: float = setting(0.3, "share of a caption's nodes that is hidden there, at least one")
-    relations: float = setting(0.0, "share of rewritten captions in which all relations are hidden instead")
+    node_ratio: float = setting(
+        0.3, "share of a caption's nodes that is hidden there, at least one", at_least=0, at_most=1
+    )
+    relations: float = setting(
+        0.0, "share of rewritten captions in which all relations are hidden instead", at_least=0, at_most=1
+    )
     alone_until: float = setting(
-        0.0, "share of the run's steps up to which hidden nodes and relations are all that is asked, of every pair"
+        0.0,
+        "share of the run's steps up to which hidden nodes and relations are all that is asked, of every pair",
+        at_least=0,
+        at_most=1,
     )
-    relations_from: float = setting(1.0, "share of the run's steps from which, up to `alone_until`, it is relations")
+    relations_from: float = setting(
+        1.0, "share of the run's steps from which, up to `alone_until`, it is relations", at_least=0, at_most=1
+    )
 
-    def __post_init__(self) -> None:
+    def contradictions(self) -> Iterator[Contradiction]:
         if self.nodes + self.relations > 1:
-            raise UsageError(
+            yield Contradiction(
                 "more captions than there are",
-                where="objectives.mlm.nodes, objectives.mlm.relations",
+                ("nodes", "relations"),
                 got=f"{self.nodes} and {self.relations}",
                 expected="two shares of the captions, at most 1 together",
             )

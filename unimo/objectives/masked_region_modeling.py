@@ -11,6 +11,7 @@ hidden row, alone or beside the caption: its features (squared error) and the de
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,13 +31,19 @@ STREAMS = ("pairs", "images")
 @dataclass(frozen=True)
 class MaskedRegionModeling:
     parts = ("mrm.features", "mrm.classes", "mrm.classes.accuracy")
-    weight: float = setting(1.0, "weight of masked regions; 0 switches the objective off")
-    class_weight: float = setting(1.0, "weight of their classes, as a share of `weight`, which features have")
-    pairs: int = setting(32, "pairs per step whose regions are hidden beside their caption")
-    ratio: float = setting(0.15, "share of a picture's regions that are anchors")
-    overlap: float = setting(0.3, "intersection over union with an anchor beyond which a region is hidden too")
+    weight: float = setting(1.0, "weight of masked regions; 0 switches the objective off", at_least=0, at_most=1e6)
+    class_weight: float = setting(
+        1.0, "weight of their classes, as a share of `weight`, which features have", at_least=0, at_most=1e6
+    )
+    pairs: int = setting(32, "pairs per step whose regions are hidden beside their caption", at_least=0)
+    ratio: float = setting(0.15, "share of a picture's regions that are anchors", above=0, at_most=1)
+    overlap: float = setting(
+        0.3, "intersection over union with an anchor beyond which a region is hidden too", at_least=0, at_most=1
+    )
     whole_again: bool = setting(True, "compute [IMG] again without the hidden regions")
-    squared_error: str = setting("mean", "over a region's features: mean (ours), or sum (the paper's formula)")
+    squared_error: Literal["mean", "sum"] = setting(
+        "mean", "over a region's features: mean (ours), or sum (the paper's formula)"
+    )
 
     def corrupt(self, draft: Draft) -> None:
         if not draft.regions:

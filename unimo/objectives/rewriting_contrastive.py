@@ -25,6 +25,7 @@ by which a search finds them (`Unified.embed`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unimo.batch import Batch
-from unimo.config import setting
+from unimo.config import Contradiction, setting
 from unimo.data.pack import Draft
 from unimo.errors import UsageError
 from unimo.model.unified import Fused, Request, Towers, Unified
@@ -47,23 +48,28 @@ TEXTS, IMAGES, SENTENCES = "pairs.rewritten", "pairs.related", "texts.related"
 @dataclass(frozen=True)
 class RewritingContrastive:
     parts = ("rewriting", "rewriting.accuracy", "rewriting.alone")
-    weight: float = setting(1.0, "weight of the contrastive loss with rewriting; 0 switches the objective off")
-    begins: float = setting(0.0, "share of the run's steps after which captions are contrasted")
-    pairs: int = setting(16, "pairs per step that are anchors")
-    positives: int = setting(1, "rewritten captions per anchor that say the same")
-    negatives: int = setting(8, "rewritten captions per anchor that are not true")
-    others: int = setting(4, "captions of other pictures of the batch per anchor, not true either")
-    relations: float = setting(
-        0.0, "share of anchors whose rewritten captions keep all things and only tell who is where otherwise"
+    weight: float = setting(
+        1.0, "weight of the contrastive loss with rewriting; 0 switches the objective off", at_least=0, at_most=1e6
     )
-    related_images: int = setting(1, "related pictures per anchor, encoded alone")
-    related_texts: int = setting(1, "related sentences per anchor, encoded alone")
+    begins: float = setting(0.0, "share of the run's steps after which captions are contrasted", at_least=0, at_most=1)
+    pairs: int = setting(16, "pairs per step that are anchors", at_least=0)
+    positives: int = setting(1, "rewritten captions per anchor that say the same", at_least=0)
+    negatives: int = setting(8, "rewritten captions per anchor that are not true", at_least=0)
+    others: int = setting(4, "captions of other pictures of the batch per anchor, not true either", at_least=0)
+    relations: float = setting(
+        0.0,
+        "share of anchors whose rewritten captions keep all things and only tell who is where otherwise",
+        at_least=0,
+        at_most=1,
+    )
+    related_images: int = setting(1, "related pictures per anchor, encoded alone", at_least=0)
+    related_texts: int = setting(1, "related sentences per anchor, encoded alone", at_least=0)
     related: Literal["apart", "inside"] = setting(
         "apart", "what is encoded alone: a sum of its own, or inside that of the rewritten captions as published"
     )
-    alone_weight: float = setting(1.0, "weight of that sum of its own, relative to the other")
+    alone_weight: float = setting(1.0, "weight of that sum of its own, relative to the other", at_least=0, at_most=1e6)
     alone_temperature: float = setting(
-        0.07, "tau of that sum, which compares by cosine whatever the scorer, as a search"
+        0.07, "tau of that sum, which compares by cosine whatever the scorer, as a search", above=0, at_most=1e6
     )
     scorer: Literal["joint", "cosine"] = setting(
         "joint", "d: the matching head on both pooled vectors, or their cosine"
@@ -71,13 +77,15 @@ class RewritingContrastive:
     encode: Literal["together", "alone"] = setting(
         "together", "a picture and its texts: in one row, or each alone; UNIMO-2's cosines always compare its towers"
     )
-    temperature: float | None = setting(1.0, "tau; about 0.07 for cosines; none: the learned one of UNIMO-2's cosines")
+    temperature: float | None = setting(
+        1.0, "tau; about 0.07 for cosines; none: the learned one of UNIMO-2's cosines", above=0, at_most=1e6
+    )
 
-    def __post_init__(self) -> None:
+    def contradictions(self) -> Iterator[Contradiction]:
         if self.temperature is None and self.scorer != "cosine":
-            raise UsageError(
+            yield Contradiction(
                 "no temperature to divide by",
-                where="objectives.rewriting.temperature",
+                ("temperature",),
                 got="none with the joint scorer",
                 expected="a number, or the cosine scorer",
             )

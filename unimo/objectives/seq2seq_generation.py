@@ -23,10 +23,12 @@ from unimo.objectives.objective import Part, predict_words
 @dataclass(frozen=True)
 class Seq2SeqGeneration:
     parts = ("seq2seq.pairs", "seq2seq.pairs.accuracy", "seq2seq.texts", "seq2seq.texts.accuracy")
-    weight: float = setting(1.0, "weight of written words; 0 switches the objective off")
-    text_weight: float = setting(1.0, "weight of fragments of texts, as a share of `weight`, which captions have")
-    pairs: int = setting(32, "pairs per step whose caption is written from its picture")
-    smoothing: float = setting(0.0, "label smoothing, uniform over the vocabulary")
+    weight: float = setting(1.0, "weight of written words; 0 switches the objective off", at_least=0, at_most=1e6)
+    text_weight: float = setting(
+        1.0, "weight of fragments of texts, as a share of `weight`, which captions have", at_least=0, at_most=1e6
+    )
+    pairs: int = setting(32, "pairs per step whose caption is written from its picture", at_least=0)
+    smoothing: float = setting(0.0, "label smoothing, uniform over the vocabulary", at_least=0, below=1)
     fragments: Literal["paper", "lineage", "released"] = setting(
         "lineage", "how passages are cut: lineage (released code) or paper (25 %, 4 to 32 tokens)"
     )

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unimo.config import fingerprint, to_dict
+from unimo.config import check_settings, fingerprint, to_dict
 from unimo.data.finding import Kind
 from unimo.data.ledger import Ledger
 from unimo.data.neighbours import SENTENCES, SIDES, VERSION, read_header, read_part, write_part
@@ -76,6 +76,8 @@ def neighbours(
     `confidence` on (0.2 as published). page: where to show `rows` random pairs, drawn by `draw`. See
     `prepare_neighbours` for the rest, and `unimo.prepare.neighbour_objects.detected` for what regions raise.
     """
+    settings = settings or NeighbourSettings()
+    check_settings(settings, cls=NeighbourSettings)
     if regions is not None and images is None:
         raise UsageError("no pictures to share objects with", where="regions", do="name --images, or leave them away")
     tokenizer = Tokenizer.default()
@@ -133,6 +135,7 @@ def prepare_neighbours(
     started = time.monotonic()
     _require_other(images, texts)
     settings = settings or NeighbourSettings()
+    check_settings(settings, cls=NeighbourSettings)
     tokenizer = tokenizer or Tokenizer.default()
     ledger = Ledger() if ledger is None else ledger
     folder = Path(out)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from unimo.config import setting
+from unimo.config import check_settings, flatten, setting
 from unimo.data.augment import Views
 from unimo.errors import UsageError
 from unimo.model.build import ModelSettings
 from unimo.objectives.adversarial import Adversarial
 from unimo.optimiser import Optimiser
+from unimo.tokenizer import Tokenizer
 
 KINDS = ("classification", "regression", "retrieval", "generation")
 
@@ -20,43 +21,51 @@ class TaskData:
     """Where the rows and pictures of a task are."""
 
     reader: str = setting("table", "how files are read (unimo.data.readers); table takes your own csv, tsv and jsonl")
-    train: tuple[str, ...] = setting((), "files of the training split")
-    dev: tuple[str, ...] = setting((), "files of the split that decides when to stop")
-    test: tuple[str, ...] = setting((), "files of the split that is only scored; may lack labels")
-    images: tuple[str, ...] = setting((), "pictures that rows name: folders, globs or tars")
-    regions: tuple[str, ...] = setting((), "detected regions of these pictures, if not beside them (UNIMO)")
-    columns: tuple[str, ...] = setting(
-        (), "part=column of your own files: id, text, text2, image, label, score, target"
+    train: tuple[str, ...] = setting((), "files of the training split", filled=True)
+    dev: tuple[str, ...] = setting((), "files of the split that decides when to stop", filled=True)
+    test: tuple[str, ...] = setting((), "files of the split that is only scored; may lack labels", filled=True)
+    images: tuple[str, ...] = setting((), "pictures that rows name: folders, globs or tars", filled=True)
+    regions: tuple[str, ...] = setting(
+        (), "detected regions of these pictures, if not beside them (UNIMO)", filled=True
     )
-    train_limit: int | None = setting(None, "training rows at most, drawn by the seed; none takes all")
+    columns: tuple[str, ...] = setting(
+        (), "part=column of your own files: id, text, text2, image, label, score, target", filled=True
+    )
+    train_limit: int | None = setting(None, "training rows at most, drawn by the seed; none takes all", at_least=1)
     score_limit: int | None = setting(
-        None, "dev rows and test rows that are scored at most, drawn by the seed; none takes all"
+        None, "dev rows and test rows that are scored at most, drawn by the seed; none takes all", at_least=1
     )
     views: Views = setting(Views(), "how pictures are varied in training")
-    index_dir: str | None = setting(None, "where indexes of pictures go when they should not lie beside them")
-    cache_gb: float = setting(1.0, "memory for decoded pictures, per loader process")
+    index_dir: str | None = setting(
+        None, "where indexes of pictures go when they should not lie beside them", filled=True
+    )
+    cache_gb: float = setting(1.0, "memory for decoded pictures, per loader process", at_least=0, at_most=1e6)
 
 
 @dataclass(frozen=True)
 class Reading:
     """Classification and regression: what is read, and the head that answers."""
 
-    longest: int = setting(512, "tokens of a text or a pair of texts, special ones included")
-    texts: int | None = setting(None, "texts that a row must have, such as 1: a hypothesis without its premise")
+    longest: int = setting(512, "tokens of a text or a pair of texts, special ones included", at_least=3)
+    texts: int | None = setting(
+        None, "texts that a row must have, such as 1: a hypothesis without its premise", at_least=0
+    )
     sees: bool | None = setting(None, "look at pictures; none: where rows have them")
     reads: Literal["auto", "text", "image", "both"] = setting("auto", "poolers the head reads; auto: all that there is")
     fusion: Literal["product", "sum"] = setting("product", "how both poolers are joined")
-    hidden: int = setting(0, "width of a layer between poolers and answer; 0: none")
+    hidden: int = setting(0, "width of a layer between poolers and answer; 0: none", at_least=0, at_most=65536)
     activation: Literal["none", "relu"] = setting("none", "what follows that layer")
-    dropout: float = setting(0.1, "dropout before the last layer")
+    dropout: float = setting(0.1, "dropout before the last layer", at_least=0, below=1)
     soft: bool | None = setting(
         None, "rows have several answers with scores (VQA): sigmoids, not a softmax; none: where they have"
     )
     unseen: Literal["error", "wrong"] | None = setting(
         None, "labels that training did not have: refused, or never right; none: wrong for answers, else refused"
     )
-    answers: int | None = setting(3129, "soft: the most frequent answers of the training split that can be given")
-    least: int = setting(1, "soft: how often an answer must occur in training to be given")
+    answers: int | None = setting(
+        3129, "soft: the most frequent answers of the training split that can be given", at_least=1
+    )
+    least: int = setting(1, "soft: how often an answer must occur in training to be given", at_least=1)
     prior: bool = setting(False, "begin with the frequency of each label in training, not with all alike")
     positive: str | None = setting(None, "the class that F1 and Matthews look for; none: the last by name")
     standardise: bool = setting(False, "regression: learn a number as deviations from the training split's mean")
@@ -70,14 +79,16 @@ class Writing:
     reads: bool | None = setting(None, "read the rows' texts before writing; none: where rows have them")
     one_segment: bool = setting(False, "texts of a row are one segment with [SEP] between, as released; else one each")
     dialogue: bool = setting(False, "texts are a passage and turns, with tables of speakers and turns (CoQA, UNIMO)")
-    longest_source: int = setting(512, "tokens of a source segment, special ones included")
-    longest_target: int = setting(128, "tokens of a target, special ones included")
+    longest_source: int = setting(512, "tokens of a source segment, special ones included", at_least=3)
+    longest_target: int = setting(128, "tokens of a target, special ones included", at_least=3)
     end: Literal["mask", "sep"] = setting("mask", "the token that ends a text: mask, or sep as in captions")
     keep_end: bool = setting(False, "shorten a long target before its end, not with it (captions)")
-    smoothing: float = setting(0.1, "label smoothing, uniform over the vocabulary")
-    beams: int = setting(5, "decoding: hypotheses kept; 1 is greedy")
-    length_penalty: float = setting(0.6, "decoding: power of the length by which a score is divided")
-    shortest: int = setting(0, "decoding: least tokens written")
+    smoothing: float = setting(0.1, "label smoothing, uniform over the vocabulary", at_least=0, below=1)
+    beams: int = setting(5, "decoding: hypotheses kept; 1 is greedy", at_least=1, at_most=64)
+    length_penalty: float = setting(
+        0.6, "decoding: power of the length by which a score is divided", at_least=-100, at_most=100
+    )
+    shortest: int = setting(0, "decoding: least tokens written", at_least=0)
     longest: int = setting(50, "decoding: most tokens written")
     repeat_trigrams: bool = setting(True, "decoding: whether three words in a row may come twice")
     only_known_words: bool = setting(False, "write only words of the training targets (and what the start model knows)")
@@ -91,13 +102,15 @@ class Ranking:
         "hard", "circle: as released, against random negatives; hard: contrast and matching with the batch's hardest"
     )
     longest: int = setting(128, "tokens of a caption, special ones included")
-    negatives: int = setting(10, "circle: other pictures of a caption, and other captions of a picture")
-    margin: float = setting(0.2, "circle: the margin m")
-    scale: float = setting(1.0, "circle: the factor gamma of scores")
-    cosine: float = setting(0.3, "circle: weight of the unimodal cosine in the score of UNIMO-2")
+    negatives: int = setting(10, "circle: other pictures of a caption, and other captions of a picture", at_least=1)
+    margin: float = setting(0.2, "circle: the margin m", at_least=-2, at_most=2)
+    scale: float = setting(1.0, "circle: the factor gamma of scores", above=0, at_most=1e6)
+    cosine: float = setting(
+        0.3, "circle: weight of the unimodal cosine in the score of UNIMO-2", at_least=0, at_most=1e6
+    )
     fresh: bool = setting(False, "UNIMO: begin with a fresh scoring layer, as released")
-    matched: int = setting(16, "hard: pairs of a step that are matched, each with two negatives")
-    shortlist: int = setting(0, "candidates by cosine that are fused; 0: every pair, as in the papers")
+    matched: int = setting(16, "hard: pairs of a step that are matched, each with two negatives", at_least=1)
+    shortlist: int = setting(0, "candidates by cosine that are fused; 0: every pair, as in the papers", at_least=0)
 
 
 @dataclass(frozen=True)
@@ -109,7 +122,7 @@ class Finetuning:
         "classification", "what is asked"
     )
     start: str | None = setting(
-        None, "weights to start from: a run, checkpoint, saved folder or hub name; none: random"
+        None, "weights to start from: a run, checkpoint, saved folder or hub name; none: random", filled=True
     )
     model: ModelSettings = setting(ModelSettings(), "the model: that of `start`, with the task's head")
     data: TaskData = setting(TaskData(), "where the rows are")
@@ -118,24 +131,30 @@ class Finetuning:
     rank: Ranking = setting(Ranking(), "retrieval")
     metrics: tuple[str, ...] = setting((), "scores (unimo.metrics); the first decides. Empty: those of the kind")
     adversarial: Adversarial | None = setting(None, "pushed inputs in classification and generation, or none")
-    batch: int = setting(32, "rows of a step, over all shards and processes")
-    shards: int = setting(1, "equal parts of a step; a multiple of the number of processes")
+    batch: int = setting(32, "rows of a step, over all shards and processes", at_least=1)
+    shards: int = setting(1, "equal parts of a step; a multiple of the number of processes", at_least=1)
     optimiser: Optimiser = setting(Optimiser(), "how the weights move")
-    epochs: float | None = setting(10.0, "length of the run in epochs; used when steps and minutes are none")
-    steps: int | None = setting(None, "length of the run in steps; used when minutes is none")
-    minutes: float | None = setting(None, "length of the run in minutes")
-    least_steps: int = setting(0, "steps at least, however few the rows; counts with epochs only")
-    dev_epochs: float = setting(1.0, "epochs between two questions to the dev split")
-    dev_steps: int | None = setting(None, "steps between two questions to the dev split, in place of dev_epochs")
-    dev_limit: int | None = setting(None, "dev rows asked while training at most; the last score takes all")
-    patience: int = setting(0, "questions to the dev split without a new best after which the run stops; 0: never")
+    epochs: float | None = setting(10.0, "length of the run in epochs; used when steps and minutes are none", above=0)
+    steps: int | None = setting(None, "length of the run in steps; used when minutes is none", at_least=1)
+    minutes: float | None = setting(None, "length of the run in minutes", above=0)
+    least_steps: int = setting(0, "steps at least, however few the rows; counts with epochs only", at_least=0)
+    dev_epochs: float = setting(1.0, "epochs between two questions to the dev split", above=0)
+    dev_steps: int | None = setting(
+        None, "steps between two questions to the dev split, in place of dev_epochs", at_least=1
+    )
+    dev_limit: int | None = setting(None, "dev rows asked while training at most; the last score takes all", at_least=1)
+    patience: int = setting(
+        0, "questions to the dev split without a new best after which the run stops; 0: never", at_least=0
+    )
     seed: int = setting(0, "all chance of the run")
     precision: Literal["auto", "bf16", "fp32"] = setting("auto", "auto, bf16 or fp32")
-    workers: int = setting(0, "loader processes; 0 loads in the training process")
-    save_steps: int | None = setting(None, "steps between checkpoints")
-    save_minutes: float = setting(10.0, "minutes between checkpoints when save_steps is none")
-    keep: int = setting(2, "checkpoints kept")
-    average: float = setting(0.0, "decay of a running average of the weights, used for answering; 0 keeps none")
+    workers: int = setting(0, "loader processes; 0 loads in the training process", at_least=0, at_most=1024)
+    save_steps: int | None = setting(None, "steps between checkpoints", at_least=1)
+    save_minutes: float = setting(10.0, "minutes between checkpoints when save_steps is none", at_least=0)
+    keep: int = setting(2, "checkpoints kept", at_least=2)
+    average: float = setting(
+        0.0, "decay of a running average of the weights, used for answering; 0 keeps none", at_least=0, at_most=0.999999
+    )
     recompute: bool = setting(False, "recompute activations in the backward pass to save memory")
     tensorboard: bool = setting(True, "write TensorBoard curves when the package is installed")
 
@@ -144,34 +163,32 @@ MAY_CHANGE = ("workers", "save_*", "keep", "minutes", "tensorboard", "data.cache
 
 
 def check(run: Finetuning, world: int) -> None:
-    """Settings that contradict each other, before anything is opened."""
+    """Settings that cannot be, or with which no run can start on `world` processes: before anything is opened."""
+    check_settings(run, cls=Finetuning)
     longest = run.model.positions - 2
-    reading = run.kind in ("classification", "regression")
-    for key, value, lowest, highest in (
-        ("read.longest", run.read.longest if reading else 3, 3, longest),
-        ("write.longest_source", run.write.longest_source if run.kind == "generation" else 3, 3, longest),
-        ("write.longest_target", run.write.longest_target if run.kind == "generation" else 3, 3, longest),
-        ("rank.longest", run.rank.longest if run.kind == "retrieval" else 3, 3, longest),
-        ("rank.negatives", run.rank.negatives, 1, None),
-        ("batch", run.batch, 1, None),
-        ("shards", run.shards, 1, None),
-        ("patience", run.patience, 0, None),
-        ("keep", run.keep, 2, None),
-        ("workers", run.workers, 0, None),
-        ("average", run.average, 0, 0.999999),
-        ("optimiser.layer_decay", run.optimiser.layer_decay, 1e-6, 1),
-    ):
-        if value < lowest or (highest is not None and value > highest):
+    lengths = {
+        "classification": ["read.longest"],
+        "regression": ["read.longest"],
+        "generation": ["write.longest_source", "write.longest_target"],
+        "retrieval": ["rank.longest"],
+    }
+    settings = flatten(run)
+    for key in lengths[run.kind]:
+        if settings[key] > longest:
             raise UsageError(
-                "a setting is out of range",
+                "texts longer than the model has positions",
                 where=key,
-                got=value,
-                expected=f"at least {lowest}" if highest is None else f"{lowest} to {highest}",
-                do=f"--set {key}={highest}" if highest is not None and value > highest else None,
+                got=settings[key],
+                expected=f"at most {longest}, model.positions - 2",
+                do=f"--set {key}={longest}",
             )
-    for name, length in (("epochs", run.epochs), ("steps", run.steps), ("minutes", run.minutes)):
-        if length is not None and length <= 0:
-            raise UsageError("a run without length", where=name, got=length, expected="above 0")
+    if run.model.vocabulary < Tokenizer.vocab_size:
+        raise UsageError(
+            "fewer rows of the word table than the tokenizer has words",
+            where="model.vocabulary",
+            got=run.model.vocabulary,
+            expected=f"at least {Tokenizer.vocab_size}",
+        )
     if not (run.epochs or run.steps or run.minutes):
         raise UsageError("how long should the run be?", where="epochs, steps, minutes", do="--epochs 10")
     if not run.data.train:

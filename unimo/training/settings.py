@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from unimo import objectives
-from unimo.config import setting
+from unimo.config import Contradiction, check_settings, setting
 from unimo.data.augment import Views
 from unimo.data.finding import Kind
 from unimo.data.loader import Budgets
@@ -25,24 +26,33 @@ from unimo.objectives import (
     Seq2SeqGeneration,
 )
 from unimo.optimiser import Optimiser
+from unimo.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class Data:
-    texts: tuple[str, ...] = setting((), "folders, globs or files of texts without pictures")
-    images: tuple[str, ...] = setting((), "folders, globs or files of pictures without texts")
-    pairs: tuple[str, ...] = setting((), "folders, globs or files of pictures with captions")
-    regions: tuple[str, ...] = setting((), "detected regions (unimo prepare regions), if not beside the shards (UNIMO)")
-    rewrites: str | None = setting(
-        None, "folder of rewritten captions (unimo prepare rewrites); beside: beside the shards"
+    texts: tuple[str, ...] = setting((), "folders, globs or files of texts without pictures", filled=True)
+    images: tuple[str, ...] = setting((), "folders, globs or files of pictures without texts", filled=True)
+    pairs: tuple[str, ...] = setting((), "folders, globs or files of pictures with captions", filled=True)
+    regions: tuple[str, ...] = setting(
+        (), "detected regions (unimo prepare regions), if not beside the shards (UNIMO)", filled=True
     )
-    neighbours: str | None = setting(None, "folder of related pictures and sentences (unimo prepare neighbours)")
-    max_bad_share: float = setting(0.01, "share of bad samples beyond which a run stops and says why")
-    index_dir: str | None = setting(None, "where shard indexes go when they should not lie beside the shards")
+    rewrites: str | None = setting(
+        None, "folder of rewritten captions (unimo prepare rewrites); beside: beside the shards", filled=True
+    )
+    neighbours: str | None = setting(
+        None, "folder of related pictures and sentences (unimo prepare neighbours)", filled=True
+    )
+    max_bad_share: float = setting(
+        0.01, "share of bad samples beyond which a run stops and says why", at_least=0, at_most=1
+    )
+    index_dir: str | None = setting(
+        None, "where shard indexes go when they should not lie beside the shards", filled=True
+    )
     verify: Literal["decode", "header"] = setting(
         "decode", "decode every picture once while indexing, or read only its header"
     )
-    cache_gb: float = setting(2.0, "memory for decoded pictures, per loader process")
+    cache_gb: float = setting(2.0, "memory for decoded pictures, per loader process", at_least=0, at_most=1e6)
     pair_views: Views = setting(Views(), "how pictures of pairs are varied")
     image_views: Views = setting(
         Views(crop=0.3, flip=0.5, jitter=0.4, grey=0.2), "how the two views of a picture differ"
@@ -71,25 +81,115 @@ class Run:
     """Everything a run is made of; saved with it as settings.json and accepted back as a recipe."""
 
     model: ModelSettings = setting(ModelSettings(), "the model")
-    start: str | None = setting(None, "weights to start from: a run, a saved folder, or a name on the hub")
+    start: str | None = setting(None, "weights to start from: a run, a saved folder, or a name on the hub", filled=True)
     data: Data = setting(Data(), "where the data is and how it is read")
     batch: Budgets = setting(Budgets(), "what one step holds")
     objectives: Objectives = setting(Objectives(), "what is asked, and how much it counts")
     optimiser: Optimiser = setting(Optimiser(), "how the weights move")
-    steps: int | None = setting(None, "length of the run in steps (exactly resumable)")
-    minutes: float | None = setting(None, "length of the run in minutes; used when steps is none")
+    steps: int | None = setting(None, "length of the run in steps (exactly resumable)", at_least=1)
+    minutes: float | None = setting(None, "length of the run in minutes; used when steps is none", above=0)
     seed: int = setting(0, "all chance of the run")
     precision: Literal["auto", "bf16", "fp32"] = setting("auto", "auto, bf16 or fp32")
-    workers: int = setting(1, "loader processes; 0 loads in the training process")
-    save_steps: int | None = setting(None, "steps between checkpoints")
-    save_minutes: float = setting(10.0, "minutes between checkpoints when save_steps is none")
-    keep: int = setting(2, "checkpoints kept")
-    average: float = setting(0.0, "decay of a running average of the weights, used for answering; 0 keeps none")
+    workers: int = setting(1, "loader processes; 0 loads in the training process", at_least=0, at_most=1024)
+    save_steps: int | None = setting(None, "steps between checkpoints", at_least=1)
+    save_minutes: float = setting(10.0, "minutes between checkpoints when save_steps is none", at_least=0)
+    keep: int = setting(2, "checkpoints kept", at_least=2)
+    average: float = setting(
+        0.0, "decay of a running average of the weights, used for answering; 0 keeps none", at_least=0, at_most=0.999999
+    )
     only_known_words: bool = setting(
         False, "predict only words the training texts hold: the same softmax over fewer columns"
     )
     recompute: bool = setting(False, "recompute activations in the backward pass to save memory")
     tensorboard: bool = setting(True, "write TensorBoard curves when the package is installed")
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        model, active = self.model, self.objectives.active()
+        longest = model.positions - 2
+        for name in ("caption_length", "passage_length"):
+            if getattr(self.batch, name) > longest:
+                yield Contradiction(
+                    "texts longer than the model has positions",
+                    (f"batch.{name}",),
+                    got=getattr(self.batch, name),
+                    expected=f"at most {longest}, model.positions - 2",
+                    do=f"--set batch.{name}={longest}, or raise model.positions for longer texts",
+                )
+        if model.dictionary and model.chosen > model.dictionary:
+            yield Contradiction(
+                "more entries are chosen than there are",
+                ("model.chosen", "model.dictionary"),
+                got=f"{model.chosen} of {model.dictionary}",
+                expected="at most model.dictionary",
+                do=f"--set model.chosen={model.dictionary}",
+            )
+        if model.vocabulary < Tokenizer.vocab_size:
+            yield Contradiction(
+                "fewer rows of the word table than the tokenizer has words",
+                ("model.vocabulary",),
+                got=model.vocabulary,
+                expected=f"at least {Tokenizer.vocab_size}",
+            )
+        if not active:
+            yield Contradiction("no objective", ("objectives",), expected="at least one weight above 0")
+        others = ONLY_UNIMO2 if model.member == "unimo" else ONLY_UNIMO
+        if foreign := sorted(set(active) & others):
+            yield Contradiction(
+                f"an objective that {model.member} does not have",
+                tuple(f"objectives.{name}" for name in foreign),
+                got=", ".join(foreign),
+                expected=", ".join(sorted(set(objectives.OBJECTIVES) - others)),
+                do=" ".join(f"--set objectives.{name}.weight=0" for name in foreign),
+            )
+        if "itm" in active and model.member == "unimo" and self.objectives.itm.hard:
+            yield Contradiction(
+                "UNIMO has no embeddings before fusion by which to draw hard negatives",
+                ("objectives.itm.hard",),
+                do="--set objectives.itm.hard=false",
+            )
+        needs_matching = [name for name in ("itm", "rewriting") if name in active]
+        if self.objectives.rewriting.scorer == "cosine":
+            needs_matching = needs_matching[: "itm" in active]
+        if model.member == "unimo" and not model.matching and needs_matching:
+            yield Contradiction(
+                "an objective needs the matching head",
+                ("model.matching", *(f"objectives.{name}" for name in needs_matching)),
+                got=0,
+                expected="1 or 2",
+                do="--set model.matching=1",
+            )
+        if model.member == "unimo" and "rewriting" in active and self.objectives.rewriting.temperature is None:
+            yield Contradiction(
+                "only UNIMO-2 has a learned temperature",
+                ("objectives.rewriting.temperature",),
+                got="none",
+                expected="a number, about 0.07 for cosines",
+            )
+        if "mrm" in active and not model.region_heads:
+            yield Contradiction(
+                "masked regions need their heads",
+                ("objectives.mrm", "model.region_heads"),
+                got="model.region_heads=false",
+                do="--set model.region_heads=true, or --set objectives.mrm.weight=0",
+            )
+        if "masked_grounding" in active and (
+            model.grounding_method != "topk" or model.chosen > self.objectives.masked_grounding.chosen
+        ):
+            yield Contradiction(
+                "masked grounding cannot draw for every grounded token",
+                ("objectives.masked_grounding.chosen", "model.chosen", "model.grounding_method"),
+                got=f"{self.objectives.masked_grounding.chosen}, {model.chosen}, {model.grounding_method}",
+                expected="at least model.chosen, and model.grounding_method=topk",
+            )
+        for name in ("masked_grounding", "image_contrastive"):
+            if name in active and not getattr(model, name):
+                yield Contradiction(
+                    "an objective needs a part of the model that is switched off",
+                    (f"objectives.{name}", f"model.{name}"),
+                    got=f"weight {active[name].weight}, model.{name}=false",
+                    expected="both on or both off",
+                    do=f"--set model.{name}=true, or --set objectives.{name}.weight=0",
+                )
 
 
 # Objectives that only one member can be asked.
@@ -119,13 +219,14 @@ def wanted(run: Run) -> list[Kind]:
 
 
 def check(run: Run, world: int) -> None:
-    """Settings that contradict each other, before anything is opened."""
-    if (run.steps is None) == (run.minutes is None) or (run.steps or run.minutes or 0) <= 0:
+    """Settings that cannot be, or with which no run can start on `world` processes: before anything is opened."""
+    check_settings(run, cls=Run)
+    if (run.steps is None) == (run.minutes is None):
         raise UsageError(
             "how long should the run be?",
             where="steps, minutes",
             got=f"steps={run.steps}, minutes={run.minutes}",
-            expected="exactly one of them, above 0",
+            expected="exactly one of them",
             do="--minutes 5, or --set steps=1000",
         )
     asked = run.objectives
@@ -152,38 +253,6 @@ def check(run: Run, world: int) -> None:
             do="--set data.rewrites=FOLDER, or "
             + " ".join(f"--set {name}=0" for name, value in of_graphs.items() if value),
         )
-    longest = run.model.positions - 2
-    for key, value, lowest, highest in (
-        ("batch.caption_length", run.batch.caption_length, 3, longest),
-        ("batch.passage_length", run.batch.passage_length, 3, longest),
-        ("batch.pairs", run.batch.pairs, 0, None),
-        ("batch.images", run.batch.images, 0, None),
-        ("batch.text_tokens", run.batch.text_tokens, 0, None),
-        ("batch.fragments", run.batch.fragments, 0, 1),
-        ("batch.shards", run.batch.shards, 1, None),
-        ("objectives.mlm.nodes", asked.mlm.nodes, 0, 1),
-        ("objectives.mlm.node_ratio", asked.mlm.node_ratio, 0, 1),
-        ("objectives.mlm.relations", asked.mlm.relations, 0, 1),
-        ("objectives.mlm.relations_from", asked.mlm.relations_from, 0, 1),
-        ("objectives.mlm.alone_until", asked.mlm.alone_until, 0, 1),
-        ("objectives.rewriting.begins", asked.rewriting.begins, 0, 1),
-        ("objectives.rewriting.relations", asked.rewriting.relations, 0, 1),
-        ("optimiser.hold", run.optimiser.hold, 0, 1),
-        ("optimiser.warmup", run.optimiser.warmup, 1e-6 if run.optimiser.decay == "noam" else 0, 1),
-        ("average", run.average, 0, 0.999999),
-        ("save_steps", run.save_steps or 1, 1, None),
-        ("keep", run.keep, 2, None),
-        ("model.chosen", run.model.chosen if run.model.dictionary else 1, 1, run.model.dictionary or 1),
-        ("workers", run.workers, 0, None),
-    ):
-        if value < lowest or (highest is not None and value > highest):
-            raise UsageError(
-                "a setting is out of range",
-                where=key,
-                got=value,
-                expected=f"at least {lowest}" if highest is None else f"{lowest} to {highest}",
-                do="raise model.positions for longer texts" if highest == longest and value > longest else None,
-            )
     if run.batch.shards % world:
         raise UsageError(
             "the shards of a step cannot be shared equally among the processes",
@@ -199,30 +268,3 @@ def check(run: Run, world: int) -> None:
             expected="at least one folder, with a budget above 0",
             do="--pairs FOLDER --images FOLDER --texts FOLDER",
         )
-    active = run.objectives.active()
-    if not active:
-        raise UsageError("no objective", where="objectives", expected="at least one weight above 0")
-    others = ONLY_UNIMO2 if run.model.member == "unimo" else ONLY_UNIMO
-    if foreign := sorted(set(active) & others):
-        raise UsageError(
-            f"an objective that {run.model.member} does not have",
-            where="objectives",
-            got=", ".join(foreign),
-            expected=", ".join(sorted(set(objectives.OBJECTIVES) - others)),
-            do=" ".join(f"--set objectives.{name}.weight=0" for name in foreign),
-        )
-    if "itm" in active and run.model.member == "unimo" and run.objectives.itm.hard:
-        raise UsageError(
-            "UNIMO has no embeddings before fusion by which to draw hard negatives",
-            where="objectives.itm.hard",
-            do="--set objectives.itm.hard=false",
-        )
-    for name in ("masked_grounding", "image_contrastive"):
-        if name in active and not getattr(run.model, name):
-            raise UsageError(
-                "an objective needs a part of the model that is switched off",
-                where=f"objectives.{name}, model.{name}",
-                got=f"weight {active[name].weight}, model.{name}=false",
-                expected="both on or both off",
-                do=f"--set model.{name}=true, or --set objectives.{name}.weight=0",
-            )
