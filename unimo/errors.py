@@ -88,7 +88,7 @@ class Restart(UnimoError):
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The known name most like a misspelt one, or None."""
-    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)  # below it, guesses are absurd
     return found[0] if found else None
 
 

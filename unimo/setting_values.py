@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from unimo.errors import UsageError, nearest
 from unimo.json_files import parse_json
+from unimo.other_names import elsewhere, keys_meant
 
 _BOOLEANS = {
     "true": True,
@@ -85,7 +86,7 @@ def fit_group(cls: Any, values: Any, where: str) -> Any:
     hints = hints_of(cls)
     for name in values:
         if name not in hints:
-            raise unknown(joined(where, str(name)), [joined(where, known) for known in hints])
+            raise unknown(joined(where, str(name)), [joined(where, known) for known in keys_of(cls)])
     fitted = {name: fit(value, hints[name], joined(where, name)) for name, value in values.items()}
     return build(cls, fitted, where)
 
@@ -122,6 +123,15 @@ def _hints_of(cls: Any) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in fields}
 
 
+def keys_of(cls: Any) -> list[str]:
+    """The dotted keys of all settings of a class, those of its groups included."""
+    found: list[str] = []
+    for name, hint in hints_of(cls).items():
+        group = group_type(hint)
+        found += [name] if group is None else [f"{name}.{key}" for key in keys_of(group)]
+    return found
+
+
 def group_type(hint: Any) -> Any:
     """The settings class behind a field's type, or None."""
     members = typing.get_args(hint) if _is_union(hint) else (hint,)
@@ -139,23 +149,29 @@ def joined(where: str, name: str) -> str:
 
 
 def unknown(key: str, known: Iterable[str]) -> UsageError:
-    """The error for a key that does not exist, with the nearest that does."""
+    """The error for a key that does not exist, with what is meant if that can be told."""
     known = list(known)
-    by_last_part = {name.rpartition(".")[2]: name for name in reversed(known)}
-    nearest_last = nearest(key.rpartition(".")[2], by_last_part)
-    guess = by_last_part.get(key) or nearest(key, known) or by_last_part.get(nearest_last or "")
+    instead = elsewhere(key)
+    meant = [] if instead else keys_meant(key, known)
+    group = key.rpartition(".")[0] + "."
+    there = [name.removeprefix(group).partition(".")[0] for name in known if name.startswith(group)]
+    there = there or [name.partition(".")[0] for name in known]
     return UsageError(
         "no such setting",
         where=key,
-        expected=guess or ", ".join(known[:20]),
-        do=f"did you mean {guess}?" if guess else "choose one of the expected names",
+        expected=", ".join(meant) or "one of " + ", ".join(dict.fromkeys(there)),
+        do=instead or (f"did you mean {' or '.join(meant)}?" if meant else "choose one of the expected names"),
     )
 
 
 def wrong(key: str, value: Any, hint: Any, do: str | None = None) -> UsageError:
     """The error for a value that a field of this type cannot hold."""
     got = value if isinstance(value, str) else json.dumps(value, default=repr)
-    return UsageError("wrong type of setting", where=key, got=got, expected=_type_name(hint), do=do)
+    choices = [str(choice) for choice in typing.get_args(hint)] if typing.get_origin(hint) is Literal else []
+    near = nearest(got, choices) if choices else None
+    what = "no such choice" if choices else "wrong type of setting"
+    do = do or (f"did you mean {near}?" if near else None)
+    return UsageError(what, where=key, got=got or "an empty text", expected=_type_name(hint), do=do)
 
 
 def _refuse(key: str, value: Any, hint: Any) -> typing.NoReturn:

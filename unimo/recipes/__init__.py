@@ -47,6 +47,7 @@ def find(name: str) -> Run:
     close = nearest(name, RECIPES)
     raise UsageError(
         "no such recipe",
+        where="the recipe's name",
         got=name,
         expected=f"{', '.join(RECIPES)}, or the settings.json of a run",
         do=f"did you mean {close}?" if close else "unimo recipes",

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from unimo.config import from_dict
-from unimo.errors import UsageError, nearest
+from unimo.errors import UsageError
 from unimo.json_files import load_json
 from unimo.model.build import SIZES
 from unimo.optimiser import Optimiser
+from unimo.other_names import task_hint
 from unimo.tasks.benchmarks import BENCHMARKS
 from unimo.tasks.settings import Finetuning, Ranking, Reading, TaskData, Writing
 
@@ -132,12 +133,10 @@ def find_tuning(name: str) -> Finetuning:
         return TUNINGS[name]()
     if name.endswith(".json"):
         return from_dict(Finetuning, load_json(name))
-    close = nearest(name, TUNINGS)
     raise UsageError(
         "no such task",
+        where="the task's name",
         got=name,
         expected=f"{', '.join(sorted(TUNINGS))}, or the settings.json of a fine-tuning run",
-        do=f"did you mean {close}?"
-        if close
-        else "for your own files: classification, regression, generation, retrieval",
+        do=task_hint(name, TUNINGS) or "for your own files: classification, regression, generation, retrieval",
     )

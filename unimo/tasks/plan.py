@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unimo.config import from_dict, setting
-from unimo.errors import DataError, UsageError, nearest
+from unimo.errors import DataError, UsageError
 from unimo.json_files import load_json
+from unimo.other_names import task_hint
 
 Quadrant = Literal[
     "understanding, single-modal", "understanding, cross-modal", "generation, single-modal", "generation, cross-modal"
@@ -83,8 +84,7 @@ def check_plan(plan: Plan, recipes: Mapping[str, Any], *, where: str) -> None:
     for i, entry in enumerate(plan.entries):
         here = f"{where}, tasks[{i}]"
         if entry.task not in recipes:
-            close = nearest(entry.task, recipes)
-            do = f"did you mean {close}?" if close else "unimo recipes"
+            do = task_hint(entry.task, recipes) or "unimo recipes"
             expected = ", ".join(sorted(recipes))
             raise UsageError("no such task", where=f"{here}.task", got=entry.task, expected=expected, do=do)
         name = entry.called

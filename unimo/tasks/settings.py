@@ -89,7 +89,7 @@ class Writing:
         0.6, "decoding: power of the length by which a score is divided", at_least=-100, at_most=100
     )
     shortest: int = setting(0, "decoding: least tokens written", at_least=0)
-    longest: int = setting(50, "decoding: most tokens written")
+    longest: int = setting(50, "decoding: most tokens written", at_least=1, at_most=100_000)
     repeat_trigrams: bool = setting(True, "decoding: whether three words in a row may come twice")
     only_known_words: bool = setting(False, "write only words of the training targets (and what the start model knows)")
 
@@ -101,7 +101,7 @@ class Ranking:
     loss: Literal["circle", "hard"] = setting(
         "hard", "circle: as released, against random negatives; hard: contrast and matching with the batch's hardest"
     )
-    longest: int = setting(128, "tokens of a caption, special ones included")
+    longest: int = setting(128, "tokens of a caption, special ones included", at_least=3)
     negatives: int = setting(10, "circle: other pictures of a caption, and other captions of a picture", at_least=1)
     margin: float = setting(0.2, "circle: the margin m", at_least=-2, at_most=2)
     scale: float = setting(1.0, "circle: the factor gamma of scores", above=0, at_most=1e6)
