@@ -2,15 +2,16 @@
 
     C dictionary · D width · P patches
 
-Sources are the archives of the first release (a folder with a file per variable) and Paddle 2 pickles of the same
-names; see `unimo.model.weight_files` for how they are read without their framework, and without running anything.
+Sources are the archives of the first release (a folder with a file per variable), the same variables combined in one
+file with a list of their names, and Paddle 2 pickles of these names. See `unimo.model.weight_files` for how they are
+read without their framework, and without running anything.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,41 +26,57 @@ from unimo.model.conversion import Account, convert, line
 from unimo.model.huggingface import start_from_roberta, start_from_vit
 from unimo.model.pretrained import save_pretrained
 from unimo.model.published import is_leftover, origins
+from unimo.model.published_config import configured, find_config
 from unimo.model.unified import Unified
 
-HEAD_SIZE = 64  # of every published model; the tensors do not say
+HEAD_SIZE = 64  # of every published model; the tensors do not say, a configuration does
 TASK_HEADS = ("cls_out_", "match_fc.")
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What came of a source. heads: fine-tuned heads of tasks, under their published names, for whom they serve."""
+    """What came of a source. heads: fine-tuned heads of tasks, under their published names, for whom they serve.
+    notes: what else is to be said, such as which configuration was read."""
 
     model: Unified
     settings: ModelSettings
     account: Account
     skipped: list[str]
     heads: dict[str, Tensor]
+    notes: list[str] = field(default_factory=list)
 
     def table(self) -> list[str]:
-        """One line for each fate of a tensor."""
-        return [*self.account.table(), line("optimiser", self.skipped), line("task heads", sorted(self.heads))]
+        """One line for each fate of a tensor, and the notes."""
+        fates = [*self.account.table(), line("optimiser", self.skipped), line("task heads", sorted(self.heads))]
+        return [*fates, *self.notes]
 
 
 def convert_published(
-    source: str | Path, *, assignments: Sequence[str] = (), released: bool = True, strict: bool = True
+    source: str | Path,
+    *,
+    assignments: Sequence[str] = (),
+    released: bool = True,
+    strict: bool = True,
+    config: str | Path | None = None,
+    names: str | Path | None = None,
 ) -> Converted:
-    """The model of a published archive or .pdparams.
+    """The model of a published archive, combined file or .pdparams.
 
-    assignments: KEY=VALUE settings that the tensors do not say (model.heads), or that shall differ. released: build
-    UNIMO-2 with the slips of the published graph, as its weights were trained. strict: refuse tensors missing, of
-    another shape, or left over. Raises WeightsError for those, and for what is no such archive.
+    assignments: KEY=VALUE settings that neither tensors nor configuration say (model.heads), or that shall differ.
+    released: build UNIMO-2 with the slips of the published graph, as its weights were trained. strict: refuse tensors
+    missing, of another shape, or left over. config: the published configuration; None: that which lies with the
+    weights, if any (`find_config`). names: the list of names of a combined file; None: that which lies with it.
+    Raises WeightsError for what does not fit, and for what is no such archive.
     """
-    weights = weight_files.read(source)
+    weights = weight_files.read(source, names=names)
     skipped = sorted(name for name in weights if is_leftover(name))
     heads = {name: x for name, x in weights.items() if name.startswith(TASK_HEADS)}
     body = {name: x for name, x in weights.items() if name not in heads and not is_leftover(name)}
-    settings = read_settings(body, where=source)
+    settings, notes = read_settings(body, where=source), []
+    config = find_config(source) if config is None else config
+    if config is not None:
+        settings, unread = configured(settings, config)
+        notes = [f"    config {Path(config)}", line("not read", unread)]
     if released and settings.member == "unimo-2":
         settings = as_released(settings)
     settings = override(settings, [change.removeprefix("model.") for change in assignments])
@@ -68,7 +85,7 @@ def convert_published(
         model = build(settings).eval()
     known = origins(model, first_grounded_layer=_first_layer(body, "grounded."))
     account = convert(model, known, body, where=source, strict=strict)
-    return Converted(model, settings, account, skipped, heads)
+    return Converted(model, settings, account, skipped, heads, notes)
 
 
 def read_settings(weights: Mapping[str, Tensor], *, where: object) -> ModelSettings:
@@ -96,6 +113,7 @@ def _unimo(weights: Mapping[str, Tensor], where: object) -> ModelSettings:
         depth=_depth(weights, ""),
         vocabulary=vocabulary,
         positions=_shape(weights, "pos_embedding", 2, where)[0],
+        tie_word_embeddings="mask_lm_out_fc.w_0" not in weights,
         region_size=_shape(weights, "image_emb.w_0", 2, where)[0],
         dialogue="role_embedding" in weights,
         matching=0 if match is None else match.shape[1],
@@ -117,6 +135,7 @@ def _unimo2(weights: Mapping[str, Tensor], where: object) -> ModelSettings:
         patch=patch,
         vocabulary=vocabulary,
         positions=_shape(weights, "text.pos_embedding", 2, where)[0],
+        tie_word_embeddings="grounded.mask_lm_out_fc.w_0" not in weights,
         dictionary=_shape(weights, "vq_emb", 2, where)[0] if "vq_emb" in weights else 0,
         grounding_projection="grounded.grounding_patch_projection.w_0" in weights,
         contrastive_projection="grounded.cmcl_pooled_fc_text.w_0" in weights,

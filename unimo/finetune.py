@@ -227,7 +227,7 @@ def start_without_head(model: Unified, source: str, drop: str | None = None) -> 
         for name, x in theirs.named_parameters()
         if (same_head or not name.startswith("head.")) and not (drop and name.startswith(drop))
     }
-    origins = {name: conversion.Origin((name,)) for name, _ in model.named_parameters()}
+    origins = conversion.by_name(model, weights)
     account = conversion.convert(model, origins, weights, where=source, strict=False)
     refuse_unfit(account, source)
     return account

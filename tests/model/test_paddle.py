@@ -15,7 +15,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from unimo.errors import WeightsError
-from unimo.model.paddle import read_folder, read_pdparams, read_variable
+from unimo.model.paddle import read_pdparams
+from unimo.model.paddle_variables import read_folder, read_variable
 
 KINDS = ["<f2", "<f4", "<f8", "<i4", "<i8"]
 CODES = {"<i2": 1, "<i4": 2, "<i8": 3, "<f2": 4, "<f4": 5, "<f8": 6}

@@ -13,12 +13,20 @@ from unimo.errors import UsageError
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(help="Published weights (folder or .pdparams), or a run of yours.")],
+    source: Annotated[
+        str, typer.Argument(help="Published weights (folder, combined file or .pdparams), or a run of yours.")
+    ],
     out: Annotated[str, typer.Argument(help="New folder: weights, configuration, tokenizer, model card.")],
     ours: Annotated[bool, typer.Option("--ours", help="UNIMO-2 without the slips of the published graph.")] = False,
     allow_difference: Annotated[
         bool, typer.Option("--allow-difference", help="Tensors may be missing, left over or of another shape.")
     ] = False,
+    config: Annotated[
+        str | None, typer.Option(help="Published configuration (.json), if it does not lie with the weights.")
+    ] = None,
+    names: Annotated[
+        str | None, typer.Option(help="Names in a combined file, one a line; by default names.txt beside it.")
+    ] = None,
     assignments: Sets = None,
 ) -> None:
     """Turn published weights, or a run, into a folder that `unimo.load` and the hub understand."""
@@ -27,10 +35,10 @@ def convert(
     if any((Path(source) / name).exists() for name in ("checkpoints", MANIFEST)):
         from unimo.answer import load
 
-        if ours or allow_difference or assignments:
+        if ours or allow_difference or config or names or assignments:
             raise UsageError(
                 "an option of published weights",
-                where="--ours, --allow-difference, --set",
+                where="--ours, --allow-difference, --config, --names, --set",
                 got=f"a run: {source}",
                 do="leave it away: a run is saved as it was trained",
             )
@@ -38,7 +46,14 @@ def convert(
         return
     from unimo.convert import convert_published, save_converted
 
-    converted = convert_published(source, assignments=assignments or (), released=not ours, strict=not allow_difference)
+    converted = convert_published(
+        source,
+        assignments=assignments or (),
+        released=not ours,
+        strict=not allow_difference,
+        config=config,
+        names=names,
+    )
     say("\n".join(converted.table()))
     say(f"saved {save_converted(converted, source, out)}")
 

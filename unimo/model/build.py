@@ -57,6 +57,10 @@ class ModelSettings:
     patch_padding: int = setting(
         0, "zero rows before each side of a picture; released: (patch - 1) // 2", at_least=0, at_most=4095
     )
+    hidden_act: Literal["gelu", "relu"] = setting(
+        "gelu", "activation of every encoder layer and of the language-model head: gelu (exact) or relu"
+    )
+    tie_word_embeddings: bool = setting(True, "words are predicted with the word table; false: with a table of its own")
     vocabulary: int = setting(50265, "rows of the word table", at_least=1, at_most=2_000_000)
     positions: int = setting(
         514, "rows of the text position table; positions start at 2", at_least=3, at_most=1_000_000
@@ -192,7 +196,8 @@ def rough_parameters(settings: ModelSettings) -> int:
         tables = settings.dictionary + (settings.image_size // settings.patch) ** 2 + 3 * settings.patch**2
     if settings.head is not None:
         tables += settings.head.hidden + (0 if settings.head.hidden else len(settings.head.labels))
-    return width * (layers * (12 * width + 13) + settings.vocabulary + settings.positions + tables)
+    words = settings.vocabulary * (1 if settings.tie_word_embeddings else 2)
+    return width * (layers * (12 * width + 13) + words + settings.positions + tables)
 
 
 def _check_memory(settings: ModelSettings) -> None:

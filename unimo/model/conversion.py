@@ -31,6 +31,21 @@ class Origin:
         return joined if self.change is None else self.change(joined)
 
 
+OWN_TABLE, WORD_TABLE = "language_model.table.weight", "words.word.weight"
+
+
+def by_name(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Origin]:
+    """Origins of a model's parameters in weights of the same names.
+
+    A model with an output table of its own that starts from one without has the word table there: it is what theirs
+    predicts words with.
+    """
+    same = {name: Origin((name,)) for name, _ in model.named_parameters()}
+    if OWN_TABLE in same and OWN_TABLE not in weights:
+        same[OWN_TABLE] = Origin((WORD_TABLE,))
+    return same
+
+
 @dataclass
 class Account:
     """What became of every tensor: ours that were found, are missing or have another shape; theirs that nobody took."""

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unimo.model.transformer import ACTIVATIONS
+
 
 class Pooler(nn.Module):
     """ReLU(W h + b) of a [CLS] state: (n, D) -> (n, D). ReLU, not tanh."""
@@ -22,21 +24,26 @@ class Pooler(nn.Module):
 
 
 class TiedHead(nn.Module):
-    """Linear, GELU, LayerNorm, then products with a table that lives elsewhere plus a bias: (n, D) -> (n, rows).
+    """Linear, activation, LayerNorm, then products with a table plus a bias: (n, D) -> (n, rows).
 
     Over the word table it is the language-model head, over the dictionary the masked-grounding head. It is called on
-    supervised rows only, so that V columns are touched nowhere else.
+    supervised rows only, so that V columns are touched nowhere else. hidden_act: that of the encoder, as published.
+    tied: the table lives elsewhere (the word embeddings, the dictionary); else it is the head's own `table`,
+    (rows, D), published as `mask_lm_out_fc.w_0` (spec unimo §9.3).
     """
 
-    def __init__(self, width: int, rows: int):
+    def __init__(self, width: int, rows: int, *, hidden_act: str = "gelu", tied: bool = True):
         super().__init__()
+        self.hidden_act = hidden_act
         self.transform = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
         self.bias = nn.Parameter(torch.zeros(rows))
+        self.table = None if tied else nn.Linear(width, rows, bias=False)
 
     def forward(self, x: Tensor, table: Tensor, rows: Tensor | None = None) -> Tensor:
         """rows: the numbers of the table's rows when it is not whole."""
-        return F.linear(self.norm(F.gelu(self.transform(x))), table, self.bias if rows is None else self.bias[rows])
+        x = self.norm(ACTIVATIONS[self.hidden_act](self.transform(x)))
+        return F.linear(x, table, self.bias if rows is None else self.bias[rows])
 
 
 class MatchingHead(nn.Module):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from unimo.errors import UsageError, WeightsError
 from unimo.json_files import load_json
 from unimo.model import weight_files
-from unimo.model.conversion import Account, Origin, convert
+from unimo.model.conversion import OWN_TABLE, Account, Origin, convert
 from unimo.model.embeddings import PatchEmbedding
 from unimo.model.hub import fetch
 from unimo.model.transformer import Transformer
@@ -83,8 +83,17 @@ def start_from_roberta(model: nn.Module, source: str | Path, *, grounded: bool =
     }
     if grounded and hasattr(model, "grounded_encoder"):
         stacks["grounded_encoder"] = model.grounded_encoder
+    words_head: Any = model.language_model
     folder = _folder(source)
     config = _config(folder)
+    if words_head.hidden_act != "gelu":
+        raise WeightsError(
+            "RoBERTa's language-model head is gelu, whatever its configuration says of the layers",
+            where="model.hidden_act",
+            got=words_head.hidden_act,
+            expected="gelu",
+            do="build the model with model.hidden_act=gelu, or start it from other weights",
+        )
     said = {
         "model_type": "roberta",
         "vocab_size": len(words.word.weight),
@@ -125,12 +134,19 @@ def start_from_roberta(model: nn.Module, source: str | Path, *, grounded: bool =
     }
     for name, stack in stacks.items():
         origins |= _layers(name, stack, ROBERTA_LAYER)
-    for copy, original in ROBERTA_TIED.items():
+    if words_head.table is not None:  # then the decoder is what counts, and no copy of anything
+        for ours, decoder in ((OWN_TABLE, "lm_head.decoder.weight"), ("language_model.bias", "lm_head.decoder.bias")):
+            origins[ours] = Origin((decoder if decoder in weights else ROBERTA_TIED[decoder],))
+    for copy, original in ROBERTA_TIED.items() if words_head.table is None else ():
         if copy in weights and not torch.equal(weights[copy], weights.setdefault(original, weights[copy])):
             raise WeightsError(
-                "an output layer of its own", where=f"{folder}, {copy}", expected=f"a copy of {original}"
+                "an output layer of its own",
+                where=f"{folder}, {copy}",
+                expected=f"a copy of {original}",
+                do="build the model with model.tie_word_embeddings=false" if copy.endswith("weight") else None,
             )
-    return _start(model, origins, weights, ROBERTA_EXTRA, folder)
+    extra = ROBERTA_EXTRA if words_head.table is None else (*ROBERTA_EXTRA, "lm_head.bias")
+    return _start(model, origins, weights, extra, folder)
 
 
 def start_from_vit(model: nn.Module, source: str | Path) -> Account:
@@ -203,7 +219,7 @@ def _described(stack: Transformer) -> dict[str, Any]:
     """What a configuration says of a Transformer like this one."""
     first: Any = stack.layers[0]
     return {
-        "hidden_act": "gelu",
+        "hidden_act": first.hidden_act,
         "layer_norm_eps": first.ffn_norm.eps,
         "hidden_size": first.ffn_in.in_features,
         "num_attention_heads": first.attention.heads,

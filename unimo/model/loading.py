@@ -57,10 +57,8 @@ def start_from(model: Unified, source: str | Path) -> conversion.Account:
 
     source: as of `load_model`. Raises WeightsError if it has a parameter that this model has not, or in another shape.
     """
-    theirs = dict(load_model(source)[0].named_parameters())
-    same = {name: conversion.Origin((name,)) for name, _ in model.named_parameters()}
-    weights = {name: x.detach() for name, x in theirs.items()}
-    account = conversion.convert(model, same, weights, where=source, strict=False)
+    weights = {name: x.detach() for name, x in load_model(source)[0].named_parameters()}
+    account = conversion.convert(model, conversion.by_name(model, weights), weights, where=source, strict=False)
     refuse_unfit(account, source)
     return account
 

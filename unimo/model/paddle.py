@@ -1,8 +1,6 @@
-"""Reads the weight files of the framework the authors used, without it and without running anything in them.
+"""Reads the pickles of the framework the authors used, without it and without running anything in them.
 
-    a folder        Paddle 1.x: one binary file per variable, named like it (spec unimo §9.2, unimo2 §8)
-    a .pdparams     Paddle 2.x: a pickle of name -> array, protocol 2 to 4
-
+A .pdparams of Paddle 2.x is a pickle of name -> array, protocol 2 to 4. (Paddle 1.x: `unimo.model.paddle_variables`.)
 A pickle is a program for a stack machine. The machine here knows only the instructions a dictionary of arrays needs,
 and for it the names in the file are words, never functions. Every size is checked against the file before memory is
 asked for. All errors are WeightsError and say where.
@@ -12,7 +10,6 @@ from __future__ import annotations
 
 import math
 import pickletools
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,102 +18,7 @@ from typing import Any
 import numpy as np
 
 from unimo.errors import WeightsError
-
-ELEMENTS = {1: "<i2", 2: "<i4", 3: "<i8", 4: "<f2", 5: "<f4", 6: "<f8", 20: "u1", 21: "i1"}  # VarType of the descriptor
-MOST_DIMENSIONS, MOST_LEVELS, LONGEST_DESCRIPTOR = 8, 16, 1024
-
-
-def read_folder(folder: str | Path) -> dict[str, np.ndarray]:
-    """Every variable of a Paddle 1.x checkpoint folder, by name, in the order of names.
-
-    Entries that are no plain files are refused, as are files that are not variables: a weight folder holds weights.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise WeightsError("no such folder", where=folder, expected="a folder with one file per variable")
-    found = {}
-    for path in sorted(folder.iterdir()):
-        if path.is_symlink() or not path.is_file():
-            raise WeightsError("not a plain file", where=path, expected="one file per variable")
-        found[path.name] = read_variable(path)
-    if not found:
-        raise WeightsError("empty folder", where=folder, expected="one file per variable")
-    return found
-
-
-def read_variable(path: str | Path) -> np.ndarray:
-    """One serialized LoDTensor: version · levels · version · descriptor (protobuf) · little-endian data."""
-    path = Path(path)
-    size = path.stat().st_size
-    with path.open("rb") as file:
-
-        def take(count: int, what: str) -> bytes:
-            if count < 0 or count > size - file.tell():
-                raise WeightsError(
-                    "truncated variable", where=f"{path}, {what}", got=f"{size - file.tell()} bytes", expected=count
-                )
-            return file.read(count)
-
-        def number(form: str, what: str) -> int:
-            return struct.unpack(form, take(struct.calcsize(form), what))[0]
-
-        _expect(number("<I", "version") == 0, path, "not a variable of version 0")
-        levels = number("<Q", "number of levels")
-        _expect(levels <= MOST_LEVELS, path, "too many levels", got=levels, expected=f"at most {MOST_LEVELS}")
-        for _ in range(levels):
-            take(number("<Q", "size of a level"), "a level")
-        _expect(number("<I", "version of the tensor") == 0, path, "not a tensor of version 0")
-        length = number("<i", "length of the descriptor")
-        _expect(0 <= length <= LONGEST_DESCRIPTOR, path, "impossible descriptor", got=f"{length} bytes")
-        element, shape = _descriptor(take(length, "descriptor"), path)
-        wanted = math.prod(shape) * np.dtype(element).itemsize
-        left = size - file.tell()
-        _expect(
-            wanted == left, path, "the data do not fit the shape", got=f"{left} bytes", expected=f"{wanted}: {shape}"
-        )
-        return _finite(np.fromfile(file, element).reshape(shape), path)
-
-
-def _descriptor(data: bytes, path: Path) -> tuple[str, tuple[int, ...]]:
-    """Field 1: element type, field 2: dimensions, repeated or packed; all varints."""
-    element, shape, at = None, [], 0
-
-    def varint() -> int:
-        nonlocal at
-        value = 0
-        for shift in range(0, 70, 7):
-            _expect(at < len(data), path, "truncated descriptor")
-            byte = data[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-        raise WeightsError("a number of the descriptor never ends", where=path)
-
-    while at < len(data):
-        tag = varint()
-        if tag == 0x08:
-            element = varint()
-        elif tag == 0x10:
-            shape.append(varint())
-        elif tag == 0x12:
-            end = varint() + at
-            _expect(end <= len(data), path, "truncated descriptor")
-            while at < end:
-                shape.append(varint())
-        else:
-            raise WeightsError(
-                "unknown field in the descriptor", where=path, got=tag, expected="element type, dimensions"
-            )
-    if element not in ELEMENTS:
-        raise WeightsError("unknown element type", where=path, got=element, expected=f"one of {sorted(ELEMENTS)}")
-    # A negative dimension is a varint beyond 2^63.
-    fits = len(shape) <= MOST_DIMENSIONS and all(side < 2**40 for side in shape)
-    _expect(fits, path, "impossible shape", got=shape)
-    return ELEMENTS[element], tuple(shape)
-
-
-# ---- pickles --------------------------------------------------------------------------------------------------------
+from unimo.model.paddle_variables import MOST_DIMENSIONS, expect, finite
 
 
 @dataclass(frozen=True)
@@ -337,26 +239,14 @@ def _array(made: _Made, where: str) -> np.ndarray:
                 "|",
                 "=",
             )
-            _expect(known, where, "unknown element type", got=f"{order}{code}")
+            expect(known, where, "unknown element type", got=f"{order}{code}")
             element = np.dtype(f"{order}{code}")
             real = all(type(side) is int and 0 <= side < 2**40 for side in shape) and len(shape) <= MOST_DIMENSIONS
-            _expect(real, where, "impossible shape", got=shape)
+            expect(real, where, "impossible shape", got=shape)
             wanted = math.prod(shape) * element.itemsize
-            _expect(
+            expect(
                 wanted == len(data), where, "the data do not fit the shape", got=f"{len(data)} bytes", expected=wanted
             )
             array = np.frombuffer(data, element).reshape(shape, order="F" if fortran else "C")
-            return _finite(array, where)
+            return finite(array, where)
     raise WeightsError("not an array as numpy writes it", where=where)
-
-
-def _finite(array: np.ndarray, where: object) -> np.ndarray:
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        bad = int((~np.isfinite(array)).sum())
-        raise WeightsError("values that are not finite", where=where, got=f"{bad} of {array.size}", expected="none")
-    return array
-
-
-def _expect(holds: bool, where: object, what: str, got: object = None, expected: object = None) -> None:
-    if not holds:
-        raise WeightsError(what, where=where, got=got, expected=expected)

@@ -51,7 +51,7 @@ def activations(model: Unified, codes: Tensor | None = None) -> dict[str, Tensor
             hook.remove()
     image, text = fused.image_cls(), fused.text_cls()
     found["pooled image"], found["pooled text"] = model.image_pooler(image), model.text_pooler(text)
-    logits = model.language_model(torch.cat([image, text]), model.words.word.weight)
+    logits = model.language_model(torch.cat([image, text]), model.output_table)
     found["words"] = logits[:, :: max(1, logits.shape[1] // LOGITS)]
     if model.matching is not None:
         found["matching"] = model.match_logits(fused)

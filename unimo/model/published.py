@@ -48,7 +48,7 @@ def _unimo(model: UNIMO) -> Named:
     yield from _layers("encoder", "", range(len(model.encoder.layers)), "post")
     yield from _linear("text_pooler.linear", "pooled_fc_text")
     yield from _linear("image_pooler.linear", "pooled_fc_image")
-    yield from _word_head("")
+    yield from _word_head(model, "")
     if model.words.speaker is not None:
         yield "words.speaker.weight", Origin(("role_embedding",))
         yield "words.turn.weight", Origin(("turn_embedding",))
@@ -74,7 +74,7 @@ def _unimo2(model: UNIMO2, first_layer: int) -> Named:
     yield from _linear("text_pooler.linear", "grounded.pooled_fc_text")
     yield from _linear("image_pooler.linear", "grounded.pooled_fc_image")
     yield from _linear("matching.linear", "grounded.img_text_matching_fc")
-    yield from _word_head("grounded.")
+    yield from _word_head(model, "grounded.")
     yield "contrastive_temperature.value", Origin(("cmcl_temperature",))
     for side in model.contrastive_projection:
         yield from _linear(f"contrastive_projection.{side}", f"grounded.cmcl_pooled_fc_{side}")
@@ -102,10 +102,12 @@ def _norm(ours: str, theirs: str) -> Named:
     yield f"{ours}.bias", Origin((f"{theirs}_layer_norm_bias",))
 
 
-def _word_head(prefix: str) -> Named:
+def _word_head(model: Unified, prefix: str) -> Named:
     yield from _linear("language_model.transform", f"{prefix}mask_lm_trans_fc")
     yield from _norm("language_model.norm", f"{prefix}mask_lm_trans")
     yield "language_model.bias", Origin((f"{prefix}mask_lm_out_fc.b_0",))
+    if model.language_model.table is not None:  # weight sharing is off
+        yield "language_model.table.weight", Origin((f"{prefix}mask_lm_out_fc.w_0",), turned=True)
 
 
 def _layers(ours: str, prefix: str, numbers: Iterable[int], norms: str) -> Named:

@@ -8,6 +8,8 @@ join it, so that published weights still map one to one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +17,9 @@ from torch import Tensor, nn
 from unimo.model.attention import Plan, attend
 from unimo.model.memory import Memory
 from unimo.model.shapes import rounded
+
+# `hidden_act` of published configurations; gelu is the exact (erf) form
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
 Kept = list[tuple[Tensor, Tensor]]  # keys and values of every layer, (T, D) each
 
@@ -45,9 +50,10 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention, then a feed-forward network with exact GELU, each with a residual and a LayerNorm.
+    """Attention, then a feed-forward network, each with a residual and a LayerNorm.
 
-    norm_first: LN before each part (image tower) or after each residual (text and grounded towers).
+    norm_first: LN before each part (image tower) or after each residual (text and grounded towers). hidden_act: between
+    the two maps of the feed-forward network, one of ACTIVATIONS.
     """
 
     def __init__(
@@ -60,9 +66,10 @@ class Layer(nn.Module):
         eps: float,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
+        hidden_act: str = "gelu",
     ):
         super().__init__()
-        self.norm_first = norm_first
+        self.norm_first, self.hidden_act = norm_first, hidden_act
         self.attention = Attention(width, heads, attention_dropout)
         self.attention_norm = nn.LayerNorm(width, eps=eps)
         self.ffn_in = nn.Linear(width, ffn)
@@ -82,7 +89,7 @@ class Layer(nn.Module):
         return self.ffn_norm(x + self.dropout(self.feed_forward(x)))
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        return self.ffn_out(F.gelu(self.ffn_in(x)))
+        return self.ffn_out(ACTIVATIONS[self.hidden_act](self.ffn_in(x)))
 
 
 class States:
@@ -126,8 +133,11 @@ class Transformer(nn.Module):
         eps: float = 1e-5,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
+        hidden_act: str = "gelu",
     ):
         super().__init__()
+        if hidden_act not in ACTIVATIONS:
+            raise ValueError(f"hidden_act must be one of {', '.join(ACTIVATIONS)}, got {hidden_act!r}")
         self.ffn = ffn or 4 * width
         self.layers = nn.ModuleList(
             Layer(
@@ -138,6 +148,7 @@ class Transformer(nn.Module):
                 eps=eps,
                 dropout=dropout,
                 attention_dropout=attention_dropout,
+                hidden_act=hidden_act,
             )
             for _ in range(depth)
         )

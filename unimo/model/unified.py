@@ -259,7 +259,7 @@ class Unified(nn.Module, ABC):
         logits = self.known_word_logits(rows, self.word_table())
         if self.known_words is None:
             return logits
-        return logits.new_full((len(rows), len(self.words.word.weight)), float("-inf")).index_copy(
+        return logits.new_full((len(rows), len(self.output_table)), float("-inf")).index_copy(
             1, self.known_words, logits
         )
 
@@ -270,9 +270,15 @@ class Unified(nn.Module, ABC):
         """
         return self.language_model(rows, table, self.known_words)
 
+    @property
+    def output_table(self) -> Tensor:
+        """(V, D) what words are predicted with: the word embeddings, or the head's own table where it is not tied."""
+        own = self.language_model.table
+        return self.words.word.weight if own is None else own.weight
+
     def word_table(self) -> Tensor:
-        """The embeddings of the known words, (known words, D); all V of them without a known vocabulary."""
-        return self.words.word.weight if self.known_words is None else self.words.word.weight[self.known_words]
+        """The rows of the output table of the known words, (known words, D); all V without a known vocabulary."""
+        return self.output_table if self.known_words is None else self.output_table[self.known_words]
 
     def word_columns(self, ids: Tensor) -> Tensor:
         """(n,) word ids -> (n,) their columns among the known words."""

@@ -49,6 +49,8 @@ class UNIMO(Unified):
         matching: int = 0,
         matching_fusion: str = "product",
         dialogue: bool = False,
+        hidden_act: str = "gelu",
+        tie_word_embeddings: bool = True,
         dropout: float = 0.1,
         attention_dropout: float = 0.1,
         initial_std: float = 0.02,
@@ -60,9 +62,11 @@ class UNIMO(Unified):
             raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}")
         self.regions = RegionEmbedding(width, region_size, dropout)
         self.words = WordEmbedding(vocabulary, width, positions, dropout, (SPEAKERS, TURNS) if dialogue else None)
-        self.encoder = Transformer(width, depth, heads, ffn=ffn, dropout=dropout, attention_dropout=attention_dropout)
+        self.encoder = Transformer(
+            width, depth, heads, ffn=ffn, dropout=dropout, attention_dropout=attention_dropout, hidden_act=hidden_act
+        )
         self.text_pooler, self.image_pooler = Pooler(width), Pooler(width)
-        self.language_model = TiedHead(width, vocabulary)
+        self.language_model = TiedHead(width, vocabulary, hidden_act=hidden_act, tied=tie_word_embeddings)
         self.matching = MatchingHead(width, dropout, matching_fusion, matching) if matching else None
         self.region_features = nn.Linear(width, region_size) if region_heads else None
         self.region_classes = nn.Linear(width, region_classes) if region_heads else None

@@ -70,6 +70,8 @@ class UNIMO2(Unified):
         shared_projection: bool = False,
         masked_grounding: bool = False,
         image_contrastive: bool = True,
+        hidden_act: str = "gelu",
+        tie_word_embeddings: bool = True,
         matching_fusion: str = "product",
         dropout: float = 0.1,
         attention_dropout: float = 0.1,
@@ -80,17 +82,18 @@ class UNIMO2(Unified):
         super().__init__(width)
         self.grounding_positions, self.released = grounding_positions, released or Released()
         self.pixels = pixels or image_size
-        text_like: dict[str, Any] = {"ffn": ffn, "dropout": dropout, "attention_dropout": attention_dropout}
+        every: dict[str, Any] = {"ffn": ffn, "hidden_act": hidden_act}
+        text_like = {**every, "dropout": dropout, "attention_dropout": attention_dropout}
         self.patches = PatchEmbedding(width, image_size, patch, patch_padding)
         self.image_encoder = Transformer(
-            width, image_depth, heads, ffn=ffn, norm_first=True, eps=1e-12, dropout=image_dropout
+            width, image_depth, heads, norm_first=True, eps=1e-12, dropout=image_dropout, **every
         )
         self.words = WordEmbedding(vocabulary, width, positions, dropout)
         self.text_encoder = Transformer(width, text_depth, heads, **text_like)
         self.grounded_encoder = Transformer(width, grounded_depth, heads, **text_like)
         self.text_pooler, self.image_pooler = Pooler(width), Pooler(width)
         self.matching = MatchingHead(width, dropout, matching_fusion)
-        self.language_model = TiedHead(width, vocabulary)
+        self.language_model = TiedHead(width, vocabulary, hidden_act=hidden_act, tied=tie_word_embeddings)
         self.contrastive_temperature = Temperature()
         self.image_temperature = Temperature() if image_contrastive else None
         own = contrastive_projection and not shared_projection
@@ -109,7 +112,7 @@ class UNIMO2(Unified):
             self.ground_norm = nn.LayerNorm(width)
             self.ground_dropout = nn.Dropout(dropout)
             if masked_grounding:
-                self.masked_grounding = TiedHead(width, dictionary)
+                self.masked_grounding = TiedHead(width, dictionary, hidden_act=hidden_act)
                 initialise(self.masked_grounding, initial_std)
         self.table = UNDERSTANDING_AND_GENERATION if dictionary else BASELINE
 

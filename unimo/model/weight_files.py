@@ -1,7 +1,7 @@
 """Every weight file we take, through one door. Nothing in a file is ever run.
 
     a folder           Hugging Face: model.safetensors or its shards, else pytorch_model.bin or its shards;
-                       otherwise Paddle 1.x, one file per variable
+                       otherwise Paddle 1.x, one file per variable, or one file and a list of names
     .safetensors
     .bin .pt .pth      torch's zip container, a flat dictionary of tensors
     .pdparams          Paddle 2.x
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from unimo.errors import WeightsError
 from unimo.json_files import load_json, parse_json
-from unimo.model import paddle
+from unimo.model import paddle, paddle_variables
 
 ELEMENTS = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -39,15 +39,17 @@ ELEMENTS = {
 DESCRIPTION = 1 << 18  # bytes of a header or program, enough for 1,500 tensors; instructions of a Paddle pickle
 
 
-def read(path: str | Path) -> dict[str, Tensor]:
+def read(path: str | Path, *, names: str | Path | None = None) -> dict[str, Tensor]:
     """Name -> tensor, on the CPU, all finite.
 
-    Raises WeightsError for what is no weight file, does not fit its own description, holds anything but named tensors
-    of numbers, or belongs to a network that only shares UNIMO's name.
+    names: the list of names of a combined file of Paddle 1.x (`unimo.model.paddle_variables`). Raises WeightsError for
+    what is no weight file, does not fit its own description, holds anything but named tensors of numbers, or belongs to
+    a network that only shares UNIMO's name.
     """
     path = Path(path)
     try:
-        found = _folder(path) if path.is_dir() else _file(path)
+        folder_or_file = _folder if path.is_dir() else _file
+        found = folder_or_file(path) if names is None else _combined(path, Path(names))
     except OSError as fault:
         raise WeightsError("cannot read the weights", where=fault.filename or path, got=fault.strerror) from fault
     if not found:
@@ -62,7 +64,16 @@ def _folder(folder: Path) -> dict[str, Tensor]:
             return _file(_plain(folder, whole))
         if (folder / f"{whole}.index.json").exists():
             return _shards(folder, f"{whole}.index.json")
-    return _usable({name: torch.from_numpy(array) for name, array in paddle.read_folder(folder).items()}, folder)
+    return _of_paddle(paddle_variables.read_folder(folder), folder)
+
+
+def _combined(path: Path, names: Path) -> dict[str, Tensor]:
+    file = paddle_variables.combined_in(path, names) if path.is_dir() else path
+    return _of_paddle(paddle_variables.read_combined(file, names), path)
+
+
+def _of_paddle(arrays: dict[str, np.ndarray], path: Path) -> dict[str, Tensor]:
+    return _usable({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
 
 
 def _file(path: Path) -> dict[str, Tensor]:
@@ -71,7 +82,11 @@ def _file(path: Path) -> dict[str, Tensor]:
         raise WeightsError(what, where=path, expected="a weight file or a folder of them")
     if path.suffix not in READERS:
         raise WeightsError(
-            "unknown kind of weight file", where=path, got=path.suffix or "no suffix", expected=", ".join(READERS)
+            "unknown kind of weight file",
+            where=path,
+            got=path.suffix or "no suffix",
+            expected=", ".join(READERS),
+            do="a combined file of Paddle 1.x is read with the list of its names: --names FILE",
         )
     return _usable(READERS[path.suffix](path, path.stat().st_size), path)
 
