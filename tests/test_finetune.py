@@ -28,6 +28,7 @@ from unimo.metrics.intervals import Score
 from unimo.model.build import build
 from unimo.model.loading import load_model
 from unimo.runs import read_log
+from unimo.tasks.kinds import mean_loss
 from unimo.tasks.settings import Finetuning, Ranking, TaskData
 from unimo.training.marks import Marks
 
@@ -273,39 +274,109 @@ def test_a_run_killed_before_its_first_checkpoint_begins_from_the_same_weights(l
 def test_best_weights_of_steps_that_are_made_again_are_forgotten(learning, tmp_path, monkeypatch):
     """Later checkpoints were lost with their disk: what was best after them is no more, and can be bettered."""
     run, marks = override(learning, ["keep=20"]), iter([0.1, 0.9, 0.2, 0.3, 0.05, 0.4, 0.3])
-    monkeypatch.setattr(Task, "_ask", lambda self, model: next(marks))
+    monkeypatch.setattr(Task, "_ask", lambda self, model: (next(marks), 1.0))
     T.train(Task(run), tmp_path / "run", say=quiet)
     assert checkpoint.load(tmp_path / "run/best").step == 6
     for path in (tmp_path / "run/checkpoints").iterdir():
         if int(path.name[5:]) > 4:
             shutil.rmtree(path)
     T.train(Task(run), tmp_path / "run", resume=True, say=quiet)
-    assert checkpoint.load(tmp_path / "run/best").state["marks"] == [[3, 0.1], [6, 0.05], [9, 0.4]]
+    assert checkpoint.load(tmp_path / "run/best").state["marks"] == [
+        [3, 0.1, 1.0, 0.25], [6, 0.05, 1.0, 0.5], [9, 0.4, 1.0, 0.75],
+    ]  # fmt: skip
+
+
+def dev_of(run: Path) -> list[tuple[int, float]]:
+    return [(record["step"] + 1, record["dev"]) for record in read_log(run / "log.jsonl") if "dev" in record]
 
 
 def test_a_run_stops_when_patience_is_over_and_answers_with_its_best(learning, tmp_path, monkeypatch):
-    marks = iter([0.5, 0.8, 0.8, 0.1, 0.2, 0.9])
-    monkeypatch.setattr(Task, "_ask", lambda self, model: next(marks))
-    run = override(learning, ["steps=100", "dev_steps=2", "patience=3"])
+    marks = iter([0.5, 0.8, 0.8, 0.1, 0.2, 0.3, 0.9])
+    monkeypatch.setattr(Task, "_ask", lambda self, model: (next(marks), 1.0))
+    run = override(learning, ["steps=100", "dev_steps=2", "patience=3", "patience_from=0"])
     T.train(Task(run), tmp_path / "run", say=quiet)
-    asked = [(record["step"] + 1, record["dev"]) for record in read_log(tmp_path / "run/log.jsonl") if "dev" in record]
-    assert asked == [(2, 0.5), (4, 0.8), (6, 0.8), (8, 0.1), (10, 0.2)]  # of equals the first is the best
-    assert unimo.load(tmp_path / "run").facts["step"] == 4
-    assert checkpoint.load(tmp_path / "run/checkpoints").step == 10
+    # Of equals the later is the best.
+    assert dev_of(tmp_path / "run") == [(2, 0.5), (4, 0.8), (6, 0.8), (8, 0.1), (10, 0.2), (12, 0.3)]
+    assert unimo.load(tmp_path / "run").facts["step"] == 6
+    assert checkpoint.load(tmp_path / "run/checkpoints").step == 12
     T.train(Task(run), tmp_path / "run", resume=True, say=quiet)  # over is over
-    assert checkpoint.load(tmp_path / "run/checkpoints").step == 10
+    assert checkpoint.load(tmp_path / "run/checkpoints").step == 12
+
+
+@pytest.mark.parametrize(
+    ("changes", "ends"),
+    [
+        (["patience_from=0"], 6),  # two questions after the first
+        (["patience_from=0", "least_steps=9"], 10),
+        (["patience_from=0.5"], 12),  # steps 10 and 12 are in the second half of 20
+        (["patience_from=0.99"], 20),
+    ],
+)
+def test_patience_counts_in_the_last_part_of_the_schedule_and_after_the_least_steps(
+    learning, tmp_path, monkeypatch, changes, ends
+):
+    marks = iter([0.9, *[0.1] * 20])
+    monkeypatch.setattr(Task, "_ask", lambda self, model: (next(marks), 1.0))
+    run = override(learning, ["steps=20", "dev_steps=2", "patience=2", *changes])
+    T.train(Task(run), tmp_path / "run", say=quiet)
+    assert dev_of(tmp_path / "run")[-1][0] == ends
+
+
+def test_a_run_of_minutes_makes_its_least_steps_and_its_rate_falls_over_all_of_them(learning, tmp_path):
+    run = override(learning, ["steps=none", "minutes=0.0001", "least_steps=12"])
+    T.train(Task(run), tmp_path / "run", say=quiet)
+    by_steps = override(learning, ["steps=12"])
+    T.train(Task(by_steps), tmp_path / "steps", say=quiet)
+    rates = [[record["rate"] for record in read_log(tmp_path / name / "log.jsonl")] for name in ("run", "steps")]
+    assert rates[0] == rates[1] and len(rates[0]) == 12
 
 
 def test_marks_know_when_to_ask_and_when_to_give_up():
-    marks = Marks(lambda model: 0.0, every=5, patience=2)
+    marks = Marks(lambda model: (0.0, 0.0), every=5, patience=2)
     assert [step for step in range(1, 13) if marks.is_due(step, step == 12)] == [5, 10, 12]
-    assert marks.add(5, float("nan")) and not marks.is_due(5, True)
-    assert marks.add(10, 0.1) and not marks.add(15, 0.1) and not marks.patience_is_over
-    marks.add(20, 0.05)
-    assert marks.best == (10, 0.1) and marks.patience_is_over
-    again = Marks(lambda model: 0.0, every=5, patience=2)
+    assert marks.add(5, float("nan"), float("nan"), 0.1) and not marks.is_due(5, True)
+    assert marks.add(10, 0.1, 2.0, 0.2) and not marks.add(15, 0.1, 2.5, 0.3) and not marks.patience_is_over
+    marks.add(20, 0.05, 1.0, 0.4)
+    assert marks.best is not None and marks.best.step == 10 and marks.patience_is_over
+    again = Marks(lambda model: (0.0, 0.0), every=5, patience=2)
     again.from_state(json.loads(json.dumps(marks.to_state())))
     assert again.given == marks.given
+
+
+def test_of_equal_scores_the_lower_dev_loss_is_kept_and_of_equal_losses_the_later():
+    """Matthews is 0 while all answers are one class: there the loss tells whether anything is learnt."""
+    marks = Marks(lambda model: (0.0, 0.0), every=1, patience=2)
+    assert [marks.add(step, 0.0, loss, 0.1 * step) for step, loss in enumerate((0.69, 0.65, 0.66, 0.65), 1)] == [
+        True, True, False, True,
+    ]  # fmt: skip
+    assert not marks.patience_is_over  # a falling loss is hope
+    assert marks.add(5, 0.1, 9.0, 0.5)  # the score goes first
+
+
+def test_the_dev_loss_is_the_training_loss_without_dropout(starts, tmp_path):
+    rows = sentences(16)
+    path = write_csv(tmp_path / "rows.csv", rows)
+    run = tiny_run(starts["unimo-2"], "classification", TaskData(train=(path,), dev=(path,)), "steps=1")
+    work = Task(run)
+    T.train(work, tmp_path / "run", say=quiet)
+    answerer = unimo.load(tmp_path / "run", precision="fp32")
+    said = work.kind.predict(answerer, work.rows("dev"))
+    place = {label: i for i, label in enumerate(work.kind.head.labels)}
+    plain = [-math.log(one.probabilities[place[row["label"]]]) for one, row in zip(said, rows)]
+    for together in (1, 5, 16):
+        loss = mean_loss(work.kind, answerer, work.rows("dev"), together)
+        assert loss == pytest.approx(sum(plain) / len(plain), rel=1e-5)
+
+
+def test_fresh_poolers_stay_random_and_all_else_is_loaded(starts, tmp_path):
+    path = write_csv(tmp_path / "rows.csv", sentences(16))
+    run = tiny_run(starts["unimo-2"], "classification", TaskData(train=(path,), dev=(path,)), "steps=1")
+    fresh = {}
+    for name, changes in (("kept", []), ("fresh", ["read.fresh_pooler=true"])):
+        T.train(Task(override(run, changes)), tmp_path / name, say=quiet)
+        fresh[name] = checkpoint.load(tmp_path / name / "checkpoints").state["started"]["fresh"]
+    pooler = ["text_pooler.linear.weight", "text_pooler.linear.bias"]
+    assert fresh["fresh"] == [*pooler, *fresh["kept"]] and not set(pooler) & set(fresh["kept"])
 
 
 # ------------------------------------------------------------------------------------------- where it starts from

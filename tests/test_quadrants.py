@@ -25,7 +25,7 @@ from unimo.tasks.published import PUBLISHED
 from unimo.tasks.quadrant_table import PRETRAINED
 from unimo.tasks.scenes_plan import scenes_plan
 
-FAST = ("steps=2", "minutes=none", "tensorboard=false", "batch=4", "precision=fp32")
+FAST = ("steps=2", "tensorboard=false", "batch=4", "precision=fp32")
 QUADRANTS = {
     f"{kind}, {modality}" for kind in ("understanding", "generation") for modality in ("single-modal", "cross-modal")
 }

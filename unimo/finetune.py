@@ -33,7 +33,7 @@ from unimo.model.build import ModelSettings, build
 from unimo.model.loading import load_model, newest, refuse_unfit
 from unimo.model.unified import Unified
 from unimo.objectives import Objective
-from unimo.tasks.kinds import Classify, Kind, Write, as_asked, mark, question, resolved
+from unimo.tasks.kinds import Classify, Kind, Write, as_asked, mark, mean_loss, question, resolved
 from unimo.tasks.kinds.write import targets_of
 from unimo.tasks.opening import open_split
 from unimo.tasks.settings import MAY_CHANGE, Finetuning, check
@@ -52,6 +52,7 @@ class Task:
     def __init__(self, run: Finetuning):
         self.settings = run
         self.steps: int | None = None
+        self.least_steps = run.least_steps
         self.active: dict[str, Any] = {}
         self.fingerprints: dict[str, str] = {}
         self.facts: dict[str, Any] = {}
@@ -99,13 +100,14 @@ class Task:
         run = self.settings
         if run.minutes is None:
             self.steps = run.steps or max(1, run.least_steps, int(epoch * (run.epochs or 0)))
+            self.least_steps = min(run.least_steps, self.steps)
         if "dev" not in self.splits:
             say("no dev split: the last weights are kept, and nothing stops the run early")
             return
         # An epoch of a few rows is too short to tell anything: at most twenty questions a run, or as told.
         least = self.steps // 20 if self.steps else 50
         every = run.dev_steps or max(1, round(epoch * run.dev_epochs), least)
-        self.marks = Marks(self._ask, every, run.patience)
+        self.marks = Marks(self._ask, every, run.patience, begins=run.patience_from, least=self.least_steps)
         examples = limited(self.splits["dev"], run.dev_limit, run.seed)
         self.asked = examples, task_rows(run, self.kind, examples)
 
@@ -147,18 +149,27 @@ class Task:
         if run.start is None:
             say("all weights are random")
             return
-        fresh = run.kind == "retrieval" and run.model.member == "unimo" and run.rank.fresh
-        drop = "matching." if fresh else None
-        account = start_without_head(model, run.start, drop)
+        account = start_without_head(model, run.start, self._fresh_parts())
         self.facts["started"] = {"from": run.start, "loaded": len(account.loaded), "fresh": account.missing}
         say(f"{len(account.loaded)} tensors from {run.start}; fresh: {', '.join(account.missing) or 'none'}")
 
-    def _ask(self, model: Unified) -> float:
-        """The mark on the dev split, many rows at a time: it only chooses among checkpoints."""
+    def _fresh_parts(self) -> tuple[str, ...]:
+        """Beginnings of the names of tensors that stay random whatever the run starts from."""
+        run = self.settings
+        if run.kind == "retrieval":
+            return ("matching.",) if run.model.member == "unimo" and run.rank.fresh else ()
+        if run.model.head is None or not run.read.fresh_pooler:
+            return ()
+        sides = ("text", "image") if run.model.head.reads == "both" else (run.model.head.reads,)
+        return tuple(f"{side}_pooler." for side in sides)
+
+    def _ask(self, model: Unified) -> tuple[float, float]:
+        """Score and loss on the dev split, many rows at a time: they only choose among checkpoints."""
         run, (examples, rows) = self.settings, self.asked
         answerer = answer.Answerer(model, precision=run.precision)
         predictions = self.kind.predict(answerer, rows, together=run.batch)
-        return mark(self.kind, self.kind.score(predictions, examples, seed=run.seed))
+        score = mark(self.kind, self.kind.score(predictions, examples, seed=run.seed))
+        return score, mean_loss(self.kind, answerer, rows, together=run.batch)
 
 
 def finetune(
@@ -214,18 +225,18 @@ def _known_words_of(source: str) -> list[int] | None:
     return state.get("known_words")
 
 
-def start_without_head(model: Unified, source: str, drop: str | None = None) -> conversion.Account:
+def start_without_head(model: Unified, source: str, drop: tuple[str, ...] = ()) -> conversion.Account:
     """Puts the weights of another model into this one, but for the head of its task; what it lacks stays as it is.
 
     A head of the same task and shape is taken too: STS-B may start from MNLI's model, not from MNLI's answers. drop:
-    beginning of names that are to be fresh. WeightsError for tensors of another shape.
+    beginnings of names that are to be fresh. WeightsError for tensors of another shape.
     """
     theirs, _ = load_model(source)
     same_head = theirs.head is not None and model.head is not None and theirs.head.settings == model.head.settings
     weights = {
         name: x.detach()
         for name, x in theirs.named_parameters()
-        if (same_head or not name.startswith("head.")) and not (drop and name.startswith(drop))
+        if (same_head or not name.startswith("head.")) and not name.startswith(drop)
     }
     origins = conversion.by_name(model, weights)
     account = conversion.convert(model, origins, weights, where=source, strict=False)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import ctypes
+import os
 import platform
 import sys
 import time
@@ -130,6 +132,7 @@ def describe_machine() -> dict[str, str]:
         "torch": torch.__version__,
         "threads": str(torch.get_num_threads()),
         "cpu": " ".join(flags) or "no wide instructions known",
+        "load": f"{os.getloadavg()[1]:.1f} in the last 5 minutes, on {os.cpu_count()} cores",
     }
     if torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name()

@@ -29,6 +29,7 @@ from unimo.evaluate import curves
 from unimo.json_files import write_json
 from unimo.machine import describe_machine
 from unimo.provenance import commit, weights_hash
+from unimo.runs import read_log
 from unimo.tasks.gallery import FILE, galleries, gallery
 from unimo.tasks.kinds import Classify, Kind, Rank, Regress, Write, mark
 from unimo.tasks.kinds.rank import MATCHED
@@ -104,7 +105,7 @@ def mark_task(
                 items[f"{twins.what} of {name} that are also in training"] = seen
     whole = {
         "title": f"{run.task}: {out.resolve().name}",
-        "facts": {**_facts(run, kind, answerer, together), **items, "minutes marked": _minutes(started)},
+        "facts": {**_facts(run, kind, answerer, together), **_length(run, answerer, out), **items, "minutes marked": _minutes(started)},
         "scores": scores,
         "curves": curves(out / "log.jsonl") if (out / "log.jsonl").is_file() else [],
         "galleries": [one for told in shown for one in galleries(run.task, told)],
@@ -159,15 +160,29 @@ def _facts(run: Finetuning, kind: Kind, answerer: Answerer, together: int) -> di
         "read as": _layout(run, kind),
         "answered": _company(kind, together),
         "precision": str(answerer.dtype).removeprefix("torch."),
-        "chosen by": run.metrics[0],
+        "chosen by": f"{run.metrics[0]} on dev; of equals the lower loss, then the later",
         "parameters": f"{sum(p.numel() for p in answerer.model.parameters()):,}",
         "machine": ", ".join(f"{name} {value}" for name, value in machine.items()),
-        "minutes trained": f"{facts.get('elapsed', 0.0) / 60:.1f}",
     }
     if isinstance(kind, Write):
         wanted = ("beams", "length_penalty", "shortest", "longest", "repeat_trigrams", "end")
         decoding = {name: value for name, value in to_dict(run.write).items() if name in wanted}
         found["decoding"] = ", ".join(f"{name} {value}" for name, value in decoding.items())
+    return found
+
+
+def _length(run: Finetuning, answerer: Answerer, out: Path) -> dict[str, str]:
+    """How long the run was, and where in it the checkpoint that answers lies."""
+    facts = answerer.facts
+    made = {"step": facts["step"] - 1, "seconds": facts.get("elapsed", 0.0)}  # of a saved folder nothing else is known
+    for made in read_log(out / "log.jsonl") if (out / "log.jsonl").is_file() else ():
+        pass
+    marks = facts.get("marks", [])
+    found = {"steps": str(made["step"] + 1), "minutes trained": f"{made['seconds'] / 60:.1f}"}
+    if marks:
+        _, score, loss, _ = next(mark for mark in marks if mark[0] == facts["step"])
+        told = f"{run.metrics[0]} {score}, loss {loss}" if None in (score, loss) else f"{run.metrics[0]} {score:.4g}, loss {loss:.4g}"
+        found["best checkpoint"] = f"step {facts['step']}, after {facts.get('elapsed', 0.0) / 60:.1f} minutes: {told} on dev"
     return found
 
 

@@ -6,36 +6,47 @@
     DIR/quadrants.json    the table, written anew after every task
     DIR/quadrants.html    its page, with the examples that each DIR/TASK/gallery.json holds
 
+A task and its partner from random weights are compared under equal rules: the same number of steps, fixed before either
+begins, the same whole schedule (nothing stops early), the same rows and the same way to choose a checkpoint. Steps stand
+in the plan (`"set": ["steps=600"]`), or are those that a task's share of the time allows, measured on a few.
+
 Started again, what is finished is left alone. Time is shared out among what is left to do; what was not begun is named.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from unimo import answer, distributed, report
 from unimo.config import from_dict, override, to_dict
 from unimo.errors import UsageError
 from unimo.evaluate import EvaluationData, evaluate
-from unimo.finetune import finetune, prepared
+from unimo.finetune import Task, finetune, prepared
 from unimo.json_files import load_json, parse_json, write_json
 from unimo.machine import describe_machine
 from unimo.provenance import commit, weights_hash
 from unimo.recipes.finetuning import TUNINGS, find_tuning, is_small, ours
+from unimo.runs import read_log
 from unimo.tasks.forgetting import forgotten, write_before
 from unimo.tasks.gallery import FILE as EXAMPLES
 from unimo.tasks.gallery import galleries
-from unimo.tasks.plan import RANDOM, Entry, Plan, check_plan, read_plan
+from unimo.tasks.plan import RANDOM, SEED, Entry, Plan, check_plan, read_plan
 from unimo.tasks.quadrant_table import PRETRAINED, in_order, page, task_rows, untrained_rows
 from unimo.tasks.scenes import find_world
 from unimo.tasks.scenes_plan import scenes_plan
 from unimo.tasks.settings import Finetuning
+from unimo.train import train
 
 Row = dict[str, Any]
 Say = Callable[[str], None]
@@ -44,19 +55,22 @@ ABILITIES = "abilities"  # folder of what a fine-tuned model can still do
 FORGOTTEN = "forgetting.json"  # in there: what it can less than before
 SUMS = "sums.json"  # beside the abilities of the model itself: what each item adds to its scores
 MARKING = 20.0  # seconds that scoring a task is expected to take, until one was scored
+TIMED = 8  # steps by which the length of all is judged
 LEAST = 0.05  # minutes of training, however little time is left for a task that is begun
 
 
 @dataclass(frozen=True)
 class Job:
-    """A task of the plan, from the model or from random weights."""
+    """A task of the plan, from the model or from random weights. seed: counted from 1."""
 
     entry: Entry
     random: bool = False
+    seed: int = 1
 
     @property
     def folder(self) -> str:
-        return self.entry.called + (RANDOM if self.random else "")
+        later = f"{SEED}{self.seed}" if self.seed > 1 else ""
+        return self.entry.called + (RANDOM if self.random else "") + later
 
 
 def quadrants(
@@ -66,6 +80,7 @@ def quadrants(
     *,
     minutes: float = 15.0,
     random: bool = False,
+    seeds: int = 1,
     assignments: Sequence[str] = (),
     together: int = 16,
     say: Say = print,
@@ -74,14 +89,17 @@ def quadrants(
 
     plan: a JSON file (`unimo.tasks.plan`), "scenes" for a run that was trained on the generated world, or a `Plan`.
     minutes: of the whole call; nothing is begun that would not end in time. random: every task from random weights
-    too, for as many steps. assignments: key=value, settings of every task. together: rows that share a pass when
+    too. seeds: fine-tuning seeds of a task whose first is not better than its partner's. assignments: key=value, settings of every task. together: rows that share a pass when
     scored. Raises what reading, training and scoring raise; what was finished before stays.
     """
     began, out = time.monotonic(), Path(out)
     if distributed.start()[1] > 1:
         raise UsageError("one process at a time", where="torchrun", do="start it without torchrun")
-    if minutes <= 0:
+    if not 0 < minutes < math.inf:
         raise UsageError("no time", where="--minutes", got=minutes, expected="above 0")
+    if seeds < 1 or (seeds > 1 and not random):
+        what, expected = "seeds are for tasks beside their partners", "1, or more with --random"
+        raise UsageError(what, where="--seeds", got=seeds, expected=expected)
     answerer = answer.load(model, precision="fp32")
     facts = answerer.facts
     weights = "average.safetensors" if facts.get("averaged") else "model.safetensors"
@@ -90,14 +108,15 @@ def quadrants(
     plan = _opened(plan, settings.get("data", {}), out)
     jobs = [Job(entry) for entry in plan.entries]
     jobs += [Job(entry, True) for entry in plan.entries if random]
-    runs = {job.folder: _run(job, str(model), assignments) for job in jobs}  # a misspelt setting is told now
+    for job in jobs:
+        _run(job, str(model), assignments)  # a misspelt setting is told now
 
     def left() -> float:
         return 60 * minutes - (time.monotonic() - began)
 
     def told(not_begun: Sequence[str]) -> dict[str, Any]:
         spent = (time.monotonic() - began) / 60
-        whole = _whole(plan, jobs, out, not_begun)
+        whole = _whole(plan, out, random, seeds, not_begun)
         whole["title"] = f"{Path(model).resolve().name}: four quadrants"
         whole["facts"] = {
             **_facts(answerer, start, weights),
@@ -116,33 +135,38 @@ def quadrants(
         write_json(out / PRETRAINED / DONE, asked)
         say(f"abilities of {model}: {out / PRETRAINED / 'report.html'}")
     marking = 0.0  # seconds of a job that were not training, the most so far
-    todo = []
-    for job in jobs:
-        what = _asked(job, start, assignments)
-        if _finished(out / job.folder, what):
-            say(f"---- {job.folder}: finished before")
-        else:
-            todo.append((job, what))
-    for i, (job, what) in enumerate(todo):
-        overhead, remaining = marking or MARKING, left()
-        shares = [other.entry.share for other, _ in todo[i:]]
-        share = (remaining - overhead * len(shares)) / 60 * shares[0] / sum(shares)
-        run, seconds = _timed(runs[job.folder], job, max(LEAST, share), out)
-        if run is None or remaining <= overhead + (seconds if job.random else 0.0):
-            not_begun.append(job.folder)
-            say(f"---- {job.folder}: not begun, it would not end within {minutes:g} minutes")
-            continue
-        length = f"{run.minutes:.1f} minutes" if run.minutes else f"{run.steps:,} steps" if run.steps else "all epochs"
-        say(f"---- {job.folder}: {length}")
-        clock, folder = time.monotonic(), out / job.folder
-        resume = (folder / "settings.json").is_file()
-        finetune(run, folder, resume=resume, say=say, together=together, zero_shot=not job.random)
-        if plan.abilities and not job.random:
-            again = _abilities(folder, plan, folder / ABILITIES)
-            write_json(folder / ABILITIES / FORGOTTEN, forgotten(out / PRETRAINED / SUMS, again))
-        write_json(folder / DONE, what)
-        marking = max(marking, time.monotonic() - clock - _made(folder)[1])
-        told(not_begun)
+    for seed in range(1, seeds + 1):
+        todo = []
+        for job in (replace(job, seed=seed) for job in jobs):
+            what = _asked(job, start, assignments)
+            if seed > 1 and _verdict(job.entry, out) == "better":
+                continue
+            if _finished(out / job.folder, what):
+                say(f"---- {job.folder}: finished before")
+            else:
+                todo.append((job, what))
+        later = (seeds - seed) * sum(job.entry.share for job in jobs)
+        for i, (job, what) in enumerate(todo):
+            overhead, remaining = marking or MARKING, left()
+            shares = sum(other.entry.share for other, _ in todo[i:]) + later
+            count = len(todo) - i + (seeds - seed) * len(jobs)
+            share = (remaining - overhead * count) / 60 * job.entry.share / shares
+            run, seconds = _of_length(_run(job, str(model), assignments), job, max(LEAST, share), out)
+            if run is None or remaining <= overhead + seconds:
+                not_begun.append(job.folder)
+                say(f"---- {job.folder}: not begun, it would not end within {minutes:g} minutes")
+                continue
+            say(f"---- {job.folder}: {f'{run.steps:,} steps' if run.steps else f'{run.epochs:g} epochs'}")
+            clock, folder = time.monotonic(), out / job.folder
+            resume = (folder / "settings.json").is_file()
+            first = not job.random and job.seed == 1
+            finetune(run, folder, resume=resume, say=say, together=together, zero_shot=first)
+            if plan.abilities and first:
+                again = _abilities(folder, plan, folder / ABILITIES)
+                write_json(folder / ABILITIES / FORGOTTEN, forgotten(out / PRETRAINED / SUMS, again))
+            write_json(folder / DONE, what)
+            marking = max(marking, time.monotonic() - clock - _made(folder)[1])
+            told(not_begun)
     whole = told(not_begun)
     say(report.tables_text(page(whole)))
     say(f"{out / 'quadrants.json'}  {out / 'quadrants.html'}")
@@ -171,29 +195,48 @@ def _opened(plan: str | Path | Plan, trained: dict[str, Any], out: Path) -> Plan
 
 
 def _run(job: Job, model: str, assignments: Sequence[str]) -> Finetuning:
-    """The fine-tuning of a job; its minutes are only a sign that the clock decides."""
+    """The fine-tuning of a job. Nothing stops it early; without steps or epochs in the plan the clock decides them."""
     entry = job.entry
     run = prepared(find_tuning(entry.task), None if job.random else model, model)
     if is_small(run):
         run = ours(run)
     data = replace(run.data, train=entry.train, dev=entry.dev, test=entry.test, images=entry.images)
     data = replace(data, regions=entry.regions, columns=entry.columns, reader=entry.reader or run.data.reader)
-    run = replace(run, data=data, minutes=1.0)
-    own = override(run, entry.set)
-    return override(own, assignments)
+    run = replace(run, data=data, steps=None, epochs=None, minutes=None, patience=0)
+    run = override(override(run, entry.set), assignments)
+    if run.minutes is not None:
+        what, do = "a comparison needs a number of steps", "steps=..., or leave the length to the share of the time"
+        raise UsageError(what, where=f"{entry.called}, minutes", got=run.minutes, expected="none", do=do)
+    return replace(run, seed=run.seed + job.seed - 1)
 
 
-def _timed(run: Finetuning, job: Job, share: float, out: Path) -> tuple[Finetuning | None, float]:
-    """The run with its share of the time, in minutes, and the seconds it will take where that is known. One from random
-    weights makes as many steps as its partner made, else the two could not be compared; None without a partner."""
-    if run.minutes is None:
+def _of_length(run: Finetuning, job: Job, minutes: float, out: Path) -> tuple[Finetuning | None, float]:
+    """The run with its number of steps, and the seconds it will take where that is known.
+
+    Those from the model with the first seed decide: all others of the task make as many; None where it was not made.
+    """
+    first = out / job.entry.called
+    if job.random or job.seed > 1:
+        if not (first / DONE).is_file():
+            return None, 0.0
+        steps, seconds = _made(first)
+        return (run if run.steps or run.epochs else replace(run, steps=steps)), seconds
+    if run.steps or run.epochs:
         return run, 0.0
-    if not job.random:
-        return replace(run, minutes=share), 60 * share
-    if not (out / job.entry.called / DONE).is_file():
-        return None, 0.0
-    steps, seconds = _made(out / job.entry.called)
-    return replace(run, minutes=None, steps=steps), seconds
+    if (first / "settings.json").is_file():  # begun before: it goes on as it began
+        return replace(run, steps=load_json(first / "settings.json")["steps"]), 60 * minutes
+    return replace(run, steps=steps_within(run, minutes)), 60 * minutes
+
+
+def steps_within(run: Finetuning, minutes: float) -> int:
+    """How many steps of a run fit into so many minutes, by the median of a few; a tenth is left to the dev split."""
+    data = replace(run.data, dev=(), test=())
+    few = replace(run, data=data, steps=TIMED, minutes=None, epochs=None, tensorboard=False)
+    with tempfile.TemporaryDirectory() as folder:
+        train(Task(few), Path(folder) / "run", say=lambda _: None)
+        seconds = [0.0, *(record["seconds"] for record in read_log(Path(folder) / "run/log.jsonl"))]
+    each = median(after - before for before, after in pairwise(seconds))
+    return max(1, int(0.9 * 60 * minutes / each))
 
 
 def _made(folder: Path) -> tuple[int, float]:
@@ -205,7 +248,8 @@ def _made(folder: Path) -> tuple[int, float]:
 
 def _asked(job: Job, start: str, assignments: Sequence[str]) -> Row:
     """What must be the same for a finished task to be taken as it is."""
-    return {"start": start, "task": to_dict(job.entry), "random": job.random, "set": list(assignments)}
+    what = {"start": start, "task": to_dict(job.entry), "random": job.random, "set": list(assignments)}
+    return what if job.seed == 1 else {**what, "seed": job.seed}
 
 
 def _finished(folder: Path, asked: Row) -> bool:
@@ -245,7 +289,7 @@ def _facts(answerer: answer.Answerer, start: str, weights: str) -> dict[str, str
     }
 
 
-def _whole(plan: Plan, jobs: Sequence[Job], out: Path, not_begun: Sequence[str]) -> dict[str, Any]:
+def _whole(plan: Plan, out: Path, random: bool, seeds: int, not_begun: Sequence[str]) -> dict[str, Any]:
     """The table of everything that is finished in `out`, whenever that was."""
     rows, differences, notes = [], [], []
     before = _report(out / PRETRAINED)["scores"]
@@ -253,12 +297,12 @@ def _whole(plan: Plan, jobs: Sequence[Job], out: Path, not_begun: Sequence[str])
         told = _report(out / entry.called)
         if not told["scores"]:
             continue
-        random = _report(out / f"{entry.called}{RANDOM}")["scores"]
-        rows += task_rows(entry, told["scores"], random, told["facts"].get("minutes trained"))
+        rows += _rows(entry, out)
         lost = out / entry.called / ABILITIES / FORGOTTEN
         differences += [{"task": entry.called, **row} for row in (load_json(lost) if lost.is_file() else ())]
     if not plan.abilities:
         notes.append("no abilities in the plan: what fine-tuning made the model forget was not asked")
+    jobs = [Job(entry) for entry in plan.entries] + [Job(entry, True) for entry in plan.entries if random]
     missing = [job.folder for job in jobs if not (out / job.folder / DONE).is_file()]
     if not_begun:
         notes.append(f"not begun, the time was over: {', '.join(not_begun)}")
@@ -266,6 +310,24 @@ def _whole(plan: Plan, jobs: Sequence[Job], out: Path, not_begun: Sequence[str])
     shown = {entry.called: f"{entry.called}/{EXAMPLES}" for entry in plan.entries if entry.called not in missing}
     shown = {name: path for name, path in shown.items() if (out / path).is_file()}
     return {"quadrants": rows, "forgetting": differences, "galleries": shown, "missing": missing, "notes": notes}
+
+
+def _rows(entry: Entry, out: Path) -> list[Row]:
+    """The rows of a task, over all seeds that are finished both from the model and from random weights."""
+    own, random = [], []
+    for seed in itertools.count(1):
+        pair = [_report(out / Job(entry, of_random, seed).folder) for of_random in (False, True)]
+        if not pair[0]["scores"] or (seed > 1 and not pair[1]["scores"]):
+            break
+        own.append(pair[0])
+        random += [pair[1]["scores"]] if pair[1]["scores"] else []
+    return task_rows(entry, [one["scores"] for one in own], random, own[0]["facts"] if own else {})
+
+
+def _verdict(entry: Entry, out: Path) -> str | None:
+    """What the task's first metric says of the model beside random weights; None where there is no partner yet."""
+    rows = _rows(entry, out)
+    return rows[0]["verdict"] if rows else None
 
 
 def _galleries(whole: Row, out: Path) -> list[Row]:

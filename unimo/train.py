@@ -142,18 +142,18 @@ def train(run: Run | Work, out: str | Path, *, resume: bool = False, say: Callab
                 groups = tensors(model, optimiser, averaged)
                 return checkpoint.save(out / "checkpoints", state["step"], groups, facts(), keep=settings.keep)
 
-        def ask() -> float:
-            """The model's mark on the dev split; the best weights so far are kept apart."""
+        def ask() -> tuple[float, float]:
+            """The model's score and loss on the dev split; the best weights so far are kept apart."""
             assert work.marks is not None
             with answering(model, averaged):
-                score = distributed.mean(work.marks.ask(model))[0]
-            best = work.marks.add(state["step"], score)
+                score, dev_loss = distributed.mean(*work.marks.ask(model))
+            best = work.marks.add(state["step"], score, dev_loss, _schedule(work, state))
             with distributed.together():
                 if best and chief:
                     weights: dict[str, dict[str, Tensor]]
                     weights = {"average": averaged} if averaged else {"model": dict(model.named_parameters())}
                     checkpoint.save(out / "best", state["step"], weights, facts())
-            return score
+            return score, dev_loss
 
         # Steps.
         learner: nn.Module = (work.learner or Learner)(model, work.active)
@@ -197,7 +197,7 @@ def train(run: Run | Work, out: str | Path, *, resume: bool = False, say: Callab
             record["seconds"] = round(state["elapsed"], 3)
             was_asked = work.marks is not None and work.marks.is_due(state["step"], _progress(work, state) >= 1)
             if was_asked:
-                record["dev"] = ask()
+                record["dev"], record["dev_loss"] = ask()
             if log is not None:
                 log.write(**record)
             if board is not None:
@@ -285,10 +285,18 @@ def _open_folder(out: Path, resume: bool) -> runs.RunFolder:
 
 
 def _progress(work: Work, state: dict[str, Any]) -> float:
-    """Share of the run that is done."""
+    """Share of the run that is done; one that stops early is done before its schedule is."""
     if work.marks is not None and work.marks.patience_is_over:
         return 1.0
-    return state["step"] / work.steps if work.steps else state["elapsed"] / (60 * (work.settings.minutes or 1))
+    return _schedule(work, state)
+
+
+def _schedule(work: Work, state: dict[str, Any]) -> float:
+    """Share of the schedule that is done: by steps, or by the clock, but not before the least steps are made."""
+    if work.steps:
+        return state["step"] / work.steps
+    by_clock = state["elapsed"] / (60 * (work.settings.minutes or 1))
+    return min(by_clock, state["step"] / work.least_steps) if work.least_steps else by_clock
 
 
 def _save_is_due(settings: LoopSettings, state: dict[str, Any], saved_at: float) -> bool:

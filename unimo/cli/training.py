@@ -181,6 +181,9 @@ def quadrants(
     ] = "scenes",
     minutes: Annotated[float, typer.Option(help="Of the whole call; what does not fit is named.")] = 15.0,
     random: Annotated[bool, typer.Option("--random", help="Every task from random weights too.")] = False,
+    seeds: Annotated[
+        int, typer.Option(help="With --random: so many seeds of a task whose first is not better.", min=1)
+    ] = 1,
     together: Annotated[int, typer.Option(help="Rows scored in one pass.", min=1)] = 16,
     assignments: Sets = None,
 ) -> None:
@@ -189,7 +192,7 @@ def quadrants(
     from unimo.quadrants import quadrants as run_quadrants
 
     options: dict[str, Any] = {"assignments": assignments or (), "together": together}
-    run_quadrants(model, plan, out, minutes=minutes, random=random, say=say, **options)
+    run_quadrants(model, plan, out, minutes=minutes, random=random, seeds=seeds, say=say, **options)
     distributed.stop()
 
 

@@ -88,7 +88,7 @@ def check_plan(plan: Plan, recipes: Mapping[str, Any], *, where: str) -> None:
             expected = ", ".join(sorted(recipes))
             raise UsageError("no such task", where=f"{here}.task", got=entry.task, expected=expected, do=do)
         name = entry.called
-        if name != Path(name).name or name.startswith(".") or name in RESERVED or name.endswith(RANDOM):
+        if name != Path(name).name or name.startswith(".") or name in RESERVED or name.endswith(RANDOM) or SEED in name:
             raise UsageError("not a name of a folder", where=f"{here}.name", got=name, expected="letters and digits")
         if name in seen:
             what, do = "two tasks of one name", "give one of them another name"
@@ -105,6 +105,7 @@ def check_plan(plan: Plan, recipes: Mapping[str, Any], *, where: str) -> None:
 
 
 RANDOM = "-random"  # ends the folder of a task that began with random weights
+SEED = "-seed-"  # with a number, ends the folder of a task's later seeds
 RESERVED = ("data", "pretrained")  # folders beside those of the tasks
 
-__all__ = ["RANDOM", "Entry", "Plan", "Quadrant", "check_plan", "read_plan"]
+__all__ = ["RANDOM", "SEED", "Entry", "Plan", "Quadrant", "check_plan", "read_plan"]

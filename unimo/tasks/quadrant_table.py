@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unimo.metrics.seeds import over_seeds
+from unimo.metrics.verdict import verdict
+from unimo.tasks.kinds import SMALLER_IS_BETTER
 from unimo.tasks.plan import Entry
 from unimo.tasks.published import PUBLISHED
 
@@ -17,20 +20,23 @@ UNTRAINED = {"Retrieval": "understanding, cross-modal", "Captions": "generation,
 LESSER = ("R@5", "R@10")  # not in the tables; the JSON file has them
 
 
-def task_rows(entry: Entry, told: Sequence[Row], random: Sequence[Row] = (), minutes: str | None = None) -> list[Row]:
+def task_rows(
+    entry: Entry, told: Sequence[Sequence[Row]], random: Sequence[Sequence[Row]] = (), facts: Mapping[str, str] = {}
+) -> list[Row]:
     """One row for each metric of the split that is told: test where it has labels, else dev.
 
-    told, random: score rows of the task fine-tuned from the model, and from random weights. minutes: of training.
+    told, random: of each seed, score rows of the task fine-tuned from the model, and from random weights. facts: of the
+    first seed's report. The verdict is the model's, beside random weights.
     """
-    chance = {(row["task"], row["metric"]): row["score"] for row in random}
-    split = "test" if any(row["task"].endswith(", test") for row in told) else "dev"
-    here = [row for row in told if row["task"].endswith(f", {split}")]
+    split = "test" if any(row["task"].endswith(", test") for row in told[0]) else "dev"
+    here = [row for row in told[0] if row["task"].endswith(f", {split}")]
     found = []
     for row in here:
         metric, _, baseline = row["metric"].partition(", ")
         if baseline:
             continue
         others = [(r["metric"].partition(", "), r["score"]) for r in here]
+        score, partner = (_of_seeds(seeds, row["task"], row["metric"]) for seeds in (told, random))
         found.append(
             {
                 "quadrant": entry.quadrant,
@@ -39,15 +45,24 @@ def task_rows(entry: Entry, told: Sequence[Row], random: Sequence[Row] = (), min
                 "metric": metric,
                 "unit": row.get("unit", ""),
                 "split": split,
-                "score": row["score"],
+                "score": score,
                 "baselines": {name: score for (of, _, name), score in others if name and of == metric},
-                "from_random": chance.get((row["task"], row["metric"])),
+                "from_random": partner,
+                "verdict": verdict(score, partner, smaller_is_better=metric in SMALLER_IS_BETTER)
+                if partner
+                else None,
                 "published": [one.to_dict() for one in PUBLISHED.get(entry.task, ())],
-                "minutes_trained": minutes,
+                "steps": facts.get("steps"),
+                "minutes_trained": facts.get("minutes trained"),
                 "folder": entry.called,
             }
         )
     return found
+
+
+def _of_seeds(seeds: Sequence[Sequence[Row]], task: str, metric: str) -> Row | None:
+    found = [row["score"] for rows in seeds for row in rows if (row["task"], row["metric"]) == (task, metric)]
+    return over_seeds(found) if found and all(found) else None
 
 
 def untrained_rows(before: Sequence[Row]) -> list[Row]:
@@ -55,7 +70,7 @@ def untrained_rows(before: Sequence[Row]) -> list[Row]:
     return [
         {"quadrant": quadrant, "task": row["task"], "about": "asked without fine-tuning", "metric": row["metric"],
          "unit": row.get("unit", ""), "split": "of abilities", "score": row["score"], "baselines": {},
-         "from_random": None, "published": [], "minutes_trained": None, "folder": PRETRAINED}
+         "from_random": None, "verdict": None, "published": [], "steps": None, "minutes_trained": None, "folder": PRETRAINED}
         for row in before
         for name, quadrant in UNTRAINED.items()
         if row["task"].startswith(name) and not is_lesser(row["metric"])
@@ -83,8 +98,9 @@ def page(whole: Mapping[str, Any]) -> dict[str, Any]:
     tables = [
         {
             "title": "Four quadrants",
-            "note": "Scores with 95 % intervals. Published: other models, data and machines; the split in brackets.",
-            "columns": ["quadrant", "task", "metric", "split", "score", "baselines", "random weights", "published"],
+            "note": "Scores with 95 % intervals. Verdict: the model beside random weights, same steps and schedule; no "
+            "difference where the intervals meet. Published: other models, data and machines; the split in brackets.",
+            "columns": ["quadrant", "task", "metric", "split", "score", "baselines", "random weights", "verdict", "published"],
             "rows": [
                 [
                     row["quadrant"],
@@ -94,6 +110,7 @@ def page(whole: Mapping[str, Any]) -> dict[str, Any]:
                     _spelled(row["score"], row["unit"]),
                     "; ".join(_baselines(row)) or "–",
                     _spelled(row["from_random"], row["unit"]) if row["from_random"] else "–",
+                    row["verdict"] or "–",
                     "; ".join(f"{p['model']} {p['metric']} {p['value']} ({p['split']})" for p in row["published"])
                     or "–",
                 ]

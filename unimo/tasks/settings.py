@@ -68,6 +68,7 @@ class Reading:
     least: int = setting(1, "soft: how often an answer must occur in training to be given", at_least=1)
     prior: bool = setting(False, "begin with the frequency of each label in training, not with all alike")
     positive: str | None = setting(None, "the class that F1 and Matthews look for; none: the last by name")
+    fresh_pooler: bool = setting(False, "begin with random poolers of what is read, not with the pre-trained ones")
     standardise: bool = setting(False, "regression: learn a number as deviations from the training split's mean")
 
 
@@ -137,7 +138,7 @@ class Finetuning:
     epochs: float | None = setting(10.0, "length of the run in epochs; used when steps and minutes are none", above=0)
     steps: int | None = setting(None, "length of the run in steps; used when minutes is none", at_least=1)
     minutes: float | None = setting(None, "length of the run in minutes", above=0)
-    least_steps: int = setting(0, "steps at least, however few the rows; counts with epochs only", at_least=0)
+    least_steps: int = setting(0, "steps at least, however few the rows or the minutes", at_least=0)
     dev_epochs: float = setting(1.0, "epochs between two questions to the dev split", above=0)
     dev_steps: int | None = setting(
         None, "steps between two questions to the dev split, in place of dev_epochs", at_least=1
@@ -145,6 +146,9 @@ class Finetuning:
     dev_limit: int | None = setting(None, "dev rows asked while training at most; the last score takes all", at_least=1)
     patience: int = setting(
         0, "questions to the dev split without a new best after which the run stops; 0: never", at_least=0
+    )
+    patience_from: float = setting(
+        0.7, "share of the schedule from which on questions count for patience", at_least=0, at_most=1
     )
     seed: int = setting(0, "all chance of the run")
     precision: Literal["auto", "bf16", "fp32"] = setting("auto", "auto, bf16 or fp32")

@@ -1,4 +1,4 @@
-"""The dev split during a run: when it is asked, which checkpoint answered best, and when to stop hoping."""
+"""The dev split during a run: when it is scored, which checkpoint was best, and when to stop early."""
 
 from __future__ import annotations
 
@@ -7,57 +7,82 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from unimo.model.unified import Unified
 
+WORST = float("-inf")
+
+
+class Mark(NamedTuple):
+    """The dev split scored once. score: larger is better. loss: mean dev loss. progress: share of the schedule, 0 to 1."""
+
+    step: int
+    score: float
+    loss: float
+    progress: float
+
+    @property
+    def rank(self) -> tuple[float, float, int]:
+        """Larger is better: the score; of equal scores the lower loss; of equal losses the later step.
+
+        A score may stand still (Matthews is 0 while every answer is the same class) where the loss already falls.
+        """
+        return self.score, -self.loss, self.step
+
 
 @dataclass
 class Marks:
-    """ask: the model's score on the dev split, larger is better. every: steps between two questions.
+    """Early stopping. ask: the model's (score, loss) on the dev split. every: steps between two questions.
 
-    patience: questions without a new best after which the run stops; 0: never. given: (step, score) so far, in order;
-    what is needed to go on after a stop, see `to_state`.
+    patience: questions without a new best after which the run stops; 0: never. begins: share of the schedule from which
+    on questions count for patience: before, the rate is still high, and scores say little of where it ends. least:
+    steps that are made whatever the scores are. given: all marks so far, in order.
     """
 
-    ask: Callable[[Unified], float]
+    ask: Callable[[Unified], tuple[float, float]]
     every: int
     patience: int = 0
-    given: list[tuple[int, float]] = field(default_factory=list)
+    begins: float = 0.0
+    least: int = 0
+    given: list[Mark] = field(default_factory=list)
 
     def is_due(self, step: int, done: bool) -> bool:
-        """Whether the dev split is asked after so many steps; always when the run is done, never twice at a step."""
-        asked = bool(self.given) and self.given[-1][0] == step
+        """Whether the dev split is scored after so many steps; always when the run is done, never twice at a step."""
+        asked = bool(self.given) and self.given[-1].step == step
         return not asked and (done or step % self.every == 0)
 
-    def add(self, step: int, score: float) -> bool:
-        """Takes a score; whether it is better than all before. A score that is no number is the worst."""
-        best = self.best
-        self.given.append((step, score if score == score else float("-inf")))
-        return best is None or self.given[-1][1] > best[1]
+    def add(self, step: int, score: float, loss: float, progress: float) -> bool:
+        """Takes a mark; whether it is the best so far. A score or loss that is no number is the worst."""
+        mark = Mark(step, score if score == score else WORST, loss if loss == loss else -WORST, progress)
+        self.given.append(mark)
+        return self.best == mark
 
     @property
-    def best(self) -> tuple[int, float] | None:
-        """(step, score) of the best so far, of equals the first; None before the first question."""
-        return max(self.given, key=lambda one: (one[1], -one[0]), default=None)
+    def best(self) -> Mark | None:
+        """None before the first question."""
+        return max(self.given, key=lambda mark: mark.rank, default=None)
 
     @property
     def patience_is_over(self) -> bool:
         best = self.best
-        return bool(self.patience) and best is not None and self._since(best[0]) >= self.patience
-
-    def _since(self, step: int) -> int:
-        return sum(one[0] > step for one in self.given)
+        if not self.patience or best is None or self.given[-1].step < self.least:
+            return False
+        waited = [mark for mark in self.given if mark.step > best.step and mark.progress >= self.begins]
+        return len(waited) >= self.patience
 
     def to_state(self) -> list[list[Any]]:
         """For a checkpoint's JSON, which knows no infinity."""
-        return [[step, None if score == float("-inf") else score] for step, score in self.given]
+        return [[value if abs(value) != -WORST else None for value in mark] for mark in self.given]
 
     def from_state(self, state: list[list[Any]]) -> None:
-        self.given = [(int(step), float("-inf") if score is None else float(score)) for step, score in state]
+        worst = (0, WORST, -WORST, 0.0)
+        self.given = [
+            Mark(*(other if value is None else value for value, other in zip(mark, worst))) for mark in state
+        ]
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ class Pretraining:
 
     may_change: tuple[str, ...] = MAY_CHANGE
     marks: Marks | None = None
+    least_steps = 0
     learner: Callable[[Unified, dict[str, Objective]], nn.Module] | None = None
 
     def __init__(self, run: Run):

@@ -12,7 +12,7 @@ from unimo.errors import DataError, UsageError, nearest
 from unimo.model.build import ModelSettings
 from unimo.model.task_heads import HeadSettings, Reads
 from unimo.tasks.kinds.classify import Classify, best_answer
-from unimo.tasks.kinds.kind import Kind, Row
+from unimo.tasks.kinds.kind import Kind, Row, mean_loss
 from unimo.tasks.kinds.rank import Rank
 from unimo.tasks.kinds.regress import Regress, numbers_of
 from unimo.tasks.kinds.write import Write
@@ -164,4 +164,4 @@ def _labels(run: Finetuning, train: Examples) -> tuple[str, ...]:
     return labels
 
 
-__all__ = ["Classify", "Kind", "Rank", "Regress", "Write", "as_asked", "mark", "question", "resolved"]
+__all__ = ["Classify", "Kind", "Rank", "Regress", "Write", "as_asked", "mark", "mean_loss", "question", "resolved"]

@@ -82,7 +82,7 @@ def answered(
     question: Kind, answerer: Answerer, rows: TaskRows, numbers: Sequence[int]
 ) -> tuple[Batch, Towers, dict[str, Fused]]:
     """One forward pass over some rows, as in training but for its chance and its loss."""
-    draft = rows.draft([Place(number) for number in numbers])
+    draft = rows.draft([Place(number, names=(0, number, 0)) for number in numbers])
     question.corrupt(draft)
     batch = draft.finish().to(answerer.device)
     model: Unified = answerer.model
@@ -90,6 +90,24 @@ def answered(
         towers = model.towers(batch)
         fused = model.fuse(towers, question.requests(model, batch, towers))
     return batch, towers, fused
+
+
+def mean_loss(kind: Kind, answerer: Answerer, rows: TaskRows, together: int) -> float:
+    """The training loss over the labelled rows of a split, without dropout; nan where none has a label.
+
+    Of several targets of a row the first counts. A loss that depends on which rows share a pass (contrast) is that of
+    passes of `together` rows in the order of the split.
+    """
+    numbers = labelled(rows.examples).tolist()
+    total, count = 0.0, 0
+    for first in range(0, len(numbers), together):
+        batch, towers, fused = answered(kind, answerer, rows, numbers[first : first + together])
+        with torch.inference_mode(), precision_of(answerer):
+            parts = kind.loss(answerer.model, batch, towers, fused)
+        weighed = [part for part in parts.values() if part.weight]
+        total += sum(part.weight * float(part.total) / max(1, int(part.count)) for part in weighed) * len(batch.keys["examples"])
+        count += len(batch.keys["examples"])
+    return total / count if count else float("nan")
 
 
 def precision_of(answerer: Answerer) -> torch.autocast:
