@@ -13,6 +13,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from unimo.metrics.verdict import verdict
+
 ROOT = Path(__file__).resolve().parent.parent
 Columns = dict[tuple[str, str], str]  # (first words of a task, its metric) -> the column's head
 RUNS: Columns = {
@@ -68,9 +70,9 @@ def _spread(scores: list[dict]) -> str:
 
 
 def tasks_table(paths: Iterable[Path]) -> str:
-    """What `unimo quadrants` told: a line per task, its first metric."""
+    """What `unimo quadrants` told: a line per task, its first metric. Better, worse: intervals that lie apart."""
     lines = [
-        "| task | rows, metric | fine-tuned | from random weights | best simple baseline | intervals apart |",
+        "| task | rows, metric | fine-tuned | from random weights | pre-trained is | best simple baseline |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for path in paths:
@@ -82,13 +84,12 @@ def tasks_table(paths: Iterable[Path]) -> str:
             seen.add(row["task"])
             score, random = row["score"], row["from_random"]
             name, simple = max(row["baselines"].items(), key=lambda each: each[1]["value"], default=("", None))
-            apart = "" if random is None else "yes" if score["low"] > random["high"] else "no"
             cells = (
                 row["task"],
                 f"{score['n']:,} {row['split']}, {row['metric']}",
                 *(_score(each, row["unit"]) for each in (score, random)),
+                "" if random is None else verdict(score, random),
                 f"{_score(simple, row['unit'])} {name}".strip(),
-                apart,
             )
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -101,7 +102,8 @@ def _score(score: dict | None, unit: str) -> str:
     scale, digits = (100, 1) if unit == "%" else (1, 2)
     known = (score[key] for key in ("value", "low", "high") if score.get(key) is not None)
     value, *ends = (f"{scale * each:.{digits}f}" for each in known)
-    return value + (f" ({ends[0]} to {ends[1]})" if len(ends) == 2 else "")
+    seeds = f", {len(score['seeds'])} seeds" if "seeds" in score else ""
+    return value + (f" ({ends[0]} to {ends[1]}{seeds})" if len(ends) == 2 else "")
 
 
 def filled(readme: str, folder: Path) -> str:

@@ -20,6 +20,7 @@ from unimo.data.scenes import write_world
 from unimo.errors import DataError, UnimoError, UsageError
 from unimo.model.build import ModelSettings, build
 from unimo.recipes.finetuning import TUNINGS
+from unimo.runs import read_log
 from unimo.tasks.plan import Entry, Plan, read_plan
 from unimo.tasks.published import PUBLISHED
 from unimo.tasks.quadrant_table import PRETRAINED
@@ -156,30 +157,83 @@ def test_time_ends_and_what_was_not_begun_is_named(start, tmp_path, monkeypatch)
     plan = Plan((texts(tmp_path, name="one"), texts(tmp_path, name="two", share=3.0)))
     now, begun = [0.0], {}
     monkeypatch.setattr(Q.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Q, "steps_within", lambda run, minutes: int(60 * minutes / 2))  # two seconds a step
 
     def takes_its_time(run, folder, **_):
         folder.mkdir(parents=True)
         (folder / "evaluation.json").write_text('{"scores": []}')
-        seconds = 60 * run.minutes if run.minutes else 2.0 * run.steps
-        (folder / "log.jsonl").write_text(json.dumps({"step": 6, "seconds": seconds}) + "\n")
-        begun[folder.name] = run.minutes or f"{run.steps} steps"
-        now[0] += seconds + 100  # scoring takes 100 seconds
+        begun[folder.name] = run.steps
+        assert run.minutes is None and run.epochs is None and run.patience == 0
+        (folder / "log.jsonl").write_text(json.dumps({"step": run.steps - 1, "seconds": 2.0 * run.steps}) + "\n")
+        now[0] += 2.0 * run.steps + 100  # scoring takes 100 seconds
 
     monkeypatch.setattr(Q, "finetune", takes_its_time)
     whole = Q.quadrants(start, plan, tmp_path / "out", minutes=4.0, say=quiet)
-    assert begun == {"one": pytest.approx((4 - 2 * Q.MARKING / 60) / 4)}  # a quarter of what scoring leaves
+    assert begun == {"one": int((4 * 60 - 2 * Q.MARKING) / 4 / 2)}  # a quarter of what scoring leaves
     assert whole["missing"] == ["two"] and "not begun, the time was over: two" in whole["notes"]
     assert (tmp_path / "out/one" / Q.DONE).is_file()
 
     whole = Q.quadrants(start, plan, tmp_path / "out", minutes=4.0, say=quiet)  # started again, it goes on
-    assert begun["two"] == pytest.approx(4 - Q.MARKING / 60) and not whole["missing"]
+    assert begun["two"] == int((4 * 60 - Q.MARKING) / 2) and not whole["missing"]
 
     whole = Q.quadrants(start, plan, tmp_path / "out", minutes=4.0, random=True, say=quiet)
-    assert begun["one-random"] == "7 steps"  # as many as "one" made
+    assert begun["one-random"] == begun["one"]  # as many steps as its partner
     # What "two" took is more than is left.
     assert whole["missing"] == ["two-random"] and "two-random" in whole["notes"][-1]
     with pytest.raises(UsageError, match="no time"):
         Q.quadrants(start, plan, tmp_path / "out", minutes=0, say=quiet)
+
+
+def test_both_partners_have_the_same_steps_and_the_same_whole_schedule(start, tmp_path, monkeypatch):
+    """Whatever the time allows and whatever the dev scores are: every rate of one is a rate of the other."""
+    monkeypatch.setattr(Q, "steps_within", lambda run, minutes: 7)
+    plan = Plan((texts(tmp_path, name="one", set=("batch=4", "precision=fp32", "tensorboard=false")),))
+    Q.quadrants(start, plan, tmp_path / "out", minutes=1e6, random=True, say=quiet)
+    rates = {}
+    for name in ("one", "one-random"):
+        records = list(read_log(tmp_path / "out" / name / "log.jsonl"))
+        rates[name] = [record["rate"] for record in records]
+        assert json.loads((tmp_path / "out" / name / "settings.json").read_text())["patience"] == 0
+        facts = json.loads((tmp_path / "out" / name / "evaluation.json").read_text())["facts"]
+        assert facts["steps"] == str(len(records)) and facts["best checkpoint"].startswith("step ")
+    assert rates["one"] == rates["one-random"] and len(rates["one"]) == 7
+
+
+def test_steps_that_fit_follow_from_what_a_step_takes(start, tmp_path, monkeypatch):
+    run = Q._run(Q.Job(texts(tmp_path)), start, ["batch=4"])
+    monkeypatch.setattr(Q, "train", lambda work, out, **_: out.mkdir())
+    seconds = [9.0, 9.5, 10.0, 30.0, 30.5, 31.0]  # half a second each, but for two that wait for something
+    monkeypatch.setattr(Q, "read_log", lambda path: [{"step": i, "seconds": s} for i, s in enumerate(seconds)])
+    assert Q.steps_within(run, 1.0) == int(0.9 * 60 / 0.5)
+
+
+def test_a_task_that_is_not_better_is_made_with_further_seeds(start, tmp_path, monkeypatch):
+    plan = Plan(tuple(texts(tmp_path, name=name, set=("steps=5",)) for name in ("clear", "close")))
+    made, values = [], {"clear": 0.9, "clear-random": 0.5, "close": 0.6, "close-random": 0.55}
+    values |= {f"close-seed-{n}": 0.6 for n in (2, 3)} | {f"close-random-seed-{n}": 0.4 for n in (2, 3)}
+
+    def scored(run, folder, **_):
+        made.append((folder.name, run.seed, run.steps))
+        folder.mkdir(parents=True)
+        (folder / "log.jsonl").write_text('{"step": 4, "seconds": 1.0}\n')
+        value = values[folder.name]
+        score = {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 100}
+        row = {"task": "classification, dev", "metric": "accuracy", "score": score, "unit": "%"}
+        (folder / "evaluation.json").write_text(json.dumps({"scores": [row], "facts": {"steps": "5"}}))
+
+    monkeypatch.setattr(Q, "finetune", scored)
+    whole = Q.quadrants(start, plan, tmp_path / "out", random=True, seeds=3, say=quiet)
+    assert made == [
+        ("clear", 0, 5), ("close", 0, 5), ("clear-random", 0, 5), ("close-random", 0, 5),
+        ("close-seed-2", 1, 5), ("close-random-seed-2", 1, 5), ("close-seed-3", 2, 5), ("close-random-seed-3", 2, 5),
+    ]  # fmt: skip
+    clear, close = whole["quadrants"]
+    assert clear["verdict"] == "better" and close["score"]["seeds"] == [0.6] * 3
+    assert close["from_random"]["value"] == pytest.approx(0.45) and close["verdict"] == "no difference"
+    with pytest.raises(UsageError, match="seeds are for tasks beside their partners"):
+        Q.quadrants(start, plan, tmp_path / "other", seeds=3, say=quiet)
+    with pytest.raises(UsageError, match="a comparison needs a number of steps"):
+        Q.quadrants(start, plan, tmp_path / "other", assignments=["minutes=3"], say=quiet)
 
 
 def test_a_plan_from_a_file_by_the_command_line(start, tmp_path):

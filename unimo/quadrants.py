@@ -224,8 +224,8 @@ def _of_length(run: Finetuning, job: Job, minutes: float, out: Path) -> tuple[Fi
     if run.steps or run.epochs:
         return run, 0.0
     if (first / "settings.json").is_file():  # begun before: it goes on as it began
-        return replace(run, steps=load_json(first / "settings.json")["steps"]), 60 * minutes
-    return replace(run, steps=steps_within(run, minutes)), 60 * minutes
+        return replace(run, steps=load_json(first / "settings.json")["steps"]), 0.0
+    return replace(run, steps=steps_within(run, minutes)), 0.0  # what fits, fits
 
 
 def steps_within(run: Finetuning, minutes: float) -> int:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -19,6 +21,8 @@ from unimo.config import diff, override, to_dict
 from unimo.errors import UsageError
 from unimo.finetune import finetune
 from unimo.json_files import load_json, write_json
+from unimo.machine import describe_machine
+from unimo.provenance import commit
 from unimo.tasks.settings import Finetuning
 
 DONE = "marks.json"
@@ -55,7 +59,13 @@ def sweep(
         rows.append({"settings": list(chosen), "seeds": seeds, **_summary(marks)})
     scored = [row for row in rows if "dev" in row]
     best = max(scored, key=lambda row: row["dev"]["mean"], default=None)
-    summary = {"task": run.task, "chosen by": list(run.metrics[:1]), "runs": rows, "best on dev": best}
+    facts = {
+        "command": shlex.join(sys.argv),
+        "commit": commit() or "unknown (not a git checkout)",
+        "started from": run.start or "random weights",
+        "machine": ", ".join(f"{name} {value}" for name, value in describe_machine().items()),
+    }
+    summary = {"task": run.task, "chosen by": list(run.metrics[:1]), "facts": facts, "runs": rows, "best on dev": best}
     write_json(out / "summary.json", summary)
     for line in table(rows, best):
         say(line)
