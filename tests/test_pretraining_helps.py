@@ -18,8 +18,8 @@ from unimo import train as T
 from unimo.finetune import finetune, prepared
 from unimo.tasks.settings import TaskData
 
-ALIVE = "dog cat horse sheep bird fish bear lion wolf duck mouse rabbit".split()
-THINGS = "hammer bottle table chair lamp knife box cup key book phone clock".split()
+ALIVE = ["dog", "cat", "horse", "sheep", "bird", "fish", "bear", "lion", "wolf", "duck", "mouse", "rabbit"]
+THINGS = ["hammer", "bottle", "table", "chair", "lamp", "knife", "box", "cup", "key", "book", "phone", "clock"]
 DOING = ("sleeps near the river", "runs over the hill", "eats in the wood", "drinks from the river")
 LYING = ("lies on the shelf", "was bought in a shop", "broke in the kitchen", "stands on the shelf")
 

@@ -105,7 +105,12 @@ def mark_task(
                 items[f"{twins.what} of {name} that are also in training"] = seen
     whole = {
         "title": f"{run.task}: {out.resolve().name}",
-        "facts": {**_facts(run, kind, answerer, together), **_length(run, answerer, out), **items, "minutes marked": _minutes(started)},
+        "facts": {
+            **_facts(run, kind, answerer, together),
+            **_length(run, answerer, out),
+            **items,
+            "minutes marked": _minutes(started),
+        },
         "scores": scores,
         "curves": curves(out / "log.jsonl") if (out / "log.jsonl").is_file() else [],
         "galleries": [one for told in shown for one in galleries(run.task, told)],
@@ -175,14 +180,15 @@ def _length(run: Finetuning, answerer: Answerer, out: Path) -> dict[str, str]:
     """How long the run was, and where in it the checkpoint that answers lies."""
     facts = answerer.facts
     made = {"step": facts["step"] - 1, "seconds": facts.get("elapsed", 0.0)}  # of a saved folder nothing else is known
-    for made in read_log(out / "log.jsonl") if (out / "log.jsonl").is_file() else ():
-        pass
+    if (out / "log.jsonl").is_file():
+        *_, made = read_log(out / "log.jsonl")
     marks = facts.get("marks", [])
     found = {"steps": str(made["step"] + 1), "minutes trained": f"{made['seconds'] / 60:.1f}"}
     if marks:
         _, score, loss, _ = next(mark for mark in marks if mark[0] == facts["step"])
-        told = f"{run.metrics[0]} {score}, loss {loss}" if None in (score, loss) else f"{run.metrics[0]} {score:.4g}, loss {loss:.4g}"
-        found["best checkpoint"] = f"step {facts['step']}, after {facts.get('elapsed', 0.0) / 60:.1f} minutes: {told} on dev"
+        told = ", ".join(f"{name} {x:.4g}" for name, x in ((run.metrics[0], score), ("loss", loss)) if x is not None)
+        minutes = facts.get("elapsed", 0.0) / 60
+        found["best checkpoint"] = f"step {facts['step']}, after {minutes:.1f} minutes: {told} on dev"
     return found
 
 

@@ -6,9 +6,9 @@
     DIR/quadrants.json    the table, written anew after every task
     DIR/quadrants.html    its page, with the examples that each DIR/TASK/gallery.json holds
 
-A task and its partner from random weights are compared under equal rules: the same number of steps, fixed before either
-begins, the same whole schedule (nothing stops early), the same rows and the same way to choose a checkpoint. Steps stand
-in the plan (`"set": ["steps=600"]`), or are those that a task's share of the time allows, measured on a few.
+A task and its partner from random weights are compared under equal rules: the same number of steps, fixed before
+either begins, the same whole schedule (nothing stops early), the same rows and the same way to choose a checkpoint.
+Steps stand in the plan (`"set": ["steps=600"]`), or are those that a task's share of the time allows, measured on a few.
 
 Started again, what is finished is left alone. Time is shared out among what is left to do; what was not begun is named.
 """
@@ -89,8 +89,9 @@ def quadrants(
 
     plan: a JSON file (`unimo.tasks.plan`), "scenes" for a run that was trained on the generated world, or a `Plan`.
     minutes: of the whole call; nothing is begun that would not end in time. random: every task from random weights
-    too. seeds: fine-tuning seeds of a task whose first is not better than its partner's. assignments: key=value, settings of every task. together: rows that share a pass when
-    scored. Raises what reading, training and scoring raise; what was finished before stays.
+    too. seeds: fine-tuning seeds of a task whose first is not better than its partner's. assignments: key=value,
+    settings of every task. together: rows that share a pass when scored. Raises what reading, training and scoring
+    raise; what was finished before stays.
     """
     began, out = time.monotonic(), Path(out)
     if distributed.start()[1] > 1:
@@ -129,10 +130,10 @@ def quadrants(
         return whole
 
     not_begun: list[str] = []
-    asked = {"start": start, "abilities": dict(plan.abilities)}
-    if plan.abilities and not (_finished(out / PRETRAINED, asked) and (out / PRETRAINED / SUMS).is_file()):
+    before: Row = {"start": start, "abilities": dict(plan.abilities)}
+    if plan.abilities and not (_finished(out / PRETRAINED, before) and (out / PRETRAINED / SUMS).is_file()):
         write_before(out / PRETRAINED / SUMS, _abilities(model, plan, out / PRETRAINED))
-        write_json(out / PRETRAINED / DONE, asked)
+        write_json(out / PRETRAINED / DONE, before)
         say(f"abilities of {model}: {out / PRETRAINED / 'report.html'}")
     marking = 0.0  # seconds of a job that were not training, the most so far
     for seed in range(1, seeds + 1):

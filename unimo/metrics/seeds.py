@@ -30,4 +30,9 @@ def over_seeds(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     of_seeds = T95.get(len(values) - 1, 2.0) * stdev(values) / math.sqrt(len(values))
     below = mean(score["value"] - score["low"] for score in scores)
     above = mean(score["high"] - score["value"] for score in scores)
-    return {**whole, "value": centre, "low": centre - math.hypot(below, of_seeds), "high": centre + math.hypot(above, of_seeds)}
+    return {
+        **whole,
+        "value": centre,
+        "low": centre - math.hypot(below, of_seeds),
+        "high": centre + math.hypot(above, of_seeds),
+    }

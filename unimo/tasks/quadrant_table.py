@@ -48,9 +48,7 @@ def task_rows(
                 "score": score,
                 "baselines": {name: score for (of, _, name), score in others if name and of == metric},
                 "from_random": partner,
-                "verdict": verdict(score, partner, smaller_is_better=metric in SMALLER_IS_BETTER)
-                if partner
-                else None,
+                "verdict": verdict(score, partner, smaller_is_better=metric in SMALLER_IS_BETTER) if partner else None,
                 "published": [one.to_dict() for one in PUBLISHED.get(entry.task, ())],
                 "steps": facts.get("steps"),
                 "minutes_trained": facts.get("minutes trained"),
@@ -70,7 +68,8 @@ def untrained_rows(before: Sequence[Row]) -> list[Row]:
     return [
         {"quadrant": quadrant, "task": row["task"], "about": "asked without fine-tuning", "metric": row["metric"],
          "unit": row.get("unit", ""), "split": "of abilities", "score": row["score"], "baselines": {},
-         "from_random": None, "verdict": None, "published": [], "steps": None, "minutes_trained": None, "folder": PRETRAINED}
+         "from_random": None, "verdict": None, "published": [], "steps": None, "minutes_trained": None,
+         "folder": PRETRAINED}
         for row in before
         for name, quadrant in UNTRAINED.items()
         if row["task"].startswith(name) and not is_lesser(row["metric"])
@@ -100,7 +99,9 @@ def page(whole: Mapping[str, Any]) -> dict[str, Any]:
             "title": "Four quadrants",
             "note": "Scores with 95 % intervals. Verdict: the model beside random weights, same steps and schedule; no "
             "difference where the intervals meet. Published: other models, data and machines; the split in brackets.",
-            "columns": ["quadrant", "task", "metric", "split", "score", "baselines", "random weights", "verdict", "published"],
+            "columns": [
+                "quadrant", "task", "metric", "split", "score", "baselines", "random weights", "verdict", "published",
+            ],
             "rows": [
                 [
                     row["quadrant"],

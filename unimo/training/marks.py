@@ -18,7 +18,7 @@ WORST = float("-inf")
 
 
 class Mark(NamedTuple):
-    """The dev split scored once. score: larger is better. loss: mean dev loss. progress: share of the schedule, 0 to 1."""
+    """The dev split scored once. score: larger is better. progress: share of the schedule that was done, 0 to 1."""
 
     step: int
     score: float
@@ -79,9 +79,9 @@ class Marks:
         return [[value if abs(value) != -WORST else None for value in mark] for mark in self.given]
 
     def from_state(self, state: list[list[Any]]) -> None:
-        worst = (0, WORST, -WORST, 0.0)
         self.given = [
-            Mark(*(other if value is None else value for value, other in zip(mark, worst))) for mark in state
+            Mark(step, WORST if score is None else score, -WORST if loss is None else loss, progress)
+            for step, score, loss, progress in state
         ]
 
 

@@ -48,9 +48,10 @@ class Work(Protocol):
 
     check: refuses settings that contradict each other, before anything is opened. open: opens the data; one process
     does it first, all others after it. From then on: fingerprints of the data, headline, steps (the length, or None
-    where minutes are), least_steps (made however soon the minutes are over), active objectives, and facts to be kept in every checkpoint. build: the model as it begins.
-    stream: its share of the batches by step number, a pure function (`unimo.data.loader.Stream`, or a task's).
-    start: puts the weights in that it starts from. learner: one step as a module, in place of the ordinary `Learner`.
+    where minutes are), least_steps (made however soon the minutes are over), active objectives, and facts to be kept in
+    every checkpoint. build: the model as it begins. stream: its share of the batches by step number, a pure function
+    (`unimo.data.loader.Stream`, or a task's). start: puts the weights in that it starts from. learner: one step as a
+    module, in place of the ordinary `Learner`.
     """
 
     settings: Any

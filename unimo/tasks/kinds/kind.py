@@ -104,9 +104,9 @@ def mean_loss(kind: Kind, answerer: Answerer, rows: TaskRows, together: int) -> 
         batch, towers, fused = answered(kind, answerer, rows, numbers[first : first + together])
         with torch.inference_mode(), precision_of(answerer):
             parts = kind.loss(answerer.model, batch, towers, fused)
-        weighed = [part for part in parts.values() if part.weight]
-        total += sum(part.weight * float(part.total) / max(1, int(part.count)) for part in weighed) * len(batch.keys["examples"])
-        count += len(batch.keys["examples"])
+        n = len(batch.keys["examples"])
+        total += n * sum(part.weight * float(part.total) / max(1, int(part.count)) for part in parts.values())
+        count += n
     return total / count if count else float("nan")
 
 
