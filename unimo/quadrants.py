@@ -8,7 +8,7 @@
 
 A task and its partner from random weights are compared under equal rules: the same number of steps, fixed before
 either begins, the same whole schedule (nothing stops early), the same rows and the same way to choose a checkpoint.
-Steps stand in the plan (`"set": ["steps=600"]`), or are those that a task's share of the time allows, measured on a few.
+Steps stand in the plan (`"set": ["steps=600"]`), or are those that the task's share of the time allows.
 
 Started again, what is finished is left alone. Time is shared out among what is left to do; what was not begun is named.
 """

@@ -98,8 +98,8 @@ def ours(run: Finetuning) -> Finetuning:
 
     Rates by width, and Muon for the smallest, which learns questions about pictures in half the steps of Adam; a
     shifted linear decay after a longer warm-up; 300 steps at least; answers begin with their frequency; no adversarial
-    steps, which cost twelve times as much; a stop after three dev questions without a better answer; retrieval learns
-    from the hardest pairs of the batch, not from random ones.
+    steps, which cost twelve times as much; in the last part of the schedule a stop after three dev questions without a
+    better answer; retrieval learns from the hardest pairs of the batch, not from random ones.
     """
     width = run.model.width or SIZES[run.model.size]["width"]
     rate = next(rate for most, rate in RATES if width <= most)
