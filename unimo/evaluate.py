@@ -9,7 +9,6 @@ What cannot be asked is named among the notes with its reason, never dropped sil
 
 from __future__ import annotations
 
-import glob
 import math
 import shlex
 import sys
@@ -24,6 +23,7 @@ from unimo.config import check_settings, setting, to_dict
 from unimo.data.finding import Kind, find_sources
 from unimo.errors import UsageError, WeightsError, nearest
 from unimo.machine import describe_machine, keep_freed_memory
+from unimo.paths import matches
 from unimo.provenance import commit, weights_hash
 from unimo.runs import read_log
 from unimo.tasks import (
@@ -175,7 +175,7 @@ def plan(data: EvaluationData, trained: Mapping[str, Any], *, has_dictionary: bo
     paths = [path for kind in ("pairs", "images", "texts") for path in trained.get(kind, ())]
     folder = Path(data.world) if data.world else None if data.pairs else find_world(paths)
     train_pairs = tuple(trained.get("pairs", ())) if data.baseline else ()
-    gone = [path for path in train_pairs if not glob.glob(path)]  # noqa: PTH207
+    gone = [path for path in train_pairs if not matches(path)]
     if gone:
         train_pairs = ()
     if folder is None:

@@ -8,6 +8,7 @@ What is wrong with single rows is counted, named in the ledger and left out; wha
 than a small share of its rows, is an error:
 
     an id that appears again                  the later row is bad
+    a name that several pictures have         the row is bad
     no target in some rows                    those rows are bad
     no target in any row                      a split to predict for; with need_targets, an error
     a picture that is not among the pictures  the row is bad
@@ -16,7 +17,6 @@ than a small share of its rows, is an error:
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
@@ -28,11 +28,13 @@ from typing import Any
 
 from unimo.data.example import Dropped, Example, Found, Noted, Target
 from unimo.data.finding import did_you_mean
-from unimo.data.ledger import Ledger
+from unimo.data.ledger import Ledger, check_share
 from unimo.data.readers import READERS, Reader
 from unimo.data.readers.book import Book
+from unimo.data.readers.keys import PictureKeys
 from unimo.data.sources import Corpus, open_corpus
 from unimo.errors import DataError, UsageError, nearest
+from unimo.paths import check_name, expand
 
 PEEKED = 100  # rows whose pictures are looked for beside their file
 Paths = str | Path | Sequence[str | Path]
@@ -74,8 +76,11 @@ class Examples:
                 do="give the folder or tars of its pictures as `images`",
             )
         if not self._place:
-            self._place.update((each, i) for i, each in enumerate(self.images.keys))
+            for i, each in enumerate(PictureKeys.of(self.images).names):
+                self._place.setdefault(each, i)  # pictures of one name are one picture
         if key not in self._place:
+            if key in self.images.keys:  # of several pictures
+                return PictureKeys.of(self.images).item(key, self.source or self.name)
             near = nearest(key, self._place) if len(self._place) <= 10_000 else None
             raise DataError(
                 "no such picture",
@@ -111,10 +116,14 @@ def open_examples(
     Raises UsageError (no such reader, option or column) and DataError (a file that is missing, ends early or is of
     another layout; more than max_bad_share of the rows bad; no row at all; need_targets and there are none).
     """
+    check_share(max_bad_share)
     reader = _reader(reader_name)
     options |= {} if fields is None else {"fields": fields}
     _check_options(reader_name, reader, options)
-    paths = [Path(each) for each in ([path] if isinstance(path, (str, Path)) else path)]
+    named = [path] if isinstance(path, (str, Path)) else list(path)
+    for each in named:
+        check_name(str(each), f"reader {reader_name}")
+    paths = [Path(each) for each in named]
     if not paths:
         raise UsageError("no path given", where=f"reader {reader_name}", expected="a file, a pattern or a list of them")
     source = ", ".join(map(str, paths))
@@ -138,9 +147,9 @@ def open_examples(
         given = None if beside is None else _open_pictures(beside, ledger, index_dir)
     rows = book.settled(given)
     book.report(ledger, max_bad_share)
-    named = name or paths[0].name.partition(".")[0]
+    called = name or paths[0].name.partition(".")[0]
     notes = dict(book.own.notes)
-    return Examples(named, rows, given, source, _fingerprint(rows, given), book.own.quarantined, notes)
+    return Examples(called, rows, given, source, _fingerprint(rows, given), book.own.quarantined, notes)
 
 
 def _reader(name: str) -> Reader:
@@ -166,9 +175,7 @@ def _expanded(name: str, reader: Reader, paths: list[Path]) -> list[Path]:
     """Files in order, patterns filled in."""
     found: list[Path] = []
     for path in paths:
-        path = path.expanduser()
-        matches = [] if path.exists() else sorted(glob.glob(os.fspath(path), recursive=True))  # noqa: PTH207
-        found += [Path(match) for match in matches] or [path]
+        found += expand(path, what="file is missing", expected=f"a file for the reader {name}")
     most = len(reader.files)
     if len(found) < reader.needed or (most > 1 and len(found) > most):
         raise UsageError(
@@ -178,15 +185,6 @@ def _expanded(name: str, reader: Reader, paths: list[Path]) -> list[Path]:
             + "".join(f", perhaps {f}" for f in reader.files[reader.needed :]),
             do="give them in this order",
         )
-    for path in found:
-        if not path.exists():
-            siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
-            raise DataError(
-                "file is missing",
-                where=path,
-                expected=f"a file for the reader {name}",
-                do=did_you_mean(path.name, siblings),
-            )
     return found
 
 

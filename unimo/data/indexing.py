@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
+import os
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
 from unimo.data import shards
-from unimo.data.finding import EXPECTED, Fields, Kind, Source, Verify
+from unimo.data.finding import Fields, Kind, Source, Verify, printable
 from unimo.data.images import image_size, load_rgb
-from unimo.data.items import Bad, Item, Lost, items
-from unimo.data.shards import Index, Strings, offsets_of, pack_strings
+from unimo.data.items import Bad, Item, Lost, items, named_pictures
+from unimo.data.ledger import Notes
+from unimo.data.shards import Index, Strings, Unread, offsets_of, pack_strings
 from unimo.errors import DataError, UsageError
 
 IDENTITY = (
@@ -37,7 +38,8 @@ def index_of(
     index_dir: Path | None,
     recheck: bool,
 ) -> tuple[Index, bool]:
-    """The shard's index and whether it was built anew."""
+    """The shard's index and whether it was built anew: where there was none of its content, or where what could not be
+    read can be by now."""
     place = shards.index_path(source.path, kind, index_dir)
     stored = shards.load_index(place)
     if stored is not None and stored.header["kind"] == kind:
@@ -46,10 +48,12 @@ def index_of(
             "fields": _fields_text(fields),
             "tokenizer": _tokenizer_text(kind, tokenizer),
         }
+        known = replace(source, files=tuple(strings(stored.arrays, "named"))) if _is_listed(source, kind) else source
         same = all(stored.header[name] == value for name, value in wanted.items())
-        same = same and stored.header["signature"] == _signature(source)
+        same = same and stored.header["signature"] == _signature(known)
         same = same and (verify == "header" or stored.header["verify"] == "decode")
-        if same and (not recheck or stored.header["sha256"] == _content_hash(source)):
+        same = same and not any(_readable(_base(source) / name) for name in json.loads(stored.header["unread"]))
+        if same and (not recheck or stored.header["sha256"] == _content_hash(known)):
             return stored, False
     index = build_index(source, kind, tokenizer=tokenizer, fields=fields, verify=verify, earlier=stored)
     shards.save_index(place, index)
@@ -70,15 +74,18 @@ def build_index(
 
     Arrays of the index, n samples and m texts:
       keys_blob, keys_offsets (n + 1) · files_… relative paths of loose files, else empty · labels_…
+      records_… relative paths of the .json beside loose pictures · named_… (k) pictures that a .jsonl names
       image_at (n, 2) int64 offset, length · image_sha256 (n, 32) uint8 · sizes (n, 2) int32 width, height
       record_at (n, 2) int64 offset (-1: none) and length of the JSON member, line or text; the row of a table
       record_sha256 (n, 32) uint8 · token_ids uint16 · token_offsets (m + 1) int64
       caption_offsets (n + 1) int64 and captions_blob, captions_offsets (m + 1): pairs only
     """
-    signature = _signature(source)
     shards.forget(source.path)
+    if _is_listed(source, kind):
+        source = replace(source, files=named_pictures(source, fields))
+    signature = _signature(source)
     content = _content_hash(source)
-    notes: Counter[str] = Counter()
+    notes = Notes()
     kept: list[Item] = []
     bad: list[dict[str, str]] = []
     seen: set[str] = set()
@@ -86,9 +93,12 @@ def build_index(
     tokens = _Tokens(tokenizer)
     offered = 0
     damaged = False
+    unread: list[str] = []  # files to be tried again when the index is opened
 
     def quarantine(key: str, error: DataError) -> None:
         bad.append({"key": key, **error.parts()})
+        if isinstance(error, Unread):
+            unread.append(os.path.relpath(str(error.where), _base(source)))
 
     for found in items(source, kind, fields, notes):
         offered += 1
@@ -118,9 +128,8 @@ def build_index(
         tokens.add(found.texts)
         found.forget_bytes(keep_texts=kind == "pairs")
         kept.append(found)
-    if offered == 0 and not notes["empty"]:
-        offered += 1
-        quarantine("", DataError("shard holds no samples", where=source.path.name, expected=EXPECTED[kind]))
+    if offered == 0:
+        notes.tell("shards that hold no samples", printable(source.path.name))
     if earlier is not None and earlier.header["kind"] == kind and damaged:
         for key in strings(earlier.arrays, "keys"):
             if key not in seen:  # the shard is damaged and once held this key: lost, and now by name
@@ -152,6 +161,8 @@ def build_index(
         "keys": [i.key for i in kept],
         "files": [i.file for i in kept],
         "labels": [i.label for i in kept],
+        "records": [i.record for i in kept],
+        "named": source.files if _is_listed(source, kind) else (),
     }
     if kind == "pairs":
         columns["captions"] = [caption for item in kept for caption in item.texts]
@@ -161,7 +172,7 @@ def build_index(
     header = {
         "kind": kind,
         "form": source.form,
-        "shard": source.path.name,
+        "shard": printable(source.path.name),
         "size": str(0 if source.form == "loose" else source.path.stat().st_size),
         "signature": signature,
         "sha256": content,
@@ -169,8 +180,9 @@ def build_index(
         "fields": _fields_text(fields),
         "verify": verify,
         "counts": json.dumps({"offered": offered, "used": len(kept), "quarantined": len(bad)}),
-        "notes": json.dumps({name: count for name, count in sorted(notes.items()) if count}),
+        "notes": json.dumps(notes.to_json()),
         "quarantined": json.dumps(bad),
+        "unread": json.dumps(unread),
     }
     return Index(header, arrays)
 
@@ -215,10 +227,31 @@ def _image_size(item: Item, verify: Verify) -> tuple[int, int]:
     return load_rgb(item.image, where=item.where).size
 
 
+def _is_listed(source: Source, kind: Kind) -> bool:
+    """Whether the shard is a table that names its pictures: those alone belong to it."""
+    return kind == "pairs" and source.form == "jsonl"
+
+
+def _base(source: Source) -> Path:
+    """The folder that names of the shard's files are relative to."""
+    return source.path if source.form == "loose" else source.path.parent
+
+
+def _readable(path: Path) -> bool:
+    """Whether what could not be read can be by now."""
+    try:
+        shards.read_file(path)
+    except Unread:
+        return False
+    except DataError:
+        return True
+    return True
+
+
 def _signature(source: Source) -> str:
     """Sizes and times of change: cheap to read at every start, enough to notice ordinary edits."""
     names = [source.path] if source.form != "loose" else []
-    base = source.path if source.form == "loose" else source.path.parent
+    base = _base(source)
     lines = [_stamp(path) for path in names]
     lines += [f"{name} {_stamp(base / name)}" for name in source.files]
     return (
@@ -243,8 +276,11 @@ def _content_hash(source: Source) -> str:
     loose = source.form == "loose"
     digest = hashlib.sha256(b"" if loose else shards.hash_file(source.path).encode())
     for name in source.files:
+        path = _base(source) / name
+        if not loose and not os.path.lexists(path):
+            continue  # named by a table, and a bad sample
         try:
-            content = shards.hash_file((source.path if loose else source.path.parent) / name)
+            content = shards.hash_file(path)
         except DataError as error:
             content = error.what
         digest.update(f"{name}\0{content}\0".encode("utf-8", "replace"))

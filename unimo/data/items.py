@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections import Counter
+import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +13,11 @@ from typing import Any
 
 from unimo.data import shards
 from unimo.data import text as readers
-from unimo.data.finding import IMAGE_SUFFIXES, Fields, Kind, Source
-from unimo.data.shards import Member, Oddity
+from unimo.data.finding import IMAGE_SUFFIXES, Fields, Kind, Source, printable, walk_order
+from unimo.data.ledger import Notes
+from unimo.data.names import FolderNames
+from unimo.data.shards import Member
+from unimo.data.tar_members import TarMembers
 from unimo.errors import DataError
 
 
@@ -30,6 +35,7 @@ class Item:
     record_sha256: bytes = bytes(32)
     texts: list[str] = field(default_factory=list)
     label: str = ""
+    record: str = ""  # relative path of the .json beside a loose picture
 
     def forget_bytes(self, keep_texts: bool) -> None:
         self.image = b""
@@ -55,10 +61,13 @@ class Lost:
 Found = Iterator["Item | Bad | Lost"]
 
 
-def items(source: Source, kind: Kind, fields: Fields, notes: Counter) -> Found:
+def items(source: Source, kind: Kind, fields: Fields, notes: Notes) -> Found:
+    """Every sample of a shard: usable ones, bad ones, lost stretches; what is passed over goes to notes."""
     if source.form == "tar":
         return _tar_items(source.path, kind, fields, notes)
     if source.form == "loose":
+        if kind == "pairs":
+            return _loose_pairs(source, fields, notes)
         return _loose_texts(source) if kind == "texts" else _loose_images(source)
     rows = readers.read_jsonl(source.path) if source.form == "jsonl" else readers.read_parquet(source.path)
     if kind == "texts":
@@ -68,39 +77,36 @@ def items(source: Source, kind: Kind, fields: Fields, notes: Counter) -> Found:
     return _listed_pairs(source, rows, fields, notes)
 
 
-def _tar_items(path: Path, kind: Kind, fields: Fields, notes: Counter) -> Found:
+def _tar_items(path: Path, kind: Kind, fields: Fields, notes: Notes) -> Found:
     """Members sharing a name up to its first dot are one sample (WebDataset); they need not be neighbours."""
-    samples: dict[tuple[str, int], dict[str, Member]] = {}
-    copies: Counter[str] = Counter()  # how often a key began anew
+    members = TarMembers(kind, notes)
     for entry in shards.scan_tar(path):
         if isinstance(entry, DataError):
             yield Lost(entry)
+        else:
+            members.take(entry)
+    for key, parts in members.samples(path.name):
+        if isinstance(parts, DataError):
+            yield Bad(key, parts)
             continue
-        folder, _, name = entry.name.rpartition("/")
-        stem, _, ending = name.partition(".")
-        slot = "image" if f".{ending.lower()}" in IMAGE_SUFFIXES else ending.lower()
-        if isinstance(entry, Oddity) or slot not in (
-            ("image", "json", "txt") if kind == "pairs" else ("image", "json")
-        ):
-            notes["extra members"] += 1
-            continue
-        key = f"{folder}/{stem}" if folder else stem
-        if slot in samples.get((key, copies[key]), {}):
-            copies[key] += 1
-        samples.setdefault((key, copies[key]), {})[slot] = entry
-    for (key, _), members in samples.items():
-        where = f"{path.name}, key {key}"
         try:
-            yield _tar_item(path, key, where, members, kind, fields, notes)
+            yield _tar_item(path, key, f"{path.name}, key {key}", parts, kind, fields, notes)
+        except PassedOver as failed:
+            notes.tell(str(failed), key)
         except DataError as error:
             yield Bad(key, error)
 
 
 def _tar_item(
-    path: Path, key: str, where: str, members: dict[str, Member], kind: Kind, fields: Fields, notes: Counter
+    path: Path, key: str, where: str, members: dict[str, Member], kind: Kind, fields: Fields, notes: Notes
 ) -> Item:
+    values: dict[str, Any] = {}
     image = members.get("image")
     if image is None:
+        if "json" in members:
+            with contextlib.suppress(DataError):
+                values = readers.parse_json(_read_member(path, members["json"]), where)
+        pass_over_failed(values)
         raise DataError(
             "caption without image" if kind == "pairs" else "sample without image",
             where=where,
@@ -110,7 +116,6 @@ def _tar_item(
         )
     item = Item(key, f"{path.name}, member {image.name}, byte offset {image.offset}")
     item.image, item.image_at = _read_member(path, image), (image.offset, image.length)
-    values: dict[str, Any] = {}
     if "json" in members:
         member = members["json"]
         data = _read_member(path, member)
@@ -141,24 +146,67 @@ def _read_member(path: Path, member: Member) -> bytes:
 
 def _loose_images(source: Source) -> Found:
     for name in source.files:
+        key = printable(name)
         try:
-            yield Item(name, f"{source.path.name}/{name}", file=name, image=shards.read_file(source.path / name))
+            yield Item(key, f"{source.path.name}/{key}", file=name, image=shards.read_file(source.path / name))
         except DataError as error:
-            yield Bad(name, error)
+            yield Bad(key, error)
 
 
 def _loose_texts(source: Source) -> Found:
     for name in source.files:
-        where = f"{source.path.name}/{name}"
+        key = printable(name)
+        where = f"{source.path.name}/{key}"
         try:
             data = shards.read_file(source.path / name, limit=2**40)
             text = readers.decode_utf8(data, where)
             if not text.strip():
-                raise DataError("document is empty", where=where, do="remove the file")
+                raise DataError("document is empty", where=where, expected="text", do="remove the file")
             digest = hashlib.sha256(data).digest()
-            yield Item(name, where, file=name, record_at=(0, len(data)), record_sha256=digest, texts=[text])
+            yield Item(key, where, file=name, record_at=(0, len(data)), record_sha256=digest, texts=[text])
         except DataError as error:
-            yield Bad(name, error)
+            yield Bad(key, error)
+
+
+def _loose_pairs(source: Source, fields: Fields, notes: Notes) -> Found:
+    """Pictures with NAME.json or NAME.txt beside them, as img2dataset writes folders; the .json goes first."""
+    pictures: dict[str, list[str]] = {}  # name without its ending -> pictures
+    for name in source.files:
+        if name.lower().endswith(IMAGE_SUFFIXES):
+            pictures.setdefault(name.rpartition(".")[0], []).append(name)
+    sides: dict[tuple[str, str], str] = {}  # (name without its ending, ending) -> file
+    for name in source.files:
+        stem, _, ending = name.rpartition(".")
+        sides[stem, ending.lower()] = name
+    for stem, names in pictures.items():
+        for name in names:
+            key = printable(name)
+            where = f"{source.path.name}/{key}"
+            beside = {each: sides.get((stem, each)) or sides.get((name, each)) for each in ("json", "txt")}
+            try:
+                if len(names) > 1 and any((stem, each) in sides for each in beside):
+                    raise DataError(
+                        "several pictures share one caption",
+                        where=where,
+                        got=", ".join(map(printable, names[:3])),
+                        expected="one picture for each .txt or .json",
+                        do="rename one with a caption of its own, or move it away",
+                    )
+                item = Item(key, where, file=name, image=shards.read_file(source.path / name))
+                given = None
+                if record := beside["json"]:
+                    data = shards.read_file(source.path / record)
+                    values = readers.parse_json(data, f"{source.path.name}/{printable(record)}")
+                    item.record, item.record_at = record, (0, len(data))
+                    item.record_sha256, item.label = hashlib.sha256(data).digest(), _label(values, fields)
+                    given = first_of(values, fields.captions)
+                if given is None and (text := beside["txt"]):
+                    data = shards.read_file(source.path / text)
+                    given = readers.decode_utf8(data, f"{source.path.name}/{printable(text)}").splitlines()
+                item.texts = _captions(given, where, fields, notes)
+                yield item
+            except DataError as error:
+                yield Bad(key, error)
 
 
 def _row_texts(source: Source, rows: Iterable[readers.Row | DataError], fields: Fields) -> Found:
@@ -181,7 +229,7 @@ def _row_texts(source: Source, rows: Iterable[readers.Row | DataError], fields: 
             yield Bad(key, error)
 
 
-def _table_images(rows: Iterable[readers.Row | DataError], kind: Kind, fields: Fields, notes: Counter) -> Found:
+def _table_images(rows: Iterable[readers.Row | DataError], kind: Kind, fields: Fields, notes: Notes) -> Found:
     for row in rows:
         if isinstance(row, DataError):
             yield Lost(row)
@@ -191,55 +239,89 @@ def _table_images(rows: Iterable[readers.Row | DataError], kind: Kind, fields: F
         try:
             data = embedded_image(first_of(row.values, fields.image))
             if data is None:
+                pass_over_failed(row.values)
                 raise _missing_field(row, fields.image, "bytes of an image")
             item = Item(key, row.where, image=data, image_at=(row.offset, len(data)), record_at=(row.offset, 1))
             item.label = _label(row.values, fields)
             if kind == "pairs":
                 item.texts = _captions(first_of(row.values, fields.captions), row.where, fields, notes)
             yield item
+        except PassedOver as failed:
+            notes.tell(str(failed), key)
         except DataError as error:
             yield Bad(key, error)
 
 
-def _listed_pairs(source: Source, rows: Iterable[readers.Row | DataError], fields: Fields, notes: Counter) -> Found:
+def _listed_pairs(source: Source, rows: Iterable[readers.Row | DataError], fields: Fields, notes: Notes) -> Found:
     """Rows that name the same image are one pair with several captions; the row met first is its record."""
+    folder = source.path.parent
+    files = FolderNames(folder)
     items: dict[str, Item] = {}
     for row in rows:
         if isinstance(row, DataError):
             yield _lost_or_bad(source, row)
             continue
         try:
-            name = first_of(row.values, fields.image)
+            name = picture_name(row, fields)
             if name is None:
+                pass_over_failed(row.values)
                 raise _missing_field(row, fields.image)
-            name = _inside(readers.checked_text(name, row.where, "/".join(fields.image)), row.where)
+            name = files.find(name)
             captions = _captions(first_of(row.values, fields.captions), row.where, fields, notes)
             if name not in items:
-                item = Item(name, f"{row.where}, image {name}", file=name, record_at=(row.offset, row.length))
+                if not os.path.lexists(folder / name):
+                    pass_over_failed(row.values)
+                key = printable(name)
+                item = Item(key, f"{row.where}, image {key}", file=name, record_at=(row.offset, row.length))
                 item.record_sha256, item.label = row.sha256, _label(row.values, fields)
                 items[name] = item
             else:
-                notes["further captions of an image in rows of their own"] += 1
+                notes.tell("further captions of an image in rows of their own", row.where)
             items[name].texts += captions
+        except PassedOver as failed:
+            notes.tell(str(failed), row.where)
         except DataError as error:
             yield Bad(row.where, error)
     for name, item in items.items():
         try:
-            item.image = shards.read_file(source.path.parent / name)
+            item.image = shards.read_file(folder / name)
             yield item
         except DataError as error:
-            yield Bad(name, error)
-    for name in source.files:
-        if name not in items:
-            yield Bad(
-                name,
-                DataError(
-                    "image without caption",
-                    where=f"{source.path.parent.name}/{name}",
-                    expected=f"a row of {source.path.name} that names it",
-                    do="add a caption or move the image away",
-                ),
-            )
+            if error.what == "file is missing":
+                error = files.missing(name, item.where, error)
+            yield Bad(item.key, error)
+
+
+def named_pictures(source: Source, fields: Fields) -> tuple[str, ...]:
+    """The files of the pictures that a .jsonl names, in the order of `walk`, whether they are there or not."""
+    files = FolderNames(source.path.parent)
+    names = set()
+    for row in readers.read_jsonl(source.path):
+        with contextlib.suppress(DataError):
+            if isinstance(row, readers.Row) and (name := picture_name(row, fields)) is not None:
+                names.add(files.find(name))
+    return tuple(sorted(names, key=walk_order))
+
+
+def picture_name(row: readers.Row, fields: Fields) -> str | None:
+    """The path of the picture that a row names, relative to its table; None where it names none."""
+    name = first_of(row.values, fields.image)
+    return None if name is None else _inside(readers.checked_text(name, row.where, "/".join(fields.image)), row.where)
+
+
+class PassedOver(Exception):
+    """What is neither a sample nor a bad one, with the reason."""
+
+
+def pass_over_failed(values: dict[str, Any]) -> None:
+    """PassedOver where a record without its picture says itself that fetching it failed, as img2dataset's do."""
+    status, message = values.get("status"), values.get("error_message")
+    if (isinstance(message, str) and message.strip()) or (isinstance(status, str) and _FAILED.match(status)):
+        said = f"status {status}" if isinstance(status, str) and status else "with an error_message"
+        raise PassedOver(f"records without a picture that are named as failed, {said[:60]}")
+
+
+_FAILED = re.compile(r"(?i)fail|error")
 
 
 def _lost_or_bad(source: Source, error: DataError) -> Bad | Lost:
@@ -255,7 +337,7 @@ def _inside(name: str, where: str) -> str:
     return path.as_posix()
 
 
-def _captions(given: object, where: str, fields: Fields, notes: Counter) -> list[str]:
+def _captions(given: object, where: str, fields: Fields, notes: Notes) -> list[str]:
     """One or many captions, stripped; blank ones are dropped and counted."""
     name = "/".join(fields.captions)
     if isinstance(given, str):
@@ -276,7 +358,7 @@ def _captions(given: object, where: str, fields: Fields, notes: Counter) -> list
         )
     stripped = [readers.checked_text(caption, where, name).strip() for caption in given]
     captions = [caption for caption in stripped if caption]
-    notes["blank captions"] += len(stripped) - len(captions)
+    notes.tell("blank captions", where, len(stripped) - len(captions))
     if not captions:
         raise DataError(
             "image without caption",

@@ -15,20 +15,82 @@ from collections import Counter
 from datetime import datetime, timezone
 from pathlib import Path
 
-from unimo.errors import DataError, ResourceError, UnimoError
+from unimo.errors import DataError, ResourceError, UnimoError, UsageError
+from unimo.paths import user_path
 
 SMALLEST_JUDGED = 10  # below this many offered samples a share says nothing
+SHOWN = 3  # examples of a finding
+
+
+class Notes(Counter[str]):
+    """Counts of lesser findings and of what was passed over, by reason, with a few examples of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.examples: dict[str, list[str]] = {}
+
+    def __reduce__(self):
+        return Notes.from_json, (self.to_json(),)
+
+    def tell(self, what: str, example: str | None = None, count: int = 1) -> None:
+        if not count:
+            return
+        self[what] += count
+        if example is not None:
+            self._show(what, example)
+
+    def join(self, others: Notes) -> None:
+        for what, count in others.items():
+            self.tell(what, None, count)
+            for example in others.examples.get(what, ()):
+                self._show(what, example)
+
+    def _show(self, what: str, example: str) -> None:
+        shown = self.examples.setdefault(what, [])
+        if len(shown) < SHOWN and example not in shown:
+            shown.append(example)
+
+    def to_json(self) -> dict[str, list]:
+        """{reason: [count, examples]}"""
+        return {what: [count, self.examples.get(what, [])] for what, count in sorted(self.items()) if count}
+
+    @classmethod
+    def from_json(cls, values: dict[str, list]) -> Notes:
+        notes = cls()
+        for what, (count, examples) in values.items():
+            notes.tell(what, None, count)
+            notes.examples[what] = list(examples)
+        return notes
+
+    def lines(self) -> list[str]:
+        """A line for each reason: count, reason, examples."""
+        return [
+            f"{count} {what}" + (f" ({', '.join(shown)}{', …' if len(shown) < count else ''})" if shown else "")
+            for what, count in self.items()
+            for shown in [self.examples.get(what, [])]
+        ]
+
+
+def check_share(value: float, where: str = "max_bad_share") -> None:
+    """UsageError for a share that is none; NaN would switch the limit off."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise UsageError(
+            "not a share", where=where, got=value, expected="a number from 0 to 1", do="0.01 is one of a hundred"
+        )
 
 
 class Ledger:
-    """Counts of offered, used and quarantined samples, and their reasons."""
+    """Counts of offered, used and quarantined samples, and their reasons.
+
+    What was passed over (a file of another kind, a picture that no table names) is not offered: it is in `notes`.
+    """
 
     def __init__(self, path: str | Path | None = None):
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else user_path(path, "ledger")
         self.offered = 0
         self.used = 0
         self.quarantined = 0
-        self.notes: Counter[str] = Counter()  # lesser findings: extra members, blank captions
+        self.notes = Notes()  # lesser findings and what was passed over: extra members, blank captions
         self._reasons: Counter[str] = Counter()
         self._torn = False  # the file ends in a line that a kill cut short
         self._written = self._read_written()
@@ -39,9 +101,8 @@ class Ledger:
     def use(self, count: int = 1) -> None:
         self.used += count
 
-    def note(self, what: str, count: int = 1) -> None:
-        if count:
-            self.notes[what] += count
+    def note(self, what: str, count: int = 1, example: str | None = None) -> None:
+        self.notes.tell(what, example, count)
 
     def add(self, error: UnimoError, *, key: str | None = None, shard: object = None) -> None:
         """Quarantine one offered sample: count it and append its line to the file."""
@@ -68,14 +129,16 @@ class Ledger:
             "quarantined": self.quarantined,
             "reasons": dict(self._reasons.most_common()),
             "notes": dict(self.notes),
+            "examples": {what: list(shown) for what, shown in self.notes.examples.items() if shown},
             "file": None if self.path is None else str(self.path),
         }
 
     def check(self, max_bad_share: float = 0.01, *, report: Path | None = None) -> None:
         """Raise DataError when too many of the offered samples are bad; a broken count is our own fault.
 
-        report: the ledger file to name, if it is another's than this one's.
+        report: the ledger file to name, if it is another's than this one's. UsageError for a share that is none.
         """
+        check_share(max_bad_share)
         if self.offered != self.used + self.quarantined:
             raise UnimoError(
                 "the ledger does not balance",
@@ -115,14 +178,25 @@ class Ledger:
 
     def _read_written(self) -> set[tuple[str, str, str]]:
         found: set[tuple[str, str, str]] = set()
-        if self.path is None or not self.path.is_file():
+        if self.path is None:
             return found
-        with self.path.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                self._torn = not line.endswith("\n")
-                try:
-                    entry = json.loads(line)
-                    found.add((entry["shard"], entry["key"], entry["what"]))
-                except (ValueError, KeyError, TypeError):
-                    continue  # a line cut by a kill: its sample is simply written again
+        try:
+            with self.path.open(encoding="utf-8", errors="replace") as lines:
+                for line in lines:
+                    self._torn = not line.endswith("\n")
+                    try:
+                        entry = json.loads(line)
+                        found.add((entry["shard"], entry["key"], entry["what"]))
+                    except (ValueError, KeyError, TypeError):
+                        continue  # a line cut by a kill: its sample is simply written again
+        except (FileNotFoundError, NotADirectoryError):
+            return found
+        except OSError as error:  # taken for an empty one, it would get every line a second time
+            raise ResourceError(
+                "cannot read the ledger of bad samples",
+                where=self.path,
+                got=error.strerror,
+                expected="a file that may be read and written, or none",
+                do="repair its permissions or choose another name",
+            ) from error
         return found

@@ -24,10 +24,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from unimo.errors import DataError, ResourceError
+from unimo.paths import user_path
 
 # --- files ----------------------------------------------------------------------------------------
 
 MAX_MEMBER_BYTES = 256 * 2**20  # one image or JSON object; larger is damage or an attack, not a sample
+
+
+class Unread(DataError):
+    """A file that cannot be read now and perhaps can tomorrow: nothing to be remembered."""
 
 
 def stat_regular(path: Path) -> os.stat_result:
@@ -35,8 +40,8 @@ def stat_regular(path: Path) -> os.stat_result:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
-        dangling = path.is_symlink()
-        raise DataError(
+        dangling = os.path.islink(path)  # noqa: PTH114 - answers also for names that no file can have
+        raise Unread(
             "file is missing" if isinstance(error, FileNotFoundError) else "cannot read file",
             where=path,
             got="a link to nothing" if dangling else getattr(error, "strerror", None) or str(error),
@@ -58,7 +63,13 @@ def read_file(path: Path, limit: int = MAX_MEMBER_BYTES) -> bytes:
     """All bytes of a small regular file."""
     size = stat_regular(path).st_size
     if size > limit:
-        raise DataError("file is too large", where=path, got=f"{size} bytes", expected=f"at most {limit} bytes")
+        raise DataError(
+            "file is too large",
+            where=path,
+            got=f"{size} bytes",
+            expected=f"at most {limit} bytes",
+            do="make it smaller or leave it out",
+        )
     try:
         return path.read_bytes()
     except OSError as error:
@@ -79,11 +90,12 @@ def hash_file(path: Path) -> str:
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(
+    return Unread(
         "cannot read file",
         where=path,
         got=error.strerror or str(error),
-        do="check the file and its permissions",
+        expected="a readable file",
+        do="check the file, its permissions and its disk",
     )
 
 
@@ -315,7 +327,7 @@ def _read_extension(path: Path, kind: bytes, body: int, length: int) -> dict[str
 
 # --- index ----------------------------------------------------------------------------------------
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2  # 2: what is passed over is not bad; named pictures; what could not be read is tried again
 
 
 class Strings(Sequence[str]):
@@ -333,13 +345,20 @@ class Strings(Sequence[str]):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index = index % len(self)
-        return self.blob[self.offsets[index] : self.offsets[index + 1]].tobytes().decode("utf-8")
+        return self.blob[self.offsets[index] : self.offsets[index + 1]].tobytes().decode("utf-8", "surrogateescape")
 
 
 def pack_strings(values: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(blob of UTF-8 bytes, offsets of length n + 1)."""
-    encoded = [value.encode("utf-8", "backslashreplace") for value in values]
+    """(blob of UTF-8 bytes, offsets of length n + 1). Names of files keep bytes that are not UTF-8."""
+    encoded = [_encoded(value) for value in values]
     return np.frombuffer(b"".join(encoded), np.uint8), offsets_of([len(value) for value in encoded])
+
+
+def _encoded(value: str) -> bytes:
+    try:
+        return value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a character out of a JSON escape
+        return value.encode("utf-8", "backslashreplace")
 
 
 def offsets_of(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -447,7 +466,8 @@ def index_path(shard: Path, kind: str, index_dir: Path | None) -> Path:
             return home / (
                 f".unimo-{kind}.index.safetensors" if shard.is_dir() else f"{shard.name}.{kind}.index.safetensors"
             )
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        index_dir = Path(cache) / "unimo" / "index"
+        where = "the folder of indexes, where none may lie beside the shards; name one as index_dir"
+        cache = user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", where)
+        index_dir = cache / "unimo" / "index"
     place = hashlib.sha256(os.fsencode(shard.resolve())).hexdigest()[:12]
     return index_dir / f"{shard.name}-{place}.{kind}.index.safetensors"

@@ -2,7 +2,8 @@
 
     texts    .txt · .jsonl(.gz) · .parquet                     one document each
     images   image files in folders · WebDataset .tar · .parquet
-    pairs    WebDataset .tar (img2dataset's too) · .parquet with an image column · .jsonl beside its images
+    pairs    WebDataset .tar (img2dataset's too) · .parquet with an image column · .jsonl beside its images · image
+             files with a .txt or .json of the same name (img2dataset's folders)
 
 Each file (each folder, for loose images and .txt) is a shard with a sidecar index. Building the index reads
 everything once, checks every sample, names the bad ones, and tokenises; afterwards a corpus is arrays and
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,13 +25,25 @@ import numpy as np
 
 from unimo.data import shards
 from unimo.data import text as readers
-from unimo.data.finding import EXPECTED, Fields, Kind, Source, Verify, did_you_mean, find_sources
-from unimo.data.indexing import IDENTITY, index_of
+from unimo.data.finding import (
+    EXPECTED,
+    IMAGE_SUFFIXES,
+    Fields,
+    Kind,
+    Source,
+    Verify,
+    did_you_mean,
+    find,
+    printable,
+    walk,
+)
+from unimo.data.indexing import IDENTITY, index_of, strings
 from unimo.data.items import embedded_image, first_of
-from unimo.data.ledger import Ledger
+from unimo.data.ledger import Ledger, Notes, check_share
 from unimo.data.sample import Sample
 from unimo.data.shards import Index, Strings, offsets_of
 from unimo.errors import DataError, UsageError
+from unimo.paths import user_path
 
 
 def open_corpus(
@@ -47,14 +61,19 @@ def open_corpus(
 ) -> Corpus:
     """Find the shards, build or reuse their indexes, and join them in sorted order.
 
-    paths: a file, a folder (searched recursively), a glob, or a list of these. tokenizer: needed for texts
-    and pairs. verify: "decode" decodes every image once while indexing, "header" reads only sizes. recheck:
-    hash every shard again instead of trusting size and time of change. on_shard: called with a summary row
-    after each shard.
+    paths: a file, a folder (searched recursively), a pattern (*, **, {000..012}, {a,b}), or a list of these.
+    tokenizer: needed for texts and pairs. verify: "decode" decodes every image once while indexing, "header" reads
+    only sizes. recheck: hash every shard again instead of trusting size and time of change. on_shard: called with a
+    summary row after each shard.
+
+    Offered samples are used, or bad and named in the ledger. What lies there and is no sample of this kind (other
+    files, members, pictures that no table names) is counted in the ledger's notes. A folder that may not be listed is
+    one bad sample, for nobody knows how many it holds.
 
     Raises DataError (nothing found, too many bad samples, unreadable shard) or UsageError (not a path, wrong
-    kind).
+    kind, a share of bad samples that is none).
     """
+    check_share(max_bad_share)
     if kind not in EXPECTED:
         raise UsageError(
             "unknown kind of data", got=kind, expected=", ".join(EXPECTED), do=did_you_mean(kind, EXPECTED)
@@ -66,7 +85,8 @@ def open_corpus(
     fields = fields or Fields()
     ledger = Ledger() if ledger is None else ledger
     own = Ledger()  # this corpus is judged alone, whatever else the run's ledger already holds
-    sources = find_sources(kind, paths)
+    found = find(kind, paths, fields)
+    sources = found.sources
     indexes: list[Index] = []
     for source in sources:
         started = time.monotonic()
@@ -76,31 +96,38 @@ def open_corpus(
             tokenizer,
             fields,
             verify,
-            None if index_dir is None else Path(index_dir),
+            None if index_dir is None else user_path(index_dir, "index_dir"),
             recheck,
         )
         for book in (own, ledger):
             book.offer(index.counts["offered"])
             book.use(index.counts["used"])
-            for note, count in json.loads(index.header["notes"]).items():
-                book.note(note, count)
+            book.notes.join(Notes.from_json(json.loads(index.header["notes"])))
             for entry in index.quarantined:
-                parts = {name: value for name, value in entry.items() if name != "key"}
-                book.add(DataError(**parts), key=entry["key"], shard=source.path)
+                book.add(DataError(**_parts(entry)), key=entry["key"], shard=source.path)
         indexes.append(index)
         if on_shard is not None:
             on_shard(_row(source, index, built, time.monotonic() - started))
+    found.notes.join(_not_named(kind, sources, indexes))
+    for book in (own, ledger):
+        book.notes.join(found.notes)
+        for error in found.failed:
+            book.offer()
+            book.add(error, key=str(error.where), shard=error.where)
     _refuse_copies(sources, indexes)
     if own.used == 0:
+        reasons = [f"{n} x {reason}" for reason, n in own.summary()["reasons"].items()]
+        first = next((entry for index in indexes for entry in index.quarantined), {})
         raise DataError(
             f"no usable sample among the {kind}",
             where=ledger.path or ", ".join(str(source.path) for source in sources[:3]),
-            got="; ".join(f"{n} x {reason}" for reason, n in own.summary()["reasons"].items()) or "empty files",
+            got="; ".join(reasons + own.notes.lines()) or "empty files",
             expected=EXPECTED[kind],
-            do="look at the reasons, or point to other data",
+            do=f"the first bad one: {DataError(**_parts(first)).one_line()}" if first else "point to other data",
         )
     own.check(max_bad_share, report=ledger.path)
-    return Corpus(kind, sources, indexes)
+    folders = [f"what folder {error.where} holds: {error.what}, {error.got}" for error in found.failed]
+    return Corpus(kind, sources, indexes, (*folders, *found.notes.lines()))
 
 
 class Corpus:
@@ -112,10 +139,14 @@ class Corpus:
     caption_offsets pairs: (n + 1,) int64, captions of item i are [o[i], o[i + 1]); else None
     labels          images whose JSON names a class: n strings or None each; None when no item has one
     fingerprint     SHA-256 over kind, contents of the shards, tokenizer and field names
+    passed_over     what lies beside the shards and is not read, a line for each reason
     """
 
-    def __init__(self, kind: Kind, sources: Sequence[Source], indexes: Sequence[Index]):
+    def __init__(
+        self, kind: Kind, sources: Sequence[Source], indexes: Sequence[Index], passed_over: Sequence[str] = ()
+    ):
         self.kind = kind
+        self.passed_over = tuple(passed_over)
         self.shards = [(source.path, source.form) for source in sources]
         parts = [index.arrays for index in indexes]
         self._first = offsets_of([len(part["keys_offsets"]) - 1 for part in parts])
@@ -131,6 +162,7 @@ class Corpus:
         self.token_counts = np.diff(self._token_offsets)
         self._captions = _join_strings(parts, "captions") if kind == "pairs" else None
         self.caption_offsets = _join_offsets([part["caption_offsets"] for part in parts]) if kind == "pairs" else None
+        self._records = _join_strings(parts, "records")
         names = _join_strings(parts, "labels")
         self.labels = [name or None for name in names] if len(names.blob) else None
         self._text_fields = tuple(json.loads(indexes[0].header["fields"])["text"])
@@ -183,7 +215,7 @@ class Corpus:
     def meta(self, i: int) -> dict:
         """The JSON object (or the other columns) of item i; empty where there is none."""
         self._check(i)
-        if self._record_at[i, 0] < 0 or self._shard(i)[1] == "loose":
+        if self._record_at[i, 0] < 0 or (self._shard(i)[1] == "loose" and self.kind != "pairs"):
             return {}
         hidden = self._text_fields if self.kind == "texts" else ()
         values = self._values(i)
@@ -233,7 +265,7 @@ class Corpus:
         path, form = self._shard(i)
         offset, length = (int(value) for value in self._record_at[i])
         if form == "loose":
-            data = shards.read_file(path / self._files[i], limit=2**40)
+            data = shards.read_file(path / (self._records[i] or self._files[i]), limit=2**40)
         elif form == "jsonl":
             data = readers.read_jsonl_at(path, offset, length)
         else:
@@ -263,7 +295,7 @@ def _refuse_copies(sources: Sequence[Source], indexes: Sequence[Index]) -> None:
     first: dict[str, Path] = {}
     for source, index in zip(sources, indexes):
         content = index.header["sha256"]
-        if content in first:
+        if content in first and index.counts["offered"]:  # empty ones are all alike
             raise DataError(
                 "two shards have the same content",
                 where=source.path,
@@ -274,11 +306,33 @@ def _refuse_copies(sources: Sequence[Source], indexes: Sequence[Index]) -> None:
         first[content] = source.path
 
 
+def _not_named(kind: Kind, sources: Sequence[Source], indexes: Sequence[Index]) -> Notes:
+    """Pictures below the folders of tables (.jsonl) that none of them names: no samples, and no fault."""
+    notes = Notes()
+    tables = [(source.path, index) for source, index in zip(sources, indexes) if source.form == "jsonl"]
+    if kind != "pairs" or not tables:
+        return notes
+    named = {os.path.normpath(path.parent / name) for path, index in tables for name in strings(index.arrays, "named")}
+    tops: list[Path] = []
+    for folder in sorted({path.parent for path, _ in tables}):
+        if not any(top in folder.parents for top in tops):
+            tops.append(folder)
+    for top in tops:
+        for path in walk(top).files:
+            if path.name.lower().endswith(IMAGE_SUFFIXES) and os.path.normpath(path) not in named:
+                notes.tell("pictures that no table names", printable(path.relative_to(top).as_posix()))
+    return notes
+
+
+def _parts(entry: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in entry.items() if name != "key"}
+
+
 def _row(source: Source, index: Index, built: bool, seconds: float) -> dict:
     reasons = Counter(entry["what"] for entry in index.quarantined)
     paths = [source.path] if source.form != "loose" else [source.path / name for name in source.files]
     return {
-        "shard": str(source.path),
+        "shard": printable(source.path),
         "form": source.form,
         "built": built,
         **index.counts,
@@ -287,7 +341,8 @@ def _row(source: Source, index: Index, built: bool, seconds: float) -> dict:
         "bytes": sum(path.stat().st_size for path in paths if path.exists()),
         "seconds": round(seconds, 3),
         "reasons": dict(reasons.most_common()),
-        "notes": json.loads(index.header["notes"]),
+        "notes": {what: count for what, (count, _) in json.loads(index.header["notes"]).items()},
+        "told": Notes.from_json(json.loads(index.header["notes"])).lines(),
     }
 
 

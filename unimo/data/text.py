@@ -228,6 +228,23 @@ def read_parquet_at(path: Path, row: int) -> dict[str, Any]:
     )
 
 
+def parquet_holds_bytes(path: Path) -> bool:
+    """Whether any column holds bytes, plain or in a record, such as pictures; True where that cannot be found out."""
+    try:
+        import pyarrow
+
+        waiting = [field.type for field in _parquet(path).schema_arrow]
+        while waiting:
+            kind = waiting.pop()
+            if pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind):
+                return True
+            if pyarrow.types.is_struct(kind):
+                waiting += [kind.field(i).type for i in range(kind.num_fields)]
+        return False
+    except Exception:  # no pyarrow, or a damaged file: reading it says so
+        return True
+
+
 @lru_cache(maxsize=2)
 def _row_group(path: Path, group: int, size: int, mtime_ns: int):  # size and time: a replaced file is read anew
     return _parquet(path).read_row_group(group)

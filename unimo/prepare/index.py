@@ -26,7 +26,7 @@ def index(
 
     Unlike the silent check at the start of a run, which trusts sizes and times of change, this reads all
     bytes. Returns the rows (shard, form, built, offered, used, quarantined, texts, tokens, bytes, seconds,
-    reasons, notes). Raises what `open_corpus` raises; rows said until then stay valid, and so do their
+    reasons, notes, told). Raises what `open_corpus` raises; rows said until then stay valid, and so do their
     indexes.
     """
     if tokenizer is None and kind != "images":
@@ -40,6 +40,7 @@ def index(
         say(_line(row))
 
     ledger = Ledger() if ledger is None else ledger
+    before = ledger.quarantined
     corpus = open_corpus(
         kind,
         paths,
@@ -52,7 +53,9 @@ def index(
         recheck=True,
         on_shard=tell,
     )
-    bad = sum(row["quarantined"] for row in rows)
+    for line in corpus.passed_over:
+        say(f"passed over: {line}")
+    bad = ledger.quarantined - before
     listed = f", listed in {ledger.path}" if bad and ledger.path else ""
     say(
         f"{len(rows)} shards: {len(corpus)} {kind}, {sum(row['tokens'] for row in rows)} tokens, "
@@ -72,5 +75,5 @@ def _line(row: dict) -> str:
         parts.append(f"{row['texts']} texts, {row['tokens']} tokens")
     parts.append(f"{row['bytes'] / 2**20:.1f} MiB in {row['seconds']:.1f} s ({rate:.0f} MiB/s)")
     parts += [f"{count} x {reason}" for reason, count in row["reasons"].items()]
-    parts += [f"{count} {note}" for note, count in row["notes"].items()]
+    parts += row["told"]
     return " | ".join(parts)

@@ -14,5 +14,5 @@ def tell_left_out(ledger: Ledger, say: Callable[[str], None]) -> None:
         reasons = "; ".join(f"{count} x {reason}" for reason, count in found["reasons"].items())
         named = f"listed in {found['file']}" if found["file"] else "--ledger FILE would name them"
         say(f"{found['quarantined']} of {found['offered']} are bad ({reasons}), {named}")
-    for note, count in found["notes"].items():
-        say(f"{count} {note}")
+    for line in ledger.notes.lines():
+        say(line)

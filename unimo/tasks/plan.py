@@ -10,7 +10,6 @@ A task is one of `unimo recipes`; keys of a task are the fields of `Entry`, thos
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from unimo.config import from_dict, setting
 from unimo.errors import DataError, UsageError
 from unimo.json_files import load_json
 from unimo.other_names import task_hint
+from unimo.paths import matches
 
 Quadrant = Literal[
     "understanding, single-modal", "understanding, cross-modal", "generation, single-modal", "generation, cross-modal"
@@ -98,7 +98,7 @@ def check_plan(plan: Plan, recipes: Mapping[str, Any], *, where: str) -> None:
             raise UsageError("a share of the time is above 0", where=f"{here}.share", got=entry.share)
         for split in ("train", "dev", "test", "images", "regions"):
             for path in getattr(entry, split):
-                if not glob.glob(path):  # noqa: PTH207
+                if not matches(path):
                     raise DataError("no such file", where=f"{here}.{split}", got=path)
         if not entry.train or not (entry.dev or entry.test):
             raise UsageError("a task needs rows", where=here, expected="train, and dev or test or both")

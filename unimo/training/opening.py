@@ -36,6 +36,8 @@ def open_corpora(run: Run, out: Path, say: Callable[[str], None]) -> dict[str, C
     }
     if ledger.quarantined:
         say(f"{ledger.quarantined} of {ledger.offered} samples are bad and left out; see {ledger.path}")
+    for line in ledger.notes.lines():
+        say(f"data: {line}")
     return corpora
 
 

@@ -52,7 +52,7 @@ class Book:
 
     def settled(self, pictures: Corpus | None) -> list[Example]:
         """The usable rows once all are known: with a target if others have one, with keys that the corpus has."""
-        keys = None if pictures is None else PictureKeys(pictures.keys)
+        keys = None if pictures is None else PictureKeys.of(pictures)
         labelled = self.need_targets or any(row.target is not None for row in self.rows)
         rows = []
         for row in self.rows:
