@@ -121,9 +121,9 @@ def open_examples(
     options |= {} if fields is None else {"fields": fields}
     _check_options(reader_name, reader, options)
     named = [path] if isinstance(path, (str, Path)) else list(path)
-    for each in named:
-        check_name(str(each), f"reader {reader_name}")
-    paths = [Path(each) for each in named]
+    for entry in named:
+        check_name(str(entry), f"reader {reader_name}")
+    paths = [Path(entry) for entry in named]
     if not paths:
         raise UsageError("no path given", where=f"reader {reader_name}", expected="a file, a pattern or a list of them")
     source = ", ".join(map(str, paths))

@@ -6,18 +6,18 @@ Everything that lies there is a shard, belongs to one, or is told as passed over
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Literal
 
 from unimo.data.ledger import Notes
 from unimo.data.text import Row, parquet_holds_bytes, read_jsonl
+from unimo.data.walking import OURS, printable, walk
 from unimo.errors import DataError, UsageError, nearest
-from unimo.paths import expand, is_folder, listing
+from unimo.paths import expand
 
 Kind = Literal["texts", "images", "pairs"]
 Verify = Literal["decode", "header"]
@@ -32,7 +32,6 @@ EXPECTED = {
     "with a .txt or .json of the same name",
 }
 PEEKED = 20  # rows of a table that are looked at before it is passed over
-_OURS = re.compile(r"\.unimo-.*|.+\.(texts|images|pairs)\.(index|regions)\.safetensors.*|.+\.pairs\.rewrites\.jsonl.*")
 
 
 @dataclass(frozen=True)
@@ -72,15 +71,6 @@ class Found:
     failed: list[DataError] = field(default_factory=list)
 
 
-@dataclass
-class Tree:
-    """The files below a folder, in the order in which they are met: those of a folder, then its folders by name."""
-
-    files: list[Path] = field(default_factory=list)
-    notes: Notes = field(default_factory=Notes)
-    failed: list[DataError] = field(default_factory=list)
-
-
 def find_sources(kind: Kind, paths: str | Path | Sequence[str | Path]) -> list[Source]:
     """The shards of `find`, without what was passed over."""
     return find(kind, paths).sources
@@ -110,47 +100,6 @@ def find(kind: Kind, paths: str | Path | Sequence[str | Path], fields: Fields | 
                 do="name it once",
             )
     return found
-
-
-def walk(folder: Path) -> Tree:
-    """Everything below a folder; links are followed, each folder is entered once. Told: hidden names, folders met
-    again, and as errors the folders that may not be listed."""
-    tree, seen = Tree(), set()
-    waiting = [folder]
-    while waiting:
-        here = waiting.pop()
-        try:
-            status = here.stat()
-        except OSError:
-            status = None  # listing it says why
-        if status and (status.st_dev, status.st_ino) in seen:
-            tree.notes.tell("folders met a second time through a link", os.fspath(here))
-            continue
-        if status:
-            seen.add((status.st_dev, status.st_ino))
-        folders = []
-        for entry in listing(here, tree.failed):
-            path = here / entry.name
-            if entry.name.startswith("."):
-                if not _OURS.fullmatch(entry.name):
-                    tree.notes.tell("hidden files or folders (a name that begins with a dot)", printable(path.name))
-            elif is_folder(entry):
-                folders.append(path)
-            else:
-                tree.files.append(path)
-        waiting += reversed(folders)
-    return tree
-
-
-def walk_order(name: str) -> tuple:
-    """Sorts names of files as `walk` meets them: of each folder files first, then folders."""
-    *folders, file = PurePath(name).parts
-    return (*((1, folder) for folder in folders), (0, file))
-
-
-def printable(name: object) -> str:
-    """A file name that can be written down: bytes that are not UTF-8 appear as \\udc.."""
-    return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 def _find_at(kind: Kind, entry: str | Path, found: Found, fields: Fields) -> None:
@@ -195,7 +144,7 @@ def _among(
     passed: dict[str, list[Path]] = {}  # reason -> files
     for path in files:
         name = path.name.lower()
-        if _OURS.fullmatch(path.name):
+        if OURS.fullmatch(path.name):
             continue
         form = _form(kind, name)
         if form is not None:
@@ -253,7 +202,9 @@ def _form(kind: Kind, name: str) -> str | None:
 
 def _with_sides(loose: list[Path]) -> tuple[list[Path], list[Path], list[Path]]:
     """Pictures; captions beside one of them: NAME.txt, NAME.json or NAME.jpg.txt; captions beside none."""
-    pictures, sides, alone = [], [], []
+    pictures: list[Path] = []
+    sides: list[Path] = []
+    alone: list[Path] = []
     names: set[str] = set()
     for path in loose:
         if path.name.lower().endswith(IMAGE_SUFFIXES):

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from unimo.data import shards
-from unimo.data.finding import Fields, Kind, Source, Verify, printable
+from unimo.data.finding import Fields, Kind, Source, Verify
 from unimo.data.images import image_size, load_rgb
 from unimo.data.items import Bad, Item, Lost, items, named_pictures
 from unimo.data.ledger import Notes
 from unimo.data.shards import Index, Strings, Unread, offsets_of, pack_strings
+from unimo.data.walking import printable
 from unimo.errors import DataError, UsageError
 
 IDENTITY = (

@@ -13,11 +13,12 @@ from typing import Any
 
 from unimo.data import shards
 from unimo.data import text as readers
-from unimo.data.finding import IMAGE_SUFFIXES, Fields, Kind, Source, printable, walk_order
+from unimo.data.finding import IMAGE_SUFFIXES, Fields, Kind, Source
 from unimo.data.ledger import Notes
 from unimo.data.names import FolderNames
 from unimo.data.shards import Member
 from unimo.data.tar_members import TarMembers
+from unimo.data.walking import printable, walk_order
 from unimo.errors import DataError
 
 

@@ -6,7 +6,7 @@ import os
 import unicodedata
 from pathlib import Path, PurePosixPath
 
-from unimo.data.finding import printable, walk
+from unimo.data.walking import printable, walk
 from unimo.errors import DataError
 from unimo.paths import listing
 
@@ -54,7 +54,7 @@ class FolderNames:
         )
 
     def _on_disk(self, name: str) -> str | None:
-        here, parts = self.folder, []
+        here, parts = self.folder, list[str]()
         for part in PurePosixPath(name).parts:
             if not os.path.lexists(here / part):
                 same = self._folder(here).get(folded(part), [])

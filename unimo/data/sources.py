@@ -25,23 +25,13 @@ import numpy as np
 
 from unimo.data import shards
 from unimo.data import text as readers
-from unimo.data.finding import (
-    EXPECTED,
-    IMAGE_SUFFIXES,
-    Fields,
-    Kind,
-    Source,
-    Verify,
-    did_you_mean,
-    find,
-    printable,
-    walk,
-)
+from unimo.data.finding import EXPECTED, IMAGE_SUFFIXES, Fields, Kind, Source, Verify, did_you_mean, find
 from unimo.data.indexing import IDENTITY, index_of, strings
 from unimo.data.items import embedded_image, first_of
 from unimo.data.ledger import Ledger, Notes, check_share
 from unimo.data.sample import Sample
 from unimo.data.shards import Index, Strings, offsets_of
+from unimo.data.walking import printable, walk
 from unimo.errors import DataError, UsageError
 from unimo.paths import user_path
 

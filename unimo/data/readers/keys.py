@@ -20,9 +20,12 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
-from unimo.data.finding import IMAGE_SUFFIXES, did_you_mean, printable
+import numpy as np
+
+from unimo.data.finding import IMAGE_SUFFIXES, did_you_mean
 from unimo.data.names import folded, variants
 from unimo.data.sources import Corpus
+from unimo.data.walking import printable
 from unimo.errors import DataError
 
 _COCO = re.compile(r"COCO_\w+_(\d{12})")  # pictures of 2014; those of 2017 are called by their number alone
@@ -32,15 +35,15 @@ _CONTAINERS = ("tar", "parquet")  # whose keys do not say which folders they cam
 class PictureKeys:
     """Finds the picture a row means.
 
-    keys: of the pictures, in order. places: (shard, its form) of each, if known. digests: equal for pictures that are
-    equal, if known.
+    keys: of the pictures, in order. places: (shard, its form) of each, if known. digests: (n, k), if known: equal for
+    pictures that are equal.
     """
 
     def __init__(
         self,
         keys: Iterable[str],
         places: Sequence[tuple[Path, str]] | None = None,
-        digests: Sequence[bytes] | None = None,
+        digests: np.ndarray | None = None,
     ):
         self.keys = list(keys)
         self.places, self.digests = places, digests
@@ -107,16 +110,15 @@ class PictureKeys:
         bare = _without_ending(name)
         if found := index.whole.get(name) or [*index.bare.get(bare, ()), *index.ends.get(name, ())]:
             return list(dict.fromkeys(found))
-        if found := index.ends.get(bare):
-            return found
+        if ends := index.ends.get(bare):
+            return ends
         parts = name.split("/")
         for cut in range(1, len(parts)):  # folders above the key
             rest, above = "/".join(parts[cut:]), parts[:cut]
             items = index.whole.get(rest) or index.bare.get(_without_ending(rest)) or []
-            if found := [i for i in items if self._lies_in(i, above)]:
-                return found
-            if found := [i for i in items if self._is_container(i)]:
-                return found
+            lying = [i for i in items if self._lies_in(i, above)] or [i for i in items if self._is_container(i)]
+            if lying:
+                return lying
         number = _COCO.fullmatch(_without_ending(parts[-1]))
         return self._fitting(index, number[1]) if number else []
 
@@ -140,7 +142,7 @@ class PictureKeys:
             return items
         first: dict[bytes, int] = {}
         for i in items:
-            first.setdefault(bytes(self.digests[i]), i)
+            first.setdefault(self.digests[i].tobytes(), i)
         return list(first.values())
 
     def _one(self, found: list[int], name: str, where: object) -> int:
