@@ -23,6 +23,12 @@ def test_sharing_counts_fewer_operations_the_more_texts_there_are():
     assert all(row["speed-up"] > 0 and row["machine"] for row in rows)
 
 
+def test_mask_builds_a_long_row():
+    rows = bench("mask", rounds=1)
+    assert [row["sequences"] for row in rows] == ["pairs", "passages"]
+    assert all(99_000 < row["T"] <= 100_000 and row["milliseconds"] > 0 and row["speed-up, short"] > 0 for row in rows)
+
+
 def test_unknown_benchmarks_are_refused():
     with pytest.raises(UsageError, match="sharing"):
         bench("everything")

@@ -1,12 +1,15 @@
 """Who moves which weights, how far, and that what was saved goes on as if nothing had happened."""
 
+import dataclasses
+
 import pytest
 import torch
+from torch import nn
 
 from unimo.config import check_settings
 from unimo.errors import UsageError
 from unimo.model.build import ModelSettings, build
-from unimo.optimiser import Optimiser, learning_rate, make_optimiser, moments, put_back
+from unimo.optimiser import Optimiser, learning_rate, make_optimiser, moments, put_back, rate_of_step
 
 TINY = ModelSettings(
     size="tiny", width=16, heads=2, image_depth=1, text_depth=1, grounded_depth=1, image_size=32, vocabulary=40,
@@ -110,3 +113,45 @@ def test_the_rate_can_be_held_at_its_peak(decay):
 def test_a_released_schedule_is_not_held():
     with pytest.raises(UsageError, match=r"optimiser\.hold.*noam"):
         check_settings(Optimiser(hold=0.5, decay="noam"), "optimiser")
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.3, 0.99, 1.0, 1.5])
+def test_case_the_released_line_without_a_warm_up_stays_at_its_peak(progress):
+    """The release builds its schedule only `if warmup_steps > 0`; else the rate is one number."""
+    assert learning_rate(Optimiser(rate=2.0, warmup=0.0, decay="unimo"), progress) == 2.0
+    fallen = learning_rate(Optimiser(rate=2.0, warmup=0.01, decay="unimo"), progress)
+    assert fallen == pytest.approx(2.0 * max(0.0, 1 - progress) if progress else 0.0)
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine"])
+@pytest.mark.parametrize("steps", [1, 7, 20, 400])
+def test_case_every_step_of_a_run_moves_the_weights(decay, steps):
+    settings = Optimiser(rate=2.0, warmup=0.05, decay=decay)
+    rates = [rate_of_step(settings, step / steps, 1 / steps) for step in range(steps)]
+    assert min(rates) > 0 and max(rates) <= 2.0
+    rises = rates[: 1 + rates.index(max(rates))]
+    assert rises == sorted(rises) and rates[len(rises) :] == sorted(rates[len(rises) :], reverse=True)
+    if steps == 400:  # as much way in all as the line itself, whose mean over warm-up and fall is a half
+        assert sum(rates) / steps == pytest.approx(1.0, abs=1e-4)
+
+
+def test_released_steps_have_the_rate_of_their_beginning():
+    for decay in ("unimo", "unimo2", "noam", "piecewise"):
+        settings = Optimiser(rate=2.0, warmup=0.25, decay=decay)
+        for step in range(8):
+            assert rate_of_step(settings, step / 8, 1 / 8) == learning_rate(settings, step / 8)
+
+
+@pytest.mark.parametrize("member", ["unimo", "unimo-2"])
+def test_case_maps_and_the_word_table_decay_and_nothing_else(member):
+    """By module here, by name there: a table added under another name would show."""
+    model = build(dataclasses.replace(
+        TINY, member=member, dialogue=member == "unimo", depth=1, masked_grounding=member == "unimo-2",
+        contrastive_projection=member == "unimo-2", region_size=5, region_classes=3,
+    ))  # fmt: skip
+    optimiser = make_optimiser(model, Optimiser(weight_decay=0.3))
+    decay = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
+    maps = {id(part.weight) for part in model.modules() if isinstance(part, (nn.Linear, nn.Conv2d))}
+    for name, parameter in model.named_parameters():
+        wanted = id(parameter) in maps or name == "words.word.weight"
+        assert decay[id(parameter)] == (0.3 if wanted else 0.0), name

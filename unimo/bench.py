@@ -1,9 +1,9 @@
 """Timings, as ratios of two ways to the same end, measured in turns within one run.
 
-    K texts beside one picture · R rows of a picture
+    K texts beside one picture · R rows of a picture · T packed tokens
 
 Machines and what else they do differ; a ratio of neighbours in time differs little. Counted operations stand beside it.
-`sharing` builds its own model; `retrieval` asks a trained one.
+`sharing` builds its own model, `mask` needs none; `retrieval` asks a trained one.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask
 
 from unimo.answer import Answerer
-from unimo.batch import TEXT, Batch, Regions, Texts
+from unimo.batch import GROUND, IMAGE, TEXT, Batch, Regions, Texts
 from unimo.config import override
 from unimo.errors import UsageError
 from unimo.machine import describe_machine
+from unimo.model.attention import Plan
+from unimo.model.block_mask import block_mask
 from unimo.model.build import ModelSettings, build
 from unimo.model.flops import batch_cost
 from unimo.model.unified import Request, Unified
@@ -84,6 +87,51 @@ def _step(model: Unified, batch: Batch, requests: dict[str, Request]) -> Callabl
 def _texts(n: int, length: int) -> Texts:
     ids: Tensor = torch.arange(n * length) % 900 + 4
     return Texts(ids, 2 + torch.arange(length).repeat(n), torch.full_like(ids, TEXT), length * torch.arange(n + 1))
+
+
+SEQUENCES = {  # of the fused row of recipe `base`: role -> tokens
+    "pairs": {IMAGE: 197, GROUND: 100, TEXT: 64},
+    "passages": {GROUND: 100, TEXT: 412},
+}
+
+
+def mask(size: str, rounds: int) -> Iterator[dict[str, Any]]:
+    """FlexAttention's mask of 100,000 tokens; and of 1,000 against torch's own, which lays out every pair of tokens.
+
+    size says nothing here.
+    """
+    for name, parts in SEQUENCES.items():
+        long, short = (_row_of(parts, tokens) for tokens in (100_000, 1_000))
+        runs = {"long": _calls(block_mask, long), "short": _calls(block_mask, short), "whole": _calls(_whole, short)}
+        seconds = in_turns(runs, rounds)
+        ratios = [a / b for a, b in zip(seconds["whole"], seconds["short"])]
+        yield {
+            "benchmark": "mask",
+            "sequences": name,
+            "T": len(long),
+            "milliseconds": round(1000 * statistics.median(seconds["long"]), 1),
+            "T, short": len(short),
+            "speed-up, short": round(statistics.median(ratios), 1),
+            "spread": [round(min(ratios), 1), round(max(ratios), 1)],
+        }
+
+
+def _calls(function: Callable[[Plan], Any], plan: Plan) -> Callable[[], None]:
+    def run() -> None:
+        function(plan)
+
+    return run
+
+
+def _whole(plan: Plan) -> Any:
+    n = len(plan)
+    return create_block_mask(lambda batch, head, q, k: plan.allowed(q, k), None, None, n, n, device="cpu")
+
+
+def _row_of(parts: dict[int, int], tokens: int) -> Plan:
+    n, length = tokens // sum(parts.values()), sum(parts.values())
+    role = torch.tensor([role for role, count in parts.items() for _ in range(count)]).repeat(n)
+    return Plan(torch.arange(n).repeat_interleave(length), role, torch.arange(length).repeat(n))
 
 
 def in_turns(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
@@ -160,4 +208,4 @@ def _scores(found: Curve) -> list[dict[str, Any]]:
     return rows
 
 
-BENCHMARKS: dict[str, Callable[[str, int], Iterator[dict[str, Any]]]] = {"sharing": sharing}
+BENCHMARKS: dict[str, Callable[[str, int], Iterator[dict[str, Any]]]] = {"sharing": sharing, "mask": mask}

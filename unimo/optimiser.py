@@ -17,7 +17,12 @@ from unimo.muon import Muon
 @dataclass(frozen=True)
 class Optimiser:
     rate: float = setting(5e-5, "peak learning rate", at_least=0, at_most=10)
-    warmup: float = setting(0.06, "share of the run over which the rate rises from 0", at_least=0, at_most=1)
+    warmup: float = setting(
+        0.06,
+        "share of the run over which the rate rises from 0; at 0 a released unimo schedule stays at its peak",
+        at_least=0,
+        at_most=1,
+    )
     hold: float = setting(
         0.0,
         "share of the run up to which the rate stays at its peak: linear and cosine fall then",
@@ -56,7 +61,9 @@ class Optimiser:
         "torch", "where epsilon stands: torch, or as released for UNIMO, beside the uncorrected root"
     )
     decayed: Literal["matrices", "released"] = setting(
-        "matrices", "what decays: matrices, or as released all but LayerNorms and biases, temperatures too"
+        "matrices",
+        "what decays: matrices, that is weights of linear maps and the word table, but no positions, [CLS], speakers, "
+        "turns and dictionary entries; or as released all but LayerNorms and biases, temperatures too",
     )
 
     def contradictions(self) -> Iterator[Contradiction]:
@@ -106,7 +113,7 @@ class Optimisers:
 
 
 def make_optimiser(model: nn.Module, settings: Optimiser) -> Optimisers:
-    """Fused AdamW; matrices decay, LayerNorms, biases, temperatures and other vectors do not.
+    """Fused AdamW; matrices decay, tables (see TABLES), LayerNorms, biases, temperatures and other vectors do not.
 
     layers="muon" gives the matrices inside Transformer layers to Muon, whose updates are as large as Adam's: one rate
     serves both.
@@ -147,6 +154,12 @@ def make_optimiser(model: nn.Module, settings: Optimiser) -> Optimisers:
     )
     return Optimisers(adamw, muon, epsilon=epsilon)
 
+
+# Rows of these are looked up, or are the vectors themselves: nothing multiplies them, so decay bounds no map; it only
+# draws rows that are seldom used to zero (dictionary entries without votes). So are ViTs trained (timm's
+# no_weight_decay).
+# The word table decays as in BERT, RoBERTa and the release: it is the language model's output matrix too.
+TABLES = ("cls", "positions", "position.weight", "speaker.weight", "turn.weight", "dictionary.entries")
 
 EMBEDDINGS = {"words": "text_encoder", "patches": "image_encoder", "regions": "encoder"}  # and the tower on top of them
 
@@ -192,7 +205,7 @@ def _by_share(names: list[str], share: dict[str, float]) -> list[tuple[float, li
 
 def _decays(name: str, parameter: Tensor, rule: str) -> bool:
     if rule == "matrices":
-        return parameter.ndim > 1
+        return parameter.ndim > 1 and not any(f".{name}".endswith(f".{table}") for table in TABLES)
     return name.endswith("patches.projection.bias") or not ("norm" in name or name.endswith(".bias"))
 
 
@@ -200,7 +213,8 @@ def learning_rate(settings: Optimiser, progress: float) -> float:
     """The rate at `progress` in [0, 1] of the run: up linearly, then down to `final`.
 
     The released forms (spec unimo §6.1, unimo2 §6) count from the run's beginning: after the warm-up unimo goes on at
-    1 - progress, a jump, and unimo2 at 1 - (progress - warmup); noam falls with the root; piecewise has no warm-up.
+    1 - progress, a jump, but without a warm-up stays at its peak; unimo2 goes on at 1 - (progress - warmup); noam falls
+    with the root; piecewise has no warm-up.
     """
     warmup = settings.warmup
     if settings.decay == "piecewise":
@@ -208,7 +222,7 @@ def learning_rate(settings: Optimiser, progress: float) -> float:
     if progress < warmup:
         return settings.rate * progress / warmup
     if settings.decay == "unimo":
-        return settings.rate * max(0.0, 1 - progress)
+        return settings.rate * max(0.0, 1 - progress) if warmup else settings.rate
     if settings.decay == "unimo2":
         return settings.rate * max(0.0, 1 - (progress - warmup))
     if settings.decay == "noam":
@@ -217,6 +231,15 @@ def learning_rate(settings: Optimiser, progress: float) -> float:
     rest = min(1.0, max(0.0, progress - begins) / max(1e-9, 1 - begins))
     fall = 1 - rest if settings.decay == "linear" else 0.5 * (1 + math.cos(math.pi * rest))
     return settings.rate * (settings.final + (1 - settings.final) * fall)
+
+
+def rate_of_step(settings: Optimiser, progress: float, share: float) -> float:
+    """The rate of a step that begins at `progress` and takes `share` of the run.
+
+    linear and cosine: that of the step's middle, so that the first step moves the weights, and the last one too.
+    Released schedules: that of its beginning, as released; their first step after a warm-up from 0 moves nothing.
+    """
+    return learning_rate(settings, progress + (share / 2 if settings.decay in ("linear", "cosine") else 0.0))
 
 
 def moments(model: nn.Module, optimiser: Optimisers) -> dict[str, Tensor]:

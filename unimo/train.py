@@ -31,7 +31,7 @@ from unimo.errors import NumericsError, Restart, UsageError, WeightsError
 from unimo.machine import autocast_dtype, keep_freed_memory, located_faults, matmul_rate
 from unimo.model.build import fill
 from unimo.model.transformer import Attention, Transformer
-from unimo.optimiser import Optimiser, Optimisers, learning_rate, make_optimiser, moments, put_back
+from unimo.optimiser import Optimiser, Optimisers, learning_rate, make_optimiser, moments, put_back, rate_of_step
 from unimo.training.learner import Learner
 from unimo.training.marks import answering, forget_later
 from unimo.training.opening import open_corpora
@@ -167,7 +167,7 @@ def train(run: Run | Work, out: str | Path, *, resume: bool = False, say: Callab
         for batch in made:
             if _progress(work, state) >= 1:
                 break
-            rate = learning_rate(settings.optimiser, _progress(work, state))
+            rate = rate_of_step(settings.optimiser, _progress(work, state), _share(work, state))
             for group in optimiser.param_groups:
                 group["lr"] = rate * group.get("share", 1.0)
             torch.manual_seed(chance.number(settings.seed, "dropout", state["step"], rank))
@@ -297,6 +297,13 @@ def _schedule(work: Work, state: dict[str, Any]) -> float:
         return state["step"] / work.steps
     by_clock = state["elapsed"] / (60 * (work.settings.minutes or 1))
     return min(by_clock, state["step"] / work.least_steps) if work.least_steps else by_clock
+
+
+def _share(work: Work, state: dict[str, Any]) -> float:
+    """Share of the run that the next step takes; by the clock as long as steps took so far, the first a thousandth."""
+    if work.steps:
+        return 1 / work.steps
+    return state["elapsed"] / state["step"] / (60 * (work.settings.minutes or 1)) if state["step"] else 1e-3
 
 
 def _save_is_due(settings: LoopSettings, state: dict[str, Any], saved_at: float) -> bool:

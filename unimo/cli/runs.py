@@ -29,7 +29,7 @@ def compare_runs(
 
 @app.command("bench")
 def run_benchmark(
-    name: Annotated[str, typer.Argument(help="Which one: sharing, retrieval.")],
+    name: Annotated[str, typer.Argument(help="Which one: sharing, mask, retrieval.")],
     model: Annotated[str | None, typer.Argument(help="Of retrieval: a run's folder or one of its checkpoints.")] = None,
     size: Annotated[str, typer.Option(help="Of sharing: size of the model.")] = "small",
     pairs: Paths = None,
@@ -43,8 +43,8 @@ def run_benchmark(
 ) -> None:
     """Time two ways to the same end in turns, and print their ratio.
 
-    sharing: many texts beside one picture, one JSON line each. retrieval: every pair fused, or a shortlist of each
-    query only; the curve of quality and speed.
+    sharing: many texts beside one picture; mask: who sees whom in a long packed row; one JSON line each. retrieval:
+    every pair fused, or a shortlist of each query only; the curve of quality and speed.
     """
     import json
 

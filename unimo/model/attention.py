@@ -242,12 +242,9 @@ class Plan:
     @cached_property
     def block_mask(self):
         """The same rule as a FlexAttention block mask."""
-        from torch.nn.attention.flex_attention import create_block_mask
+        from unimo.model.block_mask import block_mask
 
-        def mask_mod(batch, head, q, k):
-            return self.allowed(q, k)
-
-        return create_block_mask(mask_mod, None, None, len(self), len(self), device=self.owner.device.type)
+        return block_mask(self)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, heads: int, *, dropout: float = 0.0, form: str = "dense"):

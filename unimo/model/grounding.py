@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unimo.model.bounded import within
 from unimo.model.shapes import rounded
 
 ENCODER_WEIGHT, DICTIONARY_WEIGHT = 0.25, 1.0  # beta and alpha of §3.3
@@ -43,7 +44,7 @@ class GroundedDictionary(nn.Module):
 
     def similarity(self, hidden: Tensor, entries: Tensor) -> Tensor:
         """sigmoid(gamma * h . e): (..., S, D) and (..., E, D) -> (..., S, E), each in (0, 1)."""
-        return torch.sigmoid(self.scale.clamp(1, 1e4) * (hidden @ entries.transpose(-1, -2)))
+        return torch.sigmoid(within(self.scale, 1, 1e4) * (hidden @ entries.transpose(-1, -2)))
 
     @torch.no_grad()
     def tally(self, hidden: Tensor, owner: Tensor, n: int, votes: Tensor | None = None) -> Tensor:

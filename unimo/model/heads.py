@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unimo.model.bounded import within
 from unimo.model.transformer import ACTIVATIONS
 
 
@@ -66,11 +67,14 @@ class MatchingHead(nn.Module):
 
 
 class Temperature(nn.Module):
-    """A learned divisor of similarities, starting at 0.07 and kept in [0.001, 0.5] where it is used (§4.3)."""
+    """A learned divisor of similarities, starting at 0.07 and kept in [0.001, 0.5] where it is used (§4.3).
+
+    From outside it returns as soon as the loss would have it so, see `within`.
+    """
 
     def __init__(self, start: float = 0.07):
         super().__init__()
         self.value = nn.Parameter(torch.tensor([start]))
 
     def forward(self, similarity: Tensor) -> Tensor:
-        return similarity / self.value.clamp(0.001, 0.5)
+        return similarity / within(self.value, 0.001, 0.5)
