@@ -12,6 +12,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says how busy the machine is, nothing about the code.
+settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any speed")
+
+
+LONGEST = ("faults", "test_distributed", "test_finetune", "test_quadrants", "test_train", "test_unimo", "test_prepare")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first: whole files go to a worker (`--dist loadfile`), and the last is waited for."""
+    names = [f"/tests/{name}" for name in LONGEST]
+    items.sort(key=lambda item: next((i for i, name in enumerate(names) if name in str(item.path)), len(names)))
 
 
 @pytest.fixture(scope="session")

@@ -5,18 +5,18 @@ from __future__ import annotations
 import functools
 import io
 import json
-import os
 import pickle
 import re
 import signal
 import sys
 import tarfile
-import time
 from html.parser import HTMLParser
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
+from dying import Countdown, ended, fork
 from model.tiny_unimo2 import lively_model
 from PIL import Image
 
@@ -221,20 +221,15 @@ def small_blocks_again(monkeypatch) -> None:
     monkeypatch.setattr(neighbour_pictures, "_QUERIES_AT_ONCE", 2)
 
 
-def test_killed_at_random_it_leaves_the_same_bytes(corpora, tmp_path):
-    started = time.monotonic()
+def test_killed_again_and_again_it_leaves_the_same_bytes(corpora, tmp_path):
+    """The first dies at its fifth event, the next at its tenth, and so on until one lives."""
     quietly(*corpora, tmp_path / "whole")
-    whole = time.monotonic() - started
-    for number in range(6):
-        child = os.fork()
-        if child == 0:
-            try:
-                quietly(*corpora, tmp_path / "killed")
-            finally:
-                os._exit(0)
-        time.sleep(whole * (number + 0.5) / 6)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+    for at in count(5, 5):
+        code = ended(fork(lambda: (Countdown(at), quietly(*corpora, tmp_path / "killed"))))  # noqa: B023
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+    assert at > 20
     quietly(*corpora, tmp_path / "killed")
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import os
 import pickle
 import re
 import signal
-import subprocess
 import sys
 import tarfile
-import time
 import types
 import zipfile
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from dying import Countdown, ended, fork
 from PIL import Image
 
 from unimo.data.ledger import Ledger
@@ -92,8 +93,8 @@ class Fixed:
 
     feature_size, classes = 4, 3
 
-    def __init__(self, answers=None, seconds=0.0):
-        self.answers, self.seconds, self.asked = answers or {}, seconds, 0
+    def __init__(self, answers=None):
+        self.answers, self.asked = answers or {}, 0
 
     def facts(self):
         return {"source": "fixed"}
@@ -103,7 +104,6 @@ class Fixed:
 
     def regions(self, picture):
         self.asked += 1
-        time.sleep(self.seconds)
         found = good(sum(picture.key.encode()))
         return Found(**{**vars(found), **self.answers.get(picture.key, {})})
 
@@ -251,34 +251,41 @@ def test_wrong_calls(shards):
             find_source(name)
 
 
-KILLED = """
-import sys
-from pathlib import Path
-sys.path[:0] = [{tests!r}]
-from test_prepare_regions import Fixed
-from unimo.prepare.regions import prepare_regions
-prepare_regions("images", {shards!r}, Fixed(seconds=0.05), out={out!r})
-"""
+def bytes_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_killed_and_started_again(shards, tmp_path):
+@pytest.mark.parametrize("done", [0, 1, 3])
+def test_killed_and_started_again(shards, tmp_path, done):
+    class Deadly(Fixed):
+        def regions(self, picture):
+            if self.asked == done:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().regions(picture)
+
     prepared(shards, Fixed(), tmp_path / "whole")
     out = tmp_path / "out"
-    script = KILLED.format(tests=str(Path(__file__).parent), shards=str(shards), out=str(out))
-    journal = 0
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL) as child:
-        for _ in range(2000):
-            journal = sum(path.read_bytes().count(b"\n") for path in out.glob("*.partial/journal.jsonl"))
-            if journal >= 3 or child.poll() is not None:
-                break
-            time.sleep(0.01)
-        os.kill(child.pid, signal.SIGKILL)
-    assert journal >= 3 and not list(out.glob("*.safetensors"))
+    assert ended(fork(lambda: prepare_regions("images", shards, Deadly(), out=out, say=quiet))) == -signal.SIGKILL
+    assert not list(out.glob("*.safetensors"))
     source = Fixed()
     rows = prepare_regions("images", shards, source, out=out, say=quiet)
-    assert rows[0]["resumed"] >= 2 and source.asked == 8 - rows[0]["resumed"]
-    wanted = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == wanted
+    assert rows[0]["resumed"] == done and source.asked == 8 - done
+    assert bytes_in(out) == bytes_in(tmp_path / "whole")
+
+
+def test_killed_at_every_event_and_started_again(shards, tmp_path):
+    prepared(shards, Fixed(), tmp_path / "whole")
+    expected = bytes_in(tmp_path / "whole")
+    for at in count(1):
+        out = tmp_path / str(at)
+        work = functools.partial(prepare_regions, "images", shards, Fixed(), out=out, say=quiet)
+        code = ended(fork(lambda: (Countdown(at), work())))  # noqa: B023
+        work()
+        assert bytes_in(out) == expected, at
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+    assert at > 20
 
 
 # ---- truth

@@ -8,11 +8,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
+from unimo import runs
 from unimo.config import override, setting
 from unimo.errors import DataError, ResourceError, UsageError
 from unimo.json_files import load_json
@@ -141,14 +142,17 @@ def test_of_two_processes_exactly_one_wins(tmp_path):
         gate, open_gate = os.pipe()
         outcome, report = os.pipe()
         until, release = os.pipe()
+        named, say_named = os.pipe()
 
-        def rival(folder=folder, gate=gate, report=report, until=until):
+        def rival(folder=folder, gate=gate, report=report, until=until, named=named, say_named=say_named):
+            runs.time = SimpleNamespace(sleep=lambda _: os.read(named, 1))  # however long the winner takes
             os.read(gate, 1)
             try:
                 run = RunFolder(folder)
             except ResourceError as error:
                 os.write(report, b"l" if re.search(r"held by process \d+ on", error.one_line()) else b"?")
                 return
+            os.write(say_named, b"n")
             os.write(report, b"w")
             os.read(until, 1)
             run.close()
@@ -168,7 +172,7 @@ def test_of_two_processes_exactly_one_wins(tmp_path):
         for child in children:
             os.waitpid(child, 0)
         assert sorted(outcomes) == sorted(b"lw"), attempt
-        for descriptor in (open_gate, outcome, report, until, release):
+        for descriptor in (open_gate, outcome, report, until, release, named, say_named):
             os.close(descriptor)
 
 
@@ -187,18 +191,15 @@ def test_a_forked_worker_does_not_hold_its_dead_parents_folder(tmp_path):
 
     def parent():
         run = RunFolder(tmp_path)
-        worker = os.fork()
-        if worker == 0:
-            time.sleep(30)
-            os._exit(0)
-        os.write(writer, worker.to_bytes(8, "little"))
+        if os.fork() == 0:
+            os.write(writer, os.getpid().to_bytes(8, "little"))
+            signal.pause()
         assert run.path
         os._exit(0)
 
     assert in_child(parent) == 0
     worker = int.from_bytes(os.read(reader, 8), "little")
     try:
-        time.sleep(0.1)
         RunFolder(tmp_path).close()
     finally:
         os.kill(worker, signal.SIGKILL)
@@ -299,44 +300,43 @@ def test_a_second_signal_ends_the_process():
         with StopFlag():
             os.kill(os.getpid(), signal.SIGUSR1)
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(10)
 
     assert in_child(stubborn) == -signal.SIGTERM
 
 
-def test_a_signal_never_cuts_a_step():
-    ready, say_ready = os.pipe()
+@pytest.mark.parametrize("steps", [1, 2, 5, 20])
+def test_a_signal_never_cuts_a_step(steps):
+    """The signal comes from outside, in the middle of a step or of one of the next, which are not told apart."""
+    middle, say_middle = os.pipe()
 
     def loop():
-        done = 0
+        done = told = 0
         with StopFlag() as stop:
-            os.write(say_ready, b"x")
             while not stop:
                 first = done
-                deadline = time.monotonic() + 0.002
-                while time.monotonic() < deadline:
-                    pass
+                if told < steps:
+                    told += os.write(say_middle, b"x")
                 done = first + 2
-        return 75 if done and done % 2 == 0 else 1
+        return 75 if done >= 2 * steps and done % 2 == 0 else 1
 
-    draw = random.Random(0)
-    for _ in range(10):
-        child = os.fork()
-        if child == 0:
-            code = 99
-            try:
-                code = loop()
-            finally:
-                os._exit(code)
-        os.read(ready, 1)
-        time.sleep(0.005 + draw.uniform(0, 0.02))
-        os.kill(child, signal.SIGTERM)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 75
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            code = loop()
+        finally:
+            os._exit(code)
+    for _ in range(steps):
+        os.read(middle, 1)
+    os.kill(child, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 75
+    os.close(middle)
+    os.close(say_middle)
 
 
 def test_forked_workers_do_not_swallow_signals():
     with StopFlag() as stop:
-        assert in_child(lambda: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(10)) == -signal.SIGTERM
+        assert in_child(lambda: os.kill(os.getpid(), signal.SIGTERM)) == -signal.SIGTERM
 
         def worker():
             ignore_stop_signals()

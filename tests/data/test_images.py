@@ -6,7 +6,6 @@ import io
 import os
 import random
 import struct
-import time
 import zlib
 
 import numpy as np
@@ -111,12 +110,26 @@ def test_sixteen_bits_keep_their_levels():
     assert np.array_equal(image[..., 0].ravel(), np.arange(256))
 
 
-def test_only_the_first_frame_is_read():
+@pytest.fixture
+def decoded(monkeypatch):
+    """Sizes of the pictures whose pixels Pillow has decoded since."""
+    sizes, load = [], ImageFile.ImageFile.load
+
+    def told(image):
+        if image.tile:  # else they are there already
+            sizes.append(image.size)
+        return load(image)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", told)
+    return sizes
+
+
+def test_only_the_first_frame_is_read(decoded):
     frames = [Image.new("RGB", (300, 200), (i % 256, 0, 0)) for i in range(400)]
     data = encoded(frames[5], "GIF", save_all=True, append_images=frames[6:])
-    started = time.perf_counter()
+    decoded.clear()
     assert load_rgb(data).getpixel((0, 0))[0] == 5
-    assert time.perf_counter() - started < 0.2
+    assert decoded == [(300, 200)]
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -147,18 +160,19 @@ def bomb(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("side", [6400, 9000, 12000, 20000, 2**31 - 1])
-def test_bombs_are_refused_from_the_header(side):
+def test_bombs_are_refused_from_the_header(side, decoded):
     data = (
         bomb(side, side)
         if side < 2**16
         else bomb(8, 8).replace(struct.pack(">II", 8, 8), struct.pack(">II", side, side))
     )
-    started = time.perf_counter()
     with pytest.raises(DataError):
         load_rgb(data)
     with pytest.raises(DataError):
         image_size(data)
-    assert time.perf_counter() - started < 0.2
+    assert not decoded
+    load_rgb(encoded(smooth(20, 10)))
+    assert decoded
 
 
 def test_the_cap_is_exact():

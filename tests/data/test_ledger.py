@@ -85,6 +85,7 @@ def test_processes_share_the_file_without_tearing_lines(tmp_path):
     for child in children:
         child.start()
     for child in children:
-        child.join(timeout=60)
+        child.join()
+        assert child.exitcode == 0
     keys = {json.loads(line)["key"] for line in path.read_text().splitlines()}
     assert len(keys) == 600

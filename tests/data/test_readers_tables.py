@@ -56,7 +56,9 @@ def test_the_same_rows_in_every_form(tmp_path, name):
 printable = some.text(some.characters(exclude_categories=("Cs", "Cc")) | some.sampled_from('",\n"\r\n;'), max_size=40)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(some.lists(some.tuples(printable, printable), min_size=1, max_size=6), some.sampled_from(",;|\t"))
 def test_csv_round_trip(tmp_path, rows, delimiter):
     """Whatever Python's own writer quotes comes back: delimiters, quotes and line ends within fields included."""
@@ -280,7 +282,9 @@ def test_wrong_json_types_are_named(tmp_path):
     assert all(f"line {i}" in each.where for i, each in enumerate(got, start=1))
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(
     some.recursive(
         some.none()

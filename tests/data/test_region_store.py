@@ -9,6 +9,7 @@ import pickle
 import random
 import shutil
 import tarfile
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -356,18 +357,13 @@ def test_every_byte_is_verified_on_request(corpus, tmp_path):
 # ---- workers
 
 
-def _sums(store, queue):
-    queue.put([float(store.picture(i).features.sum()) for i in range(len(store))])
+def _sums(store):
+    return [float(store.picture(i).features.sum()) for i in range(len(store))]
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_store_works_in_workers(corpus, tmp_path, method):
     store = write_sidecars(corpus, tmp_path / "out")
     assert len(pickle.dumps(store)) < 20_000  # paths, not tables
-    context = multiprocessing.get_context(method)
-    queue, here = context.Queue(), context.Queue()
-    _sums(store, here)
-    child = context.Process(target=_sums, args=(store, queue))
-    child.start()
-    assert queue.get(timeout=60) == here.get(timeout=60)
-    child.join(timeout=60)
+    with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:
+        assert pool.submit(_sums, store).result() == _sums(store)

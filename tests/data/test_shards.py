@@ -7,6 +7,7 @@ import io
 import multiprocessing
 import random
 import tarfile
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -158,8 +159,8 @@ def test_replaced_file_is_seen_after_forget_and_descriptors_are_bounded(tmp_path
     assert readers.read(tmp_path / "9", 0, 3) == b"new"
 
 
-def _read_in_child(path, queue):
-    queue.put([shards.read_range(path, offset, 4) for offset in range(0, 400, 4)])
+def _read_in_child(path):
+    return [shards.read_range(path, offset, 4) for offset in range(0, 400, 4)]
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -168,15 +169,10 @@ def test_processes_do_not_disturb_each_other(method, tmp_path):
     path.write_bytes(bytes(range(200)) * 2)
     expected = [path.read_bytes()[offset : offset + 4] for offset in range(0, 400, 4)]
     assert shards.read_range(path, 0, 4) == expected[0]  # opened before the fork
-    context = multiprocessing.get_context(method)
-    queue = context.Queue()
-    children = [context.Process(target=_read_in_child, args=(path, queue)) for _ in range(2)]
-    for child in children:
-        child.start()
-    assert [shards.read_range(path, offset, 4) for offset in range(0, 400, 4)] == expected
-    assert [queue.get(timeout=60) for _ in children] == [expected, expected]
-    for child in children:
-        child.join(timeout=60)
+    with ProcessPoolExecutor(2, multiprocessing.get_context(method)) as pool:
+        children = [pool.submit(_read_in_child, path) for _ in range(2)]
+        assert [shards.read_range(path, offset, 4) for offset in range(0, 400, 4)] == expected
+        assert [child.result() for child in children] == [expected, expected]
 
 
 def index() -> Index:

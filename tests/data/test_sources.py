@@ -13,6 +13,7 @@ import pickle
 import random
 import sys
 import tarfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -436,23 +437,17 @@ def test_payload_flips_behind_an_index_are_all_found(tmp_path):
 # --- workers --------------------------------------------------------------------------------------
 
 
-def _digests(corpus, queue):
-    queue.put([hashlib.sha256(corpus.image_bytes(i)).hexdigest() + corpus.text(i, 1) for i in range(len(corpus))])
+def _digests(corpus):
+    return [hashlib.sha256(corpus.image_bytes(i)).hexdigest() + corpus.text(i, 1) for i in range(len(corpus))]
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_corpus_works_in_workers(method, tmp_path):
     corpus, _ = open_loosely("pairs", pairs_tar(tmp_path / "a.tar", 5))
-    context = multiprocessing.get_context(method)
-    queue = context.Queue()
-    _digests(corpus, here := context.Queue())
-    children = [context.Process(target=_digests, args=(corpus, queue)) for _ in range(2)]
-    for child in children:
-        child.start()
-    expected = here.get(timeout=30)
-    assert [queue.get(timeout=60) for _ in children] == [expected, expected]
-    for child in children:
-        child.join(timeout=60)
+    expected = _digests(corpus)
+    with ProcessPoolExecutor(2, multiprocessing.get_context(method)) as pool:
+        children = [pool.submit(_digests, corpus) for _ in range(2)]
+        assert [child.result() for child in children] == [expected, expected]
 
 
 def test_verify_header_reads_the_same_sizes(tmp_path):

@@ -3,11 +3,11 @@ punctuation list, run once on Java 17. Of 39,867 sentences of Flickr8k, COCO and
 """
 
 import json
-import time
 from itertools import chain
 from pathlib import Path
 
 import pytest
+from growth import growth
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,9 +54,7 @@ def test_any_text_gives_plain_words(text):
 
 @pytest.mark.parametrize("unit", [",", "a", "a.", "1,", "a'", "n't", "a-b/", "@", "a&", "!.", "''"])
 def test_a_long_hostile_text_takes_no_more_than_its_share_of_time(unit):
-    started = time.perf_counter()
-    tokenise(unit * (100_000 // len(unit)))
-    assert time.perf_counter() - started < 3
+    assert growth(tokenise, unit * (10_000 // len(unit)), unit * (100_000 // len(unit))) < 40
 
 
 def test_layout_does_not_matter():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,8 +69,11 @@ def test_what_is_saved_comes_back(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
-def test_every_swap_of_two_tensors_is_noticed(kind):
-    """Any two parameters of one shape change places: the stored activations say so, in at least 99 of 100 cases."""
+def test_a_swap_of_two_tensors_is_noticed(kind):
+    """Any two parameters of one shape change places: the stored activations say so, in at least 99 of 100 cases.
+
+    Of the many pairs of the deepest model, those drawn by seed.
+    """
     model = lively(SETTINGS[kind])
     stored = probe.activations(model)
     probe.check(model, stored, where="here")
@@ -79,7 +83,7 @@ def test_every_swap_of_two_tensors_is_noticed(kind):
         if a.shape == b.shape and not torch.equal(a, b)
     ]
     assert len(pairs) > 100
-    noticed = 0
+    noticed, pairs = 0, random.Random(0).sample(pairs, min(400, len(pairs)))
     for a, b in pairs:
         a.data, b.data = b.data, a.data
         try:
