@@ -345,6 +345,8 @@ def only(*names):
         (only("itm"), {"itm"}),
         (only("image_contrastive"), {"image_contrastive"}),
         (only("itm", "dictionary"), {"itm", "dictionary.entries"}),
+        ([*only("cmcl", "dictionary"), "data.images="], {"cmcl", "dictionary.entries"}),
+        ([*only("seq2seq", "dictionary"), "data.images="], {"seq2seq.pairs", "dictionary.entries"}),
         ([*only("masked_grounding"), "model.masked_grounding=true"], {"masked_grounding"}),
     ],
     ids=lambda value: None if isinstance(value, set) else ",".join(value)[:60],
@@ -456,7 +458,12 @@ def nothing_to_ask(world, tmp):
     return tiny(world, *only("cmcl"), "data.pairs="), UsageError, "had anything to ask"
 
 
+def a_dictionary_that_nobody_feeds(world, tmp):
+    return tiny(world, *only("dictionary"), "data.images="), UsageError, "dictionary's loss has nothing"
+
+
 BEFORE_THE_FIRST_STEP = [
+    a_dictionary_that_nobody_feeds,
     empty_folder, missing_folder, images_without_captions, captions_without_images, fewer_than_a_step,
     not_utf8,
     broken_tar, shards_that_do_not_divide, no_length, two_lengths, no_data, no_budget,

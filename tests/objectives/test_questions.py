@@ -245,6 +245,63 @@ def test_dictionary_loss_is_that_of_each_sequence_by_itself(options):
         assert float(parts[name].count) == float(count) and parts[name].weight == weight
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("others", "data", "expected"),
+    [  # what is active, what a step holds, and the sequences that vote: (pictures, texts) of each
+        ({"mlm": MaskedLanguageModeling()}, {"pairs": 3}, [("pairs", "pairs.masked")]),
+        ({"itm": ImageTextMatching()}, {"pairs": 3}, [("pairs", "pairs.clean")]),
+        ({"mlm": MaskedLanguageModeling(), "itm": ImageTextMatching()}, {"pairs": 3}, [("pairs", "pairs.masked")]),
+        ({"seq2seq": Seq2SeqGeneration()}, {"pairs": 3}, [("pairs", "pairs.written")]),
+        ({"seq2seq": Seq2SeqGeneration(), "itm": ImageTextMatching()}, {"pairs": 3}, [("pairs", "pairs.clean")]),
+        ({"cmcl": CrossModalContrastive()}, {"pairs": 3}, [("pairs", "pairs.clean")]),
+        ({"masked_grounding": MaskedGrounding(weight=1.0, chosen=4)}, {"pairs": 3}, [("pairs", "pairs.clean")]),
+        ({"seq2seq": Seq2SeqGeneration()}, {"fragments": 2}, [(None, "texts.written")]),
+        ({"mlm": MaskedLanguageModeling(), "seq2seq": Seq2SeqGeneration()}, {"masked": 2, "fragments": 2},
+         [(None, "texts.masked")]),
+        ({"image_contrastive": ImageContrastive()}, {"images": 2}, [("images", None)]),
+        ({}, {"images": 2}, [("images", None)]),
+        ({"cmcl": CrossModalContrastive()}, {"pairs": 3, "images": 2}, [("pairs", "pairs.clean"), ("images", None)]),
+        ({}, {"pairs": 3, "masked": 2}, []),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["topk", "normal"])
+def test_case_the_dictionary_is_asked_whatever_else_is_active(others, data, expected, method):
+    """Sequence by sequence here, with entries chosen by a tally of its own voters."""
+    if method == "normal" and "masked_grounding" in others:
+        others = {"cmcl": CrossModalContrastive()}  # masked grounding needs topk
+    objectives = {**others, "dictionary": GroundedDictionaryLoss()}
+    model = lively_model(masked_grounding=True, grounding_method=method)
+    batch = tiny_batch(objectives.values(), **data)
+    parts, _ = step(model, batch, objectives)
+    towers, sums = model.towers(batch), torch.zeros(4)
+    for pictures, texts in expected:
+        if pictures == "images":
+            images = torch.cat([batch.images_of("images.a"), batch.images_of("images.b")])
+        else:
+            images = batch.images_of("pairs") if pictures else [None] * data.get("masked", data.get("fragments", 0))
+        for i, image in enumerate(images):
+            voters = [] if image is None else [towers.images[image, 1:]]
+            if texts is not None:
+                number = batch.texts_of(texts)[i]
+                first, last = towers.texts.offsets[number : number + 2]
+                voters.append(towers.words[first + 1 : last][towers.texts.roles[first + 1 : last] != WRITTEN])
+            mine = torch.cat(voters)
+            if method == "normal":
+                chosen = model.dictionary.nearest(mine)
+            else:
+                chosen = torch.sigmoid(1.5 * mine @ model.dictionary.entries.T).sum(0).topk(4).indices
+            one = model.dictionary.loss(mine[None], torch.ones(1, len(mine), dtype=torch.bool), chosen[None])
+            sums += torch.stack([torch.as_tensor(x).float() for x in one])
+    if not expected:
+        assert not {"dictionary.entries", "dictionary.encoders"} & set(parts)
+        return
+    for name, (total, count) in (("dictionary.entries", sums[:2]), ("dictionary.encoders", sums[2:])):
+        torch.testing.assert_close(parts[name].total, total, rtol=1e-4, atol=1e-3)
+        assert float(parts[name].count) == float(count)
+
+
 def test_without_a_dictionary_there_is_no_dictionary_loss():
     objectives = {
         "mlm": MaskedLanguageModeling(),

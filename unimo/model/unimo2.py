@@ -165,21 +165,13 @@ class UNIMO2(Unified):
         self, towers: Towers, requests: dict[str, Request], image: Tensor, text: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The chosen entries enter as they are, through their own LayerNorm: no straight-through estimator (§2.4)."""
-        n = len(image)
         if self.dictionary is None:
             return super().ground(towers, requests, image, text)
         if self.dictionary.method == "normal":
             codes, counts = self._one_to_one(towers, image, text)
             chosen = None
         else:
-            assert towers.image_votes is not None and towers.text_votes is not None
-            tally = towers.image_votes.new_zeros(n, len(self.dictionary.entries))
-            tally[image >= 0] += towers.image_votes[image[image >= 0]]
-            voting = text >= 0
-            if self.released.only_patches_vote:
-                voting &= (image < 0) | ~_has_known_words(towers.texts)[text]
-            tally[voting] += towers.text_votes[text[voting]]
-            chosen = self.dictionary.choose(tally)  # (n, K)
+            chosen = self.choice(towers, image, text)
             codes, counts = chosen.flatten(), torch.full_like(image, chosen.shape[1])
         x = F.embedding(codes, self.dictionary.entries)
         if self.grounding_positions:
@@ -204,6 +196,17 @@ class UNIMO2(Unified):
             x = x * ~torch.cat(masks).flatten()[:, None]
         assert self.ground_norm is not None
         return self.ground_dropout(self.ground_norm(x)), counts, chosen
+
+    def choice(self, towers: Towers, image: Tensor, text: Tensor) -> Tensor:
+        """Method "topk": the entries that picture image[i] and text text[i] choose together, -1 for none: (n, K)."""
+        assert self.dictionary is not None and towers.image_votes is not None and towers.text_votes is not None
+        tally = towers.image_votes.new_zeros(len(image), len(self.dictionary.entries))
+        tally[image >= 0] += towers.image_votes[image[image >= 0]]
+        voting = text >= 0
+        if self.released.only_patches_vote:
+            voting &= (image < 0) | ~_has_known_words(towers.texts)[text]
+        tally[voting] += towers.text_votes[text[voting]]
+        return self.dictionary.choose(tally)
 
     def _one_to_one(self, towers: Towers, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Method "normal": the nearest entry of every voting position, patches first. -> codes, counts (n,)."""

@@ -4,7 +4,8 @@
 
 Nothing is hidden. Asked of every sequence that pictures or texts form on their own terms (true pairs, unpaired
 pictures, unpaired texts): can the chosen entries rebuild the voting positions, and the positions the entries? The
-terms weigh 1 and 1/4.
+terms weigh 1 and 1/4. Sequences that others fuse have their choice made; where nobody fuses pairs or pictures, it is
+made here, from the towers alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unimo.batch import Batch
+from unimo.batch import TEXT, Batch
 from unimo.config import setting
 from unimo.data.pack import Draft
 from unimo.model.grounding import DICTIONARY_WEIGHT, ENCODER_WEIGHT
@@ -23,7 +24,7 @@ from unimo.model.unified import Fused, Request, Towers
 from unimo.model.unimo2 import UNIMO2
 from unimo.objectives.objective import Part
 
-SEQUENCES = ("mlm.pairs", "itm.match", "image_contrastive", "mlm.texts")  # the first pairs asked for, and singles
+STREAMS = ("pairs", "images", "texts")
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,12 @@ class GroundedDictionaryLoss:
         if model.dictionary is None:
             return {}
         sums: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-        names = [name for name in SEQUENCES if name in fused]
-        if "mlm.pairs" in names and "itm.match" in names:
-            names.remove("itm.match")
-        for name in names:
-            hidden, valid = voting_positions(model, towers, fused[name].request)
-            codes = fused[name].codes
+        for stream in STREAMS:
+            found = fused_of(stream, towers, fused) or _of_towers(stream, model, batch, towers)
+            if found is None:
+                continue
+            request, codes = found
+            hidden, valid = voting_positions(model, towers, request)
             if codes is None:
                 codes = model.dictionary.nearest(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
             sums.append(model.dictionary.loss(hidden, valid, codes))
@@ -59,6 +60,40 @@ class GroundedDictionaryLoss:
             "dictionary.entries": Part(entry_sum, entry_count, self.weight * DICTIONARY_WEIGHT),
             "dictionary.encoders": Part(encoder_sum, encoder_count, self.weight * ENCODER_WEIGHT),
         }
+
+
+Sequences = tuple[Request, Tensor | None]  # and the entries they chose, None where each position has its nearest
+
+
+def fused_of(stream: str, towers: Towers, fused: dict[str, Fused]) -> Sequences | None:
+    """The first sequences of a stream that were fused, those whose texts are read before those that are written.
+
+    What is written has no vote; and pairs that two objectives fuse count once.
+    """
+    mine = [one for one in fused.values() if one.request.stream == stream]
+    read = [one for one in mine if one.request.text is None or _are_read(one.request.text, towers)]
+    for one in read or mine:
+        return one.request, one.codes
+    return None
+
+
+def _are_read(texts: Tensor, towers: Towers) -> bool:
+    return int(towers.texts.roles[towers.texts.offsets[texts[0]]]) == TEXT
+
+
+def _of_towers(stream: str, model: UNIMO2, batch: Batch, towers: Towers) -> Sequences | None:
+    """What nobody fused: pairs whose captions are read as they are, and unpaired pictures."""
+    if stream == "pairs" and "pairs.clean" in batch.text_groups:
+        request = Request(batch.images_of("pairs"), batch.texts_of("pairs.clean"))
+    elif stream == "images" and (views := [name for name in batch.image_groups if name.startswith("images.")]):
+        request = Request(torch.cat([batch.images_of(name) for name in views]), None)
+    else:
+        return None
+    assert request.image is not None and model.dictionary is not None
+    if model.dictionary.method != "topk":
+        return request, None
+    nothing = torch.full_like(request.image, -1)
+    return request, model.choice(towers, request.image, nothing if request.text is None else request.text)
 
 
 def voting_positions(model: UNIMO2, towers: Towers, request: Request) -> tuple[Tensor, Tensor]:

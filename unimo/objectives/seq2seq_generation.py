@@ -55,9 +55,11 @@ class Seq2SeqGeneration:
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
         asked = {}
         if "pairs.written" in batch.text_groups:
-            asked["seq2seq.pairs"] = Request(batch.extra["seq2seq.pairs"], batch.texts_of("pairs.written"))
+            asked["seq2seq.pairs"] = Request(
+                batch.extra["seq2seq.pairs"], batch.texts_of("pairs.written"), stream="pairs"
+            )
         if "texts.written" in batch.text_groups:
-            asked["seq2seq.texts"] = Request(None, batch.texts_of("texts.written"))
+            asked["seq2seq.texts"] = Request(None, batch.texts_of("texts.written"), stream="texts")
         return asked
 
     def loss(self, model: Unified, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:

@@ -268,3 +268,23 @@ def check(run: Run, world: int) -> None:
             expected="at least one folder, with a budget above 0",
             do="--pairs FOLDER --images FOLDER --texts FOLDER",
         )
+    if "dictionary" in asked.active() and run.model.dictionary and not any(_reach_dictionary(run)):
+        raise UsageError(
+            "the dictionary's loss has nothing to be asked of",
+            where="objectives.dictionary",
+            got=f"{', '.join(wanted(run))}, and {', '.join(asked.active())}",
+            expected="images, or pairs or texts that an objective reads: mlm, seq2seq, cmcl, itm, masked_grounding",
+            do="switch one of them on, or --set objectives.dictionary.weight=0",
+        )
+
+
+def _reach_dictionary(run: Run) -> Iterator[bool]:
+    """Of every kind of data, whether anything votes in it: captions and passages only where an objective reads them."""
+    asked = run.objectives
+    active = asked.active()
+    for kind in wanted(run):
+        if kind == "pairs":
+            some = any(name in active and getattr(asked, name).pairs for name in ("mlm", "seq2seq"))
+            yield some or any(name in active for name in ("cmcl", "itm", "masked_grounding"))
+        else:
+            yield kind == "images" or "mlm" in active or "seq2seq" in active
