@@ -300,10 +300,10 @@ def _schedule(work: Work, state: dict[str, Any]) -> float:
 
 
 def _share(work: Work, state: dict[str, Any]) -> float:
-    """Share of the run that the next step takes; by the clock as long as steps took so far, the first a thousandth."""
-    if work.steps:
-        return 1 / work.steps
-    return state["elapsed"] / state["step"] / (60 * (work.settings.minutes or 1)) if state["step"] else 1e-3
+    """Share of the schedule that the next step takes; by the clock what steps took so far, the first a thousandth."""
+    if work.steps or not state["step"]:
+        return 1 / (work.steps or work.least_steps or 1000)
+    return _schedule(work, state) / state["step"]
 
 
 def _save_is_due(settings: LoopSettings, state: dict[str, Any], saved_at: float) -> bool:
