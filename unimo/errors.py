@@ -7,6 +7,7 @@ line prints its parts and leaves with its exit code; a ledger stores the same pa
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable
 
 
@@ -41,6 +42,9 @@ class UnimoError(Exception):
             "do": self.do,
         }
         return {name: _printable(value) for name, value in named.items() if value is not None}
+
+    def __str__(self) -> str:  # the place may be put in by a caller that knows it
+        return self.one_line()
 
     def one_line(self) -> str:
         parts = self.parts()
@@ -87,9 +91,15 @@ class Restart(UnimoError):
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The known name most like a misspelt one, or None."""
-    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)  # below it, guesses are absurd
+    """The known name most like a misspelt one, or None. Names of more than 200 characters are not looked at."""
+    if len(name) > _LONGEST_NAME:  # comparing two takes the product of their lengths
+        return None
+    known = [other for other in itertools.islice(names, _MOST_NAMES) if len(other) <= _LONGEST_NAME]
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)  # below it, guesses are absurd
     return found[0] if found else None
+
+
+_LONGEST_NAME, _MOST_NAMES = 200, 10_000
 
 
 def _printable(value: object) -> str:

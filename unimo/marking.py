@@ -24,7 +24,7 @@ from unimo.data.examples import Examples
 from unimo.data.overlap import split_overlap
 from unimo.data.task_stream import TaskRows
 from unimo.disk import write_atomic
-from unimo.errors import UnimoError
+from unimo.errors import DataError, UnimoError
 from unimo.evaluate import curves
 from unimo.json_files import write_json
 from unimo.machine import describe_machine
@@ -93,7 +93,11 @@ def mark_task(
         marks[name] = mark(kind, own)
         scores += _named(own, name)
         for told, guesses in (kind.baseline(train, examples) if train is not None else {}).items():
-            scores += _named(kind.score(guesses, examples, run.seed), name, told)
+            try:
+                scores += _named(kind.score(guesses, examples, run.seed), name, told)
+            except DataError as fault:  # two texts too long to compare, of which the model wrote neither
+                notes.append(f"{name}: the baseline '{told}' has no score: {fault.one_line()}")
+                say(notes[-1])
         if isinstance(kind, Rank) and before is not None and before.model.matching is not None:
             untrained = kind.predict(before, split.rows, together)
             scores += _named(kind.score(untrained, examples, run.seed), name, BEFORE)

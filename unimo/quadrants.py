@@ -30,6 +30,7 @@ from typing import Any
 
 from unimo import answer, distributed, report
 from unimo.config import from_dict, override, to_dict
+from unimo.data.text import split_lines
 from unimo.errors import UsageError
 from unimo.evaluate import EvaluationData, evaluate
 from unimo.finetune import Task, finetune, prepared
@@ -242,7 +243,7 @@ def steps_within(run: Finetuning, minutes: float) -> int:
 
 def _made(folder: Path) -> tuple[int, float]:
     """Steps a run made and the seconds they took, from the last line of its log."""
-    *_, last = (folder / "log.jsonl").read_text("utf-8").splitlines()
+    *_, last = split_lines((folder / "log.jsonl").read_text("utf-8"))
     record = parse_json(last, where=f"{folder / 'log.jsonl'}, last line")
     return record["step"] + 1, record["seconds"]
 

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from unimo import checkpoint, distributed, objectives, runs
 from unimo.config import to_dict
 from unimo.data import chance
-from unimo.data.loader import Budgets, batches
+from unimo.data.loader import Budgets
+from unimo.data.workers import batches
 from unimo.errors import NumericsError, Restart, UsageError, WeightsError
 from unimo.machine import autocast_dtype, keep_freed_memory, located_faults, matmul_rate
 from unimo.model.build import fill
@@ -163,7 +164,8 @@ def train(run: Run | Work, out: str | Path, *, resume: bool = False, say: Callab
         stop = stack.enter_context(runs.StopFlag())
         asked = False
         started = time.monotonic()
-        made = stack.enter_context(contextlib.closing(batches(stream, state["step"], work.steps, settings.workers)))
+        made = batches(stream, state["step"], work.steps, settings.workers, stop.__bool__)
+        stack.enter_context(contextlib.closing(made))
         for batch in made:
             if _progress(work, state) >= 1:
                 break
@@ -215,6 +217,8 @@ def train(run: Run | Work, out: str | Path, *, resume: bool = False, say: Callab
                 path, saved_step, saved_at = save(), state["step"], state["elapsed"]
             if asked:
                 break
+        if stop and not asked and world == 1 and _progress(work, state) < 1:
+            asked = True  # while it waited for a batch that did not come
         if saved_step != state["step"]:
             path = save()
         if asked:

@@ -76,3 +76,33 @@ def test_every_shape_is_squeezed_to_the_square(size):
     squeezed = squeeze(Image.new("RGB", size, (10, 20, 30)), 32)
     assert squeezed.shape == (32, 32, 3) and (squeezed == [10, 20, 30]).all()
     assert view(squeezed, 32, replace(WILD, jitter=0.0), generator(0)).shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (300, 200), (20, 300), (640, 480), (17, 400)])
+def test_usual_pictures_are_squeezed_in_the_published_order(size):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+    wide = picture.resize((32, size[1]), Image.Resampling.BICUBIC)
+    assert np.array_equal(squeeze(picture, 32), np.asarray(wide.resize((32, 32), Image.Resampling.BICUBIC)))
+
+
+@pytest.mark.parametrize("size", [(1, 200_000), (3, 60_000), (200_000, 1), (16, 50_000), (31, 31)])
+def test_case_what_stands_between_two_resizes_is_no_larger_than_what_stands_around_them(size, monkeypatch):
+    picture = Image.new("RGB", size, (10, 20, 30))
+    made = []
+    real = Image.Image.resize
+
+    def resize(self, to, *args, **kwargs):
+        made.append(to[0] * to[1])
+        return real(self, to, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "resize", resize)
+    assert (squeeze(picture, 32) == [10, 20, 30]).all()
+    assert sum(made) <= size[0] * size[1] + 17 * 32 * 32
+
+
+def test_both_orders_show_the_same_picture():
+    y = np.arange(20_000)
+    column = (128 + 100 * np.sin(y / 3000)).astype(np.uint8)
+    picture = Image.fromarray(np.repeat(np.repeat(column[:, None], 2, 1)[..., None], 3, 2))
+    sheet = picture.resize((32, 20_000), Image.Resampling.BICUBIC).resize((32, 32), Image.Resampling.BICUBIC)
+    assert np.abs(squeeze(picture, 32).astype(int) - np.asarray(sheet, int)).max() <= 2

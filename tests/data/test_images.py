@@ -6,12 +6,14 @@ import io
 import os
 import random
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from unimo.data import images
 from unimo.data.images import FORMATS, image_size, load_rgb, to_rgb
 from unimo.errors import DataError
 
@@ -201,6 +203,95 @@ def test_only_regular_files_are_opened(tmp_path):
 def test_html_named_jpg_says_what_it_is():
     with pytest.raises(DataError, match="<html>"):
         load_rgb(b"<html>404 not found</html>", where="a.tar, key 3")
+
+
+def png_chunk(kind: bytes, body: bytes, *, sound: bool = True) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body) ^ (not sound))
+
+
+SWOLLEN = zlib.compress(b"x" * 2**21)  # 2 kB that unpack to 2 MiB
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        png_chunk(b"zTXt", b"key\0\0" + SWOLLEN),
+        png_chunk(b"iTXt", b"key\0\1\0\0\0" + SWOLLEN),
+        png_chunk(b"iCCP", b"key\0\0" + SWOLLEN),
+        png_chunk(b"zTXt", b"key\0\7" + SWOLLEN),
+        png_chunk(b"iCCP", b""),
+        png_chunk(b"tEXt", b"key\0value", sound=False),
+        png_chunk(b"eXIf", b"II*\0 garbage", sound=False),
+        png_chunk(b"pHYs", b"\0"),
+        png_chunk(b"gAMA", b""),
+        png_chunk(b"cHRM", b"\0\0\0\0"),
+        png_chunk(b"acTL", b"\0"),
+        png_chunk(b"fcTL", bytes(26)),
+        png_chunk(b"fdAT", b""),
+        png_chunk(b"abCd", bytes(1000)),
+    ],
+    ids=lambda chunk: chunk[4:8].decode(),
+)
+def test_case_metadata_of_a_png_costs_no_picture(chunk):
+    data = encoded(noise())
+    for at in (33, len(data) - 12):  # before the pixels and behind them
+        image = data[:at] + chunk + data[at:]
+        assert np.array_equal(np.asarray(load_rgb(image)), np.asarray(noise()))
+        assert image_size(image) == noise().size
+
+
+def test_exif_behind_the_pixels_of_a_png_is_found_from_the_header():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(noise())
+    image = data[:-12] + png_chunk(b"eXIf", exif.tobytes()[6:]) + data[-12:]
+    assert load_rgb(image).size == image_size(image) == (noise().height, noise().width)
+
+
+def test_metadata_of_jpeg_and_webp_costs_no_picture():
+    rng = random.Random(0)
+    jpeg, webp = encoded(smooth(), "JPEG"), encoded(smooth(), "WEBP")
+    plain = {data: np.asarray(load_rgb(data)) for data in (jpeg, webp)}
+    for _ in range(40):
+        noise_bytes = rng.randbytes(rng.randrange(40))
+        name = rng.choice([b"Exif\0\0", b"ICC_PROFILE\0", b"http://ns.adobe.com/xap/1.0/\0", b"MPF\0", b"JFIF\0", b""])
+        marker = rng.choice([0xE0, 0xE1, 0xE2, 0xED, 0xFE])
+        segment = bytes([0xFF, marker]) + struct.pack(">H", len(name + noise_bytes) + 2) + name + noise_bytes
+        found = load_rgb(jpeg[:2] + segment + jpeg[2:] + noise_bytes)
+        assert np.array_equal(np.asarray(found), plain[jpeg])
+        chunks = [(b"VP8X", struct.pack("<II", 0x2C, 95)[:7] + struct.pack("<I", 63)[:3]), (b"ICCP", noise_bytes)]
+        chunks += [(webp[12:16], webp[20:]), (b"XMP ", noise_bytes), (b"EXIF", noise_bytes)]
+        body = b"".join(k + struct.pack("<I", len(b)) + b + b"\0" * (len(b) % 2) for k, b in chunks) + noise_bytes[:3]
+        found = load_rgb(b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body + noise_bytes)
+        assert np.array_equal(np.asarray(found), plain[webp])
+
+
+@pytest.mark.parametrize("mode", ["I;16", "RGBA", "LA", "P", "CMYK", "L", "1"])
+def test_strips_are_no_different_from_the_whole(mode, monkeypatch):
+    levels = np.random.default_rng(1).integers(0, 65536, (23, 37), dtype=np.uint16)
+    image = Image.fromarray(levels) if mode == "I;16" else noise().convert("RGBA").convert(mode)
+    whole = np.asarray(to_rgb(image))
+    monkeypatch.setattr(images, "_STRIP", 100)
+    assert np.array_equal(np.asarray(to_rgb(image)), whole)
+
+
+def test_case_sixteen_bits_take_no_more_memory_than_others(monkeypatch):
+    """Of 40 million pixels of 16 bits: what numpy holds stays below two bytes a pixel (it was 18)."""
+    levels = np.zeros((1500, 2000), np.uint16)
+    image = Image.fromarray(levels)
+    monkeypatch.setattr(images, "_STRIP", 2**16)
+    tracemalloc.start()
+    to_rgb(image)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * levels.size
+
+
+def test_case_a_thread_of_pixels_is_refused_from_its_header():
+    data = bomb(1, 40_000_000)
+    for read in (load_rgb, image_size):
+        with pytest.raises(DataError, match="1 x 40000000"):
+            read(data, where="thread")
 
 
 def test_nothing_of_the_metadata_survives():

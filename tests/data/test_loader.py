@@ -3,6 +3,7 @@ parts.
 """
 
 import os
+import pickle
 import signal
 from collections import Counter
 from dataclasses import fields, is_dataclass
@@ -13,9 +14,11 @@ import pytest
 import torch
 from tiny_run import IMAGES, PAIRS, stream_of, tiny, write_tiny_world
 
+from unimo.data import workers as loader_workers
 from unimo.data.beside import Prepared
 from unimo.data.images import load_rgb
-from unimo.data.loader import Cache, batches
+from unimo.data.loader import Cache
+from unimo.data.workers import batches, handed_over
 from unimo.errors import DataError, UsageError
 from unimo.machine import located_faults
 
@@ -199,3 +202,56 @@ def test_related_pictures_of_unimo2_are_pixels_of_the_image_corpus(world, tmp_pa
         assert nearest in (items[anchor] % 2, 3, 7) and far[nearest] < 4
     assert flat(batch) == flat(stream.batch(0))
     assert "pairs.related" not in stream_of(run, tmp_path).batch(0).image_groups  # nothing was prepared
+
+
+def test_case_without_room_in_shared_memory_batches_come_through_pipes(world, tmp_path, monkeypatch):
+    """As with a /dev/shm of 64 kB: said once, and every bit the same."""
+    stream = stream_of(tiny(world), tmp_path)
+    expected = [flat(stream.batch(step)) for step in range(4)]
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=16, f_frsize=4096))
+    with pytest.warns(UserWarning, match="pipes") as told:
+        assert [flat(batch) for batch in batches(stream, 0, 4, 1)] == expected
+    assert len(told) == 1 and "65536 bytes" in str(told[0].message)
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("unable to allocate shared memory(shm)"), OSError(28, "No space left")])
+def test_shared_memory_that_gives_out_meanwhile_costs_no_batch(fault, world, tmp_path, monkeypatch):
+    batch = stream_of(tiny(world), tmp_path).batch(0)
+
+    class Full:
+        @staticmethod
+        def dumps(value):
+            raise fault
+
+    monkeypatch.setattr(loader_workers, "ForkingPickler", Full)
+    data, through_pipe = handed_over(batch)
+    assert through_pipe and flat(pickle.loads(data)) == flat(batch)
+
+
+@pytest.mark.parametrize("room", [None, 2**30])
+def test_with_room_a_batch_lies_in_shared_memory(room, world, tmp_path, monkeypatch):
+    monkeypatch.setattr(loader_workers, "_room", lambda: room)
+    batch = stream_of(tiny(world), tmp_path).batch(0)
+    data, through_pipe = handed_over(batch)
+    assert not through_pipe and len(data) < batch.pixels.nbytes
+
+
+class Silent:
+    """Stands for workers of which none answers; counts how often it was waited for."""
+
+    def __init__(self):
+        self.waited = 0
+
+    def __next__(self):
+        self.waited += 1
+        raise RuntimeError("DataLoader timed out after 1 seconds")
+
+
+def test_a_worker_that_never_answers_is_given_up_and_signals_are_heard_before():
+    silent = Silent()
+    with pytest.raises(Exception, match="a loader process died or hangs"), located_faults():
+        loader_workers._next(silent, lambda: False)
+    assert silent.waited == loader_workers.LONGEST_WAIT
+    stopped = Silent()
+    assert loader_workers._next(stopped, lambda: stopped.waited >= 3) is None
+    assert stopped.waited == loader_workers.PATIENCE

@@ -1,13 +1,15 @@
 """Against google's rouge-score: its words, stems, summary-level union and choice among references."""
 
 import random
+import sys
+import tracemalloc
 
 import numpy as np
 import pytest
 from rouge_score.rouge_scorer import RougeScorer, _backtrack_norec, _lcs_table
 
 from unimo.errors import DataError, UsageError
-from unimo.metrics import rouge, rouge_each
+from unimo.metrics import lcs, rouge, rouge_each, rouge_l_each
 from unimo.metrics.lcs import lcs_length, lcs_positions
 from unimo.metrics.rouge import KINDS, rouge_words
 
@@ -134,3 +136,57 @@ def test_stemming_without_nltk_says_what_to_install(monkeypatch):
     with pytest.raises(UsageError, match="pip install nltk"):
         rouge(["dying"], [["died"]], stem=True)
     assert rouge(["dying"], [["died"]])["ROUGE-1"].value == 0
+
+
+def test_the_length_is_that_of_the_plain_table_and_symmetric():
+    r = random.Random(2)
+    for _ in range(300):
+        a, b = ([r.choice("abcdefgh") for _ in range(r.randint(0, 60))] for _ in range(2))
+        assert lcs_length(a, b) == lcs_length(b, a) == (_lcs_table(a, b)[len(a)][len(b)])
+
+
+def test_masks_that_are_not_kept_change_nothing(monkeypatch):
+    r = random.Random(3)
+    pairs = [[[r.choice("abcdef") for _ in range(r.randint(0, 70))] for _ in range(2)] for _ in range(100)]
+    expected = [(lcs_length(*pair), lcs_positions(*pair)) for pair in pairs]
+    monkeypatch.setattr(lcs, "_KEPT_BYTES", 20)
+    assert [(lcs_length(*pair), lcs_positions(*pair)) for pair in pairs] == expected
+
+
+def test_case_a_target_of_five_megabytes_is_scored_in_bounded_memory():
+    """900,000 words, each its own, beside a prediction of 60: 19.7 GiB when every row of the table was kept."""
+    target = " ".join(f"w{i}" for i in range(900_000))
+    said = " ".join(f"w{i}" for i in range(0, 900_000, 15_000))
+    tracemalloc.start()
+    each = rouge_each([said], [[target]], kinds=["ROUGE-L"])["ROUGE-L"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert each[0].tolist()[:2] == [1.0, 60 / 900_000]
+    assert peak < 60 * len(target)  # its words as Python strings, and some dictionaries of them
+
+
+def test_memory_of_both_forms_grows_with_the_lengths_not_their_product():
+    def peak(function, n):
+        a, b = ([f"w{i * step % n}" for i in range(n)] for step in (7, 11))
+        tracemalloc.start()
+        function(a, b)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    assert peak(lcs_length, 4000) < 5 * peak(lcs_length, 1000) + 2**20
+    assert peak(lcs_positions, 4000) < 9 * peak(lcs_positions, 1000) + 2**20  # n to the power of 1.5
+
+
+def test_texts_beyond_the_limit_are_refused_by_name(monkeypatch):
+    monkeypatch.setattr(lcs, "MOST_PAIRS", 100)
+    long, short = "a b " * 6, "a b"
+    assert rouge_each([short], [[long]])["ROUGE-L"][0, 0] == 1
+    for kinds in (["ROUGE-L"], ["ROUGE-Lsum"]):
+        with pytest.raises(DataError, match=f"{kinds[0]}, item 1"):
+            rouge_each([short, long], [[long], [long + "\n" + short]], kinds=kinds)
+    with pytest.raises(DataError, match="ROUGE-L, item 0"):
+        rouge_l_each([long.split()], [[long.split()]])
+    monkeypatch.setattr(sys.modules["unimo.metrics.rouge"], "MOST_LINE_PAIRS", 3)
+    with pytest.raises(DataError, match="2 and 2 lines"):
+        rouge_each(["a\nb"], [["a\nb"]])

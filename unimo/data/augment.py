@@ -30,9 +30,16 @@ def squeeze(image: Image.Image, size: int) -> np.ndarray:
     """The whole picture as a (size, size, 3) uint8 array, bicubic, aspect ratio not kept."""
     if image.size != (size, size):
         # Each pass rounds to whole levels. Their order is said here: Pillow 13 turned it round for tall pictures.
-        image = image.resize((size, image.height), Image.Resampling.BICUBIC)
+        width, height = image.size
+        between = (size, height)
+        if size * height > width * height + _BETWEEN * size * size:  # a thread of pixels is not first made a sheet
+            between = (width, size)
+        image = image.resize(between, Image.Resampling.BICUBIC)
         image = image.resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(image)
+
+
+_BETWEEN = 16  # squares that may stand between both passes, beside the picture's own pixels
 
 
 def view(picture: np.ndarray, size: int, views: Views, rng: np.random.Generator) -> np.ndarray:

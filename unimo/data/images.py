@@ -3,7 +3,8 @@
 What a file's name says is ignored; its bytes must be one of five formats. The number of pixels is read from
 the header and capped before any pixel is decoded, a file that stops early is refused (never filled with
 grey), EXIF orientation is applied, and every colour mode has its row in `to_rgb`. Colour profiles and all
-metadata are dropped.
+other metadata are dropped before decoding (`unimo.data.image_metadata`): no fault in them costs a picture.
+Decoding takes 8 bytes a pixel at most, and some megabytes.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageFile
 
-from unimo.data.shards import read_file
+from unimo.data.image_metadata import without_metadata
+from unimo.data.shards import MAX_MEMBER_BYTES, read_file
 from unimo.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 40_000_000
+MAX_SIDE = 1_000_000  # a resampling filter needs some dozens of bytes for each row or column it reads
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {  # EXIF 2.32, tag Orientation -> what undoes it
@@ -56,7 +59,7 @@ def image_size(
     """(width, height) of the upright picture, from the header alone: the pixels may still turn out to be
     broken."""
     with _located(source, where), _opened(source, max_pixels) as image:
-        # Pillow would decode a PNG to look for EXIF behind its pixels; a header check must not.
+        # Pillow would decode a PNG to look for EXIF behind its pixels, where `without_metadata` leaves none.
         png_without_exif = image.format == "PNG" and "exif" not in image.info
         sideways = not png_without_exif and _orientation(image) in (5, 6, 7, 8)
         width, height = image.size
@@ -65,31 +68,45 @@ def image_size(
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """A loaded picture of any mode as RGB: alpha over white, 16 bits scaled to 8, floats read as 0..255."""
-    mode = image.mode
-    if mode == "RGB" and "transparency" not in image.info:
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy()  # a plain picture, detached from its file
+    width, height = image.size
+    rows = max(1, _STRIP // max(1, width))
+    rgb = Image.new("RGB", image.size)
+    for top in range(0, height, rows):  # what stands between both forms need not be whole
+        rgb.paste(_strip_to_rgb(image.crop((0, top, width, min(top + rows, height)))), (0, top))
+    return rgb
+
+
+_STRIP = 2**20  # pixels converted at a time
+_EIGHT_BITS = np.rint(np.arange(65536) * 255.0 / 65535.0).astype(np.uint8)  # of 16
+
+
+def _strip_to_rgb(image: Image.Image) -> Image.Image:
+    mode = image.mode
+    if mode.startswith("I"):  # I;16 and its byte orders; Pillow's own conversion would clip at 255
+        values = np.asarray(image)
+        grey = _EIGHT_BITS[values.clip(0, 65535)]
+        if "transparency" in image.info:  # one transparent level
+            grey[values == image.info["transparency"]] = 255
+        return _grey(grey)
     if mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         return _over_white(image)
     if mode in ("1", "L", "P", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
         return image.convert("RGB")
-    if mode.startswith("I"):  # I;16 and its byte orders; Pillow's own conversion would clip at 255
-        return _grey(np.asarray(image).astype(np.int64).clip(0, 65535) * 255.0 / 65535.0)
     if mode == "F":
         values = np.asarray(image)
         if not np.isfinite(values).all():
             raise ValueError("non-finite pixel values")
-        return _grey(values.clip(0, 255))
+        return _grey(np.rint(values.clip(0, 255)).astype(np.uint8))
     raise ValueError(f"colour mode {mode} has no defined RGB form")
 
 
 def _grey(values: np.ndarray) -> Image.Image:
-    return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")
+    return Image.fromarray(values).convert("RGB")
 
 
 def _over_white(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey with one transparent level: Pillow cannot convert it
-        opaque = np.asarray(image).astype(np.int64) != image.info["transparency"]
-        return _grey(np.where(opaque, np.asarray(image).astype(np.int64) * 255.0 / 65535.0, 255.0))
     rgba = image.convert("RGBA")
     white = Image.new("RGB", rgba.size, (255, 255, 255))
     white.paste(rgba, mask=rgba.getchannel("A"))
@@ -107,7 +124,9 @@ def _orientation(image: Image.Image) -> int:
 def _opened(source: bytes | Path | BinaryIO, max_pixels: int) -> Iterator[Image.Image]:
     if isinstance(source, Path):
         source = read_file(source)
-    stream = io.BytesIO(source) if isinstance(source, (bytes, bytearray, memoryview)) else source
+    elif not isinstance(source, (bytes, bytearray, memoryview)):
+        source = source.read(MAX_MEMBER_BYTES)
+    stream = io.BytesIO(without_metadata(bytes(source)))
     lenient = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library may have switched strictness off
     try:
@@ -116,11 +135,11 @@ def _opened(source: bytes | Path | BinaryIO, max_pixels: int) -> Iterator[Image.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(stream, formats=FORMATS) as image:
                 width, height = image.size
-                if width * height > max_pixels:
+                if width * height > max_pixels or max(width, height) > MAX_SIDE:
                     raise DataError(
                         "image has too many pixels",
                         got=f"{width} x {height}",
-                        expected=f"at most {max_pixels} pixels",
+                        expected=f"at most {max_pixels} pixels, and {MAX_SIDE} on a side",
                         do="shrink the image, or leave it out",
                     )
                 yield image

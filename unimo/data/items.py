@@ -129,7 +129,7 @@ def _tar_item(
             given = readers.decode_utf8(
                 _read_member(path, members["txt"]), f"{path.name}, member {members['txt'].name}"
             )
-            given = given.splitlines()
+            given = readers.split_lines(given)
         item.texts = _captions(given, where, fields, notes)
     return item
 
@@ -238,10 +238,9 @@ def _table_images(rows: Iterable[readers.Row | DataError], kind: Kind, fields: F
         key = row.values.get("key")
         key = row.where.replace(", row ", ":") if key is None else str(key)
         try:
-            data = embedded_image(first_of(row.values, fields.image))
-            if data is None:
+            if embedded_image(first_of(row.values, fields.image)) is None:
                 pass_over_failed(row.values)
-                raise _missing_field(row, fields.image, "bytes of an image")
+            data = _image_in(row, fields.image)
             item = Item(key, row.where, image=data, image_at=(row.offset, len(data)), record_at=(row.offset, 1))
             item.label = _label(row.values, fields)
             if kind == "pairs":
@@ -380,6 +379,24 @@ def embedded_image(value: object) -> bytes | None:
     if isinstance(value, dict):
         value = value.get("bytes")
     return value if isinstance(value, bytes) else None
+
+
+def _image_in(row: readers.Row, names: Sequence[str]) -> bytes:
+    name = next((name for name in names if row.values.get(name) is not None), None)
+    if name is None:
+        raise _missing_field(row, names, "bytes of an image")
+    value = row.values[name]
+    data = embedded_image(value)
+    if data is not None:
+        return data
+    path = value.get("path") if isinstance(value, dict) else value
+    raise DataError(
+        "image is not in the table",
+        where=f"{row.where}, field {name}",
+        got=f"only the path {path}" if isinstance(path, str) else type(value).__name__,
+        expected="the bytes of an image file, or {bytes, path} with bytes",
+        do="write the table with its images embedded, or give the folder of images with a .jsonl beside it",
+    )
 
 
 def first_of(values: dict[str, Any], names: Sequence[str]) -> Any:

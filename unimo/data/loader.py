@@ -5,19 +5,18 @@
     3. corrupt    objective.corrupt     -> masked, written, cut versions and their questions
     4. pack       Draft.finish          -> one Batch
 
-`Stream.batch(step)` is a pure function, so loader workers keep no state and resuming needs one integer.
+`Stream.batch(step)` is a pure function, so loader workers (`unimo.data.workers`) keep no state and resuming needs one
+integer.
 """
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import torch
 
 from unimo.batch import Batch
 from unimo.config import setting
@@ -29,7 +28,7 @@ from unimo.data.pack import Draft, Drawn
 from unimo.data.regions import PictureRegions
 from unimo.data.schedule import Bins, Shuffled, passages
 from unimo.data.sources import Corpus
-from unimo.errors import UnimoError, UsageError
+from unimo.errors import UsageError
 from unimo.tokenizer import Tokenizer
 
 
@@ -247,55 +246,3 @@ def _usable(corpus: Corpus, regions: Regions | None) -> np.ndarray:
 def _content(ids: np.ndarray) -> int:
     """A number equal for equal captions, to keep duplicates from being called negatives."""
     return chance.number("caption", ids.tobytes().hex())
-
-
-class _Steps(torch.utils.data.Dataset):
-    def __init__(self, stream: Stream):
-        self.stream = stream
-
-    def __getitem__(self, step: int) -> Batch | UnimoError:
-        try:
-            return self.stream.batch(step)
-        except UnimoError as error:  # handed over as a value: torch would turn a raised one into a wall of text
-            return error
-
-
-def batches(stream: Stream, first: int, last: int | None, workers: int = 0) -> Generator[Batch, None, None]:
-    """Batches of steps [first, last), made ahead by `workers` processes; their number changes only the speed.
-
-    Raises what `Stream.batch` raises. Close it, or exhaust it, to end the workers.
-    """
-    steps = range(first, last if last is not None else 1 << 62)
-    if workers == 0:
-        yield from map(stream.batch, steps)
-        return
-    made = iter(
-        torch.utils.data.DataLoader(
-            _Steps(stream),
-            sampler=steps,
-            batch_size=None,
-            num_workers=workers,
-            prefetch_factor=3,
-            worker_init_fn=_start_worker,
-            timeout=300,
-        )
-    )
-    processes = made._workers  # type: ignore[attr-defined]
-    try:
-        for batch in made:
-            if isinstance(batch, UnimoError):
-                raise batch
-            yield batch
-    finally:
-        made._shutdown_workers()  # type: ignore[attr-defined]
-        for process in processes:  # one that hangs in a read would keep this process from ending
-            process.kill()
-
-
-def _start_worker(worker: int) -> None:
-    """A worker computes on one thread and leaves signals to its parent, whose whole group a scheduler may
-    signal.
-    """
-    torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)

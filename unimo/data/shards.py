@@ -153,6 +153,8 @@ _ZEROS = bytes(BLOCK)
 _REGULAR = (b"0", b"\0", b"7")  # regular, regular before 1988, contiguous
 _WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders, pipes
 _MAX_NAME_BYTES = 2**20
+_MAX_DIGITS = 19  # of a size in bytes that fits into 64 bits
+_SPARSE = "GNU.sparse"
 
 
 @dataclass(frozen=True)
@@ -224,16 +226,13 @@ def scan_tar(path: Path) -> Iterator[Member | Oddity | DataError]:
                     return
                 at, extended = next_header, {}
                 continue
-            if kind == b"g":
-                for_all.update(records)
-            else:
-                extended.update(records)
+            (for_all if kind == b"g" else extended).update(records)
             at = after
             continue
         known = {**for_all, **extended}
         extended = {}
         name = known.get("path", name).removeprefix("./")
-        if kind in _REGULAR and known.get("size", "").isdecimal():
+        if kind in _REGULAR and "size" in known:
             length = int(known["size"])
             after = body + -(-length // BLOCK) * BLOCK
         holds_data = kind not in _WITHOUT_DATA
@@ -250,7 +249,7 @@ def scan_tar(path: Path) -> Iterator[Member | Oddity | DataError]:
                 return
             at = next_header
             continue
-        if kind in _REGULAR and not name.endswith("/") and not any(k.startswith("GNU.sparse") for k in known):
+        if kind in _REGULAR and not name.endswith("/") and _SPARSE not in known:
             yield Member(name, body, length)
         else:
             yield Oddity(name, kind.decode("latin-1"))
@@ -292,7 +291,7 @@ def _number(field: bytes) -> int | None:
 
 def _find_header(path: Path, at: int, size: int) -> int | None:
     """Offset of the next sound header at or behind `at`, in steps of one block; None when there is none."""
-    step = 2048 * BLOCK
+    step = 2 * BLOCK  # it mostly is near: many broken headers must not each cost a long read
     while at < size:
         chunk = read_range(path, at, step)
         for begin in range(0, len(chunk) - BLOCK + 1, BLOCK):
@@ -301,27 +300,34 @@ def _find_header(path: Path, at: int, size: int) -> int | None:
             if block[148:156].strip(b"\0 ") and _parse_header(block) is not None:
                 return at + begin
         at += step
+        step = min(2 * step, 2048 * BLOCK)
     return None
 
 
 def _read_extension(path: Path, kind: bytes, body: int, length: int) -> dict[str, str] | None:
-    """The records of a pax header, or the long name of a GNU one; None when they do not parse."""
+    """What a pax header says about name, size and holes, or the long name of a GNU one; None when it does not parse."""
     if length > _MAX_NAME_BYTES:
         return None
     data = read_range(path, body, length)
     if kind in (b"L", b"K"):
         return {"path": data.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")} if kind == b"L" else {}
     records: dict[str, str] = {}
-    while data:
+    at = 0
+    while at < len(data):
         # "25 path=some/long/name\n": the number counts the whole record, itself included
-        digits, _, _ = data.partition(b" ")
-        if not digits.isdigit() or len(digits) > 8 or not len(digits) < int(digits) <= len(data):
+        digits = data[at : max(at, data.find(b" ", at, at + _MAX_DIGITS + 1))]
+        if not digits.isdigit() or not len(digits) < int(digits) <= len(data) - at:
             return None
-        record, data = data[: int(digits)], data[int(digits) :]
-        name, equals, value = record[len(digits) + 1 :].partition(b"=")
+        name, equals, value = data[at + len(digits) + 1 : at + int(digits)].partition(b"=")
         if not equals or not value.endswith(b"\n"):
             return None
-        records[name.decode("utf-8", "replace")] = value[:-1].decode("utf-8", "backslashreplace")
+        at += int(digits)
+        if name == b"size" and not (value[:-1].isdigit() and len(value) <= _MAX_DIGITS + 1):
+            return None
+        if name in (b"path", b"size"):
+            records[name.decode()] = value[:-1].decode("utf-8", "backslashreplace")
+        elif name.startswith(b"GNU.sparse"):
+            records[_SPARSE] = ""
     return records
 
 

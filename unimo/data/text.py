@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,11 +64,35 @@ def decode_utf8(data: bytes, where: object, offset: int = 0) -> str:
     return text
 
 
+def split_lines(text: str) -> list[str]:
+    """Lines as files have them: they end with a line feed, or a carriage return and one; the last may lack it.
+
+    Not `str.splitlines`, which also cuts at form feeds, U+0085 and U+2028: characters that may stand inside a text.
+    """
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
+
+
+class SeveralValues(dict):
+    """Stands for the value of a key that one JSON object gives several values: no type that any field may have."""
+
+
 def parse_json(data: bytes, where: object, offset: int = 0) -> dict[str, Any]:
-    """One JSON object, refusing what readers disagree about: NaN, repeated keys, lone surrogates, deep
-    nesting."""
+    """One JSON object. Syntax is strict; values are judged where they are used, since most are not.
+
+    So NaN and infinity are floats, a whole number of more digits than Python reads is infinite, half a surrogate pair
+    stays (see `checked_text`), and a key with two different values has `SeveralValues`. Deep nesting is refused.
+    """
+    text = decode_utf8(data, where, offset)
     try:
-        value = json.loads(decode_utf8(data, where, offset), parse_constant=_refuse, object_pairs_hook=_distinct)
+        try:
+            value = json.loads(text, object_pairs_hook=_object)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:  # too many digits
+            value = json.loads(text, object_pairs_hook=_object, parse_int=_whole_number)
     except RecursionError:
         raise _bad_json(where, "too deeply nested") from None
     except ValueError as error:
@@ -87,16 +112,22 @@ def _bad_json(where: object, got: str) -> DataError:
     )
 
 
-def _refuse(constant: str):
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
-    if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} appears twice")
+    if len(values) == len(pairs):
+        return values
+    first: dict[str, Any] = {}
+    for key, value in pairs:
+        if first.setdefault(key, value) != value:
+            values[key] = SeveralValues(first=first[key], another=value)
     return values
+
+
+def _whole_number(digits: str) -> int | float:
+    try:
+        return int(digits)
+    except ValueError:
+        return -math.inf if digits.startswith("-") else math.inf
 
 
 def checked_text(value: object, where: object, field: str) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimo.errors import DataError
+from unimo.metrics.checks import check_answers, check_words
 from unimo.metrics.intervals import Score, mean_score, sums_score
 from unimo.metrics.lcs import lcs_length
 from unimo.metrics.tokenise import ngram_counts, tokenise
@@ -29,7 +30,6 @@ __all__ = [
     "bleu_of_sums",
     "bleu_sums_each",
     "caption_report",
-    "check_words",
     "cider_d",
     "cider_d_each",
     "rouge_l",
@@ -48,6 +48,7 @@ def caption_report(
     candidates: Sequence[str], references: Sequence[Sequence[str]], *, seed: int = 0
 ) -> dict[str, Score]:
     """{"BLEU-1".."BLEU-4", "ROUGE-L", "CIDEr-D"} of plain sentences: n candidates, n lists of references."""
+    check_answers(candidates, references)
     generated = [tokenise(sentence) for sentence in candidates]
     wanted = [[tokenise(sentence) for sentence in sentences] for sentences in references]
     return {
@@ -126,7 +127,14 @@ def rouge_l(candidates: Sequence[Words], references: References, *, seed: int = 
 def rouge_l_each(candidates: Sequence[Words], references: References) -> NDArray[np.float64]:
     """ROUGE-L of each picture (n,): best precision and best recall among its references, combined."""
     check_words(candidates, references)
-    return np.array([_rouge_l(words, wanted) for words, wanted in zip(candidates, references)])
+    scores = np.zeros(len(candidates))
+    for i, (words, wanted) in enumerate(zip(candidates, references)):
+        try:
+            scores[i] = _rouge_l(words, wanted)
+        except DataError as error:
+            error.where = f"ROUGE-L, item {i}"
+            raise
+    return scores
 
 
 def _rouge_l(candidate: Words, references: Sequence[Words]) -> float:
@@ -198,14 +206,3 @@ def _clipped_cosine(
             products[len(ngram) - 1] += min(own[ngram], other[ngram]) * other[ngram]
     norms = [a * b for a, b in zip(own_norm, other_norm)]
     return sum(p / n for p, n in zip(products, norms) if n > 0) / LONGEST
-
-
-def check_words(candidates: Sequence[Words], references: References) -> None:
-    """DataError unless n word lists meet n non-empty lists of word lists, n >= 1."""
-    if len(candidates) != len(references) or not len(candidates):
-        raise DataError("one candidate per picture", got=len(candidates), expected=f"{len(references)}, at least 1")
-    for picture, wanted in enumerate(references):
-        if not wanted or isinstance(wanted, str) or isinstance(wanted[0], str):
-            raise DataError("a picture's references are a list of word lists", where=f"picture {picture}", got=wanted)
-    if any(isinstance(candidate, str) for candidate in candidates):
-        raise DataError("candidates are word lists", got="plain strings", do="call tokenise, or use caption_report")

@@ -12,7 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from unimo.errors import DataError, NumericsError
+from unimo.errors import DataError
+from unimo.metrics.checks import finite_numbers, labels_of, same_labels
 from unimo.metrics.intervals import LEVEL, RESAMPLES, Score, draws, group_numbers, share_score, sums_score
 
 __all__ = ["accuracy", "accuracy_by_kind", "f1", "matthews", "pearson", "pearson_spearman", "share_by_kind", "spearman"]
@@ -29,7 +30,7 @@ def accuracy(
     seed: int = 0,
 ) -> Score:
     """Share of items (n,) whose prediction equals the label."""
-    predicted, label = _aligned(predictions, labels)
+    predicted, label = same_labels(predictions, labels)
     return share_score(predicted == label, groups=groups, chance=chance, seed=seed)
 
 
@@ -42,7 +43,7 @@ def accuracy_by_kind(
     seed: int = 0,
 ) -> dict[str, Score]:
     """Accuracy within each kind of item (question type, answer type, domain): {kind: Score}; see `share_by_kind`."""
-    predicted, label = _aligned(predictions, labels)
+    predicted, label = same_labels(predictions, labels)
     return share_by_kind(predicted == label, kinds, groups=groups, seed=seed)
 
 
@@ -53,7 +54,7 @@ def share_by_kind(
 
     kinds: (n,) labels, in the result as strings, sorted. Each kind is resampled on its own.
     """
-    hits, kinds = np.asarray(hits, dtype=np.float64), np.asarray(kinds)
+    hits, kinds = finite_numbers(hits, "value"), labels_of(kinds, "kinds")
     if hits.ndim != 1 or kinds.shape != hits.shape:
         raise DataError("one kind per item", got=kinds.shape, expected=f"{hits.shape}, one-dimensional")
     if not hits.size:
@@ -85,7 +86,12 @@ def matthews(
     groups: ArrayLike | None = None,
     seed: int = 0,
 ) -> Score:
-    """Matthews correlation of two-class predictions, the score of CoLA; 0 is chance."""
+    """Matthews correlation of two-class predictions, the score of CoLA; 0 is chance. DataError for a third class."""
+    classes = np.unique(np.concatenate(same_labels(predictions, labels)))
+    if len(classes) > 2:
+        raise DataError(
+            "Matthews correlation is of two classes", got=", ".join(map(str, classes[:5].tolist())), expected="two"
+        )
     return sums_score(_confusion(predictions, labels, positive), _matthews, groups=groups, chance=0.0, seed=seed)
 
 
@@ -133,19 +139,10 @@ def _resampled_score(
     return Score(value, float(low), float(high), len(x), 0.0)
 
 
-def _aligned(predictions: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDArray]:
-    predicted, label = np.asarray(predictions), np.asarray(labels)
-    if predicted.ndim != 1 or predicted.shape != label.shape:
-        raise DataError("one prediction per label", got=predicted.shape, expected=f"{label.shape}, one-dimensional")
-    return predicted, label
-
-
 def _numbers(predictions: ArrayLike, labels: ArrayLike) -> tuple[Totals, Totals]:
-    x, y = (values.astype(np.float64) for values in _aligned(predictions, labels))
-    for name, values in (("prediction", x), ("label", y)):
-        if not np.isfinite(values).all():
-            item = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise NumericsError(f"a {name} is not a finite number", where=f"item {item}", got=values[item])
+    x, y = finite_numbers(predictions, "prediction"), finite_numbers(labels, "label")
+    if x.ndim != 1 or x.shape != y.shape:
+        raise DataError("one prediction per label", got=x.shape, expected=f"{y.shape}, one-dimensional")
     if len(x) == 0:
         raise DataError("nothing to score", got="0 items", expected="at least one")
     return x, y
@@ -158,7 +155,14 @@ def _standard(values: Totals) -> Totals:
 
 def _confusion(predictions: ArrayLike, labels: ArrayLike, positive: object) -> Totals:
     """(n, 4) one-hot columns: true positive, false positive, false negative, true negative."""
-    predicted, label = _aligned(predictions, labels)
+    predicted, label = same_labels(predictions, labels)
+    if isinstance(positive, str) != (label.dtype.kind == "U"):
+        raise DataError(
+            "the positive class is of another kind than the labels",
+            got=repr(positive),
+            expected="one of " + ", ".join(repr(value) for value in np.unique(label)[:5].tolist()),
+            do="name it: positive=...",
+        )
     says, true = predicted == positive, label == positive
     return np.stack([says & true, says & ~true, ~says & true, ~says & ~true], axis=1).astype(np.float64)
 

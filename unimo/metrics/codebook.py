@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unimo.errors import DataError
+from unimo.metrics.checks import finite_numbers
 
 __all__ = ["code_use", "codebook_report", "dead_share", "perplexity"]
 
@@ -29,14 +30,23 @@ def code_use(indices: ArrayLike, codes: int) -> NDArray[np.int64]:
 
 def perplexity(counts: ArrayLike) -> float:
     """exp of the entropy of use: as if so many codes were used evenly; from 1 (one code) to C (all alike)."""
-    share = np.asarray(counts, dtype=np.float64)
+    share = _counts(counts)
     share = share[share > 0] / share.sum()
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def dead_share(counts: ArrayLike) -> float:
     """Share of the dictionary that was never chosen."""
-    return float((np.asarray(counts) == 0).mean())
+    return float((_counts(counts) == 0).mean())
+
+
+def _counts(counts: ArrayLike) -> NDArray[np.float64]:
+    values = finite_numbers(counts, "count")
+    if not values.size or values.min() < 0 or not values.any():
+        raise DataError(
+            "counts of chosen codes", got=values.tolist()[:8], expected="numbers from 0, at least one above"
+        )
+    return values
 
 
 def codebook_report(indices: ArrayLike, codes: int) -> dict[str, float | list[int]]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unimo.errors import DataError
+from unimo.metrics.checks import finite_numbers, labels_of
 
 __all__ = [
     "Parts",
@@ -70,6 +71,8 @@ def wilson(successes: float, n: int, level: float = LEVEL) -> tuple[float, float
     """Interval of a share of `n` independent yes/no items; has a width at 0 % and 100 % too."""
     if n < 1 or not 0 <= successes <= n:
         raise DataError("a share needs items", got=f"{successes} of {n}", expected="0 <= successes <= n, n >= 1")
+    if not 0 < level < 1:
+        raise DataError("a level is a share", where="level", got=level, expected="more than 0 and less than 1")
     z = NormalDist().inv_cdf(0.5 + level / 2)
     share, spread = successes / n, z * z / n
     centre = (share + spread / 2) / (1 + spread)
@@ -113,7 +116,7 @@ def group_numbers(groups: ArrayLike | None, n: int) -> NDArray[np.int64]:
     """Any hashable group labels (n,) as numbers 0..g-1; without groups each item is its own."""
     if groups is None:
         return np.arange(n)
-    labels = np.asarray(groups)
+    labels = labels_of(groups, "groups")
     if labels.shape != (n,):
         raise DataError("one group label per item", got=labels.shape, expected=(n,))
     return np.unique(labels, return_inverse=True)[1].reshape(n)
@@ -152,7 +155,9 @@ def mean_score(
     values: ArrayLike, *, groups: ArrayLike | None = None, chance: float | None = None, seed: int = 0
 ) -> Score:
     """Mean of values (n,) with its bootstrap interval."""
-    values = np.asarray(values, dtype=np.float64)
+    values = finite_numbers(values, "value")
+    if values.ndim != 1:
+        raise DataError("one value for each item", got=values.shape, expected="(n,), one-dimensional")
     per_item = np.stack([values, np.ones_like(values)], axis=1)
     return sums_score(per_item, _ratio, groups=groups, chance=chance, seed=seed)
 

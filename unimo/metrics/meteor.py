@@ -21,7 +21,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unimo.metrics.captions import References, Words, check_words
+from unimo.metrics.captions import References, Words
+from unimo.metrics.checks import check_words
 from unimo.metrics.intervals import Score, sums_score
 from unimo.metrics.stem import Stemmer, snowball
 

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from unimo.errors import DataError, NumericsError
+from unimo.errors import DataError
+from unimo.metrics.checks import finite_numbers
 from unimo.metrics.intervals import LEVEL, RESAMPLES, Score, draws, group_numbers
 
 __all__ = ["Comparison", "paired_bootstrap", "paired_randomisation"]
@@ -105,7 +106,9 @@ def _grouped(
     first: ArrayLike, second: ArrayLike, groups: ArrayLike | None, combine: Combine | None
 ) -> tuple[Sums, Sums, Combine]:
     """Sums of each group (G, S) of both systems, and the function that makes scores of them."""
-    systems = [np.asarray(values, dtype=np.float64) for values in (first, second)]
+    systems = [
+        finite_numbers(values, f"score of the {name} system") for name, values in (("first", first), ("second", second))
+    ]
     expected = 1 if combine is None else 2
     if systems[0].shape != systems[1].shape or systems[0].ndim != expected or not systems[0].size:
         raise DataError(
@@ -113,10 +116,6 @@ def _grouped(
             got=f"{systems[0].shape} and {systems[1].shape}",
             expected="(n,) values each, n >= 1" if combine is None else "(n, S) sums each, n >= 1",
         )
-    for name, values in zip(("first", "second"), systems):
-        if not np.isfinite(values).all():
-            item = int(np.argwhere(~np.isfinite(values))[0][0])
-            raise NumericsError("a score is not a finite number", where=f"{name} system, item {item}")
     if combine is None:
         systems = [np.stack([values, np.ones_like(values)], axis=1) for values in systems]
     number = group_numbers(groups, len(systems[0]))

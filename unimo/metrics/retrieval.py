@@ -44,7 +44,7 @@ def recall_at_k(
     counts). groups: (Q,) queries that are resampled together. Raises DataError for shapes or indices that
     do not fit, NumericsError for NaN.
     """
-    if len(ks) == 0 or min(ks) < 1:
+    if not len(ks) or not all(isinstance(k, (int, np.integer)) and k >= 1 for k in ks):
         raise DataError("k counts places from 1", got=tuple(ks), expected="positive whole numbers")
     found = _standing(np.asarray(similarity), relevant)
     result = {}
@@ -131,6 +131,8 @@ class _Standing:
 def _standing(similarity: NDArray, relevant: Relevant) -> _Standing:
     if similarity.ndim != 2 or 0 in similarity.shape:
         raise DataError("recall needs a filled score matrix", got=similarity.shape, expected="(queries, candidates)")
+    if similarity.dtype.kind not in "biuf":
+        raise DataError("similarities are numbers", got=f"an array of {similarity.dtype}", expected="numbers")
     if np.isnan(similarity).any():
         row, column = np.argwhere(np.isnan(similarity))[0]
         raise NumericsError("a similarity is not a number", where=f"query {row}, candidate {column}", got="NaN")
@@ -153,12 +155,9 @@ def _standing(similarity: NDArray, relevant: Relevant) -> _Standing:
 def _relevant_pairs(relevant: Relevant, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Relevance as two flat arrays (query, candidate), each pair once."""
     n_queries, n_candidates = shape
-    if len(relevant) != n_queries:
+    if isinstance(relevant, (str, bytes)) or len(relevant) != n_queries:
         raise DataError("relevance is given per query", got=len(relevant), expected=n_queries)
-    sets = [
-        np.unique(np.array(list(right) if isinstance(right, Collection) else [right], dtype=np.int64))
-        for right in relevant
-    ]
+    sets = [_indices(right, query) for query, right in enumerate(relevant)]
     for query, candidates in enumerate(sets):
         if len(candidates) == 0:
             raise DataError(
@@ -175,3 +174,18 @@ def _relevant_pairs(relevant: Relevant, shape: tuple[int, ...]) -> tuple[NDArray
             )
     lengths = [len(candidates) for candidates in sets]
     return np.repeat(np.arange(n_queries), lengths), np.concatenate(sets)
+
+
+def _indices(right: int | Collection[int], query: int) -> NDArray[np.int64]:
+    """Numbers of right candidates, each once, rising."""
+    array = np.asarray(
+        list(right) if isinstance(right, Collection) and not isinstance(right, (str, bytes)) else [right]
+    )
+    if array.size and array.dtype.kind not in "iu":  # a mask, letters and 1.5 would all become some numbers
+        raise DataError(
+            "right answers are numbers of candidates",
+            where=f"query {query}",
+            got=f"{right!r}"[:60],
+            expected="a whole number, or several",
+        )
+    return np.unique(array.astype(np.int64))

@@ -17,10 +17,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from unimo.errors import UsageError
+from unimo.errors import DataError, UsageError
 from unimo.metrics.checks import check_answers
 from unimo.metrics.intervals import Score, mean_score
-from unimo.metrics.lcs import lcs_length, lcs_positions
+from unimo.metrics.lcs import check_lengths, lcs_length, lcs_positions
 from unimo.metrics.stem import porter
 
 __all__ = ["KINDS", "PARTS", "rouge", "rouge_each", "rouge_words"]
@@ -29,6 +29,7 @@ KINDS = ("ROUGE-1", "ROUGE-2", "ROUGE-L", "ROUGE-Lsum")
 PARTS = ("precision", "recall", "F")
 
 _WORD = re.compile(r"[a-z0-9]+")
+MOST_LINE_PAIRS = 2**22  # of ROUGE-Lsum, which compares each line with each
 _STEMMED_FROM = 4  # shorter words are left as they are
 
 Lines = list[list[str]]
@@ -61,7 +62,8 @@ def rouge_each(
     """{kind: (n, 3)}: precision, recall and F of each text against that of its references with the largest F.
 
     A text without words scores 0. stem: compare Porter's stems of words of four and more letters (needs nltk).
-    Raises DataError where references are missing, UsageError for an unknown kind.
+    Raises DataError where references are missing or texts are too long (`lcs.check_lengths`), UsageError for an unknown
+    kind.
     """
     for kind in kinds:
         if kind not in KINDS:
@@ -72,7 +74,11 @@ def rouge_each(
         said = _lines(candidate, stem)
         rivals = [_lines(reference, stem) for reference in wanted]
         for kind, each in result.items():
-            each[text] = max((_score(kind, said, rival) for rival in rivals), key=lambda parts: parts[2])
+            try:
+                each[text] = max((_score(kind, said, rival) for rival in rivals), key=lambda parts: parts[2])
+            except DataError as error:
+                error.where = f"{kind}, item {text}"
+                raise
     return result
 
 
@@ -105,6 +111,14 @@ def _score(kind: str, candidate: Lines, reference: Lines) -> tuple[float, float,
 def _union_hits(candidate: Lines, reference: Lines) -> int:
     """Words of the reference found in order in some line of the candidate, none counted more often than it occurs."""
     left = Counter(_joined(candidate))
+    check_lengths(left.total(), sum(map(len, reference)))
+    if len(candidate) * len(reference) > MOST_LINE_PAIRS:
+        raise DataError(
+            "two texts have too many lines to compare each with each",
+            got=f"{len(candidate)} and {len(reference)} lines",
+            expected=f"at most {MOST_LINE_PAIRS} pairs of lines",
+            do="leave ROUGE-Lsum out, or cut the texts",
+        )
     hits = 0
     for line in reference:
         found: set[int] = set()

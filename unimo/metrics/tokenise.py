@@ -14,6 +14,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from unimo.errors import DataError
+
 __all__ = ["ngram_counts", "tokenise"]
 
 _STRAIGHTEN = str.maketrans(
@@ -55,6 +57,8 @@ def tokenise(text: str) -> list[str]:
     >>> tokenise("The dog's ball isn't black-and-white, it's red.")
     ['the', 'dog', "'s", 'ball', 'is', "n't", 'black-and-white', 'it', "'s", 'red']
     """
+    if not isinstance(text, str):
+        raise DataError("words are read from a text", got=f"a {type(text).__name__}", expected="a string")
     words: list[str] = []
     for word in _TOKEN.findall(text.translate(_STRAIGHTEN).lower()):
         if not _DROPPED.fullmatch(word):

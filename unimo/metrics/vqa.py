@@ -152,17 +152,22 @@ def daquar_accuracy_each(
     """
     if rule not in ("all", "any"):
         raise UsageError("unknown rule of answer sets", got=rule, expected="all or any")
-    said = [_as_set([one] if isinstance(one, str) else one) for one in predictions]
-    if isinstance(predictions, str) or len(said) != len(answers) or not said:
-        raise DataError("one prediction for each item", got=len(said), expected=f"{len(answers)}, at least 1")
+    if isinstance(predictions, str) or len(predictions) != len(answers) or not len(predictions):
+        raise DataError("one prediction for each item", got=len(predictions), expected=f"{len(answers)}, at least 1")
     hits = []
-    for item, (own, wanted) in enumerate(zip(said, answers)):
-        if isinstance(wanted, str) or not wanted:
+    for item, (said, wanted) in enumerate(zip(predictions, answers)):
+        if isinstance(wanted, str) or not _are_texts(wanted) or not len(wanted):
             raise DataError("a question's answers are a filled set", where=f"item {item}", got=wanted)
-        right = _as_set(wanted)
+        if not _are_texts([said] if isinstance(said, str) else said):
+            raise DataError("a prediction is an answer or several", where=f"item {item}", got=said)
+        own, right = _as_set([said] if isinstance(said, str) else said), _as_set(wanted)
         hits.append(own == right if rule == "all" else bool(own & right))
     return np.array(hits, dtype=np.float64)
 
 
 def _as_set(answers: Collection[str]) -> frozenset[str]:
     return frozenset(answer.strip().lower() for answer in answers)
+
+
+def _are_texts(answers: object) -> bool:
+    return isinstance(answers, Collection) and all(isinstance(answer, str) for answer in answers)

@@ -32,7 +32,7 @@ def fetch(source: str | Path, files: Iterable[str], *, revision: str | None = No
         raise WeightsError(
             "neither a folder nor to be had from the hub",
             where=source,
-            got=f"{type(fault).__name__}: {str(fault).splitlines()[0][:200]}",
+            got=f"{type(fault).__name__}: {str(fault).strip().partition(chr(10))[0][:200]}",
             expected="a folder, or the name of a model on the hub",
             do="check the name and the network, or fetch it elsewhere and give its folder",
         ) from fault

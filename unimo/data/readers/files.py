@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -19,6 +20,7 @@ from unimo.errors import DataError, UsageError
 MAX_JSON_BYTES = 2**30  # the largest published one, the annotations of VQA v2, is a third of this
 MAX_FIELD = 2**24  # characters of one quoted field of a .csv
 DELIMITERS = (",", "\t", ";", "|")
+SHOWN = 20  # names of columns in an error
 FORMS = ("csv", "tsv", "jsonl", "parquet")
 _UNFINISHED = ("cannot unpack", "cannot read")  # how errors begin that lose an unknown number of rows
 
@@ -159,6 +161,7 @@ def _decoded(line: bytes, path: Path, number: int) -> str | DataError:
 
 def _table(path: Path, delimiter: str | None, quoted: bool, header: Sequence[str] | None) -> Iterator[Row | DataError]:
     names = list(header) if header is not None else None
+    expected = "" if names is None else _shown(names)
     if delimiter is None:
         delimiter = _sniffed(path)
     records = _quoted_records(path, delimiter) if quoted else _plain_records(path, delimiter)
@@ -171,12 +174,13 @@ def _table(path: Path, delimiter: str | None, quoted: bool, header: Sequence[str
             continue  # a blank line
         elif names is None:
             names = _checked_header(fields, where)
+            expected = _shown(names)
         elif len(fields) != len(names):
             yield DataError(
                 "row has another number of fields",
                 where=where,
                 got=f"{len(fields)} fields",
-                expected=f"{len(names)}: {', '.join(names)}",
+                expected=expected,
                 do="quote or remove delimiters inside fields" if quoted else "remove tabs and line ends inside fields",
             )
         else:
@@ -244,13 +248,18 @@ def _sniffed(path: Path) -> str:
 
 def _checked_header(fields: list[str], where: str) -> list[str]:
     names = [name.strip() for name in fields]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise DataError(
             "two columns have one name",
             where=where,
-            got=", ".join(name or "(no name)" for name in twice),
+            got=", ".join(name or "(no name)" for name in twice[:SHOWN]),
             expected="a header with a name for each column",
             do="rename the columns, or give the header of a file that has none",
         )
     return names
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{len(names)}: {', '.join(names[:SHOWN])}{more}"
