@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from unimo.errors import DataError, NumericsError
 
-__all__ = ["check_answers", "check_words", "finite_numbers", "labels_of", "same_labels"]
+__all__ = ["array_of", "check_answers", "check_counts", "check_words", "finite_numbers", "labels_of", "same_labels"]
 
 _KINDS = {"b": "truth values", "i": "whole numbers", "u": "whole numbers", "f": "numbers", "U": "strings"}
 
@@ -24,7 +24,7 @@ _KINDS = {"b": "truth values", "i": "whole numbers", "u": "whole numbers", "f": 
 
 def check_answers(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
     """DataError unless n strings meet n non-empty lists of strings, n >= 1. Empty strings are strings: they score."""
-    _check_count("prediction", predictions, references)
+    check_counts("prediction", predictions, references)
     for item, (said, wanted) in enumerate(zip(predictions, references)):
         if not isinstance(said, str):
             raise DataError("a prediction is a text", where=f"item {item}", got=said, expected="a string, may be empty")
@@ -41,7 +41,7 @@ def check_answers(predictions: Sequence[str], references: Sequence[Sequence[str]
 
 def check_words(candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> None:
     """DataError unless n lists of words meet n non-empty lists of lists of words, n >= 1."""
-    _check_count("candidate", candidates, references)
+    check_counts("candidate", candidates, references)
     for item, (candidate, wanted) in enumerate(zip(candidates, references)):
         if not _is_words(candidate):
             raise DataError(
@@ -61,7 +61,8 @@ def check_words(candidates: Sequence[Sequence[str]], references: Sequence[Sequen
             raise _nothing(item)
 
 
-def _check_count(name: str, predictions: Any, references: Any) -> None:
+def check_counts(name: str, predictions: Any, references: Any) -> None:
+    """DataError unless both are lists of one length, at least 1."""
     lists = _is_list(predictions) and _is_list(references)
     if not lists or len(predictions) != len(references) or not len(predictions):
         got = [f"{len(one)}" if _is_list(one) else f"a {type(one).__name__}" for one in (predictions, references)]
@@ -96,7 +97,7 @@ def _is_words(value: Any) -> bool:
 
 def labels_of(values: ArrayLike, name: str = "labels") -> NDArray:
     """(n,) strings, whole numbers, finite numbers or truth values, of one kind. DataError for anything else."""
-    array = _array(values, name)
+    array = array_of(values, name)
     if array.ndim != 1:
         raise DataError(f"{name} are one for each item", got=array.shape, expected="(n,), one-dimensional")
     if not array.size:
@@ -134,7 +135,7 @@ def same_labels(predictions: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDA
 
 def finite_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
     """An array of numbers, no strings that look like some. DataError for others, NumericsError for NaN and infinity."""
-    array = _array(values, name)
+    array = array_of(values, name)
     if array.size and array.dtype.kind not in "biuf":
         raise DataError(f"a {name} is a number", got=f"an array of {array.dtype}", expected="numbers")
     array = array.astype(np.float64)
@@ -142,7 +143,8 @@ def finite_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
     return array
 
 
-def _array(values: Any, name: str) -> NDArray:
+def array_of(values: Any, name: str) -> NDArray:
+    """A list of any depth as an array. DataError for what is no list, or ragged."""
     if isinstance(values, (str, bytes, Mapping, set, frozenset)) or values is None:
         raise DataError(f"{name}: not a list", got=f"a {type(values).__name__}", expected="one value for each item")
     try:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from unimo.errors import DataError
 from unimo.metrics.captions import References, Words
 from unimo.metrics.checks import check_words
 from unimo.metrics.intervals import Score, sums_score
@@ -36,6 +37,7 @@ _BETA = 0.2  # how the penalty grows with the number of chunks
 _GAMMA = 0.6  # the largest penalty
 _DELTA = 0.75  # weight of a content word; a function word has the rest
 _STEM = 0.6  # weight of a match of stems; an exact one has 1
+MOST_PAIRS = 2**20  # of equal words of a candidate and its reference: each may be tried in each way
 _BEAM = 40  # ways of pairing that are followed at once
 
 _FUNCTION_WORDS = frozenset(  # each makes up at least a thousandth of English text
@@ -76,12 +78,26 @@ def meteor_sums_each(candidates: Sequence[Words], references: References, *, ste
     check_words(candidates, references)
     stem_of = snowball() if stem else None
     best = []
-    for candidate, wanted in zip(candidates, references):
+    for item, (candidate, wanted) in enumerate(zip(candidates, references)):
+        _check_lengths(item, candidate, wanted)
         rows = np.array(
             [_sums([w.lower() for w in candidate], [w.lower() for w in words], stem_of) for words in wanted]
         )
         best.append(rows[np.argmax(meteor_of_sums(rows))])
     return np.array(best, dtype=np.float64)
+
+
+def _check_lengths(item: int, candidate: Words, wanted: Sequence[Words]) -> None:
+    said = Counter(map(str.lower, candidate))
+    pairs = max(sum(said[word.lower()] for word in words) for words in wanted)
+    if pairs > MOST_PAIRS:
+        raise DataError(
+            "two texts are too long to pair their words",
+            where=f"METEOR, item {item}",
+            got=f"{pairs} pairs of equal words",
+            expected=f"at most {MOST_PAIRS}",
+            do="cut the texts, or leave METEOR out",
+        )
 
 
 def meteor_of_sums(totals: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unimo.errors import DataError, NumericsError
+from unimo.metrics.checks import array_of
 from unimo.metrics.intervals import Score, mean_score, share_score
 
 __all__ = ["hit_probability", "mean_rank", "recall_at_k", "retrieval_report"]
@@ -46,7 +47,7 @@ def recall_at_k(
     """
     if not len(ks) or not all(isinstance(k, (int, np.integer)) and k >= 1 for k in ks):
         raise DataError("k counts places from 1", got=tuple(ks), expected="positive whole numbers")
-    found = _standing(np.asarray(similarity), relevant)
+    found = _standing(array_of(similarity, "similarity"), relevant)
     result = {}
     for k in ks:
         hits = hit_probability(found.tied, found.tied_relevant, k - found.better)
@@ -60,7 +61,7 @@ def mean_rank(similarity: ArrayLike, relevant: Relevant, *, groups: ArrayLike | 
 
     One far-away answer moves it a lot, so it is no substitute for recall; the authors' evaluation prints both.
     """
-    found = _standing(np.asarray(similarity), relevant)
+    found = _standing(array_of(similarity, "similarity"), relevant)
     # The first of m marked things among n in random order stands, on average, at (n + 1) / (m + 1).
     places = found.better + (found.tied + 1) / (found.tied_relevant + 1)
     chance = (found.candidates + 1) / (found.relevant + 1)
@@ -76,13 +77,12 @@ def retrieval_report(
     rank is the best rank among its own captions. Intervals resample pictures, so the captions of one stay
     together.
     """
-    similarity = np.asarray(similarity)
-    owner = np.asarray(image_of_text)
+    similarity, owner = array_of(similarity, "similarity"), array_of(image_of_text, "owners")
     if similarity.ndim != 2 or owner.shape != similarity.shape[1:]:
         raise DataError(
             "one owner per text",
             got=owner.shape,
-            expected=f"({similarity.shape[-1]},) as in the score matrix",
+            expected=f"one for each column of the score matrix, {similarity.shape}",
         )
     if not np.issubdtype(owner.dtype, np.integer) or owner.size == 0:
         raise DataError("owners are numbers of images", got=f"{owner.dtype} {owner.shape}", expected="whole numbers")
@@ -155,7 +155,9 @@ def _standing(similarity: NDArray, relevant: Relevant) -> _Standing:
 def _relevant_pairs(relevant: Relevant, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Relevance as two flat arrays (query, candidate), each pair once."""
     n_queries, n_candidates = shape
-    if isinstance(relevant, (str, bytes)) or len(relevant) != n_queries:
+    if not isinstance(relevant, (Sequence, np.ndarray)) or isinstance(relevant, (str, bytes)):
+        raise DataError("relevance is given per query", got=f"a {type(relevant).__name__}", expected=n_queries)
+    if len(relevant) != n_queries:
         raise DataError("relevance is given per query", got=len(relevant), expected=n_queries)
     sets = [_indices(right, query) for query, right in enumerate(relevant)]
     for query, candidates in enumerate(sets):

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unimo.errors import DataError, UsageError
-from unimo.metrics.checks import check_answers
+from unimo.metrics.checks import check_answers, check_counts
 from unimo.metrics.intervals import Score, share_score
 
 __all__ = [
@@ -152,8 +152,7 @@ def daquar_accuracy_each(
     """
     if rule not in ("all", "any"):
         raise UsageError("unknown rule of answer sets", got=rule, expected="all or any")
-    if isinstance(predictions, str) or len(predictions) != len(answers) or not len(predictions):
-        raise DataError("one prediction for each item", got=len(predictions), expected=f"{len(answers)}, at least 1")
+    check_counts("prediction", predictions, answers)
     hits = []
     for item, (said, wanted) in enumerate(zip(predictions, answers)):
         if isinstance(wanted, str) or not _are_texts(wanted) or not len(wanted):

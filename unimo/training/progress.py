@@ -41,10 +41,11 @@ class Meter:
 
     def __init__(self, peak: float, say: Callable[[str], None]):
         self.peak, self.say = peak, say
-        self.terminal = sys.stdout.isatty() and distributed.rank() == 0
+        self.terminal = sys.stdout is not None and sys.stdout.isatty() and distributed.rank() == 0
         self.every = 1.0 if self.terminal else 15.0
         self.began = self.shown = time.monotonic()
         self.pairs = self.tokens = self.cost = 0.0
+        self.live = False  # a line stands there that is written over
 
     def show(self, record: dict[str, Any], batch: Batch, cost: float, share: float, elapsed: float) -> None:
         self.noun = "examples" if "examples" in batch.keys else "pairs"
@@ -64,6 +65,7 @@ class Meter:
         )
         if self.terminal:  # one line that is written over
             print("\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1], end="", flush=True)
+            self.live = True
         else:
             self.say(line[:200])
         self.shown = now
@@ -72,8 +74,9 @@ class Meter:
 
     def close(self) -> None:
         """Leaves the line that is written over."""
-        if self.terminal and self.tokens + self.cost:
+        if self.live:
             print(flush=True)
+            self.live = False
 
 
 SHOWN = ("mlm.pairs", "mlm.texts", "seq2seq.pairs", "cmcl", "itm", "image_contrastive", "dev")
