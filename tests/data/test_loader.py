@@ -19,7 +19,7 @@ from unimo.data.beside import Prepared
 from unimo.data.images import load_rgb
 from unimo.data.loader import Cache
 from unimo.data.workers import batches, handed_over
-from unimo.errors import DataError, UsageError
+from unimo.errors import DataError, ResourceError, UsageError
 from unimo.machine import located_faults
 
 
@@ -255,3 +255,13 @@ def test_a_worker_that_never_answers_is_given_up_and_signals_are_heard_before():
     stopped = Silent()
     assert loader_workers._next(stopped, lambda: stopped.waited >= 3) is None
     assert stopped.waited == loader_workers.PATIENCE
+
+
+def test_workers_that_cannot_start_are_named(world, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch.utils.data, "DataLoader", full)
+    with pytest.raises(ResourceError, match="No space left on device") as caught:
+        next(batches(stream_of(tiny(world), tmp_path), 0, 4, 1))
+    assert "workers=0" in caught.value.do

@@ -79,9 +79,9 @@ def test_case_a_bare_string_is_no_list_of_references():
             METRICS[name](SAID[0], [WANTED[0]] * len(SAID[0]))
     for name in ("bleu", "bleu_as_released", "rouge_l", "cider_d"):
         for wanted in (SAID, WANTED, WORDS, [[*WANTED_WORDS[0], "the dog"], WANTED_WORDS[1]]):
-            with pytest.raises(DataError, match="item 0"):
+            with pytest.raises(DataError, match="picture 0"):
                 METRICS[name](WORDS, wanted)
-        with pytest.raises(DataError, match="item 0"):
+        with pytest.raises(DataError, match="picture 0"):
             METRICS[name](SAID, WANTED_WORDS)
 
 
@@ -114,14 +114,15 @@ def test_labels_of_one_kind_are_compared_however_they_are_held():
         assert accuracy(predictions, labels).value == 1
 
 
-def test_scores_of_two_classes_ask_for_two():
-    with pytest.raises(DataError, match="two classes"):
-        matthews([0, 1, 2], [0, 1, 2])
-    with pytest.raises(DataError, match="positive"):
-        f1(["yes", "no"], ["yes", "no"])
-    assert f1(["yes", "no"], ["yes", "no"], positive="yes").value == 1
-    with pytest.raises(DataError, match="positive"):
-        matthews([0, 1], [0, 1], positive="1")
+@pytest.mark.parametrize("metric", [f1, matthews])
+def test_a_score_of_one_class_is_told_which(metric):
+    for labels in ([0, 1, 2], [2, 3], ["yes", "no"]):
+        with pytest.raises(DataError, match="positive="):
+            metric(labels, labels)
+        assert metric(labels, labels, positive=labels[0]).value == 1
+    with pytest.raises(DataError, match="positive="):
+        metric([0, 1], [0, 1], positive="1")
+    assert metric([0, 0], [0, 0]).value == 0 and metric([1, 0], [1, 0]).value == metric([1, 2], [1, 2]).value == 1
 
 
 def test_numbers_are_numbers():
@@ -132,7 +133,8 @@ def test_numbers_are_numbers():
             paired_bootstrap(values, [1, 2])
         with pytest.raises(DataError):
             mean_score(values)
-    for function in (lambda x: pearson(x, [1, 2]), lambda x: paired_bootstrap(x, [1, 2]), mean_score):
+    assert np.isnan(mean_score([1, float("nan")]).value)  # not a number, and says so
+    for function in (lambda x: pearson(x, [1, 2]), lambda x: paired_bootstrap(x, [1, 2])):
         with pytest.raises(NumericsError, match="item 1"):
             function([1, float("nan")])
     with pytest.raises(DataError):

@@ -89,7 +89,7 @@ class Output(io.TextIOBase):
 
     @property
     def buffer(self) -> Any:
-        return self.under.buffer  # type: ignore[attr-defined]
+        return self.under.buffer
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from unimo.batch import Batch
-from unimo.errors import UnimoError
+from unimo.errors import ResourceError, UnimoError
 
 AHEAD = 3  # batches a worker makes before they are asked for
 LONGEST_WAIT = 300  # seconds for one batch
@@ -51,18 +51,8 @@ def batches(
     if workers == 0:
         yield from map(stream.batch, steps)
         return
-    made = iter(
-        torch.utils.data.DataLoader(
-            _Steps(stream, workers),
-            sampler=steps,
-            batch_size=None,
-            num_workers=workers,
-            prefetch_factor=AHEAD,
-            worker_init_fn=_start_worker,
-            timeout=1,
-        )
-    )
-    processes = made._workers  # type: ignore[attr-defined]
+    made = _started(stream, steps, workers)
+    processes = made._workers
     told = False
     try:
         while True:
@@ -81,9 +71,33 @@ def batches(
                 )
             yield ForkingPickler.loads(data)
     finally:
-        made._shutdown_workers()  # type: ignore[attr-defined]
+        made._shutdown_workers()
         for process in processes:  # one that hangs in a read would keep this process from ending
             process.kill()
+
+
+def _started(stream: Makes, steps: range, workers: int) -> Any:
+    """What gives the batches of all workers in order."""
+    try:
+        return iter(
+            torch.utils.data.DataLoader(
+                _Steps(stream, workers),
+                sampler=steps,
+                batch_size=None,
+                num_workers=workers,
+                prefetch_factor=AHEAD,
+                worker_init_fn=_start_worker,
+                timeout=1,
+            )
+        )
+    except OSError as fault:  # no process, no file or not even room for a semaphore
+        raise ResourceError(
+            "loader workers cannot be started",
+            where=SHARED_MEMORY,
+            got=f"{fault.strerror or fault}; {_room()} bytes of shared memory are free",
+            expected=f"room for {workers} processes and their semaphores",
+            do="give the machine more shared memory or processes, or set workers=0",
+        ) from fault
 
 
 def _next(made: Any, stopped: Callable[[], object]) -> Any:

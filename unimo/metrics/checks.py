@@ -14,7 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from unimo.errors import DataError, NumericsError
 
-__all__ = ["array_of", "check_answers", "check_counts", "check_words", "finite_numbers", "labels_of", "same_labels"]
+__all__ = [
+    "array_of",
+    "check_answers",
+    "check_counts",
+    "check_words",
+    "finite_numbers",
+    "labels_of",
+    "numbers_of",
+    "same_labels",
+]
 
 _KINDS = {"b": "truth values", "i": "whole numbers", "u": "whole numbers", "f": "numbers", "U": "strings"}
 
@@ -33,7 +42,7 @@ def check_answers(predictions: Sequence[str], references: Sequence[Sequence[str]
                 "an item's references are a list", where=f"item {item}", got=wanted, expected="a list of strings"
             )
         if not len(wanted):
-            raise _nothing(item)
+            raise _nothing(f"item {item}")
         for reference in wanted:
             if not isinstance(reference, str):
                 raise DataError("a reference is a text", where=f"item {item}", got=reference, expected="a string")
@@ -46,37 +55,34 @@ def check_words(candidates: Sequence[Sequence[str]], references: Sequence[Sequen
         if not _is_words(candidate):
             raise DataError(
                 "a candidate is a list of words",
-                where=f"item {item}",
+                where=f"picture {item}",
                 got=candidate,
                 do="call tokenise, or use caption_report",
             )
         if not _is_list(wanted) or not all(map(_is_words, wanted)):
             raise DataError(
                 "an item's references are a list of lists of words",
-                where=f"item {item}",
+                where=f"picture {item}",
                 got=wanted,
                 do="call tokenise, or use caption_report",
             )
         if not len(wanted):
-            raise _nothing(item)
+            raise _nothing(f"picture {item}")
 
 
 def check_counts(name: str, predictions: Any, references: Any) -> None:
     """DataError unless both are lists of one length, at least 1."""
-    lists = _is_list(predictions) and _is_list(references)
-    if not lists or len(predictions) != len(references) or not len(predictions):
-        got = [f"{len(one)}" if _is_list(one) else f"a {type(one).__name__}" for one in (predictions, references)]
-        raise DataError(
-            f"one {name} for each item",
-            got=f"{got[0]} beside references of {got[1]}",
-            expected="two lists of one length, at least 1",
-        )
+    for one in (predictions, references):
+        if not _is_list(one):
+            raise DataError(f"one {name} for each item", got=f"a {type(one).__name__}", expected="two lists")
+    if len(predictions) != len(references) or not len(predictions):
+        raise DataError(f"one {name} for each item", got=len(predictions), expected=f"{len(references)}, at least 1")
 
 
-def _nothing(item: int) -> DataError:
+def _nothing(where: str) -> DataError:
     return DataError(
         "nothing to compare a prediction with",
-        where=f"item {item}",
+        where=where,
         got="no reference",
         expected="at least one",
         do="leave out items without a label, or predict only",
@@ -133,14 +139,22 @@ def same_labels(predictions: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDA
     return predicted, label
 
 
-def finite_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
-    """An array of numbers, no strings that look like some. DataError for others, NumericsError for NaN and infinity."""
+def finite_numbers(values: ArrayLike, name: str, of: str = "") -> NDArray[np.float64]:
+    """An array of numbers, no strings that look like some. DataError for others, NumericsError for NaN and infinity.
+
+    of: whose they are, named with the item.
+    """
+    array = numbers_of(values, name)
+    _check_finite(array, name, of)
+    return array
+
+
+def numbers_of(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    """An array of numbers, which may be NaN: what comes of them is too. DataError for others."""
     array = array_of(values, name)
     if array.size and array.dtype.kind not in "biuf":
         raise DataError(f"a {name} is a number", got=f"an array of {array.dtype}", expected="numbers")
-    array = array.astype(np.float64)
-    _check_finite(array, name)
-    return array
+    return array.astype(np.float64)
 
 
 def array_of(values: Any, name: str) -> NDArray:
@@ -157,10 +171,11 @@ def _listed(values: Any) -> list:
     return list(values)
 
 
-def _check_finite(array: NDArray, name: str) -> None:
+def _check_finite(array: NDArray, name: str, of: str = "") -> None:
     if not np.isfinite(array).all():
         item = int(np.argwhere(~np.isfinite(array))[0][0])
-        raise NumericsError(f"a {name.removesuffix('s')} is not a finite number", where=f"item {item}", got=array[item])
+        where = f"{of}, item {item}" if of else f"item {item}"
+        raise NumericsError(f"a {name.removesuffix('s')} is not a finite number", where=where, got=array[item])
 
 
 def _of_another_kind(name: str, item: int, value: object) -> DataError:

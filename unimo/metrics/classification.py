@@ -70,11 +70,14 @@ def f1(
     predictions: ArrayLike,
     labels: ArrayLike,
     *,
-    positive: object = 1,
+    positive: object | None = None,
     groups: ArrayLike | None = None,
     seed: int = 0,
 ) -> Score:
-    """Harmonic mean of precision and recall of one class: 2 TP / (2 TP + FP + FN)."""
+    """Harmonic mean of precision and recall of one class: 2 TP / (2 TP + FP + FN).
+
+    positive: that class; without it 1, of two classes (DataError for others).
+    """
     return sums_score(_confusion(predictions, labels, positive), _f1, groups=groups, seed=seed)
 
 
@@ -82,16 +85,14 @@ def matthews(
     predictions: ArrayLike,
     labels: ArrayLike,
     *,
-    positive: object = 1,
+    positive: object | None = None,
     groups: ArrayLike | None = None,
     seed: int = 0,
 ) -> Score:
-    """Matthews correlation of two-class predictions, the score of CoLA; 0 is chance. DataError for a third class."""
-    classes = np.unique(np.concatenate(same_labels(predictions, labels)))
-    if len(classes) > 2:
-        raise DataError(
-            "Matthews correlation is of two classes", got=", ".join(map(str, classes[:5].tolist())), expected="two"
-        )
+    """Matthews correlation of two-class predictions, the score of CoLA; 0 is chance.
+
+    positive: the class that is told from all others; without it 1, of two classes (DataError for others).
+    """
     return sums_score(_confusion(predictions, labels, positive), _matthews, groups=groups, chance=0.0, seed=seed)
 
 
@@ -153,9 +154,18 @@ def _standard(values: Totals) -> Totals:
     return centred / max(float(np.abs(centred).max(initial=0)), np.finfo(float).tiny)
 
 
-def _confusion(predictions: ArrayLike, labels: ArrayLike, positive: object) -> Totals:
+def _confusion(predictions: ArrayLike, labels: ArrayLike, positive: object | None) -> Totals:
     """(n, 4) one-hot columns: true positive, false positive, false negative, true negative."""
     predicted, label = same_labels(predictions, labels)
+    if positive is None:
+        classes, positive = np.unique(np.concatenate([predicted, label])), 1
+        if len(classes) > 2 or (len(classes) == 2 and 1 not in classes.tolist()):
+            raise DataError(
+                "which class is meant?",
+                got=", ".join(map(repr, classes[:5].tolist())),
+                expected="two classes, one of them 1",
+                do="name it: positive=...",
+            )
     if isinstance(positive, str) != (label.dtype.kind == "U"):
         raise DataError(
             "the positive class is of another kind than the labels",

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unimo.errors import DataError
-from unimo.metrics.checks import finite_numbers, labels_of
+from unimo.metrics.checks import labels_of, numbers_of
 
 __all__ = [
     "Parts",
@@ -155,7 +155,7 @@ def mean_score(
     values: ArrayLike, *, groups: ArrayLike | None = None, chance: float | None = None, seed: int = 0
 ) -> Score:
     """Mean of values (n,) with its bootstrap interval."""
-    values = finite_numbers(values, "value")
+    values = numbers_of(values, "value")
     if values.ndim != 1:
         raise DataError("one value for each item", got=values.shape, expected="(n,), one-dimensional")
     per_item = np.stack([values, np.ones_like(values)], axis=1)

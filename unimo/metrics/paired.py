@@ -106,9 +106,7 @@ def _grouped(
     first: ArrayLike, second: ArrayLike, groups: ArrayLike | None, combine: Combine | None
 ) -> tuple[Sums, Sums, Combine]:
     """Sums of each group (G, S) of both systems, and the function that makes scores of them."""
-    systems = [
-        finite_numbers(values, f"score of the {name} system") for name, values in (("first", first), ("second", second))
-    ]
+    systems = [finite_numbers(first, "score", "first system"), finite_numbers(second, "score", "second system")]
     expected = 1 if combine is None else 2
     if systems[0].shape != systems[1].shape or systems[0].ndim != expected or not systems[0].size:
         raise DataError(
