@@ -18,8 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from resuming import Runs
 from saving import kill_savers
 
-SAVING, TRAINING = 0.1, 1.5  # seconds within which a kill from outside falls: a few saves; a start and a few steps
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=500)
@@ -28,8 +26,8 @@ if __name__ == "__main__":
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         (saves := Path(folder) / "saves").mkdir()
-        saved = kill_savers("atomic", saves, given.kills, given.seed, seconds=SAVING * given.clock)
+        saved = kill_savers("atomic", saves, given.kills, given.seed, given.clock)
         print(json.dumps({**saved, "places": sorted(saved["places"])}), flush=True)
-        trained = Runs(Path(folder)).kill(given.kills, given.seed, seconds=TRAINING * given.clock)
+        trained = Runs(Path(folder)).kill(given.kills, given.seed, given.clock)
         print(json.dumps(trained), flush=True)
     sys.exit(1 if saved["lost"] or trained["different"] else 0)

@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -40,15 +41,17 @@ class Runs:
         T.matmul_rate = lambda *_: 1e9
         self.folder, self.world = folder, warm_up(folder)
         few = tiny(self.world, *SETTINGS, f"steps={AT_ONCE}")
+        began = time.monotonic()
         self.events = counted(lambda countdown: train(few, folder / "few", countdown))
+        self.seconds = time.monotonic() - began
         self.by_workers = [tiny(self.world, *SETTINGS, f"workers={workers}") for workers in (0, 1)]
         assert ended(fork(lambda: train(self.by_workers[0], folder / "calm"))) == 0
         self.calm = self._outcome(folder / "calm")
 
-    def kill(self, kills: int, seed: int, seconds: float = 0) -> dict:
+    def kill(self, kills: int, seed: int, clock: bool = False) -> dict:
         """Kills runs until `kills` are spent; one that gets to its end is compared, and the next one begins.
 
-        seconds: kill from outside after a drawn time, see `dying.killed`.
+        clock: kill from outside after a drawn time, see `dying.killed`.
         """
         draw = random.Random(seed)
         done = compared = different = while_saving = 0
@@ -61,7 +64,7 @@ class Runs:
                 if done >= kills:  # nobody kills the last one any more
                     assert ended(fork(lambda: train(run, out))) == 0  # noqa: B023
                     break
-                place = killed(lambda countdown: train(run, out, countdown), draw, self.events, seconds)  # noqa: B023
+                place = killed(lambda countdown: train(run, out, countdown), draw, self.events, clock * self.seconds)  # noqa: B023
                 if place is not None:
                     done += 1
                     places.add(place)

@@ -6,6 +6,7 @@ import contextlib
 import mmap
 import random
 import shutil
+import time
 from pathlib import Path
 
 import torch
@@ -66,10 +67,11 @@ def naive_load(folder: Path) -> int | None:
 SAVERS = {"atomic": (atomic_save, atomic_load), "naive": (naive_save, naive_load)}
 
 
-def kill_savers(saver: str, folder: Path, kills: int, seed: int, seconds: float = 0, size: int = 20_000) -> dict:
+def kill_savers(saver: str, folder: Path, kills: int, seed: int, clock: bool = False, size: int = 20_000) -> dict:
     """Kills one process after the other that saves again and again into the same folder, litter and all.
 
-    lost: how often less was there afterwards than had been finished. places: kinds of events at which they died.
+    clock: kill from outside after a drawn time, see `dying.killed`. lost: how often less was there afterwards than had
+    been finished. places: kinds of events at which they died.
     """
     save_step, load_step = SAVERS[saver]
     draw, finished = random.Random(seed), mmap.mmap(-1, 8)
@@ -80,7 +82,9 @@ def kill_savers(saver: str, folder: Path, kills: int, seed: int, seconds: float 
             save_step(folder, step, size)
             finished[:] = step.to_bytes(8, "little")
 
+    began = time.monotonic()
     events = counted(lambda _: saves(0, 5))  # of which the later ones also remove an older one
+    seconds = clock * (time.monotonic() - began)
     for _ in range(kills):
         before = load_step(folder) or 0
         finished[:] = before.to_bytes(8, "little")
