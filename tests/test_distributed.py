@@ -3,7 +3,10 @@
 This file is also a script (`stage.py`) that forks the ranks of each scenario over gloo.
 """
 
+import contextlib
+import functools
 import hashlib
+import io
 import json
 import os
 import signal
@@ -20,6 +23,7 @@ from tiny_run import log_of, quiet, tiny, warm_up
 
 from unimo import checkpoint, distributed, runs
 from unimo import train as T
+from unimo.cli.ending import tell
 from unimo.errors import DataError, UnimoError
 from unimo.training import opening
 
@@ -52,6 +56,9 @@ def ranks_of(world_size: int, work, folder: Path) -> list[dict]:
                 told["path"] = str(work(rank))
             except UnimoError as error:
                 told |= {"code": error.exit_code, "kind": type(error).__name__, **error.parts()}
+                with contextlib.redirect_stderr(io.StringIO()) as stderr:
+                    tell(error)
+                told["said"] = stderr.getvalue()
             except BaseException as error:
                 told |= {"code": 70, "kind": type(error).__name__, "what": str(error)[:500]}
             told["hash"] = MODELS[-1]() if MODELS else None
@@ -135,6 +142,16 @@ def scenario(name: str, world: Path, folder: Path) -> dict:
         }
     if name == "nan":
         return {"ranks": ranks_of(2, lambda r: acting(r, 2, 1, spoiled), folder)}
+    if name == "first killed":
+        return {"ranks": ranks_of(2, lambda r: acting(r, 2, 0, lambda _: os.kill(os.getpid(), 9)), folder)}
+    if name == "waited for":  # rank 0 waits in a collective step while rank 1 is killed
+
+        def killed_while_opening(rank):
+            if rank == 1:
+                opening.check_sizes = lambda *_: os.kill(os.getpid(), 9)
+            return work(rank)
+
+        return {"ranks": ranks_of(2, killed_while_opening, folder)}
     if name == "killed":
         return {"ranks": ranks_of(2, lambda r: acting(r, 2, 1, lambda _: os.kill(os.getpid(), 9)), folder)}
     if name == "reader":
@@ -177,7 +194,7 @@ def played(tmp_path_factory):
     """Plays a scenario by its name: (what happened, its folder)."""
     folder = tmp_path_factory.mktemp("ranks")
     with stage(__file__, folder) as play:
-        yield lambda name: (play(name), folder / name)
+        yield functools.cache(lambda name: (play(name), folder / name))
 
 
 # ---------------------------------------------------------------------------------------------- the tests
@@ -246,6 +263,32 @@ def test_when_one_process_fails_all_end_with_a_reason(played, name, codes, said)
     assert told[0]["what"].startswith(said) and told[0].keys() & {"do", "expected"}
     if name == "disk":
         assert not list((folder / "run/checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "who", "by", "words"),
+    [
+        ("reader", 0, 1, "sample changed"),
+        ("killed", 0, 1, "gone"),
+        ("first killed", 1, 0, "gone"),
+        ("waited for", 0, 1, "gone"),
+    ],
+)
+def test_case_a_process_that_is_left_alone_says_which_one_ended(played, name, who, by, words):
+    told = played(name)[0]["ranks"][who]
+    assert told["kind"] == "ResourceError" and f"rank {by}: " in told["where"] and words in told["where"], told
+    assert f"error on rank {who}: another process" in told["said"] and f"rank {by}: " in told["said"]
+
+
+def test_case_every_process_speaks(played):
+    """The one that failed in full or in a line; one that only hears of it says whose error it is."""
+    first, second = (told["said"] for told in played("reader")[0]["ranks"])
+    assert second.startswith("error on rank 1: sample changed | where: pairs.tar, key 7") and second.count("\n") == 1
+    assert first.count("\n") > 1
+    first, second = (told["said"] for told in played("refused")[0]["ranks"])
+    assert first.startswith("error on rank 0: the output folder is in use\n  where:")
+    assert second == "rank 1 ends: error on rank 0: the output folder is in use\n"
+    assert played("bug")[0]["ranks"][0]["said"].startswith("error on rank 1: another process of the run failed")
 
 
 def test_alone_every_collective_step_is_the_identity():

@@ -1,9 +1,15 @@
-"""One process or many: the few collective steps everyone shares. Started with torchrun, absent otherwise."""
+"""One process or many: the few collective steps everyone shares. Started with torchrun, absent otherwise.
+
+When one process ends, the others find their connections closed and cannot go on. Which one it was they learn from the
+words that it left in the group's store, or, when it was killed, from the process table of their machine.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -15,11 +21,12 @@ from torch import Tensor
 from unimo.errors import ResourceError, UnimoError
 
 _patient: dist.ProcessGroup | None = None  # for steps in which the others wait while one works, maybe for hours
+_members: list[tuple[str, int]] = []  # (host, process) of every rank
 
 
 def start() -> tuple[int, int]:
     """Joins the group torchrun announces, if any; returns (rank, world size)."""
-    global _patient
+    global _patient, _members
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         return 0, 1
     if not dist.is_initialized():
@@ -29,7 +36,8 @@ def start() -> tuple[int, int]:
         dist.init_process_group(backend, timeout=timedelta(minutes=10))
     if _patient is None:
         _patient = dist.new_group(backend="gloo", timeout=timedelta(days=7))
-        dist.barrier(group=_patient)  # nobody goes on, and perhaps fails, before all have joined
+        # Nobody goes on, and perhaps fails, before all have joined.
+        _members = everyone((socket.gethostname(), os.getpid()))
     return rank(), world()
 
 
@@ -102,14 +110,62 @@ def together() -> Iterator[None]:
     errors = everyone(told)
     if error is not None:
         raise error
-    for other in errors:
+    for number, other in enumerate(errors):
         if other is not None:
+            other.rank = number
             raise other
 
 
+def leave_word(error: BaseException) -> None:
+    """Tells those who will find this process gone why; for errors that others do not get by `together`."""
+    if world() > 1:
+        said = error.one_line() if isinstance(error, UnimoError) else f"{type(error).__name__}: {error}"
+        with contextlib.suppress(Exception):  # the store may have gone with the process that kept it
+            dist.distributed_c10d._get_default_store().set(f"unimo/ended/{rank()}", said[:1000])
+
+
+def who_ended(patience: float = 5.0) -> str | None:
+    """After a collective step failed: which ranks ended, with their words; None when nobody can tell.
+
+    patience: seconds to wait until a process whose connection has closed counts as ended; mostly it has already.
+    """
+    if world() == 1:
+        return None
+    others = [number for number in range(world()) if number != rank()]
+    until = time.monotonic() + patience
+    while True:
+        ended = {number: said for number in others if (said := _word_of(number)) is not None}
+        if ended or time.monotonic() > until:
+            return "; ".join(f"rank {number}: {said}" for number, said in ended.items()) or None
+        time.sleep(0.02)
+
+
+def _word_of(number: int) -> str | None:
+    """What a rank said when it ended, or that it is gone; None of one that is still there, or on another machine."""
+    with contextlib.suppress(Exception):
+        store, key = dist.distributed_c10d._get_default_store(), f"unimo/ended/{number}"
+        if store.check([key]):
+            return store.get(key).decode("utf-8", "replace")
+    host, process = _members[number] if _members else ("", 0)
+    if host == socket.gethostname() and _is_gone(process):
+        return "its process is gone: killed, or for a reason that it told itself"
+    return None
+
+
+def _is_gone(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+        with open(f"/proc/{process}/stat", "rb") as stat:  # noqa: PTH123
+            return stat.read().rpartition(b") ")[2][:1] in (b"Z", b"X")  # dead, and its parent has not looked yet
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+
+
 def stop() -> None:
-    global _patient
-    _patient = None
+    global _patient, _members
+    _patient, _members = None, []
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -19,6 +19,7 @@ class UnimoError(Exception):
     """
 
     exit_code = 70  # a fault of ours, unless a subclass says otherwise
+    rank: int | None = None  # of the process in which it happened, if another
 
     def __init__(
         self,

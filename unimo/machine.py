@@ -13,7 +13,10 @@ from pathlib import Path
 
 import torch
 
+from unimo import distributed
 from unimo.errors import ResourceError, UsageError
+
+ENDED = "another process of the run ended or cannot be reached"
 
 # What torch says when the machine gives out, in whatever class it says it -> what to tell, and what to do.
 FAULTS = (
@@ -36,7 +39,7 @@ FAULTS = (
             "NCCL error",
             "gloo/transport",
         ),
-        "another process of the run ended or cannot be reached",
+        ENDED,
         "see that process's own message, then resume",
     ),
 )
@@ -110,7 +113,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 1024, seco
 @contextlib.contextmanager
 def located_faults() -> Iterator[None]:
     """Turns torch's errors about memory, loader processes and the network into a ResourceError that says
-    what to do.
+    what to do. Of several processes, one that fails leaves word for the others, who say which it was.
     """
     try:
         yield
@@ -118,7 +121,15 @@ def located_faults() -> Iterator[None]:
         text = "out of memory" if isinstance(fault, MemoryError) else str(fault)
         for signs, what, do in FAULTS:
             if any(sign in text for sign in signs):
-                raise ResourceError(what, got=text.strip().splitlines()[0][:300], do=do) from fault
+                where = distributed.who_ended() if what == ENDED else None
+                error = ResourceError(what, where=where, got=text.strip().splitlines()[0][:300], do=do)
+                if what != ENDED:
+                    distributed.leave_word(error)
+                raise error from fault
+        distributed.leave_word(fault)
+        raise
+    except BaseException as fault:
+        distributed.leave_word(fault)
         raise
 
 

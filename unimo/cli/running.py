@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shlex
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
@@ -19,8 +16,9 @@ import typer
 
 from unimo import __version__
 from unimo.cli.common import app, say
+from unimo.cli.ending import Terminated, named, tell, terminated, until_told
 from unimo.cli.output import tolerant
-from unimo.errors import ResourceError, Restart, UnimoError
+from unimo.errors import ResourceError, UnimoError
 
 
 @app.callback(invoke_without_command=True)
@@ -36,7 +34,7 @@ class Interrupted(BaseException):
 
 def main() -> None:
     """Runs the command line; every known fault ends as a few readable lines and its own exit code."""
-    with tolerant() as output, _interruptible():
+    with tolerant() as output, _interruptible(), until_told():
         code = _run()
         if output.lost is not None and not code:
             code = 1 if output.lost.errno in READER_GONE else ResourceError.exit_code
@@ -54,22 +52,18 @@ def _run() -> int:
     except Interrupted:
         print("stopped by Ctrl-C", file=sys.stderr)
         return 128 + signal.SIGINT
+    except Terminated as ended:
+        tell(terminated(ended))
+        return 128 + signal.SIGTERM
     except UnimoError as error:
         tell(error)
         return error.exit_code
     except Exception as error:
         if os.environ.get("UNIMO_TRACEBACK"):
             raise
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        tell(
-            UnimoError(
-                "a fault of unimo's own",
-                where=f"{Path(where.filename).name}, line {where.lineno}",
-                got=f"{type(error).__name__}: {error}",
-                do=f"UNIMO_TRACEBACK=1 {shlex.join(['unimo', *sys.argv[1:]])} shows all of it; please report it",
-            )
-        )
-        return UnimoError.exit_code
+        told = named(error)
+        tell(told)
+        return told.exit_code
     return 0
 
 
@@ -89,13 +83,3 @@ def _interruptible() -> Iterator[None]:
     finally:
         if ours:
             signal.signal(signal.SIGINT, before)
-
-
-def tell(error: UnimoError) -> None:
-    if os.environ.get("RANK", "0") != "0":
-        return  # under torchrun the first process speaks for all
-    parts = error.parts()
-    head = "stopped" if isinstance(error, Restart) else "error"  # what was asked for is no error
-    print(f"{head}: {parts.pop('what')}", file=sys.stderr)
-    for name, value in parts.items():
-        print(f"  {name + ':':<10}{value}", file=sys.stderr)
