@@ -17,7 +17,7 @@ from pathlib import Path
 
 from unimo.errors import DataError, UsageError, nearest
 
-MOST_NAMES = 1_000_000  # that braces may stand for
+MOST_NAMES = 300_000  # that braces may stand for
 _MOST_BRACES = 50
 _RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})(?:\.\.(-?\d{1,18}))?")
 _LETTERS = re.compile(r"([a-z])\.\.([a-z])|([A-Z])\.\.([A-Z])")
