@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,15 +34,13 @@ class Request:
 
     mask_ground: (n, K) bool, grounded tokens to zero out (masked grounding, §2.4), or None. share: sequences side by
     side with the same picture hold it once, in front of all their texts; only where a picture does not look at its
-    texts (UNIMO's prefix fusion), or they would see each other through it. stream: the data they are sequences of as
-    they stand (true pairs, unpaired images, unpaired texts), for who asks of all of these; "" for negatives and others.
+    texts (UNIMO's prefix fusion), or they would see each other through it.
     """
 
     image: Tensor | None
     text: Tensor | None
     mask_ground: Tensor | None = None
     share: bool = False
-    stream: Literal["", "pairs", "images", "texts"] = ""
 
     def __len__(self) -> int:
         side = self.image if self.image is not None else self.text

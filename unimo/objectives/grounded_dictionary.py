@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unimo.batch import TEXT, Batch
+from unimo.batch import Batch
 from unimo.config import setting
 from unimo.data.pack import Draft
 from unimo.model.grounding import DICTIONARY_WEIGHT, ENCODER_WEIGHT
@@ -24,7 +24,13 @@ from unimo.model.unified import Fused, Request, Towers
 from unimo.model.unimo2 import UNIMO2
 from unimo.objectives.objective import Part
 
-STREAMS = ("pairs", "images", "texts")
+# The names of requests for sequences of each stream as they stand, no negatives. The first that was fused counts, so
+# that pairs of two objectives count once; a caption that is written comes last, for it has no vote.
+SEQUENCES = {
+    "pairs": ("mlm.pairs", "itm.match", "masked_grounding", "seq2seq.pairs"),
+    "images": ("image_contrastive",),
+    "texts": ("mlm.texts", "seq2seq.texts"),
+}
 
 
 @dataclass(frozen=True)
@@ -40,12 +46,14 @@ class GroundedDictionaryLoss:
     def requests(self, model: UNIMO2, batch: Batch, towers: Towers) -> dict[str, Request]:
         return {}
 
-    def loss(self, model: UNIMO2, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
+    def loss(self, model: UNIMO2, batch: Batch | None, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
+        """batch None: of what was fused alone."""
         if model.dictionary is None:
             return {}
         sums: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-        for stream in STREAMS:
-            found = fused_of(stream, towers, fused) or _of_towers(stream, model, batch, towers)
+        for stream, names in SEQUENCES.items():
+            one = next((fused[name] for name in names if name in fused), None)
+            found = _of_towers(stream, model, batch, towers) if one is None else (one.request, one.codes)
             if found is None:
                 continue
             request, codes = found
@@ -62,27 +70,12 @@ class GroundedDictionaryLoss:
         }
 
 
-Sequences = tuple[Request, Tensor | None]  # and the entries they chose, None where each position has its nearest
-
-
-def fused_of(stream: str, towers: Towers, fused: dict[str, Fused]) -> Sequences | None:
-    """The first sequences of a stream that were fused, those whose texts are read before those that are written.
-
-    What is written has no vote; and pairs that two objectives fuse count once.
+def _of_towers(stream: str, model: UNIMO2, batch: Batch | None, towers: Towers) -> tuple[Request, Tensor | None] | None:
+    """What nobody fused: pairs whose captions are read as they are, and unpaired pictures; and the entries they choose,
+    None where each position has its nearest.
     """
-    mine = [one for one in fused.values() if one.request.stream == stream]
-    read = [one for one in mine if one.request.text is None or _are_read(one.request.text, towers)]
-    for one in read or mine:
-        return one.request, one.codes
-    return None
-
-
-def _are_read(texts: Tensor, towers: Towers) -> bool:
-    return int(towers.texts.roles[towers.texts.offsets[texts[0]]]) == TEXT
-
-
-def _of_towers(stream: str, model: UNIMO2, batch: Batch, towers: Towers) -> Sequences | None:
-    """What nobody fused: pairs whose captions are read as they are, and unpaired pictures."""
+    if batch is None:
+        return None
     if stream == "pairs" and "pairs.clean" in batch.text_groups:
         request = Request(batch.images_of("pairs"), batch.texts_of("pairs.clean"))
     elif stream == "images" and (views := [name for name in batch.image_groups if name.startswith("images.")]):

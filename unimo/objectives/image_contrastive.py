@@ -39,7 +39,7 @@ class ImageContrastive:
         if "images.a" not in batch.image_groups:
             return {}
         both = torch.cat([batch.images_of("images.a"), batch.images_of("images.b")])
-        return {"image_contrastive": Request(both, None, stream="images")}
+        return {"image_contrastive": Request(both, None)}
 
     def loss(self, model: UNIMO2, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
         if "image_contrastive" not in fused:

@@ -49,7 +49,7 @@ class ImageTextMatching:
             return {}
         text = batch.texts_of("pairs.clean")
         other_text, other_image, valid = self.negatives(model, batch, towers)
-        asked = {"itm.match": Request(chosen, text[chosen], stream="pairs")}
+        asked = {"itm.match": Request(chosen, text[chosen])}
         if valid.any():
             chosen = chosen[valid]
             asked["itm.other_text"] = Request(chosen, text[other_text[valid]])

@@ -48,7 +48,7 @@ class MaskedGrounding:
                 expected="at least model.chosen, and model.grounding_method topk",
             )
         hidden = batch.extra["masked_grounding.noise"][:, : model.dictionary.chosen] < self.ratio
-        return {"masked_grounding": Request(numbers, batch.texts_of("pairs.clean")[numbers], hidden, stream="pairs")}
+        return {"masked_grounding": Request(numbers, batch.texts_of("pairs.clean")[numbers], hidden)}
 
     def loss(self, model: UNIMO2, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
         if "masked_grounding" not in fused:

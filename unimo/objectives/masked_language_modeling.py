@@ -139,9 +139,9 @@ class MaskedLanguageModeling:
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
         asked = {}
         if "pairs.masked" in batch.text_groups:
-            asked["mlm.pairs"] = Request(batch.extra["mlm.pairs"], batch.texts_of("pairs.masked"), stream="pairs")
+            asked["mlm.pairs"] = Request(batch.extra["mlm.pairs"], batch.texts_of("pairs.masked"))
         if "texts.masked" in batch.text_groups:
-            asked["mlm.texts"] = Request(None, batch.texts_of("texts.masked"), stream="texts")
+            asked["mlm.texts"] = Request(None, batch.texts_of("texts.masked"))
         return asked
 
     def loss(self, model: Unified, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:

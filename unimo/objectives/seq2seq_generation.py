@@ -55,11 +55,9 @@ class Seq2SeqGeneration:
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
         asked = {}
         if "pairs.written" in batch.text_groups:
-            asked["seq2seq.pairs"] = Request(
-                batch.extra["seq2seq.pairs"], batch.texts_of("pairs.written"), stream="pairs"
-            )
+            asked["seq2seq.pairs"] = Request(batch.extra["seq2seq.pairs"], batch.texts_of("pairs.written"))
         if "texts.written" in batch.text_groups:
-            asked["seq2seq.texts"] = Request(None, batch.texts_of("texts.written"), stream="texts")
+            asked["seq2seq.texts"] = Request(None, batch.texts_of("texts.written"))
         return asked
 
     def loss(self, model: Unified, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
