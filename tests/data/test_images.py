@@ -14,6 +14,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from unimo.data import images
+from unimo.data.image_metadata import without_metadata
 from unimo.data.images import FORMATS, image_size, load_rgb, to_rgb
 from unimo.errors import DataError
 
@@ -264,6 +265,36 @@ def test_metadata_of_jpeg_and_webp_costs_no_picture():
         body = b"".join(k + struct.pack("<I", len(b)) + b + b"\0" * (len(b) % 2) for k, b in chunks) + noise_bytes[:3]
         found = load_rgb(b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body + noise_bytes)
         assert np.array_equal(np.asarray(found), plain[webp])
+
+
+def test_many_comments_cost_their_length():
+    """Pillow adds each comment to those before it."""
+    gif, jpeg = encoded(smooth(), "GIF"), encoded(smooth(), "JPEG")
+    at = 13 + 3 * 2 ** (1 + (gif[10] & 7))
+    comments = b"\x21\xfe\x01x\x00" * 100_000
+    swollen = gif[:at] + comments + gif[at:]
+    assert without_metadata(swollen) == without_metadata(gif)
+    assert np.array_equal(np.asarray(load_rgb(swollen)), np.asarray(load_rgb(gif)))
+    exif = b"\xff\xe1\x00\x09Exif\0\0x"
+    once, often = (jpeg[:2] + exif * n + jpeg[2:] for n in (1, 100_000))
+    assert without_metadata(often) == without_metadata(once)
+    assert load_rgb(often).size == (96, 64)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_what_makes_the_pixels_is_left_as_it_is(form):
+    """Cut and damaged files too are the same to a decoder with and without their metadata."""
+    data = encoded(noise(), form)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(without_metadata(data))).convert("RGB")),
+                          np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))  # fmt: skip
+    for end in range(0, len(data), max(1, len(data) // 40)):
+        short = without_metadata(data[:end])
+        assert len(short) <= end and short[:3] == data[:end][:3]
+
+
+def test_pictures_without_an_rgb_form_are_refused():
+    with pytest.raises(DataError, match="finite"):
+        to_rgb(Image.fromarray(np.full((3, 4), np.nan, np.float32)))
 
 
 @pytest.mark.parametrize("mode", ["I;16", "RGBA", "LA", "P", "CMYK", "L", "1"])

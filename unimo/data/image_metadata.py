@@ -1,10 +1,11 @@
 """Encoded pictures without what nobody needs of them: texts, colour profiles, thumbnails, later frames of a PNG.
 
-A damaged or swollen comment says nothing about the pixels, but decoders refuse the file for it. So it is taken out
-before anything is decoded; what makes the pixels and the EXIF orientation stays byte for byte. Where the structure of
-a file is not what its format says, the rest is left as it is, for the decoder to judge.
+A damaged or swollen comment says nothing about the pixels, but decoders refuse the file for it, or gather a million of
+them in quadratic time. So it is taken out before anything is decoded; what makes the pixels and the EXIF orientation
+stays byte for byte. Where the structure of a file is not what its format says, the rest is left as it is, for the
+decoder to judge.
 
-Sources: PNG (W3C, third edition, 5.3), JPEG (ITU-T T.81, annex B), WebP container (RFC 9649, section 2.7).
+Sources: PNG (W3C, third edition, 5.3), JPEG (ITU-T T.81, annex B), WebP container (RFC 9649, section 2.7), GIF89a.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import zlib
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_ANCILLARY = (b"tRNS", b"eXIf")  # the two that are needed
-_JPEG_NEEDED = (0xE1, 0xEE)  # EXIF; Adobe's colour transform
+_JPEG_EXIF, _JPEG_ADOBE = 0xE1, 0xEE  # orientation, in EXIF or XMP; the colour transform
 _JFIF_LENGTH = 16  # a shorter one is none (T.871), and is passed over by decoders of the picture too
 _WEBP_NEEDED = (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"EXIF")
 _WEBP_DROPPED_FLAGS = 0x20 | 0x04  # of VP8X: has a colour profile, has XMP
@@ -26,6 +27,8 @@ def without_metadata(data: bytes) -> bytes:
         return _png(data)
     if data.startswith(b"\xff\xd8\xff"):
         return _jpeg(data)
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return _gif(data)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return _webp(data)
     return data
@@ -58,6 +61,7 @@ def _png(data: bytes) -> bytes:
 def _jpeg(data: bytes) -> bytes:
     view, at = memoryview(data), 2
     kept = [view[:2]]
+    seen: set[bytes] = set()
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xFF:  # a fill byte
@@ -68,9 +72,35 @@ def _jpeg(data: bytes) -> bytes:
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
         if end > len(data) or end < at + 4:
             break
-        application = 0xE0 <= marker <= 0xEF
-        jfif = marker == 0xE0 and end - at - 2 >= _JFIF_LENGTH
-        if jfif or marker in _JPEG_NEEDED or (not application and marker != 0xFE):
+        name = data[at + 4 : at + 8]
+        if marker == _JPEG_EXIF:  # of each kind the first: what it says goes on in others, but not the orientation
+            needed = name not in seen and len(seen) < 3
+            seen.add(name)
+        elif marker == 0xE0:
+            needed = end - at - 2 >= _JFIF_LENGTH
+        else:
+            needed = marker == _JPEG_ADOBE or not (0xE0 <= marker <= 0xEF or marker == 0xFE)
+        if needed:
+            kept.append(view[at:end])
+        at = end
+    kept.append(view[at:])
+    return data if sum(map(len, kept)) == len(data) else b"".join(kept)
+
+
+def _gif(data: bytes) -> bytes:
+    """Without comments and extensions of programs before the first frame, which is the one that is read."""
+    view, at = memoryview(data), 13
+    if len(data) > 10 and data[10] & 0x80:
+        at += 3 * 2 ** (1 + (data[10] & 7))  # the palette
+    kept = [view[:at]]
+    while at + 2 < len(data) and data[at] == 0x21:
+        end = at + 2
+        while end < len(data) and data[end]:
+            end += 1 + data[end]
+        end += 1
+        if end > len(data):
+            break
+        if data[at + 1] not in (0xFE, 0xFF):
             kept.append(view[at:end])
         at = end
     kept.append(view[at:])

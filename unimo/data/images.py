@@ -67,7 +67,10 @@ def image_size(
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A loaded picture of any mode as RGB: alpha over white, 16 bits scaled to 8, floats read as 0..255."""
+    """A loaded picture of any mode as RGB: alpha over white, 16 bits scaled to 8, floats read as 0..255.
+
+    Raises DataError for pixels or modes that have no such form.
+    """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy()  # a plain picture, detached from its file
     width, height = image.size
@@ -97,9 +100,9 @@ def _strip_to_rgb(image: Image.Image) -> Image.Image:
     if mode == "F":
         values = np.asarray(image)
         if not np.isfinite(values).all():
-            raise ValueError("non-finite pixel values")
+            raise DataError("pixels that are not finite numbers", got="NaN or infinity", do="repair or leave it out")
         return _grey(np.rint(values.clip(0, 255)).astype(np.uint8))
-    raise ValueError(f"colour mode {mode} has no defined RGB form")
+    raise DataError("a colour mode without a defined RGB form", got=mode, do="convert the picture to RGB")
 
 
 def _grey(values: np.ndarray) -> Image.Image:
@@ -122,8 +125,8 @@ def _orientation(image: Image.Image) -> int:
 
 @contextmanager
 def _opened(source: bytes | Path | BinaryIO, max_pixels: int) -> Iterator[Image.Image]:
-    if isinstance(source, Path):
-        source = read_file(source)
+    if isinstance(source, (str, Path)):
+        source = read_file(Path(source))
     elif not isinstance(source, (bytes, bytearray, memoryview)):
         source = source.read(MAX_MEMBER_BYTES)
     stream = io.BytesIO(without_metadata(bytes(source)))

@@ -2,7 +2,8 @@
 
     n, m words of the two texts · memory O(n + m) for the length, O(sqrt(n) m / 8) bytes for the places
 
-Time is n steps of m / 64 machine words, so there is a limit, `MOST_PAIRS`: at it a pair of texts takes seconds.
+Time is n steps of m / 64 machine words, so there is a limit, `MOST_PAIRS`, at which a pair of texts takes
+some twenty seconds.
 
 Source: Hyyrö, "Bit-parallel LCS-length computation revisited", AWOCA 2004.
 """
