@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from unimo import answer, checkpoint, distributed
-from unimo.config import from_dict
+from unimo import answer, distributed
 from unimo.data import chance
 from unimo.data.augment import Views
 from unimo.data.examples import Examples
@@ -30,7 +29,7 @@ from unimo.errors import DataError, UsageError
 from unimo.marking import Marked, Split, mark_task
 from unimo.model import conversion
 from unimo.model.build import ModelSettings, build
-from unimo.model.loading import load_model, newest, refuse_unfit
+from unimo.model.loading import load_model, refuse_unfit, settings_and_words
 from unimo.model.unified import Unified
 from unimo.objectives import Objective
 from unimo.tasks.kinds import Classify, Kind, Write, as_asked, mark, mean_loss, question, resolved
@@ -213,16 +212,12 @@ def prepared(run: Finetuning, source: str | None, like: str | None = None) -> Fi
 
 def model_settings_of(source: str) -> ModelSettings:
     """The settings a saved model was built with. WeightsError where there is none."""
-    place = newest(source)
-    if place is None:
-        return from_dict(ModelSettings, load_model(source)[1].state["settings"]["model"])
-    return from_dict(ModelSettings, checkpoint.load(place, groups=[]).state["settings"]["model"])
+    return settings_and_words(source)[0]
 
 
 def _known_words_of(source: str) -> list[int] | None:
-    place = newest(source)
-    state = load_model(source)[1].state if place is None else checkpoint.load(place, groups=[]).state
-    return state.get("known_words")
+    words = settings_and_words(source)[1]
+    return None if words is None else words.tolist()
 
 
 def start_without_head(model: Unified, source: str, drop: tuple[str, ...] = ()) -> conversion.Account:

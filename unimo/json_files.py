@@ -26,7 +26,11 @@ def load_json(
         raise error("no such file", where=path, expected="a JSON file")
     try:
         with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
+            pieces, left = [], max_bytes + 1  # a limit is no reason to ask for that much memory
+            while left > 0 and (piece := file.read(min(left, 1 << 20))):
+                pieces.append(piece)
+                left -= len(piece)
+            data = b"".join(pieces)
     except OSError as fault:
         raise error("cannot read file", where=path, got=fault.strerror) from fault
     if len(data) > max_bytes:

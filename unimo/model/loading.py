@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from unimo import checkpoint
-from unimo.config import from_dict
 from unimo.errors import WeightsError
-from unimo.model import conversion
+from unimo.model import conversion, saved_settings, weight_files
 from unimo.model.build import ModelSettings, build, fill
-from unimo.model.pretrained import from_pretrained, is_pretrained
+from unimo.model.pretrained import CONFIG, from_pretrained, is_pretrained
 from unimo.model.unified import Unified
 
 
@@ -27,19 +27,37 @@ def load_model(
     path = Path(source)
     if is_pretrained(path) or not path.exists():
         model, config = from_pretrained(source, revision=revision)
-        state = {**config, **config["facts"], "settings": config["settings"]}
+        own = {key: config.get(key) for key in ("settings", "known_words")}  # whatever its run has noted
+        state = {**config, **config["facts"], **own}
         step = state.get("step", 0)
         return model.to(device), checkpoint.Checkpoint(step if type(step) is int else 0, {}, state, path)
     saved = checkpoint.load(newest(path) or path, groups=[])
-    saved = checkpoint.load(saved.path, groups=["average" if saved.state.get("averaged") else "model"])
-    settings = saved.state.get("settings")
-    if not isinstance(settings, dict) or "model" not in settings:
-        raise WeightsError("a checkpoint without settings", where=saved.path, expected="settings in state.json")
-    model = build(from_dict(ModelSettings, settings["model"]))
-    fill(model, next(iter(saved.tensors.values())), where=saved.path)
-    if saved.state.get("known_words") is not None:
-        model.know_words(torch.tensor(saved.state["known_words"]))
+    place = saved.path / checkpoint.STATE
+    settings = saved_settings.model_settings(saved.state, place)
+    known = saved_settings.known_words(saved.state, settings, place)
+    group = "average" if saved.state.get("averaged") else "model"
+    weights = saved.path / f"{group}.safetensors"
+    shapes = weight_files.shapes(weights)
+    saved_settings.check_shapes(settings, shapes, where=f"{place}: settings.model", weights=weights)
+    saved = checkpoint.load(saved.path, groups=[group])
+    model = build(settings)
+    fill(model, saved.tensors[group], where=saved.path)
+    if known is not None:
+        model.know_words(known)
     return model.to(device).eval(), saved
+
+
+def settings_and_words(source: str | Path) -> tuple[ModelSettings, Tensor | None]:
+    """The settings a saved model was built with, and its known words; as `load_model`, of which nothing is built where
+    the source is a run or a checkpoint."""
+    place = newest(source)
+    if place is None:
+        state, where = load_model(source)[1].state, Path(source) / CONFIG
+    else:
+        saved = checkpoint.load(place, groups=[])
+        state, where = saved.state, saved.path / checkpoint.STATE
+    settings = saved_settings.model_settings(state, where)
+    return settings, saved_settings.known_words(state, settings, where)
 
 
 def newest(source: str | Path) -> Path | None:

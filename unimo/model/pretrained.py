@@ -22,11 +22,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unimo.config import from_dict, to_dict
+from unimo.config import to_dict
 from unimo.disk import disk_error
 from unimo.errors import UsageError, WeightsError
 from unimo.json_files import load_json, write_json
-from unimo.model import probe, weight_files
+from unimo.model import probe, saved_settings, weight_files
 from unimo.model.build import ModelSettings, build, fill
 from unimo.model.hub import fetch
 from unimo.model.unified import Unified
@@ -92,19 +92,23 @@ def from_pretrained(
     folder = fetch(source, FILES, revision=revision)
     if not is_pretrained(folder):
         raise WeightsError("not a saved model", where=folder, expected=f"a folder with {CONFIG}, {WEIGHTS}, {CHECK}")
-    config = load_json(folder / CONFIG, error=WeightsError)
-    settings = config.get("settings") if isinstance(config, dict) else None
-    if not isinstance(settings, dict) or not isinstance(settings.get("model"), dict):
-        raise WeightsError("no settings of a model", where=folder / CONFIG, expected="settings.model")
+    config, place = load_json(folder / CONFIG, error=WeightsError), folder / CONFIG
+    settings = saved_settings.model_settings(config, place)
+    known = saved_settings.known_words(config, settings, place)
+    if not isinstance(config.setdefault("facts", {}), dict):
+        got = type(config["facts"]).__name__
+        raise WeightsError("facts that are none", where=f"{place}: facts", got=got, expected="an object, or nothing")
+    shapes = weight_files.shapes(folder / WEIGHTS)
+    saved_settings.check_shapes(settings, shapes, where=f"{place}: settings.model", weights=folder / WEIGHTS)
     weights = weight_files.read(folder / WEIGHTS)
     with torch.random.fork_rng(devices=[]):
-        model = build(from_dict(ModelSettings, settings["model"], where=str(folder / CONFIG)))
+        model = build(settings)
     fill(model, weights, where=folder / WEIGHTS)
     model.eval()
     if check:
-        probe.check(model, weight_files.read(folder / CHECK), where=folder / WEIGHTS)
-    if config.get("known_words") is not None:
-        model.know_words(torch.tensor(config["known_words"]))
+        probe.check(model, weight_files.read(folder / CHECK), where=folder / WEIGHTS, said_in=place)
+    if known is not None:
+        model.know_words(known)
     return model, config
 
 

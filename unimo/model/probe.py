@@ -24,6 +24,7 @@ from unimo.model.unimo2 import UNIMO2
 TOLERANCE = 1e-3  # share of an activation's largest value; float32 of different machines differs by about 1e-5
 LONGEST, REGIONS, LOGITS = 24, 5, 64
 CODES = "codes"
+SHAPELESS = "heads, chosen, hidden_act, fusion, matching_fusion, grounding_*, patch_padding or released"
 
 
 @torch.no_grad()
@@ -64,13 +65,22 @@ def activations(model: Unified, codes: Tensor | None = None) -> dict[str, Tensor
     return {name: x.detach().float().clone() for name, x in found.items()}
 
 
-def check(model: Unified, stored: Mapping[str, Tensor], *, where: object) -> None:
-    """Raises WeightsError, naming the first activation that differs, unless the model computes what was stored."""
+def check(model: Unified, stored: Mapping[str, Tensor], *, where: object, said_in: object = "the settings") -> None:
+    """Raises WeightsError, naming the first activation that differs, unless the model computes what was stored.
+
+    said_in: where settings stand that change what is computed and have no share in any tensor's shape.
+    """
     found = activations(model, stored.get(CODES, torch.zeros(0)).long() if CODES in stored else None)
     for name, x in found.items():
         other = stored.get(name)
         if other is None or other.shape != x.shape:
-            raise WeightsError("no activation to compare with", where=f"{where}, {name}", expected=tuple(x.shape))
+            raise WeightsError(
+                "no activation to compare with",
+                where=f"{where}, {name}",
+                got=None if other is None else tuple(other.shape),
+                expected=tuple(x.shape),
+                do=f"convert or fetch the weights again; or restore {SHAPELESS} in {said_in}",
+            )
         apart, size = float((x - other).abs().max()), float(other.abs().max())
         if not apart <= TOLERANCE * size:
             raise WeightsError(
@@ -78,7 +88,7 @@ def check(model: Unified, stored: Mapping[str, Tensor], *, where: object) -> Non
                 where=f"{where}, {name}",
                 got=f"{apart:.2g} apart, at values up to {size:.2g}",
                 expected=f"at most {TOLERANCE:g} of the largest value",
-                do="convert or fetch the weights again",
+                do=f"convert or fetch the weights again; or restore {SHAPELESS} in {said_in}",
             )
 
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimo.batch import GROUND, IMAGE, TEXT, Batch, Texts
+from unimo.errors import UsageError
 from unimo.model.attention import NO, Plan, Table
 from unimo.model.embeddings import WordEmbedding
 from unimo.model.grounding import GroundedDictionary
@@ -285,7 +286,14 @@ class Unified(nn.Module, ABC):
         return ids if self.known_words is None else torch.searchsorted(self.known_words, ids)
 
     def know_words(self, ids: Tensor) -> None:
-        """From now on only these words are ever predicted; ids: (k,) sorted, unique."""
+        """From now on only these words are ever predicted; ids: (k,) whole numbers, ascending, each once."""
+        last = len(self.words.word.weight) - 1
+        if not len(ids) or ids.dtype != torch.int64 or ids[0] < 0 or ids[-1] > last or (ids.diff() <= 0).any():
+            raise UsageError(
+                "not a vocabulary of known words",
+                got=f"{len(ids)} of {ids.dtype}, {ids.tolist()[:3]} ...",
+                expected=f"whole numbers from 0 to {last}, ascending, each once",
+            )
         self.known_words = ids.to(self.words.word.weight.device)
 
     def task_logits(self, fused: Fused) -> Tensor:

@@ -145,13 +145,7 @@ def _safetensors(path: Path, size: int) -> dict[str, Tensor]:
     Read here because the usual reader lets a name stand twice.
     """
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        most = min(size - 8, _describing(size))
-        _expect(length <= most, "not a safetensors file", path, f"a header of {length} bytes", f"at most {most}")
-        header = parse_json(file.read(length), where=f"{path}, header", error=WeightsError)
-        _expect(isinstance(header, dict), "not a safetensors file", path, type(header).__name__, "name -> tensor")
-        header.pop("__metadata__", None)
-        entries = [(*_entry(entry, f"{path}, {name}"), name) for name, entry in header.items()]
+        length, entries = _header(file, size, path)
         found, at = {}, 0
         for first, last, shape, dtype, name in sorted(entries, key=lambda entry: entry[:2]):
             where, wanted = f"{path}, {name}", math.prod(shape) * dtype.itemsize
@@ -164,6 +158,31 @@ def _safetensors(path: Path, size: int) -> dict[str, Tensor]:
             at = last
         _expect(8 + length + at == size, "bytes that belong to no tensor", path, f"{size} bytes", 8 + length + at)
     return found
+
+
+def _header(
+    file: BinaryIO, size: int, path: Path
+) -> tuple[int, list[tuple[int, int, tuple[int, ...], torch.dtype, str]]]:
+    """Length of the header; first byte, last byte + 1, shape, element type and name of every tensor in it."""
+    length = int.from_bytes(file.read(8), "little")
+    most = min(size - 8, _describing(size))
+    _expect(length <= most, "not a safetensors file", path, f"a header of {length} bytes", f"at most {most}")
+    header = parse_json(file.read(length), where=f"{path}, header", error=WeightsError)
+    _expect(isinstance(header, dict), "not a safetensors file", path, type(header).__name__, "name -> tensor")
+    header.pop("__metadata__", None)
+    return length, [(*_entry(entry, f"{path}, {name}"), name) for name, entry in header.items()]
+
+
+def shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the tensors of a .safetensors file: its header alone is read. Raises as `read`."""
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError("no such file", where=path, expected="a .safetensors file")
+    try:
+        with path.open("rb") as file:
+            return {name: shape for *_, shape, _, name in _header(file, path.stat().st_size, path)[1]}
+    except OSError as fault:
+        raise WeightsError("cannot read the weights", where=path, got=fault.strerror) from fault
 
 
 def _entry(entry: Any, where: str) -> tuple[int, int, tuple[int, ...], torch.dtype]:
