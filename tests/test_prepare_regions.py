@@ -671,7 +671,7 @@ def test_bad_rows_of_a_tsv_are_named(shards, tmp_path):
         "b0": "Not a whole number",
         "b1": "the file has no regions of this picture",
     }
-    assert all("x.tsv, byte offset" in entry["where"] for entry in entries if entry["key"] in ("a0", "a1", "a2", "a4"))
+    assert all("x.tsv, line " in entry["where"] for entry in entries if entry["key"] in ("a0", "a1", "a2", "a4"))
     assert [i for i in range(8) if store.has(i)] == [7]
 
 

@@ -33,7 +33,9 @@ def prepare_regions(
     paths: Annotated[list[str], typer.Argument(help="Folders, globs or files.")],
     source: Annotated[
         str,
-        typer.Option(help="truth, grid, grid:MODEL, detector:MODEL, faster-rcnn:, tsv:, npz:, hdf5:, lmdb:PLACE."),
+        typer.Option(
+            help="truth, grid, grid:MODEL, detector:MODEL, faster-rcnn:, tsv:, lines:, npz:, hdf5:, lmdb:PLACE."
+        ),
     ] = "grid",
     out: Annotated[str | None, typer.Option(help="Where regions go, if not beside the shards.")] = None,
     most: Annotated[int, typer.Option(help="Boxes kept of a picture.", min=1)] = 36,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -16,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from unimo.data import regions as tables
-from unimo.data import shards
+from unimo.data import released_lines, shards
 from unimo.data.finding import IMAGE_SUFFIXES
+from unimo.data.line_file import Line, LineFile
 from unimo.data.sources import Corpus
 from unimo.errors import DataError, UsageError
 from unimo.prepare.region_source import Found, Say, Shown, arrays_digest
@@ -71,11 +73,14 @@ class Files(ABC):
             say(f"{sum(twice.values())} rows repeat a picture and are left out, among them {some}")
 
     def regions(self, picture: Shown) -> Found:
-        stem = _stem(picture.key)
-        name = stem if stem in self._places else stem.rpartition("/")[2]
-        if name not in self._places:
+        name = next((each for each in self.names_of(_stem(picture.key)) if each in self._places), None)
+        if name is None:
             raise DataError("the file has no regions of this picture", where=picture.key, got="no such name")
         return found_in(self.read(name), picture.size, where=f"{self.source}, {name}")
+
+    def names_of(self, key: str) -> list[str]:
+        """What a picture may be called here, by its key without ending; the first that is there counts."""
+        return [key, key.rpartition("/")[2]]
 
     @abstractmethod
     def read(self, name: str) -> dict[str, Any]:
@@ -137,7 +142,7 @@ def found_in(arrays: Mapping[str, Any], size: tuple[int, int], *, where: object)
 
 
 class TSV(Files):
-    """Bottom-up attention as published: a row of 6 or 7 columns for each picture (§6.11).
+    """Bottom-up attention as published: a row of 6 or 7 columns for each picture (§6.11); also packed, .tsv.gz.
 
     name, width, height, number of boxes, then in base64 of little-endian float32: boxes (R, 4), features (R, F), and,
     where they were kept, class probabilities (R, K).
@@ -147,20 +152,17 @@ class TSV(Files):
         super().__init__("tsv", place, self._rows(place), feature_size)
 
     @staticmethod
-    def _rows(place: str) -> Iterator[tuple[str, tuple[Path, int, int]]]:
-        for path in _listed(place):
-            at = 0
-            with path.open("rb") as file:
-                for line in file:
-                    name = line.split(b"\t", 1)[0].decode("utf-8", "replace")
-                    if line.strip():
-                        yield name, (path, at, len(line))
-                    at += len(line)
+    def _rows(place: str) -> Iterator[tuple[str, tuple[LineFile, Line]]]:
+        for path in _listed(place, ("*.tsv", "*.tsv.gz")):
+            file = LineFile(path)
+            for line in file.lines():
+                if line.head.strip():
+                    yield line.head.split(b"\t", 1)[0].decode("utf-8", "replace"), (file, line)
 
     def read(self, name: str) -> dict[str, Any]:
-        path, offset, length = self._places[name]
-        where = f"{path.name}, byte offset {offset}"
-        values = shards.read_range(path, offset, length).decode("utf-8", "replace").rstrip("\r\n").split("\t")
+        file, line = self._places[name]
+        where = file.where(line)
+        values = file.read(line).split("\t")
         columns = ("name", "width", "height", "number of boxes", "boxes", "features", "class probabilities")
         if len(values) not in (6, 7):
             raise DataError(
@@ -179,6 +181,39 @@ class TSV(Files):
             kinds = self.classes or _columns_of(fields["class probabilities"], count)
             found["classes"] = tables._floats(fields, "class probabilities", count, kinds, where)
         return found
+
+
+class Lines(Files):
+    """The released lines that hold regions: SNLI-VE (14 fields) and COCO captions (16), with ; between; also .gz.
+
+    A picture stands in as many lines as it has texts; the first counts. COCO's are called by their number alone.
+    """
+
+    def __init__(self, place: str, feature_size: int | None = None):
+        self.lines = 0
+        super().__init__("lines", place, self._rows(place), feature_size)
+
+    def _rows(self, place: str) -> Iterator[tuple[str, tuple[LineFile, Line]]]:
+        for path in _listed(place, ("*",)):
+            file = LineFile(path)
+            for line in file.lines():
+                if line.head.strip():
+                    self.lines += 1
+                    name = line.head.split(b";", 1)[0].decode("utf-8", "replace").strip()
+                    if name.startswith("COCO_"):
+                        name = name[tables.IMAGE_PREFIX :]
+                    yield name.lstrip("0") if name.isdigit() else name, (file, line)
+
+    def learn(self, corpus: Corpus, folder: Path, say: Say) -> None:
+        say(f"{self.lines} lines, {len(self._places)} pictures; of a picture's lines the first is read")
+
+    def names_of(self, key: str) -> list[str]:
+        number = re.fullmatch(r"(?:COCO_\w+_)?0*(\d+)", key.rpartition("/")[2])
+        return [*super().names_of(key), *([number[1]] if number else [])]
+
+    def read(self, name: str) -> dict[str, Any]:
+        file, line = self._places[name]
+        return released_lines.read_regions_line(file.read(line), where=file.where(line))[1]
 
 
 def _columns_of(text: str, rows: int) -> int:
@@ -265,15 +300,15 @@ def _extra(module: str, what: str) -> Any:
         ) from fault
 
 
-def _listed(place: str) -> list[Path]:
-    """Files of a path, folder or pattern."""
+def _listed(place: str, inside: tuple[str, ...]) -> list[Path]:
+    """Files of a path, a pattern, or a folder, in which they are called like one of `inside`."""
     path = Path(place)
-    paths = sorted(path.glob("*.tsv")) if path.is_dir() else [path]
+    paths = sorted(found for each in inside for found in path.glob(each)) if path.is_dir() else [path]
     if not path.exists():
         paths = sorted(path.parent.glob(path.name)) if path.parent.is_dir() else []
     paths = [path for path in paths if path.is_file()]
     if not paths:
-        raise DataError("no such file", where=place, expected="a .tsv file, a folder or a pattern")
+        raise DataError("no such file", where=place, expected="a file, a folder of them or a pattern")
     return paths
 
 

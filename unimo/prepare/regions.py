@@ -7,7 +7,8 @@
     grid:MODEL          the same over the patch states of one of our UNIMO-2 models, or of a ViT in Hugging Face format
     detector:MODEL      an object detector in Hugging Face format: DETR and its relatives, RT-DETR, D-FINE, YOLOS
     faster-rcnn:FILE    torchvision's Faster R-CNN with weights in safetensors
-    tsv:FILES           bottom-up attention as published, base64 in columns
+    tsv:FILES           bottom-up attention as published, base64 in columns; also .gz
+    lines:FILES         released lines of SNLI-VE and COCO with regions in them; also .gz
     npz:FOLDER          one KEY.npz for each picture; hdf5:FILE one group KEY; lmdb:FOLDER one value KEY in .npz form
 
 A source is asked for one picture at a time; what it cannot answer, or answers wrongly, is named in the ledger, and the
@@ -35,7 +36,7 @@ from unimo.data.regions import PictureRegions, picture_regions
 from unimo.data.sources import Corpus, open_corpus
 from unimo.errors import DataError, UsageError
 from unimo.prepare.left_out import tell_left_out
-from unimo.prepare.region_files import HDF5, LMDB, NPZ, TSV
+from unimo.prepare.region_files import HDF5, LMDB, NPZ, TSV, Lines
 from unimo.prepare.region_grid import Grid, Pixels
 from unimo.prepare.region_models import Detector, FasterRCNN, model_look
 from unimo.prepare.region_source import Found, RegionSource, Say, Shown
@@ -49,6 +50,7 @@ SOURCES: dict[str, Callable[..., RegionSource]] = {
     "detector": Detector,
     "faster-rcnn": FasterRCNN,
     "tsv": TSV,
+    "lines": Lines,
     "npz": NPZ,
     "hdf5": HDF5,
     "lmdb": LMDB,

@@ -3,6 +3,7 @@
     user's own      table csv tsv jsonl parquet · lines stories · folder pictures
     texts           sst2 mnli cola stsb rte mrpc qnli qqp · snli · sick · squad squad_sentences xquad · coqa · aeslc
                     dialogsum · released released_pieces
+    released lines  released_captions · released_entailment
     with pictures   karpathy coco_captions captions · vqa questions · snli_ve visual_entailment · nlvr nlvr_json
     the made world  scenes_qa scenes_entailment
 
@@ -25,6 +26,7 @@ from unimo.data.readers.lines import read_lines, read_stories
 from unimo.data.readers.nlvr import read_nlvr
 from unimo.data.readers.pictures import read_folder, read_pictures, read_questions
 from unimo.data.readers.released import read_released, read_released_pieces
+from unimo.data.readers.released_lines import read_released_captions, read_released_entailment
 from unimo.data.readers.squad import read_squad
 from unimo.data.readers.tables import read_table, tables
 from unimo.data.readers.vqa import read_vqa
@@ -80,6 +82,8 @@ READERS: dict[str, Reader] = {
     "vqa": Reader(read_vqa),
     "released": Reader(read_released),
     "released_pieces": Reader(read_released_pieces),
+    "released_captions": Reader(read_released_captions),
+    "released_entailment": Reader(read_released_entailment),
 }
 
 __all__ = ["READERS", "Reader"]
