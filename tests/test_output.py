@@ -82,6 +82,15 @@ def test_a_reader_that_has_gone(tmp_path):
     assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
 
 
+@pytest.mark.parametrize(("words", "code"), [(["--help"], 0), (["--version"], 0), (["nonsense"], 2), (["caption"], 2)])
+def test_what_the_parser_writes_itself_comes_out(words, code, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["unimo", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    shown = capsys.readouterr()
+    assert ended.value.code == code and (shown.out if code == 0 else shown.err) and "fault" not in shown.err
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True

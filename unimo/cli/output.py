@@ -28,6 +28,8 @@ class Output(io.TextIOBase):
             under.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
 
     def write(self, text: str) -> int:
+        if not isinstance(text, str):  # asked with bytes whether this is a stream of bytes
+            raise TypeError(f"a text stream takes str, not {type(text).__name__}")
         if not text:
             return 0
         if self.beside is not None:
