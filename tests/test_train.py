@@ -345,6 +345,7 @@ def only(*names):
         (only("itm"), {"itm"}),
         (only("image_contrastive"), {"image_contrastive"}),
         (only("itm", "dictionary"), {"itm", "dictionary.entries"}),
+        (only("text_contrastive", "dictionary"), {"text_contrastive", "dictionary.entries"}),
         ([*only("cmcl", "dictionary"), "data.images="], {"cmcl", "dictionary.entries"}),
         ([*only("seq2seq", "dictionary"), "data.images="], {"seq2seq.pairs", "dictionary.entries"}),
         ([*only("masked_grounding"), "model.masked_grounding=true"], {"masked_grounding"}),

@@ -46,6 +46,12 @@ CASES = {
     # Uniform negatives stay the same while the model learns; hard ones would follow it.
     "itm": ({"pairs": PAIRS}, {"hard": False}, {"itm": math.log(2)}, 0.05),
     "image_contrastive": ({"images": 4}, {}, {"image_contrastive": math.log(2 * 4 - 1)}, 0.5),
+    "text_contrastive": (
+        {"masked": 3, "fragments": 2},
+        {"weight": 1.0, "temperature": 0.2},  # at 0.05 a fresh model's chance differences already count
+        {"text_contrastive": math.log(2 * 5 - 1)},
+        0.5,
+    ),
     "masked_grounding": (
         {"pairs": PAIRS},
         {"weight": 1.0, "ratio": 0.5, "chosen": 4},

@@ -214,7 +214,7 @@ class Stream:
             document, first, last = self.passages[passage]
             ids = np.asarray(corpus.tokens(int(document))[first:last])
             name = f"{corpus.keys[int(document)]}[{first}:{last}]"
-            drawn = Drawn(name, int(passage), ids, (self.seed, int(passage), epoch))
+            drawn = Drawn(name, int(passage), ids, (self.seed, int(passage), epoch), shard=shard)
             written = drawn.rng("masked or fragments").random() < self.budgets.fragments
             (draft.fragments if written else draft.masked).append(drawn)
 

@@ -30,7 +30,7 @@ class Drawn:
 
     name: printable. identity: equal for equal content. ids: token ids without specials. names: what its luck
     depends on; of a pair (seed, item, epoch). place: its place within its shard. beside: what was prepared for a pair,
-    or None.
+    or None. shard: of a passage, the number of its shard.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Drawn:
     names: tuple[int | str, ...]
     place: int = 0
     beside: Beside | None = None
+    shard: int = 0
 
     def rng(self, purpose: str) -> np.random.Generator:
         """This sample's own luck in this epoch for one purpose."""

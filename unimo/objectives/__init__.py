@@ -16,6 +16,7 @@ from unimo.objectives.masked_region_modeling import MaskedRegionModeling
 from unimo.objectives.objective import Objective, Part
 from unimo.objectives.rewriting_contrastive import RewritingContrastive
 from unimo.objectives.seq2seq_generation import Seq2SeqGeneration
+from unimo.objectives.text_contrastive import TextContrastive
 
 OBJECTIVES = {
     "mlm": MaskedLanguageModeling,
@@ -27,6 +28,7 @@ OBJECTIVES = {
     "masked_grounding": MaskedGrounding,
     "mrm": MaskedRegionModeling,
     "rewriting": RewritingContrastive,
+    "text_contrastive": TextContrastive,
 }
 
 
@@ -60,5 +62,6 @@ __all__ = [
     "Part",
     "RewritingContrastive",
     "Seq2SeqGeneration",
+    "TextContrastive",
     "step",
 ]

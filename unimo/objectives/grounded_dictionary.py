@@ -29,7 +29,7 @@ from unimo.objectives.objective import Part
 SEQUENCES = {
     "pairs": ("mlm.pairs", "itm.match", "masked_grounding", "seq2seq.pairs"),
     "images": ("image_contrastive",),
-    "texts": ("mlm.texts", "seq2seq.texts"),
+    "texts": ("mlm.texts", "text_contrastive", "seq2seq.texts"),
 }
 
 

@@ -24,6 +24,7 @@ from unimo.objectives import (
     Objective,
     RewritingContrastive,
     Seq2SeqGeneration,
+    TextContrastive,
 )
 from unimo.optimiser import Optimiser
 from unimo.tokenizer import Tokenizer
@@ -70,6 +71,7 @@ class Objectives:
     masked_grounding: MaskedGrounding = setting(MaskedGrounding(), "masked grounded tokens")
     mrm: MaskedRegionModeling = setting(MaskedRegionModeling(weight=0.0), "masked regions (UNIMO)")
     rewriting: RewritingContrastive = setting(RewritingContrastive(weight=0.0), "captions and their rewritings")
+    text_contrastive: TextContrastive = setting(TextContrastive(), "halves of a passage that find each other")
 
     def active(self) -> dict[str, Objective]:
         named = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -273,7 +275,7 @@ def check(run: Run, world: int) -> None:
             "the dictionary's loss has nothing to be asked of",
             where="objectives.dictionary",
             got=f"{', '.join(wanted(run))}, and {', '.join(asked.active())}",
-            expected="images, or pairs or texts that an objective reads: mlm, seq2seq, cmcl, itm, masked_grounding",
+            expected="images, or pairs or texts that an objective reads (mlm, seq2seq, cmcl, itm, ...)",
             do="switch one of them on, or --set objectives.dictionary.weight=0",
         )
 
@@ -287,4 +289,4 @@ def _reach_dictionary(run: Run) -> Iterator[bool]:
             some = any(name in active and getattr(asked, name).pairs for name in ("mlm", "seq2seq"))
             yield some or any(name in active for name in ("cmcl", "itm", "masked_grounding"))
         else:
-            yield kind == "images" or "mlm" in active or "seq2seq" in active
+            yield kind == "images" or any(name in active for name in ("mlm", "seq2seq", "text_contrastive"))
