@@ -174,7 +174,12 @@ def _alternatives_of(given: str | os.PathLike[str]) -> Iterator[Path]:
         yield user_path(name)
         return
     if name.count("{") > _MOST_BRACES:
-        raise UsageError("too many braces in a path", got=name, expected=f"at most {_MOST_BRACES}")
+        raise UsageError(
+            "too many braces in a path",
+            where=name[:200],
+            expected=f"at most {_MOST_BRACES}",
+            do="name the folder, which is searched as a whole",
+        )
     names = list(islice(alternatives(name), MOST_NAMES + 1))
     if len(names) > MOST_NAMES:
         raise _too_many(name)
@@ -217,7 +222,12 @@ def _range(text: str, name: str) -> list[str] | None:
 
 
 def _too_many(name: str) -> UsageError:
-    return UsageError("a pattern stands for too many paths", got=name, expected=f"at most {MOST_NAMES}")
+    return UsageError(
+        "a pattern stands for too many paths",
+        where=name[:200],
+        expected=f"at most {MOST_NAMES}",
+        do="name the folder, which is searched as a whole",
+    )
 
 
 def _matches(pattern: Path, failed: list[DataError]) -> list[Path]:

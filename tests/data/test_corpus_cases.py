@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import io
 import json
 import os
+import random
 import tarfile
 import unicodedata
 from pathlib import Path
@@ -482,4 +484,105 @@ def test_case_a_share_that_is_none_is_refused(share, tmp_path):
             use()
 
 
+# --- refusals ---------------------------------------------------------------------------------------
+
+CORPUS = (
+    "sources", "finding", "walking", "shards", "indexing", "ledger", "items", "overlap", "tar_members", "names",
+    "readers/keys",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*(f"data/{each}" for each in CORPUS), "paths"])
+def test_case_every_refusal_names_a_place_what_is_right_and_a_way_out(name):
+    source = (Path(finding.__file__).parents[1] / f"{name}.py").read_text()
+    lacking = []
+    for call in ast.walk(ast.parse(source)):
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") in ("DataError", "UsageError", "Unread"):
+            given = {keyword.arg for keyword in call.keywords}
+            if None not in given and not {"where", "expected", "do"} <= given:  # None: parts of an earlier error
+                lacking.append((call.lineno, {"where", "expected", "do"} - given))
+    assert not lacking
+
+
 # --- nothing is lost in silence ---------------------------------------------------------------------
+
+CONTENTS = {
+    "jpg": [picture(1, "JPEG"), picture(2, "JPEG"), b"<html>not found</html>", b""],
+    "png": [picture(3), picture(4), picture(5)[:40]],
+    "txt": [b"a caption", b"two\nlines", b" ", b"gr\xfc\xdfe"],
+    "json": [b'{"caption": "c"}', b"{}", b"[1]", b'{"caption": "c", "status": "failed_to_download"}'],
+    "cls": [b"3"],
+    "md": [b"notes"],
+}
+STEMS = ("a", "b", "c", "d.v1", "d.v2", "e.v1", "Caf\u00e9", ".hidden", "00000_stats")
+
+
+def random_tree(rng: random.Random) -> dict[str, bytes]:
+    names = {f"{rng.choice(['', 'x/', 'y/z/'])}{rng.choice(STEMS)}.{rng.choice(list(CONTENTS))}" for _ in range(30)}
+    return {name: rng.choice(CONTENTS[name.rpartition(".")[2]]) for name in sorted(names)}
+
+
+def told(kind, where, tmp_path) -> tuple[Ledger, set[str], set[str], set[str]]:
+    """(ledger, keys of used samples, keys of bad ones, names of what was passed over)."""
+    ledger = Ledger(tmp_path / "bad.jsonl")
+    used: set[str] = set()
+    try:
+        used = set(open_corpus(kind, where, tokenizer=Letters(), ledger=ledger, max_bad_share=1.0).keys)
+    except DataError as error:
+        assert error.what.startswith("no usable sample"), error
+    assert ledger.offered == ledger.used + ledger.quarantined
+    lines = ledger.path.read_text().splitlines() if ledger.path.exists() else []
+    bad = {json.loads(line)["key"] for line in lines}
+    passed = {name for examples in ledger.notes.examples.values() for name in examples}
+    assert len(used) == ledger.used and not used & passed
+    return ledger, used, bad, passed
+
+
+def parts_of(keys: set[str], names: set[str]) -> set[str]:
+    """Files or members of samples: a picture's own, and those of the same name with another ending."""
+    stems = keys | {key.rpartition(".")[0] for key in keys if key in names}
+    return {name for name in names if name in keys or any(name.startswith(f"{stem}.") for stem in stems)}
+
+
+@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("kind", ["images", "pairs"])
+@pytest.mark.parametrize("form", ["folder", "tar"])
+def test_whatever_lies_there_is_used_or_bad_or_passed_over(form, kind, seed, tmp_path, monkeypatch):
+    monkeypatch.setattr("unimo.data.ledger.SHOWN", 10**6)
+    rng = random.Random(f"{form} {kind} {seed}")
+    tree = random_tree(rng)
+    if form == "tar":
+        shuffled = rng.sample(sorted(tree.items()), len(tree))
+        where = tar_of(tmp_path / "a.tar", shuffled)
+    else:
+        where = files_in(tmp_path / "tree", tree)
+    try:
+        ledger, used, bad, passed = told(kind, where, tmp_path)
+    except AssertionError as error:
+        if f"no {kind} found" in str(error):
+            return  # an error that says what is there
+        raise
+    names = set(tree)
+    assert names <= passed | parts_of(used | bad | (passed - names), names), names
+    pictures = {name for name in names if name.endswith(("jpg", "png")) and not name.split("/")[-1].startswith(".")}
+    if form == "folder":
+        assert pictures <= used | bad | passed and not (used | bad) & passed
+    again = told(kind, where, tmp_path)  # from the index: the same account
+    assert (again[0].summary()["notes"], *again[1:]) == (ledger.summary()["notes"], used, bad, passed)
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_whatever_a_table_names_is_used_or_bad_and_the_rest_is_told(seed, tmp_path, monkeypatch):
+    monkeypatch.setattr("unimo.data.ledger.SHOWN", 10**6)
+    rng = random.Random(seed)
+    tree = random_tree(rng)
+    pictures = [name for name in tree if name.endswith(("jpg", "png")) and ".hidden" not in name]
+    named = [*rng.sample(pictures, rng.randint(1, len(pictures))), "gone.jpg", "x/../a.jpg"]
+    rows = [{"image": name, "caption": rng.choice(["c", "d", " ", None])} for name in named for _ in range(2)]
+    where = files_in(tmp_path / "tree", {**tree, "t.jsonl": jsonl(rows)})
+    ledger, used, bad, passed = told("pairs", where, tmp_path)
+    assert used <= set(named) and not set(named) & passed
+    captioned = {row["image"] for row in rows if (row["caption"] or "").strip()}
+    assert captioned - {"x/../a.jpg"} <= used | bad
+    assert {name for name in tree if name not in named} <= passed
+    assert ledger.quarantined == len(bad) and {row for row in bad if "line" in row} | set(named) >= bad

@@ -85,7 +85,12 @@ def find(kind: Kind, paths: str | Path | Sequence[str | Path], fields: Fields | 
     """
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not given:
-        raise UsageError(f"no path given for {kind}", expected="a file, a folder, a pattern or a list of these")
+        raise UsageError(
+            f"no path given for {kind}",
+            where=kind,
+            expected="a file, a folder, a pattern or a list of these",
+            do="name at least one, or leave this kind of data out",
+        )
     found = Found()
     for entry in given:
         _find_at(kind, entry, found, fields or Fields())

@@ -148,6 +148,7 @@ def build_index(
         raise DataError(
             "shard changed while it was being indexed",
             where=source.path,
+            expected="a shard that nobody writes to",
             do="wait until it is written, then start again",
         )
     arrays = {
@@ -211,7 +212,11 @@ class _Tokens:
             flat = np.fromiter((i for ids in encoded for i in ids), np.int64)
             if flat.size and flat.max() > np.iinfo(np.uint16).max:
                 raise UsageError(
-                    "vocabulary is too large for the index", got=int(flat.max()), expected="ids below 65536"
+                    "vocabulary is too large for the index",
+                    where="tokenizer",
+                    got=int(flat.max()),
+                    expected="ids below 65536",
+                    do="take a tokenizer with a smaller vocabulary",
                 )
             self.ids.append(flat.astype(np.uint16))
         self.waiting, self.waiting_characters = [], 0

@@ -141,6 +141,7 @@ def _read_member(path: Path, member: Member) -> bytes:
             where=f"{path.name}, member {member.name}",
             got=f"{member.length} bytes",
             expected=f"at most {shards.MAX_MEMBER_BYTES} bytes",
+            do="make it smaller or remove the sample",
         )
     return shards.read_range(path, member.offset, member.length)
 
@@ -222,7 +223,12 @@ def _row_texts(source: Source, rows: Iterable[readers.Row | DataError], fields: 
                 raise _missing_field(row, fields.text)
             text = readers.checked_text(value, row.where, "/".join(fields.text))
             if not text.strip():
-                raise DataError("document is empty", where=row.where, do="remove the record")
+                raise DataError(
+                    "document is empty",
+                    where=f"{row.where}, field {'/'.join(fields.text)}",
+                    expected="text",
+                    do="remove the record",
+                )
             item = Item(key, row.where, record_at=(row.offset, row.length), texts=[text])
             item.record_sha256 = row.sha256
             yield item
@@ -333,7 +339,13 @@ def _inside(name: str, where: str) -> str:
     """A relative image path that stays in its folder, without `./` and doubled slashes."""
     path = Path(name)
     if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise DataError("image path leaves the folder", where=where, got=name, expected="a path relative to the .jsonl")
+        raise DataError(
+            "image path leaves the folder",
+            where=where,
+            got=name,
+            expected="a path relative to the .jsonl, below its folder",
+            do="move the table to a folder above its pictures and write their paths from there",
+        )
     return path.as_posix()
 
 
@@ -355,6 +367,7 @@ def _captions(given: object, where: str, fields: Fields, notes: Notes) -> list[s
             where=f"{where}, field {name}",
             got=type(given).__name__,
             expected="a string or a list of strings",
+            do="repair or remove this record, or name another field",
         )
     stripped = [readers.checked_text(caption, where, name).strip() for caption in given]
     captions = [caption for caption in stripped if caption]
@@ -364,6 +377,7 @@ def _captions(given: object, where: str, fields: Fields, notes: Notes) -> list[s
             "image without caption",
             where=where,
             got="only blank captions",
+            expected="a caption of more than blanks",
             do="add a caption or remove the image",
         )
     return captions

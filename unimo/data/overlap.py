@@ -90,7 +90,9 @@ def texts_of(source: Examples | Corpus) -> Iterator[tuple[str, str]]:
         return
     tokenizer = Tokenizer.default()
     if source.kind == "images":
-        raise UsageError("pictures hold no texts", where="texts_of", expected="rows, texts or pairs")
+        raise UsageError(
+            "pictures hold no texts", where="texts_of", expected="rows, texts or pairs", do="compare pictures instead"
+        )
     for i in range(len(source)):
         if source.caption_offsets is not None:
             count = int(source.caption_offsets[i + 1] - source.caption_offsets[i])
@@ -124,7 +126,11 @@ def text_overlap(
     """
     if not 0 < least <= 1 or shingle < 1:
         raise UsageError(
-            "impossible bounds of likeness", got=f"{least}, {shingle} words", expected="0 to 1, a word or more"
+            "impossible bounds of likeness",
+            where="least, shingle",
+            got=f"{least}, {shingle} words",
+            expected="0 to 1, a word or more",
+            do="0.8 and 5 are usual",
         )
     names: list[str] = []
     sets: list[frozenset[int]] = []
@@ -172,7 +178,13 @@ def picture_overlap(
     plain ground. None believes the hash alone. DataError when a picture cannot be read.
     """
     if not 0 <= bits <= NEAR_BITS:
-        raise UsageError("impossible bounds of likeness", got=f"{bits} bits", expected=f"0 to {NEAR_BITS}")
+        raise UsageError(
+            "impossible bounds of likeness",
+            where="bits",
+            got=f"{bits} bits",
+            expected=f"0 to {NEAR_BITS}",
+            do="4 finds near duplicates, 0 equal hashes alone",
+        )
     names: list[str] = []
     shown: list[_Shown] = []
     whole: dict[bytes, list[int]] = defaultdict(list)

@@ -66,12 +66,27 @@ def open_corpus(
     check_share(max_bad_share)
     if kind not in EXPECTED:
         raise UsageError(
-            "unknown kind of data", got=kind, expected=", ".join(EXPECTED), do=did_you_mean(kind, EXPECTED)
+            "unknown kind of data",
+            where="open_corpus",
+            got=kind,
+            expected=", ".join(EXPECTED),
+            do=did_you_mean(kind, EXPECTED) or "say which of these the data are",
         )
     if verify not in ("decode", "header"):
-        raise UsageError("unknown level of verification", got=verify, expected="decode or header")
+        raise UsageError(
+            "unknown level of verification",
+            where="verify",
+            got=verify,
+            expected="decode or header",
+            do="decode reads every picture once, header only its size",
+        )
     if kind != "images" and tokenizer is None:
-        raise UsageError(f"{kind} need a tokenizer", where="open_corpus", expected="tokenizer=Tokenizer.default()")
+        raise UsageError(
+            f"{kind} need a tokenizer",
+            where="open_corpus",
+            expected="a tokenizer",
+            do="give tokenizer=Tokenizer.default()",
+        )
     fields = fields or Fields()
     ledger = Ledger() if ledger is None else ledger
     own = Ledger()  # this corpus is judged alone, whatever else the run's ledger already holds
@@ -189,7 +204,9 @@ class Corpus:
         """The encoded image of item i; DataError when it is not what was indexed."""
         self._check(i)
         if self.kind == "texts":
-            raise UsageError("texts hold no images", where="Corpus.image_bytes")
+            raise UsageError(
+                "texts hold no images", where="Corpus.image_bytes", expected="images or pairs", do="open one of these"
+            )
         path, form = self._shard(i)
         if form == "tar":
             offset, length = (int(value) for value in self._image_at[i])
@@ -241,7 +258,9 @@ class Corpus:
     def _text_row(self, i: int, j: int) -> int:
         self._check(i)
         if self.kind == "images":
-            raise UsageError("images hold no texts", where="Corpus.text")
+            raise UsageError(
+                "images hold no texts", where="Corpus.text", expected="texts or pairs", do="open them as pairs"
+            )
         if self.caption_offsets is None:
             row, end = i + j, i + 1
         else:
@@ -285,7 +304,7 @@ def _refuse_copies(sources: Sequence[Source], indexes: Sequence[Index]) -> None:
     first: dict[str, Path] = {}
     for source, index in zip(sources, indexes):
         content = index.header["sha256"]
-        if content in first and index.counts["offered"]:  # empty ones are all alike
+        if content in first and index.counts["used"]:  # empty or broken ones may well be alike
             raise DataError(
                 "two shards have the same content",
                 where=source.path,

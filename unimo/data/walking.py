@@ -45,7 +45,10 @@ def walk(folder: Path) -> Tree:
             path = here / entry.name
             if entry.name.startswith("."):
                 if not OURS.fullmatch(entry.name):
-                    tree.notes.tell("hidden files or folders (a name that begins with a dot)", printable(path.name))
+                    tree.notes.tell(
+                        "hidden files or folders (a name that begins with a dot)",
+                        printable(path.relative_to(folder).as_posix()),
+                    )
             elif is_folder(entry):
                 folders.append(path)
             else:
