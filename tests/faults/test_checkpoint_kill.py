@@ -6,13 +6,28 @@ one: a harness that cannot fail proves nothing. `test_power_cut.py` is the third
 """
 
 import errno
+import shutil
+from collections import Counter
 
 import pytest
-from dying import KINDS
-from saving import atomic_load, atomic_save, kill_at_every_event, kill_savers
+from dying import KINDS, counted
+from saving import RecordingDisk, atomic_load, atomic_save, kill_at_every_event, kill_savers
 
 from unimo.checkpoint import Disk
 from unimo.errors import UnimoError
+
+
+def test_every_call_to_the_disk_is_an_event(tmp_path):
+    """Otherwise 'every event' would be a claim about the harness only: the recorder stands where the calls are made."""
+    for step in (1, 2):
+        atomic_save(tmp_path / "a", step, 100)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    atomic_save(tmp_path / "a", 3, 100, disk := RecordingDisk(tmp_path / "a"))
+    calls = Counter(kind for kind, *_ in disk.log)
+    events = counted(lambda _: atomic_save(tmp_path / "b", 3, 100))
+    assert events["write"] == calls["write"] and events["fsync"] == calls["sync"] + calls["sync_folder"]
+    assert events["os.mkdir"] == calls["make"] and events["open"] == calls["create"]
+    assert events["os.rename"] == calls["rename"] and events["os.remove"] + events["os.rmdir"] == calls["remove"]
 
 
 def test_sixty_kills_at_drawn_events_lose_nothing(tmp_path):

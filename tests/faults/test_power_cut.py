@@ -7,49 +7,9 @@ import random
 import shutil
 from pathlib import Path
 
-from saving import atomic_load, atomic_save, tensors_of
+from saving import RecordingDisk, atomic_load, atomic_save, tensors_of
 
 from unimo.checkpoint import Disk, save
-
-
-class RecordingDisk(Disk):
-    """Keeps the list of what was done, by path relative to `root`."""
-
-    def __init__(self, root: Path):
-        self.root, self.log, self.paths = root, [], {}
-
-    def _note(self, kind, *details):
-        self.log.append((kind, *(str(d.relative_to(self.root)) if isinstance(d, Path) else d for d in details)))
-
-    def make(self, folder):
-        self._note("make", folder)
-        super().make(folder)
-
-    def create(self, path):
-        self._note("create", path)
-        file = super().create(path)
-        self.paths[file] = path
-        return file
-
-    def write(self, file, data):
-        self._note("write", self.paths[file], bytes(data))
-        return super().write(file, data)
-
-    def sync(self, file):
-        self._note("sync", self.paths[file])
-        super().sync(file)
-
-    def sync_folder(self, folder):
-        self._note("sync_folder", folder)
-        super().sync_folder(folder)
-
-    def rename(self, old, new):
-        self._note("rename", old, new)
-        super().rename(old, new)
-
-    def remove(self, path):
-        self._note("remove", path)
-        super().remove(path)
 
 
 def after_power_cut(before: Path, log: list, target: Path, draw: random.Random) -> None:
