@@ -220,13 +220,21 @@ def test_only_so_many_rows_are_scored_and_the_same_ones_each_time(starts, tmp_pa
 # ------------------------------------------------------------------------------------------- resume, best, patience
 
 
-@pytest.fixture
-def learning(starts, tmp_path) -> Finetuning:
+@pytest.fixture(scope="module")
+def learning(tmp_path_factory) -> Finetuning:
     """Twelve steps with dropout, pictures of no use, and a question to the dev split every three."""
-    path = write_csv(tmp_path / "rows.csv", sentences(16))
-    start = write_start(tmp_path / "lively", dropout=0.1, attention_dropout=0.1)
+    folder = tmp_path_factory.mktemp("learning")
+    path = write_csv(folder / "rows.csv", sentences(16))
+    start = write_start(folder / "lively", dropout=0.1, attention_dropout=0.1)
     data = TaskData(train=(path,), dev=(path,))
     return tiny_run(start, "classification", data, "steps=12", "dev_steps=3", "save_steps=2", "average=0.9")
+
+
+@pytest.fixture(scope="module")
+def calm(learning, tmp_path_factory) -> tuple[Path, Path]:
+    """The run nobody disturbs, which the others are compared with: its folder, its last checkpoint."""
+    out = tmp_path_factory.mktemp("calm") / "run"
+    return out, T.train(Task(learning), out, say=quiet)
 
 
 def stop_in(monkeypatch, *steps):
@@ -242,8 +250,8 @@ def stop_in(monkeypatch, *steps):
 
 
 @pytest.mark.parametrize("stops", [(1,), (5,), (2, 3, 8)])
-def test_a_run_stopped_anywhere_goes_on_as_if_nothing_had_happened(learning, tmp_path, monkeypatch, stops):
-    calm = T.train(Task(learning), tmp_path / "calm", say=quiet)
+def test_a_run_stopped_anywhere_goes_on_as_if_nothing_had_happened(learning, calm, tmp_path, monkeypatch, stops):
+    calm, last = calm
     stop_in(monkeypatch, *stops)
     resume = False
     while True:
@@ -252,23 +260,23 @@ def test_a_run_stopped_anywhere_goes_on_as_if_nothing_had_happened(learning, tmp
             break
         except Restart:
             resume = True
-    assert resume and log_of(tmp_path / "run") == log_of(tmp_path / "calm") and bits_of(path) == bits_of(calm)
+    assert resume and log_of(tmp_path / "run") == log_of(calm) and bits_of(path) == bits_of(last)
     assert any("dev" in record for record in log_of(tmp_path / "run"))
-    best = [bits_of(tmp_path / name / "best") for name in ("run", "calm")]
+    best = [bits_of(out / "best") for out in (tmp_path / "run", calm)]
     assert best[0] == best[1]
-    states = [checkpoint.load(tmp_path / name / "best").state for name in ("run", "calm")]
+    states = [checkpoint.load(out / "best").state for out in (tmp_path / "run", calm)]
     kept = [(state["step"], state["marks"], state["started"]["loaded"]) for state in states]
     assert kept[0] == kept[1]
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_from_the_same_weights(learning, tmp_path, monkeypatch):
-    calm = T.train(Task(learning), tmp_path / "calm", say=quiet)
+def test_a_run_killed_before_its_first_checkpoint_begins_from_the_same_weights(learning, calm, tmp_path, monkeypatch):
+    calm, last = calm
     stop_in(monkeypatch, 0)
     with pytest.raises(Restart):
         T.train(Task(learning), tmp_path / "run", say=quiet)
     shutil.rmtree(tmp_path / "run/checkpoints")
     path = T.train(Task(learning), tmp_path / "run", resume=True, say=quiet)
-    assert bits_of(path) == bits_of(calm) and log_of(tmp_path / "run") == log_of(tmp_path / "calm")
+    assert bits_of(path) == bits_of(last) and log_of(tmp_path / "run") == log_of(calm)
 
 
 def test_best_weights_of_steps_that_are_made_again_are_forgotten(learning, tmp_path, monkeypatch):
