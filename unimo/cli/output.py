@@ -36,11 +36,9 @@ class Output(io.TextIOBase):
             self.beside.leave()
         if not text.startswith(("\r", "\n")):
             self.leave()
+        # Before it is written: Ctrl-C may come as soon as the line stands there.
+        self.live = not text.endswith("\n") and (self.live or text.startswith("\r"))
         self._try(text)
-        if text.endswith("\n"):
-            self.live = False
-        elif text.startswith("\r"):
-            self.live = True
         return len(text)
 
     def leave(self) -> None:
