@@ -34,7 +34,7 @@ from unimo.model.unified import Unified
 from unimo.objectives import Objective
 from unimo.tasks.kinds import Classify, Kind, Write, as_asked, mark, mean_loss, question, resolved
 from unimo.tasks.kinds.write import targets_of
-from unimo.tasks.opening import open_split
+from unimo.tasks.opening import open_split, say_shared
 from unimo.tasks.settings import MAY_CHANGE, Finetuning, check
 from unimo.tokenizer import Tokenizer
 from unimo.train import train
@@ -83,6 +83,7 @@ class Task:
         self.settings = run = resolved(run, training)
         self.splits = {name: as_asked(run, examples) for name, examples in self.splits.items()}
         training = self.splits["train"]
+        say_shared(self.splits, say)
         self.kind: Kind = question(run)
         for examples in self.splits.values():
             self.kind.check(examples)
@@ -177,13 +178,13 @@ def finetune(
     *,
     resume: bool = False,
     say: Say = print,
-    together: int = 1,
+    together: int | None = None,
     zero_shot: bool = False,
 ) -> Marked:
     """Fine-tunes in folder `out` and scores what came of it.
 
-    together: rows that share a forward pass when scored; 1 makes every answer independent of all others. zero_shot: the
-    model it started from is asked too, where it can answer untrained (see `mark_task`). Raises what
+    together: rows that share a forward pass when scored, 32 if not given; with 1 no bit of an answer depends on another
+    row. zero_shot: the model it started from is asked too, where it can answer untrained (see `mark_task`). Raises what
     `unimo.train.train` raises.
     """
     out, work = Path(out), Task(run)

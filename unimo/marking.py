@@ -32,7 +32,8 @@ from unimo.provenance import commit, weights_hash
 from unimo.runs import read_log
 from unimo.tasks.gallery import FILE, galleries, gallery
 from unimo.tasks.kinds import Classify, Kind, Rank, Regress, Write, mark
-from unimo.tasks.kinds.rank import MATCHED
+from unimo.tasks.kinds.kind import company
+from unimo.tasks.kinds.rank import pairs_of_a_pass
 from unimo.tasks.looking import looked_at
 from unimo.tasks.settings import Finetuning
 
@@ -63,13 +64,13 @@ def mark_task(
     train: Examples | None = None,
     before: Answerer | None = None,
     say: Callable[[str], None] = print,
-    together: int = 1,
+    together: int | None = None,
 ) -> Marked:
     """Asks and scores every split; writes predictions, evaluation.json and report.html into `out`.
 
     train: the rows that baselines learn from, or None for no baselines. before: the model that training started from,
-    a baseline of what can be answered without training: retrieval by a matching head. A split without labels is only
-    predicted.
+    a baseline of what can be answered without training: retrieval by a matching head. together: rows of a pass, see
+    `unimo.tasks.kinds.kind`. A split without labels is only predicted.
     """
     started = time.monotonic()
     scores: list[dict[str, Any]] = []
@@ -151,7 +152,7 @@ def _named(rows: list[dict[str, Any]], split: str, baseline: str | None = None) 
     return [{**row, "task": f"{row['task']}, {split}", "metric": f"{row['metric']}{suffix}"} for row in rows]
 
 
-def _facts(run: Finetuning, kind: Kind, answerer: Answerer, together: int) -> dict[str, str]:
+def _facts(run: Finetuning, kind: Kind, answerer: Answerer, together: int | None) -> dict[str, str]:
     facts = answerer.facts
     weights = "average.safetensors" if facts.get("averaged") else "model.safetensors"
     machine = describe_machine()
@@ -167,7 +168,7 @@ def _facts(run: Finetuning, kind: Kind, answerer: Answerer, together: int) -> di
         "kind": run.kind,
         "seed": str(run.seed),
         "read as": _layout(run, kind),
-        "answered": _company(kind, together),
+        "answered": _company(kind, answerer, together),
         "precision": str(answerer.dtype).removeprefix("torch."),
         "chosen by": f"{run.metrics[0]} on dev; of equals the lower loss, then the later",
         "parameters": f"{sum(p.numel() for p in answerer.model.parameters()):,}",
@@ -196,11 +197,12 @@ def _length(run: Finetuning, answerer: Answerer, out: Path) -> dict[str, str]:
     return found
 
 
-def _company(kind: Kind, together: int) -> str:
+def _company(kind: Kind, answerer: Answerer, together: int | None) -> str:
     """How many rows share a pass: only alone are answers free of each other to the last bit."""
-    if isinstance(kind, Rank):
-        return f"{max(together, MATCHED)} pairs in a pass"
-    return "each row alone" if together == 1 else f"{together} rows in a pass"
+    what, n = (
+        ("row", company(answerer, together)) if not isinstance(kind, Rank) else ("pair", pairs_of_a_pass(together))
+    )
+    return f"each {what} alone" if n == 1 else f"{n} {what}s in a pass"
 
 
 def _layout(run: Finetuning, kind: Kind) -> str:

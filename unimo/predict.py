@@ -9,8 +9,10 @@ from typing import Any
 
 from unimo import answer
 from unimo.config import from_dict
+from unimo.data.examples import SHOWN, Examples
 from unimo.data.ledger import Ledger
-from unimo.errors import UsageError, WeightsError
+from unimo.data.task_stream import Place, TaskRows
+from unimo.errors import DataError, UsageError, WeightsError
 from unimo.finetune import task_rows
 from unimo.marking import write_predictions
 from unimo.tasks.kinds import Classify, as_asked, question
@@ -26,14 +28,17 @@ def predict(
     images: Sequence[str] = (),
     regions: Sequence[str] = (),
     columns: Sequence[str] = (),
-    together: int = 1,
+    together: int | None = None,
     precision: str = "fp32",
+    strict: bool = False,
     say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
     """Reads rows as the model's own training rows were read, and writes a prediction for each into file `out`.
 
     Labels may be there or not. Returns score rows where they are, with labels that training did not have counted as
-    wrong. together: rows that share a forward pass. Raises UsageError for a file that exists, and what reading raises.
+    wrong. Rows that cannot be answered, such as empty ones or those whose picture is broken, are left out and named,
+    here and in OUT.bad.jsonl; strict: they are an error. together: rows that share a forward pass. Raises UsageError
+    for a file that exists, and what reading raises.
     """
     out = Path(out)
     if out.exists():
@@ -48,14 +53,50 @@ def predict(
     if isinstance(kind, Classify):
         kind = replace(kind, unseen="wrong")
     ledger = Ledger(out.with_name(f"{out.name}.bad.jsonl"))
-    read = open_rows(run, list(data), "test", images=list(images) or list(run.data.images), ledger=ledger, say=say)
+    pictures = list(images) or list(run.data.images)
+    read = open_rows(run, list(data), "test", images=pictures, ledger=ledger, say=say, tolerant=True)
     examples = as_asked(run, read)
     kind.check(examples)
-    predictions = kind.predict(answerer, task_rows(run, kind, examples), together)
+    bad = list(read.first_bad)
+    try:
+        predictions = kind.predict(answerer, task_rows(run, kind, examples), together)
+    except DataError:
+        examples, broken = _readable(examples, task_rows(run, kind, examples))
+        if not broken or not len(examples):
+            raise
+        for key, error in broken:
+            ledger.add(error, key=key, shard=examples.source)
+        bad += [error for _, error in broken]
+        predictions = kind.predict(answerer, task_rows(run, kind, examples), together)
+    count = read.bad + len(read) - len(examples)
+    if count and strict:
+        raise DataError(
+            "rows that cannot be answered",
+            where=examples.source,
+            got=f"{count} of {count + len(examples)}; the first: {bad[0].one_line()}",
+            expected="none (strict)",
+            do=f"repair or remove the rows named in {ledger.path}, or leave strict out",
+        )
     write_predictions(out, kind, predictions, examples)
-    said = f"{len(predictions)} predictions for {ledger.offered} rows: {out}"
-    say(said + (f"; {ledger.quarantined} bad rows have none, see {ledger.path}" if ledger.quarantined else ""))
+    say(f"{len(predictions)} predictions: {out}")
+    if count:
+        say(f"{count} bad rows have none; all are named in {ledger.path}:")
+        for error in bad[:SHOWN]:
+            say(f"    {error.one_line()}")
     return kind.score(predictions, examples, run.seed) if examples.labelled else []
+
+
+def _readable(examples: Examples, rows: TaskRows) -> tuple[Examples, list[tuple[str, DataError]]]:
+    """The rows that can be read with their pictures, and what is wrong with the others, by id: asked one by one, and
+    only where reading many at once has failed."""
+    kept, broken = [], list[tuple[str, DataError]]()
+    for i, row in enumerate(examples.rows):
+        try:
+            rows.draft([Place(i)])
+            kept.append(row)
+        except DataError as error:
+            broken.append((row.id, error))
+    return replace(examples, rows=kept), broken
 
 
 def task_settings(answerer: answer.Answerer) -> Finetuning:

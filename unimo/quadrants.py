@@ -42,6 +42,7 @@ from unimo.runs import read_log
 from unimo.tasks.forgetting import forgotten, write_before
 from unimo.tasks.gallery import FILE as EXAMPLES
 from unimo.tasks.gallery import galleries
+from unimo.tasks.kinds.kind import TOGETHER
 from unimo.tasks.plan import RANDOM, SEED, Entry, Plan, check_plan, read_plan
 from unimo.tasks.quadrant_table import PRETRAINED, in_order, page, task_rows, untrained_rows
 from unimo.tasks.scenes import find_world
@@ -83,7 +84,7 @@ def quadrants(
     random: bool = False,
     seeds: int = 1,
     assignments: Sequence[str] = (),
-    together: int = 16,
+    together: int | None = None,
     say: Say = print,
 ) -> dict[str, Any]:
     """Fine-tunes and marks all tasks of a plan in folder `out`; returns what quadrants.json says.
@@ -122,7 +123,7 @@ def quadrants(
         whole["title"] = f"{Path(model).resolve().name}: four quadrants"
         whole["facts"] = {
             **_facts(answerer, start, weights),
-            "rows in a pass": str(together),
+            "rows in a pass": str(together or TOGETHER),
             "minutes": f"{spent:.1f} of {minutes:g} in this call",
         }
         out.mkdir(parents=True, exist_ok=True)

@@ -36,7 +36,7 @@ def sweep(
     seeds: int = 1,
     grid: Sequence[str] = (),
     say: Callable[[str], None] = print,
-    together: int = 1,
+    together: int | None = None,
 ) -> dict[str, Any]:
     """Fine-tunes every combination of the grid with every seed, from 1 on; returns what summary.json says.
 
@@ -95,7 +95,7 @@ def table(rows: Sequence[dict[str, Any]], best: dict[str, Any] | None) -> list[s
     return lines
 
 
-def _one(run: Finetuning, folder: Path, say: Callable[[str], None], together: int) -> dict[str, float]:
+def _one(run: Finetuning, folder: Path, say: Callable[[str], None], together: int | None) -> dict[str, float]:
     """The marks of one run, made or found."""
     if (folder / DONE).is_file():
         changed = diff(load_json(folder / ASKED), run) if (folder / ASKED).is_file() else []

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from unimo.data.examples import Example, open_examples
-from unimo.data.readers import READERS, files
+from unimo.data.readers import READERS, raw
 from unimo.data.readers.answers import soft_scores
 from unimo.data.readers.nlvr import read_nlvr
 from unimo.errors import DataError, UsageError
@@ -372,7 +372,8 @@ def test_released_texts(tmp_path):
     (tmp_path / "dev.tsv").write_text("text_a\ttext_b\tlabel\tqid\nA plane.\tAn air plane.\t4.6\t17\n")
     row = open_examples("released", tmp_path / "dev.tsv", kind="regression").rows[0]
     assert (row.id, row.texts, row.target) == ("17", ("A plane.", "An air plane."), 4.6)
-    assert open_examples("released", tmp_path / "dev.tsv").rows[0].target == "4.6"
+    with pytest.raises(DataError, match=r"not a class.*regression"):  # a number with a fraction is a score
+        open_examples("released", tmp_path / "dev.tsv")
 
 
 def test_released_pieces_become_the_text_they_were(tmp_path):
@@ -464,6 +465,6 @@ def test_json_files_that_cannot_be_read(tmp_path, monkeypatch):
         with pytest.raises(DataError) as caught:
             open_examples("karpathy", tmp_path / name, split="val")
         assert name in str(caught.value.where)
-    monkeypatch.setattr(files, "MAX_JSON_BYTES", 100)
+    monkeypatch.setattr(raw, "MAX_JSON_BYTES", 100)
     with pytest.raises(DataError, match="too large"):
         open_examples("karpathy", put(tmp_path / "f.json", karpathy()), split="val")

@@ -28,7 +28,7 @@ NASTY = '<script>alert("x")</script> & <b>'
 
 
 def said(answer: str, sure: float) -> Classified:
-    return Classified(answer, np.array([sure, 1 - sure] if answer == "no" else [1 - sure, sure], np.float32))
+    return Classified(answer, {answer: sure, "yes" if answer == "no" else "no": 1 - sure})
 
 
 def rows_of(targets, name: str = "test") -> Examples:
@@ -102,7 +102,7 @@ def pictures(tmp_path) -> Examples:
 
 def test_pictures_are_small_and_whatever_is_said_is_escaped(pictures, tmp_path: Path):
     head = HeadSettings(labels=(NASTY, "x"), reads="both")
-    predictions = [Classified("x", np.array([0.2, 0.8], np.float32))] * 2
+    predictions = [Classified("x", {"x": 0.8, "y": 0.2})] * 2
     told = gallery(Classify(head, sees=True), predictions, pictures)
     told = json.loads(json.dumps(told, allow_nan=False))  # nothing is lost in a file
     sizes = []
@@ -122,7 +122,7 @@ def test_pictures_are_small_and_whatever_is_said_is_escaped(pictures, tmp_path: 
 
 
 def test_a_picture_that_is_not_looked_at_or_cannot_be_read_is_no_picture(pictures):
-    predictions = [Classified("x", np.array([0.2, 0.8], np.float32))] * 2
+    predictions = [Classified("x", {"x": 0.8, "y": 0.2})] * 2
     blind = gallery(Classify(HeadSettings(labels=(NASTY, "x")), sees=False), predictions, pictures)
     assert not any("picture" in item for item in blind["items"])
     gone = replace(pictures, rows=[replace(row, image="gone") for row in pictures.rows])

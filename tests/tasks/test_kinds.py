@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,8 @@ from unimo.model.unified import Request
 from unimo.objectives import step as ask
 from unimo.tasks.baselines import nearest_rows
 from unimo.tasks.kinds import Classify, Rank, Regress, Write, as_asked, mark, question, resolved
+from unimo.tasks.kinds.classify import Classified
+from unimo.tasks.kinds.kind import in_passes
 from unimo.tasks.kinds.rank import RankedRow
 from unimo.tasks.settings import Finetuning, Ranking, Reading, Writing
 from unimo.tokenizer import Tokenizer
@@ -75,26 +78,26 @@ def kinds() -> dict:
 
 
 def plain(predictions) -> list:
-    return [getattr(one, "probabilities", one) for one in predictions]
+    return [[one.likely[name] for name in LABELS] if isinstance(one, Classified) else one for one in predictions]
 
 
 @pytest.mark.parametrize("name", ["classify", "regress", "write"])
 def test_answers_are_the_same_to_the_last_bit_in_any_order_and_company(name):
-    """Each row is read alone: no other row, no order and no batch size of the answerer can touch it."""
+    """With together=1 each row is read alone: no other row, order or batch size of the answerer can touch it."""
     kind, model, rows = kinds()[name]
-    told = plain(kind.predict(Answerer(model, precision="fp32", batch=64), Shown(rows)))
+    told = plain(kind.predict(Answerer(model, precision="fp32", batch=64), Shown(rows), 1))
     for batch in (1, 7):
-        again = plain(kind.predict(Answerer(model, precision="fp32", batch=batch), Shown(rows)))
+        again = plain(kind.predict(Answerer(model, precision="fp32", batch=batch), Shown(rows), 1))
         assert all(np.array_equal(a, b) for a, b in zip(told, again, strict=True))
     order = np.random.default_rng(0).permutation(len(rows))
     mixed = Examples("mixed", [rows.rows[i] for i in order])
-    again = plain(kind.predict(Answerer(model, precision="fp32"), Shown(mixed)))
+    again = plain(kind.predict(Answerer(model, precision="fp32"), Shown(mixed), 1))
     assert all(np.array_equal(told[i], b) for i, b in zip(order, again, strict=True))
-    few = plain(kind.predict(Answerer(model, precision="fp32"), Shown(Examples("few", rows.rows[3:5]))))
+    few = plain(kind.predict(Answerer(model, precision="fp32"), Shown(Examples("few", rows.rows[3:5])), 1))
     assert all(np.array_equal(a, b) for a, b in zip(told[3:5], few, strict=True))
 
 
-@pytest.mark.parametrize("together", [3, 7, 64])
+@pytest.mark.parametrize("together", [None, 3, 7, 64])
 @pytest.mark.parametrize("name", ["classify", "regress", "write"])
 def test_rows_that_share_a_pass_answer_alike_but_for_rounding(name, together):
     kind, model, rows = kinds()[name]
@@ -118,9 +121,10 @@ def test_an_answerer_says_what_predictions_say():
     pictures = [shown.seen(i) for i in range(len(rows))]
     told = kind.predict(answerer, shown)
     assert answerer.labels == LABELS and answerer.answer(texts, pictures) == [one.answer for one in told]
-    np.testing.assert_array_equal(
-        answerer.classify(pictures, texts=texts), np.stack([one.probabilities for one in told])
-    )
+    np.testing.assert_allclose(answerer.classify(pictures, texts=texts), plain(told), atol=2e-5)
+    answerer.size_of_batch = 1
+    alone = plain(kind.predict(answerer, shown, 1))
+    np.testing.assert_array_equal(answerer.classify(pictures, texts=texts), np.float32(alone))
     for wrong in ({"pictures": pictures}, {"texts": texts}, {"pictures": pictures[:2], "texts": texts}):
         with pytest.raises(UsageError):
             answerer.task_logits(**wrong)
@@ -130,8 +134,8 @@ def test_an_answerer_says_what_predictions_say():
 
 def test_a_number_is_given_in_its_own_unit():
     kind, model, rows = kinds()["regress"]
-    answerer = Answerer(model, precision="fp32")
-    told = kind.predict(answerer, Shown(rows))
+    answerer = Answerer(model, precision="fp32", batch=1)
+    told = kind.predict(answerer, Shown(rows), 1)
     logits = answerer.task_logits(texts=[row.texts for row in rows.rows])[:, 0].tolist()
     assert told == [2.0 + 3.0 * x for x in logits] == answerer.answer([row.texts for row in rows.rows])
     draft = Shown(rows).draft([Place(4)])
@@ -311,3 +315,70 @@ def test_a_metric_without_its_library_is_told_and_the_others_stand(monkeypatch):
     assert scores[0]["score"].value == 1.0 and scores[1]["score"] is None and "nltk" in scores[1]["note"]
     with pytest.raises(UsageError, match="nltk"):
         replace(kind, metrics=("meteor", "bleu")).score(["a dog"] * 3, rows)
+
+
+class Counted(tuple):
+    """Labels that count how often all of them are gone through."""
+
+    times = 0
+
+    def __iter__(self):
+        Counted.times += 1
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("kind", ["classes", "answers"])
+def test_case_ten_thousand_classes_in_ten_thousand_rows_start_at_once(kind):
+    """Looking up a label costs a step, not a table of all labels, and a prior no identity matrix."""
+    names = [f"class {i:05d}" for i in range(10_000)]
+    rows = Examples("t", [Example(n, ("x",), None, n if kind == "classes" else {n: 1.0}) for n in names])
+    ask = Classify(HeadSettings(kind=kind, labels=Counted(names), longest=40), sees=False)
+    Counted.times = 0
+    tracemalloc.start()
+    try:
+        logits = ask.prior(rows)
+        found = [ask.label(row) for row in rows.rows[:50]]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert Counted.times <= 2, "all labels are gone through once, not for every row"
+    assert peak < 20e6, "50 rows of 10,000 labels, not 10,000 of them"
+    assert np.ptp(logits) < 1e-6 and len(logits) == 10_000
+    assert [int(x if kind == "classes" else x.argmax()) for x in found] == list(range(50))
+
+
+def test_a_prediction_keeps_the_likeliest_labels_not_all():
+    names = tuple(f"{i}" for i in range(30))
+    head = HeadSettings(labels=names, reads="text", longest=40)
+    told = Classify(head, sees=False).predict(Answerer(model_of(head), precision="fp32"), Shown(examples(), sees=False))
+    for one in told:
+        assert len(one.likely) == 5 and next(iter(one.likely)) == one.answer
+        assert list(one.likely.values()) == sorted(one.likely.values(), reverse=True)
+
+
+def test_every_row_is_in_one_pass_and_rows_of_like_length_share_it():
+    texts = ["a" * (7 * i % 23 + 1) for i in range(23)]
+    rows = Shown(Examples("d", [Example(str(i), (text,)) for i, text in enumerate(texts)]), sees=False)
+    passes = list(in_passes(rows, 5))
+    assert sorted(i for some in passes for i in some) == list(range(23)) and max(map(len, passes)) == 5
+    lengths = [len(texts[i]) for some in passes for i in some]
+    assert lengths == sorted(lengths)
+
+
+def test_pairs_of_retrieval_read_alone_know_nothing_of_each_other():
+    kind, model = Rank("t", Ranking(longest=20), "unimo-2"), model_of()
+    rows = [Example(f"{i}", (), str(i), (f"caption {i} of {'some ' * i}", f"words {i}")) for i in range(5)]
+    answerer, order = Answerer(model, precision="fp32"), [3, 0, 4, 2, 1]
+    told = kind.predict(answerer, Shown(Examples("d", rows)), 1)
+    again = kind.predict(answerer, Shown(Examples("d", [rows[i] for i in order])), 1)
+    for i, one in zip(order, again):
+        expected = dict(zip(told[i].captions, told[i].scores))
+        assert dict(zip(one.captions, one.scores)) == expected
+    shared = kind.predict(answerer, Shown(Examples("d", rows)))
+    np.testing.assert_allclose(np.stack([r.scores for r in told]), np.stack([r.scores for r in shared]), atol=1e-4)
+
+
+def test_rows_without_a_pass_are_refused():
+    kind, model, rows = kinds()["classify"]
+    with pytest.raises(UsageError, match="at least one row"):
+        kind.predict(Answerer(model, precision="fp32"), Shown(rows), 0)

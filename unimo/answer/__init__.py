@@ -12,14 +12,15 @@ matcher.py                how well a picture and a text fit
 writer.py                 captions and other texts
 mask_filler.py            words at a blank
 classifier.py             classes and numbers, by names alone or by the head of a fine-tuned model
+prompts.py                templates of class names
 answerer.py               all of it in one object
 """
 
 from __future__ import annotations
 
 from unimo.answer.answerer import Answerer, load
-from unimo.answer.classifier import PROMPTS
 from unimo.answer.encoded import EncodedImages, EncodedTexts
 from unimo.answer.encoder import Picture
+from unimo.answer.prompts import PROMPTS
 
 __all__ = ["PROMPTS", "Answerer", "EncodedImages", "EncodedTexts", "Picture", "load"]

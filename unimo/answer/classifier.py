@@ -12,18 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unimo.answer.encoder import Encoder, Picture, several
+from unimo.answer.encoder import Encoder, Picture, chunks, several
+from unimo.answer.prompts import PROMPTS, prompted
 from unimo.data.segments import joined
 from unimo.errors import UsageError
 from unimo.model.task_heads import TaskHead
 from unimo.model.unified import Request, Towers
 from unimo.model.unimo2 import UNIMO2
 
-PROMPTS = ("{}", "a {}", "a picture of a {}")
-
 
 class Classifier(Encoder):
-    """Probabilities and answers, each row read alone."""
+    """Probabilities and answers, `size_of_batch` rows in a pass."""
 
     def classify(
         self,
@@ -52,11 +51,9 @@ class Classifier(Encoder):
         return cosine.softmax(-1).detach().cpu().numpy()
 
     def class_embeddings(self, names: Sequence[str], prompts: Sequence[str] = PROMPTS) -> Tensor:
-        """(len(names), D): each class as the normalised mean of its prompts' embeddings."""
-        several(names, "class name")
-        several(prompts, "prompt")
-        texts = [prompt.format(name) for name in names for prompt in prompts]
-        embedding = torch.from_numpy(self.embed_text(texts)).unflatten(0, (len(names), len(prompts)))
+        """(len(names), D): each class as the normalised mean of its prompts' embeddings. prompts: see `prompted`."""
+        embedding = torch.from_numpy(self.embed_text(prompted(names, prompts)))
+        embedding = embedding.unflatten(0, (len(names), len(prompts)))
         return F.normalize(embedding.mean(1), dim=-1)
 
     @property
@@ -78,7 +75,7 @@ class Classifier(Encoder):
     def task_logits(
         self, pictures: Iterable[Picture] | None = None, texts: Sequence[str | Sequence[str]] | None = None
     ) -> Tensor:
-        """(n, k) of the head of a fine-tuned model, each row read alone, so that no answer depends on another row.
+        """(n, k) of the head of a fine-tuned model. With size_of_batch 1 no bit of an answer depends on another row.
 
         texts: a string each, or its segments. UsageError for a model without a head, or without what its head reads.
         """
@@ -92,21 +89,23 @@ class Classifier(Encoder):
             if head.settings.reads in (side, "both") and given is None:
                 raise UsageError(f"this model reads a {side} in every row", where=head.settings.task, got="none")
         found = []
-        for i in range(n):
-            towers = self._no_towers() if shown is None else self._see(shown[i : i + 1])
+        for some in chunks(range(n), 1 if self.company_matters else self.size_of_batch):
+            towers = self._no_towers() if shown is None else self._see([shown[i] for i in some])
             if texts is not None:
-                read = texts[i]
-                segments = [read] if isinstance(read, str) else list(read)
-                ids = self.tokenizer.encode_batch(segments, max_bytes=8 * self.longest)
-                row = joined([np.asarray(one, np.int64) for one in ids], min(head.settings.longest, self.longest))
-                towers.texts = self.pack([row])
+                towers.texts = self.pack([self._read(texts[i], head) for i in some])
             with self._autocast():
                 towers.words = self.model.encode_texts(towers.texts)
                 self.model.count_votes(towers)
-                one = torch.zeros(1, dtype=torch.int64, device=self.device)
-                request = Request(None if shown is None else one, None if texts is None else one)
+                here = torch.arange(len(some), device=self.device)
+                request = Request(None if shown is None else here, None if texts is None else here)
                 found.append(self.model.task_logits(self.model.fuse(towers, {"task": request})["task"]).float())
         return torch.cat(found)
+
+    def _read(self, text: str | Sequence[str], head: TaskHead) -> np.ndarray:
+        """The ids of one row: a string, or its segments."""
+        segments = [text] if isinstance(text, str) else list(text)
+        ids = self.tokenizer.encode_batch(segments, max_bytes=8 * self.longest)
+        return joined([np.asarray(one, np.int64) for one in ids], min(head.settings.longest, self.longest))
 
     def _head(self) -> TaskHead:
         if self.model.head is None:

@@ -31,7 +31,11 @@ Picture = str | Path | bytes | Image.Image | np.ndarray | PictureRegions
 
 
 class Encoder:
-    """What every part of `unimo.answer.Answerer` stands on. Nothing depends on how inputs are batched."""
+    """What every part of `unimo.answer.Answerer` stands on.
+
+    batch: inputs of a pass. Answers do not depend on it but for rounding; with 1 they do not depend on each other to
+    the last bit.
+    """
 
     def __init__(
         self, model: Unified, *, precision: str = "auto", batch: int = 64, longest: int | None = None, facts: Any = None
@@ -43,6 +47,11 @@ class Encoder:
         self.sees_regions = isinstance(model, UNIMO)
         self.longest = longest or model.words.position.num_embeddings - 2
         self.facts = facts or {}
+
+    @property
+    def company_matters(self) -> bool:
+        """Whether texts of a pass change each other's answers beyond rounding: where padding votes, as released."""
+        return isinstance(self.model, UNIMO2) and self.model.released.padding_votes
 
     @torch.inference_mode()
     def encode_images(self, pictures: Iterable[Picture]) -> EncodedImages:
@@ -72,7 +81,7 @@ class Encoder:
         if not rows:
             raise UsageError("no texts were given", expected="at least one")
         packs, hidden, embedding, votes = [], [], [], []
-        for some in chunks(rows, 4 * self.size_of_batch):
+        for some in chunks(rows, 4 * self.size_of_batch if self.size_of_batch > 1 else 1):
             packs.append(packed := self.pack(some))
             with self._autocast():
                 towers = Towers(self._no_images(), self.model.encode_texts(packed), packed)
@@ -137,7 +146,7 @@ class Encoder:
             torch.full_like(ids, role),
             torch.from_numpy(offsets).to(self.device),
         )
-        if isinstance(self.model, UNIMO2) and self.model.released.padding_votes:
+        if self.company_matters:
             return pad_texts(texts, self.tokenizer.pad)[0]
         return texts
 

@@ -10,6 +10,11 @@ import typer
 from unimo.cli.common import Model, Paths, Sets, app, say
 from unimo.errors import UsageError
 
+Together = Annotated[
+    int | None,
+    typer.Option(help="Rows answered in one pass (32); 1: no bit of an answer depends on another row.", min=1),
+]
+
 
 @app.command()
 def pretrain(
@@ -128,9 +133,7 @@ def finetune(
     seed: Annotated[int | None, typer.Option(help="All chance of the run.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Make so many runs, with seeds from 1 on.", min=1)] = None,
     grid: Annotated[list[str] | None, typer.Option(help="KEY=A,B: a run for every combination.")] = None,
-    together: Annotated[
-        int, typer.Option(help="Rows scored in one pass; 1: no answer depends on another row.", min=1)
-    ] = 1,
+    together: Together = None,
     assignments: Sets = None,
 ) -> None:
     """Fine-tune a model for a task, or for your own files, and score it beside baselines."""
@@ -184,7 +187,7 @@ def quadrants(
     seeds: Annotated[
         int, typer.Option(help="With --random: so many seeds of a task whose first is not better.", min=1)
     ] = 1,
-    together: Annotated[int, typer.Option(help="Rows scored in one pass.", min=1)] = 16,
+    together: Together = None,
     assignments: Sets = None,
 ) -> None:
     """Fine-tune a model for tasks of all four quadrants, score them, and tell what it forgot; goes on where it was."""
@@ -204,13 +207,16 @@ def predict(
     images: Paths = None,
     regions: Paths = None,
     column: Annotated[list[str] | None, typer.Option(help="PART=COLUMN, if not as in training.")] = None,
-    together: Annotated[int, typer.Option(help="Rows in one pass; 1: no answer depends on another row.", min=1)] = 1,
+    together: Together = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="End with an error if any row cannot be answered, and write nothing.")
+    ] = False,
 ) -> None:
     """Answer new rows with a fine-tuned model: one prediction for each, with its id."""
     from unimo import report
     from unimo.predict import predict as run_prediction
 
     options: dict[str, Any] = {"images": images or (), "regions": regions or (), "columns": column or ()}
-    scores = run_prediction(model, data, out, together=together, say=say, **options)
+    scores = run_prediction(model, data, out, together=together, strict=strict, say=say, **options)
     if scores:
         say(report.scores_table({"title": "predictions", "scores": scores}))

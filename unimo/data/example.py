@@ -29,6 +29,11 @@ class Example:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Caption(Example):
+    """A row that says one thing, or some, of a picture: rows of one picture are one example with all that is said."""
+
+
 class Dropped(NamedTuple):
     """A row that its own format says is to be left out; counted by its reason, and no fault."""
 

@@ -7,7 +7,8 @@
 What is wrong with single rows is counted, named in the ledger and left out; what is wrong with a file, or with more
 than a small share of its rows, is an error:
 
-    an id that appears again                  the later row is bad
+    an id that appears again                  the later row is bad; captions of one picture may share one
+    captions of one picture in several rows   one row with all of them
     a name that several pictures have         the row is bad
     no target in some rows                    those rows are bad
     no target in any row                      a split to predict for; with need_targets, an error
@@ -20,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -37,6 +39,7 @@ from unimo.errors import DataError, UsageError, nearest
 from unimo.paths import check_name, expand
 
 PEEKED = 100  # rows whose pictures are looked for beside their file
+SHOWN = 5  # bad rows that are kept to be named
 Paths = str | Path | Sequence[str | Path]
 
 
@@ -45,8 +48,8 @@ class Examples:
     """One split of n rows.
 
     name: of the split. images: corpus that holds the rows' pictures by their keys, or None. source: paths, for
-    messages. fingerprint: SHA-256 over the rows and the pictures. bad: how many rows could not be used. notes: what was
-    said about the file, and why rows were left out, with counts.
+    messages. fingerprint: SHA-256 over the rows and the pictures. bad: how many rows could not be used. first_bad: what
+    was wrong with the first of them. notes: what was said about the file, and why rows were left out, with counts.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Examples:
     source: str = ""
     fingerprint: str = ""
     bad: int = 0
+    first_bad: Sequence[DataError] = ()
     notes: Mapping[str, int] = field(default_factory=dict)
     _place: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -63,7 +67,7 @@ class Examples:
 
     @property
     def labelled(self) -> bool:
-        """Whether the rows have targets; of opened splits, all have or none has."""
+        """Whether the rows have targets; of opened splits, all have or none has, unless others were to be kept."""
         return any(row.target is not None for row in self.rows)
 
     def image_item(self, key: str) -> int:
@@ -100,6 +104,7 @@ def open_examples(
     fields: Mapping[str, str | Sequence[str] | None] | None = None,
     name: str | None = None,
     need_targets: bool = False,
+    keep_unlabelled: bool = False,
     ledger: Ledger | None = None,
     index_dir: str | Path | None = None,
     max_bad_share: float = 0.01,
@@ -111,7 +116,8 @@ def open_examples(
     (questions and annotations, source and target), both in this order. images: folder, tars or an opened corpus with
     the rows' pictures; if not given, pictures beside a table are found by themselves. fields: part of an example ->
     column. name: of the split; by default of the file. ledger: also counts this split's rows, for a whole run.
-    options: of the reader, such as split="val".
+    keep_unlabelled: rows without a target are kept beside others that have one. max_bad_share: of rows, and of pictures
+    that are opened here. options: of the reader, such as split="val".
 
     Raises UsageError (no such reader, option or column) and DataError (a file that is missing, ends early or is of
     another layout; more than max_bad_share of the rows bad; no row at all; need_targets and there are none).
@@ -127,29 +133,35 @@ def open_examples(
     if not paths:
         raise UsageError("no path given", where=f"reader {reader_name}", expected="a file, a pattern or a list of them")
     source = ", ".join(map(str, paths))
+    options_of_pictures: dict[str, Any] = {"ledger": ledger, "index_dir": index_dir, "max_bad_share": max_bad_share}
+
+    def open_pictures(paths: Paths) -> Corpus:
+        return open_corpus("images", paths, **options_of_pictures)
+
     given: Corpus | None
     if reader.over == "pictures":
         if images is not None:
             raise UsageError("these rows stand in their pictures", where="images", got=images, do="leave images out")
-        given = open_corpus("images", list(map(str, paths)), ledger=ledger, index_dir=index_dir)
+        given = open_pictures(list(map(str, paths)))
         found = reader(given, **options)
     else:
         found = _over_files(reader, _expanded(reader_name, reader, paths), options)
         given = None
         if images is not None:
-            given = images if isinstance(images, Corpus) else _open_pictures(images, ledger, index_dir)
+            given = images if isinstance(images, Corpus) else open_pictures(images)
 
-    book = Book(source, need_targets)
+    book = Book(source, need_targets, keep_unlabelled)
     for each in found:
         book.take(each)
     if given is None and reader.over == "files":
         beside = _pictures_beside(book.rows, paths[0])
-        given = None if beside is None else _open_pictures(beside, ledger, index_dir)
+        given = None if beside is None else open_pictures(beside)
     rows = book.settled(given)
     book.report(ledger, max_bad_share)
     called = name or paths[0].name.partition(".")[0]
     notes = dict(book.own.notes)
-    return Examples(called, rows, given, source, _fingerprint(rows, given), book.own.quarantined, notes)
+    first_bad = [error for _, error in book.bad[:SHOWN]]
+    return Examples(called, rows, given, source, _fingerprint(rows, given), book.own.quarantined, first_bad, notes)
 
 
 def _reader(name: str) -> Reader:
@@ -192,16 +204,12 @@ def _over_files(reader: Reader, paths: list[Path], options: Mapping[str, Any]) -
     if len(reader.files) > 1:
         yield from reader(*paths, **options)
         return
-    names = [path.name for path in paths]
+    names = Counter(path.name for path in paths)
     for path in paths:
         for found in reader(path, **options):
-            if isinstance(found, Example) and names.count(path.name) > 1 and found.id.startswith(f"{path.name}:"):
+            if isinstance(found, Example) and names[path.name] > 1 and found.id.startswith(f"{path.name}:"):
                 found = replace(found, id=f"{path.parent.name}/{found.id}")  # m/dev.tsv:1, mm/dev.tsv:1
             yield found
-
-
-def _open_pictures(paths: Paths, ledger: Ledger | None, index_dir: str | Path | None) -> Corpus:
-    return open_corpus("images", paths, ledger=ledger, index_dir=index_dir)
 
 
 def _pictures_beside(rows: Sequence[Example], path: Path) -> str | None:

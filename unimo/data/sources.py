@@ -143,6 +143,7 @@ class Corpus:
     token_counts    texts: (n,) int64; pairs: (m,) int64 of all captions, flat; images: (0,)
     caption_offsets pairs: (n + 1,) int64, captions of item i are [o[i], o[i + 1]); else None
     labels          images whose JSON names a class: n strings or None each; None when no item has one
+    unreadable      key -> what is wrong with it, of the samples that were left out
     fingerprint     SHA-256 over kind, contents of the shards, tokenizer and field names
     passed_over     what lies beside the shards and is not read, a line for each reason
     """
@@ -168,6 +169,11 @@ class Corpus:
         self._captions = _join_strings(parts, "captions") if kind == "pairs" else None
         self.caption_offsets = _join_offsets([part["caption_offsets"] for part in parts]) if kind == "pairs" else None
         self._records = _join_strings(parts, "records")
+        self.unreadable: dict[str, dict[str, str]] = {}
+        for index in indexes:
+            for entry in index.quarantined:
+                kept = {name: value for name, value in entry.items() if name != "key"}
+                self.unreadable.setdefault(entry["key"], kept)
         names = _join_strings(parts, "labels")
         self.labels = [name or None for name in names] if len(names.blob) else None
         self._text_fields = tuple(json.loads(indexes[0].header["fields"])["text"])

@@ -30,13 +30,14 @@ _BOM = b"\xef\xbb\xbf"
 @dataclass(frozen=True)
 class Row:
     """One JSON object or table row and where it lies: bytes of the (unpacked) file, or the row number of a
-    table."""
+    table. typed: False where every value is text, as in a .csv."""
 
     where: str
     values: dict[str, Any]
     offset: int
     length: int
     sha256: bytes = bytes(32)  # of those bytes; zeros for a table row
+    typed: bool = True
 
 
 def decode_utf8(data: bytes, where: object, offset: int = 0) -> str:

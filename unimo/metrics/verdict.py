@@ -13,11 +13,17 @@ from typing import Any, Literal
 from unimo.metrics.intervals import Score
 from unimo.metrics.paired import Comparison
 
-__all__ = ["Verdict", "paired_verdict", "verdict"]
+__all__ = ["SMALLER_IS_BETTER", "Verdict", "is_smaller_better", "paired_verdict", "verdict"]
 
 Verdict = Literal["better", "worse", "no difference", "unknown"]
 
+SMALLER_IS_BETTER = ("squared_error", "mean rank", "loss", "dead entries")  # beginnings of the names of such metrics
 SIGNIFICANT = 0.05  # p of a paired test below which a difference is believed
+
+
+def is_smaller_better(metric: str) -> bool:
+    """Whether a smaller value of a metric, by its name in a report, is the better one."""
+    return metric.lower().replace("_", " ").startswith(tuple(name.replace("_", " ") for name in SMALLER_IS_BETTER))
 
 
 def verdict(

@@ -25,6 +25,7 @@ from unimo.data.similarity import (
 )
 
 SIDE = 32  # pixels of a picture whose colours and edges are compared
+AT_ONCE = 2048  # pictures of either side that are compared with each other at once
 
 
 def most_frequent(answers: Sequence[str]) -> str:
@@ -62,7 +63,10 @@ def _by_words(corpus: Sequence[str], queries: Sequence[str]) -> list[int]:
 
 
 def _by_pictures(corpus: np.ndarray, queries: np.ndarray) -> list[int]:
-    return [int(numbers[0]) for numbers, _ in nearest(queries, [corpus], 1)]
+    """Blocks against blocks: all similarities at once would be n x m numbers in memory."""
+    blocks = [corpus[i : i + AT_ONCE] for i in range(0, len(corpus), AT_ONCE)]
+    asked = (queries[i : i + AT_ONCE] for i in range(0, len(queries), AT_ONCE))
+    return [int(numbers[0]) for some in asked for numbers, _ in nearest(some, blocks, 1)]
 
 
 def _described(examples: Examples, rows: Sequence[int]) -> np.ndarray:

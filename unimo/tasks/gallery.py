@@ -78,7 +78,7 @@ def _classified(kind: Classify, row: Example, said: Any) -> Judged:
     """Of wrong answers the surest is the worst."""
     right = answers_of(row)
     score = right.get(said.answer, 0.0)
-    sure = float(said.probabilities.max())
+    sure = max(said.likely.values())
     told = " / ".join(
         f"{answer} ({one:.2g})" if kind.head.kind == "answers" else answer for answer, one in right.items()
     )

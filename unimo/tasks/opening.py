@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-from unimo.data.examples import Examples, open_examples
+from unimo.data.examples import Example, Examples, open_examples
 from unimo.data.ledger import Ledger
 from unimo.data.readers import READERS
 from unimo.errors import UsageError
@@ -28,8 +28,12 @@ def open_rows(
     images: list[str] | None = None,
     ledger: Ledger | None = None,
     say: Callable[[str], None] = print,
+    tolerant: bool = False,
 ) -> Examples:
-    """The rows of any files of a task, read as those it was trained on."""
+    """The rows of any files of a task, read as those it was trained on.
+
+    tolerant: however many rows are bad, the others are kept, and so are rows without a target beside others with one.
+    """
     data = run.data
     reader = READERS.get(data.reader)
     known = () if reader is None else reader.options
@@ -45,6 +49,8 @@ def open_rows(
         images=images or None,
         name=name,
         need_targets=name in ("train", "dev"),
+        keep_unlabelled=tolerant,
+        max_bad_share=1.0 if tolerant else 0.01,
         ledger=ledger,
         index_dir=data.index_dir,
         **options,
@@ -55,6 +61,22 @@ def open_rows(
     for note, count in examples.notes.items():
         say(f"{name}: {note}" + (f" ({count})" if count > 1 else ""))
     return examples
+
+
+def say_shared(splits: Mapping[str, Examples], say: Callable[[str], None]) -> None:
+    """Warns, once a split, of rows that are training rows too: a score on them says nothing of new ones."""
+    known = {_read(row, splits["train"]) for row in splits["train"].rows}
+    for name, examples in splits.items():
+        count = sum(_read(row, examples) in known for row in examples.rows) if name != "train" else 0
+        if count:
+            which = "all" if count == len(examples) else f"{count:,} of"
+            say(f"warning: {which} {len(examples):,} rows of {name} are in training too (same texts and picture)")
+
+
+def _read(row: Example, examples: Examples) -> Hashable:
+    """What a model is given of a row; a key names another picture in another corpus."""
+    corpus = examples.images.fingerprint if row.image is not None and examples.images is not None else ""
+    return row.texts, row.image, corpus
 
 
 def columns(given: tuple[str, ...]) -> dict[str, list[str]]:

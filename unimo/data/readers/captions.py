@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from unimo.data.example import Dropped, Example, Found, Noted
-from unimo.data.readers.files import read_json
+from unimo.data.readers.raw import read_json
 from unimo.data.readers.shape import listed, name_of, words
 from unimo.errors import DataError
 

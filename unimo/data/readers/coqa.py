@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unimo.data.example import Example, Found
-from unimo.data.readers.files import read_json
+from unimo.data.readers.raw import read_json
 from unimo.data.readers.shape import listed, name_of, part, words
 from unimo.errors import DataError
 

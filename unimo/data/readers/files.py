@@ -1,33 +1,24 @@
-"""Files under the readers: lines, tables and whole JSON files, packed by gzip or not, each row with its place."""
+"""Tables under the readers: .csv and .tsv, JSON lines and Parquet, each row with its place."""
 
 from __future__ import annotations
 
 import csv
-import gzip
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, cast
 
 from unimo.data.finding import did_you_mean
-from unimo.data.shards import stat_regular
-from unimo.data.text import MAX_LINE_BYTES, Row, decode_utf8, parse_json, read_jsonl, read_parquet
+from unimo.data.readers.json_tables import json_rows
+from unimo.data.readers.raw import decoded, lines_of, raw_lines
+from unimo.data.text import Row, read_parquet
 from unimo.errors import DataError, UsageError
 
-MAX_JSON_BYTES = 2**30  # the largest published one, the annotations of VQA v2, is a third of this
 MAX_FIELD = 2**24  # characters of one quoted field of a .csv
 DELIMITERS = (",", "\t", ";", "|")
 SHOWN = 20  # names of columns in an error
 FORMS = ("csv", "tsv", "jsonl", "parquet")
-_UNFINISHED = ("cannot unpack", "cannot read")  # how errors begin that lose an unknown number of rows
-
-
-def ends_the_file(error: DataError) -> bool:
-    """Whether what lies behind the place of an error cannot be read, so that nobody can count what is lost."""
-    return error.what.startswith(_UNFINISHED)
 
 
 def form_of(path: Path) -> str:
@@ -63,100 +54,11 @@ def rows_of(
     if form not in FORMS:
         raise UsageError("unknown form of table", got=form, expected=", ".join(FORMS), do=did_you_mean(form, FORMS))
     if form == "jsonl":
-        return read_jsonl(path)
+        return json_rows(path)
     if form == "parquet":
         return read_parquet(path)
     quoted = form == "csv" if quoting is None else quoting
     return _table(path, "\t" if form == "tsv" and delimiter is None else delimiter, quoted, header)
-
-
-def lines_of(path: Path) -> Iterator[str | DataError]:
-    """The lines of a text file without their ends, \\n or \\r\\n. A broken gzip stream ends the reading."""
-    for number, line in enumerate(_raw_lines(path), start=1):
-        text = line if isinstance(line, DataError) else _decoded(line, path, number)
-        yield text if isinstance(text, DataError) else text.removesuffix("\n").removesuffix("\r")
-
-
-def count_lines(path: Path) -> int:
-    """Number of lines, the last with or without its end. DataError when the file cannot be read to its end."""
-    number = 0
-    for line in _raw_lines(path):
-        if isinstance(line, DataError) and ends_the_file(line):
-            raise line
-        number += 1
-    return number
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A whole .json or .json.gz file: one object of at most MAX_JSON_BYTES."""
-    stat_regular(path)
-    try:
-        with _opened(path) as stream:
-            data = stream.read(MAX_JSON_BYTES + 1)
-    except (EOFError, OSError, zlib.error) as error:
-        raise _cannot_unpack(path, 0, error) from error
-    if len(data) > MAX_JSON_BYTES:
-        raise DataError(
-            "file is too large",
-            where=path,
-            got=f"more than {MAX_JSON_BYTES} bytes",
-            expected=f"at most {MAX_JSON_BYTES} bytes",
-            do="split it, or write its rows as .jsonl",
-        )
-    return parse_json(data, path.name)
-
-
-def _opened(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path)) if path.name.lower().endswith(".gz") else path.open("rb")
-
-
-def _raw_lines(path: Path) -> Iterator[bytes | DataError]:
-    """Lines with their ends; a DataError instead of one that is longer than MAX_LINE_BYTES."""
-    stat_regular(path)
-    number = 0
-    with _opened(path) as stream:
-        while True:
-            try:
-                line = stream.readline(MAX_LINE_BYTES + 1)
-                length = len(line)
-                while length > MAX_LINE_BYTES and not line.endswith(b"\n"):  # pass over the rest of the giant
-                    line = stream.readline(2**20)
-                    length += len(line)
-                    if not line:
-                        break
-            except (EOFError, OSError, zlib.error) as error:
-                yield _cannot_unpack(path, number, error)
-                return
-            if not length:
-                return
-            number += 1
-            if length <= MAX_LINE_BYTES:
-                yield line
-                continue
-            yield DataError(
-                "line is too long",
-                where=f"{path.name}, line {number}",
-                got=f"{length} bytes",
-                expected=f"at most {MAX_LINE_BYTES} bytes",
-                do="cut the row into smaller ones",
-            )
-
-
-def _cannot_unpack(path: Path, number: int, error: Exception) -> DataError:
-    return DataError(
-        "cannot unpack file",
-        where=f"{path.name}, behind line {number}",
-        got=str(error),
-        expected="a complete file",
-        do="fetch the file again; what lies behind this point is lost",
-    )
-
-
-def _decoded(line: bytes, path: Path, number: int) -> str | DataError:
-    try:
-        return decode_utf8(line, f"{path.name}, line {number}")
-    except DataError as error:
-        return error
 
 
 def _table(path: Path, delimiter: str | None, quoted: bool, header: Sequence[str] | None) -> Iterator[Row | DataError]:
@@ -184,7 +86,7 @@ def _table(path: Path, delimiter: str | None, quoted: bool, header: Sequence[str
                 do="quote or remove delimiters inside fields" if quoted else "remove tabs and line ends inside fields",
             )
         else:
-            yield Row(where, dict(zip(names, fields)), number, 1)
+            yield Row(where, dict(zip(names, fields)), number, 1, typed=False)
 
 
 def _plain_records(path: Path, delimiter: str) -> Iterator[tuple[str, int, list[str] | DataError]]:
@@ -197,8 +99,8 @@ def _quoted_records(path: Path, delimiter: str) -> Iterator[tuple[str, int, list
     broken: list[DataError] = []  # of the lines of the record being read
 
     def lines() -> Iterator[str]:
-        for number, raw in enumerate(_raw_lines(path), start=1):
-            line = raw if isinstance(raw, DataError) else _decoded(raw, path, number)
+        for number, raw in enumerate(raw_lines(path), start=1):
+            line = raw if isinstance(raw, DataError) else decoded(raw, path, number)
             if isinstance(line, DataError):
                 broken.append(line)
                 # Its record is refused below; what stands in for it only has to keep the quotes that open and close.
@@ -215,12 +117,17 @@ def _quoted_records(path: Path, delimiter: str) -> Iterator[tuple[str, int, list
         except StopIteration:
             return
         except csv.Error as error:
+            lone = "new-line character" in str(error)  # what the parser calls a carriage return within a line
             fields = DataError(
-                "broken row of a .csv",
+                "lines of a .csv end in different ways" if lone else "broken row of a .csv",
                 where=f"{path.name}, lines {first} to {parser.line_num}",
-                got=str(error),
-                expected="a quote around a whole field, doubled within it (RFC 4180)",
-                do="repair the quotes, or read the file without quoting",
+                got="a lone carriage return outside of quotes" if lone else str(error),
+                expected="line feeds, or carriage returns throughout"
+                if lone
+                else "a quote around a whole field, doubled within it (RFC 4180)",
+                do="save the file with line feeds as line ends"
+                if lone
+                else "repair the quotes, or read the file without quoting",
             )
         if broken:
             fields = broken[0]

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from unimo.data.example import Found
 from unimo.data.readers.entailment import UNDECIDED
-from unimo.data.readers.files import form_of, lines_of
+from unimo.data.readers.files import form_of
 from unimo.data.readers.layout import Layout, Names
+from unimo.data.readers.raw import lines_of
 from unimo.data.readers.tables import Given, read_table
 from unimo.errors import DataError
 

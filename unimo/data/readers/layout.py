@@ -19,9 +19,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from unimo.data.example import Example, Target
+from unimo.data.example import Caption, Example, Target
 from unimo.data.finding import did_you_mean
 from unimo.data.readers.answers import plain_answer, soft_answers
+from unimo.data.readers.cells import class_name, unpacked
 from unimo.data.text import Row, checked_text
 from unimo.errors import DataError, UsageError
 
@@ -36,7 +37,6 @@ TARGETS: dict[TaskKind, Names] = {  # the parts that can be the target of a kind
     "retrieval": ("target",),
 }
 ANY_TARGET: Names = ("label", "answers", "score", "target")  # the order in which a target is looked for
-NO_LABEL = ("", "-1")  # how published test files write that a label is withheld
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,12 @@ class Columns:
     target: tuple[str, str] | None = None
     extra: Names = ()
     unused: Names = ()  # columns that could have been the target as well
+
+    @property
+    def captions(self) -> bool:
+        """Whether a row only says something of a picture."""
+        written = self.target is not None and (self.target[0] == "target" or self.layout.kind == "generation")
+        return written and self.image is not None and not self.texts
 
     def __str__(self) -> str:
         parts = {"texts": " + ".join(self.texts), "image": self.image, "id": self.id, "group": self.group}
@@ -145,6 +151,9 @@ def find_columns(layout: Layout, present: Iterable[str], where: object) -> Colum
             do="name the columns: --column text=... (or `fields`)",
         )
     parts = TARGETS[layout.kind] if layout.kind else ANY_TARGET
+    if layout.kind == "retrieval" and found.get("image") is not None:  # whatever is said of a picture is its caption
+        found["target"] = found.get("target") or (texts[0] if len(texts) == 1 else None)
+        texts = () if found["target"] else texts
     taken = {*texts, found.get("image"), found.get("id")}
     targets = [(part, column) for part in parts if (column := found.get(part)) and column not in taken]
     return Columns(
@@ -169,6 +178,8 @@ def example_of(row: Row, columns: Columns) -> Example | str:
         value = values.get(column)
         if isinstance(value, str) and value.strip() in columns.layout.dropped:
             return columns.layout.dropped[value.strip()]
+        if not row.typed and isinstance(value, str) and part in ("target", "answers"):
+            value = unpacked(value, f"{where}, field {column}", scores=part == "answers")
         target = _target(part, value, columns.layout, f"{where}, field {column}")
         if part == "answers" and isinstance(value, list):
             extra["answers"] = tuple(value)
@@ -180,7 +191,8 @@ def example_of(row: Row, columns: Columns) -> Example | str:
         extra["group"] = group
     extra |= {name: values[name] for name in columns.extra if values.get(name) is not None}
     place = where.replace(", line ", ":").replace(", row ", ":")
-    return Example(_word(values, columns.id, where) or place, texts, image, target, extra)
+    kind = Caption if columns.captions and target is not None else Example
+    return kind(_word(values, columns.id, where) or place, texts, image, target, extra)
 
 
 def _text(values: dict[str, Any], column: str, where: str) -> str:
@@ -204,30 +216,17 @@ def _word(values: dict[str, Any], column: str | None, where: str) -> str | None:
 
 def _target(part: str, value: Any, layout: Layout, where: str) -> Target:
     """The target in a cell; None where the cell says that it is withheld. Both may stand in JSON or as text."""
-    if value is None or (isinstance(value, str) and value.strip() in NO_LABEL[:1]):
+    if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, float) and math.isnan(value) and part == "label" and layout.kind != "regression":
         return None  # how a table of numbers writes an empty cell
     if part == "score" or (part == "label" and layout.kind == "regression"):
         return _number(value, layout.between, where)
     if part == "label":
-        return _class(value, where)
+        return class_name(value, where)
     if part == "answers" and layout.kind != "generation":
         return soft_answers(value, where, normalise=plain_answer)
     return _written(value, where)
-
-
-def _class(value: Any, where: str) -> str | None:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, (str, int)):
-        raise DataError(
-            "not a class", where=where, got=repr(value)[:60], expected="a name, a whole number, true or false"
-        )
-    name = checked_text(str(value), where, "label").strip()
-    return None if name in NO_LABEL else name
 
 
 def _number(value: Any, between: tuple[float, float] | None, where: str) -> float:

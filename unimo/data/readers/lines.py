@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unimo.data.example import Example, Found, Noted
-from unimo.data.readers.files import count_lines, ends_the_file, lines_of
+from unimo.data.readers.raw import count_lines, ends_the_file, lines_of
 from unimo.data.shards import read_file
 from unimo.data.text import decode_utf8
 from unimo.errors import DataError

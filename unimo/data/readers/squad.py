@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from unimo.data.example import Dropped, Example, Found
 from unimo.data.finding import did_you_mean
-from unimo.data.readers.files import read_json
+from unimo.data.readers.raw import read_json
 from unimo.data.readers.shape import listed, part, words
 from unimo.errors import DataError, UsageError
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from unimo.data.example import Dropped, Found, Noted
 from unimo.data.finding import did_you_mean
-from unimo.data.readers.files import ends_the_file, rows_of
+from unimo.data.readers.files import rows_of
 from unimo.data.readers.layout import TARGETS, Layout, TaskKind, example_of, find_columns, with_fields
+from unimo.data.readers.raw import ends_the_file
 from unimo.data.text import Row
 from unimo.errors import DataError, UsageError
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from unimo.data.example import Example, Found, Noted
 from unimo.data.readers.answers import most_frequent, plain_answer, soft_scores
-from unimo.data.readers.files import read_json
+from unimo.data.readers.raw import read_json
 from unimo.data.readers.shape import listed, name_of, part, words
 from unimo.errors import DataError
 

@@ -9,6 +9,7 @@ import numpy as np
 from unimo.data.examples import Examples
 from unimo.data.labels import answer_vocabulary, labels_of
 from unimo.errors import DataError, UsageError, nearest
+from unimo.metrics.verdict import is_smaller_better
 from unimo.model.build import ModelSettings
 from unimo.model.task_heads import HeadSettings, Reads
 from unimo.tasks.kinds.classify import Classify, best_answer
@@ -33,7 +34,6 @@ ALLOWED_METRICS = {  # the metrics that can mark a kind's predictions
         "squad_em", "squad_f1", "coqa_em", "coqa_f1",
     ),
 }  # fmt: skip
-SMALLER_IS_BETTER = ("squared_error",)
 
 
 def resolved(run: Finetuning, train: Examples) -> Finetuning:
@@ -108,7 +108,7 @@ def mark(kind: Kind, rows: list[Row]) -> float:
     retrieval, the mean of both R@1."""
     chosen = [row for row in rows if str(row["metric"]).endswith("R@1")] if isinstance(kind, Rank) else rows[:1]
     value = float(np.mean([row["score"].value for row in chosen]))
-    return -value if kind.metrics[0] in SMALLER_IS_BETTER else value
+    return -value if is_smaller_better(kind.metrics[0]) else value
 
 
 def _model_for(run: Finetuning, train: Examples, texts: bool) -> ModelSettings:

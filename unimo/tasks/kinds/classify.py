@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -37,6 +38,7 @@ from unimo.tasks.kinds.kind import (
     answered,
     check_rows,
     check_texts,
+    company,
     groups_of,
     in_passes,
     labelled,
@@ -51,10 +53,11 @@ SHOWN = 5  # classes named in a prediction, likeliest first
 
 @dataclass(frozen=True)
 class Classified:
-    """answer: a label. probabilities: (k,) float32, of the softmax, or of each answer's sigmoid."""
+    """answer: a label. likely: the likeliest labels, at most SHOWN, with the softmax's probabilities, or with those of
+    each answer's sigmoid. Of all k labels they would be n x k numbers."""
 
     answer: str
-    probabilities: np.ndarray
+    likely: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -95,16 +98,20 @@ class Classify:
         draft.extra[f"{EXAMPLES}.picture"] = [one.picture for one in draft.examples]
         draft.extra["classify.labels"] = np.stack([self.label(one.example) for one in draft.examples])
 
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Label -> its number: made once, for looking it up must not cost a row as much as there are labels."""
+        return {label: i for i, label in enumerate(self.head.labels)}
+
     def label(self, example: Example) -> np.ndarray:
         """The number of the class, () int64; or the score of every answer, (k,) float32."""
-        place = {label: i for i, label in enumerate(self.head.labels)}
         if self.head.kind == "classes":
             target = example.target
-            return np.asarray(NOT_ASKED if target is None else place.get(str(target), NOT_ASKED), np.int64)
-        scores = np.zeros(len(place), np.float32)
+            return np.asarray(NOT_ASKED if target is None else self.numbers.get(str(target), NOT_ASKED), np.int64)
+        scores = np.zeros(len(self.head.labels), np.float32)
         for answer, score in answers_of(example).items():
-            if answer in place:
-                scores[place[answer]] = score
+            if answer in self.numbers:
+                scores[self.numbers[answer]] = score
         return scores
 
     def prior(self, train: Examples) -> np.ndarray:
@@ -112,8 +119,9 @@ class Classify:
         total = np.ones(len(self.head.labels))
         rows = [row for row in train.rows if row.target is not None]
         for row in rows:
-            label = self.label(row)
-            total += np.eye(len(total))[label] if self.head.kind == "classes" else label
+            for answer, score in answers_of(row).items():
+                if answer in self.numbers:
+                    total[self.numbers[answer]] += np.float32(score)
         share = total / (len(rows) + (len(total) if self.head.kind == "classes" else 2))
         share = np.minimum(share, 1 - 1e-3)
         logits = np.log(share) if self.head.kind == "classes" else np.log(share / (1 - share))
@@ -143,21 +151,21 @@ class Classify:
     # ---- answered -------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def predict(self, answerer: Answerer, rows: TaskRows, together: int = 1) -> list[Classified]:
-        found: list[Classified] = []
-        for numbers in in_passes(rows, together):
+    def predict(self, answerer: Answerer, rows: TaskRows, together: int | None = None) -> list[Classified]:
+        found: dict[int, Classified] = {}
+        for numbers in in_passes(rows, company(answerer, together)):
             batch, _, fused = answered(self, answerer, rows, numbers)
             with precision_of(answerer):
                 logits = self.logits(answerer.model, batch, fused)
             probabilities = (logits.softmax(-1) if self.head.kind == "classes" else logits.sigmoid()).cpu().numpy()
             best = logits.argmax(-1).tolist()  # of equals the first label
-            found += [Classified(self.head.labels[i], row) for i, row in zip(best, probabilities)]
-        return found
+            likely = np.argsort(-probabilities, axis=1, kind="stable")[:, :SHOWN]
+            for number, i, some, row in zip(numbers, best, likely, probabilities):
+                found[number] = Classified(self.head.labels[i], {self.head.labels[j]: float(row[j]) for j in some})
+        return [found[i] for i in range(len(rows))]
 
     def written(self, prediction: Classified) -> dict[str, Any]:
-        best = np.argsort(-prediction.probabilities, kind="stable")[:SHOWN]
-        likely = {self.head.labels[i]: float(prediction.probabilities[i]) for i in best}
-        return {"prediction": prediction.answer, "probabilities": likely}
+        return {"prediction": prediction.answer, "probabilities": prediction.likely}
 
     def baseline(self, train: Examples, examples: Examples) -> dict[str, list[str]]:
         """The class (or answer) most frequent in training, and that of the most similar training row."""

@@ -4,9 +4,9 @@
     predict(answerer, rows)     one prediction for every row of a split, in its order
     score(predictions, rows)    rows of a report, each with its interval
 
-A kind is a frozen dataclass of settings and of what the training split taught (names of labels). Answers are computed
-for each row alone unless `together` says otherwise: the last bits of a matrix product depend on its shape, so only then
-no answer depends on how rows are batched, or in which order.
+A kind is a frozen dataclass of settings and of what the training split taught (names of labels). Rows are answered
+several in a pass, those of like length together. The last bits of a matrix product depend on its shape: where no bit of
+an answer may depend on its company or its place, `together` is 1, and each row is read alone.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from unimo.batch import Batch
 from unimo.data.examples import Example, Examples
 from unimo.data.pack import Draft
 from unimo.data.task_stream import PICTURES, Place, TaskDraft, TaskRows
-from unimo.errors import DataError
+from unimo.errors import DataError, UsageError
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.objectives.objective import Part
 
 Row = dict[str, Any]  # of a report
 EXAMPLES = "examples"  # group of the texts of a draft's rows
 ASKED = "task"  # name of the request of a draft's rows
+TOGETHER = 32  # rows answered in one pass, if nobody says otherwise
 
 
 class Kind(Protocol):
@@ -51,7 +52,7 @@ class Kind(Protocol):
     def corrupt(self, draft: Draft) -> None: ...
     def requests(self, model: Any, batch: Batch, towers: Towers) -> dict[str, Request]: ...
     def loss(self, model: Any, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]: ...
-    def predict(self, answerer: Answerer, rows: TaskRows, together: int = 1) -> list[Any]: ...
+    def predict(self, answerer: Answerer, rows: TaskRows, together: int | None = None) -> list[Any]: ...
     def baseline(self, train: Examples, examples: Examples) -> dict[str, list[Any]]: ...
     def score(self, predictions: Sequence[Any], examples: Examples, seed: int = 0) -> list[Row]: ...
     def written(self, prediction: Any) -> dict[str, Any]: ...
@@ -71,10 +72,21 @@ def pictures_of(batch: Batch) -> Tensor | None:
     return torch.where(number >= 0, number + batch.image_groups[PICTURES][0], number)
 
 
+def company(answerer: Answerer, together: int | None) -> int:
+    """Rows of a pass. None: TOGETHER; 1 where padding has a say, as in UNIMO-2's release."""
+    if together is None:
+        return 1 if answerer.company_matters else TOGETHER
+    if together < 1:
+        raise UsageError("a pass holds at least one row", where="together", got=together, expected="1 or more")
+    return together
+
+
 def in_passes(rows: TaskRows, together: int) -> Iterator[list[int]]:
-    """Numbers of all rows of a split, `together` at a time."""
-    for first in range(0, len(rows), together):
-        yield list(range(first, min(first + together, len(rows))))
+    """Numbers of all rows of a split, `together` at a time, the shortest texts first."""
+    lengths = [sum(map(len, row.texts)) for row in rows.examples.rows]
+    order = sorted(range(len(rows)), key=lengths.__getitem__)
+    for first in range(0, len(order), together):
+        yield order[first : first + together]
 
 
 @torch.inference_mode()

@@ -38,7 +38,7 @@ from unimo.tasks.settings import Ranking
 TEXTS, ASKED = "rank.texts", "rank"
 KS = (1, 5, 10)
 TRIES = 50  # draws for each negative before it is taken for granted that there are no more
-MATCHED = 64  # pairs fused at once: N x M of them cannot be read one after the other
+MATCHED = 64  # pairs fused at once, at least: there are N x M of them
 
 
 @dataclass(frozen=True)
@@ -196,12 +196,12 @@ class Rank:
     # ---- answered -------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def predict(self, answerer: Answerer, rows: TaskRows, together: int = 1) -> list[RankedRow]:
+    def predict(self, answerer: Answerer, rows: TaskRows, together: int | None = None) -> list[RankedRow]:
         examples = rows.examples.rows
         captions = [text for row in examples for text in captions_of(row)]
         if not captions:
             return [RankedRow(np.zeros(0, np.float32), []) for _ in examples]
-        before, answerer.size_of_batch = answerer.size_of_batch, max(together, MATCHED)
+        before, answerer.size_of_batch = answerer.size_of_batch, pairs_of_a_pass(together)
         try:
             images = answerer.encode_images(rows.seen(i) for i in range(len(rows)))
             texts = answerer.encode_texts(captions)
@@ -233,9 +233,10 @@ class Rank:
 
     def score(self, predictions: Sequence[RankedRow], examples: Examples, seed: int = 0) -> list[Row]:
         """R@1, 5, 10 of both directions; a caption may be asked for by any picture it is right for."""
-        told = [len(captions_of(row)) for row in examples.rows]
+        here = [i for i, row in enumerate(examples.rows) if captions_of(row)]
+        told = [len(captions_of(examples.rows[i])) for i in here]
         owner = np.repeat(np.arange(len(told)), told)
-        scores = np.stack([one.scores for one in predictions])
+        scores = np.stack([predictions[i].scores for i in here])
         passes = int(np.isfinite(scores).sum())
         found = retrieval_report(scores, owner, KS, seed=seed)
         note = f"{len(told):,} pictures, {len(owner):,} captions, {passes:,} fused passes"
@@ -245,6 +246,11 @@ class Rank:
             for name, score in found[way].items()
             if isinstance(name, str) and name.startswith("R@")
         ]
+
+
+def pairs_of_a_pass(together: int | None) -> int:
+    """Pairs that are fused at once: of N x M many, unless each is to be read alone."""
+    return 1 if together == 1 else max(together or 0, MATCHED)
 
 
 def captions_of(example: Example) -> list[str]:

@@ -30,6 +30,7 @@ from unimo.tasks.kinds.kind import (
     Row,
     answered,
     check_rows,
+    company,
     groups_of,
     in_passes,
     labelled,
@@ -91,14 +92,14 @@ class Regress:
         return {"regress": Part(apart.square().sum(), len(apart), self.weight)}
 
     @torch.inference_mode()
-    def predict(self, answerer: Answerer, rows: TaskRows, together: int = 1) -> list[float]:
-        found: list[float] = []
-        for numbers in in_passes(rows, together):
+    def predict(self, answerer: Answerer, rows: TaskRows, together: int | None = None) -> list[float]:
+        found: dict[int, float] = {}
+        for numbers in in_passes(rows, company(answerer, together)):
             _, _, fused = answered(self, answerer, rows, numbers)
             with precision_of(answerer):
                 outputs = self.outputs(answerer.model, fused)
-            found += [self.head.centre + self.head.spread * x for x in outputs.tolist()]
-        return found
+            found |= {i: self.head.centre + self.head.spread * x for i, x in zip(numbers, outputs.tolist())}
+        return [found[i] for i in range(len(rows))]
 
     def written(self, prediction: float) -> dict[str, Any]:
         return {"prediction": prediction}

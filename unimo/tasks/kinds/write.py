@@ -32,6 +32,7 @@ from unimo.tasks.kinds.kind import (
     EXAMPLES,
     Row,
     check_rows,
+    company,
     groups_of,
     in_passes,
     labelled,
@@ -130,8 +131,9 @@ class Write:
     # ---- answered -------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def predict(self, answerer: Answerer, rows: TaskRows, together: int = 1) -> list[str]:
-        options, found = self.settings, []
+    def predict(self, answerer: Answerer, rows: TaskRows, together: int | None = None) -> list[str]:
+        options, found = self.settings, dict[int, str]()
+        together = company(answerer, together)
         before, answerer.size_of_batch = answerer.size_of_batch, together
         end = answerer.tokenizer.sep if options.end == "sep" else answerer.tokenizer.mask
         try:
@@ -139,7 +141,7 @@ class Write:
                 examples = [rows.examples.rows[i] for i in numbers]
                 pictures = [rows.seen(i) for i in numbers] if self.sees else None
                 sources = [self.record(one, None, answerer.tokenizer) for one in examples] if self.reads else None
-                found += answerer.write(
+                texts = answerer.write(
                     sources,
                     pictures,
                     beams=options.beams,
@@ -149,9 +151,10 @@ class Write:
                     repeat_trigrams=options.repeat_trigrams,
                     end=end,
                 )
+                found |= zip(numbers, texts)
         finally:
             answerer.size_of_batch = before
-        return found
+        return [found[i] for i in range(len(rows))]
 
     def written(self, prediction: str) -> dict[str, Any]:
         return {"prediction": prediction}
