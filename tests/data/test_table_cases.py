@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -198,10 +199,8 @@ def test_a_text_is_only_a_list_where_it_is_one(images, tmp_path):
 
 def test_reading_a_cell_executes_nothing(tmp_path):
     for text in ("[__import__('os').system('x')]", "['a', *'bc']", "['a'.upper()]", "[f'{1}']"):
-        try:
+        with contextlib.suppress(DataError):  # refused, as a list that cannot be read
             assert unpacked(text, "w") == text
-        except DataError:
-            pass  # refused, as a list that cannot be read
 
 
 # ---- labels
@@ -295,8 +294,8 @@ def test_random_small_tables_are_read_or_refused_by_name(tmp_path):
 
     rng = random.Random(1)
     names = ["id", "text", "sentence", "label", "score", "caption", "image", "answers", "", "x", "text2", " label "]
-    cells = ["", " ", "a", "a b", '"', "'", "[", '["a"]', "['a', 'b']", "1", "1.0", "1.5", "-1", "nan", "True", "é", "\ufeff",
-             "a\nb", "a\rb", "a\tb", "a,b", "{}", '{"a": 1}', "\u2028", "null", "1e999", "x" * 300]  # fmt: skip
+    cells = ["", " ", "a", "a b", '"', "'", "[", '["a"]', "['a', 'b']", "1", "1.0", "1.5", "-1", "nan", "True", "é",
+             "\ufeff", "a\nb", "a\rb", "a\tb", "a,b", "{}", '{"a": 1}', "\u2028", "null", "1e999", "x" * 300]  # fmt: skip
     values = [*cells, None, 1, 1.5, True, [], ["a", "b"], {"a": 1}, {"a": None}, [None], 10**30, -1]
     kinds = ["classification", "regression", "generation", "retrieval", None]
     read = refused = 0
