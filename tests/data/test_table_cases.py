@@ -295,7 +295,8 @@ def test_random_small_tables_are_read_or_refused_by_name(tmp_path):
     rng = random.Random(1)
     names = ["id", "text", "sentence", "label", "score", "caption", "image", "answers", "", "x", "text2", " label "]
     cells = ["", " ", "a", "a b", '"', "'", "[", '["a"]', "['a', 'b']", "1", "1.0", "1.5", "-1", "nan", "True", "é",
-             "\ufeff", "a\nb", "a\rb", "a\tb", "a,b", "{}", '{"a": 1}', "\u2028", "null", "1e999", "x" * 300]  # fmt: skip
+             "\ufeff", "a\nb",
+             "a\rb", "a\tb", "a,b", "{}", '{"a": 1}', "\u2028", "null", "1e999", "x" * 300]  # fmt: skip
     values = [*cells, None, 1, 1.5, True, [], ["a", "b"], {"a": 1}, {"a": None}, [None], 10**30, -1]
     kinds = ["classification", "regression", "generation", "retrieval", None]
     read = refused = 0
