@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unimo.metrics.seeds import over_seeds
-from unimo.metrics.verdict import verdict
-from unimo.tasks.kinds import SMALLER_IS_BETTER
+from unimo.metrics.verdict import is_smaller_better, verdict
 from unimo.tasks.plan import Entry
 from unimo.tasks.published import PUBLISHED
 
@@ -48,7 +47,7 @@ def task_rows(
                 "score": score,
                 "baselines": {name: score for (of, _, name), score in others if name and of == metric},
                 "from_random": partner,
-                "verdict": verdict(score, partner, smaller_is_better=metric in SMALLER_IS_BETTER) if partner else None,
+                "verdict": verdict(score, partner, smaller_is_better=is_smaller_better(metric)) if partner else None,
                 "published": [one.to_dict() for one in PUBLISHED.get(entry.task, ())],
                 "steps": facts.get("steps"),
                 "minutes_trained": facts.get("minutes trained"),
