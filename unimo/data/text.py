@@ -81,7 +81,15 @@ class SeveralValues(dict):
 
 
 def parse_json(data: bytes, where: object, offset: int = 0) -> dict[str, Any]:
-    """One JSON object. Syntax is strict; values are judged where they are used, since most are not.
+    """One JSON object; see `parse_json_value`."""
+    value = parse_json_value(data, where, offset)
+    if not isinstance(value, dict):
+        raise _bad_json(where, f"a {type(value).__name__}")
+    return value
+
+
+def parse_json_value(data: bytes, where: object, offset: int = 0) -> Any:
+    """Any JSON value. Syntax is strict; values are judged where they are used, since most are not.
 
     So NaN and infinity are floats, a whole number of more digits than Python reads is infinite, half a surrogate pair
     stays (see `checked_text`), and a key with two different values has `SeveralValues`. Deep nesting is refused.
@@ -98,8 +106,6 @@ def parse_json(data: bytes, where: object, offset: int = 0) -> dict[str, Any]:
         raise _bad_json(where, "too deeply nested") from None
     except ValueError as error:
         raise _bad_json(where, str(error)[:200]) from None
-    if not isinstance(value, dict):
-        raise _bad_json(where, f"a {type(value).__name__}")
     return value
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from unimo.data.shards import stat_regular
-from unimo.data.text import MAX_LINE_BYTES, decode_utf8, parse_json
+from unimo.data.text import MAX_LINE_BYTES, decode_utf8, parse_json, parse_json_value
 from unimo.errors import DataError
 
 MAX_JSON_BYTES = 2**30  # the largest published one, the annotations of VQA v2, is a third of this
@@ -47,25 +45,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_json_value(path: Path) -> Any:
-    """A whole .json or .json.gz file that may be a list; NaN, which Python writes for a missing number, is one."""
-    try:
-        return json.loads(decode_utf8(_whole(path), path.name), object_pairs_hook=_distinct)
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            "broken JSON",
-            where=path.name,
-            got="too deeply nested" if isinstance(error, RecursionError) else str(error)[:200],
-            expected="one JSON value (RFC 8259), or JSON lines",
-            do="fetch or write the file again",
-        ) from None
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        counts = Counter(key for key, _ in pairs)
-        raise ValueError(f"key {next(key for key in counts if counts[key] > 1)!r} appears twice")
-    return values
+    """A whole .json or .json.gz file that may be a list too."""
+    return parse_json_value(_whole(path), path.name)
 
 
 def _whole(path: Path) -> bytes:
