@@ -78,11 +78,10 @@ def predict(
             do=f"repair or remove the rows named in {ledger.path}, or leave strict out",
         )
     write_predictions(out, kind, predictions, examples)
-    say(f"{len(predictions)} predictions: {out}")
-    if count:
-        say(f"{count} bad rows have none; all are named in {ledger.path}:")
-        for error in bad[:SHOWN]:
-            say(f"    {error.one_line()}")
+    said = f"{len(predictions)} predictions for {len(predictions) + count} rows: {out}"
+    say(said + (f"; {count} bad rows have none, all are named in {ledger.path}:" if count else ""))
+    for error in bad[:SHOWN]:
+        say(f"    {error.one_line()}")
     return kind.score(predictions, examples, run.seed) if examples.labelled else []
 
 
