@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from unimo.data.example import Dropped, Example, Found, Noted
-from unimo.data.readers.files import ends_the_file, lines_of
+from unimo.data.readers.raw import ends_the_file, lines_of
 from unimo.data.regions import read_tag_line
 from unimo.data.released_lines import ReleasedText, read_text_line, regions_of
 from unimo.errors import DataError
