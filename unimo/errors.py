@@ -101,11 +101,16 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 
 
 _LONGEST_NAME, _MOST_NAMES = 200, 10_000
+_LONGEST_PART = 2000  # characters of a part of an error
 
 
 def _printable(value: object) -> str:
     """One line, no control characters: a file name or caption must not be able to forge a log line."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))[:2000]
+    try:
+        text = str(value)
+    except RecursionError:
+        text = f"a deeply nested {type(value).__name__}"
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:_LONGEST_PART])[:_LONGEST_PART]
 
 
 def _rebuild(cls, what, where, got, expected, do):

@@ -14,12 +14,13 @@ import pytest
 import torch
 from tiny_run import IMAGES, PAIRS, stream_of, tiny, write_tiny_world
 
+from unimo import train
 from unimo.data import workers as loader_workers
 from unimo.data.beside import Prepared
 from unimo.data.images import load_rgb
 from unimo.data.loader import Cache
 from unimo.data.workers import batches, handed_over
-from unimo.errors import DataError, ResourceError, UsageError
+from unimo.errors import DataError, ResourceError, Restart, UsageError
 from unimo.machine import located_faults
 
 
@@ -265,3 +266,32 @@ def test_workers_that_cannot_start_are_named(world, tmp_path, monkeypatch):
     with pytest.raises(ResourceError, match="No space left on device") as caught:
         next(batches(stream_of(tiny(world), tmp_path), 0, 4, 1))
     assert "workers=0" in caught.value.do
+
+
+def test_a_run_that_waits_for_a_batch_saves_itself_when_asked_to_stop(world, tmp_path, monkeypatch):
+    """As when a worker hangs: two batches come, then none, and a signal."""
+    run = tiny(world)
+
+    def stuck(stream, first, last, workers, stopped):
+        yield from (stream.batch(step) for step in range(first, first + 2))
+        signal.raise_signal(signal.SIGTERM)
+        assert stopped()
+
+    with monkeypatch.context() as patched:
+        patched.setattr("unimo.train.batches", stuck)
+        with pytest.raises(Restart) as caught:
+            train.train(run, tmp_path / "run", say=lambda line: None)
+    assert caught.value.exit_code == 75 and "step 1" in caught.value.got
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000002"]
+
+
+@pytest.mark.parametrize("fault", [EOFError(), ConnectionRefusedError(111, "Connection refused")])
+def test_a_worker_killed_between_making_and_handing_over_is_named(fault, monkeypatch):
+    class Gone:
+        @staticmethod
+        def loads(data):
+            raise fault
+
+    monkeypatch.setattr(loader_workers, "ForkingPickler", Gone)
+    with pytest.raises(ResourceError, match="a loader process died"), located_faults():
+        loader_workers._fetched(b"")

@@ -95,6 +95,19 @@ def test_values_that_are_used_are_refused_by_field(value):
         checked_text(row["text"], "a.jsonl, line 3", "text")
 
 
+def test_whatever_depth_is_read_can_be_printed():
+    read = 0
+    for depth in range(50, 1500, 7):
+        try:
+            row = parse_json(b'{"text": ' + b"[" * depth + b"]" * depth + b"}", "a.jsonl, line 3")
+        except DataError as error:
+            assert "nested" in error.got
+            continue
+        read = depth
+        assert len(repr(row)) > depth and json.dumps(row)
+    assert read >= 100
+
+
 def test_values_that_are_not_used_can_be_written_again():
     row = parse_json(b'{"a": 1, "a": 2, "b": NaN}', "x")
     assert json.loads(json.dumps(row))["a"] == {"first": 1, "another": 2}

@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -95,9 +95,11 @@ def parse_json_value(data: bytes, where: object, offset: int = 0) -> Any:
     stays (see `checked_text`), and a key with two different values has `SeveralValues`. Deep nesting is refused.
     """
     text = decode_utf8(data, where, offset)
+    # Whoever prints a value later must be able to go as deep as this, from wherever it stands then.
+    spare = _SPARE_FRAMES if text.count("[") + text.count("{") > _SPARE_FRAMES else 0
     try:
         try:
-            value = json.loads(text, object_pairs_hook=_object)
+            value = _deeper(spare, lambda: json.loads(text, object_pairs_hook=_object))
         except json.JSONDecodeError:
             raise
         except ValueError:  # too many digits
@@ -128,6 +130,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if first.setdefault(key, value) != value:
             values[key] = SeveralValues(first=first[key], another=value)
     return values
+
+
+_SPARE_FRAMES = 200
+
+
+def _deeper(frames: int, function: Callable[[], Any]) -> Any:
+    """The function's value, computed so many frames below this one."""
+    return function() if frames == 0 else _deeper(frames - 1, function)
 
 
 def _whole_number(digits: str) -> int | float:

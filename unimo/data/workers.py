@@ -69,7 +69,7 @@ def batches(
                     "pipes, which is slower; give the machine more shared memory, or set workers=0",
                     stacklevel=2,
                 )
-            yield ForkingPickler.loads(data)
+            yield _fetched(data)
     finally:
         made._shutdown_workers()
         for process in processes:  # one that hangs in a read would keep this process from ending
@@ -111,6 +111,13 @@ def _next(made: Any, stopped: Callable[[], object]) -> Any:
         if stopped() and waited >= PATIENCE:
             return None
     raise RuntimeError(f"DataLoader timed out after {LONGEST_WAIT} seconds")
+
+
+def _fetched(data: bytes) -> Batch:
+    try:
+        return ForkingPickler.loads(data)
+    except (OSError, EOFError) as fault:  # shared memory is handed over by its maker, who must live until then
+        raise RuntimeError("DataLoader worker ended before a batch it had made was fetched") from fault
 
 
 class _Steps(torch.utils.data.Dataset):
