@@ -133,6 +133,17 @@ def test_pictures_are_found_by_path_and_by_number(tmp_path):
     assert open_examples("released_captions", other, images=pictures).rows[0].image == keys[1]
 
 
+def test_captions_in_several_files_are_a_folder(tmp_path):
+    """As COCO was released; a picture's captions may stand in two of them, a caption in one."""
+    (tmp_path / "parts").mkdir()
+    written(tmp_path / "parts" / "0.gz", [coco(TEXTS[0], "42", "1"), coco(TEXTS[1], "43", "2")])
+    written(tmp_path / "parts" / "1", [coco(TEXTS[2], "42", "3"), coco(TEXTS[2], "42", "1"), "x"])
+    rows, errors, _ = found("released_captions", tmp_path / "parts")
+    assert [row.target for row in rows] == [(TEXTS[0], TEXTS[2]), (TEXTS[1],)]
+    assert ["1, line 2" in str(errors[0].where), "1, line 3" in str(errors[1].where)] == [True, True]
+    assert "0.gz, line 1" in str(errors[0].do)
+
+
 def test_hypotheses(tmp_path):
     path = written(tmp_path / "e", [entailment(TEXTS[0], "1000", "a", "2"), entailment(TEXTS[1], "1000", "b", "")])
     rows, errors, notes = found("released_entailment", path)

@@ -24,16 +24,17 @@ SPECIAL = (Tokenizer.cls, Tokenizer.sep, Tokenizer.pad)
 def read_released_captions(captions: Path, beside: Path | None = None) -> Found:
     """One example a picture, its captions as target, of lines of 5 (Flickr30k), 8 or 16 fields (COCO).
 
-    beside: of COCO the object tags (`image;token ids;sentence ids;positions`), which become the text of the example; of
-    Flickr30k the list of picture names and their numbers (two columns), of which the number goes to extra["number"]. A
-    picture whose captions are all empty is one to be described. Captions labelled as another picture's are left out.
+    captions: a file, or a folder of nothing but such files. beside: of COCO the object tags (`image;token ids;sentence
+    ids;positions`), which become the text of the example; of Flickr30k the list of picture names and their numbers (two
+    columns), of which the number goes to extra["number"]. A picture whose captions are all empty is one to be
+    described. Captions labelled as another picture's are left out.
     """
     width = 0
     others: dict[str, str] | None = None
     pictures: dict[str, list[str]] = {}
     named: dict[str, str] = {}
-    seen: dict[str, int] = {}
-    for number, where, line in _lines(captions):
+    seen: dict[str, str] = {}
+    for where, line in _lines(captions):
         if isinstance(line, DataError):
             yield line
             continue
@@ -47,12 +48,12 @@ def read_released_captions(captions: Path, beside: Path | None = None) -> Found:
                 regions_of(line, where=where)
             text = decoded(found.ids, where)
             if found.name in seen:
-                do = f"it is that of line {seen[found.name]}; the first was kept"
+                do = f"it is that of {seen[found.name]}; the first was kept"
                 raise DataError("caption appears twice", where=f"{where}, caption", got=found.name, do=do)
         except DataError as error:
             yield error
             continue
-        width, seen[found.name] = count, number
+        width, seen[found.name] = count, where
         if found.label not in (None, "", "1"):
             yield Dropped("caption labelled as another picture's")
             continue
@@ -83,7 +84,7 @@ def read_released_captions(captions: Path, beside: Path | None = None) -> Found:
 
 def read_released_entailment(path: Path) -> Found:
     """SNLI-VE, lines of 14 fields: the hypothesis as text, the picture as premise, the label as written."""
-    for _, where, line in _lines(path):
+    for where, line in _lines(path):
         if isinstance(line, DataError):
             yield line
             continue
@@ -104,13 +105,15 @@ def read_released_entailment(path: Path) -> Found:
         yield Example(found.name, (text,), _picture(found), found.label or None)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str, str | DataError]]:
-    """Number, place and text of the lines; nothing after one behind which nobody can read."""
-    for number, line in enumerate(lines_of(path), start=1):
-        if isinstance(line, DataError) or line.strip():
-            yield number, f"{path.name}, line {number}", line
-        if isinstance(line, DataError) and ends_the_file(line):
-            return
+def _lines(path: Path) -> Iterator[tuple[str, str | DataError]]:
+    """Place and text of the lines of a file, or of all files of a folder; nothing after one behind which nobody can
+    read."""
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        for number, line in enumerate(lines_of(file), start=1):
+            if isinstance(line, DataError) or line.strip():
+                yield f"{file.name}, line {number}", line
+            if isinstance(line, DataError) and ends_the_file(line):
+                return
 
 
 def _picture(found: ReleasedText, coco: bool = False) -> str:
@@ -136,7 +139,7 @@ def decoded(ids: np.ndarray, where: str) -> tuple[str, bool]:
 
 
 def _tags(path: Path) -> Iterator[tuple[str, str] | DataError]:
-    for _, where, line in _lines(path):
+    for where, line in _lines(path):
         if isinstance(line, DataError):
             yield line
             continue
@@ -151,7 +154,7 @@ def _tags(path: Path) -> Iterator[tuple[str, str] | DataError]:
 
 
 def _numbers(path: Path) -> Iterator[tuple[str, str] | DataError]:
-    for _, where, line in _lines(path):
+    for where, line in _lines(path):
         if isinstance(line, DataError):
             yield line
             continue
