@@ -124,7 +124,7 @@ def test_all_objectives_share_one_step():
     model = fresh_model().eval()
     with torch.no_grad():
         together = losses(model, tiny_batch(objectives.values(), **drawn), objectives)
-        assert len(together) == 12
+        assert len(together) == 13
         names = {part for name, one in objectives.items() if name != "mrm" for part in one.parts}  # no regions
         assert set(step(model, tiny_batch(objectives.values(), **drawn), objectives)[0]) == names
         for name in CASES:

@@ -50,10 +50,9 @@ def block_mask(plan: Plan) -> BlockMask:
 
     blocks = -(-len(plan) // BLOCK)
     q, k, full = block_pairs(plan)
-    allowed = plan.allowed
 
     def mask_mod(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return allowed(q, k)
+        return plan.allowed(q, k)
 
     kv = [listed(q[wanted], k[wanted], blocks) for wanted in (~full, full)]
     back = [listed(k[wanted], q[wanted], blocks) for wanted in (~full, full)]
