@@ -78,6 +78,19 @@ def test_without_one_the_published_head_size_and_gelu_hold(tmp_path):
     assert (settings.heads, settings.hidden_act) == (1, "gelu")
 
 
+def test_other_json_files_beside_the_weights_are_no_configuration(tmp_path):
+    written(tmp_path / "w", "unimo")
+    (tmp_path / "w" / "model.index.json").write_text(json.dumps({"weight_map": {}}))
+    (tmp_path / "w" / "tokenizer.json").write_text("[]")
+    converted = convert_published(tmp_path / "w")
+    assert converted.settings.hidden_act == "gelu" and not converted.notes
+    (tmp_path / "w" / "z.json").write_text(json.dumps(PUBLISHED["unimo"]))
+    assert convert_published(tmp_path / "w").settings.hidden_act == "relu"
+    (tmp_path / "w" / "z.json").write_text("{")
+    with pytest.raises(WeightsError, match=r"z\.json"):
+        convert_published(tmp_path / "w")
+
+
 def test_two_that_could_be_meant_are_refused(tmp_path):
     written(tmp_path / "w", "unimo")
     for name in ("a.json", "b.json"):

@@ -69,10 +69,13 @@ FIXED = {
 
 
 def find_config(source: str | Path) -> Path | None:
-    """The configuration that lies with an archive: the one .json file in its folder, or config/NAME.json beside it, as
-    published. WeightsError where it could be several."""
+    """The configuration that lies with an archive: the one in its folder, or config/NAME.json beside it, as published.
+
+    A .json file without any of the keys (an index of shards, a tokenizer) is none. WeightsError where it could be
+    several, and for one that cannot be read.
+    """
     source = Path(source)
-    found = sorted(source.glob("*.json")) if source.is_dir() else []
+    found = [path for path in sorted(source.glob("*.json")) if _is_configuration(path)] if source.is_dir() else []
     beside = source.parent / "config" / f"{source.stem if source.is_file() else source.name}.json"
     found += [beside] if beside.is_file() else []
     if len(found) > 1:
@@ -84,6 +87,12 @@ def find_config(source: str | Path) -> Path | None:
             do="name it: --config FILE",
         )
     return found[0] if found else None
+
+
+def _is_configuration(path: Path) -> bool:
+    content = load_json(path, error=WeightsError)
+    keys = {key for table in (TAKEN, SAME) for member in table.values() for names in member.values() for key in names}
+    return isinstance(content, dict) and bool(keys.intersection(content))
 
 
 def configured(settings: ModelSettings, path: str | Path) -> tuple[ModelSettings, list[str]]:
