@@ -716,6 +716,19 @@ def test_npz(shards, tmp_path):
         NPZ(str(tmp_path / "none"))
 
 
+def test_case_one_name_for_two_pictures_is_refused(tmp_path):
+    for name, seed in (("a", 1), ("b", 2)):
+        write_tar(tmp_path / f"shards/{name}.tar", {"0001": noise(seed), f"0002{name}": noise(seed + 10)})
+    (tmp_path / "npz").mkdir()
+    for name in ("0001", "0002a", "0002b"):
+        np.savez(tmp_path / "npz" / f"{name}.npz", features=good(0).features, boxes=good(0).boxes)
+    ledger = Ledger()
+    prepare_regions(
+        "images", tmp_path / "shards", f"npz:{tmp_path / 'npz'}", out=tmp_path / "o", say=quiet, ledger=ledger
+    )
+    assert ledger.summary()["reasons"] == {"several pictures would take the regions of one name": 2}
+
+
 def lone_array() -> bytes:
     stream = io.BytesIO()
     np.save(stream, good(0).features)

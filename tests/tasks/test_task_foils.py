@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
 from unimo.errors import DataError
 from unimo.tasks import Foils, Material
@@ -37,6 +38,15 @@ def test_planted_margins(foils):
     assert rows["all, by cosine"].value == pytest.approx(0.5)  # 1 + 0 + 1/2 of 3
     assert rows["order, by cosine"].value == 0.5 and rows["tie, by cosine"].value == 0.5
     assert rows["all, fused"].value == 1.0 and rows["all, fused"].chance == 0.5
+
+
+def test_case_a_key_of_two_shards_is_ambiguous(foils, tools, tmp_path):
+    model, paths, file = foils
+    other = tools.write_pairs(tmp_path / "more", [["x"], ["y"], ["z"]])  # 000 and 001 are the same pictures
+    Image.new("RGB", (16, 16), (9, 9, 9)).save(tmp_path / "more" / "001.png")
+    with pytest.raises(DataError, match="several pictures have this name") as caught:
+        Foils((*paths, *other), str(file)).predict(Material(model))
+    assert "001.png" in caught.value.got and "foils.jsonl, line 2" in str(caught.value.where)
 
 
 def test_a_random_model_does_not_know(material, world):

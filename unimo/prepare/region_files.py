@@ -38,6 +38,7 @@ class Files(ABC):
         self.source = source
         self._places: dict[str, Any] = {}
         self.repeated: Counter[str] = Counter()
+        self._several: tuple[str, set[str]] | None = None  # of which corpus; names that fit several of its pictures
         for name, place in names:
             stem = _stem(name)
             self.repeated[stem] += stem in self._places
@@ -73,14 +74,37 @@ class Files(ABC):
             say(f"{sum(twice.values())} rows repeat a picture and are left out, among them {some}")
 
     def regions(self, picture: Shown) -> Found:
-        name = next((each for each in self.names_of(_stem(picture.key)) if each in self._places), None)
+        name = self._stored(picture.key)
         if name is None:
             raise DataError("the file has no regions of this picture", where=picture.key, got="no such name")
+        if self._several is None or self._several[0] != picture.corpus.fingerprint:
+            self._several = (picture.corpus.fingerprint, self._names_of_several(picture.corpus))
+        if name in self._several[1]:
+            raise DataError(
+                "several pictures would take the regions of one name",
+                where=picture.key,
+                got=f"the stored name {name}",
+                expected="a name for each picture, such as its whole key",
+                do="prepare the shards one by one, each with a file of its own",
+            )
         return found_in(self.read(name), picture.size, where=f"{self.source}, {name}")
 
     def names_of(self, key: str) -> list[str]:
         """What a picture may be called here, by its key without ending; the first that is there counts."""
         return [key, key.rpartition("/")[2]]
+
+    def _stored(self, key: str) -> str | None:
+        return next((each for each in self.names_of(_stem(key)) if each in self._places), None)
+
+    def _names_of_several(self, corpus: Corpus) -> set[str]:
+        """Stored names that fit different pictures."""
+        taken: dict[str, bytes] = {}
+        several = set()
+        for i, key in enumerate(corpus.keys):
+            name, digest = self._stored(key), corpus._image_sha256[i].tobytes()
+            if name is not None and taken.setdefault(name, digest) != digest:
+                several.add(name)
+        return several
 
     @abstractmethod
     def read(self, name: str) -> dict[str, Any]:

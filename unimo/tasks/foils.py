@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from unimo.data.readers.keys import PictureKeys
 from unimo.data.text import Row, read_jsonl
 from unimo.errors import DataError
 from unimo.metrics.intervals import share_score
@@ -40,8 +41,11 @@ class Foils:
         path = Path(self.foils)
         if not path.is_file():
             raise DataError("no such file of foils", where=path, expected=f"JSON lines with {', '.join(FIELDS)}")
-        place = {key: i for i, key in enumerate(corpus.keys)}
-        lines = [_checked(row, place) for row in read_jsonl(path)]
+        keys = PictureKeys.of(corpus)
+        place: dict[str, int] = {}
+        for i, name in enumerate(keys.names):
+            place.setdefault(name, i)  # pictures of one name are one picture
+        lines = [_checked(row, place, keys) for row in read_jsonl(path)]
         lines = [lines[i] for i in choose(len(lines), self.limit, "foils", self.seed)]
         if not lines:
             raise DataError("a file without foils", where=path, expected="at least one line")
@@ -73,7 +77,7 @@ class Foils:
         return []
 
 
-def _checked(row: Row | DataError, place: dict[str, int]) -> dict:
+def _checked(row: Row | DataError, place: dict[str, int], keys: PictureKeys) -> dict:
     if isinstance(row, DataError):
         raise row
     for name in FIELDS:
@@ -81,6 +85,8 @@ def _checked(row: Row | DataError, place: dict[str, int]) -> dict:
             got, expected = ", ".join(row.values), ", ".join(FIELDS)
             raise DataError("a foil lacks a field", where=row.where, got=got, expected=expected)
     if row.values["image"] not in place:
+        if row.values["image"] in keys.keys:
+            keys.item(row.values["image"], row.where)  # of several pictures, which is an error of its own
         raise DataError(
             "a foil names a picture that is not there",
             where=row.where,
