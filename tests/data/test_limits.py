@@ -98,6 +98,23 @@ def test_case_a_picture_that_is_only_a_path_is_named(tmp_path):
     assert "bytes" in entry["expected"] and entry["do"]
 
 
+def test_columns_without_a_name_are_in_nobodys_way(tmp_path):
+    """Trailing commas and the unnamed index of a data frame."""
+    path = tmp_path / "a.csv"
+    path.write_text(",text,label,,\n0,a dog,1,,\n1,a cat,0,x,\n")
+    assert [row.values for row in rows_of(path)] == [{"text": "a dog", "label": "1"}, {"text": "a cat", "label": "0"}]
+
+
+@pytest.mark.parametrize("strange", ["\u2028", "\x85", "\x0c"])
+def test_case_one_caption_beside_a_loose_picture_stays_one(strange, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "1.png").write_bytes(picture(1))
+    (folder / "1.txt").write_bytes(f"two dogs{strange}run\n".encode())
+    corpus, _ = opened(folder)
+    assert [corpus.text(0, j) for j in range(len(corpus.token_counts))] == [f"two dogs{strange}run"]
+
+
 # ---- work that grows with the square of its input
 
 

@@ -204,7 +204,7 @@ def _loose_pairs(source: Source, fields: Fields, notes: Notes) -> Found:
                     given = first_of(values, fields.captions)
                 if given is None and (text := beside["txt"]):
                     data = shards.read_file(source.path / text)
-                    given = readers.decode_utf8(data, f"{source.path.name}/{printable(text)}").splitlines()
+                    given = readers.split_lines(readers.decode_utf8(data, f"{source.path.name}/{printable(text)}"))
                 item.texts = _captions(given, where, fields, notes)
                 yield item
             except DataError as error:

@@ -64,6 +64,7 @@ def rows_of(
 def _table(path: Path, delimiter: str | None, quoted: bool, header: Sequence[str] | None) -> Iterator[Row | DataError]:
     names = list(header) if header is not None else None
     expected = "" if names is None else _shown(names)
+    nameless = False  # several columns have no name: nobody can ask for one
     if delimiter is None:
         delimiter = _sniffed(path)
     records = _quoted_records(path, delimiter) if quoted else _plain_records(path, delimiter)
@@ -76,7 +77,7 @@ def _table(path: Path, delimiter: str | None, quoted: bool, header: Sequence[str
             continue  # a blank line
         elif names is None:
             names = _checked_header(fields, where)
-            expected = _shown(names)
+            expected, nameless = _shown(names), names.count("") > 1
         elif len(fields) != len(names):
             yield DataError(
                 "row has another number of fields",
@@ -86,7 +87,10 @@ def _table(path: Path, delimiter: str | None, quoted: bool, header: Sequence[str
                 do="quote or remove delimiters inside fields" if quoted else "remove tabs and line ends inside fields",
             )
         else:
-            yield Row(where, dict(zip(names, fields)), number, 1, typed=False)
+            values = dict(zip(names, fields))
+            if nameless:
+                del values[""]
+            yield Row(where, values, number, 1, typed=False)
 
 
 def _plain_records(path: Path, delimiter: str) -> Iterator[tuple[str, int, list[str] | DataError]]:
@@ -155,12 +159,12 @@ def _sniffed(path: Path) -> str:
 
 def _checked_header(fields: list[str], where: str) -> list[str]:
     names = [name.strip() for name in fields]
-    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    twice = sorted(name for name, count in Counter(names).items() if count > 1 and name)
     if twice:
         raise DataError(
             "two columns have one name",
             where=where,
-            got=", ".join(name or "(no name)" for name in twice[:SHOWN]),
+            got=", ".join(twice[:SHOWN]),
             expected="a header with a name for each column",
             do="rename the columns, or give the header of a file that has none",
         )
