@@ -72,6 +72,6 @@ def initialise(
     from unimo.config import override
     from unimo.convert import initialise as build_model
 
-    settings = override(recipes.find(recipe), assignments or ()).model
+    settings = override(recipes.find(recipe).model, [change.removeprefix("model.") for change in assignments or ()])
     for line in build_model(out, settings, roberta=roberta, vit=vit, seed=seed):
         say(line)
