@@ -41,7 +41,7 @@ class Entry:
     columns: tuple[str, ...] = setting((), "part=column of your own files")
     reader: str | None = setting(None, "how files are read; none: as the task says")
     set: tuple[str, ...] = setting((), "key=value: settings of this fine-tuning")
-    share: float = setting(1.0, "of the time: twice as much as a task with half the number")
+    share: float = setting(1.0, "of the time: twice as much as a task with half the number", above=0)
     about: str = setting("", "what is asked, in a sentence")
 
     @property
