@@ -504,7 +504,6 @@ def test_rows_without_a_picture_are_named_where_pictures_are_needed(starts, pict
     [
         (["kind=generation", "write.dialogue=true"], "tables of speakers"),
         (["adversarial.sides=image"], "only regions can be pushed"),
-        (["kind=regression", "adversarial.steps=2", "adversarial.sides=text"], "adversarial training is for"),
         (["steps=none"], "how long"),
         (["data.train="], "nothing to learn from"),
         (["metrics=acuracy"], "no such metric"),
@@ -518,10 +517,18 @@ def test_settings_that_contradict_each_other_are_refused(starts, tmp_path, chang
     refused(run, tmp_path / "run", UsageError, match)
 
 
-@pytest.mark.parametrize("change", ["shards=0", "optimiser.layer_decay=2"])
-def test_settings_out_of_range_are_refused_at_once(starts, change):
-    with pytest.raises(UsageError, match="out of range"):
-        tiny_run(starts["unimo-2"], "classification", TaskData(), change)
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        (["shards=0"], "out of range"),
+        (["optimiser.layer_decay=2"], "out of range"),
+        (["shards=3"], "equal shards"),
+        (["kind=regression", "adversarial.steps=2", "adversarial.sides=text"], "adversarial training is for"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_at_once(starts, changes, match):
+    with pytest.raises(UsageError, match=match):
+        tiny_run(starts["unimo-2"], "classification", TaskData(), *changes)
 
 
 def test_text_that_is_no_number_and_numbers_that_are_no_text(starts, tmp_path):

@@ -44,7 +44,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Contradiction:
-    """Values that cannot stand together. keys: their names within the group that says so."""
+    """Values that cannot stand together. keys: their names within the group that says so; (): the group itself."""
 
     what: str
     keys: tuple[str, ...]
@@ -53,7 +53,7 @@ class Contradiction:
     do: str | None = None
 
     def error(self, where: str) -> UsageError:
-        keys = ", ".join(joined(where, key) for key in self.keys)
+        keys = ", ".join(joined(where, key) for key in self.keys) or where or "settings"
         return UsageError(self.what, where=keys, got=self.got, expected=self.expected, do=self.do)
 
 

@@ -11,7 +11,7 @@ integer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -19,7 +19,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from unimo.batch import Batch
-from unimo.config import setting
+from unimo.config import Contradiction, check_settings, setting
 from unimo.data import chance
 from unimo.data.augment import Views, squeeze, view
 from unimo.data.beside import Prepared
@@ -71,6 +71,16 @@ class Budgets:
     )
     shards: int = setting(1, "equal parts of a step; a multiple of the number of processes", at_least=1)
 
+    def contradictions(self) -> Iterator[Contradiction]:
+        for kind in ("pairs", "images"):
+            if getattr(self, kind) % self.shards:
+                yield Contradiction(
+                    f"{kind} per step cannot be cut into equal shards",
+                    (kind, "shards"),
+                    got=getattr(self, kind),
+                    expected=f"a multiple of batch.shards = {self.shards}",
+                )
+
 
 class Cache:
     """Decoded pictures as uint8 squares, up to a number of bytes; what does not fit is decoded again."""
@@ -116,14 +126,7 @@ class Stream:
         prepared: Prepared | None = None,
         steps: int | None = None,
     ):
-        for kind in ("pairs", "images"):
-            if getattr(budgets, kind) % budgets.shards:
-                raise UsageError(
-                    f"{kind} per step cannot be cut into equal shards",
-                    where=f"batch.{kind}",
-                    got=getattr(budgets, kind),
-                    expected=f"a multiple of batch.shards = {budgets.shards}",
-                )
+        check_settings(budgets, "batch")
         self.corpora, self.budgets, self.objectives = corpora, budgets, list(objectives)
         self.size, self.tokenizer, self.seed, self.steps = size, tokenizer, seed, steps
         self.views = {"pairs": pair_views, "images": image_views}

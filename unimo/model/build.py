@@ -131,28 +131,28 @@ class ModelSettings:
             if side is not None and side % self.patch:
                 yield Contradiction(
                     "a picture is not a whole number of patches",
-                    (name,),
+                    (name, "patch"),
                     got=f"{side} px with patches of {self.patch} px",
                     expected="a multiple of model.patch",
                 )
         if self.patch_padding >= self.patch:
             yield Contradiction(
                 "a patch of nothing but padding",
-                ("patch_padding",),
+                ("patch_padding", "patch"),
                 got=self.patch_padding,
                 expected=f"less than model.patch, {self.patch}",
             )
         if self.shared_projection and not (self.grounding_projection and self.dictionary):
             yield Contradiction(
                 "there is no grounding projection to share",
-                ("shared_projection",),
+                ("shared_projection", "grounding_projection", "dictionary"),
                 expected="model.grounding_projection=true and a dictionary",
             )
         width, heads = self.dimension("width"), self.dimension("heads")
         if width % heads:
             yield Contradiction(
                 "the width cannot be shared among the heads",
-                ("heads",),
+                ("heads", "width", "size"),
                 got=f"{heads} heads at width {width}",
                 expected="a divisor of model.width",
             )

@@ -10,12 +10,13 @@ picture alone               image pooler                   -> dropout -> Linear(
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
 
-from unimo.config import setting
+from unimo.config import Contradiction, setting
 from unimo.model.transformer import initialise
 
 Reads = Literal["text", "image", "both"]
@@ -38,6 +39,10 @@ class HeadSettings:
     longest: int = setting(512, "tokens of a text that are read, special ones included", at_least=3)
     centre: float = setting(0.0, "a number is `centre` + `spread` x the output")
     spread: float = setting(1.0, "see centre")
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        if self.kind != "number" and not self.labels:
+            yield Contradiction("a head without outputs", (), got="no labels", expected="labels, or kind=number")
 
 
 class TaskHead(nn.Module):

@@ -25,7 +25,7 @@ class MaskedGrounding:
     weight: float = setting(0.0, "weight of masked grounding; 0 switches the objective off", at_least=0, at_most=1e6)
     pairs: int = setting(16, "pairs per step whose grounded tokens are masked", at_least=0)
     ratio: float = setting(0.15, "chance of each grounded token to be zeroed", at_least=0, at_most=1)
-    chosen: int = setting(100, "an upper bound of the grounded tokens of a sequence", at_least=1, at_most=1_000_000)
+    chosen: int = setting(100, "an upper bound of the grounded tokens of a sequence", at_least=1, at_most=100_000)
 
     def corrupt(self, draft: Draft) -> None:
         if not draft.pairs:

@@ -85,7 +85,7 @@ class RewritingContrastive:
         if self.temperature is None and self.scorer != "cosine":
             yield Contradiction(
                 "no temperature to divide by",
-                ("temperature",),
+                ("temperature", "scorer"),
                 got="none with the joint scorer",
                 expected="a number, or the cosine scorer",
             )

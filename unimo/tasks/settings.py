@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from unimo.config import check_settings, flatten, setting
+from unimo.config import Contradiction, check_settings, flatten, setting
 from unimo.data.augment import Views
 from unimo.errors import UsageError
 from unimo.model.build import ModelSettings
@@ -94,6 +95,11 @@ class Writing:
     repeat_trigrams: bool = setting(True, "decoding: whether three words in a row may come twice")
     only_known_words: bool = setting(False, "write only words of the training targets (and what the start model knows)")
 
+    def contradictions(self) -> Iterator[Contradiction]:
+        if self.shortest > self.longest:
+            got = f"{self.shortest} to {self.longest} tokens"
+            yield Contradiction("no text is so long", ("shortest", "longest"), got=got, expected="shortest first")
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -103,7 +109,9 @@ class Ranking:
         "hard", "circle: as released, against random negatives; hard: contrast and matching with the batch's hardest"
     )
     longest: int = setting(128, "tokens of a caption, special ones included", at_least=3)
-    negatives: int = setting(10, "circle: other pictures of a caption, and other captions of a picture", at_least=1)
+    negatives: int = setting(
+        10, "circle: other pictures of a caption, and other captions of a picture", at_least=1, at_most=10_000
+    )
     margin: float = setting(0.2, "circle: the margin m", at_least=-2, at_most=2)
     scale: float = setting(1.0, "circle: the factor gamma of scores", above=0, at_most=1e6)
     cosine: float = setting(
@@ -162,6 +170,22 @@ class Finetuning:
     recompute: bool = setting(False, "recompute activations in the backward pass to save memory")
     tensorboard: bool = setting(True, "write TensorBoard curves when the package is installed")
 
+    def contradictions(self) -> Iterator[Contradiction]:
+        if self.batch % self.shards:
+            yield Contradiction(
+                "a step cannot be cut into equal shards",
+                ("batch", "shards"),
+                got=f"{self.batch} rows, {self.shards} shards",
+                expected="batch a multiple of shards",
+            )
+        if self.adversarial is not None and self.kind not in ("classification", "generation"):
+            yield Contradiction(
+                "adversarial training is for classification and generation",
+                ("adversarial", "kind"),
+                got=self.kind,
+                do="--set adversarial=none",
+            )
+
 
 MAY_CHANGE = ("workers", "save_*", "keep", "minutes", "tensorboard", "data.cache_gb", "data.index_dir", "data.test")
 
@@ -205,19 +229,12 @@ def check(run: Finetuning, world: int) -> None:
             expected=f"a multiple of {world}",
             do=f"--set shards={world}",
         )
-    if run.adversarial is not None and run.kind not in ("classification", "generation"):
-        raise UsageError(
-            "adversarial training is for classification and generation",
-            where="adversarial",
-            got=run.kind,
-            do="--set adversarial=none",
-        )
     if run.adversarial is not None and run.model.member == "unimo-2" and "image" in run.adversarial.sides:
         raise UsageError(
             "only regions can be pushed, and UNIMO-2 sees pixels",
-            where="adversarial.sides",
+            where="adversarial, adversarial.sides",
             got=", ".join(run.adversarial.sides),
-            do="--set adversarial.sides=text",
+            do="--set adversarial.sides=text, or adversarial=none",
         )
     if run.write.dialogue and run.kind == "generation" and not run.model.dialogue:
         raise UsageError(

@@ -18,6 +18,8 @@ from unimo.errors import DataError, UsageError
 from unimo.tokenizer import Tokenizer
 from unimo.training.settings import Run, wanted
 
+BUDGETS = {"texts": "text_tokens", "images": "images"}  # kinds of data beside pairs -> the budget of each
+
 
 def open_corpora(run: Run, out: Path, say: Callable[[str], None]) -> dict[str, Corpus]:
     """The configured kinds of data, indexed; bad samples go to out/bad_samples.jsonl."""
@@ -68,7 +70,12 @@ def open_prepared(run: Run, corpora: dict[str, Corpus], regions: dict[str, Regio
     if run.data.rewrites is not None:
         rewrites = Rewrites.open(None if run.data.rewrites == "beside" else run.data.rewrites, pairs)
     if run.data.neighbours is not None:
-        neighbours = Neighbours.open(run.data.neighbours, pairs, corpora.get("images"), corpora.get("texts"))
+        try:
+            neighbours = Neighbours.open(run.data.neighbours, pairs, corpora.get("images"), corpora.get("texts"))
+        except DataError as fault:  # a stream that was switched off is as absent as one that was never named
+            off = [f"batch.{BUDGETS[kind]}" for kind in BUDGETS if getattr(run.data, kind) and kind not in corpora]
+            where = f"{', '.join(['data.neighbours', *off])}; {fault.where}"
+            raise DataError(fault.what, where=where, got=fault.got, expected=fault.expected, do=fault.do) from fault
     return Prepared(rewrites, neighbours, regions.get("images"))
 
 
@@ -84,7 +91,7 @@ def check_sizes(run: Run, corpora: dict[str, Corpus]) -> None:
         if kind in corpora and len(corpora[kind]) < getattr(run.batch, kind):
             raise DataError(
                 f"fewer {kind} than one step reads",
-                where=", ".join(map(str, getattr(run.data, kind))),
+                where=f"batch.{kind}; {', '.join(map(str, getattr(run.data, kind)))}",
                 got=len(corpora[kind]),
                 expected=f"at least batch.{kind} = {getattr(run.batch, kind)}",
                 do=f"--set batch.{kind}={len(corpora[kind])} (or less), or add data",

@@ -112,7 +112,7 @@ class Run:
             if getattr(self.batch, name) > longest:
                 yield Contradiction(
                     "texts longer than the model has positions",
-                    (f"batch.{name}",),
+                    (f"batch.{name}", "model.positions"),
                     got=getattr(self.batch, name),
                     expected=f"at most {longest}, model.positions - 2",
                     do=f"--set batch.{name}={longest}, or raise model.positions for longer texts",
@@ -138,7 +138,7 @@ class Run:
         if foreign := sorted(set(active) & others):
             yield Contradiction(
                 f"an objective that {model.member} does not have",
-                tuple(f"objectives.{name}" for name in foreign),
+                ("model.member", *(f"objectives.{name}.weight" for name in foreign)),
                 got=", ".join(foreign),
                 expected=", ".join(sorted(set(objectives.OBJECTIVES) - others)),
                 do=" ".join(f"--set objectives.{name}.weight=0" for name in foreign),
@@ -146,7 +146,7 @@ class Run:
         if "itm" in active and model.member == "unimo" and self.objectives.itm.hard:
             yield Contradiction(
                 "UNIMO has no embeddings before fusion by which to draw hard negatives",
-                ("objectives.itm.hard",),
+                ("objectives.itm.hard", "model.member"),
                 do="--set objectives.itm.hard=false",
             )
         needs_matching = [name for name in ("itm", "rewriting") if name in active]
@@ -155,7 +155,7 @@ class Run:
         if model.member == "unimo" and not model.matching and needs_matching:
             yield Contradiction(
                 "an objective needs the matching head",
-                ("model.matching", *(f"objectives.{name}" for name in needs_matching)),
+                ("model.matching", *(f"objectives.{name}.weight" for name in needs_matching)),
                 got=0,
                 expected="1 or 2",
                 do="--set model.matching=1",
@@ -163,14 +163,14 @@ class Run:
         if model.member == "unimo" and "rewriting" in active and self.objectives.rewriting.temperature is None:
             yield Contradiction(
                 "only UNIMO-2 has a learned temperature",
-                ("objectives.rewriting.temperature",),
+                ("objectives.rewriting.temperature", "objectives.rewriting.scorer", "model.member"),
                 got="none",
                 expected="a number, about 0.07 for cosines",
             )
         if "mrm" in active and not model.region_heads:
             yield Contradiction(
                 "masked regions need their heads",
-                ("objectives.mrm", "model.region_heads"),
+                ("objectives.mrm.weight", "model.region_heads"),
                 got="model.region_heads=false",
                 do="--set model.region_heads=true, or --set objectives.mrm.weight=0",
             )
@@ -179,7 +179,11 @@ class Run:
         ):
             yield Contradiction(
                 "masked grounding cannot draw for every grounded token",
-                ("objectives.masked_grounding.chosen", "model.chosen", "model.grounding_method"),
+                (
+                    *(f"objectives.masked_grounding.{key}" for key in ("chosen", "weight")),
+                    "model.chosen",
+                    "model.grounding_method",
+                ),
                 got=f"{self.objectives.masked_grounding.chosen}, {model.chosen}, {model.grounding_method}",
                 expected="at least model.chosen, and model.grounding_method=topk",
             )
@@ -187,7 +191,7 @@ class Run:
             if name in active and not getattr(model, name):
                 yield Contradiction(
                     "an objective needs a part of the model that is switched off",
-                    (f"objectives.{name}", f"model.{name}"),
+                    (f"objectives.{name}.weight", f"model.{name}"),
                     got=f"weight {active[name].weight}, model.{name}=false",
                     expected="both on or both off",
                     do=f"--set model.{name}=true, or --set objectives.{name}.weight=0",

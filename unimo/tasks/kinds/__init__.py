@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import NoneType
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from unimo.metrics.verdict import is_smaller_better
 from unimo.model.build import ModelSettings
 from unimo.model.task_heads import HeadSettings, Reads
 from unimo.tasks.kinds.classify import Classify, best_answer
-from unimo.tasks.kinds.kind import Kind, Row, mean_loss
+from unimo.tasks.kinds.kind import Kind, Row, check_rows, mean_loss
 from unimo.tasks.kinds.rank import Rank
 from unimo.tasks.kinds.regress import Regress, numbers_of
 from unimo.tasks.kinds.write import Write
@@ -44,6 +45,16 @@ def resolved(run: Finetuning, train: Examples) -> Finetuning:
     longest = run.model.positions - 2
     pictures, texts = any(row.image is not None for row in train.rows), any(row.texts for row in train.rows)
     read, write, rank = run.read, run.write, run.rank
+    reading = run.kind in ("classification", "regression")
+    for key, asked, there in (
+        ("read.sees", reading and read.sees, "pictures"),
+        ("read.reads", reading and read.reads in ("image", "both"), "pictures"),
+        ("read.reads", reading and read.reads in ("text", "both"), "texts"),
+        ("write.sees", run.kind == "generation" and write.sees, "pictures"),
+        ("write.reads", run.kind == "generation" and write.reads, "texts"),
+    ):
+        if asked and not {"pictures": pictures, "texts": texts}[there]:
+            check_rows(train, texts=there == "texts", pictures=there == "pictures", what=run.task, key=key)
     answers = any(isinstance(row.target, dict) for row in train.rows)
     several = any(isinstance(row.target, dict) and list(row.target.values()) != [1.0] for row in train.rows)
     soft = several if read.soft is None else read.soft
@@ -66,12 +77,30 @@ def resolved(run: Finetuning, train: Examples) -> Finetuning:
         ),
         rank=replace(rank, longest=min(rank.longest, longest)),
     )
+    if run.kind == "generation" and not (run.write.sees or run.write.reads):
+        raise UsageError(
+            "nothing to write from",
+            where="write.sees, write.reads",
+            got=f"pictures: {'' if pictures else 'not '}in the rows, texts: {'' if texts else 'not '}in the rows",
+            expected="one of them read",
+        )
+    if (
+        run.kind == "classification"
+        and soft
+        and not all(isinstance(row.target, (dict, NoneType)) for row in train.rows)
+    ):
+        raise UsageError(
+            "the rows have labels, not answers with scores",
+            where="read.soft",
+            got="true",
+            do="--set read.soft=false, or none: as the rows are",
+        )
     for metric in run.metrics:
         if metric not in ALLOWED_METRICS[run.kind]:
             near = nearest(metric, ALLOWED_METRICS[run.kind])
             raise UsageError(
                 f"no such metric of {run.kind}",
-                where="metrics",
+                where="metrics, kind",
                 got=metric,
                 expected=", ".join(ALLOWED_METRICS[run.kind]),
                 do=f"did you mean {near}?" if near else None,

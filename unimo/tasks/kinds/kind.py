@@ -141,8 +141,9 @@ def groups_of(rows: Sequence[Example]) -> list[str] | None:
     return None
 
 
-def check_rows(examples: Examples, *, texts: bool, pictures: bool, what: str) -> None:
-    """DataError for the first rows without what the task reads; how many there are is told."""
+def check_rows(examples: Examples, *, texts: bool, pictures: bool, what: str, key: str = "") -> None:
+    """DataError for the first rows without what the task reads; how many there are is told. key: the setting that asks
+    for it, where one does."""
     for needed, missing, name in (
         (texts, [row.id for row in examples.rows if not any(text.strip() for text in row.texts)], "text"),
         (pictures, [row.id for row in examples.rows if row.image is None], "picture"),
@@ -150,7 +151,7 @@ def check_rows(examples: Examples, *, texts: bool, pictures: bool, what: str) ->
         if needed and missing:
             raise DataError(
                 f"rows without a {name}",
-                where=examples.source or examples.name,
+                where="; ".join(filter(None, (key, str(examples.source or examples.name)))),
                 got=f"{len(missing)} of {len(examples)}: {', '.join(missing[:5])}",
                 expected=f"a {name} in every row of {what}",
                 do=f"name its column (--column {'image' if name == 'picture' else 'text'}=...), or leave the rows out",
@@ -163,7 +164,7 @@ def check_texts(examples: Examples, wanted: int | None, what: str) -> None:
     if wrong:
         raise DataError(
             f"rows with another number of texts than {what} takes",
-            where=examples.source or examples.name,
+            where=f"read.texts; {examples.source or examples.name}",
             got=f"{len(wrong)} of {len(examples)}: {', '.join(wrong[:5])}",
             expected=f"{wanted} in every row",
             do="name the columns to be read (--column text=...); entailment by a picture must not read its premise",
