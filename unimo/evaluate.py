@@ -120,6 +120,8 @@ def evaluate(
     out = Path(out) if out is not None else folder
     assert out is not None
     _check_names(data.tasks)
+    if minutes is not None and not minutes >= 0:  # nan is neither
+        raise UsageError("how many minutes?", where="minutes", got=minutes, expected="0 or more")
     if batch < 1:
         raise UsageError("a batch holds at least one picture", where="batch", got=batch)
     keep_freed_memory()
