@@ -101,8 +101,8 @@ def quadrants(
     if not 0 < minutes < math.inf:
         raise UsageError("no time", where="--minutes", got=minutes, expected="above 0")
     if seeds < 1 or (seeds > 1 and not random):
-        what, expected = "seeds are for tasks beside their partners", "1, or more with --random"
-        raise UsageError(what, where="--seeds", got=seeds, expected=expected)
+        expected = "1, or more with --random"
+        raise UsageError("seeds are for tasks beside their partners", where="--seeds", got=seeds, expected=expected)
     answerer = answer.load(model, precision="fp32")
     facts = answerer.facts
     weights = "average.safetensors" if facts.get("averaged") else "model.safetensors"
