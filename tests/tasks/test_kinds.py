@@ -18,6 +18,7 @@ from unimo.model.build import ModelSettings, build
 from unimo.model.task_heads import HeadSettings
 from unimo.model.unified import Request
 from unimo.objectives import step as ask
+from unimo.tasks import baselines
 from unimo.tasks.baselines import nearest_rows
 from unimo.tasks.kinds import Classify, Rank, Regress, Write, as_asked, mark, question, resolved
 from unimo.tasks.kinds.classify import Classified
@@ -382,3 +383,21 @@ def test_rows_without_a_pass_are_refused():
     kind, model, rows = kinds()["classify"]
     with pytest.raises(UsageError, match="at least one row"):
         kind.predict(Answerer(model, precision="fp32"), Shown(rows), 0)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_the_nearest_picture_is_the_same_in_blocks_of_any_size(at_once, monkeypatch):
+    """Never all similarities at once: n x m numbers would not fit."""
+    rng = np.random.default_rng(0)
+    corpus, queries = rng.standard_normal((7, 5)), rng.standard_normal((6, 5))
+    asked: list[tuple[int, int]] = []
+    plain_nearest = baselines.nearest
+
+    def counted(some, blocks, k):
+        asked.append((len(some), max(map(len, blocks))))
+        return plain_nearest(some, blocks, k)
+
+    monkeypatch.setattr(baselines, "nearest", counted)
+    monkeypatch.setattr(baselines, "AT_ONCE", at_once)
+    assert baselines._by_pictures(corpus, queries) == (queries @ corpus.T).argmax(1).tolist()
+    assert max(max(pair) for pair in asked) <= at_once
