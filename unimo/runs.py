@@ -33,6 +33,7 @@ from unimo.config import diff, to_dict
 from unimo.disk import disk_error, write_atomic
 from unimo.errors import DataError, ResourceError, UsageError
 from unimo.json_files import load_json, write_json
+from unimo.paths import user_path
 
 _held: set[int] = set()  # lock descriptors of this process
 
@@ -45,7 +46,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = user_path(path, "output folder")
         self.settings_path = self.path / "settings.json"
         self.data_path = self.path / "data.json"
         self.log_path = self.path / "log.jsonl"

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import unimo
 from unimo import paths
 from unimo.data import finding, shards
 from unimo.data.examples import open_examples
@@ -23,6 +24,8 @@ from unimo.data.ledger import Ledger
 from unimo.data.sources import open_corpus
 from unimo.errors import DataError, ResourceError, UsageError
 from unimo.prepare.index import index
+from unimo.retrieval import open_index
+from unimo.runs import RunFolder
 
 
 class Letters:
@@ -446,6 +449,9 @@ def test_braces_without_end_are_refused(text, monkeypatch):
         lambda name: open_examples("jsonl", name),
         lambda name: Ledger(name),
         lambda name: finding.find_sources("texts", [name]),
+        lambda name: unimo.load(name),
+        lambda name: open_index(name),
+        lambda name: RunFolder(name),
     ],
 )
 def test_case_names_that_no_file_can_have_are_named(name, use):

@@ -13,6 +13,7 @@ from unimo.model import conversion, saved_settings, weight_files
 from unimo.model.build import ModelSettings, build, fill
 from unimo.model.pretrained import CONFIG, from_pretrained, is_pretrained
 from unimo.model.unified import Unified
+from unimo.paths import user_path
 
 
 def load_model(
@@ -24,7 +25,7 @@ def load_model(
     `save_pretrained`, or a name on the hub. Averaged weights are preferred where the run kept them. WeightsError:
     nothing there, damaged, another shape.
     """
-    path = Path(source)
+    path = user_path(source, "model")
     if is_pretrained(path) or not path.exists():
         model, config = from_pretrained(source, revision=revision)
         own = {key: config.get(key) for key in ("settings", "known_words")}  # whatever its run has noted
@@ -62,7 +63,7 @@ def settings_and_words(source: str | Path) -> tuple[ModelSettings, Tensor | None
 
 def newest(source: str | Path) -> Path | None:
     """Where the checkpoints of a run are, those its dev split chose if there are any. None: not a run or checkpoint."""
-    path = Path(source)
+    path = user_path(source, "model")
     if is_pretrained(path) or not path.exists():
         return None
     if (path / "best").is_dir() and checkpoint.latest(path / "best") is not None:

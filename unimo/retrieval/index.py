@@ -31,6 +31,7 @@ from unimo.data.similarity import Found, nearest
 from unimo.data.sources import Corpus, open_corpus
 from unimo.errors import DataError, UsageError
 from unimo.model.unimo2 import UNIMO2
+from unimo.paths import user_path
 from unimo.retrieval.approximate import METHODS, Approximate, Method
 from unimo.retrieval.files import KINDS, Kind, Row, open_parts, read_folder
 from unimo.retrieval.models import check_same, load_same, unit
@@ -88,7 +89,7 @@ def open_index(
     Raises DataError for a folder that is unfinished, damaged or hostile; a model that is missing or another one raises
     WeightsError when it is first asked.
     """
-    folder = Path(folder)
+    folder = user_path(folder, "index")
     if method not in METHODS:
         raise UsageError("unknown approximate search", got=method, expected=" or ".join(METHODS))
     index = Index(folder, read_folder(folder, hashes=verify), model, device)
