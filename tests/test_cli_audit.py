@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from typer.main import get_command
 from unimo.cli import app, main
 from unimo.errors import UnimoError
 
+ALL = "UNIMO_DRAWS" in os.environ  # a release is tried with every place at every verb
 # Places that are not what a verb wants: {bad} stands for each of them.
 BAD = ("missing", "empty", "text.txt", "broken.json", "list.json", "image.png", "\N{SNOWMAN}" * 300, "nul.bin")
 # Verb -> its arguments, {bad} in one place; OUT is a new place.
@@ -103,7 +105,9 @@ def judge(command: str, code: int, told: str) -> None:
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad[:12])
 def test_bad_places_end_by_the_contract(folder, monkeypatch, capsys, bad):
-    for command in PLACES:
+    for i, command in enumerate(PLACES):
+        if not ALL and (i + BAD.index(bad)) % 4:
+            continue  # each place with every fourth verb, each verb with two places
         filled = command.replace("{bad}", bad)
         if (bad, command.split()[0]) in {("text.txt", "prepare"), ("text.txt", "index"), ("image.png", "prepare")}:
             continue  # that is what these read
