@@ -25,11 +25,12 @@ from unimo.model.unimo2 import UNIMO2
 from unimo.objectives.objective import Part
 
 # The names of requests for sequences of each stream as they stand, no negatives. The first that was fused counts, so
-# that pairs of two objectives count once; a caption that is written comes last, for it has no vote.
+# that pairs of two objectives count once; a caption that is written comes last, for it has no vote. Of passages only
+# the masked ones count: a rank may hold no other kind, and what counts must not depend on the number of ranks.
 SEQUENCES = {
     "pairs": ("mlm.pairs", "itm.match", "masked_grounding", "seq2seq.pairs"),
     "images": ("image_contrastive",),
-    "texts": ("mlm.texts", "text_contrastive", "seq2seq.texts"),
+    "texts": ("mlm.texts",),
 }
 
 
