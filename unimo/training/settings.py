@@ -285,7 +285,7 @@ def check(run: Run, world: int) -> None:
 
 
 def _reach_dictionary(run: Run) -> Iterator[bool]:
-    """Of every kind of data, whether anything votes in it: captions that an objective reads, passages that are masked."""
+    """Of every kind of data, whether anything votes in it: captions that are read, passages that are masked."""
     asked = run.objectives
     active = asked.active()
     for kind in wanted(run):
