@@ -273,7 +273,8 @@ def _last_checkpoint(out: Path, say: Callable[[str], None]) -> Path | None:
     return path
 
 
-def _open_folder(out: Path, resume: bool) -> runs.RunFolder:
+def check_folder(out: Path, resume: bool) -> None:
+    """UsageError where there is no run to resume."""
     if resume and not (out / "settings.json").is_file():
         raise UsageError(
             "no run to resume",
@@ -281,6 +282,10 @@ def _open_folder(out: Path, resume: bool) -> runs.RunFolder:
             expected="a folder in which a run was started (with settings.json)",
             do="leave --resume away to start one, or check the folder's name",
         )
+
+
+def _open_folder(out: Path, resume: bool) -> runs.RunFolder:
+    check_folder(out, resume)
     folder = runs.RunFolder(out)
     if folder.has_run and not resume:
         folder.close()

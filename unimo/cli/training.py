@@ -40,7 +40,7 @@ def pretrain(
 
     from unimo import distributed, recipes
     from unimo.config import override
-    from unimo.train import train
+    from unimo.train import check_folder, train
 
     run = recipes.find(recipe)
     given: dict[str, Any] = {"texts": texts, "images": images, "pairs": pairs}
@@ -58,6 +58,7 @@ def pretrain(
     if start is not None:
         run = replace(run, start=start)
     folder = Path(out or f"runs/{Path(recipe).stem}")
+    check_folder(folder, resume)  # before a world is written for it
     rank, _ = distributed.start()
     with distributed.together():  # one process writes the world, the others then find it
         if rank == 0:
