@@ -75,8 +75,10 @@ def names(fault: UnimoError, key: str, value: str) -> bool:
     """Whether the message says which setting is meant: by its key, its group or, where files are named, its value."""
     told, said = str(fault.where).replace(";", ",").split(", "), value.strip('[]"')
     by_key = any(key == one or key.startswith(f"{one}.") for one in told)
-    by_value = said in (told[0], str(fault.got)) or (len(said) > 1 and said in f"{fault.where} {fault.got}")
-    return by_key or (bool(said) and by_value)
+    by_value = {said, value, *said.split(",")} & {told[0], str(fault.got)} or (
+        len(said) > 1 and said in f"{fault.where} {fault.got}"
+    )
+    return by_key or (bool(value) and bool(by_value))
 
 
 class StopsEarly(T.runs.StopFlag):

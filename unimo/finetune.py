@@ -264,6 +264,14 @@ def task_rows(run: Finetuning, kind: Kind, examples: Examples, views: Views = Vi
     regions = None
     if kind.sees and run.model.member == "unimo" and examples.images is not None:
         regions = RegionStore.open(list(run.data.regions) or None, examples.images)
+        if regions.feature_size not in (0, run.model.region_size):
+            raise UsageError(
+                "regions of another size than the model's",
+                where=f"model.region_size, regions of {examples.name}",
+                got=regions.feature_size,
+                expected=run.model.region_size,
+                do="prepare regions of the model's size, or start from a model of theirs",
+            )
     return TaskRows(
         examples,
         size=run.model.pixels or run.model.image_size,

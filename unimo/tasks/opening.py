@@ -85,6 +85,7 @@ def columns(given: tuple[str, ...]) -> dict[str, list[str]]:
     for text in given:
         part, equals, column = (piece.strip() for piece in text.partition("="))
         if not (part and equals and column):
-            raise UsageError("a column must be named part=column", got=text, expected="label=sentiment")
+            what = "a column must be named part=column"
+            raise UsageError(what, where="data.columns, --column", got=text, expected="label=sentiment")
         found.setdefault(part, []).append(column)
     return found

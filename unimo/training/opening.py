@@ -68,7 +68,11 @@ def open_prepared(run: Run, corpora: dict[str, Corpus], regions: dict[str, Regio
     if pairs is None or (run.data.rewrites is None and run.data.neighbours is None):
         return None
     if run.data.rewrites is not None:
-        rewrites = Rewrites.open(None if run.data.rewrites == "beside" else run.data.rewrites, pairs)
+        try:
+            rewrites = Rewrites.open(None if run.data.rewrites == "beside" else run.data.rewrites, pairs)
+        except DataError as fault:
+            where = f"data.rewrites; {fault.where}"
+            raise DataError(fault.what, where=where, got=fault.got, expected=fault.expected, do=fault.do) from fault
     if run.data.neighbours is not None:
         try:
             neighbours = Neighbours.open(run.data.neighbours, pairs, corpora.get("images"), corpora.get("texts"))
