@@ -119,7 +119,7 @@ def quadrants(
 
     def told(not_begun: Sequence[str]) -> dict[str, Any]:
         spent = (time.monotonic() - began) / 60
-        whole = _whole(plan, out, random, seeds, not_begun)
+        whole = _whole(plan, out, random, not_begun)
         whole["title"] = f"{Path(model).resolve().name}: four quadrants"
         whole["facts"] = {
             **_facts(answerer, start, weights),
@@ -292,7 +292,7 @@ def _facts(answerer: answer.Answerer, start: str, weights: str) -> dict[str, str
     }
 
 
-def _whole(plan: Plan, out: Path, random: bool, seeds: int, not_begun: Sequence[str]) -> dict[str, Any]:
+def _whole(plan: Plan, out: Path, random: bool, not_begun: Sequence[str]) -> dict[str, Any]:
     """The table of everything that is finished in `out`, whenever that was."""
     rows, differences, notes = [], [], []
     before = _report(out / PRETRAINED)["scores"]
