@@ -19,7 +19,16 @@ settings.register_profile("any speed", deadline=None, suppress_health_check=[Hea
 settings.load_profile("any speed")
 
 
-LONGEST = ("faults", "test_distributed", "test_finetune", "test_quadrants", "test_train", "test_unimo", "test_prepare")
+LONGEST = (
+    "faults",
+    "train/test_distributed",
+    "finetune/test_finetune",
+    "benchmark",
+    "train",
+    "regions/test_prepare",
+    "rewriting/test_prepare",
+    "neighbours/test_prepare",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,3 +58,31 @@ def one_thread():
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> Path:
+    """A small generated world with every kind of file the zero-shot tasks read."""
+    from unimo.synthetic.dataset import write_world
+
+    folder = tmp_path_factory.mktemp("tasks") / "world"
+    write_world(folder, pairs=12, images=0, texts=6, heldout=32, compositional=8, classes=64, size=32)
+    return folder
+
+
+@pytest.fixture
+def material():
+    """What zero-shot tasks share, around a tiny random model."""
+    from planted import random_answerer
+
+    from unimo.evaluation.zero_shot import Material
+
+    return Material(random_answerer())
+
+
+@pytest.fixture
+def tools():
+    """`tests/helpers/planted.py`."""
+    from planted import tools
+
+    return tools

@@ -8,8 +8,8 @@ __all__ = ["__version__", "load", "open_index"]
 
 
 def load(source, **options):
-    """The model of a run, a checkpoint, a saved folder or a name on the hub: see `unimo.answer.Answerer`."""
-    from unimo.answer import load as load_answerer  # torch takes seconds to import; `unimo --help` should not
+    """The model of a run, a checkpoint, a saved folder or a name on the hub: see `unimo.inference.Answerer`."""
+    from unimo.inference import load as load_answerer  # torch takes seconds to import; `unimo --help` should not
 
     return load_answerer(source, **options)
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from unimo.data.augment import Views, recolour, squeeze, view
-from unimo.data.chance import generator
+from unimo.rng import generator
 
 
 @pytest.fixture

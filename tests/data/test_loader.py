@@ -14,14 +14,14 @@ import pytest
 import torch
 from tiny_run import IMAGES, PAIRS, stream_of, tiny, write_tiny_world
 
-from unimo import train
 from unimo.data import workers as loader_workers
-from unimo.data.beside import Prepared
 from unimo.data.images import load_rgb
 from unimo.data.loader import Cache
+from unimo.data.side_inputs import Prepared
 from unimo.data.workers import batches, handed_over
 from unimo.errors import DataError, ResourceError, Restart, UsageError
 from unimo.machine import located_faults
+from unimo.train import loop
 
 
 @pytest.fixture(scope="module")
@@ -278,9 +278,9 @@ def test_a_run_that_waits_for_a_batch_saves_itself_when_asked_to_stop(world, tmp
         assert stopped()
 
     with monkeypatch.context() as patched:
-        patched.setattr("unimo.train.batches", stuck)
+        patched.setattr("unimo.train.loop.batches", stuck)
         with pytest.raises(Restart) as caught:
-            train.train(run, tmp_path / "run", say=lambda line: None)
+            loop.train(run, tmp_path / "run", say=lambda line: None)
     assert caught.value.exit_code == 75 and "step 1" in caught.value.got
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000002"]
 

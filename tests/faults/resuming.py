@@ -12,14 +12,15 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
 from dying import Countdown, counted, ended, fork, killed
 from stage import serve
 from tiny_run import bits_of, log_of, quiet, tiny, warm_up
 
-from unimo import checkpoint, runs
-from unimo import train as T
+from unimo import checkpoint
+from unimo.train import loop as T
+from unimo.train import run_folder
 
 STEPS = 8
 SETTINGS = (f"steps={STEPS}", "save_steps=1", "batch.images=2", "model.width=8")
@@ -93,7 +94,7 @@ class Runs:
         checkpoint.Disk.write = real
         left = checkpoint.latest(out / "checkpoints")
         assert ended(fork(lambda: train(run, out))) == 0
-        steps = [record["step"] for record in runs.read_log(out / "log.jsonl")]
+        steps = [record["step"] for record in run_folder.read_log(out / "log.jsonl")]
         return {"ended_by": -code, "left": left.name, "steps": steps}
 
     def _outcome(self, out: Path) -> tuple[list, dict[str, bytes]]:

@@ -13,7 +13,7 @@ from stage import stage
 from tiny_run import bits_of, log_of, quiet, tiny, write_tiny_world
 
 from unimo import checkpoint
-from unimo import train as T
+from unimo.train import loop as T
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model.tiny_unimo2 import as_batch, lively_model, no_texts, pack, random_pictures, random_rows
+from tiny_unimo2 import as_batch, lively_model, no_texts, pack, random_pictures, random_rows
 from torch import Tensor
 
 from unimo.batch import GROUND, IMAGE, KNOWN, TEXT, WRITTEN

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from model.tiny_unimo2 import as_batch, lively_model, pack, random_pictures, random_rows
+from tiny_unimo2 import as_batch, lively_model, pack, random_pictures, random_rows
 from torch.utils.flop_counter import FlopCounterMode
 
 from unimo.batch import Targets

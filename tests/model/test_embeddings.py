@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from model.tiny_unimo2 import random_pictures
+from tiny_unimo2 import random_pictures
 
 from unimo.model.embeddings import PatchEmbedding, WordEmbedding
 

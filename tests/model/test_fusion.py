@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model.tiny_unimo import lively_unimo, random_regions, regions_batch
-from model.tiny_unimo2 import as_batch, lively_model, pack, random_pictures, random_rows
+from tiny_unimo import lively_unimo, random_regions, regions_batch
+from tiny_unimo2 import as_batch, lively_model, pack, random_pictures, random_rows
 from torch import Tensor
 
 from unimo.batch import GROUND, IMAGE, KNOWN, TEXT, WRITTEN

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from model.tiny_unimo import FEATURES, lively_unimo, random_regions, regions_batch, rows_of
-from model.tiny_unimo2 import as_batch, lively_model, pack, random_pictures, random_rows
 from scipy.special import erf
+from tiny_unimo import FEATURES, lively_unimo, random_regions, regions_batch, rows_of
+from tiny_unimo2 import as_batch, lively_model, pack, random_pictures, random_rows
 
 from unimo.errors import UsageError
 from unimo.model.attention import Plan

@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from model.test_published import TINY, archive
-from model.tiny_unimo import rows_of
-from model.tiny_unimo2 import PATCHES, as_batch, lively_model, pack, random_pictures, random_rows, torchs_own
+from tiny_unimo import rows_of
+from tiny_unimo2 import PATCHES, as_batch, lively_model, pack, random_pictures, random_rows, torchs_own
 from torch import Tensor
+from weights.test_published import TINY, archive
 
 from unimo.batch import KNOWN, TEXT, WRITTEN
+from unimo.decoding.decoder import Cached, Given, Plain
 from unimo.errors import WeightsError
-from unimo.generation import Cached, Given, Plain
 from unimo.model.build import ModelSettings, build
-from unimo.model.conversion import convert
-from unimo.model.published import origins
 from unimo.model.unified import Request
 from unimo.model.unimo2 import UNIMO2
+from unimo.weights.key_map import convert
+from unimo.weights.published_names import origins
 
 LENGTHS = [5, 9, 3]
 EVERYONE = torch.arange(3)

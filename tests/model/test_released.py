@@ -6,15 +6,15 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from model.tiny_unimo import rows_of
-from model.tiny_unimo2 import PATCHES, as_batch, lively_model, no_texts, pack, random_pictures, random_rows
 from parity.golden_files import close, scenario
 from parity.test_unimo2_golden import as_batch as published_batch
 from parity.test_unimo2_golden import published_model
+from tiny_unimo import rows_of
+from tiny_unimo2 import PATCHES, as_batch, lively_model, no_texts, pack, random_pictures, random_rows
 from torch import Tensor
 
 from unimo.batch import GROUND, IMAGE, KNOWN, PADDING, TEXT, WRITTEN, Texts, pad_texts
-from unimo.generation import Cached, Given
+from unimo.decoding.decoder import Cached, Given
 from unimo.model.attention import MASK_BIAS, UNDERSTANDING_AND_GENERATION, Plan, attend, with_padding, with_padding_read
 from unimo.model.build import ModelSettings, as_released, build
 from unimo.model.unified import Request

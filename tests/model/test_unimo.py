@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from model.tiny_unimo import FEATURES, detected, lively_unimo, random_regions, regions_batch, rows_of
-from model.tiny_unimo2 import no_texts, pack, random_rows, torchs_own
+from tiny_unimo import FEATURES, detected, lively_unimo, random_regions, regions_batch, rows_of
+from tiny_unimo2 import no_texts, pack, random_rows, torchs_own
 from torch import Tensor, nn
 
 from unimo.batch import IMAGE, KNOWN, TEXT, WRITTEN, Texts

@@ -7,20 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from model.test_pretrained import SETTINGS, lively
-from model.test_published import archive
-from model.tiny_unimo import lively_unimo, random_regions, regions_batch
-from model.tiny_unimo2 import VOCABULARY, as_batch, lively_model, pack, random_pictures, random_rows
+from tiny_unimo import lively_unimo, random_regions, regions_batch
+from tiny_unimo2 import VOCABULARY, as_batch, lively_model, pack, random_pictures, random_rows
 from torch import nn
+from weights.test_pretrained import SETTINGS, lively
+from weights.test_published import archive
 
-from unimo.convert import convert_published
+from unimo.decoding.beam_search import Limits, beam, greedy
+from unimo.decoding.decoder import Cached, Given
 from unimo.errors import WeightsError
-from unimo.generation import Cached, Given
-from unimo.model import pretrained, probe
 from unimo.model.build import build
-from unimo.model.loading import load_model, start_from
 from unimo.model.unified import Request
-from unimo.search import Limits, beam, greedy
+from unimo.weights import pretrained, reference_activations
+from unimo.weights.convert import convert_published
+from unimo.weights.loading import load_model, start_from
 
 OWN = "language_model.table.weight"
 EVERYONE = torch.arange(3)
@@ -107,17 +107,17 @@ def test_it_is_saved_and_comes_back(tmp_path, kind):
     again, _ = load_model(folder)
     assert torch.equal(again.language_model.table.weight, model.language_model.table.weight)
     assert not torch.equal(again.words.word.weight, again.output_table)
-    stored = probe.activations(model)
+    stored = reference_activations.activations(model)
     table, words = model.language_model.table.weight, model.words.word.weight
     table.data, words.data = words.data, table.data
     with pytest.raises(WeightsError):  # the two tables have changed places
-        probe.check(model, stored, where="here")
+        reference_activations.check(model, stored, where="here")
 
 
 @pytest.mark.parametrize("member", ["unimo-2", "unimo"])
 def test_an_archive_with_the_table_comes_back(tmp_path, member):
     """Published (H, V), as every fully connected map is: one variable a file, read with nothing said about it."""
-    from model.test_paddle import variable
+    from weights.test_paddle import variable
 
     sizes = {"vocabulary": 40, "width": 64, "heads": 1, "positions": 20, "region_size": 6, "masked_grounding": False}
     settings = replace(

@@ -6,15 +6,15 @@ import math
 
 import pytest
 import torch
-from model.tiny_unimo import lively_unimo, random_regions
-from model.tiny_unimo2 import pack, random_rows
+from tiny_unimo import lively_unimo, random_regions
+from tiny_unimo2 import pack, random_rows
 from torch import Tensor
 
 from unimo.batch import KNOWN, WRITTEN, Batch, Regions, Texts
+from unimo.finetune.adversarial import AdversarialLearner
+from unimo.finetune.task_types import Classify
 from unimo.model.task_heads import HeadSettings, TaskHead
 from unimo.objectives.adversarial import Adversarial, adversarial_losses, climb, first_pushes, owners
-from unimo.tasks.kinds import Classify
-from unimo.training.adversarial import AdversarialLearner
 
 WIDTH = 6
 

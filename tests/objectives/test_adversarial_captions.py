@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from model.tiny_unimo import FEATURES, lively_unimo, random_regions
+from tiny_unimo import FEATURES, lively_unimo, random_regions
 from torch import Tensor
 
 from unimo.batch import KNOWN, WRITTEN, Batch, Targets, Texts
+from unimo.finetune import adversarial as adversarial_training
+from unimo.finetune.adversarial import AdversarialLearner
+from unimo.finetune.settings import Writing
+from unimo.finetune.task_types import Write
 from unimo.objectives.adversarial import Adversarial
-from unimo.tasks.kinds import Write
-from unimo.tasks.settings import Writing
-from unimo.training import adversarial as adversarial_training
-from unimo.training.adversarial import AdversarialLearner
 
 SMOOTHING = 0.1
 TAGS, CAPTIONS = (4, 2, 0, 3), (5, 3, 6, 4)  # words of each sample

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from model.tiny_unimo2 import lively_model
-from objectives.tiny_batches import tiny_batch
+from tiny_batches import tiny_batch
+from tiny_unimo2 import lively_model
 from torch import Tensor
 
 from unimo import distributed

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from model.tiny_unimo2 import PATCH, SIDE, VOCABULARY
-from objectives.tiny_batches import tiny_batch
+from tiny_batches import tiny_batch
+from tiny_unimo2 import PATCH, SIDE, VOCABULARY
 
 from unimo.model.unimo2 import UNIMO2
 from unimo.objectives import OBJECTIVES, step

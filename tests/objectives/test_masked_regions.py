@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unimo.batch import Batch
-from unimo.data.pack import Draft, Drawn
+from unimo.data.batch_builder import Draft, Drawn
 from unimo.data.regions import PictureRegions, picture_regions
 from unimo.model.unimo import UNIMO
 from unimo.objectives import step

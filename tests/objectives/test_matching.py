@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from model.tiny_unimo2 import lively_model
-from objectives.tiny_batches import tiny_batch, tiny_draft
+from tiny_batches import tiny_batch, tiny_draft
+from tiny_unimo2 import lively_model
 
 from unimo.objectives import ImageTextMatching, step
 from unimo.objectives.objective import pair_features

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from model.tiny_unimo2 import VOCABULARY, lively_model
-from objectives.tiny_batches import tiny_batch, tiny_draft
+from tiny_batches import tiny_batch, tiny_draft
+from tiny_unimo2 import VOCABULARY, lively_model
 
 from unimo.batch import KNOWN, TEXT, WRITTEN, Batch
 from unimo.config import check_settings
-from unimo.data.rewrites import Nodes
+from unimo.data.sample import Nodes
 from unimo.errors import UsageError
 from unimo.objectives import (
     CrossModalContrastive,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unimo.batch import Batch
-from unimo.data.pack import Draft, Drawn
+from unimo.data.batch_builder import Draft, Drawn
 from unimo.data.regions import picture_regions
 from unimo.model.unified import Request
 from unimo.model.unimo import UNIMO

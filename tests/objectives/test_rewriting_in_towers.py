@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from model.tiny_unimo2 import lively_model, pack
 from objectives.test_rewriting_contrastive import Beside, batch, tiny
-from objectives.tiny_batches import pictures, tiny_draft
+from tiny_batches import pictures, tiny_draft
+from tiny_unimo2 import lively_model, pack
 
 from unimo.batch import Batch
 from unimo.config import check_settings

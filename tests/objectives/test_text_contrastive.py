@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from model.tiny_unimo2 import lively_model
-from objectives.tiny_batches import drawn, small_tokenizer, tiny_batch, tiny_draft
+from tiny_batches import drawn, small_tokenizer, tiny_batch, tiny_draft
+from tiny_unimo2 import lively_model
 
 from unimo.objectives import TextContrastive, step
 from unimo.objectives.text_contrastive import HALVES, halves

@@ -9,8 +9,8 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from unimo.model.published import origins
 from unimo.model.unified import Unified
+from unimo.weights.published_names import origins
 
 TOLERANCE = 1e-5
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unimo.data.corruption import _length_steps, cut_fragments, mask_spans
+from unimo.data.masking import _length_steps, cut_fragments, mask_spans
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "data"
 SPANS = json.loads((GOLDEN / "span_mlm.json").read_text())["data"]

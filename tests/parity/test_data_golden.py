@@ -22,18 +22,18 @@ from torch import Tensor
 
 from unimo.batch import IMAGE, KNOWN, TEXT, WRITTEN
 from unimo.data.augment import squeeze
-from unimo.data.corruption import mask_spans
+from unimo.data.batch_builder import Draft, Drawn
 from unimo.data.images import to_rgb
-from unimo.data.pack import Draft, Drawn
+from unimo.data.masking import mask_spans
 from unimo.data.records import Record, dialogue_record, read_field, read_turns, seq2seq_record
 from unimo.data.regions import PictureRegions, box_vectors, read_caption_line, read_tag_line, stack_regions
 from unimo.data.text_rows import positions
+from unimo.decoding.beam_search import Limits, beam
 from unimo.errors import DataError
 from unimo.metrics import METRICS, bleu, bleu_as_released
 from unimo.model.attention import JOINT, Plan
 from unimo.model.embeddings import PatchEmbedding
 from unimo.objectives.masked_language_modeling import MaskedLanguageModeling
-from unimo.search import Limits, beam
 from unimo.tokenizer import Tokenizer
 
 HERE = Path(__file__).parent

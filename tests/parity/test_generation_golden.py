@@ -15,8 +15,8 @@ from torch import Tensor
 
 from unimo.batch import Regions
 from unimo.data.records import Record
-from unimo.generation import Cached, Given
-from unimo.search import Limits, beam
+from unimo.decoding.beam_search import Limits, beam
+from unimo.decoding.decoder import Cached, Given
 
 CLS, END = 0, 2
 

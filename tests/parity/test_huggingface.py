@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from unimo.batch import TEXT, Batch, Texts
 from unimo.errors import UnimoError, UsageError, WeightsError
-from unimo.model.huggingface import start_from_roberta, start_from_vit
 from unimo.model.unimo import UNIMO
 from unimo.model.unimo2 import UNIMO2, Request
+from unimo.weights.huggingface import start_from_roberta, start_from_vit
 
 transformers = pytest.importorskip("transformers")
 

@@ -8,8 +8,8 @@ from parity.test_huggingface import PATCH, ROWS, SIDE, roberta, unimo, vit
 
 from unimo.batch import TEXT, Batch, Texts
 from unimo.errors import WeightsError
-from unimo.model.huggingface import start_from_roberta, start_from_vit
 from unimo.model.unified import Request
+from unimo.weights.huggingface import start_from_roberta, start_from_vit
 
 pytest.importorskip("transformers")
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load_file
 from torch import nn
 
-from unimo.optimiser import Optimiser, learning_rate, make_optimiser
+from unimo.train.optimizer import Optimiser, learning_rate, make_optimiser
 
 NAMES = {  # published name -> ours, chosen so that our rule sees what theirs sees
     "toy_fc.w_0": "fc.weight",

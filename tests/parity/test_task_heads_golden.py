@@ -12,12 +12,12 @@ from parity.test_unimo_golden import published_model, regions_of, texts_of
 
 from unimo import objectives
 from unimo.batch import Batch
+from unimo.finetune import adversarial as adversarial_training
+from unimo.finetune.adversarial import AdversarialLearner
+from unimo.finetune.task_types import Classify, Regress
 from unimo.model.task_heads import HeadSettings, TaskHead
 from unimo.model.unimo import UNIMO
 from unimo.objectives.adversarial import Adversarial
-from unimo.tasks.kinds import Classify, Regress
-from unimo.training import adversarial as adversarial_training
-from unimo.training.adversarial import AdversarialLearner
 
 LABELS = ("contradiction", "entailment", "neutral")
 

@@ -24,15 +24,15 @@ from torch import Tensor
 from unimo import distributed
 from unimo.batch import KNOWN, TEXT, WRITTEN, Batch, Targets, Texts, pad_texts
 from unimo.errors import WeightsError
-from unimo.model.conversion import convert
 from unimo.model.grounding import DICTIONARY_WEIGHT, ENCODER_WEIGHT
-from unimo.model.published import origins
 from unimo.model.unified import Request
 from unimo.model.unimo2 import UNIMO2, Released
 from unimo.objectives.circle_loss import two_sided
 from unimo.objectives.cross_modal_contrastive import contrastive
 from unimo.objectives.grounded_dictionary import GroundedDictionaryLoss, voting_positions
 from unimo.objectives.objective import predict_words
+from unimo.weights.key_map import convert
+from unimo.weights.published_names import origins
 
 WIDTH, PATCH = 32, 4
 PAD = 1

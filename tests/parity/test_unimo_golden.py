@@ -16,13 +16,13 @@ from parity.golden_files import close, real_tokens, same_gradients, scenario
 from torch import Tensor
 
 from unimo.batch import KNOWN, TEXT, WRITTEN, Batch, Regions, Targets, Texts
-from unimo.model.conversion import convert
-from unimo.model.published import origins
 from unimo.model.unified import Request
 from unimo.model.unimo import UNIMO
 from unimo.objectives.adversarial import Adversarial, adversarial_losses, symmetric_divergence
 from unimo.objectives.circle_loss import two_sided
 from unimo.objectives.objective import predict_words
+from unimo.weights.key_map import convert
+from unimo.weights.published_names import origins
 
 TASK_HEADS = ["cls_out_1_b", "cls_out_1_w", "cls_out_3_b", "cls_out_3_w"]
 TASK_HEADS += ["cls_out_b_0", "cls_out_b_1", "cls_out_w_0", "cls_out_w_1"]

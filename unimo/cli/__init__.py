@@ -2,15 +2,15 @@
 
     training    pretrain, evaluate, finetune, quadrants, predict
     runs        compare, bench, recipes, describe
-    asking      index, search, caption, fill, classify
+    inference   index, search, caption, fill, classify
     weights     convert, initialise
-    preparing   prepare index, regions, rewrites, neighbours
+    prepare     prepare index, regions, rewrites, neighbours
 
 Help shows them in the order in which they are imported here.
 """
 
-from unimo.cli import training, runs, asking, weights, preparing  # noqa: I001
-from unimo.cli.common import app
-from unimo.cli.running import main
+from unimo.cli import training, runs, inference, weights, prepare  # noqa: I001
+from unimo.cli.app import app
+from unimo.cli.main import main
 
-__all__ = ["app", "asking", "main", "preparing", "runs", "training", "weights"]
+__all__ = ["app", "inference", "main", "prepare", "runs", "training", "weights"]

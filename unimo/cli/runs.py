@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unimo.cli.common import Paths, Sets, app, say
+from unimo.cli.app import Paths, Sets, app, say
 from unimo.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def compare_runs(
     task: Annotated[list[str] | None, typer.Option(help="Only tasks whose name contains this.")] = None,
 ) -> None:
     """Print what differs between runs and all their scores with intervals, as one table."""
-    from unimo.compare import compare
+    from unimo.evaluation.compare import compare
 
     say("\n".join(compare(runs, tasks=task or ())))
 
@@ -48,15 +48,15 @@ def run_benchmark(
     """
     import json
 
-    from unimo import bench
+    from unimo import speed as bench
 
     if name != "retrieval":
         for row in bench.bench(name, size=size):
             say(json.dumps(row))
         return
-    from unimo import provenance
-    from unimo.answer import load
+    from unimo.inference import load
     from unimo.json_files import write_json
+    from unimo.train import provenance
 
     lengths = [length.strip() for length in shortlists.split(",")]
     if not all(length.isdecimal() for length in lengths):
@@ -106,7 +106,7 @@ def _model_settings(what: str) -> ModelSettings:
     """Of a recipe; of the settings.json of a run, pre-training or fine-tuning; else of what is saved there."""
     from unimo import recipes
     from unimo.config import from_dict
-    from unimo.finetune import model_settings_of
+    from unimo.finetune.job import model_settings_of
     from unimo.json_files import load_json
     from unimo.model.build import ModelSettings
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unimo.cli.common import Model, Paths, Sets, app, say
+from unimo.cli.app import Model, Paths, Sets, app, say
 from unimo.errors import UsageError
 
 Together = Annotated[
@@ -40,7 +40,7 @@ def pretrain(
 
     from unimo import distributed, recipes
     from unimo.config import override
-    from unimo.train import check_folder, train
+    from unimo.train.loop import check_folder, train
 
     run = recipes.find(recipe)
     given: dict[str, Any] = {"texts": texts, "images": images, "pairs": pairs}
@@ -67,7 +67,7 @@ def pretrain(
     train(run, folder, resume=resume, say=say)
     distributed.stop()
     if rank == 0 and evaluation:
-        from unimo.evaluate import evaluate as run_evaluation
+        from unimo.evaluation.evaluate import evaluate as run_evaluation
 
         run_evaluation(folder, say=say)
 
@@ -90,8 +90,8 @@ def evaluate(
 ) -> None:
     """Score a model on everything its data allow; writes evaluation.json and report.html."""
     from unimo.config import override
-    from unimo.evaluate import EvaluationData
-    from unimo.evaluate import evaluate as run_evaluation
+    from unimo.evaluation.evaluate import EvaluationData
+    from unimo.evaluation.evaluate import evaluate as run_evaluation
 
     if everything:
         if out is None:
@@ -142,8 +142,8 @@ def finetune(
 
     from unimo import distributed
     from unimo.config import override
-    from unimo.finetune import finetune as run_finetuning
-    from unimo.finetune import prepared
+    from unimo.finetune.job import finetune as run_finetuning
+    from unimo.finetune.job import prepared
     from unimo.recipes.finetuning import find_tuning, is_small, ours
 
     run = find_tuning(task)
@@ -165,7 +165,7 @@ def finetune(
     run = override(run, changes)
     folder = Path(out or f"runs/{Path(task).stem}")
     if seeds or grid:
-        from unimo.sweep import sweep
+        from unimo.finetune.sweep import sweep
 
         if seed is not None:
             what, do = "a sweep gives its runs their seeds", "leave --seed out; --seeds N makes 1 to N"
@@ -193,7 +193,7 @@ def quadrants(
 ) -> None:
     """Fine-tune a model for tasks of all four quadrants, score them, and tell what it forgot; goes on where it was."""
     from unimo import distributed
-    from unimo.quadrants import quadrants as run_quadrants
+    from unimo.benchmark.suite import quadrants as run_quadrants
 
     options: dict[str, Any] = {"assignments": assignments or (), "together": together}
     run_quadrants(model, plan, out, minutes=minutes, random=random, seeds=seeds, say=say, **options)
@@ -214,8 +214,8 @@ def predict(
     ] = False,
 ) -> None:
     """Answer new rows with a fine-tuned model: one prediction for each, with its id."""
-    from unimo import report
-    from unimo.predict import predict as run_prediction
+    from unimo.evaluation import report
+    from unimo.finetune.predict import predict as run_prediction
 
     options: dict[str, Any] = {"images": images or (), "regions": regions or (), "columns": column or ()}
     scores = run_prediction(model, data, out, together=together, strict=strict, say=say, **options)

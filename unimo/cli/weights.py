@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unimo.cli.common import Sets, app, say
+from unimo.cli.app import Sets, app, say
 from unimo.errors import UsageError
 
 
@@ -33,7 +33,7 @@ def convert(
     from unimo.checkpoint import MANIFEST
 
     if any((Path(source) / name).exists() for name in ("checkpoints", MANIFEST)):
-        from unimo.answer import load
+        from unimo.inference import load
 
         if ours or allow_difference or config or names or assignments:
             raise UsageError(
@@ -44,7 +44,7 @@ def convert(
             )
         say(f"saved {load(source, device='cpu', precision='fp32').save_pretrained(out)}")
         return
-    from unimo.convert import convert_published, save_converted
+    from unimo.weights.convert import convert_published, save_converted
 
     converted = convert_published(
         source,
@@ -70,7 +70,7 @@ def initialise(
     """Build a model from RoBERTa's and ViT's weights, as the papers did before pre-training."""
     from unimo import recipes
     from unimo.config import override
-    from unimo.convert import initialise as build_model
+    from unimo.weights.convert import initialise as build_model
 
     settings = override(recipes.find(recipe).model, [change.removeprefix("model.") for change in assignments or ()])
     for line in build_model(out, settings, roberta=roberta, vit=vit, seed=seed):

@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from unimo.data.image_metadata import without_metadata
-from unimo.data.shards import MAX_MEMBER_BYTES, read_file
 from unimo.errors import DataError
+from unimo.file_access import MAX_MEMBER_BYTES, read_file
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 40_000_000

@@ -18,16 +18,15 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from unimo import rng
 from unimo.batch import Batch
 from unimo.config import Contradiction, check_settings, setting
-from unimo.data import chance
 from unimo.data.augment import Views, squeeze, view
-from unimo.data.beside import Prepared
+from unimo.data.batch_builder import Draft, Drawn
 from unimo.data.images import load_rgb
-from unimo.data.pack import Draft, Drawn
-from unimo.data.regions import PictureRegions
+from unimo.data.sample import Indexed, Regions
 from unimo.data.schedule import Bins, Shuffled, passages
-from unimo.data.sources import Corpus
+from unimo.data.side_inputs import Prepared
 from unimo.errors import UsageError
 from unimo.tokenizer import Tokenizer
 
@@ -43,14 +42,6 @@ class AsksAlone(Protocol):
     """An objective that for a part of a run is the only one. progress: share of the run's steps that lie behind."""
 
     def alone(self, progress: float) -> bool: ...
-
-
-class Regions(Protocol):
-    """Regions of a corpus' pictures, such as `unimo.data.region_store`. lengths: (n,), 0 where there are none."""
-
-    lengths: np.ndarray
-
-    def picture(self, item: int) -> PictureRegions: ...
 
 
 @dataclass(frozen=True)
@@ -110,7 +101,7 @@ class Stream:
 
     def __init__(
         self,
-        corpora: dict[str, Corpus],
+        corpora: Mapping[str, Indexed],
         budgets: Budgets,
         objectives: Sequence[Corrupts],
         *,
@@ -178,7 +169,7 @@ class Stream:
             # Captions take turns in an order of the picture's own, so that none comes twice before all have
             # come.
             turn, place_in_turn = divmod(epoch, captions)
-            order = chance.generator(self.seed, "captions", item, turn).permutation(captions)
+            order = rng.generator(self.seed, "captions", item, turn).permutation(captions)
             caption = int(order[place_in_turn])
             ids = np.asarray(corpus.tokens(item, caption))[:longest]
             names = (self.seed, item, epoch)
@@ -234,10 +225,10 @@ class Stream:
         picture = self.cache.get((kind, item), decode)
         if views == Views() and side == self.size:  # shown as it is: nothing to draw
             return np.ascontiguousarray(picture.transpose(2, 0, 1))
-        return view(picture, self.size, views, chance.generator("view", kind, *names))
+        return view(picture, self.size, views, rng.generator("view", kind, *names))
 
 
-def _usable(corpus: Corpus, regions: Regions | None) -> np.ndarray:
+def _usable(corpus: Indexed, regions: Regions | None) -> np.ndarray:
     """The items whose pictures can be seen."""
     if regions is None:
         return np.arange(len(corpus))
@@ -248,4 +239,4 @@ def _usable(corpus: Corpus, regions: Regions | None) -> np.ndarray:
 
 def _content(ids: np.ndarray) -> int:
     """A number equal for equal captions, to keep duplicates from being called negatives."""
-    return chance.number("caption", ids.tobytes().hex())
+    return rng.number("caption", ids.tobytes().hex())

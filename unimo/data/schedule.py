@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from unimo.data.chance import generator
+from unimo.rng import generator
 
 
 class Shuffled:

@@ -44,7 +44,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unimo.batch import IMAGE, PADDING, WRITTEN
-from unimo.model.shapes import rounded
+from unimo.model.bucketing import rounded
 
 NO, YES, EARLIER = 0, 1, 2  # entries of the tables below
 MASK_BIAS = -1e4  # the published graph's additive bias: a row that may see nothing stays finite
@@ -98,7 +98,7 @@ class Bucket:
     its branches share. rows: (n * L,) where each slot's token lies in the packed row (padding slots repeat a real row),
     or None when the rectangle is the slice [start, start + n * L) of the packed row. key_rows: (n * M,) the same of the
     keys, or None when they are the queries. bias: (n, 1, L, M) additive, or None. A bucket with padding is rounded to
-    few shapes (see `unimo.model.shapes`), with groups that nobody reads.
+    few shapes (see `unimo.model.bucketing`), with groups that nobody reads.
     """
 
     n: int

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unimo.model.attention import EARLIER, YES, Plan
-from unimo.model.shapes import rounded
+from unimo.model.bucketing import rounded
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimo.model.bounded import within
-from unimo.model.shapes import rounded
+from unimo.model.bucketing import rounded
 
 ENCODER_WEIGHT, DICTIONARY_WEIGHT = 0.25, 1.0  # beta and alpha of §3.3
 

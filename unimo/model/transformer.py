@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimo.model.attention import Plan, attend
-from unimo.model.memory import Memory
-from unimo.model.shapes import rounded
+from unimo.model.bucketing import rounded
+from unimo.model.kv_cache import Memory
 
 # `hidden_act` of published configurations; gelu is the exact (erf) form
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}

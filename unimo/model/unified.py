@@ -24,7 +24,7 @@ from unimo.model.attention import NO, Plan, Table
 from unimo.model.embeddings import WordEmbedding
 from unimo.model.grounding import GroundedDictionary
 from unimo.model.heads import MatchingHead, Pooler, TiedHead
-from unimo.model.memory import Memory
+from unimo.model.kv_cache import Memory
 from unimo.model.task_heads import TaskHead
 from unimo.model.transformer import Kept, States, Transformer
 

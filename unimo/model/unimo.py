@@ -17,7 +17,7 @@ from unimo.batch import Batch, Regions, Texts
 from unimo.model.attention import JOINT, PREFIX
 from unimo.model.embeddings import RegionEmbedding, WordEmbedding, waves
 from unimo.model.heads import MatchingHead, Pooler, TiedHead
-from unimo.model.memory import Memory
+from unimo.model.kv_cache import Memory
 from unimo.model.transformer import Kept, Transformer, initialise
 from unimo.model.unified import Request, Towers, Unified
 

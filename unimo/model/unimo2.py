@@ -22,7 +22,7 @@ from unimo.model.attention import BASELINE, UNDERSTANDING_AND_GENERATION, Plan, 
 from unimo.model.embeddings import PatchEmbedding, WordEmbedding
 from unimo.model.grounding import GroundedDictionary
 from unimo.model.heads import MatchingHead, Pooler, Temperature, TiedHead
-from unimo.model.memory import Memory
+from unimo.model.kv_cache import Memory
 from unimo.model.transformer import Kept, Transformer, initialise
 from unimo.model.unified import Request, Towers, Unified
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from unimo.batch import Batch
 from unimo.config import setting
-from unimo.data.pack import Draft
+from unimo.data.batch_builder import Draft
+from unimo.model.bucketing import rounded
 from unimo.model.grounding import DICTIONARY_WEIGHT, ENCODER_WEIGHT
-from unimo.model.shapes import rounded
 from unimo.model.unified import Fused, Request, Towers
 from unimo.model.unimo2 import UNIMO2
 from unimo.objectives.objective import Part

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from unimo.batch import Batch
 from unimo.config import setting
-from unimo.data.pack import Draft
+from unimo.data.batch_builder import Draft
 from unimo.model.unified import Fused, Request, Towers
 from unimo.model.unimo2 import UNIMO2
 from unimo.objectives.objective import Part, nothing, pair_features

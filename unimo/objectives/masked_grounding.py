@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from unimo.batch import Batch
 from unimo.config import setting
-from unimo.data.pack import Draft
+from unimo.data.batch_builder import Draft
 from unimo.errors import UsageError
 from unimo.model.unified import Fused, Request, Towers
 from unimo.model.unimo2 import UNIMO2

@@ -23,9 +23,9 @@ import numpy as np
 
 from unimo.batch import Batch
 from unimo.config import Contradiction, setting
-from unimo.data.corruption import hide, mask_spans
-from unimo.data.pack import Draft, Drawn
-from unimo.data.rewrites import KINDS, NO_NODES, Nodes
+from unimo.data.batch_builder import Draft, Drawn
+from unimo.data.masking import hide, mask_spans
+from unimo.data.sample import NO_NODES, NODE_KINDS, Nodes
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.objectives.objective import Part, predict_words
 
@@ -127,7 +127,7 @@ class MaskedLanguageModeling:
         if luck >= relations + nodes:
             return NO_NODES
         known = drawn.beside.nodes()
-        told = known.at(known.kinds == KINDS.index("relation"))
+        told = known.at(known.kinds == NODE_KINDS.index("relation"))
         if luck < relations and len(told.places):
             return told
         numbers = np.unique(known.numbers)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from unimo.batch import Batch
 from unimo.config import setting
-from unimo.data.pack import Draft, Drawn
+from unimo.data.batch_builder import Draft, Drawn
 from unimo.data.regions import PictureRegions
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.model.unimo import UNIMO

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unimo.batch import Batch, Targets
-from unimo.data.pack import Draft
-from unimo.model.shapes import rounded
+from unimo.data.batch_builder import Draft
+from unimo.model.bucketing import rounded
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.model.unimo2 import UNIMO2
 

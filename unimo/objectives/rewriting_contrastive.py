@@ -36,7 +36,7 @@ from torch import Tensor
 
 from unimo.batch import Batch
 from unimo.config import Contradiction, setting
-from unimo.data.pack import Draft
+from unimo.data.batch_builder import Draft
 from unimo.errors import UsageError
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.model.unimo2 import UNIMO2

@@ -14,8 +14,8 @@ import numpy as np
 
 from unimo.batch import KNOWN, WRITTEN, Batch
 from unimo.config import setting
-from unimo.data.corruption import cut_fragments
-from unimo.data.pack import Draft
+from unimo.data.batch_builder import Draft
+from unimo.data.masking import cut_fragments
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.objectives.objective import Part, predict_words
 

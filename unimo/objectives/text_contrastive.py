@@ -22,7 +22,7 @@ from torch import Tensor
 
 from unimo.batch import Batch
 from unimo.config import setting
-from unimo.data.pack import Draft
+from unimo.data.batch_builder import Draft
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.objectives.objective import Part, same
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from unimo.config import from_dict
-from unimo.data.finding import Kind
+from unimo.corpus.finding import Kind
 from unimo.errors import UsageError, nearest
 from unimo.json_files import load_json
 from unimo.recipes.pretraining import base, large, photos, scenes, small
 from unimo.recipes.unimo import unimo_base, unimo_large, unimo_photos, unimo_scenes
-from unimo.train import Run
+from unimo.train.loop import Run
 
 RECIPES: dict[str, Callable[[], Run]] = {
     "scenes": scenes,
@@ -58,7 +58,7 @@ def with_world(name: str, run: Run, out: Path, say: Callable[[str], None]) -> Ru
     """A run without data gets the generated world of its seed, written beside `out` once and reused after."""
     if name not in WORLDS or run.data.texts or run.data.images or run.data.pairs:
         return run
-    from unimo.data.scenes import write_world
+    from unimo.synthetic.dataset import write_world
 
     world, options = WORLDS[name]
     folder = out.absolute().parent / f"{world}-world-{run.seed}"
@@ -72,9 +72,9 @@ def with_world(name: str, run: Run, out: Path, say: Callable[[str], None]) -> Ru
 
 def prepare_world(world: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """The world's exact regions, rewritten captions and neighbours, in a folder beside it; settings of `Data`."""
-    from unimo.prepare.neighbours import neighbours
-    from unimo.prepare.regions import prepare_regions
-    from unimo.prepare.rewrites import rewrites
+    from unimo.neighbours.prepare import neighbours
+    from unimo.regions.prepare import prepare_regions
+    from unimo.rewriting.prepare import rewrites
 
     folder = world.with_name(f"{world.name}-prepared")
     regions = folder / "regions"

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from unimo.config import from_dict
+from unimo.config.aliases import task_hint
 from unimo.errors import UsageError
+from unimo.finetune.benchmarks import BENCHMARKS
+from unimo.finetune.settings import Finetuning, Ranking, Reading, TaskData, Writing
 from unimo.json_files import load_json
 from unimo.model.build import SIZES
-from unimo.optimiser import Optimiser
-from unimo.other_names import task_hint
-from unimo.tasks.benchmarks import BENCHMARKS
-from unimo.tasks.settings import Finetuning, Ranking, Reading, TaskData, Writing
+from unimo.train.optimizer import Optimiser
 
 
 def classification() -> Finetuning:

@@ -14,8 +14,8 @@ from unimo.objectives import (
     MaskedLanguageModeling,
     Seq2SeqGeneration,
 )
-from unimo.optimiser import Optimiser
-from unimo.train import Data, Objectives, Run
+from unimo.train.loop import Data, Objectives, Run
+from unimo.train.optimizer import Optimiser
 
 
 def scenes() -> Run:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from unimo.data.loader import Budgets
-from unimo.data.scenes import COMBINATIONS
 from unimo.model.build import ModelSettings
 from unimo.objectives import (
     CrossModalContrastive,
@@ -19,8 +18,9 @@ from unimo.objectives import (
     RewritingContrastive,
     Seq2SeqGeneration,
 )
-from unimo.optimiser import Optimiser
-from unimo.train import Objectives, Run
+from unimo.synthetic.dataset import COMBINATIONS
+from unimo.train.loop import Objectives, Run
+from unimo.train.optimizer import Optimiser
 
 NOT_UNIMO: dict[str, Any] = {  # what only UNIMO-2 is asked, and the matching that rewriting takes the place of
     "cmcl": CrossModalContrastive(weight=0.0),

@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from unimo.data.faiss_library import load_faiss
-from unimo.data.similarity import Found
+from unimo.faiss_library import load_faiss
+from unimo.nearest import Found
 
 Method = Literal["ivf", "hnsw"]
 METHODS: tuple[Method, ...] = ("ivf", "hnsw")
@@ -47,7 +47,7 @@ class Approximate:
         self.index.add(rows)
 
     def nearest(self, queries: np.ndarray, k: int) -> list[Found]:
-        """As `unimo.data.similarity.nearest` of queries (Q, D), but may miss some."""
+        """As `unimo.nearest.nearest` of queries (Q, D), but may miss some."""
         scores, numbers = self.index.search(np.ascontiguousarray(queries, np.float32), k)
         found = []
         for row, ids in zip(scores, numbers):

@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from unimo.answer import Answerer, load
-from unimo.data.finding import Kind as CorpusKind
-from unimo.data.ledger import Ledger
-from unimo.data.region_store import RegionStore
-from unimo.data.sources import Corpus, open_corpus
+from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.corpus import Corpus, open_corpus
+from unimo.corpus.finding import Kind as CorpusKind
 from unimo.disk import disk_error, sync_folder
 from unimo.errors import DataError, ResourceError, UsageError
+from unimo.inference import Answerer, load
 from unimo.json_files import write_json
+from unimo.regions.store import RegionStore
 from unimo.retrieval import files
 from unimo.retrieval.encode import Encoder, Work
 from unimo.retrieval.files import Kind, Part

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from unimo.answer import Answerer, Picture
 from unimo.config import fingerprint
+from unimo.corpus.corpus import Corpus
 from unimo.data.images import load_rgb
-from unimo.data.region_store import RegionStore
-from unimo.data.sources import Corpus
 from unimo.errors import DataError, NumericsError, UnimoError
+from unimo.inference import Answerer, Picture
+from unimo.regions.store import RegionStore
 from unimo.retrieval.files import Kind, Row, write_part
 from unimo.retrieval.models import PICTURES_AT_ONCE, TEXTS_AT_ONCE, embed_pictures, embed_texts
 from unimo.retrieval.passages import passages

@@ -28,10 +28,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from unimo.data.shards import hash_file, pack_strings, stat_regular
 from unimo.disk import write_atomic
 from unimo.errors import DataError
+from unimo.file_access import hash_file, stat_regular
 from unimo.json_files import json_bytes, load_json
+from unimo.ragged import pack_strings
 
 FORMAT, VERSION = "unimo-retrieval-index", 1
 MANIFEST, INDEX = "MANIFEST.json", "index.json"

@@ -23,15 +23,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from unimo.answer import Answerer, EncodedImages, EncodedTexts, Picture
-from unimo.data.ledger import Ledger
-from unimo.data.region_store import RegionStore
-from unimo.data.shards import offsets_of
-from unimo.data.similarity import Found, nearest
-from unimo.data.sources import Corpus, open_corpus
+from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.errors import DataError, UsageError
+from unimo.inference import Answerer, EncodedImages, EncodedTexts, Picture
 from unimo.model.unimo2 import UNIMO2
+from unimo.nearest import Found, nearest
 from unimo.paths import user_path
+from unimo.ragged import offsets_of
+from unimo.regions.store import RegionStore
 from unimo.retrieval.approximate import METHODS, Approximate, Method
 from unimo.retrieval.files import KINDS, Kind, Row, open_parts, read_folder
 from unimo.retrieval.models import check_same, load_same, unit

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from unimo.answer import Answerer, Picture, load
 from unimo.errors import WeightsError
+from unimo.inference import Answerer, Picture, load
 
 TEXTS_AT_ONCE = 512
 PICTURES_AT_ONCE = 128

@@ -1,0 +1,106 @@
+"""The command line as a whole: which verbs there are, what help costs, and how a fault ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from typer.main import get_command
+
+from unimo.cli import app, main
+from unimo.cli.app import prepare
+from unimo.cli.failures import Terminated, named, tell, terminated, until_told
+from unimo.errors import DataError, ResourceError, UnimoError, UsageError
+
+
+def test_help_shows_every_verb_in_the_order_of_work():
+    command = get_command(app)
+    names = [name for name in command.commands if name != "prepare"]
+    assert names == [
+        "pretrain", "evaluate", "finetune", "quadrants", "predict", "compare", "bench", "recipes", "describe", "index",
+        "search", "caption", "fill", "classify", "convert", "initialise",
+    ]  # fmt: skip
+    assert list(get_command(prepare).commands) == ["index", "regions", "rewrites", "neighbours"]
+    assert all(one.help for one in command.commands.values())
+
+
+def test_case_a_rank_alone_says_why(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["unimo", "prepare", "index", "texts", "/nonexistent"])
+    monkeypatch.setenv("RANK", "1")
+    for world, head in ((None, "error: path of texts does not exist\n"), ("2", "error on rank 1: path of texts")):
+        monkeypatch.delenv("WORLD_SIZE", raising=False)
+        if world:
+            monkeypatch.setenv("WORLD_SIZE", world)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        error = capsys.readouterr().err
+        assert ended.value.code == DataError.exit_code and error.startswith(head) and "/nonexistent" in error
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "told"),
+    [
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300), DataError.exit_code, "xxx"),
+        (OSError(errno.ENOSPC, "No space left on device"), ResourceError.exit_code, "No space left"),
+        (RuntimeError("[enforce fail] not enough memory: you tried"), ResourceError.exit_code, "out of memory"),
+        (ZeroDivisionError("by zero"), UnimoError.exit_code, "fault of unimo's own"),
+    ],
+)
+def test_errors_that_nobody_named_are_named_at_the_end(fault, code, told):
+    import torch  # noqa: F401 - whose errors are known by their words
+
+    error = named(fault.with_traceback(_traceback()))
+    assert error.exit_code == code and told in error.one_line() and error.do
+
+
+def _traceback():
+    try:
+        raise ValueError
+    except ValueError as error:
+        return error.__traceback__
+
+
+def test_sigterm_of_the_launcher_does_not_cut_off_the_reason(monkeypatch):
+    """It comes as soon as another process has failed, often while the reason is on its way to the screen."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    before = signal.getsignal(signal.SIGTERM)
+    with until_told():
+        with pytest.raises(Terminated) as ended:
+            try:
+                raise DataError("this happened", do="that")
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+        assert terminated(ended.value).what == "this happened"
+        tell(DataError("this", do="that"))
+        os.kill(os.getpid(), signal.SIGTERM)  # heard no more
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys, unimo.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "told"),
+    [
+        (UsageError("not so", where="--here", got=1), UsageError.exit_code, ["error: not so", "  where:    --here"]),
+        (ZeroDivisionError("by zero"), UnimoError.exit_code, ["fault of unimo's own", "test_cli.py", "by zero"]),
+    ],
+)
+def test_every_fault_ends_as_readable_lines_and_its_own_code(fault, code, told, monkeypatch, capsys):
+    def fails(*_, **__):
+        raise fault
+
+    monkeypatch.setattr("unimo.evaluation.compare.compare", fails)
+    monkeypatch.setattr(sys, "argv", ["unimo", "compare", "a", "b"])
+    monkeypatch.delenv("UNIMO_TRACEBACK", raising=False)
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    error = capsys.readouterr().err
+    assert ended.value.code == code and all(part in error for part in told) and "Traceback" not in error

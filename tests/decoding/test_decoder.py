@@ -1,0 +1,465 @@
+"""Writing by both members: each word is what one pass over the finished text says, and no neighbour changes it."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from tiny_batches import tiny_batch
+from tiny_unimo import lively_unimo, random_regions
+from tiny_unimo2 import as_batch, lively_model, no_texts, pack, random_pictures, random_rows
+from torch import Tensor
+
+from unimo.batch import KNOWN, WRITTEN, Texts
+from unimo.data.records import Record, dialogue_record, seq2seq_record
+from unimo.decoding.beam_search import Limits, beam, greedy, sample
+from unimo.decoding.decoder import Cached, Given, Plain
+from unimo.model.unified import Request, Towers, Unified
+from unimo.model.unimo import UNIMO
+from unimo.model.unimo2 import UNIMO2
+from unimo.objectives import Seq2SeqGeneration, step
+
+CLS, END = 0, 2
+KNOWN_LENGTHS = [6, 3, 11, 4]
+
+
+def setting(kind: str) -> dict:
+    """Four things to write about."""
+    pictures = random_pictures(4)
+    known = [row.numpy() for row in random_rows(KNOWN_LENGTHS)]
+    return {"pictures": None if kind == "known" else pictures, "known": None if kind == "picture" else known}
+
+
+def writer(model: UNIMO2, pictures, known, numbers=range(4), form=Cached):
+    with torch.no_grad():
+        images = None if pictures is None else model.encode_images(pictures[list(numbers)])
+    return form(model, Given(images, None if known is None else [known[i] for i in numbers]))
+
+
+def write(model: UNIMO2, pictures, known, numbers=range(4), form=Cached, **options) -> list[list[int]]:
+    limits = {"cls": CLS, "end": END, "longest": 12, "blocked": (), **options}
+    limits["blocked"] = (CLS, *limits["blocked"])
+    return greedy(writer(model, pictures, known, numbers, form), Limits(**limits))
+
+
+@torch.no_grad()
+def likeliest(model: UNIMO2, picture, known: np.ndarray, written: list[int]) -> list[list[int]]:
+    """All words in order of probability after each prefix of [CLS] + written, in one pass over the whole."""
+    ids = torch.tensor([*known, CLS, *written])
+    after = 1 + len(written)
+    roles = torch.tensor([KNOWN] * len(known) + [WRITTEN] * after)
+    positions = torch.cat([2 + torch.arange(len(known)), 2 + torch.arange(after)])
+    texts = Texts(ids, positions, roles, torch.tensor([0, len(ids)]))
+    towers = model.towers(as_batch(random_pictures(0) if picture is None else picture[None], texts))
+    zero = torch.tensor([0])
+    fused = model.fuse(towers, {"write": Request(None if picture is None else zero, zero)})["write"]
+    return (
+        model.word_logits(fused.words(torch.arange(len(known), len(ids)), texts)).argsort(-1, descending=True).tolist()
+    )
+
+
+@pytest.mark.parametrize("kind", ["picture", "known", "both"])
+@pytest.mark.parametrize("options", [{}, {"dictionary": 0}], ids=["grounded", "baseline"])
+def test_every_word_is_the_likeliest_of_one_pass_over_the_text(kind, options):
+    model, given = lively_model(3, **options), setting(kind)
+    answers = write(model, **given, shortest=2)
+    assert len({tuple(answer) for answer in answers}) > 1  # they do depend on what is given
+    for i, answer in enumerate(answers):
+        picture = None if given["pictures"] is None else given["pictures"][i]
+        known = np.zeros(0, np.int64) if given["known"] is None else given["known"][i]
+        ranked = likeliest(model, picture, known, answer)
+        for place, word in enumerate(answer):
+            banned = {CLS} | ({END} if place < 2 else set())
+            assert word == next(w for w in ranked[place] if w not in banned)
+        if len(answer) < 12:
+            assert next(w for w in ranked[len(answer)] if w != CLS) == END
+
+
+@pytest.mark.parametrize("kind", ["picture", "known", "both"])
+@pytest.mark.parametrize(
+    "options", [{}, {"dictionary": 0}, {"grounding_method": "normal"}], ids=["grounded", "baseline", "normal"]
+)
+def test_what_is_remembered_says_what_is_computed_again(kind, options):
+    """Rows that branch, end and change order, as a beam makes them; many rows go on one prefix."""
+    model, given = lively_model(3, **options), setting(kind)
+    plain, cached = (writer(model, **given, form=form) for form in (Plain, Cached))
+    generator, rows = torch.Generator().manual_seed(0), 4
+    for n in (4, 4, 9, 3, 6):
+        parents = torch.randint(rows, (n,), generator=generator)
+        words = torch.randint(3, 200, (n,), generator=generator)
+        want, got = plain.advance(words, parents), cached.advance(words, parents)
+        torch.testing.assert_close(got, want, rtol=0, atol=2e-5)
+        assert want.std(0).max() > 1e-2
+        rows = n
+
+
+@pytest.mark.parametrize("kind", ["picture", "known", "both"])
+def test_a_beam_over_a_model_does_not_depend_on_form_or_batch(kind):
+    model, given = lively_model(3), setting(kind)
+    limits = Limits(cls=CLS, end=END, longest=8, shortest=2)
+    together = beam(writer(model, **given), limits, width=3)
+    assert [[told.words for told in told] for told in beam(writer(model, **given, form=Plain), limits, width=3)] == [
+        [told.words for told in told] for told in together
+    ]
+    for i in range(4):
+        alone = beam(writer(model, **given, numbers=[i]), limits, width=3)[0]
+        assert [told.words for told in alone] == [told.words for told in together[i]]
+
+
+@pytest.mark.parametrize("kind", ["picture", "known", "both"])
+def test_answers_do_not_depend_on_the_batch(kind):
+    model, given = lively_model(3), setting(kind)
+    alone = [write(model, **given, numbers=[i])[0] for i in range(4)]
+    assert write(model, **given) == alone
+    assert write(model, **given, numbers=[2, 0, 3, 1]) == [alone[i] for i in (2, 0, 3, 1)]
+
+
+def test_limits_are_kept():
+    model, given = lively_model(3), setting("picture")
+    # Make the end almost certain, so that `shortest` is what keeps the writing going.
+    with torch.no_grad():
+        model.language_model.bias[END] = 1000.0
+    assert write(model, **given) == [[]] * 4
+    assert [len(answer) for answer in write(model, **given, shortest=5)] == [5] * 4
+    with torch.no_grad():
+        model.language_model.bias[END] = -1000.0
+        model.language_model.bias[50] = 500.0
+    assert write(model, **given, longest=7) == [[50] * 7] * 4
+    for answer in write(model, **given, longest=7, blocked=(50, 51)):
+        assert len(answer) == 7 and not {50, 51, CLS, END} & set(answer)
+    assert write(model, **given, longest=0) == [[]] * 4
+
+
+def test_nothing_to_write_about():
+    model = lively_model()
+    for form in (Plain, Cached):
+        assert greedy(form(model, Given(model.encode_images(random_pictures(0)))), Limits(cls=CLS, end=END)) == []
+
+
+@torch.no_grad()
+def test_a_picture_chooses_its_ground_alone():
+    """What is written never votes: the codes while writing are those of the picture by itself."""
+    model, pictures = lively_model(), random_pictures(2)
+    alone = model.fuse(model.towers(as_batch(pictures, no_texts())), {"x": Request(torch.arange(2), None)})["x"]
+    texts = pack(random_rows([5, 9]), WRITTEN)
+    towers = model.towers(as_batch(pictures, texts))
+    writing = model.fuse(towers, {"x": Request(torch.arange(2), torch.arange(2))})["x"]
+    assert torch.equal(alone.codes, writing.codes)
+    for i in range(2):  # nor do the picture's and the ground's states know what is written
+        mine, theirs = int(alone.starts[i]), int(writing.starts[i])
+        torch.testing.assert_close(
+            alone.hidden[mine : mine + 21], writing.hidden[theirs : theirs + 21], rtol=0, atol=1e-5
+        )
+
+
+def test_a_model_that_learned_captions_by_heart_writes_them():
+    objectives = {"seq2seq": Seq2SeqGeneration()}
+    batch = tiny_batch(objectives.values(), pairs=4)
+    torch.manual_seed(0)
+    model = UNIMO2(
+        **{"width": 32, "heads": 2, "image_depth": 1, "text_depth": 1, "grounded_depth": 1, "image_size": 16},
+        **{"patch": 4, "vocabulary": 211, "positions": 64, "dictionary": 24, "chosen": 4, "dropout": 0.0},
+        attention_dropout=0.0,
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(150):
+        parts, _ = step(model, batch, objectives)
+        part = parts["seq2seq.pairs"]
+        optimizer.zero_grad()
+        (part.total / part.count).backward()
+        optimizer.step()
+    model.eval()
+    captions = [ids.tolist() for ids in torch.tensor_split(batch.texts.ids, batch.texts.offsets[1:-1])]
+    with torch.no_grad():
+        images = model.encode_images(batch.pixels)
+    limits = Limits(cls=CLS, end=END, longest=20)
+    assert greedy(Cached(model, Given(images)), limits) == [ids[1:-1] for ids in captions]
+    assert greedy(Plain(model, Given(images)), limits) == [ids[1:-1] for ids in captions]
+
+
+# ---- both members, from records ----
+
+MEMBERS = {
+    "joint": lambda **options: lively_unimo(3, fusion="joint", **options),
+    "prefix": lambda **options: lively_unimo(3, fusion="prefix", **options),
+    "unimo-2": lambda **options: lively_model(3, **options),
+}
+RECORDS = ["picture", "known", "both", "continuous", "dialogue"]
+WAYS = [(member, kind) for member in MEMBERS for kind in RECORDS if (member, kind) != ("unimo-2", "dialogue")]
+
+
+def member_of(member: str, kind: str, **options) -> Unified:
+    return MEMBERS[member](**options | ({"dialogue": True} if kind == "dialogue" else {}))
+
+
+def record(kind: str, i: int, answer: list[int] | None = None) -> Record | None:
+    """What sequence i is written from, with its answer behind it or without; None: from a picture alone."""
+    said = [row.tolist() for row in random_rows([4 + i, 3, 6 - i], seed=i)]
+    room = {"longest_source": 20, "longest_target": 20}
+    if kind == "dialogue":
+        return dialogue_record(said[1:], answer, passage=said[0], **room)
+    if kind == "picture":
+        return None if answer is None else seq2seq_record([], answer, **room)
+    return seq2seq_record(said[: 1 + i % 3], answer, continuous=kind == "continuous", **room)
+
+
+def pictures_of(model: Unified, kind: str) -> tuple[Tensor | None, Tensor | None]:
+    """Four pictures after their tower and how many rows of each are there; the dialogues have one too."""
+    if kind in ("known", "continuous"):
+        return None, None
+    if isinstance(model, UNIMO2):
+        return model.encode_images(random_pictures(4)), None
+    regions = random_regions([3, 6, 1, 4])
+    return model.encode_images(regions), regions.lengths
+
+
+@torch.no_grad()
+def given_of(model: Unified, kind: str, numbers=range(4)) -> Given:
+    (images, lengths), mine = pictures_of(model, kind), list(numbers)
+    known = None if kind == "picture" else [record(kind, i) for i in mine]
+    images, lengths = (None if x is None else x[mine] for x in (images, lengths))
+    return Given(images, known, lengths, continuous=kind == "continuous")
+
+
+@torch.no_grad()
+def in_one_pass(model: Unified, kind: str, i: int, words: list[int]) -> Tensor:
+    """Logits after [CLS] and after each word, (1 + words, V), from the record with its answer, as when training."""
+    whole = record(kind, i, words)
+    ids, positions, roles, *dialogue = (
+        None if part is None else torch.from_numpy(part[:-1])  # without the end
+        for part in (whole.ids, whole.positions, whole.roles, whole.speakers, whole.turns)
+    )
+    texts = Texts(ids, positions, roles, torch.tensor([0, len(ids)]), *dialogue)
+    images, lengths = pictures_of(model, kind)
+    pictures = model.no_images() if images is None else images[i : i + 1]
+    lengths = None if lengths is None else lengths[i : i + 1]
+    towers = Towers(pictures, model.encode_texts(texts), texts, image_lengths=lengths)
+    model.count_votes(towers)
+    zero = torch.tensor([0])
+    fused = model.fuse(towers, {"x": Request(None if images is None else zero, zero)})["x"]
+    return model.word_logits(fused.words(torch.arange(whole.target_begins, len(ids)), texts))
+
+
+@pytest.mark.parametrize("member, kind", WAYS)
+def test_word_by_word_is_one_pass_over_the_record(member, kind):
+    """Positions, speakers and turns of the answer too: they come from `unimo.data.records` here."""
+    model, words = member_of(member, kind), torch.randint(4, 200, (4, 6), generator=torch.manual_seed(0))
+    expected = [in_one_pass(model, kind, i, words[i].tolist()) for i in range(4)]
+    for form in (Plain, Cached):
+        writing = form(model, given_of(model, kind))
+        last = [torch.full((4,), CLS), *words.T]
+        said = torch.stack([writing.advance(word, torch.arange(4)) for word in last], 1)
+        torch.testing.assert_close(said, torch.stack(expected), rtol=0, atol=3e-5)
+    assert torch.stack(expected).std(0).max() > 1e-2
+
+
+@pytest.mark.parametrize("member, kind", WAYS)
+def test_remembered_rows_branch_end_and_change_order(member, kind):
+    model = member_of(member, kind)
+    plain, cached = (form(model, given_of(model, kind)) for form in (Plain, Cached))
+    generator, rows = torch.Generator().manual_seed(0), 4
+    for n in (4, 9, 3, 6):
+        parents = torch.randint(rows, (n,), generator=generator)
+        words = torch.randint(3, 200, (n,), generator=generator)
+        torch.testing.assert_close(cached.advance(words, parents), plain.advance(words, parents), rtol=0, atol=3e-5)
+        rows = n
+
+
+@pytest.mark.parametrize("member, kind", WAYS)
+def test_no_search_depends_on_what_else_is_written(member, kind):
+    """Greedy and beam answers are those of a batch of 1. A drawn one depends on its own place and on nothing else."""
+    model, limits = member_of(member, kind), Limits(CLS, END, longest=6, shortest=1)
+    with torch.no_grad():
+        model.language_model.bias[END] += 4  # texts end early and late, so rows leave the batch
+
+    def ask(search, numbers):
+        return search(Cached(model, given_of(model, kind, numbers)))
+
+    def greedily(writer):
+        return greedy(writer, limits)
+
+    def by_beam(writer):
+        return beam(writer, limits, width=3)
+
+    def by_chance(writer):
+        return sample(writer, limits, temperature=0.7, top_k=50, seed=4)
+
+    alone, ranked = ([ask(search, [i])[0] for i in range(4)] for search in (greedily, by_beam))
+    for numbers in (range(4), [2, 0], [3, 1, 2]):
+        assert ask(greedily, numbers) == [alone[i] for i in numbers]
+        for i, found in zip(numbers, ask(by_beam, numbers)):
+            assert [(one.words, one.ended) for one in found] == [(one.words, one.ended) for one in ranked[i]]
+            assert [one.score for one in found] == pytest.approx([one.score for one in ranked[i]], abs=1e-4)
+    together = ask(by_chance, range(4))
+    assert together[0] == ask(by_chance, [0])[0] and len({len(words) for words in together}) > 1
+    for i in range(1, 4):
+        for other in range(4):
+            assert ask(by_chance, [other] * i + [i])[i] == together[i]
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_many_captions_of_a_picture_share_what_was_read_of_it(member):
+    """One copy of the picture's keys, whatever is written about it; the same answers as with a copy for each."""
+    model = MEMBERS[member]()
+    one, five = Cached(model, given_of(model, "both", [1])), Cached(model, given_of(model, "both", [1] * 5))
+    generator, rows = torch.Generator().manual_seed(0), torch.zeros(5, dtype=torch.int64)
+    known = len(record("both", 1).ids)
+    for written in range(1, 5):
+        words = torch.randint(3, 200, (5,), generator=generator)
+        said = one.advance(words, rows)
+        torch.testing.assert_close(said, five.advance(words, torch.arange(5)), rtol=0, atol=3e-5)
+        for memory in one.in_fused:
+            prefix = known + (7 if isinstance(model, UNIMO) else 17 + 4)  # [IMG] and regions, or patches and ground
+            assert memory.keys.shape == memory.values.shape == (1, prefix, 16)
+            assert memory.written_keys.shape == memory.written_values.shape == (5, written, 16)
+        for memory in one.in_text:
+            assert memory.keys.shape == (1, known, 16) and memory.written_keys.shape == (5, written, 16)
+        rows = torch.arange(5)
+    assert len(one.in_text) == (2 if isinstance(model, UNIMO2) else 0) and len(one.in_fused) == 2
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+@pytest.mark.parametrize("tagged", [[True, False], [False, True], [False, False]], ids=str)
+def test_pictures_with_and_without_known_words(member, tagged):
+    """A picture on which nothing was found is written about as if nothing had been looked for."""
+    model, words = MEMBERS[member](), torch.tensor([CLS, CLS])
+    given = given_of(model, "both", [0, 1])
+    nothing = np.zeros(0, np.int64)
+    mixed = Given(given.images, [x if tag else nothing for x, tag in zip(given.known, tagged)], given.image_lengths)
+    for form in (Plain, Cached):
+        both = form(model, mixed).advance(words, torch.arange(2))
+        for i, tag in enumerate(tagged):
+            alone = form(model, given_of(model, "both" if tag else "picture", [i]))
+            expected = alone.advance(words[:1], torch.tensor([0]))[0]
+            torch.testing.assert_close(both[i], expected, rtol=0, atol=3e-5)
+
+
+# ---- search over a whole tiny vocabulary ----
+
+V = 6  # [CLS], the end and four words
+
+
+@torch.no_grad()
+def said_after(model: Unified, kind: str, i: int, longest: int) -> dict[tuple[int, ...], Tensor]:
+    """Logits after every text of fewer than `longest` words, from one pass over all the longest; never of [CLS]."""
+    free = [word for word in range(V) if word not in (CLS, END)]
+    texts = list(itertools.product(free, repeat=longest - 1))
+    source = record(kind, i)
+    before = [] if source is None else [word % V for word in source.ids.tolist()]
+    ids = torch.tensor([[*before, CLS, *words] for words in texts])
+    roles = torch.tensor([KNOWN] * len(before) + [WRITTEN] * longest).repeat(len(texts))
+    places = [] if source is None else source.positions.tolist()
+    positions = torch.tensor([*places, *(2 + place for place in range(longest))]).repeat(len(texts))
+    n, length = ids.shape
+    packed = Texts(ids.flatten(), positions, roles, length * torch.arange(n + 1))
+    images, lengths = pictures_of(model, kind)
+    towers = Towers(
+        model.no_images() if images is None else images, model.encode_texts(packed), packed, image_lengths=lengths
+    )
+    model.count_votes(towers)
+    request = Request(None if images is None else torch.full((n,), i), torch.arange(n))
+    fused = model.fuse(towers, {"x": request})["x"]
+    logits = model.word_logits(fused.words(torch.arange(n * length), packed)).unflatten(0, (n, length))
+    logits[..., CLS] = -torch.inf
+    return {
+        words[:place]: logits[row, len(before) + place] for row, words in enumerate(texts) for place in range(longest)
+    }
+
+
+def tiny_writer(model: Unified, kind: str, i: int, copies: int = 1) -> Cached:
+    given = given_of(model, kind, [i] * copies)
+    known = None
+    if given.known is not None:
+        known = [Record(one.ids % V, one.positions, one.target_begins) for one in given.known]
+    return Cached(model, Given(given.images, known, given.image_lengths))
+
+
+@pytest.mark.parametrize(
+    "penalty, longest, shortest", [(0.0, 4, 0), (0.6, 3, 2), (1.2, 4, 1), (0.6, 2, 2), (0.6, 1, 0)]
+)
+@pytest.mark.parametrize("kind", ["picture", "known"])
+@pytest.mark.parametrize("member", ["joint", "unimo-2"])
+def test_a_wide_beam_finds_the_best_of_all_texts(member, kind, penalty, longest, shortest):
+    """Log-probability over ((5 + length) / 6) ** penalty, the end counted; no text ends before its shortest length."""
+    model, limits = MEMBERS[member](vocabulary=V), Limits(CLS, END, longest, shortest, blocked=(CLS,))
+    said, possible = said_after(model, kind, 1, longest), {}
+
+    def go_on(words: tuple[int, ...], total: float) -> None:
+        if len(words) == longest:
+            possible[words, False] = total / ((5 + longest) / 6) ** penalty
+            return
+        logits = said[words].clone()
+        if len(words) < shortest:
+            logits[END] = -torch.inf
+        for word, more in enumerate(logits.log_softmax(-1).tolist()):
+            if word == END and more > -np.inf:
+                possible[words, True] = (total + more) / ((5 + len(words) + 1) / 6) ** penalty
+            elif more > -np.inf:
+                go_on((*words, word), total + more)
+
+    go_on((), 0.0)
+    (found,) = beam(tiny_writer(model, kind, 1), limits, width=V**longest, length_penalty=penalty)
+    ours = {(told.words, told.ended): told.score for told in found if told.score > -1e4}
+    assert found[0].words == max(possible, key=possible.get)[0]
+    assert ours.keys() == possible.keys()
+    for text, score in possible.items():
+        assert ours[text] == pytest.approx(score, abs=1e-4)
+
+
+def cut(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> np.ndarray:
+    """(V,) what a next word is drawn by: the likeliest words only, as few as hold top_p, at most top_k."""
+    p = np.exp((logits.double().numpy() - logits.max().item()) / temperature)
+    p /= p.sum()
+    order = np.argsort(-p)
+    enough = next((k for k in range(1, V) if p[order[:k]].sum() >= top_p), V)
+    kept = order[: min(enough, top_k or V)]
+    return np.where(np.isin(np.arange(V), kept), p, 0.0) / p[kept].sum()
+
+
+DRAWS = 3000
+WAYS_TO_DRAW = [
+    {},
+    {"temperature": 0.5},
+    {"temperature": 2.0},
+    {"top_k": 3},
+    {"top_p": 0.7},
+    {"temperature": 1.5, "top_k": 4, "top_p": 0.8},
+]
+
+
+@pytest.mark.parametrize("options", WAYS_TO_DRAW, ids=str)
+@pytest.mark.parametrize("member", ["joint", "unimo-2"])
+def test_texts_are_drawn_as_often_as_they_are_likely(member, options):
+    """Chi-square over all texts of two words; what is cut off is never drawn, and each option moves the shares."""
+    model = MEMBERS[member](vocabulary=V)
+    said, limits = said_after(model, "picture", 1, 2), Limits(CLS, END, longest=2, blocked=(CLS,))
+    drawn = Counter(map(tuple, sample(tiny_writer(model, "picture", 1, DRAWS), limits, seed=1, **options)))
+
+    def likely(options: dict) -> dict[tuple[int, ...], float]:
+        shares = {}
+        for word, share in enumerate(cut(said[()], **options)):
+            if word == END:
+                shares[()] = share
+            elif share:
+                for second, more in enumerate(cut(said[(word,)], **options)):
+                    shares[(word,) if second == END else (word, second)] = share * more
+        return shares
+
+    def fit(shares: dict[tuple[int, ...], float]) -> float:
+        """p-value; 0 where something impossible was drawn; texts expected fewer than five times count as one."""
+        if any(shares.get(text, 0.0) == 0.0 for text in drawn):
+            return 0.0
+        often = [text for text, share in shares.items() if share * DRAWS >= 5]
+        seen, expected = [drawn[text] for text in often], [shares[text] * DRAWS for text in often]
+        if sum(expected) < DRAWS - 1e-6:
+            seen, expected = [*seen, DRAWS - sum(seen)], [*expected, DRAWS - sum(expected)]
+        return stats.chisquare(seen, expected).pvalue
+
+    assert fit(likely(options)) > 1e-3
+    for other in WAYS_TO_DRAW:
+        if other != options:
+            assert fit(likely(other)) < 1e-6, other

@@ -1,0 +1,57 @@
+"""Classification by names: planted cosines, unseen classes apart, pictures without classes refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+
+import pytest
+from PIL import Image
+
+from unimo.errors import DataError
+from unimo.evaluation.zero_shot import Classification, Material
+
+
+def write_classes(path, labels: list[str]) -> tuple[str]:
+    with tarfile.open(path, "w") as tar:
+        for red, label in enumerate(labels):
+            png = io.BytesIO()
+            Image.new("RGB", (16, 16), (red, 0, 0)).save(png, "PNG")
+            for name, data in (
+                (f"{red}.png", png.getvalue()),
+                (f"{red}.json", json.dumps({"label_name": label}).encode()),
+            ):
+                header = tarfile.TarInfo(name)
+                header.size = len(data)
+                tar.addfile(header, io.BytesIO(data))
+    return (str(path),)
+
+
+def test_planted_cosines(tmp_path, tools):
+    paths = write_classes(tmp_path / "classes.tar", ["cat", "cat", "dog", "emu"])
+    names = {"cat": [1.0, 0.0, 0.0], "dog": [0.0, 1.0, 0.0], "emu": [0.0, 0.0, 1.0]}
+    pictures = {0: names["cat"], 1: names["dog"], 2: names["dog"], 3: names["emu"]}
+    task = Classification(paths, unseen=("emu",))
+    answers = task.predict(Material(tools.Planted(pictures, names, set())))
+    rows = {row["metric"]: row["score"] for row in task.score(answers)}
+    assert rows["top-1"].value == 0.75 and rows["top-1"].chance == pytest.approx(1 / 3)
+    assert rows["top-5"].value == 1.0 and rows["top-5"].chance == 1.0  # three classes fill five places
+    assert rows["top-1, classes not seen in training"].value == 1.0
+    (gallery,) = task.show(answers)
+    assert [(item["title"], item["lines"]) for item in gallery["items"]] == [("dog", ["is: cat"])]
+
+
+def test_a_random_model_stays_near_chance(material, world):
+    task = Classification((str(world / "classes"),))
+    rows = {row["metric"]: row["score"] for row in task.score(task.predict(material))}
+    assert rows["top-1"].n == 64 and rows["top-1"].chance == pytest.approx(1 / 64)
+    assert rows["top-1"].value < 0.15
+
+
+def test_pictures_without_classes(material, tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(3):
+        Image.new("RGB", (16, 16), (i, 0, 0)).save(tmp_path / "images" / f"{i}.png")
+    with pytest.raises(DataError, match="name no classes"):
+        Classification((str(tmp_path / "images"),)).predict(material)

@@ -1,0 +1,47 @@
+"""Dictionary use: counted over what was chosen, shown as patches and words, absent without a dictionary."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from unimo.evaluation.zero_shot import DictionaryUse, Material
+
+
+@pytest.mark.parametrize("method", ["topk", "normal"])
+@pytest.mark.parametrize("projection", [False, True])
+def test_counts_and_pictures(tools, world, method, projection):
+    material = Material(tools.random_answerer(grounding_method=method, grounding_projection=projection))
+    task = DictionaryUse((str(world / "heldout"),), show_entries=3)
+    use = task.predict(material)
+    assert set(use.reports) == {"pictures alone", "captions alone", "pairs"}
+    per_picture = 4 if method == "topk" else 16  # chosen entries, or patches
+    assert use.reports["pictures alone"]["choices"] == 32 * per_picture
+    for row in task.score(use):
+        assert row["score"] <= (1.0 if row["unit"] == "%" else 32)
+    (gallery,) = task.show(use)
+    assert len(gallery["items"]) == 3
+    assert all(item["image"].size == (64, 64) and item["lines"][1] for item in gallery["items"])
+
+
+def test_a_pair_adds_the_votes_of_both_sides(tools, world):
+    """The pair's choice comes from the sum of the tallies, as in training."""
+    answerer = tools.random_answerer()
+    material = Material(answerer)
+    images = material.images(*_some(material, world))
+    texts = material.texts(["a red circle", "a blue star", "two green rings"])
+    both = answerer.codes(images, texts)
+    want = (images.votes + texts.votes).topk(4, dim=-1).indices.numpy()
+    assert (both == want).all()
+    assert answerer.codes(images, None).shape == (3, 4)
+
+
+def test_no_dictionary(tools, world):
+    task = DictionaryUse((str(world / "heldout"),))
+    use = task.predict(Material(tools.random_answerer(dictionary=0)))
+    assert use is None and task.score(use) == [] and task.show(use) == []
+
+
+def _some(material, world):
+    corpus = material.corpus("pairs", (str(world / "heldout"),))
+    return corpus, np.arange(3)

@@ -1,0 +1,73 @@
+"""Where an answer looked: the weights are those the layer itself used, each on its part of the picture."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_task import keys_of, tiny_run, write_csv, write_pictures, write_start
+
+from unimo.finetune.attention_maps import attention_of, drawn, looked_at
+from unimo.finetune.job import Task
+from unimo.finetune.settings import TaskData
+from unimo.inference import Answerer
+from unimo.model.attention import attend
+
+
+@pytest.fixture(params=["unimo-2", "unimo"])
+def opened(request, tmp_path):
+    """A task over pictures and texts, opened, with the model it would begin with."""
+    said = write_pictures(tmp_path / "pictures", 4, regions=request.param == "unimo")
+    keys = keys_of(tmp_path / "pictures")
+    rows = [
+        {"id": i, "image": key, "text": f"which colour {i}", "label": c} for i, (key, c) in enumerate(zip(keys, said))
+    ]
+    start = write_start(tmp_path / "start", request.param)
+    data = TaskData(train=(write_csv(tmp_path / "rows.csv", rows),), images=(str(tmp_path / "pictures"),))
+    task = Task(tiny_run(start, "classification", data))
+    task.open(tmp_path / "out", lambda _: None)
+    torch.manual_seed(0)
+    return task, Answerer(task.build(), precision="fp32")
+
+
+def test_shares_add_up_and_tile_the_picture(opened):
+    task, answerer = opened
+    rows = task.rows("train")
+    look = np.array(looked_at(task.kind, answerer, rows, 1))
+    assert look[:, 4].sum() == pytest.approx(1, abs=1e-3) and (look[:, 4] >= 0).all()
+    if task.settings.model.member == "unimo-2":  # 16 pixels in patches of 8: four quarters, row by row
+        assert look[:, :4].tolist() == [[0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 0.5, 1], [0.5, 0.5, 1, 1]]
+    else:
+        assert look[:, :4] == pytest.approx(rows.seen(1).boxes[1:, :4], abs=1e-4)
+    hooks = answerer.model.fuser.layers[-1].attention._forward_pre_hooks
+    assert not hooks and look.tolist() == looked_at(task.kind, answerer, rows, 1)
+
+
+def test_the_weights_are_those_of_attention_itself(opened):
+    task, answerer = opened
+    layer, seen = answerer.model.fuser.layers[-1].attention, {}
+    hook = layer.register_forward_pre_hook(lambda _, given: seen.update(x=given[0], plan=given[1]))
+    looked_at(task.kind, answerer, task.rows("train"), 0)
+    hook.remove()
+    x, plan = seen["x"], seen["plan"]
+    with torch.no_grad():
+        q, k, v = (part[: len(plan)] for part in layer.qkv(x).chunk(3, -1))
+        wanted = attend(q, k, v, plan, layer.heads, form="reference")
+        for asking in range(len(plan)):
+            weights = attention_of(layer, x, plan, asking)  # (H, T)
+            values = v.unflatten(-1, (layer.heads, -1))
+            found = torch.einsum("ht,thd->hd", weights, values).flatten()
+            assert torch.allclose(found, wanted[asking], atol=1e-5)
+
+
+def test_what_was_looked_at_most_is_brightest():
+    picture = Image.new("RGB", (10, 10), (100, 100, 250))
+    image = np.asarray(drawn(picture, [[0, 0, 0.5, 1, 0.8], [0.5, 0, 1, 0.5, 0.2]])).astype(int)
+    side = image.shape[0]
+    plain, lit = image[:, :side], image[:, -side:]
+    assert (plain == (100, 100, 250)).all()
+    left, top_right, bottom_right = (lit[y, x, 2] for y, x in ((9, side // 4), (9, -side // 4), (-9, -side // 4)))
+    assert left == 250 > top_right > bottom_right > 0
+    covered = np.asarray(drawn(picture, [[0, 0, 1, 1, 0.3], [0, 0, 0.5, 1, 0.7]])).astype(int)
+    assert covered[9, side + 8, 2] == 250 > covered[9, -9, 2]  # a small region shows on a large one

@@ -1,0 +1,84 @@
+"""Batches of a task: every row once an epoch, the same on any number of ranks, each picture shown once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_task import keys_of, write_pictures
+
+from unimo.corpus.corpus import open_corpus
+from unimo.data.augment import Views
+from unimo.errors import UsageError
+from unimo.finetune.batches import Place, TaskRows, TaskStream, places_of
+from unimo.finetune.split import Example, Examples
+from unimo.finetune.task_types import Classify
+from unimo.model.task_heads import HeadSettings
+from unimo.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory) -> Examples:
+    """Ten rows about five pictures."""
+    folder = tmp_path_factory.mktemp("rows") / "pictures"
+    write_pictures(folder, 5)
+    corpus = open_corpus("images", str(folder))
+    keys = sorted(corpus.keys, key=lambda key: key.rpartition("/")[2])
+    assert len(keys_of(folder)) == 5
+    rows = [Example(f"row {i}", (f"question {i}",), keys[i % 5], ("yes", "no")[i % 2]) for i in range(10)]
+    return Examples("train", rows, corpus)
+
+
+HEAD = HeadSettings(labels=("no", "yes"), reads="both")
+
+
+def rows_of(examples, **options) -> TaskRows:
+    return TaskRows(examples, size=16, tokenizer=Tokenizer.default(), **options)
+
+
+def stream_of(examples, batch=4, views=Views(), **options) -> TaskStream:
+    return TaskStream(rows_of(examples, views=views), Classify(HEAD, sees=True), batch=batch, seed=3, **options)
+
+
+def test_every_row_comes_once_an_epoch(examples):
+    stream = stream_of(examples, batch=5)
+    ids = [one for step in range(8) for one in stream.batch(step).keys["examples"]]
+    everyone = sorted(row.id for row in examples.rows)
+    epochs = [ids[first : first + 10] for first in range(0, 40, 10)]
+    assert all(sorted(epoch) == everyone for epoch in epochs) and len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_a_batch_is_a_function_of_seed_and_step(examples):
+    views = Views(crop=0.5, flip=0.5)
+    one, other = stream_of(examples, views=views), stream_of(examples, views=views)
+    other.batch(7), other.batch(0)  # whatever was asked before
+    a, b = one.batch(3), other.batch(3)
+    assert a.keys == b.keys and torch.equal(a.pixels, b.pixels) and torch.equal(a.texts.ids, b.texts.ids)
+    assert not torch.equal(a.pixels, one.batch(4).pixels)
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_ranks_share_what_one_process_reads(examples, world):
+    alone = stream_of(examples, batch=4, shards=4)
+    parts = [stream_of(examples, batch=4, shards=4, rank=rank, world=world) for rank in range(world)]
+    for step in range(5):
+        together = [one for part in parts for one in part.batch(step).keys["examples"]]
+        assert together == alone.batch(step).keys["examples"]
+    with pytest.raises(UsageError, match="equal shards"):
+        stream_of(examples, batch=5, shards=2)
+
+
+def test_a_picture_of_several_rows_is_shown_once_unless_it_varies(examples):
+    rows = rows_of(examples)
+    draft = rows.draft([Place(0), Place(5), Place(1)])  # rows 0 and 5 have the same picture
+    assert [one.picture for one in draft.examples] == [0, 0, 1] and len(draft.pixels["examples"]) == 2
+    varied = rows_of(examples, views=Views(flip=0.5)).draft([Place(0, names=(1,)), Place(5, names=(2,))])
+    assert [one.picture for one in varied.examples] == [0, 1]
+    blind = rows_of(examples, sees=False).draft([Place(0)])
+    assert blind.examples[0].picture == -1 and not blind.pixels
+
+
+def test_each_target_counts_once(examples):
+    rows = [Example("a", target=("x", "y", "z")), Example("b", target="x"), Example("c")]
+    made = Examples("made", rows)
+    assert places_of(made, each_target=True) == [(0, 0), (0, 1), (0, 2), (1, 0)]
+    assert places_of(made) == [(0, 0), (1, 0)]  # what has no target is not learnt

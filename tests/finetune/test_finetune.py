@@ -1,0 +1,552 @@
+"""Fine-tuning: every kind learns what can be learnt, and a run resumes, stops early, keeps its best and says what it
+cannot do.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_run import bits_of, log_of
+from tiny_task import keys_of, quiet, tiny_run, write_csv, write_jsonl, write_pictures, write_start
+
+import unimo
+from unimo import checkpoint
+from unimo.config import override
+from unimo.errors import DataError, Restart, UsageError
+from unimo.evaluation.evaluate import EvaluationData, evaluate
+from unimo.finetune.job import Task, finetune, prepared, start_without_head
+from unimo.finetune.settings import Finetuning, Ranking, TaskData
+from unimo.finetune.task_types import mean_loss
+from unimo.metrics.intervals import Score
+from unimo.model.build import build
+from unimo.train import loop as T
+from unimo.train.early_stopping import Marks
+from unimo.train.run_folder import read_log
+from unimo.weights.loading import load_model
+
+
+@pytest.fixture(autouse=True)
+def no_benchmark(monkeypatch):
+    monkeypatch.setattr(T, "matmul_rate", lambda *_: 1e9)
+
+
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("starts")
+    return {member: write_start(folder / member, member) for member in ("unimo-2", "unimo")}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> tuple[Path, list[str]]:
+    """Sixteen pictures of four colours, in folders by colour, with regions beside them."""
+    folder = tmp_path_factory.mktemp("pictures")
+    return folder, write_pictures(folder, 16, regions=True)
+
+
+def sentences(n: int, seed: int = 0, labels: str | None = None) -> list[dict]:
+    """Sentences that are good or bad; labels: "random" to have nothing to learn."""
+    rng = random.Random(seed)
+    rows = []
+    for i in range(n):
+        word = rng.choice(("good", "fine") if i % 2 else ("bad", "poor"))
+        label = rng.choice(("no", "yes")) if labels == "random" else ("no", "yes")[i % 2]
+        rows.append({"text": f"a {word} film, number {seed}{i}", "label": label})
+    return rows
+
+
+def score_of(marked, metric: str, split: str = "dev"):
+    (row,) = [r for r in marked.report["scores"] if r["metric"] == metric and r["task"].endswith(f", {split}")]
+    return row["score"]
+
+
+# ------------------------------------------------------------------------------------------- the four kinds learn
+
+
+def of_texts(start, tmp, shown):
+    path = write_csv(tmp / "rows.csv", sentences(16))
+    return tiny_run(start, "classification", TaskData(train=(path,), dev=(path,)), "steps=40"), "accuracy", 1.0
+
+
+def of_pictures(start, tmp, shown):
+    data = TaskData(reader="folder", train=(str(shown[0]),), dev=(str(shown[0]),))
+    return tiny_run(start, "classification", data, "steps=40"), "accuracy", 1.0
+
+
+def of_both(start, tmp, shown):
+    folder, colours = shown
+    rows = [
+        {"image": key, "text": f"is it {colour} ?", "label": str(colour == own)}
+        for key, own in zip(keys_of(folder), colours)
+        for colour in ("red", "blue")
+    ]
+    path = write_csv(tmp / "rows.csv", rows)
+    data = TaskData(train=(path,), dev=(path,), images=(str(folder),))
+    return tiny_run(start, "classification", data, "steps=120", "read.fusion=sum"), "accuracy", 0.9
+
+
+def of_soft_answers(start, tmp, shown):
+    folder, colours = shown
+    rows = [
+        {"image": key, "question": "what colour ?", "answers": {colour: 1.0, "colour": 0.3}}
+        for key, colour in zip(keys_of(folder), colours)
+    ]
+    path = write_jsonl(tmp / "rows.jsonl", rows)
+    data = TaskData(train=(path,), dev=(path,), images=(str(folder),))
+    return tiny_run(start, "classification", data, "steps=60"), "soft_accuracy", 1.0
+
+
+def of_numbers(start, tmp, shown):
+    rows = [{"text": "very " * (i % 4) + "good", "text2": f"film {i}", "score": 100.0 + i % 4} for i in range(16)]
+    path = write_csv(tmp / "rows.csv", rows)
+    data = TaskData(train=(path,), dev=(path,))
+    return tiny_run(start, "regression", data, "read.standardise=true", "steps=60"), "pearson", 0.95
+
+
+def of_written_texts(start, tmp, shown):
+    words = ("cat", "dog", "owl", "fox")
+    rows = [{"text": f"{words[i % 4]} number {i}", "target": f"the {words[i % 4]} runs"} for i in range(16)]
+    path = write_jsonl(tmp / "rows.jsonl", rows)
+    changes = ("steps=80", "write.only_known_words=true", "write.beams=2")
+    return tiny_run(start, "generation", TaskData(train=(path,), dev=(path,)), *changes), "rouge_l", 1.0
+
+
+def of_captions(start, tmp, shown):
+    folder, colours = shown
+    rows = [{"image": k, "captions": [f"a {c} wall", f"this is {c}"]} for k, c in zip(keys_of(folder), colours)]
+    path = write_jsonl(tmp / "rows.jsonl", rows)
+    data = TaskData(train=(path,), dev=(path,), images=(str(folder),))
+    changes = ("steps=100", "write.only_known_words=true", "write.end=sep", "metrics=rouge_l")
+    return tiny_run(start, "generation", data, *changes), "rouge_l", 1.0
+
+
+def of_dialogue(start, tmp, shown):
+    colours = [("red", "blue"), ("green", "red"), ("blue", "green"), ("red", "green")]
+    stories = [
+        {
+            "id": f"story {i}",
+            "source": "made",
+            "story": f"the {a} cat sat on the {b} mat",
+            "questions": [{"turn_id": 1, "input_text": "which cat?"}, {"turn_id": 2, "input_text": "which mat?"}],
+            "answers": [
+                {"turn_id": 1, "input_text": a, "span_text": a},
+                {"turn_id": 2, "input_text": b, "span_text": b},
+            ],
+        }
+        for i, (a, b) in enumerate(colours)
+    ]
+    path = tmp / "coqa.json"
+    path.write_text(json.dumps({"data": stories}))
+    data = TaskData(reader="coqa", train=(str(path),), dev=(str(path),))
+    changes = ("write.dialogue=true", "write.only_known_words=true", "steps=200", "metrics=coqa_f1")
+    return tiny_run(start, "generation", data, *changes), "coqa_f1", 0.75
+
+
+def of_retrieval(loss):
+    def made(start, tmp, shown):
+        folder, colours = shown
+        rows = [{"image": k, "captions": [f"a {c} wall", f"{c} paint"]} for k, c in zip(keys_of(folder)[:4], colours)]
+        path = write_jsonl(tmp / "rows.jsonl", rows)
+        data = TaskData(reader="captions", train=(path,), dev=(path,), images=(str(folder),))
+        rank = Ranking(loss=loss, negatives=3, longest=20, matched=8, fresh=loss == "circle")
+        return tiny_run(start, "retrieval", data, "steps=100", "batch=4", rank=rank), "image to text R@1", 1.0
+
+    made.__name__ = f"of_retrieval_{loss}"
+    return made
+
+
+CASES = [
+    (of_texts, "unimo-2"), (of_texts, "unimo"), (of_pictures, "unimo-2"), (of_pictures, "unimo"),
+    (of_both, "unimo"), (of_soft_answers, "unimo-2"), (of_numbers, "unimo-2"), (of_written_texts, "unimo-2"),
+    (of_captions, "unimo-2"), (of_captions, "unimo"), (of_dialogue, "unimo"),
+    (of_retrieval("hard"), "unimo-2"), (of_retrieval("circle"), "unimo-2"), (of_retrieval("circle"), "unimo"),
+    (of_retrieval("hard"), "unimo"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "member"), CASES, ids=lambda value: getattr(value, "__name__", value))
+def test_every_kind_learns_a_few_rows_by_heart(starts, pictures, tmp_path, case, member):
+    run, metric, at_least = case(starts[member], tmp_path, pictures)
+    marked = finetune(override(run, ["dev_steps=1000"]), tmp_path / "run", say=quiet)
+    score = score_of(marked, metric)
+    assert isinstance(score, Score) and score.value >= at_least
+    answers = [json.loads(line) for line in (tmp_path / "run/predictions-dev.jsonl").read_text().splitlines()]
+    assert len(answers) == len({answer["id"] for answer in answers}) and all("prediction" in one for one in answers)
+    saved = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert saved["facts"]["checkpoint hash"] and saved["facts"]["seed"] == "0" and saved["facts"]["commit"]
+
+
+def test_random_labels_teach_nothing_about_held_out_rows(starts, tmp_path):
+    train = write_csv(tmp_path / "train.csv", sentences(48, labels="random"))
+    dev = write_csv(tmp_path / "dev.csv", sentences(200, seed=7, labels="random"))
+    run = tiny_run(starts["unimo-2"], "classification", TaskData(train=(train,), dev=(dev,)), "dev_steps=1000")
+    score = score_of(finetune(run, tmp_path / "run", say=quiet), "accuracy")
+    assert abs(score.value - 0.5) < 4 * math.sqrt(0.25 / 200)  # four standard deviations
+
+
+def test_baselines_stand_beside_and_a_split_without_labels_is_only_predicted(starts, tmp_path):
+    train = write_csv(tmp_path / "train.csv", sentences(16))
+    test = write_csv(tmp_path / "test.csv", [{"text": row["text"]} for row in sentences(6, seed=1)])
+    data = TaskData(train=(train,), dev=(train,), test=(test,))
+    marked = finetune(tiny_run(starts["unimo-2"], "classification", data, "steps=2"), tmp_path / "run", say=quiet)
+    assert score_of(marked, "accuracy, most frequent").value == 0.5
+    assert score_of(marked, "accuracy, nearest training row").value == 1.0  # the rows are the training rows
+    assert marked.report["notes"] == ["test has no labels: predictions only"] and marked.marks.keys() == {"dev"}
+    answers = [json.loads(line) for line in (tmp_path / "run/predictions-test.jsonl").read_text().splitlines()]
+    assert len(answers) == 6 and {answer["prediction"] for answer in answers} <= {"no", "yes"}
+    assert marked.report["facts"]["texts of dev that are also in training"].startswith("16 exactly")
+
+
+def test_only_so_many_rows_are_scored_and_the_same_ones_each_time(starts, tmp_path):
+    train = write_csv(tmp_path / "train.csv", sentences(16))
+    test = write_csv(tmp_path / "test.csv", [{"id": f"row{i}", **row} for i, row in enumerate(sentences(30, seed=1))])
+    data = TaskData(train=(train,), dev=(test,), test=(test,), score_limit=7)
+    asked = []
+    for name in ("first", "second"):
+        marked = finetune(tiny_run(starts["unimo-2"], "classification", data, "steps=2"), tmp_path / name, say=quiet)
+        assert score_of(marked, "accuracy").n == 7
+        lines = (tmp_path / name / "predictions-test.jsonl").read_text().splitlines()
+        asked.append([json.loads(line)["id"] for line in lines])
+    assert asked[0] == asked[1] and len(set(asked[0])) == 7 and asked[0] != [f"row{i}" for i in range(7)]
+
+
+# ------------------------------------------------------------------------------------------- resume, best, patience
+
+
+@pytest.fixture(scope="module")
+def learning(tmp_path_factory) -> Finetuning:
+    """Twelve steps with dropout, pictures of no use, and a question to the dev split every three."""
+    folder = tmp_path_factory.mktemp("learning")
+    path = write_csv(folder / "rows.csv", sentences(16))
+    start = write_start(folder / "lively", dropout=0.1, attention_dropout=0.1)
+    data = TaskData(train=(path,), dev=(path,))
+    return tiny_run(start, "classification", data, "steps=12", "dev_steps=3", "save_steps=2", "average=0.9")
+
+
+@pytest.fixture(scope="module")
+def calm(learning, tmp_path_factory) -> tuple[Path, Path]:
+    """The run nobody disturbs, which the others are compared with: its folder, its last checkpoint."""
+    out = tmp_path_factory.mktemp("calm") / "run"
+    return out, T.train(Task(learning), out, say=quiet)
+
+
+def stop_in(monkeypatch, *steps):
+    waiting, real = list(steps), T.objectives.step
+
+    def told(model, batch, active):
+        if waiting and batch.step == waiting[0]:
+            waiting.pop(0)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(model, batch, active)
+
+    monkeypatch.setattr(T.objectives, "step", told)
+
+
+@pytest.mark.parametrize("stops", [(1,), (5,), (2, 3, 8)])
+def test_a_run_stopped_anywhere_goes_on_as_if_nothing_had_happened(learning, calm, tmp_path, monkeypatch, stops):
+    calm, last = calm
+    stop_in(monkeypatch, *stops)
+    resume = False
+    while True:
+        try:
+            path = T.train(Task(learning), tmp_path / "run", resume=resume, say=quiet)
+            break
+        except Restart:
+            resume = True
+    assert resume and log_of(tmp_path / "run") == log_of(calm) and bits_of(path) == bits_of(last)
+    assert any("dev" in record for record in log_of(tmp_path / "run"))
+    best = [bits_of(out / "best") for out in (tmp_path / "run", calm)]
+    assert best[0] == best[1]
+    states = [checkpoint.load(out / "best").state for out in (tmp_path / "run", calm)]
+    kept = [(state["step"], state["marks"], state["started"]["loaded"]) for state in states]
+    assert kept[0] == kept[1]
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_from_the_same_weights(learning, calm, tmp_path, monkeypatch):
+    calm, last = calm
+    stop_in(monkeypatch, 0)
+    with pytest.raises(Restart):
+        T.train(Task(learning), tmp_path / "run", say=quiet)
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    path = T.train(Task(learning), tmp_path / "run", resume=True, say=quiet)
+    assert bits_of(path) == bits_of(last) and log_of(tmp_path / "run") == log_of(calm)
+
+
+def test_best_weights_of_steps_that_are_made_again_are_forgotten(learning, tmp_path, monkeypatch):
+    """Later checkpoints were lost with their disk: what was best after them is no more, and can be bettered."""
+    run, marks = override(learning, ["keep=20"]), iter([0.1, 0.9, 0.2, 0.3, 0.05, 0.4, 0.3])
+    monkeypatch.setattr(Task, "_ask", lambda self, model: (next(marks), 1.0))
+    T.train(Task(run), tmp_path / "run", say=quiet)
+    assert checkpoint.load(tmp_path / "run/best").step == 6
+    for path in (tmp_path / "run/checkpoints").iterdir():
+        if int(path.name[5:]) > 4:
+            shutil.rmtree(path)
+    T.train(Task(run), tmp_path / "run", resume=True, say=quiet)
+    assert checkpoint.load(tmp_path / "run/best").state["marks"] == [
+        [3, 0.1, 1.0, 0.25], [6, 0.05, 1.0, 0.5], [9, 0.4, 1.0, 0.75],
+    ]  # fmt: skip
+
+
+def dev_of(run: Path) -> list[tuple[int, float]]:
+    return [(record["step"] + 1, record["dev"]) for record in read_log(run / "log.jsonl") if "dev" in record]
+
+
+def test_a_run_stops_when_patience_is_over_and_answers_with_its_best(learning, tmp_path, monkeypatch):
+    marks = iter([0.5, 0.8, 0.8, 0.1, 0.2, 0.3, 0.9])
+    monkeypatch.setattr(Task, "_ask", lambda self, model: (next(marks), 1.0))
+    run = override(learning, ["steps=100", "dev_steps=2", "patience=3", "patience_from=0"])
+    T.train(Task(run), tmp_path / "run", say=quiet)
+    # Of equals the later is the best.
+    assert dev_of(tmp_path / "run") == [(2, 0.5), (4, 0.8), (6, 0.8), (8, 0.1), (10, 0.2), (12, 0.3)]
+    assert unimo.load(tmp_path / "run").facts["step"] == 6
+    assert checkpoint.load(tmp_path / "run/checkpoints").step == 12
+    T.train(Task(run), tmp_path / "run", resume=True, say=quiet)  # over is over
+    assert checkpoint.load(tmp_path / "run/checkpoints").step == 12
+
+
+@pytest.mark.parametrize(
+    ("changes", "ends"),
+    [
+        (["patience_from=0"], 6),  # two questions after the first
+        (["patience_from=0", "least_steps=9"], 10),
+        (["patience_from=0.5"], 12),  # steps 10 and 12 are in the second half of 20
+        (["patience_from=0.99"], 20),
+    ],
+)
+def test_patience_counts_in_the_last_part_of_the_schedule_and_after_the_least_steps(
+    learning, tmp_path, monkeypatch, changes, ends
+):
+    marks = iter([0.9, *[0.1] * 20])
+    monkeypatch.setattr(Task, "_ask", lambda self, model: (next(marks), 1.0))
+    run = override(learning, ["steps=20", "dev_steps=2", "patience=2", *changes])
+    T.train(Task(run), tmp_path / "run", say=quiet)
+    assert dev_of(tmp_path / "run")[-1][0] == ends
+
+
+def test_a_run_of_minutes_makes_its_least_steps_and_its_rate_falls_over_all_of_them(learning, tmp_path):
+    run = override(learning, ["steps=none", "minutes=0.0001", "least_steps=12"])
+    T.train(Task(run), tmp_path / "run", say=quiet)
+    by_steps = override(learning, ["steps=12"])
+    T.train(Task(by_steps), tmp_path / "steps", say=quiet)
+    rates = [[record["rate"] for record in read_log(tmp_path / name / "log.jsonl")] for name in ("run", "steps")]
+    assert rates[0] == rates[1] and len(rates[0]) == 12
+
+
+def test_marks_know_when_to_ask_and_when_to_give_up():
+    marks = Marks(lambda model: (0.0, 0.0), every=5, patience=2)
+    assert [step for step in range(1, 13) if marks.is_due(step, step == 12)] == [5, 10, 12]
+    assert marks.add(5, float("nan"), float("nan"), 0.1) and not marks.is_due(5, True)
+    assert marks.add(10, 0.1, 2.0, 0.2) and not marks.add(15, 0.1, 2.5, 0.3) and not marks.patience_is_over
+    marks.add(20, 0.05, 1.0, 0.4)
+    assert marks.best is not None and marks.best.step == 10 and marks.patience_is_over
+    again = Marks(lambda model: (0.0, 0.0), every=5, patience=2)
+    again.from_state(json.loads(json.dumps(marks.to_state())))
+    assert again.given == marks.given
+
+
+def test_of_equal_scores_the_lower_dev_loss_is_kept_and_of_equal_losses_the_later():
+    """Matthews is 0 while all answers are one class: there the loss tells whether anything is learnt."""
+    marks = Marks(lambda model: (0.0, 0.0), every=1, patience=2)
+    assert [marks.add(step, 0.0, loss, 0.1 * step) for step, loss in enumerate((0.69, 0.65, 0.66, 0.65), 1)] == [
+        True, True, False, True,
+    ]  # fmt: skip
+    assert not marks.patience_is_over  # a falling loss is hope
+    assert marks.add(5, 0.1, 9.0, 0.5)  # the score goes first
+
+
+def test_the_dev_loss_is_the_training_loss_without_dropout(starts, tmp_path):
+    rows = sentences(16)
+    path = write_csv(tmp_path / "rows.csv", rows)
+    run = tiny_run(starts["unimo-2"], "classification", TaskData(train=(path,), dev=(path,)), "steps=1")
+    work = Task(run)
+    T.train(work, tmp_path / "run", say=quiet)
+    answerer = unimo.load(tmp_path / "run", precision="fp32")
+    said = work.kind.predict(answerer, work.rows("dev"))
+    plain = [-math.log(one.likely[row["label"]]) for one, row in zip(said, rows)]
+    for together in (1, 5, 16):
+        loss = mean_loss(work.kind, answerer, work.rows("dev"), together)
+        assert loss == pytest.approx(sum(plain) / len(plain), rel=1e-5)
+
+
+def test_fresh_poolers_stay_random_and_all_else_is_loaded(starts, tmp_path):
+    path = write_csv(tmp_path / "rows.csv", sentences(16))
+    run = tiny_run(starts["unimo-2"], "classification", TaskData(train=(path,), dev=(path,)), "steps=1")
+    fresh = {}
+    for name, changes in (("kept", []), ("fresh", ["read.fresh_pooler=true"])):
+        T.train(Task(override(run, changes)), tmp_path / name, say=quiet)
+        fresh[name] = checkpoint.load(tmp_path / name / "checkpoints").state["started"]["fresh"]
+    pooler = ["text_pooler.linear.weight", "text_pooler.linear.bias"]
+    assert fresh["fresh"] == [*pooler, *fresh["kept"]] and not set(pooler) & set(fresh["kept"])
+
+
+# ------------------------------------------------------------------------------------------- where it starts from
+
+
+def test_what_is_loaded_and_what_is_fresh_is_told(starts, tmp_path):
+    path = write_csv(tmp_path / "rows.csv", sentences(16))
+    run = tiny_run(starts["unimo-2"], "classification", TaskData(train=(path,), dev=(path,)), "steps=2")
+    said: list[str] = []
+    marked = finetune(run, tmp_path / "first", say=said.append)
+    assert any("fresh: head.output.weight, head.output.bias" in line for line in said)
+    assert marked.report["facts"]["started from"] == starts["unimo-2"]
+    # The same labels: the head comes along. Another task: it does not.
+    settings = load_model(tmp_path / "first")[1].state["settings"]
+    same = build(Task(run).settings.model)
+    assert same.head is None
+    again = prepared(run, str(tmp_path / "first"))
+    assert again.model.head is None
+    model = build(replace(again.model, head=load_model(tmp_path / "first")[0].head.settings))
+    assert not start_without_head(model, tmp_path / "first").missing
+    other = build(replace(again.model, head=replace(model.head.settings, labels=("a", "b"))))
+    assert start_without_head(other, tmp_path / "first").missing == ["head.output.weight", "head.output.bias"]
+    assert settings["kind"] == "classification"
+
+
+def test_random_weights_of_the_same_settings(starts, tmp_path):
+    path = write_csv(tmp_path / "rows.csv", sentences(16))
+    pretrained = tiny_run(starts["unimo-2"], "classification", TaskData(train=(path,), dev=(path,)), "steps=2")
+    fresh = prepared(pretrained, None, like=starts["unimo-2"])
+    assert fresh.start is None and fresh.model == pretrained.model
+    said: list[str] = []
+    marked = finetune(fresh, tmp_path / "run", say=said.append)
+    assert "all weights are random" in said and marked.report["facts"]["started from"] == "random weights"
+    with pytest.raises(UsageError, match="which model"):
+        prepared(Finetuning(), None)
+
+
+def test_known_words_of_the_start_grow_by_those_to_be_written(tmp_path):
+    start = write_start(tmp_path / "start")
+    saved = checkpoint.load(start + "/checkpoints")
+    known = sorted({0, 2, 50264, *range(10, 60)})
+    checkpoint.save(tmp_path / "narrow/checkpoints", 5, saved.tensors, {**saved.state, "known_words": known})
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"text": f"{i}", "target": "zebras graze"} for i in range(8)])
+    run = tiny_run(str(tmp_path / "narrow"), "generation", TaskData(train=(path,), dev=(path,)), "steps=2")
+    finetune(run, tmp_path / "run", say=quiet)
+    words = set(load_model(tmp_path / "run")[0].known_words.tolist())
+    assert words == {*known, *unimo.tokenizer.Tokenizer.default().encode("zebras graze")}
+
+
+# ------------------------------------------------------------------------------------------- bad input
+
+
+def refused(run: Finetuning, out: Path, kind, match: str):
+    with pytest.raises(kind, match=match) as caught:
+        finetune(run, out, say=quiet)
+    assert "where" in caught.value.parts() and caught.value.parts().keys() & {"expected", "do"}
+    assert not (out / "settings.json").exists()
+    return caught.value
+
+
+def test_labels_that_training_did_not_have_are_listed(starts, tmp_path):
+    train = write_csv(tmp_path / "train.csv", sentences(16))
+    dev = write_csv(tmp_path / "dev.csv", [*sentences(4), {"text": "odd", "label": "maybe"}])
+    run = tiny_run(starts["unimo-2"], "classification", TaskData(train=(train,), dev=(dev,)))
+    assert "maybe (1 rows)" in refused(run, tmp_path / "run", DataError, "training did not have").got
+
+
+def test_one_class_is_no_choice(starts, tmp_path):
+    train = write_csv(tmp_path / "train.csv", [{"text": f"film {i}", "label": "yes"} for i in range(8)])
+    refused(tiny_run(starts["unimo-2"], "classification", TaskData(train=(train,))), tmp_path / "run", DataError,
+            "nothing to choose")  # fmt: skip
+
+
+def test_a_premise_in_words_is_refused_where_the_picture_is_the_premise(starts, pictures, tmp_path):
+    folder, _ = pictures
+    rows = [
+        {"image": key, "text": "a wall", "text2": "it is red", "label": str(i % 2)}
+        for i, key in enumerate(keys_of(folder))
+    ]
+    path = write_csv(tmp_path / "rows.csv", rows)
+    data = TaskData(train=(path,), dev=(path,), images=(str(folder),))
+    run = tiny_run(starts["unimo-2"], "classification", data, "read.texts=1")
+    assert "premise" in refused(run, tmp_path / "run", DataError, "another number of texts").do
+
+
+def test_unimo_without_regions_cannot_see(starts, tmp_path):
+    write_pictures(tmp_path / "pictures", 8)
+    data = TaskData(reader="folder", train=(str(tmp_path / "pictures"),))
+    run = tiny_run(starts["unimo"], "classification", data)
+    assert "prepare regions" in refused(run, tmp_path / "run", DataError, "no regions fit").do
+
+
+@pytest.mark.parametrize("member", ["unimo", "unimo-2"])
+def test_the_dev_split_is_asked_in_the_precision_of_training(starts, pictures, tmp_path, member):
+    folder, _ = pictures
+    data = TaskData(reader="folder", train=(str(folder),), dev=(str(folder),))
+    run = override(tiny_run(starts[member], "classification", data), ["precision=bf16", "steps=2", "dev_steps=1"])
+    marked = finetune(run, tmp_path / "run", say=lambda _: None)
+    assert 0 <= score_of(marked, "accuracy").value <= 1
+
+
+def test_rows_without_a_picture_are_named_where_pictures_are_needed(starts, pictures, tmp_path):
+    folder, colours = pictures
+    train = [{"image": k, "text": "what ?", "label": c} for k, c in zip(keys_of(folder), colours)]
+    dev = [{"text": "what ?", "label": "red"}, {"text": "and what ?", "label": "blue"}]
+    data = TaskData(
+        train=(write_jsonl(tmp_path / "train.jsonl", train),),
+        dev=(write_jsonl(tmp_path / "dev.jsonl", dev),),
+        images=(str(folder),),
+    )
+    run = tiny_run(starts["unimo-2"], "classification", data)
+    assert "2 of 2" in refused(run, tmp_path / "run", DataError, "rows without a picture").got
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        (["kind=generation", "write.dialogue=true"], "tables of speakers"),
+        (["adversarial.sides=image"], "only regions can be pushed"),
+        (["steps=none"], "how long"),
+        (["data.train="], "nothing to learn from"),
+        (["metrics=acuracy"], "no such metric"),
+        (["metrics=rouge_l"], "no such metric of classification"),
+        (["metrics=f1", "read.positive=purple"], "no such class to look for"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(starts, tmp_path, changes, match):
+    path = write_csv(tmp_path / "rows.csv", sentences(8))
+    run = override(tiny_run(starts["unimo-2"], "classification", TaskData(train=(path,))), changes)
+    refused(run, tmp_path / "run", UsageError, match)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        (["shards=0"], "out of range"),
+        (["optimiser.layer_decay=2"], "out of range"),
+        (["shards=3"], "equal shards"),
+        (["kind=regression", "adversarial.steps=2", "adversarial.sides=text"], "adversarial training is for"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_at_once(starts, changes, match):
+    with pytest.raises(UsageError, match=match):
+        tiny_run(starts["unimo-2"], "classification", TaskData(), *changes)
+
+
+def test_text_that_is_no_number_and_numbers_that_are_no_text(starts, tmp_path):
+    words = write_csv(tmp_path / "words.csv", [{"text": f"film {i}", "score": "fine"} for i in range(8)])
+    run = tiny_run(starts["unimo-2"], "regression", TaskData(train=(words,)))
+    refused(run, tmp_path / "a", DataError, "no usable row")
+    empty = write_jsonl(tmp_path / "empty.jsonl", [{"text": f"film {i}", "target": ""} for i in range(8)])
+    refused(tiny_run(starts["unimo-2"], "generation", TaskData(train=(empty,))), tmp_path / "b", DataError, "no usable")
+
+
+def test_a_fine_tuned_run_can_be_asked_about_its_other_abilities(starts, tmp_path):
+    """Zero-shot tasks read the same folder: what fine-tuning made the model forget can be measured."""
+    train = write_csv(tmp_path / "train.csv", sentences(16))
+    run = tiny_run(starts["unimo-2"], "classification", TaskData(train=(train,), dev=(train,)), "steps=2")
+    finetune(run, tmp_path / "run", say=quiet)
+    colours = write_pictures(tmp_path / "pairs", 4)
+    lines = [{"image": key, "captions": [f"a {c} wall"]} for key, c in zip(keys_of(tmp_path / "pairs"), colours)]
+    write_jsonl(tmp_path / "pairs/captions.jsonl", lines)
+    data = EvaluationData(pairs=(str(tmp_path / "pairs"),), tasks=("retrieval", "captioning"), captioned=2, shortlist=2)
+    report = evaluate(tmp_path / "run", data=data, out=tmp_path / "zero-shot", precision="fp32", say=quiet)
+    assert {row["task"] for row in report["scores"]} == {"Retrieval", "Captions, greedy"}
+    assert (tmp_path / "run/evaluation.json").read_text() != (tmp_path / "zero-shot/evaluation.json").read_text()

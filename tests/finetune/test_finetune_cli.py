@@ -1,0 +1,242 @@
+"""A user's own files, one command each; predictions for new rows; seeds and grids."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_task import keys_of, quiet, tiny_run, write_csv, write_jsonl, write_pictures, write_start
+from typer.testing import CliRunner
+
+import unimo
+from unimo.cli import app
+from unimo.errors import UnimoError, UsageError
+from unimo.finetune import sweep as S
+from unimo.finetune.job import finetune
+from unimo.finetune.predict import predict
+from unimo.finetune.scoring import Marked, write_predictions
+from unimo.finetune.settings import TaskData
+from unimo.recipes.finetuning import TUNINGS, find_tuning, ours, story
+from unimo.train import loop as T
+
+
+@pytest.fixture(autouse=True)
+def no_benchmark(monkeypatch):
+    monkeypatch.setattr(T, "matmul_rate", lambda *_: 1e9)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> str:
+    return write_start(tmp_path_factory.mktemp("start") / "run")
+
+
+FAST = ("--steps", "6", "--set", "precision=fp32", "--set", "batch=8", "--set", "tensorboard=false")
+
+
+def command(*arguments: object) -> str:
+    done = CliRunner().invoke(app, [str(one) for one in arguments])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def sentences(n: int) -> list[dict]:
+    return [{"text": f"a {('good', 'bad')[i % 2]} film {i}", "label": ("yes", "no")[i % 2]} for i in range(n)]
+
+
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_csv_of_texts_and_labels(start, tmp_path):
+    train, dev = write_csv(tmp_path / "my.csv", sentences(12)), write_csv(tmp_path / "dev.csv", sentences(6))
+    out = tmp_path / "run"
+    said = command("finetune", "classification", "--from", start, "--train", train, "--dev", dev, "--out", out, *FAST)
+    assert "accuracy, nearest training row" in said and (out / "report.html").is_file()
+    assert unimo.load(out).labels == ("no", "yes")
+
+    new = write_csv(tmp_path / "new.csv", [{"id": f"n{i}", "text": f"film {i}"} for i in range(5)])
+    told = command("predict", out, "--data", new, "--out", tmp_path / "new.jsonl")
+    assert "5 predictions for 5 rows" in told
+    assert [row["id"] for row in rows_of(tmp_path / "new.jsonl")] == [f"n{i}" for i in range(5)]
+    with pytest.raises(UsageError, match="the file exists"):
+        command("predict", out, "--data", new, "--out", tmp_path / "new.jsonl")
+
+
+def test_a_folder_of_classes(start, tmp_path):
+    write_pictures(tmp_path / "train", 12)
+    write_pictures(tmp_path / "dev", 4)
+    train = ("--train", tmp_path / "train", "--dev", tmp_path / "dev")
+    command("finetune", "imagenet", "--from", start, *train, "--out", tmp_path / "run", *FAST)
+    assert unimo.load(tmp_path / "run").labels == ("blue", "green", "red", "yellow")
+    assert len(rows_of(tmp_path / "run/predictions-dev.jsonl")) == 4
+
+
+def test_jsonl_of_pictures_questions_and_answers(start, tmp_path):
+    colours = write_pictures(tmp_path / "pictures", 8)
+    rows = [
+        {"image": key, "question": "what colour ?", "answer": colour}
+        for key, colour in zip(keys_of(tmp_path / "pictures"), colours)
+    ]
+    train = write_jsonl(tmp_path / "my.jsonl", rows)
+    dev = write_jsonl(tmp_path / "dev.jsonl", [*rows[:3], {**rows[3], "answer": "mauve"}])
+    paths = ("--train", train, "--dev", dev, "--images", tmp_path / "pictures")
+    command("finetune", "classification", "--from", start, *paths, "--out", tmp_path / "run", *FAST)
+    answers = rows_of(tmp_path / "run/predictions-dev.jsonl")
+    assert len(answers) == 4  # an answer that training did not have is wrong, not left out
+    model = unimo.load(tmp_path / "run")
+    picture = tmp_path / "pictures" / rows[0]["image"]
+    assert model.answer(["what colour ?"], [str(picture)])[0] in colours
+
+
+def test_columns_are_named_where_they_cannot_be_guessed(start, tmp_path):
+    rows = [{"said": row["text"], "mood": row["label"]} for row in sentences(12)]
+    train = write_csv(tmp_path / "my.csv", rows)
+    columns = ("--column", "text=said", "--column", "label=mood")
+    out = tmp_path / "run"
+    command("finetune", "classification", "--from", start, "--train", train, *columns, "--out", out, *FAST)
+    assert unimo.load(out).labels == ("no", "yes")
+    with pytest.raises(UsageError, match="part=column"):
+        command(
+            "finetune",
+            "classification",
+            "--from",
+            start,
+            "--train",
+            train,
+            "--column",
+            "said",
+            "--out",
+            tmp_path / "no",
+        )
+
+
+def test_random_weights_and_misspelt_tasks(start, tmp_path):
+    train = write_csv(tmp_path / "my.csv", sentences(12))
+    random = ("--from", "random", "--like", start)
+    said = command("finetune", "classification", *random, "--train", train, "--out", tmp_path / "run", *FAST)
+    assert "all weights are random" in said
+    with pytest.raises(UsageError, match="did you mean sst2"):
+        command("finetune", "sst", "--from", start, "--train", train)
+    with pytest.raises(UsageError, match="which model"):
+        command("finetune", "sst2", "--from", "random", "--train", train)
+
+
+def test_predictions_need_a_fine_tuned_model_and_count_bad_rows(start, tmp_path):
+    train = write_csv(tmp_path / "my.csv", sentences(12))
+    with pytest.raises(UnimoError, match="not a fine-tuned model"):
+        predict(start, [train], tmp_path / "a.jsonl", say=quiet)
+    run = tiny_run(start, "classification", TaskData(train=(train,)), "steps=2")
+    finetune(run, tmp_path / "run", say=quiet)
+    lines = [json.dumps({"text": f"film {i}", "label": "yes"}) for i in range(199)]
+    (tmp_path / "new.jsonl").write_text("\n".join([*lines, "{broken"]) + "\n")
+    said: list[str] = []
+    scores = predict(tmp_path / "run", [str(tmp_path / "new.jsonl")], tmp_path / "b.jsonl", say=said.append)
+    assert any("199 predictions for 200 rows" in line and "1 bad rows" in line for line in said)
+    assert scores[0]["metric"] == "accuracy" and scores[0]["score"].n == 199
+    assert len(rows_of(tmp_path / "b.jsonl")) == 199
+
+
+def test_a_saved_folder_predicts_like_its_run(start, tmp_path):
+    train = write_csv(tmp_path / "my.csv", sentences(12))
+    finetune(tiny_run(start, "classification", TaskData(train=(train,)), "steps=4"), tmp_path / "run", say=quiet)
+    unimo.load(tmp_path / "run").save_pretrained(tmp_path / "saved")
+    for name in ("run", "saved"):
+        predict(tmp_path / name, [train], tmp_path / f"{name}.jsonl", say=quiet)
+    assert (tmp_path / "run.jsonl").read_bytes() == (tmp_path / "saved.jsonl").read_bytes()
+
+
+def test_a_prediction_too_few_is_noticed(tmp_path, start):
+    train = write_csv(tmp_path / "my.csv", sentences(12))
+    from unimo.finetune.job import Task
+
+    work = Task(tiny_run(start, "classification", TaskData(train=(train,))))
+    work.open(tmp_path, quiet)
+    with pytest.raises(UnimoError, match="not one prediction for each row"):
+        write_predictions(tmp_path / "x.jsonl", work.kind, [], work.splits["train"])
+
+
+# ------------------------------------------------------------------------------------------- seeds and grids
+
+
+def test_every_combination_and_seed_runs_once_and_the_best_on_dev_is_told(start, tmp_path, monkeypatch):
+    train = write_csv(tmp_path / "my.csv", sentences(12))
+    run = tiny_run(start, "classification", TaskData(train=(train,)), "steps=2")
+    made = []
+
+    def made_up(given, folder, *, resume, say, together):
+        made.append(folder.name)
+        folder.mkdir(parents=True)
+        value = given.optimiser.rate * 1000 + given.seed
+        return Marked({}, {"dev": value, "test": -value})
+
+    monkeypatch.setattr(S, "finetune", made_up)
+    grid = ["optimiser.rate=1e-3,2e-3", "batch=4,8"]
+    summary = S.sweep(run, tmp_path / "out", seeds=3, grid=grid, say=quiet)
+    assert len(made) == len(set(made)) == 12 and made[0] == "optimiser.rate=1e-3,batch=4,seed=1"
+    best = summary["best on dev"]
+    assert best["settings"] == ["optimiser.rate=2e-3", "batch=4"]  # of equals the first
+    assert best["dev"]["mean"] == pytest.approx(4.0) and best["dev"]["spread"] == pytest.approx(1.0)
+    assert best["test"]["mean"] == pytest.approx(-4.0) and best["dev"]["each"] == pytest.approx([3.0, 4.0, 5.0])
+    assert json.loads((tmp_path / "out/summary.json").read_text()) == summary
+    again = S.sweep(run, tmp_path / "out", seeds=3, grid=grid, say=quiet)
+    assert again == summary and len(made) == 12  # finished runs are not made again
+    with pytest.raises(UsageError, match="other settings"):  # nor passed off as runs of other settings
+        S.sweep(replace(run, steps=3), tmp_path / "out", seeds=3, grid=grid, say=quiet)
+    with pytest.raises(UsageError, match="grid"):
+        S.sweep(run, tmp_path / "out", grid=["optimiser.rate"], say=quiet)
+
+
+def test_a_sweep_drops_no_option_of_its_command(start, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(S, "finetune", lambda *_, together, **__: asked.append(together) or Marked({}, {}))
+    (tmp_path / "run").mkdir()  # a run would make it
+    train = write_csv(tmp_path / "my.csv", sentences(12))
+    sweep = ("finetune", "classification", "--from", start, "--train", train, "--out", tmp_path / "run", "--seeds", 2)
+    command(*sweep, "--together", 7)
+    assert asked == [7, 7]
+    with pytest.raises(UsageError, match="a sweep gives its runs their seeds"):
+        command(*sweep, "--seed", 5)
+
+
+def test_predictions_into_a_folder_that_is_not_there_are_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(UsageError, match="no such folder"):
+        predict("no model", ["no rows"], tmp_path / "nowhere" / "p.jsonl")
+
+
+def test_two_seeds_with_one_command(start, tmp_path):
+    train = write_csv(tmp_path / "my.csv", sentences(12))
+    out = tmp_path / "run"
+    paths = ("--train", train, "--dev", train, "--out", out)
+    said = command("finetune", "classification", "--from", start, *paths, "--seeds", 2, *FAST)
+    assert "summary.json" in said and {"seed=1", "seed=2"} <= {path.name for path in out.iterdir()}
+    each = json.loads((out / "summary.json").read_text())["runs"][0]["dev"]["each"]
+    assert len(each) == 2
+    seeds = [json.loads((out / f"seed={i}/settings.json").read_text())["seed"] for i in (1, 2)]
+    assert seeds == [1, 2]
+
+
+# ------------------------------------------------------------------------------------------- recipes
+
+
+@pytest.mark.parametrize("name", sorted(TUNINGS))
+def test_every_recipe_can_be_found_and_tells_its_story(name):
+    run = find_tuning(name)
+    assert run.task == name or name in ("classification", "regression", "generation", "retrieval")
+    told = story(name)
+    assert all(word in told for word in ("source", "command", "hardware", "expect")) and f"finetune {name}" in told
+
+
+def test_ours_keeps_the_task_and_changes_how_weights_move(start):
+    released = find_tuning("flickr30k_retrieval")
+    small = ours(released)
+    assert small.rank.loss == "hard" and small.data == released.data and small.optimiser.rate < 1e-4
+    assert small.optimiser.layers == released.optimiser.layers
+    run = tiny_run(start, "classification", TaskData(train=("x",)), "read.hidden=7", "adversarial.steps=2")
+    tiny = ours(run)
+    assert tiny.optimiser.rate == 1.5e-3 and tiny.optimiser.layers == "muon"
+    assert tiny.patience == 3 and tiny.adversarial is None
+    assert tiny.read == replace(run.read, prior=True) and tiny.data == run.data and tiny.model == run.model

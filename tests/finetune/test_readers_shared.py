@@ -1,0 +1,142 @@
+"""Every set of ../shared/data is read whole: as many rows as its manifest says, none bad."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from unimo.finetune.labels import answer_vocabulary, answerable, labels_of
+from unimo.finetune.overlap import split_overlap, text_overlap, texts_of
+from unimo.finetune.split import open_examples
+
+YES_NO = {"0", "1"}
+THREE = {"entailment", "neutral", "contradiction"}
+TEXTS = [  # reader, folder, segments, classes or type of target
+    ("sst2", "text_tasks/sst2", 1, YES_NO),
+    ("cola", "text_tasks/cola", 1, YES_NO),
+    ("mrpc", "text_tasks/mrpc", 2, YES_NO),
+    ("rte", "text_tasks/rte", 2, {"entailment", "not_entailment"}),
+    ("snli", "text_tasks/snli", 2, THREE),
+    ("sick", "text_tasks/sick", 2, THREE),
+    ("stsb", "text_tasks/stsb", 2, float),
+    ("squad_sentences", "text_tasks/squad_qg", 1, str),
+    ("xquad", "text_tasks/xquad_en", 2, str),
+    ("aeslc", "text_tasks/aeslc", 1, str),
+    ("dialogsum", "text_tasks/dialogsum", 1, tuple),
+    ("visual_entailment", "visual_entailment", 1, THREE),
+    ("captions", "flickr8k/captions.jsonl.gz", 0, tuple),
+]
+
+
+@pytest.fixture(scope="module")
+def data(shared):
+    folder = shared / "data"
+    if not (folder / "MANIFEST.json").is_file():
+        pytest.skip("needs ../shared/data with its MANIFEST.json, which this checkout lacks")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def counts(data):
+    return json.loads((data / "MANIFEST.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def indexes(tmp_path_factory):
+    return tmp_path_factory.mktemp("indexes")
+
+
+@pytest.mark.parametrize("reader, folder, segments, target", TEXTS, ids=[row[0] for row in TEXTS])
+def test_text_sets(data, counts, reader, folder, segments, target):
+    files = [name for name in counts if name.startswith(folder) and name.endswith(".jsonl.gz")]
+    assert files
+    for name in files:
+        examples = open_examples(reader, data / name, need_targets=True, max_bad_share=0)
+        assert len(examples) == counts[name]["rows"] and examples.bad == 0, name
+        assert {len(row.texts) for row in examples.rows} == {segments}
+        if isinstance(target, set):
+            assert set(labels_of(examples)) == target, name
+        else:
+            assert all(isinstance(row.target, target) for row in examples.rows)
+
+
+PICTURES = [  # reader, pattern, what the manifest counts, number of classes
+    ("folder", "tiny_imagenet/train-*.tar", "samples", 200),
+    ("folder", "tiny_imagenet/val-*.tar", "samples", 200),
+    ("folder", "tf_flowers/train-*.tar", "samples", 5),
+    ("folder", "tf_flowers/test-*.tar", "samples", 5),
+    ("nlvr", "nlvr/train-*.tar", "samples", 2),
+    ("nlvr", "nlvr/dev-*.tar", "samples", 2),
+    ("nlvr", "nlvr/test-*.tar", "samples", 2),
+    ("pictures", "coco_mini/train-*.tar", "captions", None),
+    ("pictures", "coco_mini/val-*.tar", "captions", None),
+    ("questions", "daquar/train-*.tar", "questions", None),
+    ("questions", "daquar/dev-*.tar", "questions", None),
+    ("questions", "daquar/test-*.tar", "questions", None),
+]
+
+
+@pytest.mark.parametrize("reader, pattern, unit, classes", PICTURES, ids=[row[1] for row in PICTURES])
+def test_picture_sets(data, counts, indexes, reader, pattern, unit, classes):
+    expected = sum(counts[str(path.relative_to(data))][unit] for path in data.glob(pattern))
+    assert expected
+    examples = open_examples(reader, data / pattern, index_dir=indexes, need_targets=True, max_bad_share=0)
+    got = sum(len(row.target) for row in examples.rows) if unit == "captions" else len(examples)
+    assert got == expected and examples.bad == 0
+    assert all(examples.image_item(row.image) >= 0 for row in examples.rows)
+    if classes:
+        assert len(labels_of(examples)) == classes
+
+
+def test_daquar_is_as_its_readme_says(data, indexes):
+    """Its chance level and its ceiling: "2" is right for 4.8 %, and 89.6 % of the answers occur in training.
+
+    The README counts "red, blue" and "blue, red" as two answers; to us a set is a set, which adds a little.
+    """
+    train = open_examples("questions", data / "daquar/train-*.tar", index_dir=indexes)
+    test = open_examples("questions", data / "daquar/test-*.tar", index_dir=indexes)
+    vocabulary = answer_vocabulary(train, least=1)
+    frequencies = dict(json.loads((data / "daquar/train_answers.json").read_text()))
+    assert vocabulary[0] == "2"
+    assert set(vocabulary) == {", ".join(sorted({*answer.lower().split(", ")})) for answer in frequencies}
+    assert sum("2" in row.target for row in test.rows) / len(test) == pytest.approx(0.048, abs=5e-4)
+    assert 0.8955 < answerable(test, vocabulary) < 0.91
+
+
+def test_entailment_about_flickr8k_pictures(data, counts, indexes):
+    for split, tars in (("dev", ["dev-*.tar"]), ("test", ["test-*.tar"]), ("train", ["train-*.tar", "extra-*.tar"])):
+        pictures = [str(data / "flickr8k" / tar) for tar in tars]
+        rows = data / f"visual_entailment/{split}.jsonl.gz"
+        for reader in ("visual_entailment", "snli_ve"):
+            examples = open_examples(reader, rows, images=pictures, index_dir=indexes, max_bad_share=0)
+            assert len(examples) == counts[f"visual_entailment/{split}.jsonl.gz"]["rows"] and examples.bad == 0
+            assert all(len(row.texts) == 1 for row in examples.rows)  # the premise is the picture
+
+
+def test_flickr8k_captions_by_split(data, indexes):
+    path = data / "flickr8k/captions.jsonl.gz"
+    for split, expected in (("dev", 1000), ("test", 900)):
+        tars = data / f"flickr8k/{split}-*.tar"
+        examples = open_examples(
+            "captions", path, only={"split": split}, images=tars, index_dir=indexes, max_bad_share=0
+        )
+        assert len(examples) == expected and sum(len(row.target) for row in examples.rows) == 5 * expected
+    # Of pictures of another split none is there: every row is named, none is quietly kept.
+    with pytest.raises(Exception, match="picture is missing"):
+        open_examples("captions", path, only={"split": "test"}, images=data / "flickr8k/dev-*.tar", index_dir=indexes)
+
+
+def test_known_overlaps_are_found(data):
+    """The README says so: visual_entailment is built of snli rows; xquad passages come from squad_qg's test file."""
+    ours = open_examples("visual_entailment", data / "visual_entailment/dev.jsonl.gz")
+    hypotheses = [
+        (row.id, row.texts[1])
+        for name in ("dev", "test")
+        for row in open_examples("snli", data / f"text_tasks/snli/{name}.jsonl.gz").rows
+    ]
+    assert text_overlap(hypotheses, texts_of(ours)).exact == len(ours)
+    asked = open_examples("squad_sentences", data / "text_tasks/squad_qg/test.jsonl.gz")
+    other = open_examples("squad_sentences", data / "text_tasks/squad_qg/dev.jsonl.gz")
+    (found,) = split_overlap(asked, other)
+    assert found.exact + found.near < len(other) / 10

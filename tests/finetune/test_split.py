@@ -1,0 +1,314 @@
+"""What is wrong with rows is counted and named, what is wrong with a file stops; pictures go by several names."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.corpus import open_corpus
+from unimo.corpus.image_names import PictureKeys
+from unimo.errors import DataError, UsageError
+from unimo.finetune.labels import answer_vocabulary, answerable, labels_of, unseen_labels
+from unimo.finetune.split import READERS, Example, Examples, open_examples
+
+
+def png(i):
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(i).integers(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def folder_of(root, names):
+    for i, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(i))
+    return root
+
+
+def tar_of(path, metas):
+    with tarfile.open(path, "w") as tar:
+        for i, (key, meta) in enumerate(metas.items()):
+            for name, data in ((f"{key}.png", png(i)), (f"{key}.json", json.dumps(meta).encode())):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+# ---- the example
+
+
+def test_example_is_a_value():
+    row = Example("a", ("t",), "k", {"yes": 1.0}, {"group": "g"})
+    assert pickle.loads(pickle.dumps(row)) == row
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        row.id = "b"
+
+
+# ---- policies
+
+
+def test_a_later_row_with_the_same_id_is_bad(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", [{"id": i % 11, "text": f"t{i}", "label": "x"} for i in range(12)])
+    ledger = Ledger(tmp_path / "bad.jsonl")
+    examples = open_examples("jsonl", path, ledger=ledger, max_bad_share=0.2)
+    assert [row.texts[0] for row in examples.rows] == [f"t{i}" for i in range(11)]
+    (entry,) = map(json.loads, (tmp_path / "bad.jsonl").read_text().splitlines())
+    assert entry["what"] == "id appears twice" and entry["key"] == "0"
+    assert "row 12" in entry["where"] and "row 1 " in entry["got"]
+    assert (ledger.offered, ledger.used, ledger.quarantined) == (12, 11, 1) and examples.bad == 1
+    with pytest.raises(DataError, match="too many bad rows") as caught:
+        open_examples("jsonl", path)
+    assert "1 of 12" in caught.value.got and "id appears twice" in caught.value.do
+
+
+def test_targets_in_all_rows_in_none_or_bad_rows(tmp_path):
+    none = jsonl(tmp_path / "test.jsonl", [{"text": f"t{i}", "label": ""} for i in range(3)])
+    examples = open_examples("jsonl", none)
+    assert len(examples) == 3 and not examples.labelled
+    with pytest.raises(DataError, match="no usable row") as caught:
+        open_examples("jsonl", none, need_targets=True)
+    assert caught.value.got == "3 x target is missing"
+    some = jsonl(tmp_path / "train.jsonl", [{"text": f"t{i}", "label": "x" if i else None} for i in range(3)])
+    examples = open_examples("jsonl", some)
+    assert [row.texts[0] for row in examples.rows] == ["t1", "t2"] and examples.bad == 1
+
+
+def test_names_of_readers_options_and_files(tmp_path):
+    path = jsonl(tmp_path / "train.jsonl", [{"text": "t", "label": "x"}])
+    for name, options, do in (
+        ("jsnol", {}, "jsonl"),
+        ("jsonl", {"feilds": {}}, "fields"),
+        ("karpathy", {"splt": "a"}, "split"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            open_examples(name, path, **options)
+        assert caught.value.do == f"did you mean {do}?"
+    with pytest.raises(UsageError, match="no such option"):
+        open_examples("coqa", path, fields={"text": "t"})
+    with pytest.raises(DataError, match="file is missing") as caught:
+        open_examples("jsonl", tmp_path / "trian.jsonl")
+    assert caught.value.do == f"did you mean {tmp_path / 'train.jsonl'}?"
+    with pytest.raises(UsageError, match="no path"):
+        open_examples("jsonl", [])
+    with pytest.raises(UsageError, match="takes other files"):
+        open_examples("lines", [path, path, path])
+
+
+def test_several_files_of_one_split(tmp_path):
+    for i in range(3):
+        jsonl(tmp_path / f"part-{i}.jsonl", [{"text": f"{i} {j}", "label": "x"} for j in range(2)])
+    whole = open_examples("jsonl", tmp_path / "part-*.jsonl")
+    listed = open_examples("jsonl", [tmp_path / f"part-{i}.jsonl" for i in range(3)])
+    assert [row.texts[0] for row in whole.rows] == ["0 0", "0 1", "1 0", "1 1", "2 0", "2 1"]
+    assert list(whole.rows) == list(listed.rows) and whole.fingerprint == listed.fingerprint
+
+
+def test_files_of_one_name_in_two_folders(tmp_path):
+    for folder in ("m", "mm"):
+        (tmp_path / folder).mkdir()
+        jsonl(tmp_path / folder / "dev.jsonl", [{"text": folder, "label": "x"}] * 2)
+    ids = [row.id for row in open_examples("jsonl", tmp_path / "m*" / "dev.jsonl").rows]
+    assert ids == ["m/dev.jsonl:1", "m/dev.jsonl:2", "mm/dev.jsonl:1", "mm/dev.jsonl:2"]
+    assert open_examples("jsonl", tmp_path / "m/dev.jsonl").rows[0].id == "dev.jsonl:1"
+
+
+def test_fingerprint_changes_with_whatever_a_task_would_see(tmp_path):
+    rows = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
+    seen = {
+        open_examples("jsonl", jsonl(tmp_path / "a.jsonl", each)).fingerprint
+        for each in (
+            rows,
+            rows[::-1],
+            rows[:1],
+            [{**rows[0], "text": "c"}, rows[1]],
+            [{**rows[0], "label": "y"}, rows[1]],
+        )
+    }
+    assert len(seen) == 5
+    assert open_examples("jsonl", jsonl(tmp_path / "a.jsonl", rows)).fingerprint in seen
+
+
+def test_every_reader_says_what_it_takes():
+    for name, reader in READERS.items():
+        assert reader.files and 1 <= reader.needed <= len(reader.files), name
+        assert reader.over == "files" or reader.files == ("pictures",), name
+        assert "layout" not in reader.options or name in ("table", "csv", "tsv", "jsonl", "parquet", "pictures")
+
+
+# ---- pictures
+
+
+def test_pictures_beside_a_table_are_found_by_themselves(tmp_path):
+    folder_of(tmp_path, ["img/one.png", "img/two.png", "unused.png"])
+    rows = [
+        {"image": "img/" + "0" * 5000, "question": "q", "answer": "a"},
+        {"image": "img/one.png", "question": "q", "answer": "a"},
+        {"image": "./img/two.png", "question": "q", "answer": "a"},
+        {"image": "img/three.png", "question": "q", "answer": "a"},
+        {"image": "../secret.png", "question": "q", "answer": "a"},
+        {"image": str(tmp_path / "unused.png"), "question": "q", "answer": "a"},
+        {"question": "q", "answer": "a"},
+    ]
+    ledger = Ledger(tmp_path / "bad.jsonl")
+    examples = open_examples("jsonl", jsonl(tmp_path / "a.jsonl", rows), ledger=ledger)
+    assert [row.image for row in examples.rows] == ["img/one.png", "img/two.png"]
+    corpus = examples.images
+    assert corpus.image_bytes(examples.image_item("img/two.png")) == (tmp_path / "img/two.png").read_bytes()
+    whats = [json.loads(line)["what"] for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    assert sorted(whats) == ["image path leaves the folder"] * 2 + [
+        "picture is missing",
+        "picture is missing",
+        "row names no picture",
+    ]
+
+
+def test_pictures_given_apart(tmp_path):
+    shown = folder_of(tmp_path / "pictures", ["val2014/COCO_val2014_000000000007.png"])
+    values = {
+        "data_subtype": "val2014",
+        "questions": [{"image_id": i, "question": "q", "question_id": i} for i in (7, 8)],
+    }
+    (tmp_path / "q.json").write_text(json.dumps(values))
+    examples = open_examples("vqa", tmp_path / "q.json", images=shown)
+    assert [row.image for row in examples.rows] == ["val2014/COCO_val2014_000000000007.png"] and examples.bad == 1
+    opened = open_corpus("images", shown)
+    again = open_examples("vqa", tmp_path / "q.json", images=opened)
+    assert again.images is opened and again.fingerprint == examples.fingerprint
+    without = open_examples("vqa", tmp_path / "q.json")
+    assert len(without) == 2 and without.images is None
+    with pytest.raises(UsageError, match="no pictures were given"):
+        without.image_item(without.rows[0].image)
+    with pytest.raises(DataError, match="no such picture"):
+        examples.image_item("val2014/COCO_val2014_000000000008.png")
+
+
+def test_names_that_mean_one_picture():
+    keys = PictureKeys(["a/x.jpg", "b/x.png", "b/y.jpeg", "000000000009", "3416050480", "dots.in.name.JPG"])
+    for name, key in (
+        ("a/x.jpg", "a/x.jpg"),
+        ("a/x.png", "a/x.jpg"),  # another ending of the same name
+        ("a/x", "a/x.jpg"),
+        ("y", "b/y.jpeg"),
+        ("elsewhere/3416050480.jpg", "3416050480"),  # a key without folders: of a tar, which keeps none
+        ("COCO_train2014_000000000009.jpg", "000000000009"),
+        ("3416050480.jpg", "3416050480"),
+        ("dots.in.name", "dots.in.name.JPG"),
+    ):
+        assert keys.find(name, "here") == key, name
+    for name in ("x", "c/x", "elsewhere/y.jpeg", "dots.in", "dots", "000000000008", ""):  # x: of two pictures
+        with pytest.raises(DataError):
+            keys.find(name, "here")
+
+
+def test_folder_of_classes(tmp_path):
+    root = folder_of(tmp_path / "data", ["cat/1.png", "cat/deep/er/2.png", "dog/1.png", "loose.png"])
+    examples = open_examples("folder", root)
+    assert {row.id: row.target for row in examples.rows} == {
+        "cat/1.png": "cat",
+        "cat/deep/er/2.png": "cat",
+        "dog/1.png": "dog",
+    }
+    assert examples.bad == 1 and labels_of(examples) == {"cat": 2, "dog": 1}
+    flat = folder_of(tmp_path / "flat", ["1.png", "2.png"])
+    with pytest.raises(DataError, match="column is missing") as caught:
+        open_examples("folder", flat)
+    assert "label" in caught.value.expected
+
+
+def test_tars_that_say_what_is_asked(tmp_path):
+    classes = tar_of(
+        tmp_path / "c.tar", {"k1": {"label": 3, "label_name": "sunflower"}, "k2": {"label": 4, "label_name": "rose"}}
+    )
+    assert labels_of(open_examples("folder", classes)) == {"rose": 1, "sunflower": 1}
+    assert labels_of(open_examples("folder", classes, fields={"label": "label"})) == {"3": 1, "4": 1}
+    said = tar_of(
+        tmp_path / "n.tar", {"k1": {"sentence": "there is", "label": True}, "k2": {"sentence": "no", "label": False}}
+    )
+    assert [(row.texts, row.image, row.target) for row in open_examples("nlvr", said).rows] == [
+        (("there is",), "k1", "true"),
+        (("no",), "k2", "false"),
+    ]
+    asked = {"question": "how many?", "answers": ["two", "Chairs", "a bed", "two", "lamp"], "id": "q1"}
+    metas = {"k1": {"qas": [asked, {**asked, "id": "q2", "question": 5}]}, "k2": {"qas": []}, "k3": {"qas": "x"}}
+    examples = open_examples("questions", tar_of(tmp_path / "q.tar", metas))
+    (row,) = examples.rows
+    assert (row.id, row.image, row.target) == ("q1", "k1", {"a bed, chairs, lamp, two": 1.0})
+    assert row.extra["answer_set"] == ("two", "Chairs", "a bed", "two", "lamp")
+    (row,) = open_examples("questions", tmp_path / "q.tar", several="any").rows
+    assert row.target == {"two": 1.0, "chairs": 1.0, "a bed": 1.0, "lamp": 1.0}
+    assert examples.bad == 2 and examples.notes["left out: picture without qas"] == 1
+    captions = tar_of(tmp_path / "p.tar", {"k1": {"captions": ["one", "two"]}})
+    assert open_examples("pictures", captions).rows[0].target == ("one", "two")
+    with pytest.raises(UsageError, match="stand in their pictures"):
+        open_examples("pictures", captions, images=captions)
+
+
+# ---- labels and answers
+
+
+def rows(*targets):
+    return Examples("made", [Example(str(i), ("t",), None, target) for i, target in enumerate(targets)])
+
+
+def test_labels_are_counted_in_order():
+    assert list(labels_of(rows("b", "a", None, "b")).items()) == [("a", 1), ("b", 2)]
+    assert list(labels_of(rows(*["10", "9", "1", "-1", "9"]))) == ["-1", "1", "9", "10"]
+    with pytest.raises(UsageError, match="no class"):
+        labels_of(rows("a", 1.5))
+
+
+def test_labels_unseen_in_training():
+    test = rows("a", "c", "b", "c", None)
+    with pytest.raises(DataError) as caught:
+        unseen_labels(test, labels_of(rows("a", "b")))
+    assert caught.value.got == "c (2 rows)" and caught.value.expected == "a, b"
+    assert unseen_labels(test, ["a", "b"], policy="wrong") == {"c": 2}
+    assert unseen_labels(test, ["a", "b", "c", "d"]) == {}
+
+
+def test_vocabulary_of_answers():
+    asked = [("yes", 9), ("no", 12), ("red", 9), ("rare", 8)]
+    train = [
+        Example(f"{answer}{i}", ("q",), "k", {answer: 1.0, "noise": 0.3}, {"answer": answer})
+        for answer, n in asked
+        for i in range(n)
+    ]
+    assert answer_vocabulary(train) == ["no", "red", "yes"]  # "noise" is never the most frequent answer of a question
+    assert answer_vocabulary(train, least=1, most=2) == ["no", "red"]
+    assert answer_vocabulary([Example("a", (), "k", {"x": 1.0, "y": 1.0})], least=1) == ["x", "y"]
+    with pytest.raises(DataError, match="frequent enough") as caught:
+        answer_vocabulary(train, least=13)
+    assert "12 times" in caught.value.got
+    test = rows({"no": 1.0, "x": 0.3}, {"x": 1.0}, None, {"red": 0.6})
+    assert answerable(test, ["no", "red"]) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("reader, split", [("scenes_qa", "qa"), ("scenes_entailment", "entailment")])
+def test_the_made_world(tmp_path, reader, split):
+    from unimo.synthetic.dataset import write_world
+
+    write_world(tmp_path / "w", pairs=20, images=0, texts=0, heldout=5, compositional=0, classes=0)
+    path = tmp_path / "w" / split / "train.jsonl"
+    examples = open_examples(reader, path, images=tmp_path / "w/pairs", need_targets=True)
+    assert len(examples) == len(path.read_text().splitlines()) and examples.bad == 0
+    asked = [json.loads(line) for line in path.read_text().splitlines()]
+    for row, line in zip(examples.rows, asked):
+        assert row.image == line["image"] and row.texts == (line.get("question") or line["sentence"],)
+        assert row.target == ({line["answer"]: 1.0} if split == "qa" else line["label"])
+        assert examples.images.keys[examples.image_item(row.image)] == row.image

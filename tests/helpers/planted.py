@@ -1,0 +1,82 @@
+"""A tiny random model, and a model whose answers are known in advance."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from unimo.inference import Answerer, EncodedImages, EncodedTexts
+from unimo.model.build import ModelSettings, build
+from unimo.tokenizer import Tokenizer
+
+
+def random_answerer(batch: int = 64, **changes) -> Answerer:
+    """One layer per tower, random weights, full precision."""
+    torch.manual_seed(0)
+    sizes = {
+        "width": 32,
+        "heads": 2,
+        "image_depth": 1,
+        "text_depth": 1,
+        "grounded_depth": 1,
+        "image_size": 32,
+    }
+    settings = ModelSettings("tiny", **{**sizes, "patch": 8, "positions": 66, "dictionary": 32, "chosen": 4, **changes})
+    model = build(settings)
+    with torch.no_grad():  # as wide apart as trained embeddings are
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(8)
+    return Answerer(model, precision="fp32", batch=batch)
+
+
+class Planted:
+    """Embeddings and matches as a test wants them: by the red value of a picture, by the text itself.
+
+    pictures: red -> vector; texts: text -> vector; true: the (red, text) pairs that match.
+    """
+
+    def __init__(self, pictures: dict[int, list[float]], texts: dict[str, list[float]], true: set[tuple[int, str]]):
+        self.tokenizer, self.facts, self.sees_regions = Tokenizer.default(), {}, False
+        self.pictures, self.known, self.true, self.matched = pictures, texts, true, 0
+
+    def encode_images(self, pictures) -> EncodedImages:
+        reds = [Image.open(io.BytesIO(data)).convert("RGB").getpixel((0, 0))[0] for data in pictures]
+        embedding = torch.tensor([self.pictures[red] for red in reds], dtype=torch.float32)
+        return EncodedImages(torch.tensor(reds)[:, None, None], embedding, None)
+
+    def encode_texts(self, texts) -> EncodedTexts:
+        embedding = torch.tensor([self.known[text] for text in texts], dtype=torch.float32)
+        return EncodedTexts(list(texts), torch.zeros(0), embedding, None)
+
+    def match(self, images, texts, pairs) -> np.ndarray:
+        self.matched += len(pairs)
+        return np.array(
+            [float((int(images.hidden[i, 0, 0]), texts.texts[t]) in self.true) for i, t in pairs], np.float32
+        )
+
+    def class_embeddings(self, names, prompts) -> torch.Tensor:
+        return torch.tensor([self.known[name] for name in names], dtype=torch.float32)
+
+    def caption(self, pictures, *, longest) -> list[str]:
+        return [f"a picture of {int(red)}" for red in pictures.hidden[:, 0, 0]]
+
+
+def write_pairs(folder: Path, captions: list[list[str]]) -> tuple[str]:
+    """Plain pictures whose red value is their number, with captions, as a folder and a .jsonl."""
+    folder.mkdir(parents=True)
+    lines = []
+    for red, texts in enumerate(captions):
+        Image.new("RGB", (16, 16), (red, 100, 100)).save(folder / f"{red:03d}.png")
+        lines.append(json.dumps({"image": f"{red:03d}.png", "captions": texts}))
+    (folder / "pairs.jsonl").write_text("\n".join(lines) + "\n")
+    return (str(folder),)
+
+
+tools = SimpleNamespace(Planted=Planted, write_pairs=write_pairs, random_answerer=random_answerer)

@@ -1,0 +1,227 @@
+"""Searches give what the plain formulas give, whatever their blocks; sentences are the whole document."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from unimo.nearest import (
+    Bags,
+    Postings,
+    bags,
+    bm25,
+    colours_and_edges,
+    cosines,
+    document_frequency,
+    nearest,
+    overlaps,
+    sentences,
+    tf_idf,
+    top_k,
+    word_numbers,
+    words,
+)
+
+TEXTS = [
+    "A dog runs on the beach.",
+    "Two dogs run on the grass!",
+    "The beach is long, the beach is white.",
+    "Nothing here",
+    "",
+    "A dog runs on the beach.",
+]
+QUERY = "the dog is on the beach, a dog"
+
+
+def split(text: str) -> list[str]:
+    return [text[begin:end].strip() for begin, end in sentences(text)]
+
+
+# ---- sentences
+
+
+def test_sentences_end_at_stops_before_capitals_but_not_behind_abbreviations():
+    text = 'Dr. Smith met J. R. Jones at 5 p.m. yesterday. "Why?" he asked. He left! See fig. 3… It was over.\nNew line'
+    assert split(text) == [
+        "Dr. Smith met J. R. Jones at 5 p.m. yesterday.",
+        '"Why?" he asked.',
+        "He left!",
+        "See fig. 3…",
+        "It was over.",
+        "New line",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", " ", "one", " One. Two. \n\n Three.\t", "a.b", "!?. \n", "É. Été. Ça."])
+def test_sentences_are_the_whole_text(text):
+    cuts = sentences(text)
+    assert "".join(text[begin:end] for begin, end in cuts) == text
+    assert all(begin < end for begin, end in cuts)
+
+
+def test_hard_line_breaks_are_no_ends():
+    lines = ["It was a dark and stormy night and the rain", "fell in torrents. Then it stopped."] * 6
+    assert (
+        split("\n".join(lines))
+        == ["It was a dark and stormy night and the rain\nfell in torrents.", "Then it stopped."] * 6
+    )
+    assert split("\n\n".join(lines))[:2] == [lines[0], "fell in torrents."]
+
+
+def test_words_are_lower_case_without_punctuation():
+    assert words("A dog's ball, don’t_you (3.5)") == ["a", "dog's", "ball", "don’t", "you", "3", "5"]
+
+
+# ---- sparse rows
+
+
+def corpus() -> tuple[Bags, np.ndarray, dict[str, int]]:
+    numbers: dict[str, int] = {}
+    rows = bags(word_numbers(map(words, TEXTS), numbers, grow=True))
+    return rows, document_frequency(rows, len(numbers)), numbers
+
+
+def test_bags_count_and_are_sorted():
+    rows = bags([[3, 1, 3], [], [2]])
+    assert rows.terms.tolist() == [1, 3, 2]
+    assert rows.values.tolist() == [1, 2, 1]
+    assert rows.offsets.tolist() == [0, 2, 2, 3]
+    assert len(bags([])) == 0
+    picked = rows.pick(np.array([2, 0, 1, 2]))
+    assert picked.terms.tolist() == [2, 1, 3, 2] and picked.offsets.tolist() == [0, 1, 3, 3, 4]
+
+
+def plain_bm25(query: str, text: str, k1: float = 1.2, b: float = 0.75) -> float:
+    """The formula of the textbook, word by word."""
+    documents = [words(one) for one in TEXTS]
+    mean = sum(map(len, documents)) / len(documents)
+    score = 0.0
+    for word in words(query):
+        frequency = sum(word in document for document in documents)
+        count, length = words(text).count(word), len(words(text))
+        idf = math.log(1 + (len(documents) - frequency + 0.5) / (frequency + 0.5))
+        score += idf * count * (k1 + 1) / (count + k1 * (1 - b + b * length / mean))
+    return score
+
+
+def plain_tf_idf(query: str, text: str) -> float:
+    documents = [words(one) for one in TEXTS]
+    known = sorted({word for document in documents for word in document})
+
+    def vector(some: list[str]) -> np.ndarray:
+        idf = [math.log((1 + len(documents)) / (1 + sum(w in d for d in documents))) + 1 for w in known]
+        return np.array([(1 + math.log(some.count(w))) * f if w in some else 0.0 for w, f in zip(known, idf)])
+
+    a, b = vector(words(query)), vector(words(text))
+    return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12))
+
+
+@pytest.mark.parametrize("block", [1, 2, 4, 100])
+@pytest.mark.parametrize("weighting", ["bm25", "tfidf"])
+def test_search_gives_the_plain_formula_in_order(weighting, block):
+    rows, frequency, numbers = corpus()
+    query = bags(word_numbers([words(QUERY)], numbers))
+    if weighting == "tfidf":
+        query = tf_idf(query, frequency, len(rows))
+    weighed = bm25(rows, frequency) if weighting == "bm25" else tf_idf(rows, frequency, len(rows))
+    found, scores = Postings(weighed, block=block).search(*query.row(0), 10)
+    plain = plain_bm25 if weighting == "bm25" else plain_tf_idf
+    expected = [plain(QUERY, text) for text in TEXTS]
+    assert found.tolist() == [i for i in sorted(range(6), key=lambda i: (-round(expected[i], 5), i)) if expected[i] > 0]
+    np.testing.assert_allclose(scores, [expected[i] for i in found], rtol=1e-5)
+    assert found.tolist().index(0) + 1 == found.tolist().index(5)  # the same text twice: the earlier one first
+
+
+def test_search_excludes_and_has_a_floor():
+    rows, frequency, numbers = corpus()
+    query = bags(word_numbers([words("dog")], numbers))
+    index = Postings(bm25(rows, frequency), block=2)
+    assert index.search(*query.row(0), 10)[0].tolist() == [0, 5]
+    assert index.search(*query.row(0), 10, exclude=[0])[0].tolist() == [5]
+    assert index.search(*query.row(0), 1)[0].tolist() == [0]
+    assert index.search(*query.row(0), 0)[0].tolist() == []
+    assert index.search(*query.row(0), 10, least=100.0)[0].tolist() == []
+    unknown = bags(word_numbers([words("zebra")], numbers))
+    assert index.search(*unknown.row(0), 10)[0].tolist() == []
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 1000])
+def test_sparse_search_equals_brute_force(block):
+    rng = np.random.default_rng(0)
+    rows = bags([rng.integers(0, 12, rng.integers(0, 9)) for _ in range(200)])
+    queries = bags([rng.integers(0, 12, rng.integers(0, 5)) for _ in range(20)])
+    table = np.zeros((200, 12))
+    table[rows.owners(), rows.terms] = rows.values
+    index = Postings(rows, block=block)
+    for i in range(20):
+        terms, values = queries.row(i)
+        expected = table[:, terms] @ values
+        order = [j for j in np.lexsort((np.arange(200), -expected)) if expected[j] > 0][:15]
+        found, scores = index.search(terms, values, 15)
+        assert found.tolist() == order
+        np.testing.assert_array_equal(scores, expected[order])
+
+
+# ---- dense rows
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 300])
+def test_dense_search_equals_brute_force_from_a_mapped_file(block, tmp_path):
+    rng = np.random.default_rng(1)
+    table = rng.integers(-2, 3, (300, 4)).astype(np.float32)  # small integers: many exact ties
+    np.save(tmp_path / "table.npy", table)
+    mapped = np.load(tmp_path / "table.npy", mmap_mode="r")
+    queries = rng.normal(size=(9, 4)).astype(np.float32)
+    excluded = [rng.integers(0, 300, 30) for _ in range(9)]
+    found = nearest(queries, (mapped[i : i + block] for i in range(0, 300, block)), 20, exclude=excluded, least=0.0)
+    for query, (numbers, scores), gone in zip(queries, found, excluded):
+        expected = (table.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
+        expected[gone] = -np.inf
+        order = [j for j in np.lexsort((np.arange(300), -expected)) if expected[j] > 0][:20]
+        assert numbers.tolist() == order
+        np.testing.assert_array_equal(scores, expected[order])
+
+
+def test_fewer_rows_than_wanted():
+    ((numbers, scores),) = nearest(np.ones((1, 2)), [np.eye(2)], 100)
+    assert numbers.tolist() == [0, 1] and scores.tolist() == [1, 1]
+    ((numbers, _),) = nearest(np.ones((1, 2)), [np.eye(2)[:1]], 100, exclude=[[0]])
+    assert numbers.tolist() == []  # a collection of one picture, and that is the pair's own
+
+
+def test_ties_go_to_the_earlier():
+    assert top_k(np.array([1.0, 2, 2, 1, 2, 0]), 4).tolist() == [1, 2, 4, 0]
+    assert top_k(np.array([1.0, 1, 1]), 2).tolist() == [0, 1]
+
+
+# ---- pictures
+
+
+def test_overlap_is_the_jaccard_of_multisets():
+    dog, cat, car = 0, 1, 5
+    pictures = bags([[dog, cat], [dog, dog], [car], [], [dog, dog, cat, cat]])
+    query = bags([[dog, dog], []])
+    np.testing.assert_allclose(overlaps(pictures, np.arange(5), query, 0), [1 / 3, 1, 0, 0, 1 / 2])
+    np.testing.assert_allclose(overlaps(pictures, np.array([4, 1]), query, 0), [1 / 2, 1])
+    assert overlaps(pictures, np.arange(5), query, 1).tolist() == [0] * 5
+
+
+def test_cosines_of_objects_are_products_of_rows():
+    pictures = bags([[0, 1], [0, 0], [5], []])
+    frequency = document_frequency(pictures, 6)
+    weighed = tf_idf(pictures, frequency, 4)
+    np.testing.assert_allclose(cosines(weighed, np.arange(4), weighed, 1), [weighed.row(0)[1][0], 1, 0, 0], rtol=1e-6)
+
+
+def test_colours_and_edges_tell_pictures_apart():
+    red, stripes = np.zeros((2, 16, 16, 3), np.uint8)
+    red[..., 0] = 255
+    stripes[::4] = 255
+    vectors = [colours_and_edges(one) for one in (red, stripes, stripes.swapaxes(0, 1), np.zeros_like(red))]
+    assert vectors[0].shape == (16 * 11,)
+    np.testing.assert_allclose([np.linalg.norm(v) for v in vectors], 1, rtol=1e-6)
+    brighter = np.clip(red.astype(int) + 20, 0, 255).astype(np.uint8)
+    assert colours_and_edges(brighter) @ vectors[0] > 0.9 > vectors[0] @ vectors[3]
+    assert vectors[1] @ vectors[2] < 0.9

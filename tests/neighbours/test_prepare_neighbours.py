@@ -1,0 +1,464 @@
+"""Neighbours are the same however often the work was killed, never the pair itself, and refuse other data."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import pickle
+import re
+import signal
+import sys
+import tarfile
+from html.parser import HTMLParser
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dying import Countdown, ended, fork
+from PIL import Image
+from tiny_unimo2 import lively_model
+
+from unimo.cluster import on_ray
+from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.corpus import Corpus, open_corpus
+from unimo.errors import DataError, ResourceError, UsageError
+from unimo.inference import Answerer
+from unimo.nearest import words
+from unimo.neighbours import image_vectors
+from unimo.neighbours import images as neighbour_pictures
+from unimo.neighbours import store as reading
+from unimo.neighbours.judging import auc, caption_neighbour_precision
+from unimo.neighbours.page import show
+from unimo.neighbours.prepare import NeighbourSettings, neighbours, prepare_neighbours
+from unimo.neighbours.sentences import captions_of, token_spans
+from unimo.neighbours.store import Neighbours
+from unimo.tokenizer import Tokenizer
+
+TOKENIZER = Tokenizer.default()
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (20, 40, 230)}
+DOCUMENTS = [
+    "The red ball lies on the floor. Nobody sees the red ball! It is late.\n\nA green tree stands in the garden.",
+    "A red ball on a table. The blue sea is deep, and the sea is cold. Fish swim in the blue water.",
+    "The stock market fell sharply on Monday morning. Prices of oil went up again last week.",
+    "A green tree stands in the garden. Old men sit below the green tree all day long.",
+]
+FEW = NeighbourSettings(images=3, sentences=3)
+
+
+def picture(colour: str, number: int) -> bytes:
+    stream = io.BytesIO()
+    noise = np.random.default_rng(number).integers(0, 20, (12, 12, 3))
+    Image.fromarray((np.array(COLOURS[colour]) + noise).astype(np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def write_pairs(path: Path, rows: list[tuple[str, bytes, list[str]]]) -> None:
+    members = [
+        (f"{key}.{end}", data)
+        for key, image, captions in rows
+        for end, data in (("png", image), ("json", json.dumps({"captions": captions}).encode()))
+    ]
+    write_tar(path, members)
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory) -> tuple[Corpus, Corpus, Corpus]:
+    """Six pairs in two shards, nine pictures (the first is that of the first pair), four documents."""
+    folder = tmp_path_factory.mktemp("corpora")
+    captions = {
+        "red": ["a red ball on a table", "The ball is red."],
+        "green": ["a green tree"],
+        "blue": ["fish in the blue sea"],
+    }
+    for shard in range(2):
+        rows = [(f"{shard}{colour}", picture(colour, shard), captions[colour]) for colour in COLOURS]
+        write_pairs(folder / f"pairs-{shard}.tar", rows)
+    others = [(f"{n}{colour}.png", picture(colour, 10 * n)) for n in range(3) for colour in COLOURS]
+    write_tar(folder / "images.tar", others)
+    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS))
+    names = {"pairs": "pairs-*.tar", "images": "images.tar", "texts": "texts.jsonl"}
+    opened = [open_corpus(kind, folder / name, tokenizer=TOKENIZER) for kind, name in names.items()]  # type: ignore[arg-type]
+    return opened[0], opened[1], opened[2]
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(image_vectors, "_AT_ONCE", 4)
+    monkeypatch.setattr(neighbour_pictures, "_QUERIES_AT_ONCE", 2)
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+quietly = functools.partial(prepare_neighbours, settings=FEW, say=lambda line: None)
+
+
+def sentence_texts(near: Neighbours, i: int) -> list[str]:
+    return [TOKENIZER.decode(near.tokens(int(number))) for number in near.sentences(i)]
+
+
+# ---- what is found
+
+
+def test_neighbours_are_alike_and_never_the_pair_itself(corpora, tmp_path):
+    pairs, images, texts = corpora
+    done = quietly(pairs, images, texts, tmp_path)
+    assert done["pairs"] == 6 and done["computed"] == 2
+    near = Neighbours.open(tmp_path, pairs, images, texts)
+    for i, key in enumerate(pairs.keys):
+        alike = [images.keys[int(other)] for other in near.images(i)]
+        own = {"0": "0"}.get(key[0])  # picture 0 of a colour is the very picture of the first shard's pair
+        assert len(alike) == (2 if own else 3) or alike[2][1:] != key[1:]
+        assert all(name[1:] == key[1:] for name in alike[: 2 if own else 3])
+        assert not own or f"0{key[1:]}" not in alike
+    about_the_ball = {" Nobody sees the red ball!", "The red ball lies on the floor."}
+    assert about_the_ball < set(sentence_texts(near, 0))
+    assert sentence_texts(near, 1)[0].strip() == "A green tree stands in the garden."
+    about_the_sea = {" The blue sea is deep, and the sea is cold.", " Fish swim in the blue water."}
+    assert about_the_sea == set(sentence_texts(near, 2)[:2])
+
+
+def test_the_caption_itself_and_repeated_sentences_are_left_out(corpora, tmp_path):
+    pairs, _, texts = corpora
+    quietly(pairs, None, texts, tmp_path, settings=NeighbourSettings(sentences=100, fewest_words=1))
+    near = Neighbours.open(tmp_path, pairs, texts=texts)
+    for i in range(len(pairs)):
+        found = [" ".join(words(text)) for text in sentence_texts(near, i)]
+        assert len(set(found)) == len(found) > 0
+        assert not set(found) & {" ".join(words(text)) for text in captions_of(pairs, i)}
+    assert "a green tree stands in the garden" in [" ".join(words(text)) for text in sentence_texts(near, 1)]
+
+
+def test_objects_choose_among_the_visually_similar(corpora, tmp_path):
+    pairs, images, _ = corpora
+    ours = [np.array([0, 0]), np.array([1]), np.zeros(0, int)] * 2
+    theirs = [np.array([0, 0]), np.array([0, 1]), np.array([7])] * 3
+    quietly(pairs, images, None, tmp_path, labels=(ours, theirs))
+    near = Neighbours.open(tmp_path, pairs, images)
+    assert set(near.images(0).tolist()) <= {0, 3, 6, 1, 4, 7} and {3, 6} <= set(near.images(0).tolist())
+    assert set(near.images(1).tolist()) == {4, 7}  # item 1 is the pair's own picture
+    assert near.images(2).tolist() == []  # nothing was detected on it
+    settings = NeighbourSettings(images=3, overlap="tfidf")
+    quietly(pairs, images, None, tmp_path, labels=(ours, theirs), settings=settings)
+    assert set(Neighbours.open(tmp_path, pairs, images).images(1).tolist()) == {4, 7}
+    with pytest.raises(UsageError, match="labels of other images"):
+        quietly(pairs, images, None, tmp_path, labels=(ours, theirs[:-1]))
+
+
+def test_a_model_ranks_sentences_and_sees_pictures(corpora, tmp_path):
+    pairs, images, texts = corpora
+    model = Answerer(lively_model(vocabulary=Tokenizer.vocab_size), precision="fp32")
+    quietly(pairs, images, texts, tmp_path, model=model)
+    near = Neighbours.open(tmp_path, pairs, images, texts)
+    caption = model.embed_text(captions_of(pairs, 1))[0]
+    found = model.embed_text([near.tokens(int(number)) for number in near.sentences(1)]) @ caption
+    assert len(found) == 3 and (np.diff(found) <= 1e-6).all()
+    own = model.embed_image([pairs.image_bytes(1)])[0]
+    cosines = model.embed_image([images.image_bytes(i) for i in range(9)]) @ own
+    best = [i for i in np.argsort(-cosines) if images.image_bytes(i) != pairs.image_bytes(1)][:3]
+    assert near.images(1).tolist() == best
+
+
+# ---- chance
+
+
+def test_samples_are_a_function_of_the_generator(corpora, tmp_path):
+    pairs, images, texts = corpora
+    quietly(pairs, images, texts, tmp_path)
+    near = Neighbours.open(tmp_path, pairs, images, texts)
+    one, other = (np.random.default_rng(3) for _ in range(2))
+    drawn = [(near.sample_image(4, one), near.sample_sentence(4, one).tolist()) for _ in range(20)]
+    assert drawn == [(near.sample_image(4, other), near.sample_sentence(4, other).tolist()) for _ in range(20)]
+    assert {image for image, _ in drawn} == set(near.images(4).tolist())
+    with pytest.raises(IndexError):
+        near.images(6)
+
+
+# ---- killed and started again
+
+
+def test_stopped_at_any_write_it_goes_on_to_the_same_bytes(corpora, tmp_path, monkeypatch):
+    quietly(*corpora, tmp_path / "whole")
+    expected = bytes_of(tmp_path / "whole")
+    assert sorted(expected) == ["00000.safetensors", "00001.safetensors", "sentences.safetensors"]
+    original, stops = image_vectors.write_atomic, 0
+    for stop in range(100):
+        left = iter(range(stop))
+
+        def write(path, data, left=left):
+            if next(left, None) is None:
+                raise ResourceError("stopped here")
+            original(path, data)
+
+        monkeypatch.setattr(image_vectors, "write_atomic", write)
+        monkeypatch.setattr(reading, "write_atomic", write)
+        try:
+            quietly(*corpora, tmp_path / str(stop))
+        except ResourceError:
+            stops += 1
+        else:
+            break
+        finally:
+            monkeypatch.undo()
+            small_blocks_again(monkeypatch)
+        quietly(*corpora, tmp_path / str(stop))
+        assert bytes_of(tmp_path / str(stop)) == expected
+    assert stops == 13  # 2 + 3 blocks of vectors with their hashes, 2 parts and the sentences
+
+
+def small_blocks_again(monkeypatch) -> None:
+    monkeypatch.setattr(image_vectors, "_AT_ONCE", 4)
+    monkeypatch.setattr(neighbour_pictures, "_QUERIES_AT_ONCE", 2)
+
+
+def test_killed_again_and_again_it_leaves_the_same_bytes(corpora, tmp_path):
+    """The first dies at its fifth event, the next at its tenth, and so on until one lives."""
+    quietly(*corpora, tmp_path / "whole")
+    for at in count(5, 5):
+        code = ended(fork(lambda: (Countdown(at), quietly(*corpora, tmp_path / "killed"))))  # noqa: B023
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+    assert at > 20
+    quietly(*corpora, tmp_path / "killed")
+    assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
+
+
+def test_what_is_there_is_kept_and_what_is_damaged_is_made_again(corpora, tmp_path):
+    quietly(*corpora, tmp_path)
+    expected = bytes_of(tmp_path)
+    assert quietly(*corpora, tmp_path)["computed"] == 0
+    part = tmp_path / "00001.safetensors"
+    part.write_bytes(part.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(DataError, match="cannot use this file of neighbours"):
+        Neighbours.open(tmp_path, *corpora)
+    assert quietly(*corpora, tmp_path)["computed"] == 1
+    assert bytes_of(tmp_path) == expected
+    assert quietly(*corpora, tmp_path, settings=NeighbourSettings(images=2, sentences=3))["computed"] == 2
+
+
+# ---- what does not fit
+
+
+def test_other_data_is_refused(corpora, tmp_path):
+    pairs, images, texts = corpora
+    quietly(*corpora, tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "t.txt").write_text("Some other text stands here.")
+    other = open_corpus("texts", tmp_path / "other", tokenizer=TOKENIZER)
+    for wrong, what in [((pairs, images, other), "texts"), ((pairs, None, texts), "images")]:
+        with pytest.raises(DataError, match=f"neighbours belong to other {what}"):
+            Neighbours.open(tmp_path, *wrong)
+    old = (tmp_path / "00000.safetensors").read_bytes()
+    quietly(*corpora, tmp_path, settings=NeighbourSettings(images=3, sentences=3, fewest_words=6))
+    (tmp_path / "00000.safetensors").write_bytes(old)  # as if killed between the parts of other settings
+    with pytest.raises(DataError, match="different settings"):
+        Neighbours.open(tmp_path, *corpora)
+    (tmp_path / "00001.safetensors").unlink()
+    with pytest.raises(DataError, match="incomplete"):
+        Neighbours.open(tmp_path, *corpora)
+
+
+@pytest.mark.parametrize("absent", ["images", "texts"])
+def test_one_side_may_be_absent(corpora, tmp_path, absent):
+    pairs, images, texts = corpora
+    sides = {"images": images, "texts": texts, absent: None}
+    quietly(pairs, sides["images"], sides["texts"], tmp_path)
+    near = Neighbours.open(tmp_path, pairs, sides["images"], sides["texts"])
+    rng = np.random.default_rng(0)
+    drawn = {"images": near.sample_image(1, rng), "texts": near.sample_sentence(1, rng)}
+    assert drawn.pop(absent) is None and all(value is not None for value in drawn.values())
+
+
+def test_nothing_to_search_in(corpora, tmp_path):
+    with pytest.raises(UsageError, match="nothing to search in"):
+        quietly(corpora[0], None, None, tmp_path)
+    with pytest.raises(UsageError, match=r"images.*at least 1"):
+        quietly(corpora[0], corpora[1], None, tmp_path, settings=NeighbourSettings(images=0))
+
+
+def test_a_collection_of_the_pairs_own_picture_alone(tmp_path):
+    write_pairs(tmp_path / "pairs.tar", [("one", picture("red", 0), ["!!!"])])
+    write_tar(tmp_path / "images.tar", [("same.png", picture("red", 0))])
+    (tmp_path / "texts.txt").write_text("One lonely sentence stands here.")
+    ledger = Ledger(tmp_path / "bad.jsonl")
+    paths = [tmp_path / name for name in ("pairs.tar", "images.tar", "texts.txt", "out")]
+    lines: list[str] = []
+    done = neighbours(*paths, ledger=ledger, say=lines.append, page=tmp_path / "page.html")
+    page = Page(tmp_path / "page.html")
+    assert page.texts["h2"] == ["!!!"] and page.texts["li"] == ["none", "none"]
+    assert (done["image"], done["sentence"]) == (0, 0)
+    assert ledger.summary()["reasons"] == {"pair without a word to search by": 1}
+    assert '"key": "one"' in (tmp_path / "bad.jsonl").read_text()
+    assert "pictures/s" in "".join(lines) and "sentences/s" in "".join(lines) and "pairs/s" in "".join(lines)
+    pairs, images, texts = (open_corpus(k, p, tokenizer=TOKENIZER) for k, p in zip(("pairs", "images", "texts"), paths))
+    near = Neighbours.open(tmp_path / "out", pairs, images, texts)
+    assert near.sample_image(0, np.random.default_rng(0)) is None
+    assert near.sample_sentence(0, np.random.default_rng(0)) is None
+
+
+def test_approximate_search_names_its_extra(corpora, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(UsageError, match=r"unimo\[faiss\]"):
+        quietly(corpora[0], corpora[1], None, tmp_path, settings=NeighbourSettings(approximate_above=1))
+
+
+def test_approximate_search_finds_what_exact_search_finds(corpora, tmp_path):
+    pytest.importorskip("faiss")
+    quietly(corpora[0], corpora[1], None, tmp_path / "exact")
+    settings = NeighbourSettings(images=3, approximate_above=1)
+    quietly(corpora[0], corpora[1], None, tmp_path / "approximate", settings=settings)
+    exact, approximate = (Neighbours.open(tmp_path / name, *corpora[:2]) for name in ("exact", "approximate"))
+    for i in range(6):
+        assert approximate.images(i).tolist() == exact.images(i).tolist()
+
+
+class OneMachine:
+    """What of ray is used, without processes: pieces of work come back in another order."""
+
+    def __init__(self):
+        self.data, self.rows = self, []
+
+    def put(self, thing):
+        return pickle.dumps(thing)
+
+    def get(self, held):
+        return pickle.loads(held)
+
+    def from_items(self, items, *, override_num_blocks):
+        assert override_num_blocks == len(items)
+        self.rows = items
+        return self
+
+    def map(self, work):
+        self.rows = [work(row) for row in reversed(self.rows)]
+        return self
+
+    def iter_rows(self):
+        return iter(self.rows)
+
+
+def test_a_cluster_writes_the_same_bytes(corpora, tmp_path, monkeypatch):
+    quietly(*corpora, tmp_path / "here")
+    monkeypatch.setitem(sys.modules, "ray", OneMachine())
+    quietly(*corpora, tmp_path / "there", each=on_ray)
+    assert bytes_of(tmp_path / "there") == bytes_of(tmp_path / "here")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"unimo\[ray\]"):
+        quietly(*corpora, tmp_path / "missing", each=on_ray)
+
+
+# ---- tokens
+
+
+@pytest.mark.parametrize(
+    "text", [*DOCUMENTS, " One. Two.\n\n Three (3).\n\n\nFour… \t Five!", "Ünï. Çode ☃. “Quoted.” End ", ""]
+)
+def test_sentences_are_stretches_of_the_documents_tokens(text):
+    ids = np.array(TOKENIZER.encode(text), np.uint16)
+    spans = token_spans(text, ids, TOKENIZER)
+    assert spans is not None
+    for (begin, end), (first, last) in spans:
+        found = TOKENIZER.decode(ids[first:last])
+        assert found.strip() == text[begin:end].strip() and not found.startswith("\n")
+    assert token_spans(text + "x", ids, TOKENIZER) is None
+
+
+# ---- looking and judging
+
+
+class Page(HTMLParser):
+    """How many articles and pictures, and every caption below a picture and every entry of a list."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.tags: list[str] = []
+        self.inside: str = ""
+        self.texts: dict[str, list[str]] = {"li": [], "figcaption": [], "h2": []}
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag in self.texts:
+            self.inside = tag
+            self.texts[tag].append("")
+
+    def handle_endtag(self, tag):
+        self.inside = "" if tag == self.inside else self.inside
+
+    def handle_data(self, data):
+        if self.inside:
+            self.texts[self.inside][-1] += data
+
+
+def test_a_page_shows_pairs_with_their_neighbours(corpora, tmp_path):
+    quietly(*corpora, tmp_path / "out")
+    show(tmp_path / "out", *corpora, tmp_path / "page.html", n=6, most=2)
+    page, near = Page(tmp_path / "page.html"), Neighbours.open(tmp_path / "out", *corpora)
+    assert page.tags.count("article") == 6 and page.tags.count("img") == 6 + 6 * 2
+    assert sorted(page.texts["h2"]) == sorted(corpora[0].text(i) for i in range(6))
+    below = [corpora[1].keys[int(k)] for i in range(6) for k in near.images(i)[:2]]
+    assert sorted(text.split(" ", 1)[1] for text in page.texts["figcaption"]) == sorted(below)
+    said = {text.strip() for i in range(6) for text in sentence_texts(near, i)[:2]}
+    assert said == {text.rsplit(" ", 1)[0] for text in page.texts["li"]} - {"The ball is"}  # a caption, no sentence
+    raw = (tmp_path / "page.html").read_text()
+    assert not re.search(r"https?:|<script|<link|@import|src=\"(?!data:)", raw)
+    show(tmp_path / "out", *corpora, tmp_path / "same.html", n=6, most=2)
+    assert (tmp_path / "same.html").read_text() == raw
+    show(tmp_path / "out", *corpora, tmp_path / "other.html", n=2, seed=1)
+    assert Page(tmp_path / "other.html").tags.count("article") == 2
+    with pytest.raises(UsageError, match="nothing to show"):
+        show(tmp_path / "out", *corpora, tmp_path / "none.html", n=0)
+
+
+@pytest.mark.parametrize("absent", ["images", "texts"])
+def test_a_page_of_one_side(corpora, tmp_path, absent):
+    sides = [None if absent == "images" else corpora[1], None if absent == "texts" else corpora[2]]
+    quietly(corpora[0], *sides, tmp_path / "out")
+    show(tmp_path / "out", corpora[0], *sides, tmp_path / "page.html")
+    page = Page(tmp_path / "page.html")
+    assert page.tags.count("img") == (6 if absent == "images" else 6 + len(page.texts["figcaption"]))
+    assert bool(page.texts["figcaption"]) == (absent == "texts")
+
+
+def test_auc_is_the_share_of_pairs_in_order():
+    rng = np.random.default_rng(0)
+    scores, right = rng.integers(0, 5, 60).astype(float), rng.random(60) < 0.3
+    gaps = scores[right][:, None] - scores[~right][None]
+    assert auc(scores, right) == pytest.approx(((gaps > 0) + (gaps == 0) / 2).mean())
+    weight = rng.integers(0, 3, 60)
+    assert auc(scores, right, weight) == pytest.approx(auc(scores.repeat(weight), right.repeat(weight)))
+
+
+def test_judgements_in_the_order_of_the_words_score_fully():
+    captions = {"a": ["red ball", "round ball"], "b": ["blue sea", "deep sea"]}
+    rows = [
+        {"image": image, "caption": text, "scores": [4, 4, 3] if image == of else [1, 1, 2]}
+        for image in captions
+        for of, some in captions.items()
+        for text in some
+    ]
+
+    def embed(texts):
+        return np.array([["ball" in text, "sea" in text] for text in texts])
+
+    for options in ({}, {"weighting": "tfidf"}, {"embed": embed}):
+        scores = caption_neighbour_precision(rows, captions, **options)
+        assert scores["auc"].value == 1 and scores["precision@1"].value == 1
+        assert scores["precision@1"].chance == 0.5
+    for row in rows:
+        row["yes_fraction"] = float(np.mean(row.pop("scores")) < 3)
+    assert caption_neighbour_precision(rows, captions)["auc"].value == 0
+    with pytest.raises(DataError, match="nothing to compare"):
+        caption_neighbour_precision(rows[:2], captions)

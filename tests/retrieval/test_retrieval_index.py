@@ -1,0 +1,764 @@
+"""An index finds what comparing with everything finds; stopped, it goes on to the same bytes; what is not whole or not
+its own is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_unimo import FEATURES, detected, lively_unimo
+from tiny_unimo2 import lively_model
+
+import unimo
+from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.corpus import open_corpus
+from unimo.errors import DataError, ResourceError, UnimoError, UsageError, WeightsError
+from unimo.inference import Answerer
+from unimo.regions.rows import RowFormat
+from unimo.regions.sidecar import open_header, sidecar_path
+from unimo.regions.writer import SidecarWriter
+from unimo.retrieval import build, build_index, encode, files, open_index
+from unimo.retrieval.index import table
+from unimo.retrieval.passages import passages
+from unimo.tokenizer import Tokenizer
+
+STORY = " ".join(f"The dog number {i} runs along the beach with a ball." for i in range(30))
+TEXTS = ["a red house", "two dogs sleep", "three owls on a tree", "a red house", "Ünïcode ☃ in the snow"]
+CAPTIONS = [["a dog", "it runs"], ["a cat"], ["an owl at night", "a bird", "a dog"], ["a boat"]]
+
+
+@pytest.fixture(scope="module")
+def answerer() -> Answerer:
+    return Answerer(lively_model(vocabulary=Tokenizer.vocab_size), precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with texts (a long one among them), pictures, and pictures with captions."""
+    folder = tmp_path_factory.mktemp("corpora")
+    rng = np.random.default_rng(0)
+
+    def picture(path):
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
+
+    for name in ("texts", "images", "pairs"):
+        (folder / name).mkdir()
+    (folder / "texts" / "story.txt").write_text(STORY)
+    (folder / "texts" / "lines.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    for i in range(5):
+        picture(folder / "images" / f"{i}.png")
+    rows = []
+    for i, captions in enumerate(CAPTIONS):
+        picture(folder / "pairs" / f"pair{i}.png")
+        rows.append(json.dumps({"image": f"pair{i}.png", "captions": captions}) + "\n")
+    (folder / "pairs" / "pairs.jsonl").write_text("".join(rows))
+    return folder
+
+
+def everything(data, **more):
+    return {"texts": data / "texts", "images": data / "images", "pairs": data / "pairs", "passage": 40, **more}
+
+
+@pytest.fixture(scope="module")
+def built(answerer, data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("index") / "all"
+    build_index(answerer, folder, **everything(data), say=str)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(answerer, built):
+    return open_index(built, model=answerer)
+
+
+def bytes_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def all_rows(index, kind):
+    """Every row of a kind and its stored embedding, in order, as float64."""
+    rows = [index.row(kind, i) for i in range(index.rows[kind])]
+    parts = [index.parts[i].embeddings for i in index.of_kind[kind]]
+    return rows, np.concatenate(parts).astype(np.float64)
+
+
+# ---- passages
+
+
+def test_passages_are_the_whole_text_in_pieces_that_fit():
+    tokenizer = Tokenizer.default()
+    texts = [
+        STORY,
+        "one",
+        "x" * 3000,
+        "word " * 500,
+        "\n\n A line.\n\n\nAnother one, longer than that. \n",
+        "日本語" * 400,
+    ]
+    for text in texts:
+        for most in (5, 16, 60):
+            found = passages(text, tokenizer, most)
+            joined = "".join(text[p.begin : p.end] for p in found)
+            assert "".join(joined.split()) == "".join(text.split())
+            assert all(1 <= len(p.ids) <= most for p in found)
+            assert all(tokenizer.decode(p.ids) == text[p.begin : p.end] for p in found)
+            assert all(a.end <= b.begin for a, b in pairwise(found))
+    assert passages(" \n ", tokenizer, 5) == [] == passages("", tokenizer, 5)
+
+
+def test_passages_keep_sentences_whole_and_fill_up():
+    found = passages(STORY, Tokenizer.default(), 60)
+    assert all(STORY[p.begin : p.end].startswith("The dog") and STORY[p.end - 1] == "." for p in found)
+    one = len(Tokenizer.default().encode(" The dog number 10 runs along the beach with a ball."))
+    assert all(len(p.ids) + one > 60 for p in found[:-1])  # one more sentence would not have fitted
+
+
+# ---- what is in it
+
+
+def test_rows_say_where_they_come_from(index, data):
+    rows, embeddings = all_rows(index, "text")
+    assert index.rows == {"text": len(rows), "image": 9} and embeddings.shape == (len(rows), 16)
+    story = [row for row in rows if row.key == "story.txt"]
+    assert len(story) > 5 and all(STORY[row.begin : row.end] == row.text for row in story)
+    lines = [row for row in rows if row.key.startswith("lines.jsonl:")]
+    assert [(row.key, row.text) for row in lines] == [(f"lines.jsonl:{1 + i}", text) for i, text in enumerate(TEXTS)]
+    raw = (data / "texts" / "lines.jsonl").read_bytes()
+    assert all(json.loads(raw[row.place :].split(b"\n")[0])["text"] == row.text for row in lines)
+    captions = [(row.key, row.caption, row.text) for row in rows if row.key.startswith("pair")]
+    assert captions == [(f"pair{i}.png", j, text) for i, some in enumerate(CAPTIONS) for j, text in enumerate(some)]
+    (hit,) = index.search("three owls on a tree", only="texts", top=1)
+    assert (hit.text, hit.path, hit.place) == (lines[2].text, str(data / "texts" / "lines.jsonl"), lines[2].place)
+    (hit,) = index.search(image=data / "images" / "3.png", only="images", top=1)
+    assert hit.path == str(data / "images" / "3.png") and hit.score == pytest.approx(1, abs=2e-3)
+    (hit,) = index.search(image=data / "pairs" / "pair2.png", only="images", top=1)
+    assert hit.path == str(data / "pairs" / "pair2.png")
+
+
+def test_embeddings_are_the_models_own(index, answerer, data):
+    rows, embeddings = all_rows(index, "text")
+    np.testing.assert_allclose(embeddings, answerer.embed_text([row.text for row in rows]), rtol=0, atol=1e-3)
+    rows, embeddings = all_rows(index, "image")
+    paths = [data / ("pairs" if row.key.startswith("pair") else "images") / row.key for row in rows]
+    np.testing.assert_allclose(embeddings, answerer.embed_image(paths), rtol=0, atol=1e-3)
+
+
+# ---- what is found
+
+
+QUERIES = [
+    ({"text": "a dog runs on the beach"}, "images"),
+    ({"text": "a dog runs on the beach"}, "texts"),
+    ({"image": "images/1.png"}, "images"),
+    ({"image": "images/1.png"}, "texts"),
+    ({"text": "an owl", "image": "pairs/pair0.png"}, "images"),
+    ({"text": "an owl", "image": "pairs/pair0.png"}, "texts"),
+    ({"text": "an owl"}, None),
+    ({"text": "an owl", "image": "pairs/pair0.png"}, None),
+]
+
+
+@pytest.mark.parametrize(("query", "only"), QUERIES)
+@pytest.mark.parametrize("top", [1, 4, 1000])
+def test_search_finds_what_comparing_with_everything_finds(index, answerer, data, query, only, top):
+    asked = {name: data / value if name == "image" else value for name, value in query.items()}
+    sides = [*(answerer.embed_text([asked["text"]]) if "text" in asked else ())]
+    sides += [*(answerer.embed_image([asked["image"]]) if "image" in asked else ())]
+    mean = np.mean(np.array(sides, np.float64), axis=0)
+    vector = mean / np.linalg.norm(mean)
+    expected = {}
+    for kind in {"images": ["image"], "texts": ["text"], None: ["text", "image"]}[only]:
+        rows, embeddings = all_rows(index, kind)
+        scores = embeddings @ vector
+        order = np.lexsort((np.arange(len(rows)), -scores.astype(np.float32)))
+        expected[kind] = [(rows[i].key, rows[i].begin, rows[i].text, pytest.approx(scores[i], abs=1e-6)) for i in order]
+    hits = index.search(**asked, only=only, top=top)
+    total = sum(len(some) for some in expected.values())
+    assert [hit.rank for hit in hits] == list(range(1, 1 + min(top, total)))
+    for kind, some in expected.items():
+        found = [(hit.key, hit.begin, hit.text, hit.score) for hit in hits if hit.kind == kind]
+        assert found == some[: len(found)]
+        turns = sum(min(len(other), len(some)) for other in expected.values())  # while both kinds last, they take turns
+        assert len(found) in ((top // len(expected), -(-top // len(expected))) if top <= turns else (len(some),))
+
+
+def test_equal_texts_tie_in_the_order_of_the_index(index):
+    hits = index.search("a red house", only="texts", top=2)
+    assert [hit.key for hit in hits] == ["lines.jsonl:1", "lines.jsonl:4"] and hits[0].score == hits[1].score
+
+
+def test_two_kinds_take_turns_the_larger_cosine_first(index, data):
+    both = 2 * min(index.rows.values())
+    for query, first in (({"text": "a red house"}, "text"), ({"image": data / "images" / "1.png"}, "image")):
+        hits = index.search(**query, top=100)
+        assert hits[0].kind == first and hits[0].score == pytest.approx(1, abs=2e-3)
+        for one, other in zip(hits[:both:2], hits[1:both:2]):
+            assert {one.kind, other.kind} == {"text", "image"} and one.score >= other.score
+        assert len({hit.kind for hit in hits[both:]}) == 1
+
+
+def test_the_whole_of_a_long_query_counts(index, answerer):
+    pieces = passages(STORY, answerer.tokenizer, answerer.longest - 2)
+    assert len(pieces) > 1
+    mean = answerer.embed_text([STORY[p.begin : p.end] for p in pieces]).mean(0)
+    scores = all_rows(index, "text")[1] @ (mean / np.linalg.norm(mean))
+    assert index.search(STORY, only="texts", top=1)[0].score == pytest.approx(scores.max(), abs=1e-5)
+
+
+def test_half_precision_keeps_the_order_of_all_but_near_ties(answerer, data, index, tmp_path):
+    build_index(answerer, tmp_path / "single", **everything(data, precision="float32"), say=str)
+    single = open_index(tmp_path / "single", model=answerer)
+    for query in ({"text": "a dog"}, {"image": data / "images" / "0.png"}):
+        for only in ("texts", "images"):
+            halves, singles = (
+                {(h.key, h.begin, h.text): h.score for h in one.search(**query, only=only, top=99)}
+                for one in (index, single)
+            )
+            assert halves.keys() == singles.keys()
+            order = list(halves)
+            for a, b in pairwise(order):  # neighbours change places only where they all but tie
+                assert singles[a] > singles[b] - 2e-3
+            assert max(abs(halves[row] - singles[row]) for row in order) < 1e-3
+
+
+def test_approximate_search_names_its_extra_or_finds_the_same(index, answerer, built):
+    for method in ("ivf", "hnsw"):
+        other = open_index(built, model=answerer, approximate_above=3, method=method)
+        try:
+            import faiss  # noqa: F401
+        except ImportError:
+            with pytest.raises(UsageError, match="faiss"):
+                other.search("a dog", only="texts")
+            continue
+        for query in ({"text": "a dog"}, {"image": Image.new("RGB", (8, 8), (200, 10, 10))}):
+            assert [h.text for h in other.search(**query, only="texts", top=3)] == [
+                h.text for h in index.search(**query, only="texts", top=3)
+            ]
+    with pytest.raises(UsageError, match="ivf or hnsw"):
+        open_index(built, method="lsh")
+
+
+# ---- the second stage
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_rerank_orders_pictures_by_their_fused_score_with_the_text(index, answerer, data, both):
+    text, image = "three owls", data / "pairs" / "pair1.png"
+    query = {"text": text, "image": image} if both else {"text": text}
+    first = index.search(**query, only="images", top=9)
+    second = index.search(**query, only="images", top=9, rerank=6)
+    paths = [hit.path for hit in first]
+    fused = answerer.match(
+        answerer.encode_images(paths), answerer.encode_texts([text]), np.array([[i, 0] for i in range(9)])
+    )
+    if both:  # the other side by its cosine, over the temperature of contrast
+        fused = fused + answerer.embed_image(paths) @ answerer.embed_image([image])[0] / 0.07
+    order = np.argsort(-fused[:6])
+    assert order.tolist() != list(range(6))  # or the test could not see the second stage
+    assert [hit.path for hit in second] == [paths[i] for i in order] + paths[6:]
+    np.testing.assert_allclose([hit.fused for hit in second[:6]], fused[:6][order], rtol=0, atol=0.02 if both else 1e-3)
+    assert all(hit.fused is None for hit in second[6:]) and [hit.rank for hit in second] == list(range(1, 10))
+    assert index.search(**query, only="images", top=9, rerank=500) == index.search(
+        **query, only="images", top=9, rerank=9
+    )
+
+
+def test_rerank_orders_texts_by_their_fused_score_with_the_picture(index, answerer, data):
+    image = data / "images" / "2.png"
+    first = index.search(image=image, only="texts", top=5)
+    second = index.search(image=image, only="texts", top=3, rerank=5)
+    texts = answerer.encode_texts([hit.text for hit in first])
+    fused = answerer.match(answerer.encode_images([image]), texts, np.array([[0, i] for i in range(5)]))
+    best = np.argsort(-fused, kind="stable")[:3]
+    assert [hit.text for hit in second] == [first[i].text for i in best]
+
+
+def test_rerank_looks_further_than_what_is_shown(index, answerer, data):
+    """For some picture the best by fused score is not the best by cosine."""
+    changed = 0
+    for i in range(5):
+        image = data / "images" / f"{i}.png"
+        every = index.search(image=image, only="texts", top=99)
+        texts = answerer.encode_texts([hit.text for hit in every])
+        pairs = np.array([[0, t] for t in range(len(every))])
+        fused = answerer.match(answerer.encode_images([image]), texts, pairs)
+        (hit,) = index.search(image=image, only="texts", top=1, rerank=99)
+        assert hit.text == every[int(fused.argmax())].text
+        changed += int(fused.argmax()) > 0
+    assert changed
+
+
+def test_rerank_reads_all_of_a_long_query(index, answerer, data):
+    pieces = passages(STORY, answerer.tokenizer, answerer.longest - 2)
+    hits = index.search(STORY, only="images", rerank=9)
+    pairs = np.array([[i, t] for i in range(9) for t in range(len(pieces))])
+    images = answerer.encode_images([hit.path for hit in hits])
+    fused = answerer.match(images, answerer.encode_texts([piece.ids for piece in pieces]), pairs).reshape(9, -1)
+    np.testing.assert_allclose([hit.fused for hit in hits], fused.mean(1), rtol=0, atol=1e-4)
+    assert np.ptp(fused, axis=1).min() > 1e-3  # the passages differ
+
+
+def test_what_cannot_be_fused_keeps_its_places(index):
+    first, second = (index.search("a dog runs", top=12, rerank=n) for n in (0, 12))
+    assert [hit.kind for hit in first] == [hit.kind for hit in second]
+    texts = [[hit.text for hit in hits if hit.kind == "text"] for hits in (first, second)]
+    assert texts[0] == texts[1] and {hit.fused is None for hit in second if hit.kind == "text"} == {True}
+    assert {hit.fused is None for hit in second if hit.kind == "image"} == {False}
+    with pytest.raises(UsageError, match="pictures beside texts"):
+        index.search("a dog runs", only="texts", rerank=5)
+
+
+def test_pictures_that_changed_are_not_reranked(answerer, data, tmp_path):
+    shutil.copytree(data / "images", tmp_path / "images", ignore=shutil.ignore_patterns(".*"))
+    build_index(answerer, tmp_path / "index", images=tmp_path / "images", say=str)
+    Image.new("RGB", (20, 20)).save(tmp_path / "images" / "2.png")
+    index = open_index(tmp_path / "index", model=answerer)
+    assert len(index.search("a dog")) == 5  # what was encoded is still there
+    with pytest.raises(DataError, match="not those that were indexed"):
+        index.search("a dog", rerank=5)
+
+
+def test_unimo_sees_regions(tmp_path):
+    """Pictures of a model of regions: read beside their shards, searched by text, read again for the second stage."""
+    model = Answerer(lively_unimo(vocabulary=Tokenizer.vocab_size, fusion="prefix", matching=2), precision="fp32")
+    (tmp_path / "images").mkdir()
+    for i in range(4):
+        Image.new("RGB", (100, 80), (60 * i, 9, 9)).save(tmp_path / "images" / f"{i}.png")
+    corpus = open_corpus("images", tmp_path / "images")
+    pictures, rows = detected([3, 1, 2, 4]), RowFormat(FEATURES, 0)
+    with SidecarWriter(
+        sidecar_path(corpus.shard_of(0), "images"),
+        open_header(corpus, 0, 4, {"source": "test"}, rows, 9),
+        corpus.keys,
+        rows,
+    ) as writer:
+        for picture in pictures:
+            writer.add(picture)
+        writer.finish()
+    build_index(model, tmp_path / "index", images=tmp_path / "images", say=str)
+    index = open_index(tmp_path / "index", model=model)
+    np.testing.assert_allclose(all_rows(index, "image")[1], model.embed_image(pictures), atol=2e-3)
+    (hit,) = index.search(image=pictures[2], top=1)
+    assert hit.key == "2.png"
+    fused = model.match(
+        model.encode_images(pictures), model.encode_texts(["a dog"]), np.array([[i, 0] for i in range(4)])
+    )
+    assert [hit.key for hit in index.search("a dog", rerank=4)] == [f"{i}.png" for i in np.argsort(-fused)]
+    with pytest.raises(UsageError, match="does not see pixels"):
+        index.search(image=tmp_path / "images" / "0.png")
+    model.model.matching = None
+    with pytest.raises(UsageError, match="does not match pictures"):
+        index.search("a dog", rerank=4)
+
+
+# ---- wrong questions
+
+
+def test_empty_and_impossible_queries_are_refused(index, answerer, data, tmp_path):
+    for query in ({}, {"text": ""}, {"text": " \n"}):
+        with pytest.raises(UsageError, match="empty query"):
+            index.search(**query)
+    with pytest.raises(UsageError, match="not a text"):
+        index.search(["a dog"])
+    with pytest.raises(UsageError, match="top"):
+        index.search("a dog", top=0)
+    with pytest.raises(UsageError, match="texts or images"):
+        index.search("a dog", only="videos")
+    build_index(answerer, tmp_path / "index", images=data / "images", say=str)
+    with pytest.raises(UsageError, match="holds no texts"):
+        open_index(tmp_path / "index", model=answerer).search("a dog", only="texts")
+    with pytest.raises(UnimoError):
+        index.search(image=data / "nothing.png")
+
+
+def test_an_index_of_one_item(answerer, tmp_path):
+    (tmp_path / "one.txt").write_text("a dog")
+    build_index(answerer, tmp_path / "index", texts=tmp_path / "one.txt", say=str)
+    index = unimo.open_index(tmp_path / "index", model=answerer)
+    assert len(index) == 1
+    (hit,) = index.search("a dog", top=10)
+    assert (hit.text, hit.rank) == ("a dog", 1) and hit.score == pytest.approx(1, abs=2e-3)
+
+
+# ---- stopped, and started again
+
+
+def test_a_restart_goes_on_and_leaves_the_same_bytes(answerer, data, built, tmp_path, monkeypatch):
+    """Every possible place to be killed at: behind each part, and while one is written."""
+    write, names = encode.Encoder.write, sorted(path.name for path in built.glob("part-*"))
+    assert len(names) == 4
+    for stop in range(len(names)):
+        out, made = tmp_path / f"index{stop}" / "all", []
+
+        def dying(self, path, work, stop=stop, made=made):
+            made.append(path.name)
+            if work.number == stop:
+                path.with_name(f".{path.name}.partial.0123").write_bytes(b"torn")
+                raise KeyboardInterrupt
+            write(self, path, work)
+
+        monkeypatch.setattr(encode.Encoder, "write", dying)
+        with pytest.raises(KeyboardInterrupt):
+            build_index(answerer, out, **everything(data), say=str)
+        assert not out.exists()
+        with pytest.raises(DataError, match="not a finished index"):
+            open_index(out)
+        made.clear()
+
+        def living(self, path, work, made=made):
+            made.append(path.name)
+            write(self, path, work)
+
+        monkeypatch.setattr(encode.Encoder, "write", living)
+        build_index(answerer, out, **everything(data), say=str)
+        assert made == names[stop:]  # what stood there was kept
+        assert bytes_of(out) == bytes_of(built) and not list(out.parent.glob("*.partial"))
+
+
+def test_a_damaged_part_is_made_again(answerer, data, built, tmp_path):
+    out = tmp_path / "index"
+    partial = tmp_path / "index.partial"
+    shutil.copytree(built, partial)
+    for name in (files.MANIFEST, files.INDEX):
+        (partial / name).unlink()
+    path = partial / "part-00001.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-3] ^= 1
+    path.write_bytes(raw)
+    (partial / "part-00002.safetensors").write_bytes(b"")
+    build_index(answerer, out, **everything(data), say=str)
+    assert bytes_of(out) == bytes_of(built)
+
+
+def test_small_parts_find_the_same(answerer, data, index, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "_ITEMS_OF_A_PART", 2)
+    monkeypatch.setattr(files, "ROWS_AT_ONCE", 3)
+    build_index(answerer, tmp_path / "index", **everything(data), say=str)
+    other = open_index(tmp_path / "index", model=answerer)
+    assert len(other.parts) > len(index.parts) and other.rows == index.rows
+    for query in ("a dog", "three owls"):
+        for a, b in zip(other.search(query, top=50), index.search(query, top=50)):
+            assert (a.key, a.text) == (b.key, b.text) and a.score == pytest.approx(b.score, abs=1e-3)
+
+
+def test_two_processes_do_not_write_one_index(answerer, data, tmp_path):
+    other = build._partial(tmp_path / "index", {})
+    with build._partial(tmp_path / "index", {}), pytest.raises(ResourceError, match="another process"):
+        other.__enter__()
+
+
+# ---- another model, other data
+
+
+def test_another_model_or_corpus_is_refused(answerer, data, built, tmp_path):
+    said = []
+    build_index(answerer, built, **everything(data), say=said.append)
+    assert "already" in said[0]
+    other = Answerer(lively_model(seed=1, vocabulary=Tokenizer.vocab_size), precision="fp32")
+    with pytest.raises(UsageError, match="another model"):
+        build_index(other, built, **everything(data), say=str)
+    with pytest.raises(UsageError, match="other data"):
+        build_index(answerer, built, texts=data / "texts", passage=40, say=str)
+    with pytest.raises(UsageError, match="passages of another length"):
+        build_index(answerer, built, **everything(data, passage=50), say=str)
+    with pytest.raises(UsageError, match="another precision"):
+        build_index(answerer, built, **everything(data, precision="float32"), say=str)
+    with pytest.raises(WeightsError, match="not the model the index was made with"):
+        open_index(built, model=other).search("a dog")
+    with pytest.raises(WeightsError, match="where its model is"):
+        open_index(built).search("a dog")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="something else in the way"):
+        build_index(answerer, tmp_path / "full", **everything(data), say=str)
+    assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
+
+
+def test_a_partial_index_of_another_model_is_refused(answerer, data, tmp_path, monkeypatch):
+    def dying(self, path, work):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(encode.Encoder, "write", dying)
+        build_index(answerer, tmp_path / "index", **everything(data), say=str)
+    other = Answerer(lively_model(seed=1, vocabulary=Tokenizer.vocab_size), precision="fp32")
+    with pytest.raises(UsageError, match="another model"):
+        build_index(other, tmp_path / "index", **everything(data), say=str)
+    build_index(answerer, tmp_path / "index", **everything(data), say=str)
+
+
+def test_wrong_requests_are_refused_before_anything_is_written(answerer, data, tmp_path):
+    out = tmp_path / "index"
+    with pytest.raises(UsageError, match="nothing to index"):
+        build_index(answerer, out)
+    with pytest.raises(UsageError, match="precision"):
+        build_index(answerer, out, texts=data / "texts", precision="int8")
+    with pytest.raises(UsageError, match="passage"):
+        build_index(answerer, out, texts=data / "texts", passage=0)
+    with pytest.raises(DataError, match="does not exist"):
+        build_index(answerer, out, texts=tmp_path / "nowhere")
+    assert not list(tmp_path.iterdir())
+
+
+# ---- bad samples
+
+
+def test_bad_samples_are_counted_and_named(answerer, data, tmp_path):
+    shutil.copytree(data / "images", tmp_path / "images", ignore=shutil.ignore_patterns(".*"))
+    (tmp_path / "images" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
+    raw = bytearray((tmp_path / "images" / "1.png").read_bytes())
+    raw[len(raw) // 2] ^= 255  # its header is sound: only decoding tells
+    (tmp_path / "images" / "1.png").write_bytes(raw)
+    ledger, said = Ledger(tmp_path / "bad.jsonl"), []
+    build_index(
+        answerer,
+        tmp_path / "index",
+        images=tmp_path / "images",
+        verify="header",
+        max_bad_share=1.0,
+        ledger=ledger,
+        say=said.append,
+    )
+    assert "4 images" in said[-1] and "2 bad samples left out" in said[-1]
+    named = {json.loads(line)["key"] for line in (tmp_path / "bad.jsonl").read_text().splitlines()}
+    assert named == {"broken.png", "1.png"}
+    index = open_index(tmp_path / "index", model=answerer)
+    assert index.rows["image"] == 4
+    assert index.header["counts"] == {"offered": 5, "used": 4, "quarantined": 1}  # of those that the corpus holds
+    assert ledger.quarantined == 1 and {hit.key for hit in index.search("a dog")} == {f"{i}.png" for i in (0, 2, 3, 4)}
+
+
+def test_what_the_model_cannot_embed_is_left_out_and_named(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "_ITEMS_OF_A_PART", 1)  # so that some parts are empty
+    model = Answerer(lively_model(vocabulary=Tokenizer.vocab_size), precision="fp32")
+    house = model.tokenizer.encode("a red house")[-1]
+    with torch.no_grad():
+        model.model.words.word.weight[house] = float("nan")
+    ledger = Ledger(tmp_path / "bad.jsonl")
+    build_index(model, tmp_path / "index", texts=data / "texts", max_bad_share=1.0, ledger=ledger, say=str)
+    entries = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    assert [entry["key"] for entry in entries] == ["lines.jsonl:1", "lines.jsonl:4"]
+    assert {hit.key for hit in open_index(tmp_path / "index", model=model).search("owls", top=99)}.isdisjoint(
+        {"lines.jsonl:1", "lines.jsonl:4"}
+    )
+
+
+# ---- folders from strangers
+
+
+def reseal(folder):
+    """What an attacker can do: hashes and seal that fit."""
+    index = json.loads((folder / files.INDEX).read_text())
+    files.seal(folder, index)
+
+
+def rewrite(folder, number, change):
+    """A part with other arrays, under a manifest that fits."""
+    path = folder / files.part_name(number)
+    part = files.Part(path)
+    arrays = {name: np.array(array) for name, array in part.arrays.items()}
+    arrays = change(arrays) or arrays
+    from safetensors.numpy import save_file
+
+    header = json.dumps(part.header)
+    save_file(arrays, path, metadata={"unimo-retrieval-part": header})
+    reseal(folder)
+
+
+def poke(name, place, value):
+    def change(arrays):
+        arrays[name][place] = value
+
+    return change
+
+
+def drop(name):
+    return lambda arrays: {key: array for key, array in arrays.items() if key != name}
+
+
+def narrow(arrays):
+    arrays["embeddings"] = np.ascontiguousarray(arrays["embeddings"][:, :8])
+
+
+HOSTILE = {
+    "NaN": (0, poke("embeddings", (1, 2), np.nan), "length 1"),
+    "infinite": (0, poke("embeddings", (1, 2), np.inf), "length 1"),
+    "too long": (0, lambda a: a.update(embeddings=a["embeddings"] * np.float16(3)), "length 1"),
+    "wrong width": (1, narrow, "16"),
+    "wrong type": (1, lambda a: a.update(embeddings=a["embeddings"].astype(np.float32)), "float16"),
+    "offsets beyond the strings": (0, poke("texts_offsets", -1, 10**9), "do not fit"),
+    "offsets that go back": (0, poke("keys_offsets", 1, 10**6), "do not fit"),
+    "a row less": (0, lambda a: a.update(items=a["items"][:-1].copy()), "do not fit"),
+    "an array less": (0, drop("places"), "KeyError"),
+    "an unknown source": (0, poke("sources", 0, 99), "sources"),
+    "a negative item": (1, poke("items", 0, -1), "items"),
+    "an item too much": (1, poke("items", 0, 5), "items"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_parts_are_located(built, tmp_path, case):
+    number, change, words = HOSTILE[case]
+    folder = tmp_path / "index"
+    shutil.copytree(built, folder)
+    rewrite(folder, number, change)
+    with pytest.raises(DataError, match=words) as caught:
+        open_index(folder)
+    assert files.part_name(number) in caught.value.parts()["where"]
+
+
+def test_strings_that_are_no_text_are_located(built, tmp_path, answerer):
+    folder = tmp_path / "index"
+    shutil.copytree(built, folder)
+    rewrite(folder, 1, poke("keys_blob", 0, 0xFF))
+    with pytest.raises(DataError, match="UTF-8"):
+        open_index(folder, model=answerer).search("a dog", only="images", top=9)
+
+
+@pytest.mark.parametrize("name", [files.INDEX, "part-00000.safetensors", "part-00003.safetensors", files.MANIFEST])
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone", "longer"])
+def test_any_damage_is_refused_and_located(built, tmp_path, name, damage):
+    folder = tmp_path / "index"
+    shutil.copytree(built, folder)
+    path = folder / name
+    raw = bytearray(path.read_bytes())
+    if damage == "flip":
+        raw[len(raw) // 2] ^= 1
+    elif damage == "cut":
+        del raw[len(raw) // 2 :]
+    elif damage == "longer":
+        raw += b"\n"
+    path.unlink() if damage == "gone" else path.write_bytes(raw)
+    with pytest.raises(DataError) as caught:
+        open_index(folder)
+    assert name in caught.value.one_line()
+
+
+def resealed(change):
+    def attack(folder):
+        index = json.loads((folder / files.INDEX).read_text())
+        change(index)
+        (folder / files.INDEX).write_text(json.dumps(index))
+        manifest = json.loads((folder / files.MANIFEST).read_text())
+        manifest.pop("seal")
+        raw = (folder / files.INDEX).read_bytes()
+        manifest["files"][files.INDEX] = {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+        (folder / files.MANIFEST).write_bytes(files._sealed(manifest))
+
+    return attack
+
+
+def listed(name):
+    def attack(folder):
+        manifest = json.loads((folder / files.MANIFEST).read_text())
+        manifest.pop("seal")
+        manifest["files"][name] = {"bytes": 1, "sha256": "0"}
+        (folder / files.MANIFEST).write_bytes(files._sealed(manifest))
+
+    return attack
+
+
+def versioned(**changes):
+    def attack(folder):
+        manifest = json.loads((folder / files.MANIFEST).read_text())
+        manifest.pop("seal")
+        (folder / files.MANIFEST).write_bytes(files._sealed({**manifest, **changes}))
+
+    return attack
+
+
+FOLDERS = {
+    "a path out of the folder": listed("../../etc/passwd"),
+    "an absolute path": listed("/etc/passwd"),
+    "another format": versioned(format="unimo"),
+    "a later version": versioned(version=2),
+    "no files": versioned(files=[]),
+    "a width of zero": resealed(lambda index: index.update(width=0)),
+    "an unknown precision": resealed(lambda index: index.update(precision="pickle")),
+    "no parts": resealed(lambda index: index.update(parts=[])),
+    "a part twice": resealed(lambda index: index["parts"].append(index["parts"][0])),
+    "more rows": resealed(lambda index: index["parts"][0].update(rows=10**9)),
+    "an unknown corpus": resealed(lambda index: index["parts"][0].update(corpus=7)),
+    "an unknown kind": resealed(lambda index: index["parts"][0].update(kind="video")),
+    "no model": resealed(lambda index: index.pop("model")),
+    "a list": resealed(lambda index: index.update(sources=[1, 2])),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_hostile_folders_are_refused(built, tmp_path, case):
+    folder = tmp_path / "index"
+    shutil.copytree(built, folder)
+    FOLDERS[case](folder)
+    with pytest.raises(DataError, match="cannot use this index"):
+        open_index(folder)
+
+
+def test_a_folder_that_is_no_index(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(DataError, match="not an index"):
+            open_index(folder)
+
+
+def test_without_verifying_sizes_still_count(built, tmp_path, answerer):
+    folder = tmp_path / "index"
+    shutil.copytree(built, folder)
+    path = folder / "part-00000.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    assert len(open_index(folder, verify=False)) == len(open_index(built))
+    path.write_bytes(raw[:-1])
+    with pytest.raises(DataError, match="bytes"):
+        open_index(folder, verify=False)
+
+
+# ---- the command line
+
+
+def test_the_table_is_one_safe_line_for_each_hit(index):
+    from dataclasses import replace
+
+    hits = index.search("a dog", top=2)
+    lines = table([replace(hits[0], text="two\nlines \x1b[31mred\u202e"), hits[1]])
+    assert len(lines) == 2 and all(line.isprintable() for line in lines) and lines[0].lstrip().startswith("1 ")
+
+
+def test_the_verbs(answerer, data, tmp_path, capsys, monkeypatch):
+    from unimo import inference
+    from unimo.cli import app
+
+    saved = str(tmp_path / "model")
+    monkeypatch.setattr(build, "load", lambda source: answerer)
+    monkeypatch.setattr(inference, "load", lambda source, **_: answerer)
+    monkeypatch.setattr("unimo.retrieval.models.load", lambda source, **_: answerer)
+    out = str(tmp_path / "index")
+    app(
+        ["index", saved, "--texts", str(data / "texts"), "--images", str(data / "images"), "--out", out],
+        standalone_mode=False,
+    )
+    assert "texts and 5 images" in capsys.readouterr().out
+    ask = [
+        "search",
+        out,
+        "--text",
+        "a dog",
+        "--only",
+        "images",
+        "--rerank",
+        "3",
+        "--top",
+        "2",
+        "--json",
+        "--model",
+        saved,
+    ]
+    app(ask, standalone_mode=False)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["rank"] for row in rows] == [1, 2] and rows[0]["fused"] > rows[1]["fused"]

@@ -1,0 +1,34 @@
+"""Benchmarks run and report ratios; how large they are is no matter of tests."""
+
+import pytest
+
+from unimo.errors import UsageError
+from unimo.speed import bench, in_turns
+
+
+def test_rounds_take_turns_and_the_first_does_not_count():
+    seen = []
+    seconds = in_turns({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, 3)
+    assert "".join(seen) == "ab" * 4 and {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_sharing_counts_fewer_operations_the_more_texts_there_are():
+    rows = bench("sharing", size="tiny", rounds=1)
+    fewer = [row["fewer operations"] for row in rows]
+    assert (
+        [row["K"] for row in rows] == [1, 4, 20] and fewer == sorted(fewer) and fewer[0] == pytest.approx(1, abs=0.01)
+    )
+    # Per layer a token costs its projections and feed-forward part; 57 tokens a text against 37 / K + 20.
+    assert fewer[2] == pytest.approx(57 / (37 / 20 + 20), rel=0.05)
+    assert all(row["speed-up"] > 0 and row["machine"] for row in rows)
+
+
+def test_mask_builds_a_long_row():
+    rows = bench("mask", rounds=1)
+    assert [row["sequences"] for row in rows] == ["pairs", "passages"]
+    assert all(99_000 < row["T"] <= 100_000 and row["milliseconds"] > 0 and row["speed-up, short"] > 0 for row in rows)
+
+
+def test_unknown_benchmarks_are_refused():
+    with pytest.raises(UsageError, match="sharing"):
+        bench("everything")

@@ -1,0 +1,87 @@
+"""Layer-wise decay: every parameter in one group, slower the deeper it lies, and the loop heeds it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_task import SIZES, quiet, tiny_run, write_csv, write_start
+
+from unimo.finetune.job import Task
+from unimo.finetune.settings import TaskData
+from unimo.model.build import ModelSettings, build
+from unimo.model.task_heads import HeadSettings
+from unimo.train import loop as T
+from unimo.train.optimizer import Optimiser, layer_shares, make_optimiser
+
+DEEP = {**SIZES, "depth": 3, "image_depth": 2, "text_depth": 2, "grounded_depth": 2}
+
+
+def model_of(member: str):
+    return build(ModelSettings("tiny", member=member, head=HeadSettings(labels=("a", "b")), **DEEP))
+
+
+@pytest.mark.parametrize(
+    ("member", "expected"),
+    [
+        (
+            "unimo-2",
+            {
+                "head.output.weight": 0, "text_pooler.linear.bias": 0, "dictionary.entries": 0,
+                "grounded_encoder.layers.1.ffn_in.weight": 1, "grounded_encoder.layers.0.ffn_in.weight": 2,
+                "text_encoder.layers.1.ffn_in.weight": 3, "text_encoder.layers.0.attention.qkv.bias": 4,
+                "words.word.weight": 5, "words.norm.bias": 5,
+                "image_encoder.final_norm.weight": 2, "image_encoder.layers.1.ffn_out.weight": 3,
+                "image_encoder.layers.0.ffn_out.weight": 4, "patches.positions": 5,
+            },
+        ),
+        (
+            "unimo",
+            {
+                "head.output.bias": 0, "image_pooler.linear.weight": 0, "encoder.layers.2.ffn_in.weight": 1,
+                "encoder.layers.0.ffn_in.weight": 3, "words.word.weight": 4, "regions.feature.weight": 4,
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_shares_are_powers_of_the_layers_above(member, expected):
+    shares = layer_shares(model_of(member), 0.5)
+    assert {name: shares[name] for name in expected} == {name: 0.5**above for name, above in expected.items()}
+    assert set(layer_shares(model_of(member), 1.0).values()) == {1.0}
+
+
+@pytest.mark.parametrize("layers", ["adamw", "muon"])
+def test_every_parameter_is_in_one_group_with_its_own_share(layers):
+    model = model_of("unimo-2")
+    shares = layer_shares(model, 0.8)
+    optimiser = make_optimiser(model, Optimiser(layer_decay=0.8, layers=layers))
+    told = {id(p): group["share"] for group in optimiser.param_groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in optimiser.param_groups) == len(told) == len(shares)
+    assert all(told[id(p)] == shares[name] for name, p in model.named_parameters())
+
+
+def test_deep_layers_move_less_in_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(T, "matmul_rate", lambda *_: 1e9)
+    rates: list[dict[float, float]] = []
+    real = T.make_optimiser
+
+    def watched(model, settings):
+        optimiser = real(model, settings)
+        step = optimiser.step
+
+        def told():
+            rates.append({group["share"]: group["lr"] for group in optimiser.param_groups})
+            step()
+
+        optimiser.step = told
+        return optimiser
+
+    monkeypatch.setattr(T, "make_optimiser", watched)
+    rows = [{"text": f"film {i}", "label": str(i % 2)} for i in range(8)]
+    path = write_csv(tmp_path / "rows.csv", rows)
+    run = tiny_run(write_start(tmp_path / "start"), "classification", TaskData(train=(path,)), "steps=3",
+                   "optimiser.layer_decay=0.5", "optimiser.warmup=0")  # fmt: skip
+    torch.manual_seed(0)
+    T.train(Task(run), tmp_path / "run", say=quiet)
+    assert len(rates) == 3 and len(rates[0]) > 2
+    for told in rates:
+        assert all(rate == pytest.approx(told[1.0] * share) for share, rate in told.items())

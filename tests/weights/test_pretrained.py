@@ -1,0 +1,220 @@
+"""Saved folders: what comes back is what was saved, whoever opens it, and nothing else comes back."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from unimo.errors import UsageError, WeightsError
+from unimo.model.build import ModelSettings, build
+from unimo.tokenizer import Tokenizer
+from unimo.weights import hub, pretrained, reference_activations
+from unimo.weights.loading import load_model, start_from
+
+SMALL = {"size": "tiny", "width": 16, "heads": 2, "vocabulary": 50265, "positions": 40}
+SETTINGS = {
+    "unimo-2": ModelSettings(
+        **SMALL, image_depth=2, text_depth=2, grounded_depth=2, image_size=16, patch=8, dictionary=12, chosen=4,
+        masked_grounding=True,
+    ),
+    "projected": ModelSettings(
+        **SMALL, image_depth=1, text_depth=1, grounded_depth=1, image_size=16, patch=8, dictionary=12, chosen=4,
+        grounding_projection=True, contrastive_projection=True,
+    ),
+    "baseline": ModelSettings(
+        **SMALL, image_depth=1, text_depth=1, grounded_depth=1, image_size=16, patch=8, dictionary=0
+    ),
+    "unimo": ModelSettings(
+        member="unimo", **SMALL, depth=2, region_size=12, region_classes=7, region_heads=True, matching=2, dialogue=True
+    ),
+}  # fmt: skip
+
+
+def lively(settings: ModelSettings, seed: int = 0):
+    """A model in which no two parameters are equal: fresh LayerNorms all are."""
+    torch.manual_seed(seed)
+    model = build(settings).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.endswith(("temperature.value", "dictionary.scale")):
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        for i, name in enumerate(("contrastive_temperature", "image_temperature")):
+            if getattr(model, name, None) is not None:
+                getattr(model, name).value.fill_(0.1 + 0.1 * i)
+    return model
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_what_is_saved_comes_back(tmp_path, kind):
+    model = lively(SETTINGS[kind])
+    model.know_words(torch.tensor([4, 5, 9]))
+    folder = pretrained.save_pretrained(model, tmp_path / "out", SETTINGS[kind], facts={"step": 7, "seed": "3 | 4"})
+    again, config = pretrained.from_pretrained(folder)
+    assert type(again) is type(model) and not again.training
+    for (name, a), b in zip(model.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    assert again.known_words.tolist() == [4, 5, 9] and config["facts"]["step"] == 7
+    loaded, saved = load_model(folder)
+    assert saved.step == 7 and type(loaded) is type(model)
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\n") and "3 \\| 4" in card and f"{sum(p.numel() for p in model.parameters()):,}" in card
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_a_swap_of_two_tensors_is_noticed(kind):
+    """Any two parameters of one shape change places: the stored activations say so, in at least 99 of 100 cases.
+
+    Of the many pairs of the deepest model, those drawn by seed.
+    """
+    model = lively(SETTINGS[kind])
+    stored = reference_activations.activations(model)
+    reference_activations.check(model, stored, where="here")
+    pairs = [
+        (a, b)
+        for (_, a), (_, b) in itertools.combinations(model.named_parameters(), 2)
+        if a.shape == b.shape and not torch.equal(a, b)
+    ]
+    assert len(pairs) > 100
+    noticed, pairs = 0, random.Random(0).sample(pairs, min(400, len(pairs)))
+    for a, b in pairs:
+        a.data, b.data = b.data, a.data
+        try:
+            reference_activations.check(model, stored, where="here")
+        except WeightsError:
+            noticed += 1
+        a.data, b.data = b.data, a.data
+    reference_activations.check(model, stored, where="here")
+    assert noticed >= 0.99 * len(pairs)
+
+
+def test_a_swap_inside_a_file_is_refused_with_its_place(tmp_path):
+    folder = pretrained.save_pretrained(lively(SETTINGS["unimo-2"]), tmp_path / "out", SETTINGS["unimo-2"])
+    weights = load_file(folder / "model.safetensors")
+    a, b = "text_encoder.layers.0.ffn_norm.bias", "grounded_encoder.layers.1.attention_norm.bias"
+    weights[a], weights[b] = weights[b].clone(), weights[a].clone()
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(WeightsError, match="text_encoder"):
+        pretrained.from_pretrained(folder)
+    pretrained.from_pretrained(folder, check=False)
+
+
+def test_a_vote_that_is_almost_a_tie_is_no_difference():
+    """Another machine may choose another entry; what follows is compared with the entries that were chosen."""
+    model = lively(SETTINGS["unimo-2"])
+    stored = reference_activations.activations(model)
+    other = stored["codes"].clone()
+    other[0, -1] = next(i for i in range(12) if i not in other[0].tolist())
+    elsewhere = reference_activations.activations(model, other.long())
+    assert not torch.equal(elsewhere["pooled text"], stored["pooled text"])
+    reference_activations.check(model, elsewhere | {"codes": other}, where="here")
+
+
+def test_transformers_reads_the_tokenizer(tmp_path):
+    from transformers import AutoTokenizer
+
+    Tokenizer.default().save(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(str(tmp_path))
+    text = "Two dogs play; one doesn't bark! 北京 😀"
+    ours = Tokenizer.default()
+    assert theirs(text)["input_ids"] == [ours.cls, *ours.encode(text), ours.sep]
+    assert theirs("a", " b")["input_ids"] == [ours.cls, *ours.encode("a"), ours.sep, *ours.encode(" b"), ours.sep]
+    assert (theirs.mask_token_id, theirs.pad_token_id, len(theirs)) == (ours.mask, ours.pad, ours.vocab_size)
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda folder: (folder / "check.safetensors").unlink(), "not a saved model"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "no settings"),
+        (lambda folder: (folder / "config.json").write_text('{"settings": {"model": {"widht": 3}}}'), "widht"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x80\x04."), "model.safetensors"),
+    ],
+)
+def test_damaged_folders_are_refused(tmp_path, damage, message):
+    folder = pretrained.save_pretrained(lively(SETTINGS["baseline"]), tmp_path / "out", SETTINGS["baseline"])
+    damage(folder)
+    with pytest.raises((WeightsError, UsageError), match=message):
+        pretrained.from_pretrained(folder)
+
+
+def test_another_models_weights_are_refused(tmp_path):
+    folder = pretrained.save_pretrained(lively(SETTINGS["baseline"]), tmp_path / "out", SETTINGS["baseline"])
+    config = json.loads((folder / "config.json").read_text())
+    config["settings"]["model"]["text_depth"] = 2
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=r"text_encoder\.layers\.1"):
+        pretrained.from_pretrained(folder)
+
+
+def test_an_existing_folder_is_never_written_into(tmp_path):
+    with pytest.raises(UsageError, match="exists"):
+        pretrained.save_pretrained(lively(SETTINGS["baseline"]), tmp_path, SETTINGS["baseline"])
+
+
+def test_a_name_on_the_hub_is_fetched_only_when_given(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    folder = pretrained.save_pretrained(lively(SETTINGS["baseline"]), tmp_path / "out", SETTINGS["baseline"])
+    asked = []
+
+    def snapshot(name, revision, allow_patterns):
+        asked.append((name, revision))
+        if name != "lab/model":
+            raise ConnectionError("no network")
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    pretrained.from_pretrained("lab/model", revision="v1")
+    assert asked == [("lab/model", "v1")]
+    with pytest.raises(WeightsError, match="no network"):
+        pretrained.from_pretrained("lab/other")
+    for path in (Path("lab/model"), "../model", "/nowhere/at/all"):
+        with pytest.raises(WeightsError, match="no such folder"):
+            hub.fetch(path, ["config.json"])
+    assert len(asked) == 2
+
+
+def test_pushing_uploads_the_saved_files(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    class Api:
+        def __init__(self, token):
+            self.token = token
+
+        def create_repo(self, name, private, exist_ok):
+            seen.append((name, private, exist_ok))
+
+        def upload_folder(self, repo_id, folder_path, allow_patterns):
+            seen.append((repo_id, sorted(p.name for p in Path(folder_path).iterdir()), sorted(allow_patterns)))
+            return "there"
+
+    seen: list = []
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    folder = pretrained.save_pretrained(lively(SETTINGS["baseline"]), tmp_path / "out", SETTINGS["baseline"])
+    assert pretrained.push_to_hub(folder, "lab/model") == "there"
+    assert seen[0] == ("lab/model", True, True) and seen[1][1] == seen[1][2]
+    with pytest.raises(UsageError):
+        pretrained.push_to_hub(tmp_path, "lab/model")
+
+
+def test_starting_from_other_weights(tmp_path):
+    small = replace(SETTINGS["unimo-2"], masked_grounding=False, image_contrastive=False)
+    folder = pretrained.save_pretrained(lively(small), tmp_path / "out", small)
+    model = lively(SETTINGS["unimo-2"], 1)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    account = start_from(model, folder)
+    theirs = dict(load_model(folder)[0].named_parameters())
+    assert account.missing and all(name.startswith(("masked_grounding", "image_temp")) for name in account.missing)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, theirs[name] if name in theirs else before[name]), name
+    with pytest.raises(WeightsError, match="masked_grounding"):
+        whole = pretrained.save_pretrained(lively(SETTINGS["unimo-2"]), tmp_path / "whole", SETTINGS["unimo-2"])
+        start_from(build(small), whole)

@@ -1,0 +1,111 @@
+"""A plan of the four quadrants: which tasks a model is fine-tuned for, on which rows, and what it is asked again after.
+
+    {"tasks": [{"task": "sst2", "quadrant": "understanding, single-modal",
+                "train": ["sst2/train.tsv"], "dev": ["sst2/dev.tsv"], "set": ["batch=16"]}],
+     "abilities": {"pairs": ["flickr8k/val"], "tasks": ["retrieval", "masked_words"]}}
+
+A task is one of `unimo recipes`; keys of a task are the fields of `Entry`, those of abilities the settings of
+`unimo evaluate`. Paths are seen from where the command runs, like those of every command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from unimo.config import from_dict, setting
+from unimo.config.aliases import task_hint
+from unimo.errors import DataError, UsageError
+from unimo.json_files import load_json
+from unimo.paths import matches
+
+Quadrant = Literal[
+    "understanding, single-modal", "understanding, cross-modal", "generation, single-modal", "generation, cross-modal"
+]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One task of a plan."""
+
+    task: str = setting("", "a fine-tuning recipe")
+    quadrant: Quadrant = setting("understanding, single-modal", "where in the table it stands")
+    name: str = setting("", "its name in the table and its folder; empty: that of the recipe")
+    train: tuple[str, ...] = setting((), "files of the training split")
+    dev: tuple[str, ...] = setting((), "files of the split that chooses the weights")
+    test: tuple[str, ...] = setting((), "files of the split that is only scored; empty: dev is what is told")
+    images: tuple[str, ...] = setting((), "pictures that rows name")
+    regions: tuple[str, ...] = setting((), "their regions, if not beside them (UNIMO)")
+    columns: tuple[str, ...] = setting((), "part=column of your own files")
+    reader: str | None = setting(None, "how files are read; none: as the task says")
+    set: tuple[str, ...] = setting((), "key=value: settings of this fine-tuning")
+    share: float = setting(1.0, "of the time: twice as much as a task with half the number", above=0)
+    about: str = setting("", "what is asked, in a sentence")
+
+    @property
+    def called(self) -> str:
+        return self.name or self.task
+
+
+@dataclass(frozen=True)
+class Plan:
+    """abilities: settings of `unimo.evaluation.evaluate.EvaluationData`; empty: nothing is asked again."""
+
+    entries: tuple[Entry, ...]
+    abilities: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_plan(path: str | Path, recipes: Mapping[str, Any]) -> Plan:
+    """The plan in a JSON file. recipes: names of tasks. UsageError or DataError name the task that is wrong."""
+    values = load_json(path)
+    if not isinstance(values, dict) or not isinstance(values.get("tasks"), list) or not values["tasks"]:
+        raise UsageError("not a plan", where=path, expected='{"tasks": [{"task": ..., "train": [...]}, ...]}')
+    for key in values:
+        if key not in ("tasks", "abilities"):
+            raise UsageError("unknown key in a plan", where=path, got=key, expected="tasks, abilities")
+    entries = []
+    for i, value in enumerate(values["tasks"]):
+        where = f"{path}, tasks[{i}]"
+        try:
+            entries.append(from_dict(Entry, value))
+        except UsageError as fault:
+            told = f"{where}.{fault.where}" if fault.where else where
+            raise UsageError(fault.what, where=told, got=fault.got, expected=fault.expected, do=fault.do) from fault
+    plan = Plan(tuple(entries), values.get("abilities", {}))
+    check_plan(plan, recipes, where=str(path))
+    return plan
+
+
+def check_plan(plan: Plan, recipes: Mapping[str, Any], *, where: str) -> None:
+    """Everything that can be told before hours of training: tasks, names, files. Raises UsageError and DataError."""
+    seen: dict[str, int] = {}
+    for i, entry in enumerate(plan.entries):
+        here = f"{where}, tasks[{i}]"
+        if entry.task not in recipes:
+            do = task_hint(entry.task, recipes) or "unimo recipes"
+            expected = ", ".join(sorted(recipes))
+            raise UsageError("no such task", where=f"{here}.task", got=entry.task, expected=expected, do=do)
+        name = entry.called
+        if name != Path(name).name or name.startswith(".") or name in RESERVED or name.endswith(RANDOM) or SEED in name:
+            raise UsageError("not a name of a folder", where=f"{here}.name", got=name, expected="letters and digits")
+        if name in seen:
+            what, do = "two tasks of one name", "give one of them another name"
+            raise UsageError(what, where=f"{here}.name", got=f"{name}, also tasks[{seen[name]}]", do=do)
+        seen[name] = i
+        if not entry.share > 0:
+            raise UsageError("a share of the time is above 0", where=f"{here}.share", got=entry.share)
+        for split in ("train", "dev", "test", "images", "regions"):
+            for path in getattr(entry, split):
+                if not matches(path):
+                    raise DataError("no such file", where=f"{here}.{split}", got=path)
+        if not entry.train or not (entry.dev or entry.test):
+            raise UsageError("a task needs rows", where=here, expected="train, and dev or test or both")
+
+
+RANDOM = "-random"  # ends the folder of a task that began with random weights
+SEED = "-seed-"  # with a number, ends the folder of a task's later seeds
+RESERVED = ("data", "pretrained")  # folders beside those of the tasks
+
+__all__ = ["RANDOM", "SEED", "Entry", "Plan", "Quadrant", "check_plan", "read_plan"]

@@ -1,0 +1,110 @@
+"""Verbs that ask a trained model: search, captions, missing words, classes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from unimo.cli.app import AnyModel, Paths, app, say
+from unimo.errors import UsageError
+
+
+@app.command("index")
+def make_index(
+    model: AnyModel,
+    out: Annotated[str, typer.Option(help="New folder of the index.")],
+    texts: Paths = None,
+    images: Paths = None,
+    pairs: Paths = None,
+    precision: Annotated[str, typer.Option(help="Of the stored embeddings: float16 or float32.")] = "float16",
+    passage: Annotated[int, typer.Option(help="Tokens of the passages that texts are cut into.", min=1)] = 128,
+    regions: Annotated[list[str] | None, typer.Option(help="UNIMO's regions, if not beside the shards.")] = None,
+    index_dir: Annotated[str | None, typer.Option(help="Where shard indexes go, if not beside the shards.")] = None,
+    verify: Annotated[str, typer.Option(help="decode every picture once, or read only its header")] = "decode",
+    max_bad_share: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
+    ledger: Annotated[str | None, typer.Option(help="File that names every bad sample.")] = None,
+) -> None:
+    """Encode texts, pictures or pairs once, to be searched; started again, it goes on where it was."""
+    from unimo.corpus.bad_samples import Ledger
+    from unimo.retrieval import build_index
+
+    given: dict[str, Any] = {"texts": texts, "images": images, "pairs": pairs, "regions": regions or ()}
+    options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_share": max_bad_share}
+    build_index(model, out, precision=precision, passage=passage, ledger=Ledger(ledger), say=say, **given, **options)
+
+
+@app.command()
+def search(
+    folder: Annotated[str, typer.Argument(help="An index, made by `unimo index`.")],
+    text: Annotated[str | None, typer.Option(help="What is looked for, in words.")] = None,
+    image: Annotated[str | None, typer.Option(help="What is looked for, as a picture file.")] = None,
+    top: Annotated[int, typer.Option(help="How many to show.", min=1)] = 10,
+    only: Annotated[str | None, typer.Option(help="Show only texts, or only images.")] = None,
+    rerank: Annotated[int, typer.Option(help="So many of the nearest are read together with the query.", min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    model: Annotated[str | None, typer.Option(help="The model of the index, if it lies elsewhere by now.")] = None,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Read the whole index first.")] = True,
+    approximate_above: Annotated[
+        int | None, typer.Option(help="Rows beyond which the search is approximate (extra `faiss`).")
+    ] = None,
+    method: Annotated[str, typer.Option(help="Approximate search: ivf or hnsw.")] = "ivf",
+) -> None:
+    """Find texts and pictures by a text, a picture, or both.
+
+    Prints rank, cosine, with --rerank the score of reading both together (log-odds), kind, file and key, and the text.
+    """
+    import json
+
+    from unimo.retrieval import open_index
+    from unimo.retrieval.index import table
+
+    options: dict[str, Any] = {"approximate_above": approximate_above, "method": method}
+    index = open_index(folder, model=model, verify=verify, **options)
+    hits = index.search(text, image, top=top, only=only, rerank=rerank)  # type: ignore[arg-type]
+    for line in (json.dumps(hit.to_dict()) for hit in hits) if as_json else table(hits):
+        say(line)
+
+
+@app.command()
+def caption(
+    model: AnyModel,
+    images: Annotated[list[str], typer.Argument(help="Picture files.")],
+    beams: Annotated[int, typer.Option(help="Hypotheses kept; 1 is greedy.", min=1, max=64)] = 1,
+) -> None:
+    """Write a caption for each picture."""
+    from unimo.inference import load
+
+    for path, sentence in zip(images, load(model).caption(images, beams=beams)):
+        say(f"{path}: {sentence}")
+
+
+@app.command("fill")
+def fill_mask(
+    model: AnyModel,
+    text: Annotated[str, typer.Argument(help="A sentence with one [MASK].")],
+    image: Annotated[str | None, typer.Option(help="A picture to look at.")] = None,
+    top: Annotated[int, typer.Option(help="How many words to show.", min=1)] = 5,
+) -> None:
+    """Fill in the [MASK] of a sentence, alone or beside a picture."""
+    from unimo.inference import load
+
+    for piece, probability in load(model).fill_mask(text, image, top=top):
+        say(f"{probability:6.1%} {piece!r}")
+
+
+@app.command()
+def classify(
+    model: AnyModel,
+    images: Annotated[list[str], typer.Argument(help="Picture files.")],
+    names: Annotated[str, typer.Option(help="Class names, separated by commas.")],
+) -> None:
+    """Choose a class name for each picture."""
+    from unimo.inference import load
+
+    classes = [name.strip() for name in names.split(",") if name.strip()]
+    if not classes:
+        raise UsageError("no class names", where="--names", got=names, expected="dog,cat,...")
+    for path, row in zip(images, load(model).classify(images, classes)):
+        best = int(row.argmax())
+        say(f"{path}: {classes[best]} ({row[best]:.1%})")

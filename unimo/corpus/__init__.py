@@ -1,0 +1,1 @@
+"""A corpus: files of images and texts, indexed once, read by position, with every bad sample named."""

@@ -1,0 +1,79 @@
+"""Build or verify the sidecar indexes of a set of shards (`unimo prepare index`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.corpus import Fields, Kind, Verify, open_corpus
+
+
+def index(
+    kind: Kind,
+    paths: str | Path | Sequence[str | Path],
+    *,
+    tokenizer=None,
+    fields: Fields | None = None,
+    ledger: Ledger | None = None,
+    index_dir: str | Path | None = None,
+    verify: Verify = "decode",
+    max_bad_share: float = 0.01,
+    say: Callable[[str], None] = print,
+) -> list[dict]:
+    """Hash every shard, build the indexes that are missing or do not fit, and say one row per shard and a
+    total.
+
+    Unlike the silent check at the start of a run, which trusts sizes and times of change, this reads all
+    bytes. Returns the rows (shard, form, built, offered, used, quarantined, texts, tokens, bytes, seconds,
+    reasons, notes, told). Raises what `open_corpus` raises; rows said until then stay valid, and so do their
+    indexes.
+    """
+    if tokenizer is None and kind != "images":
+        from unimo.tokenizer import Tokenizer  # images need no vocabulary in memory
+
+        tokenizer = Tokenizer.default()
+    rows: list[dict] = []
+
+    def tell(row: dict) -> None:
+        rows.append(row)
+        say(_line(row))
+
+    ledger = Ledger() if ledger is None else ledger
+    before = ledger.quarantined
+    corpus = open_corpus(
+        kind,
+        paths,
+        tokenizer=tokenizer,
+        fields=fields,
+        ledger=ledger,
+        index_dir=index_dir,
+        verify=verify,
+        max_bad_share=max_bad_share,
+        recheck=True,
+        on_shard=tell,
+    )
+    for line in corpus.passed_over:
+        say(f"passed over: {line}")
+    bad = ledger.quarantined - before
+    listed = f", listed in {ledger.path}" if bad and ledger.path else ""
+    say(
+        f"{len(rows)} shards: {len(corpus)} {kind}, {sum(row['tokens'] for row in rows)} tokens, "
+        f"{bad} bad samples{listed} | fingerprint {corpus.fingerprint[:16]}"
+    )
+    return rows
+
+
+def _line(row: dict) -> str:
+    rate = row["bytes"] / 2**20 / max(row["seconds"], 1e-3)
+    parts = [
+        row["shard"],
+        "indexed" if row["built"] else "unchanged",
+        f"{row['used']} of {row['offered']} used",
+    ]
+    if row["texts"]:
+        parts.append(f"{row['texts']} texts, {row['tokens']} tokens")
+    parts.append(f"{row['bytes'] / 2**20:.1f} MiB in {row['seconds']:.1f} s ({rate:.0f} MiB/s)")
+    parts += [f"{count} x {reason}" for reason, count in row["reasons"].items()]
+    parts += row["told"]
+    return " | ".join(parts)

@@ -1,0 +1,371 @@
+"""Folders, globs and files of the user become one indexed corpus.
+
+    texts    .txt · .jsonl(.gz) · .parquet                     one document each
+    images   image files in folders · WebDataset .tar · .parquet
+    pairs    WebDataset .tar (img2dataset's too) · .parquet with an image column · .jsonl beside its images · image
+             files with a .txt or .json of the same name (img2dataset's folders)
+
+Each file (each folder, for loose images and .txt) is a shard with a sidecar index. Building the index reads
+everything once, checks every sample, names the bad ones, and tokenises; afterwards a corpus is arrays and
+paths, and any sample is one positioned read away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unimo.corpus import text as readers
+from unimo.corpus.bad_samples import Ledger, Notes, check_share
+from unimo.corpus.finding import EXPECTED, IMAGE_SUFFIXES, Fields, Kind, Source, Verify, did_you_mean, find
+from unimo.corpus.index_file import Index
+from unimo.corpus.indexing import IDENTITY, index_of, strings
+from unimo.corpus.items import embedded_image, first_of
+from unimo.corpus.walking import printable, walk
+from unimo.data.sample import Sample
+from unimo.errors import DataError, UsageError
+from unimo.file_access import read_file, read_range
+from unimo.paths import user_path
+from unimo.ragged import Strings, offsets_of
+
+
+def open_corpus(
+    kind: Kind,
+    paths: str | Path | Sequence[str | Path],
+    *,
+    tokenizer=None,
+    fields: Fields | None = None,
+    ledger: Ledger | None = None,
+    index_dir: str | Path | None = None,
+    verify: Verify = "decode",
+    max_bad_share: float = 0.01,
+    recheck: bool = False,
+    on_shard: Callable[[dict], None] | None = None,
+) -> Corpus:
+    """Find the shards, build or reuse their indexes, and join them in sorted order.
+
+    paths: a file, a folder (searched recursively), a pattern (*, **, {000..012}, {a,b}), or a list of these.
+    tokenizer: needed for texts and pairs. verify: "decode" decodes every image once while indexing, "header" reads
+    only sizes. recheck: hash every shard again instead of trusting size and time of change. on_shard: called with a
+    summary row after each shard.
+
+    Offered samples are used, or bad and named in the ledger. What lies there and is no sample of this kind (other
+    files, members, pictures that no table names) is counted in the ledger's notes. A folder that may not be listed is
+    one bad sample, for nobody knows how many it holds.
+
+    Raises DataError (nothing found, too many bad samples, unreadable shard) or UsageError (not a path, wrong
+    kind, a share of bad samples that is none).
+    """
+    check_share(max_bad_share)
+    if kind not in EXPECTED:
+        raise UsageError(
+            "unknown kind of data",
+            where="open_corpus",
+            got=kind,
+            expected=", ".join(EXPECTED),
+            do=did_you_mean(kind, EXPECTED) or "say which of these the data are",
+        )
+    if verify not in ("decode", "header"):
+        raise UsageError(
+            "unknown level of verification",
+            where="verify",
+            got=verify,
+            expected="decode or header",
+            do="decode reads every picture once, header only its size",
+        )
+    if kind != "images" and tokenizer is None:
+        raise UsageError(
+            f"{kind} need a tokenizer",
+            where="open_corpus",
+            expected="a tokenizer",
+            do="give tokenizer=Tokenizer.default()",
+        )
+    fields = fields or Fields()
+    ledger = Ledger() if ledger is None else ledger
+    own = Ledger()  # this corpus is judged alone, whatever else the run's ledger already holds
+    found = find(kind, paths, fields)
+    sources = found.sources
+    indexes: list[Index] = []
+    for source in sources:
+        started = time.monotonic()
+        index, built = index_of(
+            source,
+            kind,
+            tokenizer,
+            fields,
+            verify,
+            None if index_dir is None else user_path(index_dir, "index_dir"),
+            recheck,
+        )
+        for book in (own, ledger):
+            book.offer(index.counts["offered"])
+            book.use(index.counts["used"])
+            book.notes.join(Notes.from_json(json.loads(index.header["notes"])))
+            for entry in index.quarantined:
+                book.add(DataError(**_parts(entry)), key=entry["key"], shard=source.path)
+        indexes.append(index)
+        if on_shard is not None:
+            on_shard(_row(source, index, built, time.monotonic() - started))
+    found.notes.join(_not_named(kind, sources, indexes))
+    for book in (own, ledger):
+        book.notes.join(found.notes)
+        for error in found.failed:
+            book.offer()
+            book.add(error, key=str(error.where), shard=error.where)
+    _refuse_copies(sources, indexes)
+    if own.used == 0:
+        reasons = [f"{n} x {reason}" for reason, n in own.summary()["reasons"].items()]
+        first = next((entry for index in indexes for entry in index.quarantined), {})
+        raise DataError(
+            f"no usable sample among the {kind}",
+            where=ledger.path or ", ".join(str(source.path) for source in sources[:3]),
+            got="; ".join(reasons + own.notes.lines()) or "empty files",
+            expected=EXPECTED[kind],
+            do=f"the first bad one: {DataError(**_parts(first)).one_line()}" if first else "point to other data",
+        )
+    own.check(max_bad_share, report=ledger.path)
+    folders = [f"what folder {error.where} holds: {error.what}, {error.got}" for error in found.failed]
+    return Corpus(kind, sources, indexes, (*folders, *found.notes.lines()))
+
+
+class Corpus:
+    """An indexed set of documents, images or pairs; n items. Only arrays and paths: safe to hand to workers.
+
+    keys            list-like of n strings
+    sizes           (n, 2) int32, width and height of the upright images; (n, 2) zeros for texts
+    token_counts    texts: (n,) int64; pairs: (m,) int64 of all captions, flat; images: (0,)
+    caption_offsets pairs: (n + 1,) int64, captions of item i are [o[i], o[i + 1]); else None
+    labels          images whose JSON names a class: n strings or None each; None when no item has one
+    unreadable      key -> what is wrong with it, of the samples that were left out
+    fingerprint     SHA-256 over kind, contents of the shards, tokenizer and field names
+    passed_over     what lies beside the shards and is not read, a line for each reason
+    """
+
+    def __init__(
+        self, kind: Kind, sources: Sequence[Source], indexes: Sequence[Index], passed_over: Sequence[str] = ()
+    ):
+        self.kind = kind
+        self.passed_over = tuple(passed_over)
+        self.shards = [(source.path, source.form) for source in sources]
+        parts = [index.arrays for index in indexes]
+        self._first = offsets_of([len(part["keys_offsets"]) - 1 for part in parts])
+        self.keys = _join_strings(parts, "keys")
+        self._files = _join_strings(parts, "files")
+        self.sizes = np.concatenate([part["sizes"] for part in parts])
+        self._image_at = np.concatenate([part["image_at"] for part in parts])
+        self._image_sha256 = np.concatenate([part["image_sha256"] for part in parts])
+        self._record_at = np.concatenate([part["record_at"] for part in parts])
+        self._record_sha256 = np.concatenate([part["record_sha256"] for part in parts])
+        self._token_ids = np.concatenate([part["token_ids"] for part in parts])
+        self._token_offsets = _join_offsets([part["token_offsets"] for part in parts])
+        self.token_counts = np.diff(self._token_offsets)
+        self._captions = _join_strings(parts, "captions") if kind == "pairs" else None
+        self.caption_offsets = _join_offsets([part["caption_offsets"] for part in parts]) if kind == "pairs" else None
+        self._records = _join_strings(parts, "records")
+        self.unreadable: dict[str, dict[str, str]] = {}
+        for index in indexes:
+            for entry in index.quarantined:
+                kept = {name: value for name, value in entry.items() if name != "key"}
+                self.unreadable.setdefault(entry["key"], kept)
+        names = _join_strings(parts, "labels")
+        self.labels = [name or None for name in names] if len(names.blob) else None
+        self._text_fields = tuple(json.loads(indexes[0].header["fields"])["text"])
+        self._image_fields = tuple(json.loads(indexes[0].header["fields"])["image"])
+        self.fingerprint = hashlib.sha256(
+            json.dumps(
+                [kind, [[index.header[name] for name in IDENTITY] for index in indexes]], sort_keys=True
+            ).encode()
+        ).hexdigest()
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def tokens(self, i: int, j: int = 0) -> np.ndarray:
+        """uint16 ids of document i, or of caption j of pair i; no special ids."""
+        row = self._text_row(i, j)
+        return self._token_ids[self._token_offsets[row] : self._token_offsets[row + 1]]
+
+    def vocabulary(self) -> np.ndarray:
+        """(k,) int64, the sorted ids that occur in the texts or captions."""
+        return np.unique(self._token_ids).astype(np.int64)
+
+    def text(self, i: int, j: int = 0) -> str:
+        """Document i as it stands in its file, or caption j of pair i."""
+        row = self._text_row(i, j)
+        if self._captions is not None:
+            return self._captions[row]
+        if self._shard(i)[1] == "loose":
+            return readers.decode_utf8(self._record(i), self.where(i))
+        values = self._values(i)
+        return next(values[name] for name in self._text_fields if values.get(name) is not None)
+
+    def image_bytes(self, i: int) -> bytes:
+        """The encoded image of item i; DataError when it is not what was indexed."""
+        self._check(i)
+        if self.kind == "texts":
+            raise UsageError(
+                "texts hold no images", where="Corpus.image_bytes", expected="images or pairs", do="open one of these"
+            )
+        path, form = self._shard(i)
+        if form == "tar":
+            offset, length = (int(value) for value in self._image_at[i])
+            data = read_range(path, offset, length)
+        elif form == "parquet":
+            row = readers.read_parquet_at(path, int(self._image_at[i, 0]))
+            data = embedded_image(first_of(row, self._image_fields)) or b""
+        else:
+            data = read_file((path if form == "loose" else path.parent) / self._files[i])
+        self._compare(i, data, self._image_sha256[i])
+        return data
+
+    def meta(self, i: int) -> dict:
+        """The JSON object (or the other columns) of item i; empty where there is none."""
+        self._check(i)
+        if self._record_at[i, 0] < 0 or (self._shard(i)[1] == "loose" and self.kind != "pairs"):
+            return {}
+        hidden = self._text_fields if self.kind == "texts" else ()
+        values = self._values(i)
+        return {k: v for k, v in values.items() if k not in hidden and embedded_image(v) is None}
+
+    def sample(self, i: int) -> Sample:
+        """Item i, whole."""
+        self._check(i)
+        if self.kind == "texts":
+            return Sample(self.keys[i], None, (self.text(i),), self.meta(i))
+        texts: tuple[str, ...] = ()
+        if self.caption_offsets is not None:
+            texts = tuple(self.text(i, j) for j in range(int(np.diff(self.caption_offsets[i : i + 2])[0])))
+        return Sample(self.keys[i], self.image_bytes(i), texts, self.meta(i))
+
+    def where(self, i: int) -> str:
+        """Item i in words, for messages."""
+        path, form = self._shard(i)
+        place = f", byte offset {self._image_at[i, 0]}" if form == "tar" else ""
+        return f"{path}, key {self.keys[i]}{place}"
+
+    def shard_of(self, i: int) -> Path:
+        """The file or folder that holds item i (what a ledger names)."""
+        return self._shard(i)[0]
+
+    def _shard(self, i: int) -> tuple[Path, str]:
+        return self.shards[int(np.searchsorted(self._first, i, side="right")) - 1]
+
+    def _check(self, i: int) -> None:
+        if not 0 <= i < len(self):
+            raise IndexError(f"item {i} of {len(self)}")
+
+    def _text_row(self, i: int, j: int) -> int:
+        self._check(i)
+        if self.kind == "images":
+            raise UsageError(
+                "images hold no texts", where="Corpus.text", expected="texts or pairs", do="open them as pairs"
+            )
+        if self.caption_offsets is None:
+            row, end = i + j, i + 1
+        else:
+            row, end = int(self.caption_offsets[i]) + j, int(self.caption_offsets[i + 1])
+        if not j >= 0 or row >= end:
+            raise IndexError(f"text {j} of item {i}")
+        return row
+
+    def _record(self, i: int) -> bytes:
+        """The bytes of the JSON member, line or text file of item i, checked."""
+        path, form = self._shard(i)
+        offset, length = (int(value) for value in self._record_at[i])
+        if form == "loose":
+            data = read_file(path / (self._records[i] or self._files[i]), limit=2**40)
+        elif form == "jsonl":
+            data = readers.read_jsonl_at(path, offset, length)
+        else:
+            data = read_range(path, offset, length)
+        self._compare(i, data, self._record_sha256[i])
+        return data
+
+    def _values(self, i: int) -> dict[str, Any]:
+        path, form = self._shard(i)
+        if form == "parquet":
+            return readers.read_parquet_at(path, int(self._record_at[i, 0]))
+        return readers.parse_json(self._record(i), self.where(i))
+
+    def _compare(self, i: int, data: bytes, expected: np.ndarray) -> None:
+        found = hashlib.sha256(data).digest()
+        if found != expected.tobytes():
+            raise DataError(
+                "sample changed since it was indexed",
+                where=self.where(i),
+                got=f"{len(data)} bytes, sha256 {found.hex()[:16]}…",
+                expected=f"sha256 {expected.tobytes().hex()[:16]}…",
+                do="restore the file, or run `unimo prepare index` again",
+            )
+
+
+def _refuse_copies(sources: Sequence[Source], indexes: Sequence[Index]) -> None:
+    first: dict[str, Path] = {}
+    for source, index in zip(sources, indexes):
+        content = index.header["sha256"]
+        if content in first and index.counts["used"]:  # empty or broken ones may well be alike
+            raise DataError(
+                "two shards have the same content",
+                where=source.path,
+                got=f"a copy of {first[content]}",
+                expected="each shard once",
+                do="remove one of them",
+            )
+        first[content] = source.path
+
+
+def _not_named(kind: Kind, sources: Sequence[Source], indexes: Sequence[Index]) -> Notes:
+    """Pictures below the folders of tables (.jsonl) that none of them names: no samples, and no fault."""
+    notes = Notes()
+    tables = [(source.path, index) for source, index in zip(sources, indexes) if source.form == "jsonl"]
+    if kind != "pairs" or not tables:
+        return notes
+    named = {os.path.normpath(path.parent / name) for path, index in tables for name in strings(index.arrays, "named")}
+    tops: list[Path] = []
+    for folder in sorted({path.parent for path, _ in tables}):
+        if not any(top in folder.parents for top in tops):
+            tops.append(folder)
+    for top in tops:
+        for path in walk(top).files:
+            if path.name.lower().endswith(IMAGE_SUFFIXES) and os.path.normpath(path) not in named:
+                notes.tell("pictures that no table names", printable(path.relative_to(top).as_posix()))
+    return notes
+
+
+def _parts(entry: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in entry.items() if name != "key"}
+
+
+def _row(source: Source, index: Index, built: bool, seconds: float) -> dict:
+    reasons = Counter(entry["what"] for entry in index.quarantined)
+    paths = [source.path] if source.form != "loose" else [source.path / name for name in source.files]
+    return {
+        "shard": printable(source.path),
+        "form": source.form,
+        "built": built,
+        **index.counts,
+        "texts": len(index.arrays["token_offsets"]) - 1,
+        "tokens": len(index.arrays["token_ids"]),
+        "bytes": sum(path.stat().st_size for path in paths if path.exists()),
+        "seconds": round(seconds, 3),
+        "reasons": dict(reasons.most_common()),
+        "notes": {what: count for what, (count, _) in json.loads(index.header["notes"]).items()},
+        "told": Notes.from_json(json.loads(index.header["notes"])).lines(),
+    }
+
+
+def _join_offsets(pieces: Sequence[np.ndarray]) -> np.ndarray:
+    return offsets_of(np.concatenate([np.diff(piece) for piece in pieces]))
+
+
+def _join_strings(parts: Sequence[dict[str, np.ndarray]], name: str) -> Strings:
+    blob = np.concatenate([part[f"{name}_blob"] for part in parts])
+    return Strings(blob, _join_offsets([part[f"{name}_offsets"] for part in parts]))

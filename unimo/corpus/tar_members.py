@@ -1,0 +1,101 @@
+"""Which members of a tar are one sample, and which are passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from unimo.corpus.bad_samples import Notes
+from unimo.corpus.finding import IMAGE_SUFFIXES, Kind
+from unimo.corpus.tar import Member, Oddity
+from unimo.errors import DataError
+
+SLOTS = {"pairs": ("image", "json", "txt"), "images": ("image", "json")}
+Parts = dict[str, Member]  # slot -> member
+_Group = dict[str, Parts]  # middle of the ending, "" for a plain one -> parts
+
+
+class TarMembers:
+    """Members sharing a name up to its first dot are one sample (WebDataset); what follows is the ending.
+
+    An ending of several parts, as in shot1.v1.jpg, tells variants of a sample apart. Beside a plain picture of the same
+    key they are more than is read, and passed over. Where there is none, each variant with a picture is a sample of its
+    own, called shot1.v1, if it has a caption of its own (shot1.v1.txt); a single picture takes the plain caption of its
+    key; several that would share it are bad, for nobody knows whose it is.
+    """
+
+    def __init__(self, kind: Kind, notes: Notes):
+        self.kind, self.notes = kind, notes
+        self.groups: dict[tuple[str, int], _Group] = {}
+        self.copies: dict[str, int] = {}  # how often a key began anew
+        self.pictured: set[str] = set()  # keys with a plain picture
+
+    def take(self, entry: Member | Oddity) -> None:
+        folder, _, name = entry.name.rpartition("/")
+        stem, _, ending = name.partition(".")
+        middle, _, last = ending.rpartition(".")
+        slot = "image" if f".{last.lower()}" in IMAGE_SUFFIXES else last.lower()
+        if isinstance(entry, Oddity):
+            if entry.kind != "5":  # a folder
+                self.notes.tell("extra members: links and other things that are no files", entry.name)
+            return
+        if not stem:
+            self.notes.tell("extra members: hidden names", entry.name)
+            return
+        if slot not in SLOTS[self.kind]:
+            said = f"ending in .{last.lower()[:12]}" if last else "without an ending"
+            self.notes.tell(f"extra members: {said}, not read as {self.kind}", entry.name)
+            return
+        key = f"{folder}/{stem}" if folder else stem
+        copy = self.copies.get(key, 0)
+        if slot in self.groups.get((key, copy), {}).get(middle, {}):
+            copy = self.copies[key] = copy + 1
+        if slot == "image" and not middle:
+            self.pictured.add(key)
+        self.groups.setdefault((key, copy), {}).setdefault(middle, {})[slot] = entry
+
+    def samples(self, shard: str) -> Iterator[tuple[str, Parts | DataError]]:
+        """(key, members by slot), or the reason why nobody can tell which belong together."""
+        for (key, _), group in self.groups.items():
+            plain = group.pop("", {})
+            pictures = [middle for middle, parts in group.items() if "image" in parts]
+            if key in self.pictured:
+                self._pass_over(group.values(), "variants of a key that has a plain picture")
+                if plain:
+                    yield key, plain
+            elif len(pictures) == 1:
+                own = group.pop(pictures[0])
+                self._pass_over(group.values(), "variants without a picture")
+                yield (key if plain else f"{key}.{pictures[0]}"), {**plain, **own}
+            elif pictures:
+                yield from self._several(shard, key, plain, group)
+            else:  # bad ones, each by its name
+                yield from ((f"{key}.{middle}", parts) for middle, parts in group.items())
+                if plain:
+                    yield key, plain
+
+    def _several(self, shard: str, key: str, plain: Parts, group: _Group) -> Iterator[tuple[str, Parts | DataError]]:
+        shared = False
+        for middle, parts in group.items():
+            if "image" not in parts:
+                self._pass_over([parts], "variants without a picture")
+            elif plain and self.kind == "pairs" and not {"txt", "json"} & set(parts):
+                shared = True
+                yield (
+                    f"{key}.{middle}",
+                    DataError(
+                        "several pictures share one caption",
+                        where=f"{shard}, member {parts['image'].name}",
+                        got=", ".join(sorted(part.name for part in plain.values())),
+                        expected=f"one picture of the key {key}, or a caption for each, as {key}.{middle}.txt",
+                        do="write the shard with a key for each picture",
+                    ),
+                )
+            else:
+                yield f"{key}.{middle}", parts
+        if not shared:
+            self._pass_over([plain], "what belongs to several pictures of a key")
+
+    def _pass_over(self, those: Iterable[Parts], why: str) -> None:
+        for parts in those:
+            for member in parts.values():
+                self.notes.tell(f"extra members: {why}", member.name)

@@ -1,0 +1,166 @@
+"""From samples to one batch: a draft that objectives write on, packed when everyone has had a turn.
+
+    S side in pixels · M texts · T packed tokens
+
+The draft holds what the schedule chose (raw picture arrays, captions and passages as token ids). An objective
+adds the versions it wants encoded (masked, written, cut into fragments) under a group name and says what it
+will ask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from unimo.batch import TEXT, Batch, Targets, Texts
+from unimo.data.regions import PictureRegions, stack_regions
+from unimo.data.side_inputs import Beside
+from unimo.rng import generator
+from unimo.tokenizer import Tokenizer
+
+FIRST_POSITION = 2  # position ids start at 2 (spec unimo2 §5.2)
+
+
+@dataclass
+class Drawn:
+    """One chosen sample.
+
+    name: printable. identity: equal for equal content. ids: token ids without specials. names: what its luck
+    depends on; of a pair (seed, item, epoch). place: its place within its shard. beside: what was prepared for a pair,
+    or None. shard: of a passage, the number of its shard.
+    """
+
+    name: str
+    identity: int
+    ids: np.ndarray
+    names: tuple[int | str, ...]
+    place: int = 0
+    beside: Beside | None = None
+    shard: int = 0
+
+    def rng(self, purpose: str) -> np.random.Generator:
+        """This sample's own luck in this epoch for one purpose."""
+        return generator(purpose, *self.names)
+
+
+@dataclass
+class Draft:
+    """The open batch of one rank.
+
+    shards: equal parts of the whole step, all ranks together; local_shards: how many of them are here. progress: share
+    of the run's steps that lie behind it, 0 in a run whose steps are not known beforehand. pairs,
+    images, masked, fragments: what was drawn, the last two being passages of text to read and to write.
+    pixels: group -> list of (3, S, S) uint8 arrays; picture i of group "pairs" belongs to pairs[i]. regions: the
+    same of detected regions, for UNIMO; then there are no pixels.
+    """
+
+    step: int
+    size: int
+    tokenizer: Tokenizer
+    shards: int = 1
+    local_shards: int = 1
+    progress: float = 0.0
+    pairs: list[Drawn] = field(default_factory=list)
+    images: list[Drawn] = field(default_factory=list)
+    masked: list[Drawn] = field(default_factory=list)
+    fragments: list[Drawn] = field(default_factory=list)
+    pixels: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    regions: dict[str, list[PictureRegions]] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+    _texts: dict[str, list[tuple[np.ndarray, ...]]] = field(default_factory=dict)
+    _asked: dict[str, list[tuple[str, int, np.ndarray, np.ndarray]]] = field(default_factory=dict)
+
+    def framed(self, ids: np.ndarray) -> np.ndarray:
+        """[CLS] ids [SEP] as int64."""
+        return np.concatenate([[self.tokenizer.cls], ids, [self.tokenizer.sep]]).astype(np.int64)
+
+    def first_pairs(self, count: int) -> list[int]:
+        """Numbers of the first pairs of every shard, `count` of them in the whole step."""
+        return [i for i, drawn in enumerate(self.pairs) if drawn.place * self.shards < count]
+
+    def last_pairs(self, count: int) -> list[int]:
+        """Numbers of the last pairs of every shard, `count` of them in the whole step."""
+        per_shard = len(self.pairs) // self.local_shards
+        return [i for i, drawn in enumerate(self.pairs) if (per_shard - 1 - drawn.place) * self.shards < count]
+
+    def read_captions(self) -> None:
+        """Adds the captions as they are, as group "pairs.clean", unless another objective has."""
+        if "pairs.clean" not in self._texts:
+            for drawn in self.pairs:
+                self.add_text("pairs.clean", self.framed(drawn.ids))
+
+    def add_picture(self, group: str, picture: PictureRegions | np.ndarray) -> None:
+        """Adds the regions of a picture, or its pixels (3, S, S) uint8, to a group."""
+        if isinstance(picture, PictureRegions):
+            self.regions.setdefault(group, []).append(picture)
+        else:
+            self.pixels.setdefault(group, []).append(picture)
+
+    def add_text(
+        self,
+        group: str,
+        ids: np.ndarray,
+        *,
+        role: int | np.ndarray = TEXT,
+        positions: np.ndarray | None = None,
+        dialogue: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> int:
+        """Adds one framed text to a group; returns its number within the group. dialogue: speaker and turn of each."""
+        if positions is None:
+            positions = FIRST_POSITION + np.arange(len(ids))
+        rows = self._texts.setdefault(group, [])
+        rows.append((np.asarray(ids), np.asarray(positions), np.broadcast_to(role, len(ids)), *(dialogue or ())))
+        return len(rows) - 1
+
+    def ask(self, objective: str, group: str, text: int, places: np.ndarray, labels: np.ndarray) -> None:
+        """The output at `places` of text number `text` of `group` should be `labels`."""
+        self._asked.setdefault(objective, []).append((group, text, np.asarray(places), np.asarray(labels)))
+
+    def finish(self) -> Batch:
+        """Packs everything into one batch."""
+        first_text: dict[str, tuple[int, int]] = {}
+        rows: list[tuple[np.ndarray, ...]] = []
+        for group, texts in self._texts.items():
+            first_text[group] = (len(rows), len(rows) + len(texts))
+            rows += texts
+        offsets = np.cumsum([0] + [len(row[0]) for row in rows])
+        width = min((len(row) for row in rows), default=3)  # 5 where every text is of a dialogue
+        columns = [np.concatenate([row[i] for row in rows]) if rows else np.zeros(0) for i in range(width)]
+        packed = [torch.from_numpy(column.astype(np.int64)) for column in columns]
+        ids, positions, roles = packed[:3]
+        speakers, turns = packed[3:] if width == 5 else (None, None)
+
+        targets = {}
+        for objective, questions in self._asked.items():
+            at = [offsets[first_text[group][0] + text] + places for group, text, places, _ in questions]
+            labels = [labels for *_, labels in questions]
+            targets[objective] = Targets(
+                torch.from_numpy(np.concatenate(at).astype(np.int64)),
+                torch.from_numpy(np.concatenate(labels).astype(np.int64)),
+            )
+
+        image_groups: dict[str, tuple[int, int]] = {}
+        count = 0
+        for group, shown in (self.regions or self.pixels).items():
+            image_groups[group] = (count, count + len(shown))
+            count += len(shown)
+        pictures = [array for arrays in self.pixels.values() for array in arrays]
+        pixels = np.stack(pictures) if pictures else np.zeros((0, 3, self.size, self.size), np.uint8)
+        regions = [picture for pictures in self.regions.values() for picture in pictures]
+        return Batch(
+            step=self.step,
+            pixels=torch.from_numpy(pixels),
+            texts=Texts(ids, positions, roles, torch.from_numpy(offsets.astype(np.int64)), speakers, turns),
+            image_groups=image_groups,
+            text_groups=first_text,
+            targets=targets,
+            extra={name: torch.from_numpy(np.asarray(array)) for name, array in self.extra.items()},
+            regions=stack_regions(regions) if regions else None,
+            keys={
+                stream: [drawn.name for drawn in getattr(self, stream)]
+                for stream in ("pairs", "images", "masked", "fragments")
+            },
+        )

@@ -1,0 +1,77 @@
+"""What was prepared for a pair beyond its picture and caption: rewritten captions, related pictures and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from unimo.data.regions import PictureRegions
+from unimo.data.sample import NO_NODES, Neighbours, Nodes, Regions, Rewrites
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Of a whole corpus of pairs; anything may be absent. regions: of the image corpus, whose pictures are related, for
+    UNIMO."""
+
+    rewrites: Rewrites | None = None
+    neighbours: Neighbours | None = None
+    regions: Regions | None = None
+
+    def of(self, item: int, caption: int, longest: int, show: Callable[[int], np.ndarray] | None = None) -> Beside:
+        """longest: tokens of a caption, special ones not counted. show: pixels (3, S, S) of a picture of the image
+        corpus, for UNIMO-2."""
+        return Beside(self, item, caption, longest, show)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Of one caption of one pair. All are drawn without replacement; where there are fewer, all are given."""
+
+    prepared: Prepared
+    item: int
+    caption: int
+    longest: int
+    show: Callable[[int], np.ndarray] | None = None
+
+    def rewritten(
+        self, positives: int, negatives: int, rng: np.random.Generator, only_relations: bool = False
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Token ids of captions that say the same, and of captions that are not true, all kinds alike often.
+
+        only_relations: see `Rewrites.sample`."""
+        rewrites = self.prepared.rewrites
+        if rewrites is None:
+            return [], []
+        same, wrong = rewrites.sample(
+            self.item, self.caption, rng, positives=positives, negatives=negatives, only_relations=only_relations
+        )
+        return [ids[: self.longest] for ids in same], [ids[: self.longest] for ids in wrong]
+
+    def nodes(self) -> Nodes:
+        """The nodes of the caption's scene graph, as `Rewrites.nodes`; none without rewrites."""
+        if self.prepared.rewrites is None:
+            return NO_NODES
+        nodes = self.prepared.rewrites.nodes(self.item, self.caption)
+        return nodes.at(nodes.places < self.longest)
+
+    def related_images(self, count: int, rng: np.random.Generator) -> list[PictureRegions] | list[np.ndarray]:
+        """Regions of related pictures, those without any passed over; or their pixels, where there are no regions."""
+        neighbours, regions = self.prepared.neighbours, self.prepared.regions
+        if neighbours is None or not count:
+            return []
+        ids = neighbours.images(self.item)
+        order = [int(i) for i in ids[rng.permutation(len(ids))]]
+        if regions is not None:
+            return [regions.picture(i) for i in [i for i in order if regions.has(i)][:count]]
+        return [] if self.show is None else [self.show(i) for i in order[:count]]
+
+    def related_texts(self, count: int, rng: np.random.Generator) -> list[np.ndarray]:
+        """Token ids of related sentences."""
+        neighbours = self.prepared.neighbours
+        if neighbours is None or not count:
+            return []
+        ids = neighbours.sentences(self.item)
+        return [neighbours.tokens(int(i))[: self.longest] for i in ids[rng.permutation(len(ids))[:count]]]

@@ -1,0 +1,1 @@
+"""Evaluation of a pre-trained model: zero-shot tasks, their report, comparison of runs."""

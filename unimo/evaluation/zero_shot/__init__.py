@@ -1,0 +1,32 @@
+"""All tasks by name; one file each. A task asks a trained model and marks its answers:
+
+    task = Retrieval(pairs=("data/test",))
+    answers = task.predict(Material(answerer))    # the model runs here, and nowhere else
+    rows = task.score(answers)                    # rows of a report: see `unimo.evaluation.report`
+    pages = task.show(answers)                    # and its galleries
+
+`predict` gives plain arrays and strings, so answers can be kept, compared and marked again without the model.
+"""
+
+from __future__ import annotations
+
+from unimo.evaluation.zero_shot.captioning import Captioning
+from unimo.evaluation.zero_shot.classification import Classification
+from unimo.evaluation.zero_shot.context import Material
+from unimo.evaluation.zero_shot.dictionary import DictionaryUse
+from unimo.evaluation.zero_shot.foils import Foils
+from unimo.evaluation.zero_shot.masked_words import MaskedWords
+from unimo.evaluation.zero_shot.retrieval import Retrieval
+from unimo.evaluation.zero_shot.scenes import SceneTruth
+
+TASKS = {
+    "retrieval": Retrieval,
+    "foils": Foils,
+    "classification": Classification,
+    "masked_words": MaskedWords,
+    "captioning": Captioning,
+    "scene_truth": SceneTruth,
+    "dictionary": DictionaryUse,
+}
+
+__all__ = ["TASKS", "Material", *(task.__name__ for task in TASKS.values())]

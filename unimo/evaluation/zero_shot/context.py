@@ -1,0 +1,113 @@
+"""What the tasks of one evaluation share: the model, corpora opened once, pictures and texts encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.corpus import Corpus, Kind, open_corpus
+from unimo.data.regions import PictureRegions
+from unimo.inference import Answerer, EncodedImages, EncodedTexts
+from unimo.regions.store import RegionStore
+from unimo.rng import generator
+
+Paths = tuple[str, ...]
+
+
+@dataclass
+class Material:
+    """Gives tasks what they ask for and remembers it, so that no picture or text passes its tower twice.
+
+    index_dir: where shard indexes go when they should not lie beside the shards. ledger: counts bad samples.
+    fingerprints: of every corpus opened so far. regions: where UNIMO's regions lie, if not beside the shards.
+    """
+
+    answerer: Answerer
+    index_dir: str | Path | None = None
+    ledger: Ledger = field(default_factory=Ledger)
+    regions: Paths = ()
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    _kept: dict[Hashable, Any] = field(default_factory=dict)
+
+    def corpus(self, kind: Kind, paths: Paths) -> Corpus:
+        """The corpus behind some paths, opened once. Raises what `open_corpus` raises."""
+        key = (kind, tuple(paths))
+        if key not in self._kept:
+            self._kept[key] = open_corpus(
+                kind,
+                list(paths),
+                tokenizer=self.answerer.tokenizer,
+                ledger=self.ledger,
+                index_dir=self.index_dir,
+            )
+            self.fingerprints[f"{kind}: {', '.join(map(str, paths))}"] = self._kept[key].fingerprint
+        return self._kept[key]
+
+    def images(self, corpus: Corpus, items: np.ndarray) -> EncodedImages:
+        """Some pictures of a corpus after their tower."""
+        key = ("images", corpus.fingerprint, items.tobytes())
+        if key not in self._kept:
+            self._kept[key] = self.answerer.encode_images(self.shown(corpus, items))
+        return self._kept[key]
+
+    def shown(self, corpus: Corpus, items: np.ndarray) -> Iterator[bytes | PictureRegions]:
+        """What the model sees of some pictures: their files, or for UNIMO their regions."""
+        if not self.answerer.sees_regions:
+            return (corpus.image_bytes(int(i)) for i in items)
+        key = ("regions", corpus.fingerprint)
+        if key not in self._kept:
+            self._kept[key] = RegionStore.open(list(self.regions) or None, corpus)
+        store = self._kept[key]
+        return (store.picture(int(i)) for i in items)
+
+    def texts(self, strings: Sequence[str]) -> EncodedTexts:
+        """Some texts after their tower."""
+        key = ("texts", *strings)
+        if key not in self._kept:
+            self._kept[key] = self.answerer.encode_texts(strings)
+        return self._kept[key]
+
+    def captions(self, corpus: Corpus, items: np.ndarray, longest: int) -> list[str]:
+        """What the model writes about some pictures of a corpus, greedily, in at most `longest` pieces."""
+        key = ("captions", corpus.fingerprint, items.tobytes(), longest)
+        if key not in self._kept:
+            self._kept[key] = self.answerer.caption(self.images(corpus, items), longest=longest)
+        return self._kept[key]
+
+
+def choose(n: int, limit: int | None, *names: str | int) -> np.ndarray:
+    """At most `limit` of n items, ascending: all, or the sample that these names always give."""
+    if limit is None or limit >= n:
+        return np.arange(n)
+    return np.sort(generator("evaluation", *names).permutation(n)[:limit])
+
+
+def references(corpus: Corpus, i: int, most: int | None = None) -> list[str]:
+    """All captions of item i of a corpus of pairs, or the first `most` of them."""
+    assert corpus.caption_offsets is not None, "only pairs have captions"
+    count = int(corpus.caption_offsets[i + 1] - corpus.caption_offsets[i])
+    return [corpus.text(i, j) for j in range(count if most is None else min(most, count))]
+
+
+def unique(strings: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """The distinct strings, and the number of each given one among them.
+
+    Equal texts are encoded once: two copies in differently filled batches could differ in the last bit and
+    then no longer tie.
+    """
+    distinct = list(dict.fromkeys(strings))
+    place = {text: number for number, text in enumerate(distinct)}
+    return distinct, np.array([place[text] for text in strings], np.int64)
+
+
+def in_blocks(n: int, size: int = 1024) -> Iterator[slice]:
+    """The numbers below n, a block at a time."""
+    return (slice(first, min(first + size, n)) for first in range(0, n, size))
+
+
+__all__ = ["Material", "Paths", "choose", "in_blocks", "references", "unique"]

@@ -1,0 +1,140 @@
+"""How the grounded dictionary is used: how evenly, what never, and what its most used entries look like.
+
+N pictures · P patches · T packed tokens · C entries · S shown entries
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from unimo.data.augment import squeeze
+from unimo.data.images import load_rgb
+from unimo.evaluation.zero_shot.context import Material, Paths, choose, references
+from unimo.metrics.codebook import codebook_report
+
+TILES = 4  # a shown entry is a square of 4 x 4 patches
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry: how often pairs chose it, the patches and the pieces of words that vote most for it."""
+
+    number: int
+    chosen: int
+    patches: Image.Image
+    words: list[str]
+
+
+@dataclass(frozen=True)
+class Use:
+    """entries: C. reports: part of the corpus -> `codebook_report` of what it chose."""
+
+    reports: dict[str, dict]
+    entries: int
+    shown: list[Entry]
+
+
+@dataclass(frozen=True)
+class DictionaryUse:
+    """pairs: paths of pictures with captions, of which the first is taken. show_entries: how many to show."""
+
+    pairs: Paths
+    title: str = "Dictionary"
+    limit: int | None = 512
+    show_entries: int = 12
+    seed: int = 0
+
+    @torch.inference_mode()
+    def predict(self, material: Material) -> Use | None:
+        """None when the model has no dictionary."""
+        answerer = material.answerer
+        dictionary = answerer.model.dictionary
+        if dictionary is None:
+            return None
+        corpus = material.corpus("pairs", self.pairs)
+        items = choose(len(corpus), self.limit, "pairs", self.seed)
+        images = material.images(corpus, items)
+        texts = material.texts([references(corpus, int(i), 1)[0] for i in items])
+        asked = {"pictures alone": (images, None), "captions alone": (None, texts), "pairs": (images, texts)}
+        size = len(dictionary.entries)
+        reports = {}
+        for name, sides in asked.items():
+            codes = answerer.codes(*sides)
+            assert codes is not None, "the model has a dictionary"
+            reports[name] = codebook_report(codes, size)
+        use = np.array(reports["pairs"]["use"])
+        top = np.argsort(-use, kind="stable")[: self.show_entries]
+        wanted = dictionary.entries[torch.from_numpy(top).to(answerer.device)].float()
+        patches = dictionary.positions_of(images.hidden[:, 1:], "image").float() @ wanted.T  # (N, P, S)
+        words = dictionary.positions_of(texts.hidden, "text").float() @ wanted.T  # (T, S)
+        crops = [_crops(answerer, corpus, items, best.cpu().numpy()) for best in patches.movedim(-1, 0)]
+        read = [_words(answerer, texts.texts.ids, vote) for vote in words.T]
+        shown = [Entry(int(e), int(use[e]), crop, said) for e, crop, said in zip(top, crops, read)]
+        return Use(reports, size, shown)
+
+    def score(self, use: Use | None) -> list[dict]:
+        """Perplexity and dead entries of pictures alone, captions alone and pairs."""
+        rows = []
+        for name, report in (use.reports if use else {}).items():
+            choices = report["choices"]
+            for metric, key, unit in (("perplexity", "perplexity", ""), ("dead entries", "dead_share", "%")):
+                note = f"of {report['codes']:,} entries, {choices:,} choices"
+                rows.append(
+                    {
+                        "task": self.title,
+                        "metric": f"{metric}, {name}",
+                        "score": report[key],
+                        "unit": unit,
+                        "note": note,
+                    }
+                )
+        return rows
+
+    def show(self, use: Use | None) -> list[dict]:
+        """The most used entries as patches and words."""
+        if not use or not use.shown:
+            return []
+        items = [
+            {
+                "image": entry.patches,
+                "title": f"entry {entry.number}",
+                "lines": [f"chosen {entry.chosen:,} times", ", ".join(entry.words)],
+            }
+            for entry in use.shown
+        ]
+        note = (
+            "The entries pairs choose most: patches of 16 pictures that vote most for it, half a patch "
+            "around each, and pieces of words that vote most for it."
+        )
+        return [{"title": f"{self.title}: the most used entries", "note": note, "items": items}]
+
+
+def _crops(answerer, corpus, items: np.ndarray, votes: np.ndarray) -> Image.Image:
+    """The best patches, one of a picture, as a square. votes: (N, P)."""
+    patch = answerer.model.patches.patch
+    grid = answerer.side // patch
+    best = np.argsort(-votes.max(1), kind="stable")[: TILES * TILES]
+    square = Image.new("RGB", (2 * patch * TILES, 2 * patch * TILES), (255, 255, 255))
+    for place, i in enumerate(best):
+        row, column = divmod(int(votes[i].argmax()), grid)
+        image = Image.fromarray(squeeze(load_rgb(corpus.image_bytes(int(items[i]))), answerer.side))
+        left, top = (int(x * patch - patch / 2) for x in (column, row))
+        tile = image.crop((left, top, left + 2 * patch, top + 2 * patch))  # black beyond the picture's edge
+        down, across = divmod(place, TILES)
+        square.paste(tile, (across * 2 * patch, down * 2 * patch))
+    return square
+
+
+def _words(answerer, ids: torch.Tensor, votes: torch.Tensor, most: int = 6) -> list[str]:
+    """The pieces whose states come nearest to an entry on average, specials left out. ids, votes: (T,)."""
+    distinct, place = ids.unique(return_inverse=True)
+    mean = torch.zeros(len(distinct), device=votes.device).scatter_reduce(0, place, votes, "mean", include_self=False)
+    special: Sequence[int] = sorted(answerer.tokenizer.special_ids)
+    mean[torch.isin(distinct, torch.tensor(special, device=ids.device))] = -torch.inf
+    best = mean.argsort(descending=True, stable=True)[:most]
+    return [answerer.tokenizer.decode([int(i)]).strip() for i in distinct[best] if int(i) not in special]

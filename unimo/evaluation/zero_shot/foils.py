@@ -1,0 +1,97 @@
+"""Foils: a true caption against a false one that says almost the same, often in the very same words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from unimo.corpus.image_names import PictureKeys
+from unimo.corpus.text import Row, read_jsonl
+from unimo.errors import DataError
+from unimo.evaluation.zero_shot.context import Material, Paths, choose, unique
+from unimo.metrics.intervals import share_score
+
+FIELDS = ("image", "positive", "negative")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """kinds, groups: (n,) kind of each foil and number of its picture. margins: way -> (n,) score of the true
+    caption minus score of the false one."""
+
+    kinds: list[str]
+    groups: np.ndarray
+    margins: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Foils:
+    """foils: a .jsonl with image (a key of `pairs`), positive, negative, perhaps kind. limit: most asked."""
+
+    pairs: Paths
+    foils: str
+    title: str = "Foils"
+    limit: int | None = None
+    seed: int = 0
+
+    def predict(self, material: Material) -> Judged:
+        corpus = material.corpus("pairs", self.pairs)
+        path = Path(self.foils)
+        if not path.is_file():
+            raise DataError("no such file of foils", where=path, expected=f"JSON lines with {', '.join(FIELDS)}")
+        keys = PictureKeys.of(corpus)
+        place: dict[str, int] = {}
+        for i, name in enumerate(keys.names):
+            place.setdefault(name, i)  # pictures of one name are one picture
+        lines = [_checked(row, place, keys) for row in read_jsonl(path)]
+        lines = [lines[i] for i in choose(len(lines), self.limit, "foils", self.seed)]
+        if not lines:
+            raise DataError("a file without foils", where=path, expected="at least one line")
+        items, image = np.unique([place[line["image"]] for line in lines], return_inverse=True)
+        strings, text = unique([line[side] for line in lines for side in ("positive", "negative")])
+        images, texts = material.images(corpus, items), material.texts(strings)
+        pairs = np.stack([np.repeat(image, 2), text], axis=1)
+        near = images.embedding.cpu().numpy()[pairs[:, 0]] * texts.embedding.cpu().numpy()[pairs[:, 1]]
+        scores = {"by cosine": near.sum(-1), "fused": material.answerer.match(images, texts, pairs)}
+        return Judged(
+            [str(line.get("kind", "foil")) for line in lines],
+            pairs[::2, 0],
+            {way: score[::2] - score[1::2] for way, score in scores.items()},
+        )
+
+    def score(self, judged: Judged) -> list[dict]:
+        """Share of foils whose true caption scores higher (a tie counts half), all and by kind."""
+        rows = []
+        kinds = np.array(judged.kinds)
+        for way, margin in judged.margins.items():
+            hits = np.where(margin == 0, 0.5, margin > 0)
+            for kind in ("all", *sorted(set(judged.kinds))):
+                mine = np.full(len(kinds), True) if kind == "all" else kinds == kind
+                score = share_score(hits[mine], groups=judged.groups[mine], chance=0.5, seed=self.seed)
+                rows.append({"task": self.title, "metric": f"{kind}, {way}", "score": score, "unit": "%"})
+        return rows
+
+    def show(self, judged: Judged) -> list[dict]:
+        return []
+
+
+def _checked(row: Row | DataError, place: dict[str, int], keys: PictureKeys) -> dict:
+    if isinstance(row, DataError):
+        raise row
+    for name in FIELDS:
+        if not isinstance(row.values.get(name), str):
+            got, expected = ", ".join(row.values), ", ".join(FIELDS)
+            raise DataError("a foil lacks a field", where=row.where, got=got, expected=expected)
+    if row.values["image"] not in place:
+        if row.values["image"] in keys.keys:
+            keys.item(row.values["image"], row.where)  # of several pictures, which is an error of its own
+        raise DataError(
+            "a foil names a picture that is not there",
+            where=row.where,
+            got=row.values["image"],
+            expected=f"one of the {len(place)} keys of the pairs",
+            do="give the pairs that belong to these foils",
+        )
+    return row.values

@@ -1,0 +1,1 @@
+"""Fine-tuning: task types, benchmarks, readers of their files, scoring, prediction, sweeps."""

@@ -1,0 +1,90 @@
+"""Adversarial training as one step of the loop: the same question, asked of pushed inputs too (spec unimo §6.8)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unimo import rng
+from unimo.batch import Batch, Regions
+from unimo.finetune.batches import PICTURES
+from unimo.finetune.task_type import EXAMPLES, pictures_of
+from unimo.finetune.task_types import Classify, Write
+from unimo.model.unified import Fused, Unified
+from unimo.objectives import Objective, Part
+from unimo.objectives.adversarial import Adversarial, adversarial_losses, first_pushes
+from unimo.train.step import Learner
+
+
+class AdversarialLearner(Learner):
+    """Classification or generation. The losses of all pushes are one graph: its memory grows with their number.
+
+    Sides that a batch lacks (words of a picture alone) are left out.
+    """
+
+    def __init__(self, model: Unified, active: dict[str, Objective], settings: Adversarial, seed: int):
+        super().__init__(model, active)
+        self.settings, self.seed = settings, seed
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float], float]:
+        return super().forward(with_own_pictures(batch))
+
+    def ask(self, batch: Batch) -> tuple[dict[str, Part], dict[str, Fused]]:
+        (kind,) = self.active.values()
+        assert isinstance(kind, (Classify, Write)), "adversarial training is for classification and generation"
+        fused: dict[str, Fused] = {}
+        hits: list[Tensor] = []
+        count = 0
+
+        def answer(given: Batch) -> tuple[Tensor, Tensor]:
+            nonlocal fused, count
+            towers = self.model.towers(given)
+            fused = self.model.fuse(towers, kind.requests(self.model, given, towers))
+            logits = kind.logits(self.model, given, fused)
+            if isinstance(kind, Write):
+                total, count = kind.loss_of(logits, given, self.model)
+                labels = self.model.word_columns(given.targets["write"].labels)
+            else:
+                total, count = kind.loss_of(logits, given)
+                labels = given.extra["classify.labels"]
+            if not hits and labels.ndim == 1:
+                hits.append((logits.detach().argmax(-1) == labels).sum())
+            if labels.ndim == 2:  # answers of VQA: each is a yes or a no, and so are they compared
+                logits = torch.stack([F.logsigmoid(logits), F.logsigmoid(-logits)], -1).flatten(0, 1)
+            return logits, total / count
+
+        here = {"text": len(batch.texts.ids) > 0, "image": batch.regions is not None}
+        settings = replace(self.settings, sides=tuple(side for side in self.settings.sides if here[side]))
+        luck = torch.Generator(batch.texts.ids.device).manual_seed(rng.number(self.seed, "pushes", batch.step))
+        pushes = first_pushes(batch, self.model.width, settings, luck)
+        loss = torch.stack(list(adversarial_losses(answer, batch, settings, pushes))).sum()
+        name = kind.parts[0]
+        parts = {name: Part(loss * count, count, kind.weight)}
+        if hits:
+            parts[kind.parts[1]] = Part(hits[0], count, 0.0)
+        return parts, fused
+
+
+def with_own_pictures(batch: Batch) -> Batch:
+    """The batch with a picture for each of its rows: rows that show the same one are pushed each in its own direction.
+
+    As released, where every row is a sample with regions of its own. Only regions are pushed: pixels stay shared.
+    """
+    numbers = pictures_of(batch)
+    if batch.regions is None or numbers is None:
+        return batch
+    shown = numbers[numbers >= 0]
+    parts = {
+        name: None if (values := getattr(batch.regions, name)) is None else values[shown]
+        for name in ("features", "boxes", "lengths", "classes")
+    }
+    place = torch.where(numbers >= 0, (numbers >= 0).cumsum(0) - 1, numbers)
+    return replace(
+        batch,
+        regions=Regions(**parts),  # type: ignore[arg-type]
+        image_groups={PICTURES: (0, len(shown))},
+        extra=batch.extra | {f"{EXAMPLES}.picture": place},
+    )

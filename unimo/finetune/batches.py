@@ -1,0 +1,196 @@
+"""Batches of a task: the rows of one split, with their pictures, as a draft that the task's question writes on.
+
+    n rows of a split · k rows of a batch · S side in pixels
+
+`TaskRows` turns any chosen rows into a draft; evaluation asks it for rows one after the other. `TaskStream` chooses
+them for training, as `unimo.data.loader.Stream` does for pre-training: what a step reads is a function of (seed, step).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from unimo.batch import Batch
+from unimo.data.augment import Views, squeeze, view
+from unimo.data.batch_builder import Draft
+from unimo.data.images import load_rgb
+from unimo.data.loader import Cache, Corrupts, Regions
+from unimo.data.regions import PictureRegions
+from unimo.data.schedule import Shuffled
+from unimo.errors import DataError, UsageError
+from unimo.finetune.split import Example, Examples
+from unimo.rng import generator
+from unimo.tokenizer import Tokenizer
+
+PICTURES = "examples"  # group of the pictures of a draft's rows
+BYTES_PER_TOKEN = 8  # of a text that is read at most: English has 4 to 5
+
+
+class Place(NamedTuple):
+    """A row to be read: its number in the split, which of its targets, and what its luck depends on."""
+
+    row: int
+    target: int = 0
+    names: tuple[int | str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DrawnExample:
+    """One row of a draft. picture: its number in the group of pictures, -1 for none."""
+
+    example: Example
+    row: int
+    picture: int
+    target: int
+    names: tuple[int | str, ...]
+
+    def rng(self, purpose: str) -> np.random.Generator:
+        return generator(purpose, *self.names)
+
+
+@dataclass
+class TaskDraft(Draft):
+    """examples: the rows that were drawn. rows: the whole split they are from, for whoever needs other rows too."""
+
+    examples: list[DrawnExample] = field(default_factory=list)
+    rows: TaskRows | None = None
+
+    def ids(self, text: str, longest: int) -> np.ndarray:
+        """Token ids of a text without special ones; not much more of a long text than `longest` tokens is read."""
+        ids = self.tokenizer.encode(text, max_bytes=BYTES_PER_TOKEN * longest)
+        return np.asarray(ids, np.int64)
+
+    def finish(self) -> Batch:
+        batch = super().finish()
+        return replace(batch, keys={**batch.keys, "examples": [one.example.id for one in self.examples]})
+
+
+class TaskRows:
+    """The rows of a split, ready to be read.
+
+    size: side of the model's pictures. regions: of the split's pictures, for UNIMO, which sees no pixels. views: how
+    pictures are varied. cache_bytes: memory for decoded pictures. sees: False for tasks that look at no picture.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        *,
+        size: int,
+        tokenizer: Tokenizer,
+        regions: Regions | None = None,
+        views: Views = Views(),
+        cache_bytes: int = 1 << 30,
+        sees: bool = True,
+    ):
+        self.examples, self.size, self.tokenizer, self.sees = examples, size, tokenizer, sees
+        self.regions, self.views, self.cache = regions, views, Cache(cache_bytes)
+        self.kept_size = size if views.crop == 1 else round(size * 8 / 7)  # room for random crops
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def draft(self, places: Sequence[Place], step: int = 0, shards: int = 1, local_shards: int = 1) -> TaskDraft:
+        """The rows at these places; a picture of several rows is shown once, unless views vary it."""
+        draft = TaskDraft(step, self.size, self.tokenizer, shards, local_shards, rows=self)
+        shown: dict[object, int] = {}
+        for place in places:
+            example = self.examples.rows[place.row]
+            picture = -1
+            if self.sees and example.image is not None:
+                same = example.image if self.views == Views() else place
+                if same not in shown:
+                    shown[same] = self.show(draft, PICTURES, example.image, place.names)
+                picture = shown[same]
+            draft.examples.append(DrawnExample(example, place.row, picture, place.target, place.names))
+        return draft
+
+    def show(self, draft: Draft, group: str, key: str, names: tuple[int | str, ...]) -> int:
+        """Adds a picture to a group of a draft; returns its number there."""
+        item = self.examples.image_item(key)
+        if self.regions is not None:
+            rows = draft.regions.setdefault(group, [])
+            rows.append(self.regions.picture(item))
+            return len(rows) - 1
+        pixels = draft.pixels.setdefault(group, [])
+        picture = self._square(item, key)
+        if self.views == Views():
+            pixels.append(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+        else:
+            pixels.append(view(picture, self.size, self.views, generator("view", *names)))
+        return len(pixels) - 1
+
+    def seen(self, row: int) -> bytes | PictureRegions:
+        """What an `Answerer` takes for the picture of a row: the file, or its regions."""
+        key = self.examples.rows[row].image
+        if key is None:
+            raise DataError("a row without a picture", where=f"{self.examples.source}, {self.examples.rows[row].id}")
+        item = self.examples.image_item(key)
+        if self.regions is not None:
+            return self.regions.picture(item)
+        assert self.examples.images is not None
+        return self.examples.images.image_bytes(item)
+
+    def _square(self, item: int, key: str) -> np.ndarray:
+        corpus = self.examples.images
+        assert corpus is not None
+        return self.cache.get(
+            ("task", item), lambda: squeeze(load_rgb(corpus.image_bytes(item), where=key), self.kept_size)
+        )
+
+
+class TaskStream:
+    """Training batches of a task. batch: rows of a step, over all shards and ranks; each is drawn once an epoch.
+
+    A row with several targets (captions, references) counts as many times as it has targets: see `places_of`.
+    """
+
+    def __init__(
+        self,
+        rows: TaskRows,
+        question: Corrupts,
+        *,
+        batch: int,
+        seed: int,
+        shards: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        each_target: bool = False,
+    ):
+        if batch % shards or shards % world:
+            raise UsageError(
+                "a step cannot be cut into equal shards, or these not be shared equally among the processes",
+                where="batch, shards",
+                got=f"{batch} rows, {shards} shards, {world} processes",
+                expected="batch a multiple of shards, shards a multiple of the processes",
+            )
+        self.rows, self.question, self.size, self.seed, self.shards = rows, question, batch, seed, shards
+        self.places = places_of(rows.examples, each_target)
+        self.order = Shuffled(len(self.places), seed, "examples")
+        self.local = shards // world
+        self.mine = range(rank * self.local * (batch // shards), (rank + 1) * self.local * (batch // shards))
+
+    def batch(self, step: int) -> Batch:
+        """This rank's share of a step."""
+        chosen = []
+        for place in self.mine:
+            epoch, number = self.order[step * self.size + place]
+            row, target = self.places[number]
+            chosen.append(Place(row, target, (self.seed, number, epoch)))
+        draft = self.rows.draft(chosen, step, self.shards, self.local)
+        self.question.corrupt(draft)
+        return draft.finish()
+
+
+def places_of(examples: Examples, each_target: bool = False) -> list[tuple[int, int]]:
+    """(row, target) of everything that is drawn once an epoch: rows with a target, or every target of them."""
+    found: list[tuple[int, int]] = []
+    for i, row in enumerate(examples.rows):
+        if row.target is not None:
+            count = len(row.target) if each_target and isinstance(row.target, tuple) else 1
+            found += [(i, j) for j in range(count)]
+    return found

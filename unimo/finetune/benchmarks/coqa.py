@@ -1,0 +1,36 @@
+"""CoQA: the next answer in a conversation about a story.
+
+source    spec unimo §6.4, §6.5; no numbers or code for UNIMO-2 (spec unimo2 §6.4)
+data      CoQA (108,647 / 7,983 questions); scored on dev, the only public split
+command   unimo finetune coqa --from RUN --train coqa-train-v1.0.json --dev coqa-dev-v1.0.json --out runs/coqa
+hardware  published: 4 V100, 7 hours (base)
+expect    F1 on dev (the papers' column "Acc"), published: UNIMO 80.2 base, 84.9 large
+
+Story and turns with tables of speakers and turns, fresh at the start; the last 15 turns are kept. Only UNIMO has
+these tables: for UNIMO-2 --set write.dialogue=false. published for large: rate 8e-6.
+"""
+
+from __future__ import annotations
+
+from unimo.finetune.released import adam
+from unimo.finetune.settings import Finetuning, TaskData, Writing
+
+
+def coqa() -> Finetuning:
+    return Finetuning(
+        task="coqa",
+        kind="generation",
+        data=TaskData(reader="coqa"),
+        write=Writing(
+            dialogue=True,
+            longest_source=480,
+            longest_target=32,
+            beams=3,
+            length_penalty=0.0,
+            longest=30,
+        ),
+        metrics=("coqa_f1", "coqa_em"),
+        batch=32,
+        epochs=20.0,
+        optimiser=adam(1e-5, weight_decay=0.01),
+    )

@@ -1,0 +1,297 @@
+"""Fine-tuning: a task as a work of the one loop (`unimo.train.loop`), and what is scored when it ends.
+
+    settings -> rows, labels -> model with a head -> the loop, dev marks, best weights -> scores beside baselines
+
+The folder of a fine-tuned run is that of any run, with `best` (the weights that answered the dev split best),
+`evaluation.json`, and one `predictions-SPLIT.jsonl` per split. `unimo.load` opens it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from unimo import distributed, inference, rng
+from unimo.corpus.bad_samples import Ledger
+from unimo.data.augment import Views
+from unimo.errors import DataError, UsageError
+from unimo.finetune.adversarial import AdversarialLearner
+from unimo.finetune.batches import TaskRows, TaskStream, places_of
+from unimo.finetune.data import open_split, say_shared
+from unimo.finetune.generation import targets_of
+from unimo.finetune.scoring import Marked, Split, mark_task
+from unimo.finetune.settings import MAY_CHANGE, Finetuning, check
+from unimo.finetune.split import Examples
+from unimo.finetune.task_types import Classify, Kind, Write, as_asked, mark, mean_loss, question, resolved
+from unimo.model.build import ModelSettings, build
+from unimo.model.unified import Unified
+from unimo.objectives import Objective
+from unimo.regions.store import RegionStore
+from unimo.tokenizer import Tokenizer
+from unimo.train.early_stopping import Marks
+from unimo.train.job import Say
+from unimo.train.loop import train
+from unimo.weights import key_map
+from unimo.weights.loading import load_model, refuse_unfit, settings_and_words
+
+
+class Task:
+    """A fine-tuning run as a work of the loop, see `unimo.train.job.Work`."""
+
+    may_change: tuple[str, ...] = MAY_CHANGE
+
+    def __init__(self, run: Finetuning):
+        self.settings = run
+        self.steps: int | None = None
+        self.least_steps = run.least_steps
+        self.active: dict[str, Any] = {}
+        self.fingerprints: dict[str, str] = {}
+        self.facts: dict[str, Any] = {}
+        self.marks: Marks | None = None
+        self.learner: Callable[[Unified, dict[str, Objective]], nn.Module] | None = None
+        self.headline = ""
+        self.splits: dict[str, Examples] = {}
+
+    def check(self, world: int) -> None:
+        check(resolved_lengths(self.settings), world)
+
+    def open(self, out: Path, say: Say) -> None:
+        """Rows, labels and everything that follows from them."""
+        run = self.settings
+        ledger = Ledger(out / "bad_samples.jsonl" if distributed.rank() == 0 else None)
+        self.splits = {
+            name: open_split(run, name, ledger=ledger, say=say)
+            for name in ("train", "dev", "test")
+            if getattr(run.data, name)
+        }
+        for name, examples in self.splits.items():
+            most = run.data.train_limit if name == "train" else run.data.score_limit
+            self.splits[name] = limited(examples, most, run.seed)
+        training = self.splits["train"]
+        if not training.labelled:
+            raise DataError(
+                "the training split has no targets", where=training.source, expected="a target in every row"
+            )
+        self.settings = run = resolved(run, training)
+        self.splits = {name: as_asked(run, examples) for name, examples in self.splits.items()}
+        training = self.splits["train"]
+        say_shared(self.splits, say)
+        self.kind: Kind = question(run)
+        for examples in self.splits.values():
+            self.kind.check(examples)
+        self.active = {run.kind: self.kind}
+        self.fingerprints = {name: rows.fingerprint for name, rows in self.splits.items() if name != "test"}
+        rows = ", ".join(f"{len(examples):,} {name}" for name, examples in self.splits.items())
+        self.headline = f"{run.task} ({run.kind}): {rows}"
+        if run.adversarial is not None:
+            self.learner = partial(AdversarialLearner, settings=run.adversarial, seed=run.seed)
+        self._plan(len(places_of(training, self.kind.each_target)) / run.batch, say)
+
+    def _plan(self, epoch: float, say: Say) -> None:
+        """How long the run is, and when its dev split is asked. epoch: its length in steps."""
+        run = self.settings
+        if run.minutes is None:
+            self.steps = run.steps or max(1, run.least_steps, int(epoch * (run.epochs or 0)))
+            self.least_steps = min(run.least_steps, self.steps)
+        if "dev" not in self.splits:
+            say("no dev split: the last weights are kept, and nothing stops the run early")
+            return
+        # An epoch of a few rows is too short to tell anything: at most twenty questions a run, or as told.
+        least = self.steps // 20 if self.steps else 50
+        every = run.dev_steps or max(1, round(epoch * run.dev_epochs), least)
+        self.marks = Marks(self._ask, every, run.patience, begins=run.patience_from, least=self.least_steps)
+        examples = limited(self.splits["dev"], run.dev_limit, run.seed)
+        self.asked = examples, task_rows(run, self.kind, examples)
+
+    def rows(self, name: str, views: Views = Views()) -> TaskRows:
+        return task_rows(self.settings, self.kind, self.splits[name], views)
+
+    def stream(self, rank: int, world: int) -> TaskStream:
+        run = self.settings
+        return TaskStream(
+            self.rows("train", run.data.views),
+            self.kind,
+            batch=run.batch,
+            seed=run.seed,
+            shards=run.shards,
+            rank=rank,
+            world=world,
+            each_target=self.kind.each_target,
+        )
+
+    def build(self) -> Unified:
+        run, known = self.settings, None
+        model = build(run.model)
+        if run.start is not None:
+            known = _known_words_of(run.start)
+        if isinstance(self.kind, Write) and (known is not None or run.write.only_known_words):
+            known = sorted({*(known or ()), *_written_words(self.splits["train"])})
+        if known is not None:
+            model.know_words(torch.tensor(known))
+            self.facts["known_words"] = list(known)
+        if isinstance(self.kind, Classify) and run.read.prior and model.head is not None:
+            model.head.output.bias.data.copy_(torch.from_numpy(self.kind.prior(self.splits["train"])))
+        if run.kind == "retrieval" and run.model.member == "unimo" and run.rank.fresh and model.matching is not None:
+            nn.init.xavier_uniform_(model.matching.linear.weight)  # as published graphs begin (spec unimo §6.6)
+            nn.init.uniform_(model.matching.linear.bias, -1, 1)
+        return model
+
+    def start(self, model: Unified, say: Say) -> None:
+        run = self.settings
+        if run.start is None:
+            say("all weights are random")
+            return
+        account = start_without_head(model, run.start, self._fresh_parts())
+        self.facts["started"] = {"from": run.start, "loaded": len(account.loaded), "fresh": account.missing}
+        say(f"{len(account.loaded)} tensors from {run.start}; fresh: {', '.join(account.missing) or 'none'}")
+
+    def _fresh_parts(self) -> tuple[str, ...]:
+        """Beginnings of the names of tensors that stay random whatever the run starts from."""
+        run = self.settings
+        if run.kind == "retrieval":
+            return ("matching.",) if run.model.member == "unimo" and run.rank.fresh else ()
+        if run.model.head is None or not run.read.fresh_pooler:
+            return ()
+        sides = ("text", "image") if run.model.head.reads == "both" else (run.model.head.reads,)
+        return tuple(f"{side}_pooler." for side in sides)
+
+    def _ask(self, model: Unified) -> tuple[float, float]:
+        """Score and loss on the dev split, many rows at a time: they only choose among checkpoints."""
+        run, (examples, rows) = self.settings, self.asked
+        answerer = inference.Answerer(model, precision=run.precision)
+        predictions = self.kind.predict(answerer, rows, together=run.batch)
+        score = mark(self.kind, self.kind.score(predictions, examples, seed=run.seed))
+        return score, mean_loss(self.kind, answerer, rows, together=run.batch)
+
+
+def finetune(
+    run: Finetuning,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    say: Say = print,
+    together: int | None = None,
+    zero_shot: bool = False,
+) -> Marked:
+    """Fine-tunes in folder `out` and scores what came of it.
+
+    together: rows that share a forward pass when scored, 32 if not given; with 1 no bit of an answer depends on another
+    row. zero_shot: the model it started from is asked too, where it can answer untrained (see `mark_task`). Raises what
+    `unimo.train.loop.train` raises.
+    """
+    out, work = Path(out), Task(run)
+    train(work, out, resume=resume, say=say)
+    if distributed.rank() != 0:
+        return Marked({}, {})
+    answerer = inference.load(out, precision="fp32")
+    splits = {name: Split(examples, work.rows(name)) for name, examples in work.splits.items() if name != "train"}
+    asked = zero_shot and run.kind == "retrieval" and run.start is not None
+    before = inference.load(str(run.start), precision="fp32") if asked else None
+    options: dict[str, Any] = {"train": work.splits["train"], "before": before, "say": say, "together": together}
+    return mark_task(work.settings, work.kind, answerer, splits, out, **options)
+
+
+# ---- weights to start from
+
+
+def prepared(run: Finetuning, source: str | None, like: str | None = None) -> Finetuning:
+    """The run with the model of `source` (a run, checkpoint, saved folder or hub name), or one like `like` from random
+    weights."""
+    of = source or like
+    if of is None:
+        raise UsageError("which model?", where="--from", expected="a run, a checkpoint, a saved folder or a hub name")
+    return replace(run, model=replace(model_settings_of(of), head=None), start=source)
+
+
+def model_settings_of(source: str) -> ModelSettings:
+    """The settings a saved model was built with. WeightsError where there is none."""
+    return settings_and_words(source)[0]
+
+
+def _known_words_of(source: str) -> list[int] | None:
+    words = settings_and_words(source)[1]
+    return None if words is None else words.tolist()
+
+
+def start_without_head(model: Unified, source: str, drop: tuple[str, ...] = ()) -> key_map.Account:
+    """Puts the weights of another model into this one, but for the head of its task; what it lacks stays as it is.
+
+    A head of the same task and shape is taken too: STS-B may start from MNLI's model, not from MNLI's answers. drop:
+    beginnings of names that are to be fresh. WeightsError for tensors of another shape.
+    """
+    theirs, _ = load_model(source)
+    same_head = theirs.head is not None and model.head is not None and theirs.head.settings == model.head.settings
+    weights = {
+        name: x.detach()
+        for name, x in theirs.named_parameters()
+        if (same_head or not name.startswith("head.")) and not name.startswith(drop)
+    }
+    origins = key_map.by_name(model, weights)
+    account = key_map.convert(model, origins, weights, where=source, strict=False)
+    refuse_unfit(account, source)
+    return account
+
+
+# ---- rows
+
+
+def resolved_lengths(run: Finetuning) -> Finetuning:
+    """The run as far as it can be checked before its data is opened. Texts are shortened to the model's positions."""
+    longest = run.model.positions - 2
+    return replace(
+        run,
+        read=replace(run.read, longest=min(run.read.longest, longest)),
+        write=replace(
+            run.write,
+            longest_source=min(run.write.longest_source, longest),
+            longest_target=min(run.write.longest_target, longest),
+        ),
+        rank=replace(run.rank, longest=min(run.rank.longest, longest)),
+        model=replace(run.model, dialogue=run.model.dialogue or run.model.member == "unimo"),
+    )
+
+
+def task_rows(run: Finetuning, kind: Kind, examples: Examples, views: Views = Views()) -> TaskRows:
+    """The rows of a split as this run's model reads them. UsageError where UNIMO has no regions to see."""
+    regions = None
+    if kind.sees and run.model.member == "unimo" and examples.images is not None:
+        regions = RegionStore.open(list(run.data.regions) or None, examples.images)
+        if regions.feature_size not in (0, run.model.region_size):
+            raise UsageError(
+                "regions of another size than the model's",
+                where=f"model.region_size, regions of {examples.name}",
+                got=regions.feature_size,
+                expected=run.model.region_size,
+                do="prepare regions of the model's size, or start from a model of theirs",
+            )
+    return TaskRows(
+        examples,
+        size=run.model.pixels or run.model.image_size,
+        tokenizer=Tokenizer.default(),
+        regions=regions,
+        views=views,
+        cache_bytes=int(run.data.cache_gb * 2**30),
+        sees=kind.sees,
+    )
+
+
+def limited(examples: Examples, most: int | None, seed: int) -> Examples:
+    """At most so many rows, the same ones for a seed, in their order."""
+    if most is None or most >= len(examples):
+        return examples
+    kept = np.sort(rng.generator(seed, "rows", examples.name).permutation(len(examples))[:most])
+    return replace(examples, rows=[examples.rows[int(i)] for i in kept])
+
+
+def _written_words(examples: Examples) -> set[int]:
+    """Ids of all pieces of all targets, and of the special tokens that are written."""
+    special = {Tokenizer.cls, Tokenizer.sep, Tokenizer.mask}
+    texts = [text for row in examples.rows for text in targets_of(row)]
+    return special.union(*Tokenizer.default().encode_batch(texts)) if texts else special

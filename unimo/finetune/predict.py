@@ -1,0 +1,112 @@
+"""Predictions of a fine-tuned model for new rows, labelled or not: one JSON line a row, ids kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from unimo import inference
+from unimo.config import from_dict
+from unimo.corpus.bad_samples import Ledger
+from unimo.errors import DataError, UsageError, WeightsError
+from unimo.finetune.batches import Place, TaskRows
+from unimo.finetune.data import open_rows
+from unimo.finetune.job import task_rows
+from unimo.finetune.scoring import write_predictions
+from unimo.finetune.settings import Finetuning
+from unimo.finetune.split import SHOWN, Examples
+from unimo.finetune.task_types import Classify, as_asked, question
+
+
+def predict(
+    model: str | Path,
+    data: Sequence[str],
+    out: str | Path,
+    *,
+    images: Sequence[str] = (),
+    regions: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    together: int | None = None,
+    precision: str = "fp32",
+    strict: bool = False,
+    say: Callable[[str], None] = print,
+) -> list[dict[str, Any]]:
+    """Reads rows as the model's own training rows were read, and writes a prediction for each into file `out`.
+
+    Labels may be there or not. Returns score rows where they are, with labels that training did not have counted as
+    wrong. Rows that cannot be answered, such as empty ones or those whose picture is broken, are left out and named,
+    here and in OUT.bad.jsonl; strict: they are an error. together: rows that share a forward pass. Raises UsageError
+    for a file that exists, and what reading raises.
+    """
+    out = Path(out)
+    if out.exists():
+        raise UsageError("the file exists", where=out, expected="a new name", do="choose another name, or remove it")
+    if not out.parent.is_dir():  # found out now, not when all rows are answered
+        raise UsageError("no such folder", where=out, got=out.parent, do="make it, or choose another --out")
+    answerer = inference.load(model, precision=precision)
+    run = task_settings(answerer)
+    seen, named = tuple(regions) or run.data.regions, tuple(columns) or run.data.columns
+    run = replace(run, data=replace(run.data, regions=seen, columns=named))
+    kind = question(run)
+    if isinstance(kind, Classify):
+        kind = replace(kind, unseen="wrong")
+    ledger = Ledger(out.with_name(f"{out.name}.bad.jsonl"))
+    pictures = list(images) or list(run.data.images)
+    read = open_rows(run, list(data), "test", images=pictures, ledger=ledger, say=say, tolerant=True)
+    examples = as_asked(run, read)
+    kind.check(examples)
+    bad = list(read.first_bad)
+    try:
+        predictions = kind.predict(answerer, task_rows(run, kind, examples), together)
+    except DataError:
+        examples, broken = _readable(examples, task_rows(run, kind, examples))
+        if not broken or not len(examples):
+            raise
+        for key, error in broken:
+            ledger.add(error, key=key, shard=examples.source)
+        bad += [error for _, error in broken]
+        predictions = kind.predict(answerer, task_rows(run, kind, examples), together)
+    count = read.bad + len(read) - len(examples)
+    if count and strict:
+        raise DataError(
+            "rows that cannot be answered",
+            where=examples.source,
+            got=f"{count} of {count + len(examples)}; the first: {bad[0].one_line()}",
+            expected="none (strict)",
+            do=f"repair or remove the rows named in {ledger.path}, or leave strict out",
+        )
+    write_predictions(out, kind, predictions, examples)
+    said = f"{len(predictions)} predictions for {len(predictions) + count} rows: {out}"
+    say(said + (f"; {count} bad rows have none, all are named in {ledger.path}:" if count else ""))
+    for error in bad[:SHOWN]:
+        say(f"    {error.one_line()}")
+    return kind.score(predictions, examples, run.seed) if examples.labelled else []
+
+
+def _readable(examples: Examples, rows: TaskRows) -> tuple[Examples, list[tuple[str, DataError]]]:
+    """The rows that can be read with their pictures, and what is wrong with the others, by id: asked one by one, and
+    only where reading many at once has failed."""
+    kept, broken = [], list[tuple[str, DataError]]()
+    for i, row in enumerate(examples.rows):
+        try:
+            rows.draft([Place(i)])
+            kept.append(row)
+        except DataError as error:
+            broken.append((row.id, error))
+    return replace(examples, rows=kept), broken
+
+
+def task_settings(answerer: inference.Answerer) -> Finetuning:
+    """The settings a model was fine-tuned with. WeightsError for a model that was not."""
+    facts = answerer.facts
+    settings = facts.get("run") or facts.get("settings") or {}
+    if not isinstance(settings, dict) or "kind" not in settings:
+        raise WeightsError(
+            "not a fine-tuned model",
+            where=facts.get("path"),
+            expected="a run of `unimo finetune`",
+            do="unimo finetune TASK --from this model",
+        )
+    return from_dict(Finetuning, settings)

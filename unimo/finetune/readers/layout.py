@@ -1,0 +1,252 @@
+"""Which column of a table plays which part, and a row of that table as an example.
+
+part      becomes          a column is looked for by each of its names, in turn
+id        id
+text      texts[0]         further segments: text2, or a list of columns given for `text`
+image     image            key or path of a picture
+label     target str       a class
+score     target float     a number
+target    target str or tuple of str: what is to be written, or its references
+answers   target dict      answers with their scores
+group     extra["group"]   rows that belong together: pictures, stories
+extra     extra[NAME]      columns handed on as they are
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from unimo.corpus.finding import did_you_mean
+from unimo.corpus.text import Row, checked_text
+from unimo.errors import DataError, UsageError
+from unimo.finetune.example import Caption, Example, Target
+from unimo.finetune.readers.answers import plain_answer, soft_answers
+from unimo.finetune.readers.cells import class_name, unpacked
+
+TaskKind = Literal["classification", "regression", "generation", "retrieval"]
+Names = tuple[str, ...]
+
+PARTS = ("id", "text", "text2", "image", "label", "score", "target", "answers", "group", "extra")
+TARGETS: dict[TaskKind, Names] = {  # the parts that can be the target of a kind, the likeliest first
+    "classification": ("label", "answers"),
+    "regression": ("score", "label"),
+    "generation": ("target", "answers"),
+    "retrieval": ("target",),
+}
+ANY_TARGET: Names = ("label", "answers", "score", "target")  # the order in which a target is looked for
+
+
+@dataclass(frozen=True)
+class Layout:
+    """names: part -> names its column may have. needed: parts whose column must be there. kind: None means by the
+    first of label, answers, score, target that is there. between: range of a score. dropped: label -> reason why rows
+    with it are left out. extra: columns handed on, where they are there."""
+
+    names: Mapping[str, Names]
+    needed: Names = ()
+    kind: TaskKind | None = None
+    between: tuple[float, float] | None = None
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    extra: Names = ()
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What was found: texts: columns of the segments. target: (part, column), or None in a file without targets."""
+
+    layout: Layout
+    texts: Names
+    id: str | None = None
+    image: str | None = None
+    group: str | None = None
+    target: tuple[str, str] | None = None
+    extra: Names = ()
+    unused: Names = ()  # columns that could have been the target as well
+
+    @property
+    def captions(self) -> bool:
+        """Whether a row only says something of a picture."""
+        written = self.target is not None and (self.target[0] == "target" or self.layout.kind == "generation")
+        return written and self.image is not None and not self.texts
+
+    def __str__(self) -> str:
+        parts = {"texts": " + ".join(self.texts), "image": self.image, "id": self.id, "group": self.group}
+        if self.target:
+            parts[self.target[0]] = self.target[1]
+        said = ", ".join(f"{name} = {column}" for name, column in parts.items() if column)
+        ignored = f"; not used: {', '.join(self.unused)}" if self.unused else ""
+        return said + ("" if self.target else ", no targets") + ignored
+
+
+def with_fields(layout: Layout, fields: Mapping[str, str | Sequence[str] | None] | None) -> Layout:
+    """The layout with columns named by the user, which then must be there, and play no other part by guess.
+
+    None takes a part away. UsageError for an unknown part, a target that the kind of task does not have, or a column
+    that were read and to be found out at once.
+    """
+    named, without, extra = _named(fields or {}, layout.extra)
+    target = next((part for part in ANY_TARGET if part in named), None)
+    if target and layout.kind and target not in TARGETS[layout.kind]:
+        expected = " or ".join(TARGETS[layout.kind])
+        raise UsageError(f"{layout.kind} has another target", where="fields", got=target, expected=expected)
+    read = [column for part, (column,) in named.items() if part.startswith("text")]
+    if target and named[target][0] in read:
+        raise UsageError("a column is text and target at once", where="fields", got=named[target][0])
+    # What the user says of texts, or of the target, is all there is to say of them.
+    dropped = {*without, *(ANY_TARGET if target else ())}
+    kept = {
+        part: tuple(name for name in names if part in ("id", "image") or (name,) not in named.values())
+        for part, names in layout.names.items()
+        if part not in dropped and not (part.startswith("text") and "text" in named)
+    }
+    needed = dict.fromkeys([*(part for part in layout.needed if part in kept or part in named), *named])
+    return replace(layout, names=kept | named, needed=tuple(needed), extra=extra)
+
+
+def _named(fields: Mapping[str, str | Sequence[str] | None], extra: Names) -> tuple[dict[str, Names], set[str], Names]:
+    """Parts with their columns, parts to do without, columns to hand on."""
+    named: dict[str, Names] = {}
+    for part, value in fields.items():
+        if part not in PARTS:
+            do = did_you_mean(part, PARTS)
+            raise UsageError("unknown part of an example", got=part, expected=", ".join(PARTS), do=do)
+        columns = (value,) if isinstance(value, str) else tuple(value or ())
+        if part == "extra":
+            extra = columns
+        elif part == "text" and len(columns) > 1:
+            named |= {f"text{i}" if i > 1 else "text": (column,) for i, column in enumerate(columns, start=1)}
+        elif value is not None and len(columns) != 1:
+            raise UsageError("one column is expected", where=f"fields, {part}", got=", ".join(columns) or "none")
+        elif columns:
+            named[part] = columns
+    return named, {part for part, value in fields.items() if value is None}, extra
+
+
+def find_columns(layout: Layout, present: Iterable[str], where: object) -> Columns:
+    """The column of each part among those present. DataError when one that is needed is not there."""
+    there = list(present)
+    found = {part: next((name for name in names if name in there), None) for part, names in layout.names.items()}
+    for part in layout.needed:
+        if found.get(part) is None:
+            wanted = layout.names[part] or (part,)  # none: its only column was given another part
+            raise DataError(
+                "column is missing",
+                where=where,
+                got=", ".join(there[:20]) or "no columns",
+                expected=f"{' or '.join(wanted)} (the {part})",
+                do=did_you_mean(wanted[0], there) or f"name the column: --column {part}=... (or `fields`)",
+            )
+    segments = sorted((part for part in found if part.startswith("text")), key=lambda part: (len(part), part))
+    texts = tuple(dict.fromkeys(column for part in segments if (column := found.get(part))))
+    if not texts and found.get("image") is None:
+        raise DataError(
+            "no column to read from",
+            where=where,
+            got=", ".join(there[:20]) or "no columns",
+            expected="a text or a picture: "
+            + ", ".join([*layout.names.get("text", ()), *layout.names.get("image", ())]),
+            do="name the columns: --column text=... (or `fields`)",
+        )
+    parts = TARGETS[layout.kind] if layout.kind else ANY_TARGET
+    if layout.kind == "retrieval" and found.get("image") is not None:  # whatever is said of a picture is its caption
+        found["target"] = found.get("target") or (texts[0] if len(texts) == 1 else None)
+        texts = () if found["target"] else texts
+    taken = {*texts, found.get("image"), found.get("id")}
+    targets = [(part, column) for part in parts if (column := found.get(part)) and column not in taken]
+    return Columns(
+        layout,
+        texts,
+        found.get("id"),
+        found.get("image"),
+        found.get("group"),
+        targets[0] if targets else None,
+        tuple(name for name in layout.extra if name in there),
+        tuple(column for _, column in targets[1:] if column != targets[0][1]),
+    )
+
+
+def example_of(row: Row, columns: Columns) -> Example | str:
+    """A row as an example, or the reason why rows like it are left out. DataError when it cannot be used."""
+    values, where = row.values, row.where
+    target: Target = None
+    extra: dict[str, Any] = {}
+    if columns.target:
+        part, column = columns.target
+        value = values.get(column)
+        if isinstance(value, str) and value.strip() in columns.layout.dropped:
+            return columns.layout.dropped[value.strip()]
+        if not row.typed and isinstance(value, str) and part in ("target", "answers"):
+            value = unpacked(value, f"{where}, field {column}", scores=part == "answers")
+        target = _target(part, value, columns.layout, f"{where}, field {column}")
+        if part == "answers" and isinstance(value, list):
+            extra["answers"] = tuple(value)
+    texts = tuple(_text(values, column, where) for column in columns.texts)
+    image = _word(values, columns.image, where)
+    if columns.image and image is None:
+        raise DataError("row names no picture", where=f"{where}, field {columns.image}", do="fill it or remove the row")
+    if columns.group and (group := _word(values, columns.group, where)):
+        extra["group"] = group
+    extra |= {name: values[name] for name in columns.extra if values.get(name) is not None}
+    place = where.replace(", line ", ":").replace(", row ", ":")
+    kind = Caption if columns.captions and target is not None else Example
+    return kind(_word(values, columns.id, where) or place, texts, image, target, extra)
+
+
+def _text(values: dict[str, Any], column: str, where: str) -> str:
+    if values.get(column) is None:
+        raise DataError("field is missing", where=where, got="fields " + ", ".join(list(values)[:8]), expected=column)
+    text = checked_text(values[column], where, column).strip()
+    if not text:
+        raise DataError("text is empty", where=f"{where}, field {column}", do="fill it or remove the row")
+    return text
+
+
+def _word(values: dict[str, Any], column: str | None, where: str) -> str | None:
+    """An id or key: a string or a whole number; None where there is none."""
+    value = None if column is None else values.get(column)
+    if value is None or value == "":
+        return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return checked_text(value, where, str(column)).strip() or None
+
+
+def _target(part: str, value: Any, layout: Layout, where: str) -> Target:
+    """The target in a cell; None where the cell says that it is withheld. Both may stand in JSON or as text."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, float) and math.isnan(value) and part == "label" and layout.kind != "regression":
+        return None  # how a table of numbers writes an empty cell
+    if part == "score" or (part == "label" and layout.kind == "regression"):
+        return _number(value, layout.between, where)
+    if part == "label":
+        return class_name(value, where)
+    if part == "answers" and layout.kind != "generation":
+        return soft_answers(value, where, normalise=plain_answer)
+    return _written(value, where)
+
+
+def _number(value: Any, between: tuple[float, float] | None, where: str) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    low, high = between or (-math.inf, math.inf)
+    if not (math.isfinite(number) and low <= number <= high):
+        expected = "a finite number" if between is None else f"a number from {low:g} to {high:g}"
+        raise DataError("not a score", where=where, got=repr(value)[:60], expected=expected)
+    return number
+
+
+def _written(value: Any, where: str) -> str | tuple[str, ...] | None:
+    if isinstance(value, str):
+        return checked_text(value, where, "target").strip() or None
+    if not isinstance(value, list):
+        raise DataError(
+            "wrong type of field", where=where, got=type(value).__name__, expected="a string or a list of strings"
+        )
+    stripped = (checked_text(each, where, "target").strip() for each in value)
+    return tuple(each for each in stripped if each) or None

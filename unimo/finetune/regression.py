@@ -1,0 +1,140 @@
+"""Regression: a number for a text, a pair of texts, a picture or both, by the mean squared error (spec unimo §6.3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unimo.batch import Batch
+from unimo.data.batch_builder import Draft
+from unimo.data.segments import joined
+from unimo.errors import DataError
+from unimo.finetune.baselines import nearest_rows
+from unimo.finetune.batches import TaskRows
+from unimo.finetune.split import Examples
+from unimo.finetune.task_type import (
+    ASKED,
+    EXAMPLES,
+    Row,
+    answered,
+    check_rows,
+    company,
+    groups_of,
+    in_passes,
+    labelled,
+    pictures_of,
+    precision_of,
+    report_row,
+    taken,
+)
+from unimo.inference import Answerer
+from unimo.metrics import METRICS
+from unimo.metrics.intervals import mean_score
+from unimo.model.task_heads import HeadSettings
+from unimo.model.unified import Fused, Request, Towers, Unified
+from unimo.objectives.objective import Part
+
+
+@dataclass(frozen=True)
+class Regress:
+    """head: of kind number; what it learns is (target - centre) / spread. sees: look at pictures."""
+
+    head: HeadSettings
+    sees: bool
+    metrics: tuple[str, ...] = ("pearson", "spearman")
+    weight: float = 1.0
+    parts: tuple[str, ...] = ("regress",)
+    each_target: ClassVar[bool] = False
+
+    @property
+    def reads_texts(self) -> bool:
+        return self.head.reads != "image"
+
+    def check(self, examples: Examples) -> None:
+        needs = self.head.reads in ("image", "both")
+        check_rows(examples, texts=self.reads_texts, pictures=needs, what=self.head.task)
+        wrong = [row.id for row in examples.rows if row.target is not None and not math.isfinite(_number(row.target))]
+        if wrong:
+            raise DataError(
+                "a target that is no number",
+                where=examples.source or examples.name,
+                got=f"{len(wrong)} rows: {', '.join(wrong[:5])}",
+                expected="a finite number in every row",
+                do="for classes fine-tune classification",
+            )
+
+    def corrupt(self, draft: Draft) -> None:
+        draft = taken(draft)
+        for one in draft.examples:
+            if self.reads_texts:
+                segments = [draft.ids(text, self.head.longest) for text in one.example.texts]
+                draft.add_text(EXAMPLES, joined(segments, self.head.longest))
+        draft.extra[f"{EXAMPLES}.picture"] = [one.picture for one in draft.examples]
+        targets = np.array([_number(one.example.target) for one in draft.examples])
+        draft.extra["regress.targets"] = ((targets - self.head.centre) / self.head.spread).astype(np.float32)
+
+    def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
+        pictures = pictures_of(batch) if self.sees else None
+        return {ASKED: Request(pictures, batch.texts_of(EXAMPLES) if self.reads_texts else None)}
+
+    def outputs(self, model: Unified, fused: dict[str, Fused]) -> Tensor:
+        """(n,) in units of the head's spread, from its centre."""
+        return model.task_logits(fused[ASKED]).float()[:, 0]
+
+    def loss(self, model: Unified, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
+        apart = self.outputs(model, fused) - batch.extra["regress.targets"]
+        return {"regress": Part(apart.square().sum(), len(apart), self.weight)}
+
+    @torch.inference_mode()
+    def predict(self, answerer: Answerer, rows: TaskRows, together: int | None = None) -> list[float]:
+        found: dict[int, float] = {}
+        for numbers in in_passes(rows, company(answerer, together)):
+            _, _, fused = answered(self, answerer, rows, numbers)
+            with precision_of(answerer):
+                outputs = self.outputs(answerer.model, fused)
+            found |= {i: self.head.centre + self.head.spread * x for i, x in zip(numbers, outputs.tolist())}
+        return [found[i] for i in range(len(rows))]
+
+    def written(self, prediction: float) -> dict[str, Any]:
+        return {"prediction": prediction}
+
+    def baseline(self, train: Examples, examples: Examples) -> dict[str, list[float]]:
+        """The mean of training, and the number of the most similar training row."""
+        known = numbers_of(train)
+        near = nearest_rows(train, examples)
+        return {
+            "mean of training": [float(known.mean())] * len(examples),
+            **({} if near is None else {"nearest training row": [_number(train.rows[i].target) for i in near]}),
+        }
+
+    def score(self, predictions: Sequence[float], examples: Examples, seed: int = 0) -> list[Row]:
+        here = labelled(examples)
+        rows = [examples.rows[i] for i in here]
+        said = [predictions[i] for i in here]
+        targets = [_number(row.target) for row in rows]
+        groups, found = groups_of(rows), []
+        for metric in self.metrics:
+            if metric == "squared_error":
+                squares = np.square(np.array(said) - np.array(targets))
+                score = mean_score(squares, groups=groups, seed=seed)
+            else:
+                function: Any = METRICS[metric]
+                score = function(said, targets, groups=groups, seed=seed)
+            found.append(report_row(self.head.task, metric, score, ""))
+        return found
+
+
+def numbers_of(examples: Examples) -> np.ndarray:
+    """(n,) the targets of a split that are numbers."""
+    return np.array([_number(row.target) for row in examples.rows if row.target is not None])
+
+
+def _number(target: object) -> float:
+    """The target of a row; not a number where it has none."""
+    return float(target) if isinstance(target, (int, float)) else math.nan

@@ -1,0 +1,258 @@
+"""Retrieval: which caption belongs to a picture, and which picture to a caption (spec unimo §6.6, unimo2 §6.1).
+
+    N pictures · M captions · g captions of a step · k wrong candidates of each side
+
+circle   as released: every caption of a step meets its picture, k other pictures, and its picture meets k captions of
+         others, drawn at random from the whole training split: 1 + 2k pairs, and a circle loss on either side
+hard     ours: the captions and pictures of a step are each other's negatives: contrast of embeddings and matching of
+         the hardest (UNIMO-2), or a softmax of joint scores (UNIMO)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unimo.batch import Batch
+from unimo.data.batch_builder import Draft, Drawn
+from unimo.data.segments import joined
+from unimo.finetune.batches import DrawnExample, TaskDraft, TaskRows
+from unimo.finetune.generation import targets_of
+from unimo.finetune.settings import Ranking
+from unimo.finetune.split import Example, Examples
+from unimo.finetune.task_type import Row, check_rows, report_row, taken
+from unimo.inference import Answerer
+from unimo.metrics import retrieval_report
+from unimo.model.unified import Fused, Request, Towers, Unified
+from unimo.model.unimo2 import UNIMO2
+from unimo.objectives import CrossModalContrastive, ImageTextMatching, RewritingContrastive
+from unimo.objectives.circle_loss import two_sided
+from unimo.objectives.objective import Part
+from unimo.rng import number
+
+TEXTS, ASKED = "rank.texts", "rank"
+KS = (1, 5, 10)
+TRIES = 50  # draws for each negative before it is taken for granted that there are no more
+MATCHED = 64  # pairs fused at once, at least: there are N x M of them
+
+
+@dataclass(frozen=True)
+class RankedRow:
+    """One picture. scores: (M,) of all captions of the split, -inf where not shortlisted; captions: these M."""
+
+    scores: np.ndarray
+    captions: list[str]
+
+
+@dataclass(frozen=True)
+class Rank:
+    """member: unimo or unimo-2. matches: whether the model has a matching head."""
+
+    task: str
+    settings: Ranking
+    member: str
+    matches: bool = True
+    metrics: tuple[str, ...] = ("retrieval",)
+    weight: float = 1.0
+    sees: ClassVar[bool] = True
+    each_target: ClassVar[bool] = True
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        if self.settings.loss == "circle":
+            return ("circle", "circle.accuracy")
+        return tuple(name for objective in self.objectives for name in objective.parts)
+
+    @property
+    def objectives(self) -> list[Any]:
+        """What "hard" consists of: the questions of pre-training, asked of these pairs."""
+        if self.member == "unimo-2":
+            return [CrossModalContrastive(), ImageTextMatching(pairs=self.settings.matched)]
+        scorer: dict[str, Any] = {} if self.matches else {"scorer": "cosine", "temperature": 0.07}
+        wrong: dict[str, Any] = {"positives": 0, "negatives": 0, "related_images": 0, "related_texts": 0}
+        return [RewritingContrastive(pairs=1 << 30, others=self.settings.negatives, **wrong, **scorer)]
+
+    def check(self, examples: Examples) -> None:
+        check_rows(examples, texts=False, pictures=True, what=self.task)
+
+    # ---- asked ----------------------------------------------------------------------------------------------------
+
+    def corrupt(self, draft: Draft) -> None:
+        draft = taken(draft)
+        if self.settings.loss == "circle":
+            self._against_random(draft)
+        else:
+            self._against_each_other(draft)
+
+    def _against_random(self, draft: TaskDraft) -> None:
+        """Texts and pictures of each caption: itself, then k of others."""
+        rows = draft.rows
+        assert rows is not None
+        pictures, texts = [], []
+        for one in draft.examples:
+            others = self._others(rows, one)
+            own = [one.picture]
+            for row in others[: self.settings.negatives]:
+                key = rows.examples.rows[row].image
+                assert key is not None
+                own.append(rows.show(draft, "examples", key, (*one.names, row)))
+            pictures.append(own)
+            read = [self._ids(draft, captions_of(one.example)[one.target])]
+            rng = one.rng("captions of others")
+            for row in others[self.settings.negatives :]:
+                said = captions_of(rows.examples.rows[row])
+                read.append(self._ids(draft, said[int(rng.integers(len(said)))]))
+            texts.append([draft.add_text(TEXTS, ids) for ids in read])
+        draft.extra["rank.pictures"] = np.array(pictures, np.int64)  # (g, 1 + k)
+        draft.extra["rank.texts"] = np.array(texts, np.int64)
+
+    def _others(self, rows: TaskRows, one: DrawnExample) -> list[int]:
+        """2k rows of other pictures, k distinct ones for either side, drawn uniformly; of too few some come twice."""
+        rng, k = one.rng("negatives"), self.settings.negatives
+        sides: list[int] = []
+        for _ in range(2):
+            found: dict[int, None] = {}
+            for _ in range(TRIES * k):
+                i = int(rng.integers(len(rows)))
+                other = rows.examples.rows[i]
+                if other.image != one.example.image and captions_of(other):
+                    found[i] = None
+                    if len(found) == k:
+                        break
+            chosen = list(found) or [one.row]
+            sides += [chosen[j % len(chosen)] for j in range(k)]
+        return sides
+
+    def _against_each_other(self, draft: TaskDraft) -> None:
+        per_shard = len(draft.examples) // draft.local_shards
+        kept = draft.regions if draft.regions else draft.pixels
+        shown: Any = kept.pop("examples", [])
+        for i, one in enumerate(draft.examples):
+            ids = draft.ids(captions_of(one.example)[one.target], self.settings.longest)[: self.settings.longest - 2]
+            identity = number("caption", ids.tobytes().hex())
+            names = (*one.names[:1], one.row, *one.names[1:])
+            draft.pairs.append(Drawn(one.example.id, identity, ids, names, i % per_shard))
+            kept.setdefault("pairs", []).append(shown[one.picture])
+        draft.extra["pairs.image"] = [number("picture", one.example.image or "") for one in draft.examples]
+        draft.extra["pairs.caption"] = [one.identity for one in draft.pairs]
+        for objective in self.objectives:
+            objective.corrupt(draft)
+
+    def _ids(self, draft: TaskDraft, text: str) -> np.ndarray:
+        return joined([draft.ids(text, self.settings.longest)], self.settings.longest)
+
+    def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
+        if self.settings.loss == "hard":
+            found: dict[str, Request] = {}
+            for objective in self.objectives:
+                found |= objective.requests(model, batch, towers)
+            return found
+        pictures = batch.images_of("examples")[batch.extra["rank.pictures"]]
+        texts = batch.texts_of(TEXTS)[batch.extra["rank.texts"]]
+        k = pictures.shape[1] - 1
+        image = torch.cat([pictures, pictures[:, :1].expand(-1, k)], 1)  # right, k other pictures, k other captions
+        text = torch.cat([texts[:, :1].expand(-1, 1 + k), texts[:, 1:]], 1)
+        return {ASKED: Request(image.flatten(), text.flatten())}
+
+    def loss(self, model: Unified, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
+        if self.settings.loss == "hard":
+            parts: dict[str, Part] = {}
+            for objective in self.objectives:
+                parts |= objective.loss(model, batch, towers, fused)
+            return parts
+        scores = self.scores(model, towers, fused[ASKED]).unflatten(0, (len(batch.extra["rank.texts"]), -1))
+        losses = two_sided(scores, margin=self.settings.margin, scale=self.settings.scale)
+        first = (scores.detach().argmax(1) == 0).sum()
+        n = len(losses)
+        return {"circle": Part(losses.sum(), n, self.weight), "circle.accuracy": Part(first, n, 0.0)}
+
+    def scores(self, model: Unified, towers: Towers, fused: Fused) -> Tensor:
+        """(n,) of the pairs of a request, as `Answerer.match` gives them with the same weight of the cosine."""
+        logits = model.match_logits(fused).float()
+        score = logits[:, -1]
+        released = isinstance(model, UNIMO2) and model.released.raw_text_score
+        if logits.shape[1] == 2 and not released:
+            score = score - logits[:, 0]
+        weight = self.cosine_weight
+        if weight:
+            image, text = fused.request.image, fused.request.text
+            assert image is not None and text is not None
+            near = (model.embed(towers, "image")[image] * model.embed(towers, "text")[text]).sum(-1)
+            score = score + weight * near
+        return score
+
+    @property
+    def cosine_weight(self) -> float | None:
+        """None: the score by which "hard" trains, see `Answerer.match`."""
+        if self.settings.loss == "hard":
+            return None
+        return self.settings.cosine if self.member == "unimo-2" else 0.0
+
+    # ---- answered -------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def predict(self, answerer: Answerer, rows: TaskRows, together: int | None = None) -> list[RankedRow]:
+        examples = rows.examples.rows
+        captions = [text for row in examples for text in captions_of(row)]
+        if not captions:
+            return [RankedRow(np.zeros(0, np.float32), []) for _ in examples]
+        before, answerer.size_of_batch = answerer.size_of_batch, pairs_of_a_pass(together)
+        try:
+            images = answerer.encode_images(rows.seen(i) for i in range(len(rows)))
+            texts = answerer.encode_texts(captions)
+            pairs = self._candidates(images.embedding.cpu().numpy() @ texts.embedding.cpu().numpy().T)
+            found = answerer.match(images, texts, pairs, cosine_weight=self.cosine_weight)
+        finally:
+            answerer.size_of_batch = before
+        scores = np.full((len(rows), len(captions)), -np.inf, np.float32)
+        scores[pairs[:, 0], pairs[:, 1]] = found
+        return [RankedRow(row, captions) for row in scores]
+
+    def _candidates(self, cosine: np.ndarray) -> np.ndarray:
+        """(k, 2) pairs that are fused: all, or the best by cosine of every picture and of every caption."""
+        k = self.settings.shortlist
+        wanted = np.full(cosine.shape, not k)
+        if k:
+            np.put_along_axis(wanted, np.argsort(-cosine, 1, kind="stable")[:, :k], True, 1)
+            np.put_along_axis(wanted, np.argsort(-cosine, 0, kind="stable")[:k], True, 0)
+        return np.argwhere(wanted)
+
+    def written(self, prediction: RankedRow) -> dict[str, Any]:
+        best = np.argsort(-prediction.scores, kind="stable")[:5]
+        best = best[np.isfinite(prediction.scores[best])]  # what was not shortlisted was not ranked
+        return {"prediction": [prediction.captions[i] for i in best], "scores": prediction.scores[best].tolist()}
+
+    def baseline(self, train: Examples, examples: Examples) -> dict[str, list[Any]]:
+        """None that looks at neither model nor picture; chance stands beside each score."""
+        return {}
+
+    def score(self, predictions: Sequence[RankedRow], examples: Examples, seed: int = 0) -> list[Row]:
+        """R@1, 5, 10 of both directions; a caption may be asked for by any picture it is right for."""
+        here = [i for i, row in enumerate(examples.rows) if captions_of(row)]
+        told = [len(captions_of(examples.rows[i])) for i in here]
+        owner = np.repeat(np.arange(len(told)), told)
+        scores = np.stack([predictions[i].scores for i in here])
+        passes = int(np.isfinite(scores).sum())
+        found = retrieval_report(scores, owner, KS, seed=seed)
+        note = f"{len(told):,} pictures, {len(owner):,} captions, {passes:,} fused passes"
+        return [
+            report_row(self.task, f"{way.replace('_', ' ')} {name}", score, "%", note)
+            for way in ("image_to_text", "text_to_image")
+            for name, score in found[way].items()
+            if isinstance(name, str) and name.startswith("R@")
+        ]
+
+
+def pairs_of_a_pass(together: int | None) -> int:
+    """Pairs that are fused at once: of N x M many, unless each is to be read alone."""
+    return 1 if together == 1 else max(together or 0, MATCHED)
+
+
+def captions_of(example: Example) -> list[str]:
+    """What is said of a picture: the targets of its row, else its texts."""
+    return list(targets_of(example)) or list(example.texts)

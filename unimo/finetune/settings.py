@@ -1,0 +1,245 @@
+"""Settings of a fine-tuning run. A benchmark (`unimo.finetune.benchmarks`) is a function that returns one of these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from unimo.config import Contradiction, check_settings, flatten, setting
+from unimo.data.augment import Views
+from unimo.errors import UsageError
+from unimo.model.build import ModelSettings
+from unimo.objectives.adversarial import Adversarial
+from unimo.tokenizer import Tokenizer
+from unimo.train.optimizer import Optimiser
+
+KINDS = ("classification", "regression", "retrieval", "generation")
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Where the rows and pictures of a task are."""
+
+    reader: str = setting("table", "how files are read (unimo.finetune.readers); table: your own csv, tsv, jsonl")
+    train: tuple[str, ...] = setting((), "files of the training split", filled=True)
+    dev: tuple[str, ...] = setting((), "files of the split that decides when to stop", filled=True)
+    test: tuple[str, ...] = setting((), "files of the split that is only scored; may lack labels", filled=True)
+    images: tuple[str, ...] = setting((), "pictures that rows name: folders, globs or tars", filled=True)
+    regions: tuple[str, ...] = setting(
+        (), "detected regions of these pictures, if not beside them (UNIMO)", filled=True
+    )
+    columns: tuple[str, ...] = setting(
+        (), "part=column of your own files: id, text, text2, image, label, score, target", filled=True
+    )
+    train_limit: int | None = setting(None, "training rows at most, drawn by the seed; none takes all", at_least=1)
+    score_limit: int | None = setting(
+        None, "dev rows and test rows that are scored at most, drawn by the seed; none takes all", at_least=1
+    )
+    views: Views = setting(Views(), "how pictures are varied in training")
+    index_dir: str | None = setting(
+        None, "where indexes of pictures go when they should not lie beside them", filled=True
+    )
+    cache_gb: float = setting(1.0, "memory for decoded pictures, per loader process", at_least=0, at_most=1e6)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Classification and regression: what is read, and the head that answers."""
+
+    longest: int = setting(512, "tokens of a text or a pair of texts, special ones included", at_least=3)
+    texts: int | None = setting(
+        None, "texts that a row must have, such as 1: a hypothesis without its premise", at_least=0
+    )
+    sees: bool | None = setting(None, "look at pictures; none: where rows have them")
+    reads: Literal["auto", "text", "image", "both"] = setting("auto", "poolers the head reads; auto: all that there is")
+    fusion: Literal["product", "sum"] = setting("product", "how both poolers are joined")
+    hidden: int = setting(0, "width of a layer between poolers and answer; 0: none", at_least=0, at_most=65536)
+    activation: Literal["none", "relu"] = setting("none", "what follows that layer")
+    dropout: float = setting(0.1, "dropout before the last layer", at_least=0, below=1)
+    soft: bool | None = setting(
+        None, "rows have several answers with scores (VQA): sigmoids, not a softmax; none: where they have"
+    )
+    unseen: Literal["error", "wrong"] | None = setting(
+        None, "labels that training did not have: refused, or never right; none: wrong for answers, else refused"
+    )
+    answers: int | None = setting(
+        3129, "soft: the most frequent answers of the training split that can be given", at_least=1
+    )
+    least: int = setting(1, "soft: how often an answer must occur in training to be given", at_least=1)
+    prior: bool = setting(False, "begin with the frequency of each label in training, not with all alike")
+    positive: str | None = setting(None, "the class that F1 and Matthews look for; none: the last by name")
+    fresh_pooler: bool = setting(False, "begin with random poolers of what is read, not with the pre-trained ones")
+    standardise: bool = setting(False, "regression: learn a number as deviations from the training split's mean")
+
+
+@dataclass(frozen=True)
+class Writing:
+    """Generation: what is known before, and how the answer is written."""
+
+    sees: bool | None = setting(None, "look at pictures; none: where rows have them")
+    reads: bool | None = setting(None, "read the rows' texts before writing; none: where rows have them")
+    one_segment: bool = setting(False, "texts of a row are one segment with [SEP] between, as released; else one each")
+    dialogue: bool = setting(False, "texts are a passage and turns, with tables of speakers and turns (CoQA, UNIMO)")
+    longest_source: int = setting(512, "tokens of a source segment, special ones included", at_least=3)
+    longest_target: int = setting(128, "tokens of a target, special ones included", at_least=3)
+    end: Literal["mask", "sep"] = setting("mask", "the token that ends a text: mask, or sep as in captions")
+    keep_end: bool = setting(False, "shorten a long target before its end, not with it (captions)")
+    smoothing: float = setting(0.1, "label smoothing, uniform over the vocabulary", at_least=0, below=1)
+    beams: int = setting(5, "decoding: hypotheses kept; 1 is greedy", at_least=1, at_most=64)
+    length_penalty: float = setting(
+        0.6, "decoding: power of the length by which a score is divided", at_least=-100, at_most=100
+    )
+    shortest: int = setting(0, "decoding: least tokens written", at_least=0)
+    longest: int = setting(50, "decoding: most tokens written", at_least=1, at_most=100_000)
+    repeat_trigrams: bool = setting(True, "decoding: whether three words in a row may come twice")
+    only_known_words: bool = setting(False, "write only words of the training targets (and what the start model knows)")
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        if self.shortest > self.longest:
+            got = f"{self.shortest} to {self.longest} tokens"
+            yield Contradiction("no text is so long", ("shortest", "longest"), got=got, expected="shortest first")
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Retrieval: how a picture and a caption are scored, and what they are told apart from."""
+
+    loss: Literal["circle", "hard"] = setting(
+        "hard", "circle: as released, against random negatives; hard: contrast and matching with the batch's hardest"
+    )
+    longest: int = setting(128, "tokens of a caption, special ones included", at_least=3)
+    negatives: int = setting(
+        10, "circle: other pictures of a caption, and other captions of a picture", at_least=1, at_most=10_000
+    )
+    margin: float = setting(0.2, "circle: the margin m", at_least=-2, at_most=2)
+    scale: float = setting(1.0, "circle: the factor gamma of scores", above=0, at_most=1e6)
+    cosine: float = setting(
+        0.3, "circle: weight of the unimodal cosine in the score of UNIMO-2", at_least=0, at_most=1e6
+    )
+    fresh: bool = setting(False, "UNIMO: begin with a fresh scoring layer, as released")
+    matched: int = setting(16, "hard: pairs of a step that are matched, each with two negatives", at_least=1)
+    shortlist: int = setting(0, "candidates by cosine that are fused; 0: every pair, as in the papers", at_least=0)
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """Everything a fine-tuning run is made of; saved with it as settings.json."""
+
+    task: str = setting("classification", "name of the benchmark, or of its kind")
+    kind: Literal["classification", "regression", "retrieval", "generation"] = setting(
+        "classification", "what is asked"
+    )
+    start: str | None = setting(
+        None, "weights to start from: a run, checkpoint, saved folder or hub name; none: random", filled=True
+    )
+    model: ModelSettings = setting(ModelSettings(), "the model: that of `start`, with the task's head")
+    data: TaskData = setting(TaskData(), "where the rows are")
+    read: Reading = setting(Reading(), "classification and regression")
+    write: Writing = setting(Writing(), "generation")
+    rank: Ranking = setting(Ranking(), "retrieval")
+    metrics: tuple[str, ...] = setting((), "scores (unimo.metrics); the first decides. Empty: those of the kind")
+    adversarial: Adversarial | None = setting(None, "pushed inputs in classification and generation, or none")
+    batch: int = setting(32, "rows of a step, over all shards and processes", at_least=1)
+    shards: int = setting(1, "equal parts of a step; a multiple of the number of processes", at_least=1)
+    optimiser: Optimiser = setting(Optimiser(), "how the weights move")
+    epochs: float | None = setting(10.0, "length of the run in epochs; used when steps and minutes are none", above=0)
+    steps: int | None = setting(None, "length of the run in steps; used when minutes is none", at_least=1)
+    minutes: float | None = setting(None, "length of the run in minutes", above=0)
+    least_steps: int = setting(0, "steps at least, however few the rows or the minutes", at_least=0)
+    dev_epochs: float = setting(1.0, "epochs between two questions to the dev split", above=0)
+    dev_steps: int | None = setting(
+        None, "steps between two questions to the dev split, in place of dev_epochs", at_least=1
+    )
+    dev_limit: int | None = setting(None, "dev rows asked while training at most; the last score takes all", at_least=1)
+    patience: int = setting(
+        0, "questions to the dev split without a new best after which the run stops; 0: never", at_least=0
+    )
+    patience_from: float = setting(
+        0.7, "share of the schedule from which on questions count for patience", at_least=0, at_most=1
+    )
+    seed: int = setting(0, "all chance of the run")
+    precision: Literal["auto", "bf16", "fp32"] = setting("auto", "auto, bf16 or fp32")
+    workers: int = setting(0, "loader processes; 0 loads in the training process", at_least=0, at_most=1024)
+    save_steps: int | None = setting(None, "steps between checkpoints", at_least=1)
+    save_minutes: float = setting(10.0, "minutes between checkpoints when save_steps is none", at_least=0)
+    keep: int = setting(2, "checkpoints kept", at_least=2)
+    average: float = setting(
+        0.0, "decay of a running average of the weights, used for answering; 0 keeps none", at_least=0, at_most=0.999999
+    )
+    recompute: bool = setting(False, "recompute activations in the backward pass to save memory")
+    tensorboard: bool = setting(True, "write TensorBoard curves when the package is installed")
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        if self.batch % self.shards:
+            yield Contradiction(
+                "a step cannot be cut into equal shards",
+                ("batch", "shards"),
+                got=f"{self.batch} rows, {self.shards} shards",
+                expected="batch a multiple of shards",
+            )
+        if self.adversarial is not None and self.kind not in ("classification", "generation"):
+            yield Contradiction(
+                "adversarial training is for classification and generation",
+                ("adversarial", "kind"),
+                got=self.kind,
+                do="--set adversarial=none",
+            )
+
+
+MAY_CHANGE = ("workers", "save_*", "keep", "minutes", "tensorboard", "data.cache_gb", "data.index_dir", "data.test")
+
+
+def check(run: Finetuning, world: int) -> None:
+    """Settings that cannot be, or with which no run can start on `world` processes: before anything is opened."""
+    check_settings(run, cls=Finetuning)
+    longest = run.model.positions - 2
+    lengths = {
+        "classification": ["read.longest"],
+        "regression": ["read.longest"],
+        "generation": ["write.longest_source", "write.longest_target"],
+        "retrieval": ["rank.longest"],
+    }
+    settings = flatten(run)
+    for key in lengths[run.kind]:
+        if settings[key] > longest:
+            raise UsageError(
+                "texts longer than the model has positions",
+                where=key,
+                got=settings[key],
+                expected=f"at most {longest}, model.positions - 2",
+                do=f"--set {key}={longest}",
+            )
+    if run.model.vocabulary < Tokenizer.vocab_size:
+        raise UsageError(
+            "fewer rows of the word table than the tokenizer has words",
+            where="model.vocabulary",
+            got=run.model.vocabulary,
+            expected=f"at least {Tokenizer.vocab_size}",
+        )
+    if not (run.epochs or run.steps or run.minutes):
+        raise UsageError("how long should the run be?", where="epochs, steps, minutes", do="--epochs 10")
+    if not run.data.train:
+        raise UsageError("nothing to learn from", where="data.train", do="--train FILE")
+    if run.shards % world:
+        raise UsageError(
+            "the shards of a step cannot be shared equally among the processes",
+            where="shards",
+            got=run.shards,
+            expected=f"a multiple of {world}",
+            do=f"--set shards={world}",
+        )
+    if run.adversarial is not None and run.model.member == "unimo-2" and "image" in run.adversarial.sides:
+        raise UsageError(
+            "only regions can be pushed, and UNIMO-2 sees pixels",
+            where="adversarial, adversarial.sides",
+            got=", ".join(run.adversarial.sides),
+            do="--set adversarial.sides=text, or adversarial=none",
+        )
+    if run.write.dialogue and run.kind == "generation" and not run.model.dialogue:
+        raise UsageError(
+            "this model has no tables of speakers and turns",
+            where="write.dialogue",
+            got=run.model.member,
+            do="start from UNIMO, or --set write.dialogue=false (texts are then plain segments)",
+        )

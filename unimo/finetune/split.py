@@ -1,0 +1,231 @@
+"""One split of a task: its rows, its pictures, and how both are opened.
+
+    open_examples("sst2", "glue/SST-2/dev.tsv")
+    open_examples("vqa", [questions, annotations], images="coco/val2014")
+    open_examples("csv", "mine.csv", fields={"text": "Comment", "label": "Mood"})
+
+What is wrong with single rows is counted, named in the ledger and left out; what is wrong with a file, or with more
+than a small share of its rows, is an error:
+
+    an id that appears again                  the later row is bad; captions of one picture may share one
+    captions of one picture in several rows   one row with all of them
+    a name that several pictures have         the row is bad
+    no target in some rows                    those rows are bad
+    no target in any row                      a split to predict for; with need_targets, an error
+    a picture that is not among the pictures  the row is bad
+    a file that ends early                    an error, for nobody can count what it lost
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from unimo.corpus.bad_samples import Ledger, check_share
+from unimo.corpus.corpus import Corpus, open_corpus
+from unimo.corpus.finding import did_you_mean
+from unimo.corpus.image_names import PictureKeys
+from unimo.errors import DataError, UsageError, nearest
+from unimo.finetune.example import Dropped, Example, Found, Noted, Target
+from unimo.finetune.readers import READERS, Reader
+from unimo.finetune.readers.book import Book
+from unimo.paths import check_name, expand
+
+PEEKED = 100  # rows whose pictures are looked for beside their file
+SHOWN = 5  # bad rows that are kept to be named
+Paths = str | Path | Sequence[str | Path]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One split of n rows.
+
+    name: of the split. images: corpus that holds the rows' pictures by their keys, or None. source: paths, for
+    messages. fingerprint: SHA-256 over the rows and the pictures. bad: how many rows could not be used. first_bad: what
+    was wrong with the first of them. notes: what was said about the file, and why rows were left out, with counts.
+    """
+
+    name: str
+    rows: Sequence[Example]
+    images: Corpus | None = None
+    source: str = ""
+    fingerprint: str = ""
+    bad: int = 0
+    first_bad: Sequence[DataError] = ()
+    notes: Mapping[str, int] = field(default_factory=dict)
+    _place: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the rows have targets; of opened splits, all have or none has, unless others were to be kept."""
+        return any(row.target is not None for row in self.rows)
+
+    def image_item(self, key: str) -> int:
+        """The item of `images` with this key. UsageError without pictures, DataError when it is not among them."""
+        if self.images is None:
+            raise UsageError(
+                "a row names a picture, and no pictures were given",
+                where=self.source or self.name,
+                got=key,
+                do="give the folder or tars of its pictures as `images`",
+            )
+        if not self._place:
+            for i, each in enumerate(PictureKeys.of(self.images).names):
+                self._place.setdefault(each, i)  # pictures of one name are one picture
+        if key not in self._place:
+            if key in self.images.keys:  # of several pictures
+                return PictureKeys.of(self.images).item(key, self.source or self.name)
+            near = nearest(key, self._place) if len(self._place) <= 10_000 else None
+            raise DataError(
+                "no such picture",
+                where=self.source or self.name,
+                got=key,
+                expected=f"one of {len(self._place)} keys",
+                do=f"did you mean {near}?" if near else None,
+            )
+        return self._place[key]
+
+
+def open_examples(
+    reader_name: str,
+    path: Paths,
+    *,
+    images: Paths | Corpus | None = None,
+    fields: Mapping[str, str | Sequence[str] | None] | None = None,
+    name: str | None = None,
+    need_targets: bool = False,
+    keep_unlabelled: bool = False,
+    ledger: Ledger | None = None,
+    index_dir: str | Path | None = None,
+    max_bad_share: float = 0.01,
+    **options: Any,
+) -> Examples:
+    """Read one split.
+
+    reader_name: a name of READERS. path: its file, files or pattern of files; where a reader takes two different files
+    (questions and annotations, source and target), both in this order. images: folder, tars or an opened corpus with
+    the rows' pictures; if not given, pictures beside a table are found by themselves. fields: part of an example ->
+    column. name: of the split; by default of the file. ledger: also counts this split's rows, for a whole run.
+    keep_unlabelled: rows without a target are kept beside others that have one. max_bad_share: of rows, and of pictures
+    that are opened here. options: of the reader, such as split="val".
+
+    Raises UsageError (no such reader, option or column) and DataError (a file that is missing, ends early or is of
+    another layout; more than max_bad_share of the rows bad; no row at all; need_targets and there are none).
+    """
+    check_share(max_bad_share)
+    reader = _reader(reader_name)
+    options |= {} if fields is None else {"fields": fields}
+    _check_options(reader_name, reader, options)
+    named = [path] if isinstance(path, (str, Path)) else list(path)
+    for entry in named:
+        check_name(str(entry), f"reader {reader_name}")
+    paths = [Path(entry) for entry in named]
+    if not paths:
+        raise UsageError("no path given", where=f"reader {reader_name}", expected="a file, a pattern or a list of them")
+    source = ", ".join(map(str, paths))
+    options_of_pictures: dict[str, Any] = {"ledger": ledger, "index_dir": index_dir, "max_bad_share": max_bad_share}
+
+    def open_pictures(paths: Paths) -> Corpus:
+        return open_corpus("images", paths, **options_of_pictures)
+
+    given: Corpus | None
+    if reader.over == "pictures":
+        if images is not None:
+            raise UsageError("these rows stand in their pictures", where="images", got=images, do="leave images out")
+        given = open_pictures(list(map(str, paths)))
+        found = reader(given, **options)
+    else:
+        found = _over_files(reader, _expanded(reader_name, reader, paths), options)
+        given = None
+        if images is not None:
+            given = images if isinstance(images, Corpus) else open_pictures(images)
+
+    book = Book(source, need_targets, keep_unlabelled)
+    for each in found:
+        book.take(each)
+    if given is None and reader.over == "files":
+        beside = _pictures_beside(book.rows, paths[0])
+        given = None if beside is None else open_pictures(beside)
+    rows = book.settled(given)
+    book.report(ledger, max_bad_share)
+    called = name or paths[0].name.partition(".")[0]
+    notes = dict(book.own.notes)
+    first_bad = [error for _, error in book.bad[:SHOWN]]
+    return Examples(called, rows, given, source, _fingerprint(rows, given), book.own.quarantined, first_bad, notes)
+
+
+def _reader(name: str) -> Reader:
+    if name not in READERS:
+        raise UsageError(
+            "unknown reader", got=name, expected=", ".join(sorted(READERS)), do=did_you_mean(name, READERS)
+        )
+    return READERS[name]
+
+
+def _check_options(name: str, reader: Reader, options: Mapping[str, Any]) -> None:
+    for option in options:
+        if option not in reader.options:
+            raise UsageError(
+                f"the reader {name} has no such option",
+                got=option,
+                expected=", ".join(reader.options) or "no options",
+                do=did_you_mean(option, reader.options),
+            )
+
+
+def _expanded(name: str, reader: Reader, paths: list[Path]) -> list[Path]:
+    """Files in order, patterns filled in."""
+    found: list[Path] = []
+    for path in paths:
+        found += expand(path, what="file is missing", expected=f"a file for the reader {name}")
+    most = len(reader.files)
+    if len(found) < reader.needed or (most > 1 and len(found) > most):
+        raise UsageError(
+            f"the reader {name} takes other files",
+            got=f"{len(found)}: {', '.join(map(str, found)) or 'none'}",
+            expected=", ".join(reader.files[: reader.needed])
+            + "".join(f", perhaps {f}" for f in reader.files[reader.needed :]),
+            do="give them in this order",
+        )
+    return found
+
+
+def _over_files(reader: Reader, paths: list[Path], options: Mapping[str, Any]) -> Found:
+    if len(reader.files) > 1:
+        yield from reader(*paths, **options)
+        return
+    names = Counter(path.name for path in paths)
+    for path in paths:
+        for found in reader(path, **options):
+            if isinstance(found, Example) and names[path.name] > 1 and found.id.startswith(f"{path.name}:"):
+                found = replace(found, id=f"{path.parent.name}/{found.id}")  # m/dev.tsv:1, mm/dev.tsv:1
+            yield found
+
+
+def _pictures_beside(rows: Sequence[Example], path: Path) -> str | None:
+    """The folder of a file whose rows name pictures by paths relative to it; None where none of the first is there."""
+    named = (row.image for row in rows if row.image is not None)
+    # os.path, unlike Path, calls a name that no file can have a file that is not there.
+    there = any(os.path.isfile(path.parent / name) for name in islice(named, PEEKED))  # noqa: PTH113
+    return str(path.parent) if there else None
+
+
+def _fingerprint(rows: Sequence[Example], pictures: Corpus | None) -> str:
+    digest = hashlib.sha256(b"" if pictures is None else pictures.fingerprint.encode())
+    for row in rows:
+        values = [row.id, row.texts, row.image, row.target, dict(row.extra)]
+        digest.update(json.dumps(values, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()
+
+
+__all__ = ["READERS", "Dropped", "Example", "Examples", "Found", "Noted", "Reader", "Target", "open_examples"]

@@ -1,0 +1,176 @@
+"""What a kind of task is: an objective that is also answered and marked.
+
+    corrupt, requests, loss     as every objective (`unimo.objectives.objective`), over a `TaskDraft`
+    predict(answerer, rows)     one prediction for every row of a split, in its order
+    score(predictions, rows)    rows of a report, each with its interval
+
+A kind is a frozen dataclass of settings and of what the training split taught (names of labels). Rows are answered
+several in a pass, those of like length together. The last bits of a matrix product depend on its shape: where no bit of
+an answer may depend on its company or its place, `together` is 1, and each row is read alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unimo.batch import Batch
+from unimo.data.batch_builder import Draft
+from unimo.errors import DataError, UsageError
+from unimo.finetune.batches import PICTURES, Place, TaskDraft, TaskRows
+from unimo.finetune.split import Example, Examples
+from unimo.inference import Answerer
+from unimo.model.unified import Fused, Request, Towers, Unified
+from unimo.objectives.objective import Part
+
+Row = dict[str, Any]  # of a report
+EXAMPLES = "examples"  # group of the texts of a draft's rows
+ASKED = "task"  # name of the request of a draft's rows
+TOGETHER = 32  # rows answered in one pass, if nobody says otherwise
+
+
+class Kind(Protocol):
+    """parts, weight: as of objectives. metrics: what its predictions are marked by, checkpoints by the first. sees:
+    whether pictures are looked at. each_target: every target of a row is learnt once an epoch."""
+
+    each_target: ClassVar[bool]
+
+    @property
+    def parts(self) -> tuple[str, ...]: ...
+    @property
+    def weight(self) -> float: ...
+    @property
+    def metrics(self) -> tuple[str, ...]: ...
+    @property
+    def sees(self) -> bool: ...
+
+    def check(self, examples: Examples) -> None: ...
+    def corrupt(self, draft: Draft) -> None: ...
+    def requests(self, model: Any, batch: Batch, towers: Towers) -> dict[str, Request]: ...
+    def loss(self, model: Any, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]: ...
+    def predict(self, answerer: Answerer, rows: TaskRows, together: int | None = None) -> list[Any]: ...
+    def baseline(self, train: Examples, examples: Examples) -> dict[str, list[Any]]: ...
+    def score(self, predictions: Sequence[Any], examples: Examples, seed: int = 0) -> list[Row]: ...
+    def written(self, prediction: Any) -> dict[str, Any]: ...
+
+
+def taken(draft: Draft) -> TaskDraft:
+    """The draft of a task; other drafts have no rows to ask about."""
+    assert isinstance(draft, TaskDraft), "a task needs the draft of a TaskStream"
+    return draft
+
+
+def pictures_of(batch: Batch) -> Tensor | None:
+    """(n,) the picture of each row of a batch, -1 where it has none; None where no row has one."""
+    number = batch.extra[f"{EXAMPLES}.picture"]
+    if PICTURES not in batch.image_groups:
+        return None
+    return torch.where(number >= 0, number + batch.image_groups[PICTURES][0], number)
+
+
+def company(answerer: Answerer, together: int | None) -> int:
+    """Rows of a pass. None: TOGETHER; 1 where padding has a say, as in UNIMO-2's release."""
+    if together is None:
+        return 1 if answerer.company_matters else TOGETHER
+    if together < 1:
+        raise UsageError("a pass holds at least one row", where="together", got=together, expected="1 or more")
+    return together
+
+
+def in_passes(rows: TaskRows, together: int) -> Iterator[list[int]]:
+    """Numbers of all rows of a split, `together` at a time, the shortest texts first."""
+    lengths = [sum(map(len, row.texts)) for row in rows.examples.rows]
+    order = sorted(range(len(rows)), key=lengths.__getitem__)
+    for first in range(0, len(order), together):
+        yield order[first : first + together]
+
+
+@torch.inference_mode()
+def answered(
+    question: Kind, answerer: Answerer, rows: TaskRows, numbers: Sequence[int]
+) -> tuple[Batch, Towers, dict[str, Fused]]:
+    """One forward pass over some rows, as in training but for its chance and its loss."""
+    draft = rows.draft([Place(number, names=(0, number, 0)) for number in numbers])
+    question.corrupt(draft)
+    batch = draft.finish().to(answerer.device)
+    model: Unified = answerer.model
+    with precision_of(answerer):
+        towers = model.towers(batch)
+        fused = model.fuse(towers, question.requests(model, batch, towers))
+    return batch, towers, fused
+
+
+def mean_loss(kind: Kind, answerer: Answerer, rows: TaskRows, together: int) -> float:
+    """The training loss over the labelled rows of a split, without dropout; nan where none has a label.
+
+    Of several targets of a row the first counts. A loss that depends on which rows share a pass (contrast) is that of
+    passes of `together` rows in the order of the split.
+    """
+    numbers = labelled(rows.examples).tolist()
+    total, count = 0.0, 0
+    for first in range(0, len(numbers), together):
+        batch, towers, fused = answered(kind, answerer, rows, numbers[first : first + together])
+        with torch.inference_mode(), precision_of(answerer):
+            parts = kind.loss(answerer.model, batch, towers, fused)
+        n = len(batch.keys["examples"])
+        total += n * sum(part.weight * float(part.total) / max(1, int(part.count)) for part in parts.values())
+        count += n
+    return total / count if count else float("nan")
+
+
+def precision_of(answerer: Answerer) -> torch.autocast:
+    """The precision in which a model answers, for everything that follows its last layer too."""
+    return torch.autocast(answerer.device.type, answerer.dtype, enabled=answerer.dtype != torch.float32)
+
+
+def labelled(examples: Examples) -> np.ndarray:
+    """Numbers of the rows that have a target."""
+    return np.array([i for i, row in enumerate(examples.rows) if row.target is not None], np.int64)
+
+
+def groups_of(rows: Sequence[Example]) -> list[str] | None:
+    """What rows are resampled by, for intervals: `group` where rows name one, else the picture, else each alone."""
+    if all("group" in row.extra for row in rows):
+        return [str(row.extra["group"]) for row in rows]
+    if all(row.image is not None for row in rows):
+        return [str(row.image) for row in rows]
+    return None
+
+
+def check_rows(examples: Examples, *, texts: bool, pictures: bool, what: str, key: str = "") -> None:
+    """DataError for the first rows without what the task reads; how many there are is told. key: the setting that asks
+    for it, where one does."""
+    for needed, missing, name in (
+        (texts, [row.id for row in examples.rows if not any(text.strip() for text in row.texts)], "text"),
+        (pictures, [row.id for row in examples.rows if row.image is None], "picture"),
+    ):
+        if needed and missing:
+            raise DataError(
+                f"rows without a {name}",
+                where="; ".join(filter(None, (key, str(examples.source or examples.name)))),
+                got=f"{len(missing)} of {len(examples)}: {', '.join(missing[:5])}",
+                expected=f"a {name} in every row of {what}",
+                do=f"name its column (--column {'image' if name == 'picture' else 'text'}=...), or leave the rows out",
+            )
+
+
+def check_texts(examples: Examples, wanted: int | None, what: str) -> None:
+    """DataError where rows have another number of texts than the task takes."""
+    wrong = [row.id for row in examples.rows if wanted is not None and len(row.texts) != wanted]
+    if wrong:
+        raise DataError(
+            f"rows with another number of texts than {what} takes",
+            where=f"read.texts; {examples.source or examples.name}",
+            got=f"{len(wrong)} of {len(examples)}: {', '.join(wrong[:5])}",
+            expected=f"{wanted} in every row",
+            do="name the columns to be read (--column text=...); entailment by a picture must not read its premise",
+        )
+
+
+def report_row(task: str, metric: str, score: Any, unit: str, note: str = "") -> Row:
+    row = {"task": task, "metric": metric, "score": score, "unit": unit}
+    return {**row, "note": note} if note else row

@@ -1,0 +1,220 @@
+"""A model with its tokenizer and picture pipeline: raw pictures and strings through their towers, once.
+
+N pictures · M texts · D width · K chosen entries of the dictionary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from unimo.batch import TEXT, Texts, pad_texts
+from unimo.data.augment import squeeze
+from unimo.data.images import load_rgb, to_rgb
+from unimo.data.regions import PictureRegions, stack_regions
+from unimo.errors import DataError, UsageError
+from unimo.inference.encoded import EncodedImages, EncodedTexts, end_to_end
+from unimo.machine import autocast_dtype
+from unimo.model.unified import Towers, Unified
+from unimo.model.unimo import UNIMO
+from unimo.model.unimo2 import UNIMO2
+from unimo.tokenizer import Tokenizer
+
+Picture = str | Path | bytes | Image.Image | np.ndarray | PictureRegions
+
+
+class Encoder:
+    """What every part of `unimo.inference.Answerer` stands on.
+
+    batch: inputs of a pass. Answers do not depend on it but for rounding; with 1 they do not depend on each other to
+    the last bit.
+    """
+
+    def __init__(
+        self, model: Unified, *, precision: str = "auto", batch: int = 64, longest: int | None = None, facts: Any = None
+    ):
+        self.model, self.tokenizer, self.size_of_batch = model.eval(), Tokenizer.default(), batch
+        self.device = next(model.parameters()).device
+        self.dtype = autocast_dtype(precision, self.device)
+        self.side = model.pixels if isinstance(model, UNIMO2) else None
+        self.sees_regions = isinstance(model, UNIMO)
+        self.longest = longest or model.words.position.num_embeddings - 2
+        self.facts = facts or {}
+
+    @property
+    def company_matters(self) -> bool:
+        """Whether texts of a pass change each other's answers beyond rounding: where padding votes, as released."""
+        return isinstance(self.model, UNIMO2) and self.model.released.padding_votes
+
+    @torch.inference_mode()
+    def encode_images(self, pictures: Iterable[Picture]) -> EncodedImages:
+        """Runs the image tower once over every picture (path, bytes, PIL image or (H, W, 3) uint8 array).
+
+        UNIMO sees regions: it takes what `unimo.data.regions.picture_regions` makes of a detector's answer.
+        """
+        hidden, embedding, votes, lengths = [], [], [], []
+        for some in chunks(several(pictures, "picture"), self.size_of_batch):
+            with self._autocast():
+                towers = self._see(some)
+                self.model.count_votes(towers)
+                embedding.append(self.model.embed(towers, "image"))
+            hidden.append(towers.images)
+            lengths.append(towers.image_lengths)
+            votes.append(towers.image_votes)
+        if not hidden:
+            raise UsageError("no pictures were given", expected="at least one")
+        longest = max(part.shape[1] for part in hidden)
+        states = torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in hidden])
+        return EncodedImages(states, torch.cat(embedding), _joined(votes), _joined(lengths))
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Iterable[str | np.ndarray]) -> EncodedTexts:
+        """Runs the text tower once over every text (a string, or token ids without specials); long ones are cut."""
+        rows = [self.frame(text) for text in several(texts, "text")]
+        if not rows:
+            raise UsageError("no texts were given", expected="at least one")
+        packs, hidden, embedding, votes = [], [], [], []
+        for some in chunks(rows, 4 * self.size_of_batch if self.size_of_batch > 1 else 1):
+            packs.append(packed := self.pack(some))
+            with self._autocast():
+                towers = Towers(self._no_images(), self.model.encode_texts(packed), packed)
+                self.model.count_votes(towers)
+                embedding.append(self.model.embed(towers, "text"))
+            hidden.append(towers.words)
+            votes.append(towers.text_votes)
+        return EncodedTexts(end_to_end(packs), torch.cat(hidden), torch.cat(embedding), _joined(votes))
+
+    def embed_image(self, pictures: Iterable[Picture]) -> np.ndarray:
+        """(N, D) float32, L2-normalised: pictures and texts share this space."""
+        return self.encode_images(pictures).embedding.cpu().numpy()
+
+    def embed_text(self, texts: Iterable[str]) -> np.ndarray:
+        """(M, D) float32, L2-normalised."""
+        return self.encode_texts(texts).embedding.cpu().numpy()
+
+    def similarity(self, pictures: Iterable[Picture], texts: Iterable[str]) -> np.ndarray:
+        """(N, M) cosines of every picture with every text."""
+        return self.embed_image(pictures) @ self.embed_text(texts).T
+
+    @torch.inference_mode()
+    def codes(self, images: EncodedImages | None, texts: EncodedTexts | None) -> np.ndarray | None:
+        """Entries chosen by pictures, by texts, or by picture i beside text i; None without a dictionary.
+
+        (n, K) the K most voted of each; with the method "normal" (voters,) the nearest of every voting position.
+        """
+        dictionary = self.model.dictionary
+        if dictionary is None:
+            return None
+        assert isinstance(self.model, UNIMO2)
+        if dictionary.method == "topk":
+            votes = [side.votes for side in (images, texts) if side is not None and side.votes is not None]
+            return dictionary.choose(torch.stack(votes).sum(0)).cpu().numpy()
+        voters = []
+        if images is not None:
+            voters.append(dictionary.positions_of(images.hidden[:, 1:], "image").flatten(0, 1))
+        if texts is not None:
+            voters.append(dictionary.positions_of(texts.hidden, "text")[self.model.text_voters(texts.texts)])
+        return torch.cat([dictionary.nearest(some) for some in torch.cat(voters).split(8192)]).cpu().numpy()
+
+    # ---- inputs ---------------------------------------------------------------------------------------------------
+
+    def frame(self, text: str | np.ndarray) -> np.ndarray:
+        """[CLS] ids [SEP] of a string or of bare ids, cut to what the position table holds."""
+        if not isinstance(text, (str, np.ndarray)):
+            got = f"{type(text).__name__} {text!r}"[:80]
+            raise UsageError("not a text", got=got, expected="a string, or an array of token ids")
+        if isinstance(text, str):
+            text = np.asarray(self.tokenizer.encode(text, max_bytes=8 * self.longest), np.int64)
+        kept = np.asarray(text, np.int64)[: self.longest - 2]
+        return np.concatenate([[self.tokenizer.cls], kept, [self.tokenizer.sep]])
+
+    def pack(self, rows: Sequence[np.ndarray], role: int = TEXT) -> Texts:
+        """Framed rows of ids as one packed row; padded to the longest where released padding votes."""
+        offsets = np.cumsum([0] + [len(row) for row in rows])
+        positions = np.concatenate([2 + np.arange(len(row)) for row in rows])
+        ids = torch.from_numpy(np.concatenate(rows)).to(self.device)
+        texts = Texts(
+            ids,
+            torch.from_numpy(positions).to(self.device),
+            torch.full_like(ids, role),
+            torch.from_numpy(offsets).to(self.device),
+        )
+        if self.company_matters:
+            return pad_texts(texts, self.tokenizer.pad)[0]
+        return texts
+
+    def _see(self, pictures: Sequence[Picture]) -> Towers:
+        """The image tower over one batch."""
+        regions = [picture for picture in pictures if isinstance(picture, PictureRegions)]
+        if isinstance(self.model, UNIMO):
+            if len(regions) < len(pictures):
+                raise UsageError("UNIMO does not see pixels", expected="regions of a detector for every picture")
+            stacked = stack_regions(regions).to(self.device)
+            rows = self.model.encode_images(stacked)
+            return Towers(rows, self._no_words(), self._no_texts(), image_lengths=stacked.lengths)
+        assert isinstance(self.model, UNIMO2) and self.side is not None
+        if regions:
+            raise UsageError("UNIMO-2 sees pixels", got="regions of a detector", expected="pictures")
+        arrays = [squeeze(_open(picture), self.side) for picture in pictures]
+        pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).to(self.device)
+        return Towers(self.model.encode_images(pixels), self._no_words(), self._no_texts())
+
+    def _autocast(self):
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _no_images(self) -> Tensor:
+        return self.model.no_images()
+
+    def _no_words(self) -> Tensor:
+        return torch.zeros(0, self.model.width, device=self.device)
+
+    def _no_texts(self) -> Texts:
+        nothing = torch.zeros(0, dtype=torch.int64, device=self.device)
+        return Texts(nothing, nothing, nothing, torch.zeros(1, dtype=torch.int64, device=self.device))
+
+
+def _open(picture: Picture) -> Image.Image:
+    assert not isinstance(picture, PictureRegions)
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+            got = f"an array {picture.shape} of {picture.dtype}"
+            raise UsageError("not a picture", got=got, expected="an array (H, W, 3) of uint8")
+        return Image.fromarray(picture)
+    if isinstance(picture, Image.Image):
+        try:
+            return to_rgb(ImageOps.exif_transpose(picture))  # as `load_rgb` reads it from its file
+        except Exception as fault:  # opened lazily, it may turn out to be broken in a dozen ways
+            where, got = getattr(picture, "filename", None) or None, f"{type(fault).__name__}: {fault}"
+            raise DataError("cannot decode image", where=where, got=got, expected="a whole picture") from fault
+    return load_rgb(Path(picture) if isinstance(picture, str) else picture)
+
+
+def several(given: Any, what: str) -> Any:
+    """`given`, if it is not a single picture or text: the characters of a string would each be taken for one."""
+    if isinstance(given, (str, bytes, Path, Image.Image, PictureRegions)):
+        got = f"{type(given).__name__} {given!r}"[:80]
+        raise UsageError(f"a single {what}", got=got, expected=f"a list of {what}s", do="put it into a list: [...]")
+    return given
+
+
+def chunks(items: Iterable, size: int) -> Iterator[list]:
+    """So many items at a time; fewer at the end."""
+    chunk = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _joined(votes: list[Tensor | None]) -> Tensor | None:
+    return None if votes[0] is None else torch.cat([v for v in votes if v is not None])

@@ -1,0 +1,118 @@
+"""Texts that a model writes: captions of pictures, and what follows from a source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+
+from unimo.data.records import Record, seq2seq_record
+from unimo.decoding.beam_search import Limits, beam, greedy, sample
+from unimo.decoding.decoder import Cached, Given
+from unimo.errors import UsageError
+from unimo.inference.encoded import EncodedImages
+from unimo.inference.encoding import Encoder, Picture, several
+from unimo.model.unimo2 import UNIMO2
+from unimo.tokenizer import Tokenizer
+
+
+class Writer(Encoder):
+    """Sentences word by word, by the likeliest word, by beams or by chance."""
+
+    def caption(
+        self,
+        pictures: Iterable[Picture] | EncodedImages,
+        *,
+        tags: Sequence[str] | None = None,
+        beams: int = 1,
+        longest: int = 50,
+        shortest: int = 0,
+        length_penalty: float = 0.6,
+        repeat_trigrams: bool = True,
+    ) -> list[str]:
+        """One sentence per picture. tags: what is known to be on each (object names), read before. See `write`."""
+        return self.write(
+            tags,
+            pictures,
+            beams=beams,
+            longest=longest,
+            shortest=shortest,
+            length_penalty=length_penalty,
+            repeat_trigrams=repeat_trigrams,
+            end=self.tokenizer.sep,
+        )
+
+    def write(
+        self,
+        sources: Sequence[str | np.ndarray | Record] | None = None,
+        pictures: Iterable[Picture] | EncodedImages | None = None,
+        *,
+        beams: int = 1,
+        longest: int = 50,
+        shortest: int = 0,
+        length_penalty: float = 0.6,
+        repeat_trigrams: bool = True,
+        temperature: float | None = None,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        end: int = Tokenizer.mask,
+    ) -> list[str]:
+        """One text per source, per picture, or per picture beside its source.
+
+        sources: strings or bare token ids (long ones are cut), or records (`unimo.data.records`). beams: hypotheses
+        kept; 1 takes the likeliest next word each time. longest, shortest: tokens written. length_penalty: of the beam.
+        repeat_trigrams: whether three words may stand twice. temperature: draw words in proportion to their probability
+        instead, among the top_k likeliest (0: all) and those that together have top_p, by `seed`. end: the token that
+        ends a text; [SEP] for captions (spec unimo §1.5).
+        """
+        if sources is None and pictures is None:
+            raise UsageError("nothing to write from", expected="sources, pictures, or both")
+        if beams < 1 or longest < 1:
+            got = f"{beams}, {longest}"
+            raise UsageError("nothing can be written like that", where="beams, longest", got=got, expected="at least 1")
+        images = (
+            self.encode_images(pictures)
+            if pictures is not None and not isinstance(pictures, EncodedImages)
+            else pictures
+        )
+        known = None if sources is None else [self._source(source) for source in several(sources, "source")]
+        if images is not None and known is not None and len(known) != len(images):
+            raise UsageError("sources and pictures differ in number", got=f"{len(known)} and {len(images)}")
+        special = self.tokenizer
+        # The published decoders forbid nothing; ours writes words.
+        never = (
+            () if self._as_released() else {special.cls, special.pad, special.sep, special.unk, special.mask} - {end}
+        )
+        limits = Limits(special.cls, end, min(longest, self.longest - 1), shortest, tuple(sorted(never)))
+        texts = []
+        for some in torch.arange(len(images if images is not None else known or ())).split(self.size_of_batch):
+            seen = None if images is None else images.pick(some.to(self.device))
+            given = Given(
+                None if seen is None else seen.hidden,
+                None if known is None else [known[i] for i in some.tolist()],
+                None if seen is None else seen.lengths,
+            )
+            with self._autocast():
+                writer = Cached(self.model, given)
+                if temperature is not None:
+                    draw = {"temperature": temperature, "top_p": top_p}
+                    ids = sample(writer, limits, top_k=top_k, seed=seed, numbers=some.tolist(), **draw)
+                elif beams == 1 and repeat_trigrams:
+                    ids = greedy(writer, limits)
+                else:
+                    starts = None if repeat_trigrams else special.starts_word
+                    found = beam(writer, limits, width=beams, length_penalty=length_penalty, word_starts=starts)
+                    ids = [list(best.words) for best, *_ in found]
+            texts += [" ".join(special.decode(row).split()) for row in ids]
+        return texts
+
+    def _source(self, source: str | np.ndarray | Record) -> Record:
+        if isinstance(source, Record):
+            return source
+        ids = self.tokenizer.encode(source, max_bytes=8 * self.longest) if isinstance(source, str) else source
+        return seq2seq_record([ids], None, longest_source=self.longest, longest_target=2)
+
+    def _as_released(self) -> bool:
+        return isinstance(self.model, UNIMO2) and any(vars(self.model.released).values())

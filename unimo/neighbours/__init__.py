@@ -1,0 +1,1 @@
+"""Retrieved neighbours (UNIMO section 3.2): related images and sentences for every pair."""

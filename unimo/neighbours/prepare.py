@@ -1,0 +1,269 @@
+"""Related pictures and sentences for every pair (`unimo prepare neighbours`): UNIMO's retrieval augmentation.
+
+    n pairs · m pictures of the image collection · s sentences of the text corpus · k neighbours · D width
+
+Spec unimo §3.3: pictures are ranked by visual similarity and those with highly overlapping objects taken; sentences by
+semantic similarity; 100 of each. Neither the similarities nor the search are published. Ours:
+
+    pictures     cosine of our own picture embeddings, or of colours and edges without a model; of the nearest ones,
+                 where regions are prepared, those whose detected classes overlap most (multiset Jaccard)
+    sentences    TF-IDF or BM25 of all captions of the pair, re-ranked by our own text embeddings where a model is given
+
+What is the pair itself (the same bytes of a picture, the same words in a caption) is no neighbour.
+`unimo.neighbours.store` says what is written, and reads it.
+
+Killed at any time and started again, it goes on and leaves the same bytes: every file is whole or absent, names in its
+header what it was made from, and is a function of that alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unimo.cluster import Each, on_ray
+from unimo.config import check_settings, fingerprint, to_dict
+from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.corpus import Corpus, open_corpus
+from unimo.corpus.finding import Kind
+from unimo.disk import disk_error
+from unimo.errors import DataError, UsageError
+from unimo.nearest import Found, words
+from unimo.neighbours.images import Gallery
+from unimo.neighbours.objects import Labels, Objects, detected
+from unimo.neighbours.page import show
+from unimo.neighbours.sentences import Sentences, captions_of
+from unimo.neighbours.settings import NeighbourSettings
+from unimo.neighbours.store import SENTENCES, SIDES, VERSION, read_header, read_part, write_part
+from unimo.ragged import offsets_of
+from unimo.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from unimo.inference import Answerer
+
+_VECTORS = ".pictures-"  # folders of vectors, there while the work goes on
+
+
+def neighbours(
+    pairs: str | Path | Sequence[str],
+    images: str | Path | Sequence[str] | None,
+    texts: str | Path | Sequence[str] | None,
+    out: str | Path,
+    *,
+    model: str | Path | None = None,
+    regions: str | Path | Sequence[str | Path] | None = None,
+    confidence: float = 0.2,
+    settings: NeighbourSettings | None = None,
+    ledger: Ledger | None = None,
+    ray: bool = False,
+    page: str | Path | None = None,
+    rows: int = 50,
+    draw: int = 0,
+    say: Callable[[str], None] = print,
+    **options: Any,
+) -> dict[str, Any]:
+    """What the verb does: opens the corpora (`options` are those of `open_corpus`), loads the model, prepares.
+
+    regions: folders of `unimo prepare regions` with those of pairs and images; a region counts as an object from
+    `confidence` on (0.2 as published). page: where to show `rows` random pairs, drawn by `draw`. See
+    `prepare_neighbours` for the rest, and `unimo.neighbours.objects.detected` for what regions raise.
+    """
+    settings = settings or NeighbourSettings()
+    check_settings(settings, cls=NeighbourSettings)
+    if regions is not None and images is None:
+        raise UsageError("no pictures to share objects with", where="regions", do="name --images, or leave them away")
+    tokenizer = Tokenizer.default()
+    ledger = Ledger() if ledger is None else ledger
+    _require_other(images, texts)
+
+    def opened(kind: Kind, paths: str | Path | Sequence[str]) -> Corpus:
+        return open_corpus(kind, paths, tokenizer=tokenizer, ledger=ledger, **options)
+
+    corpora = paired, gallery, _ = (
+        opened("pairs", pairs),
+        None if images is None else opened("images", images),
+        None if texts is None else opened("texts", texts),
+    )
+    labels = None if regions is None or gallery is None else detected(regions, paired, gallery, confidence)
+    answerer = None
+    if model is not None:
+        from unimo.inference import load  # torch is not needed without a model
+
+        answerer = load(model)
+    each: Each = on_ray if ray else map
+    done = prepare_neighbours(
+        *corpora, out, settings=settings, model=answerer, labels=labels, ledger=ledger, each=each, say=say
+    )
+    if page is not None:
+        show(out, *corpora, page, n=rows, seed=draw)
+    return done
+
+
+def prepare_neighbours(
+    pairs: Corpus,
+    images: Corpus | None,
+    texts: Corpus | None,
+    out: str | Path,
+    *,
+    settings: NeighbourSettings | None = None,
+    tokenizer=None,
+    model: Answerer | None = None,
+    labels: tuple[Labels, Labels] | None = None,
+    ledger: Ledger | None = None,
+    each: Each = map,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Writes the neighbours of every pair, shard by shard, into the folder `out`; what is there already is kept.
+
+    images, texts: one of them may be absent (None). tokenizer: the one both text corpora were indexed with. model: its
+    text embeddings re-rank sentences; those of pictures (UNIMO-2 alone sees pixels) replace colours and edges. labels:
+    class numbers of the objects on each picture of the pairs, and on each of the images; a pair without an object then
+    has no related pictures, which is counted. Pairs without a usable word go to the ledger when sentences are wanted.
+    each: who describes blocks of pictures and searches for shards of pairs. Returns counts and seconds.
+
+    Raises UsageError (nothing to search in, lists of labels of another length, a missing extra), DataError (a picture
+    that changed) or ResourceError (the disk).
+    """
+    started = time.monotonic()
+    _require_other(images, texts)
+    settings = settings or NeighbourSettings()
+    check_settings(settings, cls=NeighbourSettings)
+    tokenizer = tokenizer or Tokenizer.default()
+    ledger = Ledger() if ledger is None else ledger
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise disk_error(fault, folder) from fault
+    objects = None if labels is None or images is None else Objects.of(labels, pairs, images)
+    if objects is not None:
+        ledger.note("pairs without a detected object, so without related pictures", objects.without())
+    made_from = {
+        "settings": to_dict(settings),
+        "model": None if model is None else _weights_hash(model),
+        "labels": None if objects is None else objects.digest(),
+        "pairs": pairs.fingerprint,
+        "images": None if images is None else images.fingerprint,
+        "texts": None if texts is None else texts.fingerprint,
+    }
+    parts = list(_parts(pairs))
+    files = [
+        (folder / f"{number:05d}.safetensors", {**made_from, "shard": name, "first": rows.start, "count": len(rows)})
+        for number, (name, rows) in enumerate(parts)
+    ]
+    waiting = [number for number, file in enumerate(files) if not _stands(*file)]
+    _remove_strangers(folder, {*(path for path, _ in files), *([folder / SENTENCES] if texts is not None else [])})
+    library = None
+    if texts is not None and (waiting or not _stands(folder / SENTENCES, made_from)):
+        library = Sentences(texts, tokenizer, settings, ledger, say)
+        write_part(folder / SENTENCES, made_from, library.arrays())
+    gallery = None
+    if images is not None and waiting:
+        key = fingerprint({**made_from, "version": VERSION})[:16]
+        gallery = Gallery(pairs, images, folder / f"{_VECTORS}{key}", settings, model, objects, each, say)
+
+    begun, pairs_done = time.monotonic(), 0
+    work = _Search(pairs, files, gallery, library, settings, model)
+    for number in each(work, waiting):
+        name, rows = parts[number]
+        pairs_done += len(rows)
+        rate = pairs_done / max(time.monotonic() - begun, 1e-3)
+        say(f"{name} | {len(rows)} pairs | {pairs_done} searched for at {rate:.0f} pairs/s")
+    totals = dict.fromkeys(SIDES, 0)
+    for (path, _), (_, rows) in zip(files, parts):
+        _, arrays = read_part(path)
+        for side in SIDES:
+            totals[side] += len(arrays[f"{side}_ids"])
+        if texts is not None:
+            _note_wordless(pairs, rows, ledger)
+    for left in folder.glob(f"{_VECTORS}*"):
+        shutil.rmtree(left)  # vectors were kept only so that a restart need not describe pictures again
+    seconds = time.monotonic() - started
+    counted = f"{totals['image']} related pictures, {totals['sentence']} related sentences"
+    say(f"{len(pairs)} pairs: {counted} in {seconds:.1f} s")
+    return {"pairs": len(pairs), **totals, "computed": len(waiting), "seconds": seconds}
+
+
+@dataclass
+class _Search:
+    """Writes the part of a shard, named by its number: a function of what is given here, so anyone may do any part."""
+
+    pairs: Corpus
+    files: Sequence[tuple[Path, dict[str, Any]]]  # of each part, with its header
+    gallery: Gallery | None
+    library: Sentences | None
+    settings: NeighbourSettings
+    model: Answerer | None
+
+    def __call__(self, number: int) -> int:
+        path, header = self.files[number]
+        rows = range(header["first"], header["first"] + header["count"])
+        nothing: list[Found] = [(np.zeros(0, np.int64), np.zeros(0, np.float32))] * len(rows)
+        near = {"image": nothing, "sentence": nothing}
+        if self.gallery is not None:
+            near["image"] = self.gallery.near(rows)
+        if self.library is not None:
+            near["sentence"] = self.library.near(self.pairs, rows, self.settings, self.model)
+        arrays: dict[str, np.ndarray] = {}
+        for side, some in near.items():
+            arrays[f"{side}_offsets"] = offsets_of([len(numbers) for numbers, _ in some])
+            arrays[f"{side}_ids"] = np.concatenate([numbers for numbers, _ in some]).astype(np.uint32)
+            arrays[f"{side}_scores"] = np.concatenate([scores for _, scores in some]).astype(np.float16)
+        write_part(path, header, arrays)
+        return number
+
+
+def _note_wordless(pairs: Corpus, rows: range, ledger: Ledger) -> None:
+    for i in rows:
+        ledger.offer()
+        if any(words(text) for text in captions_of(pairs, i)):
+            ledger.use()
+        else:
+            error = DataError("pair without a word to search by", where=pairs.where(i), got=captions_of(pairs, i)[:1])
+            ledger.add(error, key=pairs.keys[i], shard=pairs.shard_of(i))
+
+
+def _parts(pairs: Corpus) -> Iterator[tuple[str, range]]:
+    """The name of every shard of the pairs, and its items."""
+    for path, items in groupby(range(len(pairs)), key=pairs.shard_of):
+        numbers = list(items)
+        yield path.name, range(numbers[0], numbers[-1] + 1)
+
+
+def _stands(path: Path, header: Mapping[str, Any]) -> bool:
+    """Whether this file is there, whole, and made from the same."""
+    try:
+        found, _ = read_part(path)
+    except DataError:
+        return False
+    return all(found.get(name) == value for name, value in header.items())
+
+
+def _remove_strangers(folder: Path, ours: set[Path]) -> None:
+    """Parts of an earlier run over other shards (only files that say themselves what they are), and torn ones."""
+    for path in folder.glob(".*.safetensors.partial.*"):
+        path.unlink()
+    for path in folder.glob("*.safetensors"):
+        if path not in ours and read_header(path) is not None:
+            path.unlink()
+
+
+def _require_other(images: object, texts: object) -> None:
+    if images is None and texts is None:
+        raise UsageError("nothing to search in", expected="images, texts or both", do="name --images or --texts")
+
+
+def _weights_hash(model: Answerer) -> str:
+    digest = hashlib.sha256()
+    for name, weight in model.model.state_dict().items():
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().float().numpy().tobytes())  # numpy has no bfloat16
+    return digest.hexdigest()

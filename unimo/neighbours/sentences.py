@@ -1,0 +1,156 @@
+"""Sentences of a text corpus that resemble the captions of a pair.
+
+BM25 or TF-IDF of all captions of the pair; where a model is given, the best of these are re-ranked by the cosine of its
+text embeddings. A sentence with the very words of a caption is no neighbour.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.corpus import Corpus
+from unimo.nearest import (
+    Found,
+    Postings,
+    bags,
+    bm25,
+    document_frequency,
+    sentences,
+    tf_idf,
+    top_k,
+    word_numbers,
+    words,
+)
+from unimo.neighbours.settings import NeighbourSettings
+from unimo.ragged import offsets_of
+
+if TYPE_CHECKING:
+    from unimo.inference import Answerer
+
+_TEXTS_AT_ONCE = 4096
+
+
+class Sentences:
+    """The sentences of the text corpus, each once, and their inverted index."""
+
+    def __init__(
+        self, texts: Corpus, tokenizer, settings: NeighbourSettings, ledger: Ledger, say: Callable[[str], None]
+    ):
+        started = time.monotonic()
+        self.texts, self.tf_idf = texts, settings.weighting == "tfidf"
+        self.spans: list[tuple[int, int, int]] = []  # document, first and last + 1 token
+        self.number: dict[bytes, int] = {}  # of a sentence, by the hash of its words
+        self.vocabulary: dict[str, int] = {}
+        counts = bags(word_numbers(self._kept(tokenizer, settings, ledger), self.vocabulary, grow=True))
+        self.frequency = document_frequency(counts, len(self.vocabulary))
+        weigh = tf_idf(counts, self.frequency, len(counts)) if self.tf_idf else bm25(counts, self.frequency)
+        self.postings = Postings(weigh)
+        seconds = time.monotonic() - started
+        counted = f"{len(counts)} sentences and {len(self.vocabulary)} words of {len(texts)} texts"
+        say(f"{counted} indexed in {seconds:.1f} s ({len(counts) / max(seconds, 1e-3):.0f} sentences/s)")
+
+    def _kept(self, tokenizer, settings: NeighbourSettings, ledger: Ledger) -> Iterator[list[str]]:
+        """The words of every sentence that is kept; notes where its tokens lie."""
+        for document in range(len(self.texts)):
+            ids = self.texts.tokens(document)
+            text = tokenizer.decode(ids)  # not from its file: a packed one would be unpacked from its beginning
+            spans = token_spans(text, ids, tokenizer)
+            if spans is None:
+                ledger.note("texts whose sentences do not fall between tokens")
+                continue
+            for (begin, end), (first, last) in spans:
+                found = words(text[begin:end])
+                if not settings.fewest_words <= len(found) <= settings.most_words:
+                    continue
+                name = _words_hash(found)
+                if name not in self.number:
+                    self.number[name] = len(self.spans)
+                    self.spans.append((document, first, last))
+                    yield found
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        columns = np.array(self.spans, np.int32).reshape(-1, 3)
+        return {name: columns[:, i] for i, name in enumerate(("document", "first", "last"))}
+
+    def near(self, pairs: Corpus, rows: range, settings: NeighbourSettings, model: Answerer | None) -> list[Found]:
+        captions = [captions_of(pairs, i) for i in rows]
+        queries = bags(
+            word_numbers(([word for text in some for word in words(text)] for some in captions), self.vocabulary)
+        )
+        if self.tf_idf:
+            queries = tf_idf(queries, self.frequency, len(self.spans))
+        k, least = (settings.sentences, settings.least_sentence) if model is None else (settings.pool, 0.0)
+        found = []
+        for i, some in enumerate(captions):
+            own = {self.number.get(_words_hash(words(text))) for text in some} - {None}
+            found.append(self.postings.search(*queries.row(i), k, exclude=own, least=least))  # type: ignore[arg-type]
+        return found if model is None else self._ranked(captions, found, settings, model)
+
+    def _ranked(
+        self, captions: list[list[str]], found: list[Found], settings: NeighbourSettings, model: Answerer
+    ) -> list[Found]:
+        """Candidates by the cosine of their embedding with the mean of the captions'."""
+        used = np.unique(np.concatenate([numbers for numbers, _ in found]))
+        if not len(used):
+            return found
+        tokens = [self.texts.tokens(d)[first:last] for d, first, last in (self.spans[i] for i in used)]
+        table = _embed_texts(model, tokens)
+        flat = _embed_texts(model, [text for some in captions for text in some])
+        means = np.add.reduceat(flat, offsets_of([len(some) for some in captions])[:-1])
+        means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+        ranked = []
+        for mean, (numbers, _) in zip(means, found):
+            numbers = np.sort(numbers)
+            scores = (table[np.searchsorted(used, numbers)].astype(np.float64) @ mean).astype(np.float32)
+            best = top_k(scores, settings.sentences, least=settings.least_sentence)
+            ranked.append((numbers[best], scores[best]))
+        return ranked
+
+
+def token_spans(text: str, ids: np.ndarray, tokenizer) -> list[tuple[tuple[int, int], tuple[int, int]]] | None:
+    """Of each sentence its characters [begin, end) and its tokens [first, last) in the ids (t,) of the whole text.
+
+    Sentences are cut before white space, where byte-level BPE cuts too, so that their ids one after the other are the
+    text's; None where they are not (a tokenizer that merges across). Line breaks before a sentence are no part of it.
+    """
+    cuts = sentences(text)
+    pieces = [text[begin:end] for begin, end in cuts]
+    encoded = tokenizer.encode_batch(pieces)
+    if [i for row in encoded for i in row] != ids.tolist():
+        return None
+    bodies = [_without_breaks(piece) for piece in pieces]
+    changed = [i for i, (piece, body) in enumerate(zip(pieces, bodies)) if body != piece]  # one in five, in prose
+    lengths = [len(row) for row in encoded]
+    ends = offsets_of(lengths)[1:].tolist()
+    for i, bare in zip(changed, tokenizer.encode_batch([bodies[i] for i in changed])):
+        if encoded[i][lengths[i] - len(bare) :] == bare:
+            lengths[i] = len(bare)
+    return [(cut, (end - length, end)) for cut, length, end in zip(cuts, lengths, ends)]
+
+
+def _without_breaks(piece: str) -> str:
+    """A piece without the white space before it, but for one space right before its first word, which is its own."""
+    rest = piece.lstrip()
+    space = len(piece) - len(rest)
+    return piece[space - 1 :] if space and piece[space - 1] == " " else rest
+
+
+def captions_of(pairs: Corpus, i: int) -> list[str]:
+    assert pairs.caption_offsets is not None
+    return [pairs.text(i, j) for j in range(int(pairs.caption_offsets[i + 1] - pairs.caption_offsets[i]))]
+
+
+def _embed_texts(model: Answerer, texts: Sequence[str | np.ndarray]) -> np.ndarray:
+    """(len(texts), D) float32; some at a time, because the towers' states of all would not fit."""
+    steps = range(0, len(texts), _TEXTS_AT_ONCE)
+    return np.concatenate([model.encode_texts(texts[i : i + _TEXTS_AT_ONCE]).embedding.cpu().numpy() for i in steps])
+
+
+def _words_hash(found: Sequence[str]) -> bytes:
+    return hashlib.blake2b(" ".join(found).encode(), digest_size=12).digest()

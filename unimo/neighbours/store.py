@@ -1,0 +1,200 @@
+"""Neighbours of pairs, as training reads them: related pictures and related sentences, drawn by chance.
+
+A folder of `unimo prepare neighbours` holds
+
+    sentences.safetensors     document (s,) int32 · first, last (s,) int32: tokens of the document, last one excluded
+    00000.safetensors …       one per shard of the pairs, n pairs each:
+        image_ids, sentence_ids         flat uint32, best first: items of the images, rows of `sentences`
+        image_scores, sentence_scores   flat float16
+        image_offsets, sentence_offsets (n + 1,) int64
+
+Scores of pictures are cosines, also where shared objects chose them. Every file carries a header: version, settings,
+hashes of the model and of the detected objects (labels) where there were any, and the fingerprints of the three
+corpora, so that neighbours of other data are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save
+
+from unimo.corpus.corpus import Corpus
+from unimo.disk import write_atomic
+from unimo.errors import DataError
+from unimo.ragged import offsets_of
+
+VERSION = 1
+SENTENCES = "sentences.safetensors"
+SIDES = ("image", "sentence")
+MADE_FROM = ("settings", "model", "labels", "pairs", "images", "texts")  # fields of every header
+_HEADER = "unimo-neighbours"
+
+
+def write_part(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """One file, whole or not at all. The same header and arrays give the same bytes."""
+    tight = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    # One entry: safetensors writes several in an order that changes from run to run.
+    text = json.dumps({"version": VERSION, **header, "sha256": _hash(tight)}, sort_keys=True)
+    write_atomic(path, save(tight, metadata={_HEADER: text}))
+
+
+def read_header(path: Path) -> dict[str, Any] | None:
+    """The header of a file; None when there is none that can be read."""
+    try:
+        with safe_open(path, framework="numpy") as stored:
+            header = json.loads((stored.metadata() or {})[_HEADER])
+    except (OSError, SafetensorError, ValueError, KeyError):
+        return None
+    return header if isinstance(header, dict) else None
+
+
+def read_part(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and arrays. DataError when the file is missing, damaged or of another version."""
+    header = read_header(path)
+    if header is None:
+        raise _unusable(path, "missing, damaged or not a file of neighbours", "a file that `unimo prepare` wrote")
+    if header.get("version") != VERSION:
+        raise _unusable(path, f"version {header.get('version')}", f"version {VERSION}")
+    try:
+        arrays = load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise _unusable(path, str(error), "its arrays") from error
+    if header.get("sha256") != _hash(arrays):
+        raise _unusable(path, "other bytes than were written", f"sha256 {str(header.get('sha256'))[:16]}…")
+    return header, arrays
+
+
+class Neighbours:
+    """Related pictures and sentences of n pairs. Only arrays and corpora: safe to hand to workers.
+
+    counts: side -> (n,) int64, how many neighbours each pair has ("image", "sentence"); zeros for an absent side.
+    """
+
+    def __init__(
+        self, offsets: dict[str, np.ndarray], ids: dict[str, np.ndarray], spans: np.ndarray, texts: Corpus | None
+    ):
+        """spans: (s, 3) document, first and last + 1 token of the sentences."""
+        self._offsets, self._ids, self._spans, self._texts = offsets, ids, spans, texts
+        self.counts = {side: np.diff(offsets[side]) for side in SIDES}
+
+    def __len__(self) -> int:
+        return len(self._offsets["image"]) - 1
+
+    @classmethod
+    def open(
+        cls, path: str | Path, pairs: Corpus, images: Corpus | None = None, texts: Corpus | None = None
+    ) -> Neighbours:
+        """Reads what was prepared for these very corpora.
+
+        Raises DataError when a part is missing or damaged, or was made from other corpora (all fingerprints differ by
+        content, tokenizer and field names).
+        """
+        folder = Path(path)
+        files = sorted(file for file in folder.glob("*.safetensors") if file.name != SENTENCES)
+        expected = {name: None if c is None else c.fingerprint for name, c in _named(pairs, images, texts)}
+        offsets: dict[str, list[np.ndarray]] = {side: [] for side in SIDES}
+        ids: dict[str, list[np.ndarray]] = {side: [] for side in SIDES}
+        covered = 0
+        made: list[dict[str, Any]] = []  # of each file, what decided its content
+        for file in files:
+            header, arrays = read_part(file)
+            _check_corpora(file, header, expected)
+            made.append({name: header.get(name) for name in MADE_FROM})
+            if header["first"] != covered:
+                break
+            covered += header["count"]
+            for side in SIDES:
+                offsets[side].append(np.diff(arrays[f"{side}_offsets"]))
+                ids[side].append(arrays[f"{side}_ids"])
+        if covered != len(pairs):
+            raise DataError(
+                "neighbours are incomplete",
+                where=folder,
+                got=f"the first {covered} of {len(pairs)} pairs",
+                expected="a part for every shard of the pairs",
+                do="run `unimo prepare neighbours` again: it goes on where it stopped",
+            )
+        spans = np.zeros((0, 3), np.int32)
+        if texts is not None:
+            header, arrays = read_part(folder / SENTENCES)
+            made.append({name: header.get(name) for name in MADE_FROM})
+            spans = np.stack([arrays["document"], arrays["first"], arrays["last"]], axis=1)
+        if any(one != made[0] for one in made):
+            raise _unusable(folder, "parts made with different settings", "parts of one preparation")
+        limits = {"image": 0 if images is None else len(images), "sentence": len(spans)}
+        joined = {side: np.concatenate([np.zeros(0, np.uint32), *ids[side]]) for side in SIDES}
+        for side, limit in limits.items():
+            if len(joined[side]) and int(joined[side].max()) >= limit:
+                raise _unusable(folder, f"{side} {int(joined[side].max())}", f"numbers below {limit}")
+        return cls({side: offsets_of(np.concatenate(offsets[side])) for side in SIDES}, joined, spans, texts)
+
+    def images(self, item: int) -> np.ndarray:
+        """(k,) uint32 items of the image corpus, most similar first."""
+        return self._of("image", item)
+
+    def sentences(self, item: int) -> np.ndarray:
+        """(k,) uint32 numbers of sentences, most similar first."""
+        return self._of("sentence", item)
+
+    def tokens(self, sentence: int) -> np.ndarray:
+        """uint16 ids of a sentence; no special ids."""
+        document, first, last = (int(value) for value in self._spans[sentence])
+        assert self._texts is not None
+        return self._texts.tokens(document)[first:last]
+
+    def sample_image(self, item: int, rng: np.random.Generator) -> int | None:
+        """One of the pair's related pictures, all alike likely; None where it has none."""
+        ids = self.images(item)
+        return int(ids[rng.integers(len(ids))]) if len(ids) else None
+
+    def sample_sentence(self, item: int, rng: np.random.Generator) -> np.ndarray | None:
+        """Token ids of one of the pair's related sentences, all alike likely; None where it has none."""
+        ids = self.sentences(item)
+        return self.tokens(int(ids[rng.integers(len(ids))])) if len(ids) else None
+
+    def _of(self, side: str, item: int) -> np.ndarray:
+        if not 0 <= item < len(self):
+            raise IndexError(f"pair {item} of {len(self)}")
+        offsets = self._offsets[side]
+        return self._ids[side][offsets[item] : offsets[item + 1]]
+
+
+def _named(pairs: Corpus, images: Corpus | None, texts: Corpus | None) -> list[tuple[str, Corpus | None]]:
+    return [("pairs", pairs), ("images", images), ("texts", texts)]
+
+
+def _check_corpora(file: Path, header: Mapping[str, Any], expected: Mapping[str, str | None]) -> None:
+    for name, wanted in expected.items():
+        if header.get(name) != wanted:
+            raise DataError(
+                f"neighbours belong to other {name}",
+                where=file,
+                got=f"fingerprint {str(header.get(name))[:16]}" if header.get(name) else f"prepared without {name}",
+                expected=f"fingerprint {wanted[:16]}" if wanted else f"neighbours prepared without {name}",
+                do="name the corpora the neighbours were prepared from, or run `unimo prepare neighbours` on these",
+            )
+
+
+def _unusable(path: Path, got: str, expected: str) -> DataError:
+    return DataError(
+        "cannot use this file of neighbours",
+        where=path,
+        got=got,
+        expected=expected,
+        do="run `unimo prepare neighbours` again: it makes anew what does not fit",
+    )
+
+
+def _hash(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()

@@ -1,1 +1,0 @@
-"""Offline work before a run: nothing here is needed while training."""

@@ -1,0 +1,228 @@
+"""Regions without a detector: grids of boxes over what describes a picture's patches, and a visual vocabulary.
+
+    R regions · F features · K words · D width of a patch's description · g patches per side
+
+Our own idea, for people without a detector; the papers have none of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from unimo.corpus.corpus import Corpus
+from unimo.corpus.index_file import Index, load_index, save_index
+from unimo.data.augment import squeeze
+from unimo.errors import DataError, UsageError
+from unimo.regions.source import Found, Say, Shown, arrays_digest, random_projection, softmax
+from unimo.rng import generator
+
+
+class Look(Protocol):
+    """Something that describes the patches of a picture. bins: per side, into which a box is pooled."""
+
+    bins: int
+
+    def facts(self) -> dict[str, Any]: ...
+
+    def states(self, image: Image.Image) -> np.ndarray:
+        """(g, g, D) float32: the picture squeezed to a square, g patches a side."""
+
+
+class Pixels:
+    """Colour and edges of 12 x 12 patches; no model.
+
+    D = 41: mean and deviation of the channels, a histogram of 27 colours, and one of 8 directions of the brightness
+    gradient weighed by its strength (as Dalal & Triggs 2005, without their normalisation).
+    """
+
+    bins = 3  # 12 patches are pooled into 3 x 3 bins of a box: in a 4 x 4 grid every patch is a bin
+    grid, patch = 12, 8
+
+    def facts(self) -> dict[str, Any]:
+        return {"look": "pixels", "grid": self.grid, "patch": self.patch}
+
+    def states(self, image: Image.Image) -> np.ndarray:
+        g, p = self.grid, self.patch
+        pixels = squeeze(image, g * p)
+        x = pixels.astype(np.float32) / 255
+        patches = x.reshape(g, p, g, p, 3)
+        grey = x.mean(axis=2)
+        down, right = np.gradient(grey)
+        direction = (np.arctan2(down, right) % np.pi * (8 / np.pi)).astype(np.int64) % 8
+        thirds = pixels.astype(np.int64) // 86
+        colour = thirds[..., 0] * 9 + thirds[..., 1] * 3 + thirds[..., 2]
+        place = np.arange(g * p) // p
+        patch_of = place[:, None] * g + place
+
+        def histogram(codes: np.ndarray, size: int, weights: np.ndarray | None = None) -> np.ndarray:
+            weights = None if weights is None else weights.ravel()
+            counts = np.bincount((patch_of * size + codes).ravel(), weights, minlength=g * g * size)
+            return counts.reshape(g, g, size) / p**2
+
+        parts = [
+            patches.mean(axis=(1, 3)),
+            patches.std(axis=(1, 3)),
+            histogram(colour, 27),
+            histogram(direction, 8, np.hypot(down, right)),
+        ]
+        return np.concatenate(parts, axis=-1).astype(np.float32)
+
+
+class Grid:
+    """Boxes of several grids over the whole picture, coarse ones first, as they lie row by row.
+
+    features: patch states averaged under each box (in bins x bins parts, end to end), each dimension scaled to mean 0
+    and deviation 1 over a sample of the corpus, then projected to F. classes: softmax of minus the squared distances
+    to the `words` of a visual vocabulary, k-means centres of the same sample; the temperature is the mean gap between
+    the nearest and the second, so that a typical runner-up has 1/e of the winner's probability.
+
+    vocabulary: its file, used if it is there and written if not: corpora that are trained on together need the same.
+    None: region-vocabulary.safetensors among the sidecars.
+    """
+
+    def __init__(
+        self,
+        look: Look,
+        *,
+        words: int = 512,
+        vocabulary: str | Path | None = None,
+        feature_size: int | None = None,
+        grids: Sequence[int] = (1, 2, 3, 4),
+        sample: int = 1000,
+    ):
+        self.look, self.grids, self.sample = look, tuple(grids), sample
+        self.classes = words
+        self.vocabulary_path = None if vocabulary is None else Path(vocabulary)
+        raw = self._pooled(Image.new("RGB", (32, 32))).shape[1]
+        self.feature_size = feature_size or (256 if isinstance(look, Pixels) else raw)
+        edges = [(k / n, r / n, (k + 1) / n, (r + 1) / n) for n in self.grids for r in range(n) for k in range(n)]
+        self._boxes = np.array(edges)
+        self._learnt: dict[str, np.ndarray] = {}
+
+    def facts(self) -> dict[str, Any]:
+        return {"source": "grid", **self._asked(), "vocabulary": self._digest()}
+
+    def learn(self, corpus: Corpus, folder: Path, say: Say) -> None:
+        place = self.vocabulary_path or folder / "region-vocabulary.safetensors"
+        header = {name: str(value) for name, value in self._asked().items()}
+        if place.is_file():
+            stored = load_index(place)
+            if stored is None:
+                raise DataError("not a visual vocabulary", where=place, got="a damaged or other file", do="delete it")
+            got = {name: stored.header.get(name) for name in header}
+            if got != header:
+                raise UsageError("the vocabulary of another grid", where=place, got=got, expected=header)
+            self._learnt = stored.arrays
+            return
+        started = time.monotonic()
+        self._learnt = self._learn(corpus)
+        save_index(place, Index(header, self._learnt))
+        say(f"{place} | {self.classes} visual words | {time.monotonic() - started:.1f} s")
+
+    def regions(self, picture: Shown) -> Found:
+        width, height = picture.size
+        features = self._features(self._pooled(picture.image))
+        distances = squared_distances(features, self._learnt["centres"])
+        classes = softmax(-distances / self._learnt["temperature"])
+        return Found(features, self._boxes * [width, height, width, height], width, height, classes)
+
+    def _asked(self) -> dict[str, Any]:
+        return {
+            **self.look.facts(),
+            "grids": list(self.grids),
+            "words": self.classes,
+            "feature_size": self.feature_size,
+        }
+
+    def _digest(self) -> str:
+        return arrays_digest(self._learnt)
+
+    def _pooled(self, image: Image.Image) -> np.ndarray:
+        """(R, bins * bins * D), the boxes of all grids end to end."""
+        states, b = self.look.states(image), self.look.bins
+        parts = []
+        for n in self.grids:
+            share = _shares(n * b, len(states))
+            cells = np.einsum("ip,pqd->iqd", share, states)
+            cells = np.einsum("jq,iqd->ijd", share, cells).reshape(n, b, n, b, -1)
+            parts.append(cells.transpose(0, 2, 1, 3, 4).reshape(n * n, -1))
+        return np.concatenate(parts).astype(np.float32)
+
+    def _features(self, pooled: np.ndarray) -> np.ndarray:
+        return random_projection((pooled - self._learnt["mean"]) / self._learnt["scale"], self.feature_size)
+
+    def _learn(self, corpus: Corpus) -> dict[str, np.ndarray]:
+        chosen = np.sort(generator("region vocabulary").permutation(len(corpus))[: self.sample])
+        pooled = []
+        for i in chosen.tolist():
+            try:
+                pooled.append(self._pooled(Shown(corpus, i).image))
+            except DataError:
+                continue  # named in the ledger when its turn comes
+        rows = np.concatenate(pooled) if pooled else np.zeros((0, 1), np.float32)
+        if len(rows) <= self.classes:
+            raise UsageError(
+                "too few regions for so many visual words",
+                got=f"{len(rows)} regions in the sample",
+                expected=f"more than {self.classes}",
+                do="ask for fewer words, or give a vocabulary learnt elsewhere",
+            )
+        self._learnt = {"mean": rows.mean(axis=0), "scale": np.maximum(rows.std(axis=0), 1e-3)}
+        features = self._features(rows)
+        centres = k_means(features, self.classes)
+        nearest = np.partition(squared_distances(features, centres), 1, axis=1)[:, :2]
+        gap = np.maximum((nearest[:, 1] - nearest[:, 0]).mean(), 1e-6)
+        return {**self._learnt, "centres": centres, "temperature": np.array([gap], np.float32)}
+
+
+def _shares(intervals: int, patches: int) -> np.ndarray:
+    """(intervals, patches): what equal intervals of a line cover of its equal patches, as weights; rows sum to 1."""
+    edges, borders = np.arange(intervals + 1) / intervals, np.arange(patches + 1) / patches
+    covered = np.minimum(edges[1:, None], borders[1:]) - np.maximum(edges[:-1, None], borders[:-1])
+    covered = covered.clip(0)
+    return (covered / covered.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def k_means(rows: np.ndarray, k: int, *, rounds: int = 20) -> np.ndarray:
+    """(n, F) -> (k, F) float32 centres: k-means++ starts (Arthur & Vassilvitskii 2007), then Lloyd's rounds.
+
+    Equal rows, equal centres. A centre that loses all its rows moves to the row that is farthest from its own.
+    """
+    rng = generator("k-means", len(rows), k)
+    centres = np.empty((k, rows.shape[1]), np.float32)
+    centres[0] = rows[rng.integers(len(rows))]
+    nearest = squared_distances(rows, centres[:1])[:, 0]
+    for i in range(1, k):
+        mass = nearest.cumsum(dtype=np.float64)
+        # side="right" never takes a row at distance 0, unless all are: then any row is as good
+        chosen = min(int(np.searchsorted(mass, rng.random() * mass[-1], side="right")), len(rows) - 1)
+        centres[i] = rows[chosen]
+        nearest = np.minimum(nearest, squared_distances(rows, centres[i : i + 1])[:, 0])
+    for _ in range(rounds):
+        distances = squared_distances(rows, centres)
+        owner = distances.argmin(axis=1)
+        counts = np.bincount(owner, minlength=k)
+        order = np.argsort(owner, kind="stable")
+        filled = np.flatnonzero(counts)
+        starts = np.concatenate([[0], counts.cumsum()])[filled]
+        moved = centres.copy()
+        moved[filled] = np.add.reduceat(rows[order].astype(np.float64), starts) / counts[filled, None]
+        empty = np.flatnonzero(counts == 0)
+        farthest = np.argsort(-distances[np.arange(len(rows)), owner], kind="stable")
+        moved[empty] = rows[farthest[: len(empty)]]
+        if np.array_equal(moved, centres):
+            break
+        centres = moved
+    return centres
+
+
+def squared_distances(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """(n, F), (k, F) -> (n, k), never below 0."""
+    squares = (rows**2).sum(axis=1)[:, None] + (centres**2).sum(axis=1)
+    return (squares - 2 * rows @ centres.T).clip(0)

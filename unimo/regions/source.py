@@ -1,0 +1,105 @@
+"""What a source of regions is: it is shown pictures and says what it found (`unimo.regions.prepare` lists them).
+
+R regions · F features · K classes
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from unimo.corpus.corpus import Corpus
+from unimo.data.images import load_rgb
+from unimo.rng import generator
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source saw. features: (R, F); boxes: (R, 4) corners in pixels of a width x height picture; classes: (R, K)
+    probabilities, or None."""
+
+    features: np.ndarray
+    boxes: np.ndarray
+    width: float
+    height: float
+    classes: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Item `number` of a corpus as a source sees it: read and decoded only where the source looks."""
+
+    corpus: Corpus
+    number: int
+
+    @property
+    def key(self) -> str:
+        return self.corpus.keys[self.number]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the upright picture."""
+        width, height = self.corpus.sizes[self.number].tolist()
+        return width, height
+
+    @cached_property
+    def image(self) -> Image.Image:
+        return load_rgb(self.corpus.image_bytes(self.number), where=self.corpus.where(self.number))
+
+    @property
+    def meta(self) -> dict:
+        return self.corpus.meta(self.number)
+
+    @property
+    def shard(self) -> Path:
+        return self.corpus.shard_of(self.number)
+
+
+class RegionSource(Protocol):
+    """Where regions come from. feature_size, classes: F and K of every answer (K = 0: no classes)."""
+
+    feature_size: int
+    classes: int
+
+    def facts(self) -> dict[str, Any]:
+        """JSON values that tell this source from any that answers otherwise; no paths."""
+
+    def learn(self, corpus: Corpus, folder: Path, say: Say) -> None:
+        """Called once before the first picture. folder: where the sidecars go."""
+
+    def regions(self, picture: Shown) -> Found:
+        """Raises DataError where this picture has no answer."""
+
+
+def random_projection(rows: np.ndarray, size: int) -> np.ndarray:
+    """(R, any) -> (R, size) float32, the same map in every run; distances are about kept (Johnson, Lindenstrauss)."""
+    rows = rows.astype(np.float32)
+    return rows if rows.shape[1] == size else rows @ _directions(rows.shape[1], size)
+
+
+@cache
+def _directions(width: int, size: int) -> np.ndarray:
+    weights = generator("region projection", width, size).standard_normal((width, size), dtype=np.float32)
+    return weights / np.float32(np.sqrt(width))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+def arrays_digest(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,279 @@
+"""Rewrites of every caption of a pairs corpus (`unimo prepare rewrites`): UNIMO section 3.2, Fig. 3.
+
+    sentence, positive   translated to another language and back (Edunov et al. 2018), where models are given
+    sentence, negative   the captions of other pictures nearest by TF-IDF, below a ceiling
+    phrase, word         nodes of the scene graph replaced (unimo.rewriting.rewrite)
+
+One sidecar per shard (format: unimo.rewriting.store). Each line is a pure function of (settings, corpus, caption),
+lines are written in order, and a sidecar gets its name only when whole: a killed run goes on behind its last block.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.corpus import Corpus, Fields, Verify, open_corpus
+from unimo.errors import DataError, UsageError
+from unimo.rewriting.back_translation import BackTranslation, identity
+from unimo.rewriting.rewrite import Rewrite
+from unimo.rewriting.rewrite import rewrites as node_rewrites
+from unimo.rewriting.scene_graph import Parser, SceneGraph
+from unimo.rewriting.store import items_of_shards, parse_line, sidecar_path
+from unimo.rewriting.tfidf import NearCaptions
+from unimo.rewriting.vocabulary import Told, Vocabularies, is_deed
+from unimo.rewriting.writer import is_whole, refuse_other_grammar, sidecar_header, write_sidecar
+from unimo.rng import generator
+
+_SHORTLIST = 4  # times as many neighbours as wanted are looked at, for some will be refused
+NO_OBJECT = "caption names no object to rewrite"
+NO_NEGATIVE = "no negative of this caption could be made"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many rewrites per caption. UNIMO prepares 3 positives and 100 negatives; how it divides these is not told."""
+
+    positives: int = 3  # sentence level, by back-translation
+    sentences: int = 30  # as InterBERT, which keeps 30 captions with a similarity below 0.5
+    phrases: int = 35
+    words: int = 35
+
+    def __post_init__(self):
+        if min(asdict(self).values()) < 0:
+            raise UsageError("a count of rewrites is negative", got=asdict(self), expected="0 or more")
+
+
+def rewrites(
+    paths: str | Path | Sequence[str | Path],
+    *,
+    out: str | Path | None = None,
+    counts: Counts | None = None,
+    ceiling: float = 0.5,
+    translate: Sequence[tuple[str, str]] = (),
+    seed: int = 0,
+    tokenizer=None,
+    fields: Fields | None = None,
+    ledger: Ledger | None = None,
+    index_dir: str | Path | None = None,
+    verify: Verify = "decode",
+    max_bad_share: float = 0.01,
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+) -> list[dict]:
+    """Write the sidecar of every shard that has none for this corpus and these settings; one row per shard.
+
+    out: folder of the sidecars; None puts them where the shards' indexes lie. ceiling: cosine of TF-IDF from which on a
+    caption of another picture counts as a paraphrase. translate: (there, back) pairs of translation models, folders or
+    hub names, one pair per pivot language; none given, no positives. ledger: where captions without rewrites are named.
+    Returns rows (shard, path, built, captions, positives, sentences, phrases, words, bad, seconds).
+
+    Raises what `open_corpus` raises, UsageError for impossible settings or a missing extra, DataError where a sidecar
+    of this corpus and these settings, whole or begun, is of another grammar, ResourceError when the disk refuses or
+    another process is writing the same sidecar.
+    """
+    if not 0 < ceiling <= 1:
+        raise UsageError("impossible ceiling of similarity", got=ceiling, expected="above 0, at most 1")
+    if tokenizer is None:
+        from unimo.tokenizer import Tokenizer
+
+        tokenizer = Tokenizer.default()
+    counts = counts or Counts()
+    corpus = open_corpus(
+        "pairs",
+        paths,
+        tokenizer=tokenizer,
+        fields=fields,
+        ledger=ledger,
+        index_dir=index_dir,
+        verify=verify,
+        max_bad_share=max_bad_share,
+    )
+    settings = {
+        **asdict(counts),
+        "ceiling": ceiling,
+        "translate": [list(map(identity, pair)) for pair in translate],
+        "seed": seed,
+    }
+    ledger = Ledger() if ledger is None else ledger
+    out = index_dir if out is None else out
+    writer: _Writer | None = None  # learns from all captions, which a finished corpus can be spared
+    shards = [
+        (shard, items, sidecar_path(shard, out), sidecar_header(corpus, shard, items, settings))
+        for shard, items in items_of_shards(corpus)
+    ]
+    for _, _, place, header in shards:
+        refuse_other_grammar(place, header)
+    rows = []
+    for shard, items, place, header in shards:
+        started = time.monotonic()
+        built = not is_whole(place, header)
+        if built:
+            writer = writer or _Writer(corpus, counts, ceiling, translate, seed, device)
+            write_sidecar(place, header, *writer.lines(items))
+        row = _summary(corpus, place, shard, items, ledger)
+        row |= {"built": built, "seconds": round(time.monotonic() - started, 3)}
+        rows.append(row)
+        say(_line(row))
+    return rows
+
+
+class _Writer:
+    """Makes the lines of a corpus, from what all of its captions taught."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        counts: Counts,
+        ceiling: float,
+        translate: Sequence[tuple[str, str]],
+        seed: int,
+        device: str,
+    ):
+        assert corpus.caption_offsets is not None
+        self.corpus, self.counts, self.ceiling, self.seed = corpus, counts, ceiling, seed
+        self.offsets = corpus.caption_offsets
+        self.back = (
+            [BackTranslation(there, back, device=device) for there, back in translate] if counts.positives else []
+        )
+        self.texts = [corpus.text(i, j) for i in range(len(corpus)) for j in range(self.captions_of(i))]
+        self.owner = np.repeat(np.arange(len(corpus)), np.diff(self.offsets))
+        self.parser = Parser.learn(self.texts)
+        self.graphs = [self.parser.parse(text) for text in self.texts]
+        self.vocabularies = Vocabularies.learn(self.graphs[slice(*self.offsets[i : i + 2])] for i in range(len(corpus)))
+        self.neighbours = NearCaptions(self.texts, self.owner) if counts.sentences else None
+
+    def captions_of(self, i: int) -> int:
+        return int(self.offsets[i + 1] - self.offsets[i])
+
+    def lines(self, items: range) -> tuple[list[tuple[str, int]], Callable[[range], Iterator[dict[str, Any]]]]:
+        """What `write_sidecar` wants to know of the captions of some items."""
+        rows = [(i, j) for i in items for j in range(self.captions_of(i))]
+        names = [(self.corpus.keys[i], j) for i, j in rows]
+        return names, lambda some: self.records(rows[some.start : some.stop])
+
+    def records(self, rows: Sequence[tuple[int, int]]) -> Iterator[dict[str, Any]]:
+        """The lines of some captions, (item, caption) each."""
+        numbers = [int(self.offsets[i]) + j for i, j in rows]
+        near = self._sentences(numbers)
+        positives = self._positives([self.texts[n] for n in numbers])
+        for (i, j), n, neighbours, same in zip(rows, numbers, near, positives):
+            key, graph = self.corpus.keys[i], self.graphs[n]
+            nodes = node_rewrites(
+                graph,
+                self.graphs[slice(*self.offsets[i : i + 2])],
+                self.vocabularies,
+                generator(self.seed, "rewrites", key, j),
+                words=self.counts.words,
+                phrases=self.counts.phrases,
+            )
+            wanted = self.counts.words + self.counts.phrases
+            bad = NO_OBJECT if not graph.objects else NO_NEGATIVE if wanted and not nodes and not neighbours else None
+            yield {
+                "key": key,
+                "caption": j,
+                "positives": same,
+                "sentences": neighbours,
+                "nodes": [_entry(rewrite) for rewrite in nodes],
+                "bad": bad,
+            }
+
+    def _sentences(self, numbers: Sequence[int]) -> list[list]:
+        """For each caption its negatives [item, caption, similarity], nearest first."""
+        if self.neighbours is None:
+            return [[] for _ in numbers]
+        wanted = self.counts.sentences
+        found: list[list] = []
+        for n, near in zip(numbers, self.neighbours.nearest(numbers, _SHORTLIST * wanted, self.ceiling)):
+            owner = int(self.owner[n])
+            told = self.vocabularies.told(tuple(self.graphs[slice(*self.offsets[owner : owner + 2])]))
+            kept: list[list] = []
+            taken: set[str] = set()
+            for m, similarity in near:
+                text = " ".join(self.texts[m].lower().split())
+                if text in taken or not says_more(self.graphs[m], told):
+                    continue
+                taken.add(text)
+                item = int(self.owner[m])
+                kept.append([item, m - int(self.offsets[item]), round(similarity, 4)])
+                if len(kept) == wanted:
+                    break
+            found.append(kept)
+        return found
+
+    def _positives(self, texts: Sequence[str]) -> list[list[str]]:
+        if not self.back:
+            return [[] for _ in texts]
+        each = -(-self.counts.positives // len(self.back))
+        by_pivot = [pivot(texts, each) for pivot in self.back]
+        chosen = []
+        for text, *variants in zip(texts, *by_pivot):
+            taken = {" ".join(text.lower().split())}
+            kept: list[str] = []
+            # the best of every pivot comes before the second best of any
+            for variant in (v for rank in range(each) for some in variants for v in some[rank : rank + 1]):
+                plain = " ".join(variant.lower().split())
+                if plain not in taken and may_be_paraphrase(text, variant):
+                    taken.add(plain)
+                    kept.append(variant)
+            chosen.append(kept[: self.counts.positives])
+        return chosen
+
+
+def says_more(graph: SceneGraph, told: Told) -> bool:
+    """Whether a caption names an object, or a deed, of which nothing is told of a picture.
+
+    Without this, "a dog runs on the grass" would be a negative of a picture told as "a brown dog runs ... green grass".
+    """
+    deeds = filter(is_deed, graph.relations)
+    return any(told.nothing_of(node.kind, node.form, node.text) for node in (*graph.objects, *deeds))
+
+
+def may_be_paraphrase(text: str, variant: str) -> bool:
+    """Refuses what translation models return when they fail: nothing, a fragment, or one word over and over."""
+    words, others = text.split(), variant.split()
+    return bool(others) and 0.5 <= len(others) / max(len(words), 1) <= 2 and len(set(others)) > len(others) / 2
+
+
+def _entry(rewrite: Rewrite) -> list:
+    return [rewrite.level, [[*change.span, change.new, change.kind] for change in rewrite.changes]]
+
+
+def _summary(corpus: Corpus, place: Path, shard: Path, items: range, ledger: Ledger) -> dict:
+    """Counts of a whole sidecar; every caption is offered to the ledger, and bad ones are named."""
+    totals: dict[str, int] = defaultdict(int)
+    with place.open("rb") as stream:
+        stream.readline()
+        for line in stream:
+            record = parse_line(line, str(place))
+            totals["captions"] += 1
+            totals["positives"] += len(record["positives"])
+            totals["sentences"] += len(record["sentences"])
+            for level, _ in record["nodes"]:
+                totals[f"{level}s"] += 1
+            ledger.offer()
+            if record["bad"]:
+                totals["bad"] += 1
+                where = f"{shard}, key {record['key']}, caption {record['caption']}"
+                error = DataError(record["bad"], where=where, do="nothing: it is trained on without such negatives")
+                ledger.add(error, key=f"{record['key']}#{record['caption']}", shard=shard)
+            else:
+                ledger.use()
+    names = ("captions", "positives", "sentences", "phrases", "words", "bad")
+    return {"shard": str(shard), "path": str(place), **{name: totals[name] for name in names}}
+
+
+def _line(row: dict) -> str:
+    captions = max(row["captions"], 1)
+    each = ", ".join(f"{row[name] / captions:.1f} {name}" for name in ("positives", "sentences", "phrases", "words"))
+    pace = f" ({1000 * row['seconds'] / captions:.1f} s per 1000)" if row["built"] else ""
+    bad = f" | {row['bad']} captions without" if row["bad"] else ""
+    done = "written" if row["built"] else "unchanged"
+    return f"{row['shard']} | {done} | {row['captions']} captions: {each} each{bad} | {row['seconds']:.1f} s{pace}"

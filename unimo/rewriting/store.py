@@ -1,0 +1,296 @@
+"""Prepared rewrites of a pairs corpus, for training: token ids of a caption's positives and hard negatives.
+
+`unimo prepare rewrites` leaves one text file per shard. Its first line says for which corpus and with which settings it
+was made; then comes one line per caption, in the corpus' order, also for captions of which nothing could be made:
+
+    {"format": "unimo-rewrites", "version": 2, "grammar": unimo.rewriting.rewrite.GRAMMAR, "corpus": fingerprint,
+     "shard": ..., "first": item, "items": n, "captions": m, "settings": {...}}
+    {"key": ..., "caption": j, "positives": [text, ...], "sentences": [[item, caption, similarity], ...],
+     "nodes": [[level, [[begin, end, new, kind], ...]], ...], "bad": reason or null}
+
+Sentence level negatives are captions of other pictures, so the line only points at them. Version 1 is the same without
+the grammar, which was then the first one.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unimo.corpus.corpus import Corpus
+from unimo.corpus.index_file import index_path
+from unimo.data.sample import NODE_KINDS, NodeKind, Nodes
+from unimo.errors import DataError, UsageError
+from unimo.file_access import read_range
+from unimo.rewriting.rewrite import Change, Level, Rewrite
+
+FORMAT, VERSION = "unimo-rewrites", 2
+_READ = (1, VERSION)
+LEVELS: tuple[Level, ...] = ("sentence", "phrase", "word")
+RELATIONS = ("relation", "relation exchange", "object exchange")  # strata in which all things and their looks remain
+_BLOCK = 2**22
+_KEPT = 2**18  # captions whose nodes are kept, a few hundred bytes each
+
+
+@dataclass(frozen=True)
+class Negative:
+    """A hard negative of a caption. source: the (item, caption) it is, at sentence level; changes: what was replaced,
+    at the others."""
+
+    level: Level
+    kind: str
+    text: str
+    changes: tuple[Change, ...] = ()
+    source: tuple[int, int] | None = None
+    similarity: float | None = None
+
+
+def sidecar_path(shard: Path, out: str | Path | None) -> Path:
+    """Where the rewrites of a shard lie: in `out`, else where its index would."""
+    index = index_path(shard, "pairs", None if out is None else Path(out))
+    return index.with_name(index.name.removesuffix("index.safetensors") + "rewrites.jsonl")
+
+
+def items_of_shards(corpus: Corpus) -> list[tuple[Path, range]]:
+    """Each shard with the items it holds; shards without items are left out."""
+    found: list[tuple[Path, range]] = []
+    for i in range(len(corpus)):
+        shard = corpus.shard_of(i)
+        if found and found[-1][0] == shard:
+            found[-1] = (shard, range(found[-1][1].start, i + 1))
+        else:
+            found.append((shard, range(i, i + 1)))
+    return found
+
+
+class Rewrites:
+    """The rewrites of every caption of one corpus; only paths and offsets in memory, so safe to hand to workers."""
+
+    def __init__(self, corpus: Corpus, tokenizer, files: list[tuple[Path, range, np.ndarray]]):
+        """files: path, items, and (captions + 1,) offsets of the lines of each shard's sidecar."""
+        self._corpus, self._tokenizer, self._files = corpus, tokenizer, files
+        self._first = np.array([items.start for _, items, _ in files])
+        self._nodes: dict[tuple[int, int], Nodes] = {}
+
+    @classmethod
+    def open(cls, path: str | Path | None, corpus: Corpus, tokenizer=None) -> Rewrites:
+        """The sidecars of a corpus under the folder `path` (None: beside the shards).
+
+        Raises DataError where one is missing, incomplete or was made for another corpus.
+        """
+        if corpus.caption_offsets is None:
+            raise UsageError("rewrites belong to pairs", where="Rewrites.open", got=corpus.kind, expected="pairs")
+        if tokenizer is None:
+            from unimo.tokenizer import Tokenizer
+
+            tokenizer = Tokenizer.default()
+        files = []
+        for shard, items in items_of_shards(corpus):
+            place = sidecar_path(shard, path)
+            header, offsets = read_header(place)
+            captions = int(corpus.caption_offsets[items.stop] - corpus.caption_offsets[items.start])
+            if header.get("corpus") != corpus.fingerprint:
+                raise DataError(
+                    "rewrites were made for another corpus",
+                    where=place,
+                    got=str(header.get("corpus"))[:16],
+                    expected=corpus.fingerprint[:16],
+                    do="run `unimo prepare rewrites` again on these pairs, with the same fields and tokenizer",
+                )
+            if len(offsets) - 1 != captions or header.get("captions") != captions:
+                raise DataError(
+                    "rewrites are incomplete",
+                    where=place,
+                    got=f"{len(offsets) - 1} lines",
+                    expected=f"{captions} captions",
+                    do="run `unimo prepare rewrites` again",
+                )
+            files.append((place, items, offsets))
+        return cls(corpus, tokenizer, files)
+
+    def record(self, i: int, j: int) -> dict[str, Any]:
+        """The line of caption j of item i; DataError where it is not that caption's."""
+        place, items, offsets = self._files[int(np.searchsorted(self._first, i, side="right")) - 1]
+        assert self._corpus.caption_offsets is not None
+        captions = self._corpus.caption_offsets
+        if not (i in items and 0 <= j < captions[i + 1] - captions[i]):
+            raise IndexError(f"caption {j} of item {i}")
+        line = int(captions[i] - captions[items.start]) + j
+        begin, end = int(offsets[line]), int(offsets[line + 1])
+        where = f"{place}, line {line + 2}"
+        record = parse_line(read_range(place, begin, end - begin), where)
+        if (record["key"], record["caption"]) != (self._corpus.keys[i], j):
+            raise DataError(
+                "rewrites lie out of order",
+                where=where,
+                got=f"{record['key']}, caption {record['caption']}",
+                expected=f"{self._corpus.keys[i]}, caption {j}",
+                do="run `unimo prepare rewrites` again",
+            )
+        return record
+
+    def positives(self, i: int, j: int) -> list[str]:
+        """Texts that say the same as caption j of item i; may be none."""
+        return list(self.record(i, j)["positives"])
+
+    def negatives(self, i: int, j: int) -> list[Negative]:
+        """All hard negatives of caption j of item i, level by level."""
+        record = self.record(i, j)
+        return [self._negative(record, (i, j), entry) for level in LEVELS for entry in _entries(record, level)]
+
+    def sample(
+        self,
+        i: int,
+        j: int,
+        rng: np.random.Generator,
+        *,
+        positives: int,
+        negatives: int,
+        only_relations: bool = False,
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Token ids, without special ids, of a few rewrites drawn without replacement: (positives, negatives).
+
+        Kinds of negatives take turns in an order drawn anew (see `stratum`): a caption has a dozen objects to put in
+        for one relation, and each has to be learnt. Where there are fewer than asked for, all of them are given.
+        only_relations: of a caption that has any, only negatives that keep all things and tell who is where otherwise.
+        """
+        record = self.record(i, j)
+        texts = record["positives"]
+        same = [texts[k] for k in rng.permutation(len(texts))[:positives]]
+        entries = [entry for level in LEVELS for entry in _entries(record, level)]
+        caption = self._corpus.text(i, j)
+        if only_relations:
+            entries = [entry for entry in entries if stratum(entry, caption) in RELATIONS] or entries
+        met: Counter[str] = Counter()
+        luck: dict[str, float] = {}
+        turns = []
+        for k in rng.permutation(len(entries)):
+            kind = stratum(entries[k], caption)
+            turns.append((met[kind], luck.setdefault(kind, rng.random()), k))
+            met[kind] += 1
+        chosen = [self._negative(record, (i, j), entries[k]).text for *_, k in sorted(turns)[:negatives]]
+        rows = [np.array(row, dtype=np.uint16) for row in self._tokenizer.encode_batch([*same, *chosen])]
+        return rows[: len(same)], rows[len(same) :]
+
+    def nodes(self, i: int, j: int) -> Nodes:
+        """The nodes of the scene graph of caption j of item i that a rewrite replaces, each once."""
+        found = self._nodes.get((i, j))
+        if found is None:
+            found = self._find_nodes(i, j)
+            if len(self._nodes) < _KEPT:
+                self._nodes[i, j] = found
+        return found
+
+    def _find_nodes(self, i: int, j: int) -> Nodes:
+        caption = self._corpus.text(i, j)
+        spans = self._tokenizer.spans(caption)
+        starts, ends = ([span[side] for span in spans] for side in (0, 1))
+        rewritten: defaultdict[tuple[int, int, NodeKind], set[str]] = defaultdict(set)
+        for level, changes in self.record(i, j)["nodes"]:
+            for begin, end, new, kind in changes:
+                if level == "word" or kind == "relation":  # a phrase in place of another is not one node
+                    rewritten[begin, end, kind].add(new)
+        rows: dict[int, tuple[int, int, int, int]] = {}
+        for number, ((first, last, kind), texts) in enumerate(sorted(rewritten.items())):
+            old = caption[first:last]
+            for begin, end, new in [word for text in sorted(texts) for word in _differing(old, text, first)]:
+                space = begin > 0 and caption[begin - 1] == " "  # it belongs to the token behind it
+                a, b = bisect_left(starts, begin - space), bisect_right(ends, end)
+                if a >= b or (starts[a], ends[b - 1]) != (begin - space, end):
+                    continue  # a token holds more than this word
+                other = self._tokenizer.encode(" " * space + new)
+                instead = other if len(other) == b - a else [-1] * (b - a)
+                rows |= {a + k: (a + k, one, NODE_KINDS.index(kind), number) for k, one in enumerate(instead)}
+        return Nodes(*np.array(sorted(rows.values()), dtype=np.int64).reshape(-1, 4).T)
+
+    def _negative(self, record: dict[str, Any], place: tuple[int, int], entry: list) -> Negative:
+        if entry[0] not in LEVELS:
+            item, other, similarity = entry
+            text = self._corpus.text(item, other)
+            return Negative("sentence", "sentence", text, (), (item, other), similarity)
+        caption = self._corpus.text(*place)
+        level, rows = entry
+        changes = tuple(Change(kind, (begin, end), caption[begin:end], new) for begin, end, new, kind in rows)
+        rewrite = Rewrite(level, "+".join(sorted(change.kind for change in changes)), changes)
+        return Negative(level, rewrite.kind, rewrite.apply(caption), changes)
+
+
+def _differing(old: str, new: str, begin: int) -> list[tuple[int, int, str]]:
+    """Spans of the words of `old`, which begins at character `begin`, that `new` has not at the same place, and what it
+    has there; all of `old` and `new` where the two have unlike many words."""
+    words, others = old.split(" "), new.split(" ")
+    if len(words) != len(others):
+        return [(begin, begin + len(old), new)]
+    starts = [begin + len(" ".join(words[:k])) + (k > 0) for k in range(len(words))]
+    return [(at, at + len(word), other) for at, word, other in zip(starts, words, others) if word != other]
+
+
+def stratum(entry: list, caption: str) -> str:
+    """What has to be understood to notice a negative: another "sentence", one "object", "attribute" or "relation",
+    an "object exchange" or "attribute exchange" (the words stay, who is what does not), or "several" of these."""
+    level, rows = entry[0], entry[1]
+    if level not in LEVELS:
+        return "sentence"
+    if len(rows) == 1:
+        return rows[0][3]
+    if len(rows) == 2:
+        (begin, end, new, kind), (other_begin, other_end, other_new, _) = rows
+        if caption[begin:end].lower() == other_new.lower() and caption[other_begin:other_end].lower() == new.lower():
+            return f"{kind} exchange"
+    return "several"
+
+
+def _entries(record: dict[str, Any], level: Level) -> list[list]:
+    """The negatives of one level, as they stand in a line."""
+    return record["sentences"] if level == "sentence" else [entry for entry in record["nodes"] if entry[0] == level]
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], np.ndarray]:
+    """The first line of a sidecar, as version 2 has it, and the (lines,) offsets at which its whole further lines
+    begin, then the end.
+
+    Raises DataError where the file is missing or no sidecar of a version that is read.
+    """
+    try:
+        with path.open("rb") as stream:
+            first = stream.readline(2**20)
+            offsets = [len(first)]
+            at = len(first)
+            while block := stream.read(_BLOCK):
+                breaks = np.flatnonzero(np.frombuffer(block, np.uint8) == 10) + 1
+                offsets += (breaks + at).tolist()
+                at += len(block)
+    except OSError as error:
+        raise DataError(
+            "no rewrites of this shard",
+            where=path,
+            got=error.strerror,
+            expected="a file of `unimo prepare rewrites`",
+            do="run `unimo prepare rewrites`, or name the folder it wrote to",
+        ) from error
+    header = parse_line(first, f"{path}, line 1") if first.endswith(b"\n") else {}
+    if header.get("format") != FORMAT or header.get("version") not in _READ:
+        raise DataError(
+            "not a file of rewrites that this version reads",
+            where=path,
+            got=f"{header.get('format')}, version {header.get('version')}",
+            expected=f"{FORMAT}, version {VERSION}",
+            do="run `unimo prepare rewrites` again",
+        )
+    return {"grammar": 1, **header, "version": VERSION}, np.array(offsets, dtype=np.int64)
+
+
+def parse_line(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        if not isinstance(record, dict):
+            raise ValueError("no object")
+    except ValueError as error:
+        raise DataError("unreadable line of rewrites", where=where, got=error, do="run the command again") from error
+    return record

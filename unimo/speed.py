@@ -1,0 +1,211 @@
+"""Timings, as ratios of two ways to the same end, measured in turns within one run.
+
+    K texts beside one picture · R rows of a picture · T packed tokens
+
+Machines and what else they do differ; a ratio of neighbours in time differs little. Counted operations stand beside it.
+`sharing` builds its own model, `mask` needs none; `retrieval` asks a trained one.
+"""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask
+
+from unimo.batch import GROUND, IMAGE, TEXT, Batch, Regions, Texts
+from unimo.config import override
+from unimo.errors import UsageError
+from unimo.evaluation.zero_shot.context import Material
+from unimo.evaluation.zero_shot.retrieval import Retrieval
+from unimo.evaluation.zero_shot.retrieval_curve import SHORTLISTS, Curve, curve
+from unimo.inference import Answerer
+from unimo.machine import describe_machine
+from unimo.model.attention import Plan
+from unimo.model.block_mask import block_mask
+from unimo.model.build import ModelSettings, build
+from unimo.model.flops import batch_cost
+from unimo.model.unified import Request, Unified
+from unimo.retrieval.models import identity
+from unimo.version import __version__
+
+ROUNDS = 7
+
+
+def bench(name: str, *, size: str = "small", rounds: int = ROUNDS) -> list[dict[str, Any]]:
+    """Rows of one benchmark. size: of the model, a name `unimo describe` knows."""
+    if name not in BENCHMARKS:
+        raise UsageError("no such benchmark", got=name, expected=", ".join([*BENCHMARKS, "retrieval"]))
+    machine = describe_machine()
+    return [{**row, "machine": machine} for row in BENCHMARKS[name](size, rounds)]
+
+
+def sharing(size: str, rounds: int) -> Iterator[dict[str, Any]]:
+    """UNIMO: K texts beside one copy of a picture (prefix fusion) against a copy for each (joint fusion).
+
+    Forward and backward, 2 pictures of 36 regions and [IMG], captions of 20 tokens, float32.
+    """
+    pictures, rows, length = 2, 37, 20
+    for k in (1, 4, 20):
+        regions = Regions(torch.randn(pictures, rows, 64), torch.rand(pictures, rows, 5), torch.full((pictures,), rows))
+        texts = _texts(pictures * k, length)
+        batch = Batch(0, torch.zeros(0, 3, 1, 1), texts, {}, {}, {}, regions=regions)
+        image = torch.arange(pictures).repeat_interleave(k)
+        runs, costs = {}, {}
+        for fusion, share in (("joint", False), ("prefix", True)):
+            small = ModelSettings(member="unimo", region_size=64, vocabulary=1000, dropout=0.0, attention_dropout=0.0)
+            model = build(override(small, [f"size={size}", f"fusion={fusion}"]))
+            request = {"pairs": Request(image, torch.arange(len(texts)), share=share)}
+            runs[fusion] = _step(model, batch, request)
+            costs[fusion] = batch_cost(model, batch, request)
+        seconds = in_turns(runs, rounds)
+        ratios = [a / b for a, b in zip(seconds["joint"], seconds["prefix"])]
+        yield {
+            "benchmark": "sharing",
+            "K": k,
+            "speed-up": round(statistics.median(ratios), 2),
+            "spread": [round(min(ratios), 2), round(max(ratios), 2)],
+            "fewer operations": round(costs["joint"] / costs["prefix"], 2),
+            "seconds, joint": round(statistics.median(seconds["joint"]), 4),
+        }
+
+
+def _step(model: Unified, batch: Batch, requests: dict[str, Request]) -> Callable[[], None]:
+    def run() -> None:
+        fused = model.fuse(model.towers(batch), requests)["pairs"]
+        (fused.image_cls().sum() + fused.text_cls().sum()).backward()
+
+    return run
+
+
+def _texts(n: int, length: int) -> Texts:
+    ids: Tensor = torch.arange(n * length) % 900 + 4
+    return Texts(ids, 2 + torch.arange(length).repeat(n), torch.full_like(ids, TEXT), length * torch.arange(n + 1))
+
+
+SEQUENCES = {  # of the fused row of recipe `base`: role -> tokens
+    "pairs": {IMAGE: 197, GROUND: 100, TEXT: 64},
+    "passages": {GROUND: 100, TEXT: 412},
+}
+
+
+def mask(size: str, rounds: int) -> Iterator[dict[str, Any]]:
+    """FlexAttention's mask of 100,000 tokens; and of 1,000 against torch's own, which lays out every pair of tokens.
+
+    size says nothing here.
+    """
+    for name, parts in SEQUENCES.items():
+        long, short = (_row_of(parts, tokens) for tokens in (100_000, 1_000))
+        runs = {"long": _calls(block_mask, long), "short": _calls(block_mask, short), "whole": _calls(_whole, short)}
+        seconds = in_turns(runs, rounds)
+        ratios = [a / b for a, b in zip(seconds["whole"], seconds["short"])]
+        yield {
+            "benchmark": "mask",
+            "sequences": name,
+            "T": len(long),
+            "milliseconds": round(1000 * statistics.median(seconds["long"]), 1),
+            "T, short": len(short),
+            "speed-up, short": round(statistics.median(ratios), 1),
+            "spread": [round(min(ratios), 1), round(max(ratios), 1)],
+        }
+
+
+def _calls(function: Callable[[Plan], Any], plan: Plan) -> Callable[[], None]:
+    def run() -> None:
+        function(plan)
+
+    return run
+
+
+def _whole(plan: Plan) -> Any:
+    n = len(plan)
+    return create_block_mask(lambda batch, head, q, k: plan.allowed(q, k), None, None, n, n, device="cpu")
+
+
+def _row_of(parts: dict[int, int], tokens: int) -> Plan:
+    n, length = tokens // sum(parts.values()), sum(parts.values())
+    role = torch.tensor([role for role, count in parts.items() for _ in range(count)]).repeat(n)
+    return Plan(torch.arange(n).repeat_interleave(length), role, torch.arange(length).repeat(n))
+
+
+def in_turns(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every run in every round, one after the other; the first round only warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for i in range(1 + rounds):
+        for name, run in runs.items():
+            began = time.perf_counter()
+            run()
+            if i:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def retrieval(
+    answerer: Answerer,
+    pairs: Sequence[str],
+    *,
+    limit: int | None = None,
+    captions: int | None = None,
+    shortlists: Sequence[int] = SHORTLISTS,
+    regions: Sequence[str] = (),
+    index_dir: str | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Exhaustive and two-stage retrieval of one model on the same pairs: quality and speed of every shortlist.
+
+    limit, captions: at most so many pictures, and captions of each. shortlists: lengths; one beyond the gallery means
+    all. Returns what `unimo bench retrieval` writes: `curve` with the rows of `Curve.rows`, `scores` as an evaluation
+    has them, `facts`, and `table`.
+    """
+    if not shortlists or min(shortlists) < 0:
+        raise UsageError(
+            "a shortlist holds candidates", where="--shortlists", got=list(shortlists), expected="0 or more"
+        )
+    answerer.require_matching()
+    material = Material(answerer, index_dir, regions=tuple(regions))
+    task = Retrieval(tuple(pairs), limit=limit, captions=captions, seed=seed)
+    found = curve(material, task, shortlists, say=say)
+    facts = {
+        "command": shlex.join(sys.argv),
+        "model": str(answerer.facts.get("path", "in memory")),
+        "step": answerer.facts.get("step"),
+        "weights": identity(answerer),
+        "data": material.fingerprints,
+        "pictures": found.pictures,
+        "captions": found.captions,
+        "distinct captions": found.distinct,
+        "seconds of the towers": found.towers,
+        "pairs at a time": answerer.size_of_batch,
+        "seed": seed,
+        "unimo": __version__,
+        "machine": describe_machine(),
+    }
+    return {
+        "benchmark": "retrieval",
+        "facts": facts,
+        "scores": _scores(found),
+        "curve": found.rows(),
+        "table": found.table(),
+    }
+
+
+def _scores(found: Curve) -> list[dict[str, Any]]:
+    """Rows as an evaluation.json has them."""
+    rows = []
+    for point in found.points:
+        length = "exhaustive" if point.shortlist is None else f"shortlist {point.shortlist}"
+        for name, score in point.recalls.items():
+            note = f"{point.passes:,} fused passes"
+            metric = {"metric": name, "score": score.to_dict(), "unit": "%", "note": note}
+            rows.append({"task": f"Two-stage retrieval, {length}", **metric})
+    return rows
+
+
+BENCHMARKS: dict[str, Callable[[str, int], Iterator[dict[str, Any]]]] = {"sharing": sharing, "mask": mask}

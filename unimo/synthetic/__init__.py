@@ -1,0 +1,1 @@
+"""The generated world `scenes`: images with known truth, captions, questions."""

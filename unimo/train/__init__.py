@@ -1,0 +1,1 @@
+"""Training: the loop, its settings, optimizers, early stopping, run folders."""

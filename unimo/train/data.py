@@ -1,0 +1,102 @@
+"""The data of a pre-training run, opened: corpora, regions, and what was prepared offline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from unimo import distributed
+from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.corpus import Corpus, open_corpus
+from unimo.data.side_inputs import Prepared
+from unimo.errors import DataError, UsageError
+from unimo.neighbours.store import Neighbours
+from unimo.regions.store import RegionStore
+from unimo.rewriting.store import Rewrites
+from unimo.tokenizer import Tokenizer
+from unimo.train.settings import Run, wanted
+
+BUDGETS = {"texts": "text_tokens", "images": "images"}  # kinds of data beside pairs -> the budget of each
+
+
+def open_corpora(run: Run, out: Path, say: Callable[[str], None]) -> dict[str, Corpus]:
+    """The configured kinds of data, indexed; bad samples go to out/bad_samples.jsonl."""
+    ledger = Ledger(out / "bad_samples.jsonl" if distributed.rank() == 0 else None)
+    corpora: dict[str, Corpus] = {
+        kind: open_corpus(
+            kind,
+            list(getattr(run.data, kind)),
+            tokenizer=Tokenizer.default(),
+            ledger=ledger,
+            index_dir=run.data.index_dir,
+            verify=run.data.verify,
+            max_bad_share=run.data.max_bad_share,
+        )
+        for kind in wanted(run)
+    }
+    if ledger.quarantined:
+        say(f"{ledger.quarantined} of {ledger.offered} samples are bad and left out; see {ledger.path}")
+    for line in ledger.notes.lines():
+        say(f"data: {line}")
+    return corpora
+
+
+def open_regions(run: Run, corpora: dict[str, Corpus]) -> dict[str, RegionStore]:
+    """The regions of every picture that is read. DataError: some are missing; UsageError: they have other sizes."""
+    stores: dict[str, RegionStore] = {}
+    for kind in ("pairs", "images"):
+        if kind not in corpora:
+            continue
+        stores[kind] = store = RegionStore.open(list(run.data.regions) or None, corpora[kind])
+        for name, theirs in (("region_size", store.feature_size), ("region_classes", store.classes)):
+            if theirs and theirs != getattr(run.model, name):
+                raise UsageError(
+                    "regions of another size than the model's",
+                    where=f"model.{name}, regions of {kind}",
+                    got=theirs,
+                    expected=getattr(run.model, name),
+                    do=f"--set model.{name}={theirs}",
+                )
+    return stores
+
+
+def open_prepared(run: Run, corpora: dict[str, Corpus], regions: dict[str, RegionStore]) -> Prepared | None:
+    """Rewritings and neighbours of the pairs, where the run names any."""
+    pairs, rewrites, neighbours = corpora.get("pairs"), None, None
+    if pairs is None or (run.data.rewrites is None and run.data.neighbours is None):
+        return None
+    if run.data.rewrites is not None:
+        try:
+            rewrites = Rewrites.open(None if run.data.rewrites == "beside" else run.data.rewrites, pairs)
+        except DataError as fault:
+            where = f"data.rewrites; {fault.where}"
+            raise DataError(fault.what, where=where, got=fault.got, expected=fault.expected, do=fault.do) from fault
+    if run.data.neighbours is not None:
+        try:
+            neighbours = Neighbours.open(run.data.neighbours, pairs, corpora.get("images"), corpora.get("texts"))
+        except DataError as fault:  # a stream that was switched off is as absent as one that was never named
+            off = [f"batch.{BUDGETS[kind]}" for kind in BUDGETS if getattr(run.data, kind) and kind not in corpora]
+            where = f"{', '.join(['data.neighbours', *off])}; {fault.where}"
+            raise DataError(fault.what, where=where, got=fault.got, expected=fault.expected, do=fault.do) from fault
+    return Prepared(rewrites, neighbours, regions.get("images"))
+
+
+def known_words(corpora: dict[str, Corpus]) -> np.ndarray:
+    """(k,) sorted ids of all words of all texts, and of the special tokens that are written."""
+    special = [Tokenizer.cls, Tokenizer.sep, Tokenizer.mask]
+    return np.unique(np.concatenate([special, *(corpus.vocabulary() for corpus in corpora.values())]))
+
+
+def check_sizes(run: Run, corpora: dict[str, Corpus]) -> None:
+    """An epoch of less than one step would read samples twice in a step: refused."""
+    for kind in ("pairs", "images"):
+        if kind in corpora and len(corpora[kind]) < getattr(run.batch, kind):
+            raise DataError(
+                f"fewer {kind} than one step reads",
+                where=f"batch.{kind}; {', '.join(map(str, getattr(run.data, kind)))}",
+                got=len(corpora[kind]),
+                expected=f"at least batch.{kind} = {getattr(run.batch, kind)}",
+                do=f"--set batch.{kind}={len(corpora[kind])} (or less), or add data",
+            )

@@ -1,0 +1,339 @@
+"""The training loop, top to bottom: one for one CPU, one GPU or many processes under torchrun.
+
+    settings -> data -> model -> [ batch -> losses -> update -> log -> sometimes ask, save ] -> last checkpoint
+
+What a step reads, hides and drops out is a function of (seed, step), so a checkpoint holds the weights, the
+optimiser's moments and a handful of numbers; killed anywhere and resumed, a run of fixed `steps` repeats
+itself bit for bit. With `minutes` instead, the learning rate follows the clock (time in the loop, not time
+waiting to be resumed).
+
+Pre-training and fine-tuning are this one loop with other works (`unimo.train.job`): other data, objectives and
+heads. A work with a dev split has it asked between steps; the best weights then lie in `best`, beside `checkpoints`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unimo import checkpoint, distributed, objectives, rng
+from unimo.config import to_dict
+from unimo.data.loader import Budgets
+from unimo.data.workers import batches
+from unimo.errors import NumericsError, Restart, UsageError, WeightsError
+from unimo.machine import autocast_dtype, keep_freed_memory, located_faults, matmul_rate
+from unimo.model.build import fill
+from unimo.model.transformer import Attention, Transformer
+from unimo.train import run_folder
+from unimo.train.data import open_corpora
+from unimo.train.early_stopping import answering, forget_later
+from unimo.train.job import LoopSettings, Work
+from unimo.train.logging import Board, Meter
+from unimo.train.optimizer import Optimiser, Optimisers, learning_rate, make_optimiser, moments, put_back, rate_of_step
+from unimo.train.pretraining import Pretraining
+from unimo.train.settings import Data, Objectives, Run
+from unimo.train.step import Learner
+
+__all__ = [
+    "Budgets",
+    "Data",
+    "Learner",
+    "Objectives",
+    "Optimiser",
+    "Pretraining",
+    "Run",
+    "learning_rate",
+    "objectives",
+    "open_corpora",
+    "train",
+]
+
+
+def train(run: Run | Work, out: str | Path, *, resume: bool = False, say: Callable[[str], None] = print) -> Path:
+    """Trains as `run` says, in folder `out`; returns the last checkpoint.
+
+    run: settings of a pre-training run, or another work. resume: go on with the run in `out`, which must have the same
+    settings and data. say: takes lines of progress. Raises the errors of the data, the folder and the settings;
+    ResourceError when the machine gives out; NumericsError after three steps in a row that were not finite; Restart
+    when asked to stop by a signal, after saving.
+    """
+    work: Work = Pretraining(run) if isinstance(run, Run) else run
+    settings: LoopSettings = work.settings
+    out = Path(out)
+    rank, world = distributed.start()
+    chief = rank == 0
+    say = say if chief else (lambda _: None)
+    work.check(world)
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    dtype = autocast_dtype(settings.precision, device)
+    keep_freed_memory()
+    torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+    with located_faults(), contextlib.ExitStack() as stack:
+        # Data: indexes are built by one process, then read by all.
+        with distributed.together():
+            folder = stack.enter_context(_open_folder(out, resume)) if chief else None
+            if chief:
+                work.open(out, say)
+        with distributed.together():
+            if not chief:
+                work.open(out, say)
+        settings = work.settings  # what the data decided is now part of them: the labels of a task
+        stream = work.stream(rank, world)
+
+        # Model and optimiser: as they begin, or as they were.
+        torch.manual_seed(rng.number(settings.seed, "initialise"))
+        model = work.build().to(device)
+        for part in model.modules():
+            if isinstance(part, Transformer):
+                part.checkpointing = settings.recompute
+        if not resume:
+            work.start(model, say)
+        if device.type == "cuda" and not any(getattr(part, "dropout", 0) for part in _attentions(model)):
+            model.attention_form = "flex"  # FlexAttention has no dropout
+        optimiser = make_optimiser(model, settings.optimiser)
+        state: dict[str, Any] = {"step": 0, "elapsed": 0.0, "skipped": 0, "skipped_in_a_row": 0}
+        with distributed.together():
+            if folder is not None and resume:
+                folder.resume(settings, work.fingerprints, may_change=work.may_change)
+            elif folder is not None:
+                folder.start(settings, work.fingerprints)
+        path = _last_checkpoint(out, say) if resume else None
+        if resume and path is None:  # stopped before anything was saved: it begins where it began
+            work.start(model, say)
+        averaged = {name: p.detach().clone() for name, p in model.named_parameters()} if settings.average else {}
+        if path is not None:
+            state |= restore(path, model, optimiser, averaged)
+            work.facts |= {"started": state.pop("started")} if "started" in state else {}
+            say(f"resumed from step {state['step']} ({path})")
+        if work.marks is not None:
+            work.marks.from_state(state.pop("marks", []))
+            if chief:
+                forget_later(out / "best", state["step"])
+        saved_step, saved_at, before = state["step"] if path else None, state["elapsed"], state["elapsed"]
+
+        # The folder's writers, and what is shown.
+        log = board = None
+        with distributed.together():
+            if folder is not None:
+                log = stack.enter_context(contextlib.closing(run_folder.JsonlLog(folder.log_path)))
+                log.truncate_after(state["step"] - 1)
+                board = stack.enter_context(contextlib.closing(Board(settings.tensorboard, out, state["step"])))
+        meter = stack.enter_context(contextlib.closing(Meter(matmul_rate(device, dtype), say)))
+        say(f"{work.headline} | {_size(model)} | {device.type} x {world}, {str(dtype).removeprefix('torch.')}")
+
+        def facts() -> dict[str, Any]:
+            marks = {"marks": work.marks.to_state()} if work.marks is not None else {}
+            known = {"settings": to_dict(settings), "data": work.fingerprints, "averaged": bool(averaged)}
+            return {**state, **marks, **known, **work.facts}
+
+        def save() -> Path | None:
+            with distributed.together():
+                if log is None:
+                    return None
+                log.sync()
+                groups = tensors(model, optimiser, averaged)
+                return checkpoint.save(out / "checkpoints", state["step"], groups, facts(), keep=settings.keep)
+
+        def ask() -> tuple[float, float]:
+            """The model's score and loss on the dev split; the best weights so far are kept apart."""
+            assert work.marks is not None
+            with answering(model, averaged):
+                score, dev_loss = distributed.mean(*work.marks.ask(model))
+            best = work.marks.add(state["step"], score, dev_loss, _schedule(work, state))
+            with distributed.together():
+                if best and chief:
+                    weights: dict[str, dict[str, Tensor]]
+                    weights = {"average": averaged} if averaged else {"model": dict(model.named_parameters())}
+                    checkpoint.save(out / "best", state["step"], weights, facts())
+            return score, dev_loss
+
+        # Steps.
+        learner: nn.Module = (work.learner or Learner)(model, work.active)
+        if world > 1:
+            learner = nn.parallel.DistributedDataParallel(learner, find_unused_parameters=True)
+        model.train()
+        stop = stack.enter_context(run_folder.StopFlag())
+        asked = False
+        started = time.monotonic()
+        made = batches(stream, state["step"], work.steps, settings.workers, stop.__bool__)
+        stack.enter_context(contextlib.closing(made))
+        for batch in made:
+            if _progress(work, state) >= 1:
+                break
+            rate = rate_of_step(settings.optimiser, _progress(work, state), _share(work, state))
+            for group in optimiser.param_groups:
+                group["lr"] = rate * group.get("share", 1.0)
+            torch.manual_seed(rng.number(settings.seed, "dropout", state["step"], rank))
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                loss, losses, cost = learner(batch.to(device))
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), settings.optimiser.clip).item()
+            record = {"step": state["step"], **losses, "norm": norm, "rate": rate}
+            if math.isfinite(losses["loss"]) and math.isfinite(norm):
+                optimiser.step()
+                state["skipped_in_a_row"] = 0
+                decay = _averaging(settings.average, state["step"])
+                for name, parameter in model.named_parameters() if averaged else ():
+                    averaged[name].lerp_(parameter.detach(), 1 - decay)
+            else:  # the update is dropped, the order of the data is not: the next step is the next step
+                state["skipped"] += 1
+                state["skipped_in_a_row"] += 1
+                record["skipped"] = _named(distributed.everyone(batch.keys))
+                say(
+                    f"step {state['step']} skipped: loss {losses['loss']}, gradient norm {norm}; "
+                    "its samples are named in log.jsonl"
+                )
+            optimiser.zero_grad(set_to_none=True)
+            state["step"] += 1
+            # The clock and a signal must mean the same on every rank.
+            state["elapsed"], stops = distributed.mean(before + time.monotonic() - started, bool(stop))
+            record["seconds"] = round(state["elapsed"], 3)
+            was_asked = work.marks is not None and work.marks.is_due(state["step"], _progress(work, state) >= 1)
+            if was_asked:
+                record["dev"], record["dev_loss"] = ask()
+            if log is not None:
+                log.write(**record)
+            if board is not None:
+                board.plot(record)
+            meter.show(record, batch, cost, _progress(work, state), state["elapsed"])
+            if state["skipped_in_a_row"] == 3:
+                raise NumericsError(
+                    "three steps in a row were not finite",
+                    where=f"steps {state['step'] - 3} to {state['step'] - 1} of {out / 'log.jsonl'}",
+                    got=f"loss {losses['loss']}, gradient norm {norm}",
+                    do=f"look at the samples, or start anew with a lower optimiser.rate; last good checkpoint: {path}",
+                )
+            asked = stops > 0 and _progress(work, state) < 1
+            if asked or was_asked or _save_is_due(settings, state, saved_at):
+                path, saved_step, saved_at = save(), state["step"], state["elapsed"]
+            if asked:
+                break
+        if stop and not asked and world == 1 and _progress(work, state) < 1:
+            asked = True  # while it waited for a batch that did not come
+        if saved_step != state["step"]:
+            path = save()
+        if asked:
+            raise Restart(
+                "asked to stop; the run is saved",
+                where=out,
+                got=f"signal {stop.received or 'of another process'} after step {state['step'] - 1}",
+                do="start the same command with --resume to go on",
+            )
+        return path or _last_checkpoint(out, say) or out  # other ranks look up what the first has saved
+
+
+# ---- its parts ---------------------------------------------------------------------------------------------
+
+
+def tensors(model: nn.Module, optimiser: Optimisers, averaged: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Everything a step changes that is a tensor, in the groups of a checkpoint; `restore` is its inverse."""
+    groups: dict[str, dict[str, Tensor]] = {
+        "model": dict(model.named_parameters()),
+        "optimiser": moments(model, optimiser),
+    }
+    return groups | ({"average": averaged} if averaged else {})
+
+
+def restore(path: Path, model: nn.Module, optimiser: Optimisers, averaged: dict[str, Tensor]) -> dict[str, Any]:
+    """Puts a checkpoint's weights, moments and averages in place; returns its step, clock and skipped steps."""
+    saved = checkpoint.load(path)
+    fill(model, saved.tensors["model"], where=path)
+    put_back(model, optimiser, saved.tensors["optimiser"])
+    for name in averaged:
+        averaged[name].copy_(saved.tensors["average"][name])
+    counters = ("step", "elapsed", "skipped", "skipped_in_a_row", "marks", "started")
+    return {name: saved.state[name] for name in counters if name in saved.state}
+
+
+def _last_checkpoint(out: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest good checkpoint; None when nothing was saved yet. A run whose checkpoints are all bad is
+    not begun again.
+    """
+    reasons: list[str] = []
+    path = checkpoint.latest(out / "checkpoints", report=reasons.append)
+    for reason in reasons:
+        say(reason)
+    if path is None and reasons:
+        raise WeightsError(
+            "no usable checkpoint",
+            where=out / "checkpoints",
+            got="; ".join(reasons),
+            expected="at least one whole checkpoint",
+            do="restore a copy, or remove the damaged ones to begin again from step 0",
+        )
+    return path
+
+
+def check_folder(out: Path, resume: bool) -> None:
+    """UsageError where there is no run to resume."""
+    if resume and not (out / "settings.json").is_file():
+        raise UsageError(
+            "no run to resume",
+            where=out,
+            expected="a folder in which a run was started (with settings.json)",
+            do="leave --resume away to start one, or check the folder's name",
+        )
+
+
+def _open_folder(out: Path, resume: bool) -> run_folder.RunFolder:
+    check_folder(out, resume)
+    folder = run_folder.RunFolder(out)
+    if folder.has_run and not resume:
+        folder.close()
+        raise UsageError("the output folder already holds a run", where=out, do="add --resume, or choose another --out")
+    return folder
+
+
+def _progress(work: Work, state: dict[str, Any]) -> float:
+    """Share of the run that is done; one that stops early is done before its schedule is."""
+    if work.marks is not None and work.marks.patience_is_over:
+        return 1.0
+    return _schedule(work, state)
+
+
+def _schedule(work: Work, state: dict[str, Any]) -> float:
+    """Share of the schedule that is done: by steps, or by the clock, but not before the least steps are made."""
+    if work.steps:
+        return state["step"] / work.steps
+    by_clock = state["elapsed"] / (60 * (work.settings.minutes or 1))
+    return min(by_clock, state["step"] / work.least_steps) if work.least_steps else by_clock
+
+
+def _share(work: Work, state: dict[str, Any]) -> float:
+    """Share of the schedule that the next step takes; by the clock what steps took so far, the first a thousandth."""
+    if work.steps or not state["step"]:
+        return 1 / (work.steps or work.least_steps or 1000)
+    return _schedule(work, state) / state["step"]
+
+
+def _save_is_due(settings: LoopSettings, state: dict[str, Any], saved_at: float) -> bool:
+    if settings.save_steps:
+        return state["step"] % settings.save_steps == 0
+    return state["elapsed"] - saved_at > 60 * settings.save_minutes
+
+
+def _averaging(decay: float, step: int) -> float:
+    """A short memory at first: early weights are not worth remembering."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+def _named(keys: list[dict[str, list[str]]]) -> dict[str, list[str]]:
+    """The sample names of all ranks, by stream."""
+    return {stream: [name for one in keys for name in one[stream]] for stream in keys[0]}
+
+
+def _attentions(model: nn.Module) -> Iterator[nn.Module]:
+    return (part for part in model.modules() if isinstance(part, Attention))
+
+
+def _size(model: nn.Module) -> str:
+    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"

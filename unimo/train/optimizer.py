@@ -1,0 +1,259 @@
+"""How weights move: AdamW, or Muon for the matrices inside Transformer layers; and the learning rate over a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from unimo.config import Contradiction, setting
+from unimo.train.muon import Muon
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    rate: float = setting(5e-5, "peak learning rate", at_least=0, at_most=10)
+    warmup: float = setting(
+        0.06,
+        "share of the run over which the rate rises from 0; at 0 a released unimo schedule stays at its peak",
+        at_least=0,
+        at_most=1,
+    )
+    hold: float = setting(
+        0.0,
+        "share of the run up to which the rate stays at its peak: linear and cosine fall then",
+        at_least=0,
+        at_most=1,
+    )
+    final: float = setting(0.0, "last learning rate as a share of the peak", at_least=0, at_most=1)
+    decay: Literal["linear", "cosine", "unimo", "unimo2", "noam", "piecewise"] = setting(
+        "linear", "how the rate falls: linear, cosine, or as released: unimo, unimo2, noam, piecewise"
+    )
+    boundaries: tuple[float, ...] = setting(
+        (0.6, 0.8), "piecewise: shares of the run at which the rate changes", at_least=0, at_most=1
+    )
+    factors: tuple[float, ...] = setting(
+        (1.0, 0.1, 0.01), "piecewise: shares of the peak before and after each", at_least=0, at_most=1
+    )
+    beta1: float = setting(0.9, "Adam's first decay rate", at_least=0, below=1)
+    beta2: float = setting(0.98, "Adam's second decay rate", at_least=0, below=1)
+    epsilon: float = setting(1e-6, "Adam's epsilon", above=0, at_most=1)
+    layer_decay: float = setting(
+        1.0, "share of the rate that each layer has of the one above it; 1: all alike", at_least=1e-6, at_most=1
+    )
+    weight_decay: float = setting(
+        0.01, "decoupled decay of weight matrices; LayerNorms, biases and scalars have none", at_least=0, at_most=100
+    )
+    clip: float = setting(1.0, "largest global gradient norm", above=0)
+    layers: Literal["adamw", "muon"] = setting(
+        "adamw", "what moves the matrices inside Transformer layers: adamw or muon; all else has adamw"
+    )
+    momentum: float = setting(0.95, "Muon's momentum", at_least=0, below=1)
+    split_qkv: bool = setting(
+        False,
+        "Muon takes queries', keys' and values' weights for three matrices; false: for the one they are stored in",
+    )
+    epsilon_form: Literal["torch", "unimo"] = setting(
+        "torch", "where epsilon stands: torch, or as released for UNIMO, beside the uncorrected root"
+    )
+    decayed: Literal["matrices", "released"] = setting(
+        "matrices",
+        "what decays: matrices, that is weights of linear maps and the word table, but no positions, [CLS], speakers, "
+        "turns and dictionary entries; or as released all but LayerNorms and biases, temperatures too",
+    )
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        if self.hold and self.decay not in ("linear", "cosine"):
+            yield Contradiction(
+                "a released schedule is not held at its peak",
+                ("hold", "decay"),
+                got=f"{self.hold} and {self.decay}",
+                expected="linear or cosine",
+                do="--set optimiser.hold=0",
+            )
+        if self.decay == "noam" and not self.warmup:
+            yield Contradiction(
+                "noam falls with the root of the warm-up", ("warmup", "decay"), got=0, expected="a warm-up above 0"
+            )
+        if len(self.factors) != len(self.boundaries) + 1 or list(self.boundaries) != sorted(set(self.boundaries)):
+            yield Contradiction(
+                "steps of a piecewise rate that do not fit together",
+                ("boundaries", "factors"),
+                got=f"{self.boundaries} and {self.factors}",
+                expected="rising boundaries, and one factor more than boundaries",
+            )
+
+
+class Optimisers:
+    """Several optimisers of disjoint parameters that step as one and keep their state in one place."""
+
+    def __init__(self, *parts: torch.optim.Optimizer, epsilon: float | None = None):
+        """epsilon: Adam's, where it stands as in released UNIMO (see `make_optimiser`)."""
+        self.parts, self.epsilon = parts, epsilon
+        self.param_groups: list[dict[str, Any]] = [group for part in parts for group in part.param_groups]
+        self.state = parts[0].state
+        for part in parts[1:]:
+            part.state = self.state
+
+    def step(self) -> None:
+        if self.epsilon is not None:
+            taken = max((int(state["step"]) for state in self.state.values() if "step" in state), default=0)
+            for group in self.parts[0].param_groups:
+                group["eps"] = self.epsilon / math.sqrt(1 - group["betas"][1] ** (taken + 1))
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+
+def make_optimiser(model: nn.Module, settings: Optimiser) -> Optimisers:
+    """Fused AdamW; matrices decay, tables (see TABLES), LayerNorms, biases, temperatures and other vectors do not.
+
+    layers="muon" gives the matrices inside Transformer layers to Muon, whose updates are as large as Adam's: one rate
+    serves both.
+
+    As released: UNIMO divides by sqrt(v) + epsilon before the bias of v is corrected (spec unimo, U2), which is this
+    Adam with epsilon / sqrt(1 - beta2^t); UNIMO-2's patch bias decays, by a slip of its name rule (spec unimo2, V6).
+    """
+    named = dict(model.named_parameters())
+    inside = {name for name, p in named.items() if ".layers." in name and p.ndim == 2 and settings.layers == "muon"}
+    rest = {name: p for name, p in named.items() if name not in inside}
+    decays = {name for name, p in rest.items() if _decays(name, p, settings.decayed)}
+    share = layer_shares(model, settings.layer_decay)
+    adamw = torch.optim.AdamW(
+        [
+            {"params": [rest[name] for name in names], "weight_decay": settings.weight_decay * decay, "share": part}
+            for decay, wanted in ((1, decays), (0, rest.keys() - decays))
+            for part, names in _by_share([name for name in rest if name in wanted], share)
+        ],
+        lr=settings.rate,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.epsilon,
+        fused=True,
+    )
+    epsilon = settings.epsilon if settings.epsilon_form == "unimo" else None
+    if not inside:
+        return Optimisers(adamw, epsilon=epsilon)
+    stacked = {name for name in inside if name.endswith("attention.qkv.weight") and settings.split_qkv}
+    muon = Muon(
+        [
+            {"params": [named[name] for name in names], "share": part, "parts": parts}
+            for parts, wanted in ((1, inside - stacked), (3, stacked))
+            if wanted
+            for part, names in _by_share([name for name in named if name in wanted], share)
+        ],
+        lr=settings.rate,
+        weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
+    )
+    return Optimisers(adamw, muon, epsilon=epsilon)
+
+
+# Rows of these are looked up, or are the vectors themselves: nothing multiplies them, so decay bounds no map; it only
+# draws rows that are seldom used to zero (dictionary entries without votes). So are ViTs trained (timm's
+# no_weight_decay).
+# The word table decays as in BERT, RoBERTa and the release: it is the language model's output matrix too.
+TABLES = ("cls", "positions", "position.weight", "speaker.weight", "turn.weight", "dictionary.entries")
+
+EMBEDDINGS = {"words": "text_encoder", "patches": "image_encoder", "regions": "encoder"}  # and the tower on top of them
+
+
+def layer_shares(model: nn.Module, decay: float) -> dict[str, float]:
+    """Name of each parameter -> its share of the rate: decay ** (layers above it).
+
+    What stands on all layers (heads, poolers, the dictionary) has 1. The towers of UNIMO-2 are below its Grounded
+    Transformer, and embeddings below the lowest layer of their tower.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    if decay == 1:
+        return dict.fromkeys(names, 1.0)
+    depth: dict[str, int] = {}
+    for name in names:
+        tower, inside, rest = name.partition(".layers.")
+        if inside:
+            depth[tower] = max(depth.get(tower, 0), 1 + int(rest.partition(".")[0]))
+    top = "grounded_encoder" if "grounded_encoder" in depth else "encoder"
+    return {name: decay ** _layers_above(name, depth, top) for name in names}
+
+
+def _layers_above(name: str, depth: dict[str, int], top: str) -> int:
+    part = name.partition(".")[0]
+    if part in EMBEDDINGS:
+        tower, layer = EMBEDDINGS[part], -1
+        tower = tower if tower in depth else top
+    elif part in depth:
+        tower, inside = part, name.partition(".layers.")[2]
+        layer = int(inside.partition(".")[0]) if inside else depth[part]  # the norm behind its last layer
+    else:
+        return 0
+    return depth[tower] - layer + (0 if tower == top else depth[top])
+
+
+def _by_share(names: list[str], share: dict[str, float]) -> list[tuple[float, list[str]]]:
+    """Names with equal shares together, in the order in which the shares first come; one group where all are alike."""
+    groups: dict[float, list[str]] = {}
+    for name in names:
+        groups.setdefault(share[name], []).append(name)
+    return list(groups.items()) or [(1.0, [])]
+
+
+def _decays(name: str, parameter: Tensor, rule: str) -> bool:
+    if rule == "matrices":
+        return parameter.ndim > 1 and not any(f".{name}".endswith(f".{table}") for table in TABLES)
+    return name.endswith("patches.projection.bias") or not ("norm" in name or name.endswith(".bias"))
+
+
+def learning_rate(settings: Optimiser, progress: float) -> float:
+    """The rate at `progress` in [0, 1] of the run: up linearly, then down to `final`.
+
+    The released forms (spec unimo §6.1, unimo2 §6) count from the run's beginning: after the warm-up unimo goes on at
+    1 - progress, a jump, but without a warm-up stays at its peak; unimo2 goes on at 1 - (progress - warmup); noam falls
+    with the root; piecewise has no warm-up.
+    """
+    warmup = settings.warmup
+    if settings.decay == "piecewise":
+        return settings.rate * settings.factors[sum(progress >= boundary for boundary in settings.boundaries)]
+    if progress < warmup:
+        return settings.rate * progress / warmup
+    if settings.decay == "unimo":
+        return settings.rate * max(0.0, 1 - progress) if warmup else settings.rate
+    if settings.decay == "unimo2":
+        return settings.rate * max(0.0, 1 - (progress - warmup))
+    if settings.decay == "noam":
+        return settings.rate * math.sqrt(warmup / progress)
+    begins = max(warmup, settings.hold)
+    rest = min(1.0, max(0.0, progress - begins) / max(1e-9, 1 - begins))
+    fall = 1 - rest if settings.decay == "linear" else 0.5 * (1 + math.cos(math.pi * rest))
+    return settings.rate * (settings.final + (1 - settings.final) * fall)
+
+
+def rate_of_step(settings: Optimiser, progress: float, share: float) -> float:
+    """The rate of a step that begins at `progress` and takes `share` of the run.
+
+    linear and cosine: that of the step's middle, so that the first step moves the weights, and the last one too.
+    Released schedules: that of its beginning, as released; their first step after a warm-up from 0 moves nothing.
+    """
+    return learning_rate(settings, progress + (share / 2 if settings.decay in ("linear", "cosine") else 0.0))
+
+
+def moments(model: nn.Module, optimiser: Optimisers) -> dict[str, Tensor]:
+    """The optimisers' state by parameter name; parameters that never had a gradient have none."""
+    return {
+        f"{name}.{key}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimiser.state.get(parameter, {}).items()
+    }
+
+
+def put_back(model: nn.Module, optimiser: Optimisers, saved: dict[str, Tensor]) -> None:
+    """The inverse of `moments`."""
+    parameters = dict(model.named_parameters())
+    for name, value in saved.items():
+        owner, _, key = name.rpartition(".")
+        optimiser.state[parameters[owner]][key] = value.to(parameters[owner].device)

@@ -1,0 +1,92 @@
+"""Pre-training as a work of the loop: three streams of data, and every objective that is switched on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unimo.corpus.corpus import Corpus
+from unimo.data.loader import Budgets, Stream
+from unimo.model.build import build
+from unimo.model.unified import Unified
+from unimo.objectives import Objective
+from unimo.tokenizer import Tokenizer
+from unimo.train import data as opening
+from unimo.train.early_stopping import Marks
+from unimo.train.job import Say
+from unimo.train.settings import MAY_CHANGE, Run, check
+from unimo.weights.loading import start_from
+
+
+class Pretraining:
+    """See `unimo.train.job.Work`."""
+
+    may_change: tuple[str, ...] = MAY_CHANGE
+    marks: Marks | None = None
+    least_steps = 0
+    learner: Callable[[Unified, dict[str, Objective]], nn.Module] | None = None
+
+    def __init__(self, run: Run):
+        self.settings: Run = run
+        self.steps = run.steps
+        self.active = run.objectives.active()
+        self.corpora: dict[str, Corpus] = {}
+        self.fingerprints: dict[str, str] = {}
+        self.facts: dict[str, Any] = {}
+        self.headline = ""
+
+    def check(self, world: int) -> None:
+        check(self.settings, world)
+
+    def open(self, out: Path, say: Say) -> None:
+        run = self.settings
+        self.corpora = self.corpora or opening.open_corpora(run, out, say)
+        opening.check_sizes(run, self.corpora)
+        self.regions = opening.open_regions(run, self.corpora) if run.model.member == "unimo" else {}
+        self.fingerprints = {kind: corpus.fingerprint for kind, corpus in self.corpora.items()}
+        self.fingerprints |= {f"regions of {kind}": store.fingerprint for kind, store in self.regions.items()}
+        self.headline = ", ".join(f"{len(corpus):,} {kind}" for kind, corpus in self.corpora.items())
+
+    def stream(self, rank: int, world: int) -> Stream:
+        run = self.settings
+        return Stream(
+            self.corpora,
+            _shared_out(run.batch, self.active),
+            list(self.active.values()),
+            size=run.model.pixels or run.model.image_size,
+            tokenizer=Tokenizer.default(),
+            seed=run.seed,
+            pair_views=run.data.pair_views,
+            image_views=run.data.image_views,
+            rank=rank,
+            world=world,
+            cache_bytes=int(run.data.cache_gb * 2**30),
+            regions=self.regions,
+            prepared=opening.open_prepared(run, self.corpora, self.regions),
+            steps=run.steps,
+        )
+
+    def build(self) -> Unified:
+        model = build(self.settings.model)
+        if self.settings.only_known_words:
+            known = opening.known_words(self.corpora)
+            model.know_words(torch.from_numpy(known))
+            self.facts["known_words"] = known.tolist()
+        return model
+
+    def start(self, model: Unified, say: Say) -> None:
+        if self.settings.start is not None:
+            account = start_from(model, self.settings.start)
+            say(f"{len(account.loaded)} tensors from {self.settings.start}, {len(account.missing)} as initialised")
+
+
+def _shared_out(budgets: Budgets, active: dict[str, Objective]) -> Budgets:
+    """Passages are masked or written; with one of the two objectives off, the other gets them all."""
+    if "mlm" in active and "seq2seq" in active:
+        return budgets
+    return replace(budgets, fragments=float("seq2seq" in active))

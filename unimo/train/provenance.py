@@ -1,0 +1,34 @@
+"""Where a number comes from: which weights answered, and which code asked."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import subprocess
+from pathlib import Path
+
+from unimo.checkpoint import MANIFEST
+from unimo.json_files import load_json
+from unimo.weights.pretrained import WEIGHTS
+
+
+def weights_hash(folder: Path, name: str) -> str:
+    """SHA-256 of the weights that answered: a checkpoint's manifest knows it, a saved folder is read."""
+    if (folder / MANIFEST).is_file():
+        return load_json(folder / MANIFEST)["files"][name]["sha256"]
+    digest = hashlib.sha256()
+    with (folder / WEIGHTS).open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def commit() -> str | None:
+    """The commit of the code that runs, "+ changes" when files differ from it; None where git cannot say."""
+    here = Path(__file__).parent
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        ask = {"cwd": here, "capture_output": True, "text": True, "timeout": 10, "check": True}
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], **ask).stdout.strip()  # type: ignore[call-overload]
+        changed = subprocess.run(["git", "status", "--porcelain", "--", "."], **ask).stdout.strip()  # type: ignore[call-overload]
+        return commit + (" + changes" if changed else "")
+    return None

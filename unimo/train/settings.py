@@ -1,0 +1,296 @@
+"""What a pre-training run is made of: every setting, and which of them contradict each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from unimo import objectives
+from unimo.config import Contradiction, check_settings, setting
+from unimo.corpus.finding import Kind
+from unimo.data.augment import Views
+from unimo.data.loader import Budgets
+from unimo.errors import UsageError
+from unimo.model.build import ModelSettings
+from unimo.objectives import (
+    CrossModalContrastive,
+    GroundedDictionaryLoss,
+    ImageContrastive,
+    ImageTextMatching,
+    MaskedGrounding,
+    MaskedLanguageModeling,
+    MaskedRegionModeling,
+    Objective,
+    RewritingContrastive,
+    Seq2SeqGeneration,
+    TextContrastive,
+)
+from unimo.tokenizer import Tokenizer
+from unimo.train.optimizer import Optimiser
+
+
+@dataclass(frozen=True)
+class Data:
+    texts: tuple[str, ...] = setting((), "folders, globs or files of texts without pictures", filled=True)
+    images: tuple[str, ...] = setting((), "folders, globs or files of pictures without texts", filled=True)
+    pairs: tuple[str, ...] = setting((), "folders, globs or files of pictures with captions", filled=True)
+    regions: tuple[str, ...] = setting(
+        (), "detected regions (unimo prepare regions), if not beside the shards (UNIMO)", filled=True
+    )
+    rewrites: str | None = setting(
+        None, "folder of rewritten captions (unimo prepare rewrites); beside: beside the shards", filled=True
+    )
+    neighbours: str | None = setting(
+        None, "folder of related pictures and sentences (unimo prepare neighbours)", filled=True
+    )
+    max_bad_share: float = setting(
+        0.01, "share of bad samples beyond which a run stops and says why", at_least=0, at_most=1
+    )
+    index_dir: str | None = setting(
+        None, "where shard indexes go when they should not lie beside the shards", filled=True
+    )
+    verify: Literal["decode", "header"] = setting(
+        "decode", "decode every picture once while indexing, or read only its header"
+    )
+    cache_gb: float = setting(2.0, "memory for decoded pictures, per loader process", at_least=0, at_most=1e6)
+    pair_views: Views = setting(Views(), "how pictures of pairs are varied")
+    image_views: Views = setting(
+        Views(crop=0.3, flip=0.5, jitter=0.4, grey=0.2), "how the two views of a picture differ"
+    )
+
+
+@dataclass(frozen=True)
+class Objectives:
+    mlm: MaskedLanguageModeling = setting(MaskedLanguageModeling(), "masked words")
+    seq2seq: Seq2SeqGeneration = setting(Seq2SeqGeneration(), "written captions and fragments")
+    cmcl: CrossModalContrastive = setting(CrossModalContrastive(), "pictures and captions that find each other")
+    itm: ImageTextMatching = setting(ImageTextMatching(), "does the caption belong to the picture")
+    image_contrastive: ImageContrastive = setting(ImageContrastive(), "two views of a picture that find each other")
+    dictionary: GroundedDictionaryLoss = setting(GroundedDictionaryLoss(), "entries and their voters move together")
+    masked_grounding: MaskedGrounding = setting(MaskedGrounding(), "masked grounded tokens")
+    mrm: MaskedRegionModeling = setting(MaskedRegionModeling(weight=0.0), "masked regions (UNIMO)")
+    rewriting: RewritingContrastive = setting(RewritingContrastive(weight=0.0), "captions and their rewritings")
+    text_contrastive: TextContrastive = setting(TextContrastive(), "halves of a passage that find each other")
+
+    def active(self) -> dict[str, Objective]:
+        named = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: objective for name, objective in named.items() if objective.weight}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a run is made of; saved with it as settings.json and accepted back as a recipe."""
+
+    model: ModelSettings = setting(ModelSettings(), "the model")
+    start: str | None = setting(None, "weights to start from: a run, a saved folder, or a name on the hub", filled=True)
+    data: Data = setting(Data(), "where the data is and how it is read")
+    batch: Budgets = setting(Budgets(), "what one step holds")
+    objectives: Objectives = setting(Objectives(), "what is asked, and how much it counts")
+    optimiser: Optimiser = setting(Optimiser(), "how the weights move")
+    steps: int | None = setting(None, "length of the run in steps (exactly resumable)", at_least=1)
+    minutes: float | None = setting(None, "length of the run in minutes; used when steps is none", above=0)
+    seed: int = setting(0, "all chance of the run")
+    precision: Literal["auto", "bf16", "fp32"] = setting("auto", "auto, bf16 or fp32")
+    workers: int = setting(1, "loader processes; 0 loads in the training process", at_least=0, at_most=1024)
+    save_steps: int | None = setting(None, "steps between checkpoints", at_least=1)
+    save_minutes: float = setting(10.0, "minutes between checkpoints when save_steps is none", at_least=0)
+    keep: int = setting(2, "checkpoints kept", at_least=2)
+    average: float = setting(
+        0.0, "decay of a running average of the weights, used for answering; 0 keeps none", at_least=0, at_most=0.999999
+    )
+    only_known_words: bool = setting(
+        False, "predict only words the training texts hold: the same softmax over fewer columns"
+    )
+    recompute: bool = setting(False, "recompute activations in the backward pass to save memory")
+    tensorboard: bool = setting(True, "write TensorBoard curves when the package is installed")
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        model, active = self.model, self.objectives.active()
+        longest = model.positions - 2
+        for name in ("caption_length", "passage_length"):
+            if getattr(self.batch, name) > longest:
+                yield Contradiction(
+                    "texts longer than the model has positions",
+                    (f"batch.{name}", "model.positions"),
+                    got=getattr(self.batch, name),
+                    expected=f"at most {longest}, model.positions - 2",
+                    do=f"--set batch.{name}={longest}, or raise model.positions for longer texts",
+                )
+        if model.dictionary and model.chosen > model.dictionary:
+            yield Contradiction(
+                "more entries are chosen than there are",
+                ("model.chosen", "model.dictionary"),
+                got=f"{model.chosen} of {model.dictionary}",
+                expected="at most model.dictionary",
+                do=f"--set model.chosen={model.dictionary}",
+            )
+        if model.vocabulary < Tokenizer.vocab_size:
+            yield Contradiction(
+                "fewer rows of the word table than the tokenizer has words",
+                ("model.vocabulary",),
+                got=model.vocabulary,
+                expected=f"at least {Tokenizer.vocab_size}",
+            )
+        if not active:
+            yield Contradiction("no objective", ("objectives",), expected="at least one weight above 0")
+        others = ONLY_UNIMO2 if model.member == "unimo" else ONLY_UNIMO
+        if foreign := sorted(set(active) & others):
+            yield Contradiction(
+                f"an objective that {model.member} does not have",
+                ("model.member", *(f"objectives.{name}.weight" for name in foreign)),
+                got=", ".join(foreign),
+                expected=", ".join(sorted(set(objectives.OBJECTIVES) - others)),
+                do=" ".join(f"--set objectives.{name}.weight=0" for name in foreign),
+            )
+        if "itm" in active and model.member == "unimo" and self.objectives.itm.hard:
+            yield Contradiction(
+                "UNIMO has no embeddings before fusion by which to draw hard negatives",
+                ("objectives.itm.hard", "model.member"),
+                do="--set objectives.itm.hard=false",
+            )
+        needs_matching = [name for name in ("itm", "rewriting") if name in active]
+        if self.objectives.rewriting.scorer == "cosine":
+            needs_matching = needs_matching[: "itm" in active]
+        if model.member == "unimo" and not model.matching and needs_matching:
+            yield Contradiction(
+                "an objective needs the matching head",
+                ("model.matching", *(f"objectives.{name}.weight" for name in needs_matching)),
+                got=0,
+                expected="1 or 2",
+                do="--set model.matching=1",
+            )
+        if model.member == "unimo" and "rewriting" in active and self.objectives.rewriting.temperature is None:
+            yield Contradiction(
+                "only UNIMO-2 has a learned temperature",
+                ("objectives.rewriting.temperature", "objectives.rewriting.scorer", "model.member"),
+                got="none",
+                expected="a number, about 0.07 for cosines",
+            )
+        if "mrm" in active and not model.region_heads:
+            yield Contradiction(
+                "masked regions need their heads",
+                ("objectives.mrm.weight", "model.region_heads"),
+                got="model.region_heads=false",
+                do="--set model.region_heads=true, or --set objectives.mrm.weight=0",
+            )
+        if "masked_grounding" in active and (
+            model.grounding_method != "topk" or model.chosen > self.objectives.masked_grounding.chosen
+        ):
+            yield Contradiction(
+                "masked grounding cannot draw for every grounded token",
+                (
+                    *(f"objectives.masked_grounding.{key}" for key in ("chosen", "weight")),
+                    "model.chosen",
+                    "model.grounding_method",
+                ),
+                got=f"{self.objectives.masked_grounding.chosen}, {model.chosen}, {model.grounding_method}",
+                expected="at least model.chosen, and model.grounding_method=topk",
+            )
+        for name in ("masked_grounding", "image_contrastive"):
+            if name in active and not getattr(model, name):
+                yield Contradiction(
+                    "an objective needs a part of the model that is switched off",
+                    (f"objectives.{name}.weight", f"model.{name}"),
+                    got=f"weight {active[name].weight}, model.{name}=false",
+                    expected="both on or both off",
+                    do=f"--set model.{name}=true, or --set objectives.{name}.weight=0",
+                )
+
+
+# Objectives that only one member can be asked.
+ONLY_UNIMO2 = {"cmcl", "image_contrastive", "dictionary", "masked_grounding"}
+ONLY_UNIMO = {"mrm"}
+
+MAY_CHANGE = (
+    "workers",
+    "save_*",
+    "keep",
+    "minutes",
+    "tensorboard",
+    "data.cache_gb",
+    "data.index_dir",
+    "data.verify",
+)
+
+
+def wanted(run: Run) -> list[Kind]:
+    """The kinds of data that are given and have a budget."""
+    budgets: dict[Kind, int] = {
+        "texts": run.batch.text_tokens,
+        "images": run.batch.images,
+        "pairs": run.batch.pairs,
+    }
+    return [kind for kind, budget in budgets.items() if budget and getattr(run.data, kind)]
+
+
+def check(run: Run, world: int) -> None:
+    """Settings that cannot be, or with which no run can start on `world` processes: before anything is opened."""
+    check_settings(run, cls=Run)
+    if (run.steps is None) == (run.minutes is None):
+        raise UsageError(
+            "how long should the run be?",
+            where="steps, minutes",
+            got=f"steps={run.steps}, minutes={run.minutes}",
+            expected="exactly one of them",
+            do="--minutes 5, or --set steps=1000",
+        )
+    asked = run.objectives
+    if run.steps is None and (asked.mlm.alone_until or asked.rewriting.begins):
+        raise UsageError(
+            "objectives that have their turn in a part of a run need one of known length",
+            where="objectives.mlm.alone_until, objectives.rewriting.begins",
+            got=f"minutes={run.minutes}",
+            expected="a number of steps",
+            do="--steps 1000, or --set objectives.mlm.alone_until=0 --set objectives.rewriting.begins=0",
+        )
+    of_graphs = {
+        "objectives.mlm.nodes": asked.mlm.nodes,
+        "objectives.mlm.relations": asked.mlm.relations,
+        "objectives.mlm.alone_until": asked.mlm.alone_until,
+        "objectives.rewriting.relations": asked.rewriting.relations,
+    }
+    if run.data.rewrites is None and any(of_graphs.values()):
+        raise UsageError(
+            "the scene graph of a caption is known from rewritten captions",
+            where=", ".join(name for name, value in of_graphs.items() if value),
+            got="data.rewrites=none",
+            expected="rewritten captions (unimo prepare rewrites)",
+            do="--set data.rewrites=FOLDER, or "
+            + " ".join(f"--set {name}=0" for name, value in of_graphs.items() if value),
+        )
+    if run.batch.shards % world:
+        raise UsageError(
+            "the shards of a step cannot be shared equally among the processes",
+            where="batch.shards",
+            got=run.batch.shards,
+            expected=f"a multiple of {world}",
+            do=f"--set batch.shards={world}",
+        )
+    if not wanted(run):
+        raise UsageError(
+            "no data",
+            where="data.texts, data.images, data.pairs",
+            expected="at least one folder, with a budget above 0",
+            do="--pairs FOLDER --images FOLDER --texts FOLDER",
+        )
+    if "dictionary" in asked.active() and run.model.dictionary and not any(_reach_dictionary(run)):
+        raise UsageError(
+            "the dictionary's loss has nothing to be asked of",
+            where="objectives.dictionary",
+            got=f"{', '.join(wanted(run))}, and {', '.join(asked.active())}",
+            expected="images, pairs that an objective reads (mlm, seq2seq, cmcl, itm, ...), or texts for mlm",
+            do="switch one of them on, or --set objectives.dictionary.weight=0",
+        )
+
+
+def _reach_dictionary(run: Run) -> Iterator[bool]:
+    """Of every kind of data, whether anything votes in it: captions that are read, passages that are masked."""
+    asked = run.objectives
+    active = asked.active()
+    for kind in wanted(run):
+        if kind == "pairs":
+            some = any(name in active and getattr(asked, name).pairs for name in ("mlm", "seq2seq"))
+            yield some or any(name in active for name in ("cmcl", "itm", "masked_grounding"))
+        else:
+            yield kind == "images" or "mlm" in active

@@ -1,1 +1,0 @@
-"""The parts of `unimo.train`: settings, opened data, one step as a module, dev marks, progress."""
