@@ -24,7 +24,7 @@ RUNS: Columns = {
     ("Retrieval", "text to image R@10, re-ranked"): "re-ranked R@10",
     ("Captions against the scene, held-out", "objects with right attributes"): "caption attributes right",
     ("Foils", "all, fused"): "hard foils told apart",
-    ("Masked words", "captions beside their pictures"): "masked words",
+    ("Masked words", "captions beside their images"): "masked words",
 }
 ABLATIONS: Columns = {
     ("Retrieval, held-out", "image to text R@1, re-ranked"): "image to text R@1",

@@ -1,4 +1,4 @@
-"""UNIMO and UNIMO-2: one model that learns from texts, pictures and pairs, and serves understanding and generation."""
+"""UNIMO and UNIMO-2: one model that learns from texts, images and pairs, and serves understanding and generation."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a model reads in one step: pictures in a rectangle, texts in one packed row, and who was asked what.
+"""What a model reads in one step: images in a rectangle, texts in one packed row, and who was asked what.
 
-    N pictures · S side in pixels · R regions · F their features · M texts · T packed tokens
+    N images · S side in pixels · R regions · F their features · M texts · T packed tokens
 
 Absent things are absent, never zero-filled: a batch without texts has M = T = 0.
 """
@@ -50,10 +50,10 @@ class Texts:
 
 @dataclass(frozen=True)
 class Regions:
-    """Detected regions of N pictures in a rectangle of R rows, row 0 the whole picture (spec unimo §1.5).
+    """Detected regions of N images in a rectangle of R rows, row 0 the whole image (spec unimo §1.5).
 
-    features: (N, R, F); boxes: (N, R, 5), corners and area as shares of the picture; lengths: (N,) rows that are there,
-    at least 1: a sample without regions is a request without a picture.
+    features: (N, R, F); boxes: (N, R, 5), corners and area as shares of the image; lengths: (N,) rows that are there,
+    at least 1: a sample without regions is a request without an image.
     classes: (N, R, K) the detector's probabilities, for masked region modelling, or None.
     """
 
@@ -84,7 +84,7 @@ class Targets:
 class Batch:
     """One rank's share of one step.
 
-    pixels: (N, 3, S, S) uint8. image_groups / text_groups: name -> (first, last + 1) range of pictures / texts, such
+    pixels: (N, 3, S, S) uint8. image_groups / text_groups: name -> (first, last + 1) range of images / texts, such
     as "pairs" or "texts.masked". targets: objective -> Targets. extra: anything else an objective drew for itself.
     keys: stream -> sample names, to name what a failed step had read. regions: in place of pixels, for UNIMO.
     """
@@ -100,7 +100,7 @@ class Batch:
     regions: Regions | None = None
 
     def images_of(self, group: str) -> Tensor:
-        """Numbers of the pictures of a group, (n,)."""
+        """Numbers of the images of a group, (n,)."""
         return torch.arange(*self.image_groups[group], device=self.pixels.device)
 
     def texts_of(self, group: str) -> Tensor:

@@ -34,8 +34,8 @@ def describe(settings: ModelSettings, *, caption: int = 20, passage: int = 128) 
     total = sum(counts.values())
     shapes = Shapes.of(model)
     sees_pixels = settings.member == "unimo-2"
-    pictures = f"of {settings.pixels or settings.image_size} px" if sees_pixels else f"as {REGIONS} regions"
-    lines = [f"{settings.member.upper()}, width {model.width}, pictures {pictures}", ""]
+    images = f"of {settings.pixels or settings.image_size} px" if sees_pixels else f"as {REGIONS} regions"
+    lines = [f"{settings.member.upper()}, width {model.width}, images {images}", ""]
     lines += [f"  {name:<24}{count:>15,}" for name, count in counts.items() if count]
     lines += [f"  {'parameters':<24}{total:>15,}", "", "  arithmetic of a forward pass (training: x 3)"]
     for name, cost in sample_costs(model, caption, passage).items():

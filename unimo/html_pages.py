@@ -1,4 +1,4 @@
-"""What the pages of `unimo prepare` share: one self-contained HTML file, a picture beside texts, again and again.
+"""What the pages of `unimo prepare` share: one self-contained HTML file, an image beside texts, again and again.
 
 The page asks for nothing outside itself: no script, no link, no font. Captions and file names are strangers' words, so
 whatever is not built here must pass `text`.
@@ -68,17 +68,17 @@ def article(left: str, *right: str) -> str:
     return f"<article><div>{left}</div><div>{''.join(right)}</div></article>\n"
 
 
-def picture(corpus: Corpus, i: int, side: int = 320) -> str:
-    """The picture of item i inside the page, its longer side at most `side` pixels. DataError if it cannot be read."""
-    image = load_rgb(corpus.image_bytes(i), where=corpus.where(i))
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+def image(corpus: Corpus, i: int, side: int = 320) -> str:
+    """The image of item i inside the page, its longer side at most `side` pixels. DataError if it cannot be read."""
+    opened = load_rgb(corpus.image_bytes(i), where=corpus.where(i))
+    opened.thumbnail((side, side), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=82)
+    opened.save(stream, "JPEG", quality=82)
     return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}">'
 
 
 def row(title: str, figures: Sequence[tuple[str, str]]) -> str:
-    """Pictures side by side, each with a plain text below; nothing where there are none."""
+    """Images side by side, each with a plain text below; nothing where there are none."""
     shown = (f"<figure>{image}<figcaption>{text(below)}</figcaption></figure>" for image, below in figures)
     return f'<h3>{text(title)}</h3><div class="row">{"".join(shown)}</div>' if figures else ""
 

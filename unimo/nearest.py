@@ -1,13 +1,13 @@
-"""What is near what: sentences by their words, pictures by a vector or by the objects on them. Plain numpy, exact.
+"""What is near what: sentences by their words, images by a vector or by the objects on them. Plain numpy, exact.
 
-    n rows (sentences or pictures) · Q queries · k neighbours · D width · V words or classes · Z entries (row, word)
+    n rows (sentences or images) · Q queries · k neighbours · D width · V words or classes · Z entries (row, word)
 
     sentences      a document as consecutive stretches
     Bags           rows of counted or weighted words (or object classes): compressed sparse rows
     bm25, tf_idf   counts -> weights
     Postings       an inverted index over Bags: the k best rows of a query
     nearest        the k best rows of dense vectors, block by block
-    overlaps       how many objects two pictures share
+    overlaps       how many objects two images share
 
 Every search is exact, orders by (score, largest first; then row number) and gives the same whatever its blocks.
 
@@ -280,13 +280,13 @@ def _better(best: Found, first: int, scores: np.ndarray, k: int, least: float) -
     return numbers[order], joined[order]
 
 
-# ---- pictures
+# ---- images
 
 
 def overlaps(rows: Bags, chosen: np.ndarray, query: Bags, i: int) -> np.ndarray:
-    """Multiset Jaccard of the objects of picture i of `query` with those of the chosen pictures: (m,) in 0 .. 1.
+    """Multiset Jaccard of the objects of image i of `query` with those of the chosen images: (m,) in 0 .. 1.
 
-    rows, query: counted class labels of detected objects. Two dogs beside one dog and one cat: 1 / 3. Two pictures
+    rows, query: counted class labels of detected objects. Two dogs beside one dog and one cat: 1 / 3. Two images
     without objects share nothing.
     """
     some = rows.pick(chosen)

@@ -1,6 +1,6 @@
 """Timings, as ratios of two ways to the same end, measured in turns within one run.
 
-    K texts beside one picture · R rows of a picture · T packed tokens
+    K texts beside one image · R rows of an image · T packed tokens
 
 Machines and what else they do differ; a ratio of neighbours in time differs little. Counted operations stand beside it.
 `sharing` builds its own model, `mask` needs none; `retrieval` asks a trained one.
@@ -47,16 +47,16 @@ def bench(name: str, *, size: str = "small", rounds: int = ROUNDS) -> list[dict[
 
 
 def sharing(size: str, rounds: int) -> Iterator[dict[str, Any]]:
-    """UNIMO: K texts beside one copy of a picture (prefix fusion) against a copy for each (joint fusion).
+    """UNIMO: K texts beside one copy of an image (prefix fusion) against a copy for each (joint fusion).
 
-    Forward and backward, 2 pictures of 36 regions and [IMG], captions of 20 tokens, float32.
+    Forward and backward, 2 images of 36 regions and [IMG], captions of 20 tokens, float32.
     """
-    pictures, rows, length = 2, 37, 20
+    images, rows, length = 2, 37, 20
     for k in (1, 4, 20):
-        regions = Regions(torch.randn(pictures, rows, 64), torch.rand(pictures, rows, 5), torch.full((pictures,), rows))
-        texts = _texts(pictures * k, length)
+        regions = Regions(torch.randn(images, rows, 64), torch.rand(images, rows, 5), torch.full((images,), rows))
+        texts = _texts(images * k, length)
         batch = Batch(0, torch.zeros(0, 3, 1, 1), texts, {}, {}, {}, regions=regions)
-        image = torch.arange(pictures).repeat_interleave(k)
+        image = torch.arange(images).repeat_interleave(k)
         runs, costs = {}, {}
         for fusion, share in (("joint", False), ("prefix", True)):
             small = ModelSettings(member="unimo", region_size=64, vocabulary=1000, dropout=0.0, attention_dropout=0.0)
@@ -160,7 +160,7 @@ def retrieval(
 ) -> dict[str, Any]:
     """Exhaustive and two-stage retrieval of one model on the same pairs: quality and speed of every shortlist.
 
-    limit, captions: at most so many pictures, and captions of each. shortlists: lengths; one beyond the gallery means
+    limit, captions: at most so many images, and captions of each. shortlists: lengths; one beyond the gallery means
     all. Returns what `unimo bench retrieval` writes: `curve` with the rows of `Curve.rows`, `scores` as an evaluation
     has them, `facts`, and `table`.
     """
@@ -178,7 +178,7 @@ def retrieval(
         "step": answerer.facts.get("step"),
         "weights": identity(answerer),
         "data": material.fingerprints,
-        "pictures": found.pictures,
+        "images": found.images,
         "captions": found.captions,
         "distinct captions": found.distinct,
         "seconds of the towers": found.towers,

@@ -36,10 +36,10 @@ def test_the_interval_is_that_of_the_same_items_and_narrower_than_two_apart(tmp_
     rng = np.random.default_rng(0)
     before = rng.random(400) < 0.6
     after = before & (rng.random(400) < 0.9)  # forgets a tenth, learns nothing
-    pictures = np.repeat(np.arange(100), 4)
-    first, second = (share_score(hits, groups=pictures) for hits in (before, after))
+    images = np.repeat(np.arange(100), 4)
+    first, second = (share_score(hits, groups=images) for hits in (before, after))
     found = lost(tmp_path, {"hits": first}, {"hits": second})["hits"]
-    own = paired_bootstrap(before, after, groups=pictures).difference
+    own = paired_bootstrap(before, after, groups=images).difference
     assert found["difference"]["value"] == pytest.approx(np.mean(before) - np.mean(after))
     assert (found["difference"]["low"], found["difference"]["high"]) == pytest.approx((own.low, own.high))
     assert found["difference"]["low"] > 0 and found["difference"]["n"] == 400

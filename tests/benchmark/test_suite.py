@@ -99,7 +99,7 @@ def test_retrieval_stands_beside_chance_and_the_model_as_it_was(made):
     for row in rows:
         k = int(row["metric"].partition("@")[2])
         assert row["score"]["n"] == 5 and row["score"]["chance"] == pytest.approx(min(1.0, k / 5))  # held-out scenes
-        # The same model, pictures and captions were asked as an ability: more than five are in no shortlist's way.
+        # The same model, images and captions were asked as an ability: more than five are in no shortlist's way.
         assert row["baselines"]["before fine-tuning"]["value"] == asked[f"{row['metric']}, re-ranked"]["value"]
     assert all("before fine-tuning" not in row["metric"] for row in report_of(out / "retrieval-random"))
 
@@ -309,11 +309,11 @@ def test_other_wrong_calls(start, world, tmp_path):
 def test_the_rows_of_the_plan_of_scenes(world, tmp_path):
     plan = scenes_plan(world, tmp_path)
     rows = {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in tmp_path.iterdir()}
-    pictures = {split: {row["image"] for row in rows[f"vqa-{split}"]} for split in ("train", "dev", "test")}
-    assert len(pictures["train"]) == 15 and len(pictures["dev"]) == 1 and not pictures["train"] & pictures["dev"]
-    assert {key.partition("-")[0] for key in pictures["test"]} == {"heldout"} and len(pictures["test"]) == 5
+    images = {split: {row["image"] for row in rows[f"vqa-{split}"]} for split in ("train", "dev", "test")}
+    assert len(images["train"]) == 15 and len(images["dev"]) == 1 and not images["train"] & images["dev"]
+    assert {key.partition("-")[0] for key in images["test"]} == {"heldout"} and len(images["test"]) == 5
     assert len(rows["asking-test"]) == 5 and all(row["target"] for row in rows["asking-train"])
-    for row in rows["texts-train"]:  # no picture can be seen, by name or otherwise
+    for row in rows["texts-train"]:  # no image can be seen, by name or otherwise
         assert set(row) == {"id", "text", "text2", "label", "group"}
     assert not any(entry.images for entry in plan.entries if entry.quadrant.endswith("single-modal"))
     asked = json.loads((world / "qa/heldout.jsonl").read_text().splitlines()[0])

@@ -39,7 +39,7 @@ class Letters:
 LETTERS = Letters()
 
 
-def picture(seed: int, form="PNG", size=(12, 8)) -> bytes:
+def image(seed: int, form="PNG", size=(12, 8)) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(
         stream, form
@@ -59,7 +59,7 @@ def write_tar(path: Path, members, form=tarfile.USTAR_FORMAT) -> Path:
 def pair(i: int, captions=None):
     captions = captions or [f"caption {i} a", f"caption {i} b ü"]
     return [
-        (f"{i:03d}.png", picture(i)),
+        (f"{i:03d}.png", image(i)),
         (f"{i:03d}.json", json.dumps({"captions": captions, "n": i}).encode()),
     ]
 
@@ -81,7 +81,7 @@ def open_loosely(kind, paths, **options):
 
 def test_pairs_from_tars(tmp_path):
     pairs_tar(tmp_path / "b.tar", 3)
-    write_tar(tmp_path / "a.tar", [("x.JPG", picture(9, "JPEG")), ("x.txt", b"one\n\ntwo\n"), ("x.cls", b"3")])
+    write_tar(tmp_path / "a.tar", [("x.JPG", image(9, "JPEG")), ("x.txt", b"one\n\ntwo\n"), ("x.cls", b"3")])
     corpus, ledger = open_loosely("pairs", tmp_path)
     assert list(corpus.keys) == ["x", "000", "001", "002"]  # shards in sorted order
     assert corpus.caption_offsets.tolist() == [0, 2, 4, 6, 8]
@@ -93,7 +93,7 @@ def test_pairs_from_tars(tmp_path):
             tokens = corpus.tokens(i, j)
             assert tokens.dtype == np.uint16 and bytes(tokens.astype(np.uint8)).decode() == caption
             assert corpus.token_counts[corpus.caption_offsets[i] + j] == len(tokens)
-    assert corpus.image_bytes(2) == picture(1) and corpus.meta(2)["n"] == 1 and corpus.meta(0) == {}
+    assert corpus.image_bytes(2) == image(1) and corpus.meta(2)["n"] == 1 and corpus.meta(0) == {}
     assert ledger.notes == {"extra members: ending in .cls, not read as pairs": 1, "blank captions": 1}
     assert ledger.summary()["examples"]["extra members: ending in .cls, not read as pairs"] == ["x.cls"]
     with pytest.raises(IndexError):
@@ -103,7 +103,7 @@ def test_pairs_from_tars(tmp_path):
 def test_pairs_from_a_folder_and_jsonl(tmp_path):
     (tmp_path / "img").mkdir()
     for i in range(3):
-        (tmp_path / "img" / f"{i}.png").write_bytes(picture(i))
+        (tmp_path / "img" / f"{i}.png").write_bytes(image(i))
     rows = [
         {"image": "img/0.png", "caption": "zero"},
         {"image": "./img/1.png", "captions": ["one", "uno"]},
@@ -116,13 +116,13 @@ def test_pairs_from_a_folder_and_jsonl(tmp_path):
     corpus, ledger = open_loosely("pairs", tmp_path)
     assert list(corpus.keys) == ["img/0.png", "img/1.png"]
     assert [corpus.sample(i).texts for i in range(2)] == [("zero", "null"), ("one", "uno")]
-    assert corpus.image_bytes(1) == picture(1) and corpus.meta(0) == rows[0]
+    assert corpus.image_bytes(1) == image(1) and corpus.meta(0) == rows[0]
     assert ledger.summary()["reasons"] == {
         "image path leaves the folder": 1,
         "file is missing": 1,
         "field is missing": 1,
     }
-    assert ledger.notes["pictures that no table names"] == 1  # img/2.png: no fault of anybody
+    assert ledger.notes["images that no table names"] == 1  # img/2.png: no fault of anybody
     named = {"picture": "img/2.png", "says": "two"}
     (tmp_path / "captions.jsonl").write_text(json.dumps(named))
     corpus, _ = open_loosely("pairs", tmp_path, fields=Fields(image=("picture",), captions=("says",)))
@@ -133,14 +133,14 @@ def test_pairs_from_parquet(tmp_path):
     arrow = pytest.importorskip("pyarrow")
     import pyarrow.parquet as parquet
 
-    rows = [{"key": f"k{i}", "jpg": picture(i, "JPEG"), "caption": f"c{i}", "url": "u"} for i in range(5)]
+    rows = [{"key": f"k{i}", "jpg": image(i, "JPEG"), "caption": f"c{i}", "url": "u"} for i in range(5)]
     parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=2)
-    nested = [{"image": {"bytes": picture(7), "path": "x.png"}, "text": "seven"}]
+    nested = [{"image": {"bytes": image(7), "path": "x.png"}, "text": "seven"}]
     parquet.write_table(arrow.Table.from_pylist(nested), tmp_path / "b.parquet")
     corpus, _ = open_loosely("pairs", tmp_path)
     assert list(corpus.keys) == ["k0", "k1", "k2", "k3", "k4", "b.parquet:0"]
     assert [corpus.image_bytes(i) for i in range(5)] == [row["jpg"] for row in rows]
-    assert corpus.image_bytes(5) == picture(7) and corpus.text(5) == "seven"
+    assert corpus.image_bytes(5) == image(7) and corpus.text(5) == "seven"
     assert corpus.meta(3) == {"key": "k3", "caption": "c3", "url": "u"}
 
 
@@ -149,7 +149,7 @@ def test_img2dataset_tars_win_over_the_tables_beside_them(tmp_path):
     import pyarrow.parquet as parquet
 
     members = [
-        ("000.jpg", picture(0, "JPEG")),
+        ("000.jpg", image(0, "JPEG")),
         ("000.txt", b"a cat"),
         ("000.json", b'{"caption": "a cat", "sha256": "x"}'),
     ]
@@ -163,18 +163,18 @@ def test_img2dataset_tars_win_over_the_tables_beside_them(tmp_path):
 
 def test_images_from_folders_and_tars(tmp_path):
     (tmp_path / "cats" / "ü b").mkdir(parents=True)
-    (tmp_path / "cats" / "ü b" / "-1 🐈.png").write_bytes(picture(1))
+    (tmp_path / "cats" / "ü b" / "-1 🐈.png").write_bytes(image(1))
     (tmp_path / "cats" / "notes.md").write_text("ignored")
     (tmp_path / ".hidden.png").write_bytes(b"ignored")
     labelled = [
-        ("a.png", picture(2)),
+        ("a.png", image(2)),
         ("a.json", b'{"label": 4, "label_name": "tabby"}'),
-        ("b.png", picture(3)),
+        ("b.png", image(3)),
     ]
     write_tar(tmp_path / "t.tar", labelled)
     corpus, _ = open_loosely("images", tmp_path)
     assert list(corpus.keys) == ["cats/ü b/-1 🐈.png", "a", "b"]
-    assert [corpus.image_bytes(i) for i in range(3)] == [picture(i) for i in (1, 2, 3)]
+    assert [corpus.image_bytes(i) for i in range(3)] == [image(i) for i in (1, 2, 3)]
     assert corpus.labels == [None, "tabby", None] and corpus.token_counts.size == 0
     assert open_loosely("images", tmp_path / "cats")[0].labels is None
 
@@ -249,22 +249,22 @@ def test_every_bad_sample_is_named_and_only_bad_ones(tmp_path):
     good = [member for i in range(5) for member in pair(i)]
     cases = {
         "no-image": [("no-image.json", b'{"caption": "x"}')],
-        "no-caption": [("no-caption.png", picture(50))],
-        "blank": [("blank.png", picture(51)), ("blank.json", b'{"captions": ["", "  "]}')],
-        "cut": [("cut.jpg", picture(52, "JPEG", (90, 90))[:-900]), ("cut.txt", b"x")],
+        "no-caption": [("no-caption.png", image(50))],
+        "blank": [("blank.png", image(51)), ("blank.json", b'{"captions": ["", "  "]}')],
+        "cut": [("cut.jpg", image(52, "JPEG", (90, 90))[:-900]), ("cut.txt", b"x")],
         "html": [("html.jpg", b"<html>"), ("html.txt", b"x")],
         "zero": [("zero.jpg", b""), ("zero.txt", b"x")],
-        "tiff": [("tiff.jpg", picture(53, "TIFF")), ("tiff.txt", b"x")],
-        "latin": [("latin.png", picture(54)), ("latin.txt", "größe".encode("latin-1"))],
-        "nan": [("nan.png", picture(55)), ("nan.json", b'{"caption": NaN}')],
-        "half": [("half.png", picture(56)), ("half.json", b'{"caption": "\\ud83d"}')],
-        "number": [("number.png", picture(57)), ("number.json", b'{"captions": [3]}')],
-        "003": [("003.png", picture(58)), ("003.txt", b"second of this key")],
+        "tiff": [("tiff.jpg", image(53, "TIFF")), ("tiff.txt", b"x")],
+        "latin": [("latin.png", image(54)), ("latin.txt", "größe".encode("latin-1"))],
+        "nan": [("nan.png", image(55)), ("nan.json", b'{"caption": NaN}')],
+        "half": [("half.png", image(56)), ("half.json", b'{"caption": "\\ud83d"}')],
+        "number": [("number.png", image(57)), ("number.json", b'{"captions": [3]}')],
+        "003": [("003.png", image(58)), ("003.txt", b"second of this key")],
     }
     path = write_tar(tmp_path / "a.tar", good + [member for members in cases.values() for member in members])
     ledger = Ledger(tmp_path / "bad_samples.jsonl")
     corpus, _ = open_loosely("pairs", path, ledger=ledger)
-    assert list(corpus.keys) == [f"{i:03d}" for i in range(5)] and corpus.image_bytes(3) == picture(3)
+    assert list(corpus.keys) == [f"{i:03d}" for i in range(5)] and corpus.image_bytes(3) == image(3)
     entries = [json.loads(line) for line in ledger.path.read_text().splitlines()]
     assert sorted(entry["key"] for entry in entries) == sorted(cases)
     assert all(entry["key"] in entry["where"] and entry["shard"] == str(path) for entry in entries)
@@ -296,7 +296,7 @@ def test_code_in_data_is_never_looked_at(tmp_path):
 
 
 def test_pipes_and_dangling_links_among_images_are_quarantined(tmp_path):
-    (tmp_path / "good.png").write_bytes(picture(0))
+    (tmp_path / "good.png").write_bytes(image(0))
     (tmp_path / "link.png").symlink_to(tmp_path / "nothing.png")
     os.mkfifo(tmp_path / "pipe.png")
     corpus, ledger = open_loosely("images", tmp_path)
@@ -328,22 +328,22 @@ def test_the_fingerprint_knows_contents_not_places_or_times(tmp_path):
     fingerprints = set()
     for place in ("one", "two"):
         (tmp_path / place).mkdir()
-        (tmp_path / place / "x.png").write_bytes(picture(0))
+        (tmp_path / place / "x.png").write_bytes(image(0))
         path = tmp_path / place / "x.png"
         os.utime(path, (len(fingerprints), 0))
         fingerprints.add(open_loosely("images", tmp_path / place)[0].fingerprint)
     assert len(fingerprints) == 1
-    (tmp_path / "two" / "x.png").write_bytes(picture(1))
+    (tmp_path / "two" / "x.png").write_bytes(image(1))
     assert open_loosely("images", tmp_path / "two")[0].fingerprint not in fingerprints
 
 
 def test_a_change_that_hides_is_found_on_reading_and_by_recheck(tmp_path):
-    """Same size, same time of change, one bit of one picture."""
+    """Same size, same time of change, one bit of one image."""
     path = pairs_tar(tmp_path / "a.tar", 12)
     corpus, _ = open_loosely("pairs", path)
     status = path.stat()
     body = bytearray(path.read_bytes())
-    offset = body.index(picture(7)) + 60
+    offset = body.index(image(7)) + 60
     body[offset] ^= 1
     path.write_bytes(body)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -352,7 +352,7 @@ def test_a_change_that_hides_is_found_on_reading_and_by_recheck(tmp_path):
         with pytest.raises(DataError, match="changed since it was indexed") as caught:
             opened.image_bytes(7)
         assert "key 007" in str(caught.value.where) and "prepare index" in caught.value.do
-        assert opened.image_bytes(6) == picture(6)
+        assert opened.image_bytes(6) == image(6)
     rows = index("pairs", path, tokenizer=LETTERS, max_bad_share=1, say=lambda line: None)
     assert rows[0]["built"] and rows[0]["offered"] == 12
 
@@ -377,7 +377,7 @@ def test_mutated_shards_lose_nothing_in_silence(kind, tmp_path):
     data = original.read_bytes()
     with tarfile.open(original) as tar:
         headers = [member.offset for member in tar]
-    images = {hashlib.sha256(picture(i)).hexdigest(): f"{i:03d}" for i in range(count)}
+    images = {hashlib.sha256(image(i)).hexdigest(): f"{i:03d}" for i in range(count)}
     rng = random.Random(0)
     path = tmp_path / "b.tar"
     losses = 0
@@ -431,7 +431,7 @@ def test_payload_flips_behind_an_index_are_all_found(tmp_path):
         with path.open("r+b") as stream:
             stream.seek(position)
             stream.write(data[position : position + 1])
-    assert [corpus.image_bytes(i) for i in range(6)] == [picture(i) for i in range(6)]
+    assert [corpus.image_bytes(i) for i in range(6)] == [image(i) for i in range(6)]
 
 
 # --- workers --------------------------------------------------------------------------------------
@@ -456,7 +456,7 @@ def test_verify_header_reads_the_same_sizes(tmp_path):
     stream = io.BytesIO()
     Image.new("RGB", (30, 20)).save(stream, "JPEG", exif=exif)
     (tmp_path / "turned.jpg").write_bytes(stream.getvalue())
-    (tmp_path / "plain.png").write_bytes(picture(0))
+    (tmp_path / "plain.png").write_bytes(image(0))
     for level in ("header", "decode"):
         corpus, _ = open_loosely("images", tmp_path, verify=level, index_dir=tmp_path / "index")
         assert corpus.sizes.tolist() == [[12, 8], [20, 30]]

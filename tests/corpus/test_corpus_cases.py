@@ -38,7 +38,7 @@ class Letters:
         return [list(text.encode()) for text in texts]
 
 
-def picture(seed: int, form="PNG") -> bytes:
+def image(seed: int, form="PNG") -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, form)
@@ -67,7 +67,7 @@ def pairs_of(names, seed=0) -> dict[str, bytes]:
     return {
         name: data
         for i, each in enumerate(names)
-        for name, data in ((f"{each}.png", picture(seed + i)), (f"{each}.txt", f"caption of {each}".encode()))
+        for name, data in ((f"{each}.png", image(seed + i)), (f"{each}.txt", f"caption of {each}".encode()))
     }
 
 
@@ -91,7 +91,7 @@ def notes_about(ledger, *words) -> int:
 
 
 def img2dataset(folder: Path, failed=1) -> list[str]:
-    """Its default output, two shards of four pictures, `failed` downloads each; returns keys of the fetched ones."""
+    """Its default output, two shards of four images, `failed` downloads each; returns keys of the fetched ones."""
     arrow = pytest.importorskip("pyarrow")
     import pyarrow.parquet as parquet
 
@@ -111,7 +111,7 @@ def img2dataset(folder: Path, failed=1) -> list[str]:
                 }
             else:
                 keys.append(key)
-                files = {f"{key}.jpg": picture(len(keys), "JPEG"), f"{key}.txt": row["caption"].encode()}
+                files = {f"{key}.jpg": image(len(keys), "JPEG"), f"{key}.txt": row["caption"].encode()}
                 files_in(folder / f"{shard:05d}", {**files, f"{key}.json": json.dumps(row).encode()})
             rows.append(row)
         parquet.write_table(arrow.Table.from_pylist(rows), folder / f"{shard:05d}.parquet")
@@ -125,9 +125,9 @@ def test_case_img2dataset_folders_are_read_as_pairs(failed, tmp_path):
     corpus, ledger = opened("pairs", tmp_path)
     assert list(corpus.keys) == [f"{key[:5]}/{key}.jpg" for key in keys] and ledger.quarantined == 0
     assert [corpus.text(i) for i in range(len(corpus))] == [f"caption of {key}" for key in keys]
-    assert corpus.meta(5)["url"] == f"http://x/{keys[5]}" and corpus.image_bytes(0) == picture(1, "JPEG")
+    assert corpus.meta(5)["url"] == f"http://x/{keys[5]}" and corpus.image_bytes(0) == image(1, "JPEG")
     assert corpus.sample(3).texts == (f"caption of {keys[3]}",)
-    assert notes_about(ledger, ".parquet") == 2 and notes_about(ledger, ".json", "picture") == 2  # and its statistics
+    assert notes_about(ledger, ".parquet") == 2 and notes_about(ledger, ".json", "image") == 2  # and its statistics
     images, noted = opened("images", tmp_path)
     assert len(images) == len(keys) and noted.quarantined == 0 and notes_about(noted, ".parquet") == 2
     one, _ = opened("pairs", str(tmp_path / "*"))
@@ -139,8 +139,7 @@ def test_case_downloads_that_are_named_as_failed_are_not_bad(tmp_path):
     import pyarrow.parquet as parquet
 
     good = [
-        {"key": f"k{i}", "jpg": picture(i), "caption": "c", "status": "success", "error_message": None}
-        for i in range(9)
+        {"key": f"k{i}", "jpg": image(i), "caption": "c", "status": "success", "error_message": None} for i in range(9)
     ]
     bad = [
         {"key": f"b{i}", "jpg": None, "caption": "c", "status": "failed_to_resize", "error_message": "x"}
@@ -150,7 +149,7 @@ def test_case_downloads_that_are_named_as_failed_are_not_bad(tmp_path):
     corpus, ledger = opened("pairs", tmp_path)
     assert len(corpus) == 9 and ledger.offered == 9 and notes_about(ledger, "failed_to_resize") == 4
     rows = [{"image": "a.png", "caption": "c"}, {"image": "b.png", "caption": "c", "status": "failed_to_download"}]
-    files_in(tmp_path / "t", {"t.jsonl": jsonl(rows), "a.png": picture(0)})
+    files_in(tmp_path / "t", {"t.jsonl": jsonl(rows), "a.png": image(0)})
     corpus, ledger = opened("pairs", tmp_path / "t")
     assert len(corpus) == 1 and ledger.quarantined == 0 and notes_about(ledger, "failed_to_download") == 1
     silent = [{"image": "a.png", "caption": "c"}, {"image": "b.png", "caption": "c", "status": "draft"}]
@@ -169,11 +168,11 @@ def test_tables_that_are_all_there_is_are_read_and_say_what_they_lack(tmp_path):
     assert "4 x field is missing" in caught.value.got and "row 0" in caught.value.do and "image" in caught.value.do
 
 
-def test_pictures_that_share_a_name_do_not_share_a_caption(tmp_path):
-    files_in(tmp_path, {**pairs_of(f"{i:03d}" for i in range(9)), "a.png": picture(50), "a.jpg": picture(51, "JPEG")})
+def test_images_that_share_a_name_do_not_share_a_caption(tmp_path):
+    files_in(tmp_path, {**pairs_of(f"{i:03d}" for i in range(9)), "a.png": image(50), "a.jpg": image(51, "JPEG")})
     (tmp_path / "a.txt").write_text("of which?")
     corpus, ledger = open_corpus_loosely("pairs", tmp_path)
-    assert len(corpus) == 9 and ledger.summary()["reasons"] == {"several pictures share one caption": 2}
+    assert len(corpus) == 9 and ledger.summary()["reasons"] == {"several images share one caption": 2}
 
 
 def open_corpus_loosely(kind, where, **options):
@@ -193,16 +192,16 @@ def test_case_variants_of_a_key_are_read_or_named(tmp_path):
 
 
 def test_what_of_a_key_is_not_read_is_named(tmp_path):
-    one = {"a.jpg": picture(0, "JPEG"), "a.txt": b"a", "a.seg.png": picture(1), "a.en.txt": b"x", "a.cls": b"3"}
-    more = {"b.rgb.png": picture(2), "b.txt": b"b", "c.left.png": picture(3), "c.right.png": picture(4), "c.txt": b"c"}
-    rest = {"._d.png": b"mac", "d": b"", "e.v1.txt": b"no picture", **pairs_of("fgh", 10)}
+    one = {"a.jpg": image(0, "JPEG"), "a.txt": b"a", "a.seg.png": image(1), "a.en.txt": b"x", "a.cls": b"3"}
+    more = {"b.rgb.png": image(2), "b.txt": b"b", "c.left.png": image(3), "c.right.png": image(4), "c.txt": b"c"}
+    rest = {"._d.png": b"mac", "d": b"", "e.v1.txt": b"no image", **pairs_of("fgh", 10)}
     path = tar_of(tmp_path / "a.tar", one | more | rest)
     corpus, ledger = open_corpus_loosely("pairs", path)
     assert {key: corpus.text(i) for i, key in enumerate(corpus.keys)} == {
         "a": "a", "b": "b", "f": "caption of f", "g": "caption of g", "h": "caption of h",
     }  # fmt: skip
-    assert corpus.image_bytes(list(corpus.keys).index("b")) == picture(2)
-    assert ledger.summary()["reasons"] == {"several pictures share one caption": 2, "caption without image": 1}
+    assert corpus.image_bytes(list(corpus.keys).index("b")) == image(2)
+    assert ledger.summary()["reasons"] == {"several images share one caption": 2, "caption without image": 1}
     assert notes_about(ledger, "variants of a key") == 2 and notes_about(ledger, "hidden") == 1
     assert notes_about(ledger, ".cls") == 1 and notes_about(ledger, "without an ending") == 1
     assert sum(ledger.notes.values()) == 5
@@ -223,21 +222,21 @@ def test_case_empty_shards_are_noted(tmp_path):
     assert opened("pairs", tmp_path)[1].summary()["reasons"] == {"tar is cut short": 1}
 
 
-# --- tables beside pictures -------------------------------------------------------------------------
+# --- tables beside images -------------------------------------------------------------------------
 
 
-def test_case_pictures_that_a_table_does_not_name_are_said_and_not_bad(tmp_path):
-    files_in(tmp_path, {f"images/{i}.png": picture(i) for i in range(10)})
+def test_case_images_that_a_table_does_not_name_are_said_and_not_bad(tmp_path):
+    files_in(tmp_path, {f"images/{i}.png": image(i) for i in range(10)})
     rows = [{"image": f"images/{i}.png", "caption": f"c{i}"} for i in range(10)]
     files_in(tmp_path, {"train.jsonl": jsonl(rows[:8]), "test.jsonl": jsonl(rows[8:])})
     corpus, ledger = opened("pairs", tmp_path / "train.jsonl")
-    assert len(corpus) == 8 and ledger.offered == 8 and ledger.notes == {"pictures that no table names": 2}
-    assert sorted(ledger.notes.examples["pictures that no table names"]) == ["images/8.png", "images/9.png"]
+    assert len(corpus) == 8 and ledger.offered == 8 and ledger.notes == {"images that no table names": 2}
+    assert sorted(ledger.notes.examples["images that no table names"]) == ["images/8.png", "images/9.png"]
     both, noted = opened("pairs", tmp_path)
     assert len(both) == 10 and noted.notes == {}
-    (tmp_path / "images/9.png").write_bytes(picture(99))  # no part of the training pairs
+    (tmp_path / "images/9.png").write_bytes(image(99))  # no part of the training pairs
     assert opened("pairs", tmp_path / "train.jsonl")[0].fingerprint == corpus.fingerprint
-    (tmp_path / "images/7.png").write_bytes(picture(98))
+    (tmp_path / "images/7.png").write_bytes(image(98))
     assert opened("pairs", tmp_path / "train.jsonl")[0].fingerprint != corpus.fingerprint
 
 
@@ -246,28 +245,26 @@ def test_case_names_of_another_form_are_found(on_disk, in_table, tmp_path):
     def name(form):
         return unicodedata.normalize(form, "Zoë/Café.jpg")
 
-    files_in(tmp_path, {f"bilder/{name(on_disk)}": picture(1), "bilder/b.jpg": picture(2)})
+    files_in(tmp_path, {f"bilder/{name(on_disk)}": image(1), "bilder/b.jpg": image(2)})
     rows = [{"image": f"bilder/{name(in_table)}", "caption": "c"}, {"image": ".\\bilder\\b.jpg", "caption": "d"}]
     (tmp_path / "a.jsonl").write_bytes(jsonl(rows))
     corpus, _ = opened("pairs", tmp_path)
-    assert len(corpus) == 2 and {corpus.image_bytes(i) for i in range(2)} == {picture(1), picture(2)}
+    assert len(corpus) == 2 and {corpus.image_bytes(i) for i in range(2)} == {image(1), image(2)}
     asked = [{"image": f"bilder/{name(in_table)}", "label": "x"}, {"image": "bilder\\b.jpg", "label": "y"}]
     (tmp_path / "rows.jsonl").write_bytes(jsonl(asked))
     examples = open_examples("jsonl", tmp_path / "rows.jsonl", images=tmp_path)
     shown = [examples.images.image_bytes(examples.image_item(row.image)) for row in examples.rows]
-    assert shown == [picture(1), picture(2)]
+    assert shown == [image(1), image(2)]
 
 
 def test_two_files_that_differ_only_in_form_are_told_apart_or_refused(tmp_path):
     composed, apart = "Café.png", unicodedata.normalize("NFD", "Café.png")
     mixed = "Café\u0323.png"  # a third writing: e, acute and dot below, not in canonical order
-    files_in(tmp_path, {composed: picture(1), apart: picture(2)})
+    files_in(tmp_path, {composed: image(1), apart: image(2)})
     (tmp_path / "a.jsonl").write_bytes(jsonl({"image": name, "caption": "c"} for name in (composed, apart)))
     corpus, _ = opened("pairs", tmp_path)
-    assert [corpus.image_bytes(i) for i in range(2)] == [picture(1), picture(2)]
-    files_in(
-        tmp_path, {unicodedata.normalize("NFC", mixed): picture(3), unicodedata.normalize("NFD", mixed): picture(4)}
-    )
+    assert [corpus.image_bytes(i) for i in range(2)] == [image(1), image(2)]
+    files_in(tmp_path, {unicodedata.normalize("NFC", mixed): image(3), unicodedata.normalize("NFD", mixed): image(4)})
     (tmp_path / "a.jsonl").write_bytes(jsonl([{"image": mixed, "caption": "c"}, {"image": composed, "caption": "c"}]))
     _, ledger = open_corpus_loosely("pairs", tmp_path)
     assert ledger.summary()["reasons"] == {"two files differ only in the form of Unicode": 1}
@@ -276,17 +273,17 @@ def test_two_files_that_differ_only_in_form_are_told_apart_or_refused(tmp_path):
 def test_names_that_are_not_utf8_are_read_by_their_bytes(tmp_path):
     raw = os.fsencode(tmp_path) + b"/caf\xe9.png"
     try:
-        Path(os.fsdecode(raw)).write_bytes(picture(1))
+        Path(os.fsdecode(raw)).write_bytes(image(1))
     except OSError:
         pytest.skip("this file system takes only UTF-8 names")
-    (tmp_path / "b.png").write_bytes(picture(2))
+    (tmp_path / "b.png").write_bytes(image(2))
     for _ in range(2):  # built, then from its index
         corpus, _ = opened("images", tmp_path)
-        assert {corpus.image_bytes(i) for i in range(2)} == {picture(1), picture(2)}
+        assert {corpus.image_bytes(i) for i in range(2)} == {image(1), image(2)}
         assert all(key.encode() for key in corpus.keys)  # can be printed
 
 
-# --- which picture a row means ----------------------------------------------------------------------
+# --- which image a row means ----------------------------------------------------------------------
 
 
 def rows_file(path: Path, *names: str) -> Path:
@@ -301,8 +298,8 @@ def shown(examples) -> list[bytes]:
 @pytest.mark.parametrize("form", ["tar", "folder"])
 def test_case_a_key_of_two_shards_is_ambiguous(form, tmp_path):
     both = {
-        "a": {"0001.png": picture(1), "0002.png": picture(3)},
-        "b": {"0001.png": picture(2), "0002.png": picture(3)},
+        "a": {"0001.png": image(1), "0002.png": image(3)},
+        "b": {"0001.png": image(2), "0002.png": image(3)},
     }
     for name, files in both.items():
         tar_of(tmp_path / f"{name}.tar", files) if form == "tar" else files_in(tmp_path / name, files)
@@ -310,33 +307,33 @@ def test_case_a_key_of_two_shards_is_ambiguous(form, tmp_path):
     with pytest.raises(DataError) as caught:
         open_examples("jsonl", rows_file(tmp_path / "r.jsonl", "0001.png"), images=given)
     said = caught.value.one_line()
-    assert "several pictures have this name" in said and all(place in said for place in given)
+    assert "several images have this name" in said and all(place in said for place in given)
     way_out = caught.value.do.partition("write ")[2].partition(" in the row")[0]
-    rows = rows_file(tmp_path / "r.jsonl", way_out, "b/0001.png", "0002.png")  # 0002: one picture, twice
-    assert shown(open_examples("jsonl", rows, images=given)) == [picture(1), picture(2), picture(3)]
+    rows = rows_file(tmp_path / "r.jsonl", way_out, "b/0001.png", "0002.png")  # 0002: one image, twice
+    assert shown(open_examples("jsonl", rows, images=given)) == [image(1), image(2), image(3)]
 
 
 def test_case_folders_of_a_row_are_never_dropped_where_they_differ(tmp_path):
-    files_in(tmp_path / "pics", {"val/1.png": picture(1), "val/2.png": picture(2), "test/2.png": picture(3)})
+    files_in(tmp_path / "pics", {"val/1.png": image(1), "val/2.png": image(2), "test/2.png": image(3)})
     for images in (tmp_path / "pics", tmp_path / "pics" / "val"):
         with pytest.raises(DataError) as caught:
             open_examples("jsonl", rows_file(tmp_path / "r.jsonl", "train/1.png"), images=images)
-        assert "picture is missing" in caught.value.one_line() and "1.png" in caught.value.do
+        assert "image is missing" in caught.value.one_line() and "1.png" in caught.value.do
         assert "another folder" in caught.value.do
     good = ("val/1.png", "1.png", "val/1", "pics/val/1.png", "test/2.png")
     examples = open_examples("jsonl", rows_file(tmp_path / "r.jsonl", *good), images=tmp_path / "pics")
-    assert shown(examples) == [picture(1)] * 4 + [picture(3)]
+    assert shown(examples) == [image(1)] * 4 + [image(3)]
     rooted = open_examples("jsonl", rows_file(tmp_path / "r.jsonl", *good[:4]), images=tmp_path / "pics" / "val")
-    assert shown(rooted) == [picture(1)] * 4
-    with pytest.raises(DataError, match="several pictures have this name"):
+    assert shown(rooted) == [image(1)] * 4
+    with pytest.raises(DataError, match="several images have this name"):
         open_examples("jsonl", rows_file(tmp_path / "r.jsonl", "2.png"), images=tmp_path / "pics")
 
 
 def test_names_are_found_in_linear_time(tmp_path):
-    from unimo.corpus.image_names import PictureKeys
+    from unimo.corpus.image_names import ImageKeys
 
     n = 20_000  # one file name in as many folders: comparing each with each would be 4e8 comparisons
-    keys = PictureKeys(f"{i}/image.jpg" for i in range(n))
+    keys = ImageKeys(f"{i}/image.jpg" for i in range(n))
     assert all(keys.find(f"{i}/image.jpg", "") == f"{i}/image.jpg" for i in range(n))
     for _ in range(2000):
         with pytest.raises(DataError, match="several"):
@@ -360,7 +357,7 @@ def without_permission(monkeypatch, *folders):
 
 @pytest.mark.parametrize("pattern", ["", "**/*.png", "*/*.png"])
 def test_case_a_folder_that_may_not_be_listed_is_named(pattern, tmp_path, monkeypatch):
-    files_in(tmp_path, {f"{folder}/{i}.png": picture(i + len(folder)) for folder in ("a", "closed") for i in range(4)})
+    files_in(tmp_path, {f"{folder}/{i}.png": image(i + len(folder)) for folder in ("a", "closed") for i in range(4)})
     without_permission(monkeypatch, tmp_path / "closed")
     corpus, ledger = opened("images", tmp_path / pattern)
     assert len(corpus) == 4 and ledger.summary()["reasons"] == {"cannot list folder": 1}
@@ -373,7 +370,7 @@ def test_case_a_folder_that_may_not_be_listed_is_named(pattern, tmp_path, monkey
 
 
 def test_case_what_could_not_be_read_is_read_once_it_can_be(tmp_path, monkeypatch):
-    files_in(tmp_path, {f"{i}.png": picture(i) for i in range(4)})
+    files_in(tmp_path, {f"{i}.png": image(i) for i in range(4)})
     real = read_file
 
     def broken(path, **options):
@@ -512,8 +509,8 @@ def test_case_every_refusal_names_a_place_what_is_right_and_a_way_out(path):
 # --- nothing is lost in silence ---------------------------------------------------------------------
 
 CONTENTS = {
-    "jpg": [picture(1, "JPEG"), picture(2, "JPEG"), b"<html>not found</html>", b""],
-    "png": [picture(3), picture(4), picture(5)[:40]],
+    "jpg": [image(1, "JPEG"), image(2, "JPEG"), b"<html>not found</html>", b""],
+    "png": [image(3), image(4), image(5)[:40]],
     "txt": [b"a caption", b"two\nlines", b" ", b"gr\xfc\xdfe"],
     "json": [b'{"caption": "c"}', b"{}", b"[1]", b'{"caption": "c", "status": "failed_to_download"}'],
     "cls": [b"3"],
@@ -544,7 +541,7 @@ def told(kind, where, tmp_path) -> tuple[Ledger, set[str], set[str], set[str]]:
 
 
 def parts_of(keys: set[str], names: set[str]) -> set[str]:
-    """Files or members of samples: a picture's own, and those of the same name with another ending."""
+    """Files or members of samples: an image's own, and those of the same name with another ending."""
     stems = keys | {key.rpartition(".")[0] for key in keys if key in names}
     return {name for name in names if name in keys or any(name.startswith(f"{stem}.") for stem in stems)}
 
@@ -569,9 +566,9 @@ def test_whatever_lies_there_is_used_or_bad_or_passed_over(form, kind, seed, tmp
         raise
     names = set(tree)
     assert names <= passed | parts_of(used | bad | (passed - names), names), names
-    pictures = {name for name in names if name.endswith(("jpg", "png")) and not name.split("/")[-1].startswith(".")}
+    images = {name for name in names if name.endswith(("jpg", "png")) and not name.split("/")[-1].startswith(".")}
     if form == "folder":
-        assert pictures <= used | bad | passed and not (used | bad) & passed
+        assert images <= used | bad | passed and not (used | bad) & passed
     again = told(kind, where, tmp_path)  # from the index: the same account
     assert (again[0].summary()["notes"], *again[1:]) == (ledger.summary()["notes"], used, bad, passed)
 
@@ -581,8 +578,8 @@ def test_whatever_a_table_names_is_used_or_bad_and_the_rest_is_told(seed, tmp_pa
     monkeypatch.setattr("unimo.corpus.bad_samples.SHOWN", 10**6)
     rng = random.Random(seed)
     tree = random_tree(rng)
-    pictures = [name for name in tree if name.endswith(("jpg", "png")) and ".hidden" not in name]
-    named = [*rng.sample(pictures, rng.randint(1, len(pictures))), "gone.jpg", "x/../a.jpg"]
+    images = [name for name in tree if name.endswith(("jpg", "png")) and ".hidden" not in name]
+    named = [*rng.sample(images, rng.randint(1, len(images))), "gone.jpg", "x/../a.jpg"]
     rows = [{"image": name, "caption": rng.choice(["c", "d", " ", None])} for name in named for _ in range(2)]
     where = files_in(tmp_path / "tree", {**tree, "t.jsonl": jsonl(rows)})
     ledger, used, bad, passed = told("pairs", where, tmp_path)

@@ -32,7 +32,7 @@ class Letters:
         return [list(text.encode()) for text in texts]
 
 
-def picture(seed: int, form="PNG") -> bytes:
+def image(seed: int, form="PNG") -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 12, 3), dtype=np.uint8)).save(file, form)
     return file.getvalue()
@@ -60,7 +60,7 @@ def test_case_numbers_nobody_needs_cost_no_pair(tmp_path):
     members = []
     for i in range(50):
         record = b'{"caption": "c%d", "similarity": %s}' % (i, odd[i] if i < len(odd) else b"0.3")
-        members += [(f"{i}.png", picture(i)), (f"{i}.json", record)]
+        members += [(f"{i}.png", image(i)), (f"{i}.json", record)]
     corpus, ledger = opened(write_tar(tmp_path / "a.tar", members))
     assert len(corpus) == 50 and ledger.quarantined == 0
     assert [corpus.text(i) for i in range(50)] == [f"c{i}" for i in range(50)]
@@ -70,8 +70,8 @@ def test_case_numbers_nobody_needs_cost_no_pair(tmp_path):
 def test_a_caption_given_twice_is_refused_by_field(tmp_path):
     record = b'{"caption": "a dog", "caption": "a cat"}'
     with pytest.raises(DataError):
-        opened(write_tar(tmp_path / "a.tar", [("1.png", picture(1)), ("1.json", record)]))
-    members = [("0.png", picture(0)), ("0.txt", b"fine"), ("1.png", picture(1)), ("1.json", record)]
+        opened(write_tar(tmp_path / "a.tar", [("1.png", image(1)), ("1.json", record)]))
+    members = [("0.png", image(0)), ("0.txt", b"fine"), ("1.png", image(1)), ("1.json", record)]
     _, ledger = opened(write_tar(tmp_path / "a.tar", members))
     assert ledger.summary()["reasons"] == {"wrong type of field": 1}
 
@@ -79,16 +79,16 @@ def test_a_caption_given_twice_is_refused_by_field(tmp_path):
 @pytest.mark.parametrize("strange", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1d"])
 def test_case_one_caption_stays_one_caption(strange, tmp_path):
     caption = f"two dogs{strange}run"
-    members = [("1.png", picture(1)), ("1.txt", f"{caption}\r\nand a cat\n".encode())]
+    members = [("1.png", image(1)), ("1.txt", f"{caption}\r\nand a cat\n".encode())]
     corpus, _ = opened(write_tar(tmp_path / "a.tar", members))
     assert [corpus.text(0, j) for j in range(len(corpus.token_counts))] == [caption, "and a cat"]
 
 
-def test_case_a_picture_that_is_only_a_path_is_named(tmp_path):
+def test_case_a_image_that_is_only_a_path_is_named(tmp_path):
     arrow = pytest.importorskip("pyarrow")
     import pyarrow.parquet as parquet
 
-    rows = [{"image": {"bytes": picture(i), "path": f"{i}.png"}, "text": "words"} for i in range(3)]
+    rows = [{"image": {"bytes": image(i), "path": f"{i}.png"}, "text": "words"} for i in range(3)]
     rows[1]["image"]["bytes"] = None
     parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     ledger = Ledger(tmp_path / "bad.jsonl")
@@ -107,10 +107,10 @@ def test_columns_without_a_name_are_in_nobodys_way(tmp_path):
 
 
 @pytest.mark.parametrize("strange", ["\u2028", "\x85", "\x0c"])
-def test_case_one_caption_beside_a_loose_picture_stays_one(strange, tmp_path):
-    folder = tmp_path / "pictures"
+def test_case_one_caption_beside_a_loose_image_stays_one(strange, tmp_path):
+    folder = tmp_path / "images"
     folder.mkdir()
-    (folder / "1.png").write_bytes(picture(1))
+    (folder / "1.png").write_bytes(image(1))
     (folder / "1.txt").write_bytes(f"two dogs{strange}run\n".encode())
     corpus, _ = opened(folder)
     assert [corpus.text(0, j) for j in range(len(corpus.token_counts))] == [f"two dogs{strange}run"]
@@ -282,9 +282,9 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_mutated_pictures_are_read_or_refused_by_name(form):
+def test_mutated_images_are_read_or_refused_by_name(form):
     rng = random.Random(form)
-    data = picture(3, form)
+    data = image(3, form)
     for number in range(150):
         try:
             assert load_rgb(mutated(data, rng), where=f"a.tar, key {number}").mode == "RGB"

@@ -85,7 +85,7 @@ def found(reader, *paths):
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
-def test_captions_of_flickr_are_one_row_a_picture(tmp_path, ending):
+def test_captions_of_flickr_are_one_row_a_image(tmp_path, ending):
     lines = [flickr(TEXTS[0], "1000", "1"), flickr(TEXTS[2], "2000", "2"), "", flickr(TEXTS[1], "1000", "3")]
     numbers = written(tmp_path / "ids.tsv", ["1000\t1", "2000\t2", "3000\t3"])
     path = written(tmp_path / f"captions{ending}", lines)
@@ -111,7 +111,7 @@ def test_captions_of_coco_of_both_releases(tmp_path, line):
         tmp_path / "tags", [f"42;{t['ids']};{t['sent']};{t['pos']}", f"43;{t['ids']};{t['sent']};{t['pos']}"]
     )
     rows, errors, notes = found("released_captions", path, tags)
-    assert not errors and [note.reason for note in notes] == ["caption labelled as another picture's"]
+    assert not errors and [note.reason for note in notes] == ["caption labelled as another image's"]
     assert [(row.id, row.texts, row.target) for row in rows] == [
         ("42", ("dog grass",), (TEXTS[0], TEXTS[1])),
         ("43", ("dog grass",), None),
@@ -119,22 +119,22 @@ def test_captions_of_coco_of_both_releases(tmp_path, line):
     assert rows[0].image == ("train2014/x.jpg" if line is coco2 else "COCO_val_000000000042")
 
 
-def test_pictures_are_found_by_path_and_by_number(tmp_path):
+def test_images_are_found_by_path_and_by_number(tmp_path):
     from PIL import Image
 
     for name in ("COCO_train2014_000000000042", "COCO_train2014_000000000043"):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
-    pictures = str(tmp_path)
+    images = str(tmp_path)
     first = written(tmp_path / "c16.txt", [coco(TEXTS[0], "42", "1"), coco(TEXTS[1], "43", "2")])
     path = "/disk/of/theirs/COCO_train2014_000000000043.jpg"
     other = written(tmp_path / "c8.txt", [coco2(TEXTS[0], "43", "1", path)])
-    keys = [row.image for row in open_examples("released_captions", first, images=pictures).rows]
+    keys = [row.image for row in open_examples("released_captions", first, images=images).rows]
     assert keys == [f"COCO_train2014_0000000000{n}.png" for n in (42, 43)]
-    assert open_examples("released_captions", other, images=pictures).rows[0].image == keys[1]
+    assert open_examples("released_captions", other, images=images).rows[0].image == keys[1]
 
 
 def test_captions_in_several_files_are_a_folder(tmp_path):
-    """As COCO was released; a picture's captions may stand in two of them, a caption in one."""
+    """As COCO was released; an image's captions may stand in two of them, a caption in one."""
     (tmp_path / "parts").mkdir()
     written(tmp_path / "parts" / "0.gz", [coco(TEXTS[0], "42", "1"), coco(TEXTS[1], "43", "2")])
     written(tmp_path / "parts" / "1", [coco(TEXTS[2], "42", "3"), coco(TEXTS[2], "42", "1"), "x"])
@@ -170,7 +170,7 @@ BROKEN = {
     "no whole number": lambda line: line.replace(";2 3", ";2 x", 1),
     "one position less": lambda line: line.replace("2 3 ", "3 ", 1),
     "an id outside": lambda line: line.replace(told(TEXTS[0])["ids"], "0 99999" + told(TEXTS[0])["ids"][IDS:]),
-    "no picture": lambda line: line.replace("1000", "").replace("COCO_val_42", ""),
+    "no image": lambda line: line.replace("1000", "").replace("COCO_val_42", ""),
 }  # fmt: skip
 
 
@@ -198,7 +198,7 @@ REGIONS = {
     "cut": {"boxes": blob(np.ones((BOXES, 4)))[:-4]},
     "features that are NaN": {"x": blob(np.full((BOXES, FEATURES), ODD))},
     "boxes outside": {"boxes": blob(np.full((BOXES, 4), 1e6))},
-    "a picture without size": {"w": "0"},
+    "an image without size": {"w": "0"},
 }
 
 
@@ -214,13 +214,13 @@ def test_regions_are_those_that_were_written():
     numbers = np.random.default_rng(0)
     corners = np.concatenate([numbers.uniform(0, 40, (BOXES, 2)), numbers.uniform(40, 80, (BOXES, 2))], 1)
     for line in (coco(TEXTS[0], "42", "1"), entailment(TEXTS[0], "42", "1")):
-        image, arrays = read_regions_line(line)
-        assert image == "42" and (arrays["width"], arrays["height"]) == (WIDTH, HEIGHT)
+        name, arrays = read_regions_line(line)
+        assert name == "42" and (arrays["width"], arrays["height"]) == (WIDTH, HEIGHT)
         np.testing.assert_allclose(arrays["boxes"], corners, rtol=1e-6)
         assert arrays["features"].shape == (BOXES, FEATURES) and ("classes" in arrays) is line.startswith("COCO")
-        picture = regions_of(line)
-        np.testing.assert_allclose(picture.boxes[1:, :2], corners[:, :2] / [WIDTH, HEIGHT], rtol=1e-6)
-        assert picture.boxes[0].tolist() == [0, 0, 1, 1, 1]
+        image = regions_of(line)
+        np.testing.assert_allclose(image.boxes[1:, :2], corners[:, :2] / [WIDTH, HEIGHT], rtol=1e-6)
+        assert image.boxes[0].tolist() == [0, 0, 1, 1, 1]
 
 
 def test_lines_of_other_kinds_and_captions_twice(tmp_path):

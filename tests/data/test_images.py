@@ -1,4 +1,4 @@
-"""`load_rgb`: whatever the bytes are, the answer is an upright RGB picture or a located DataError."""
+"""`load_rgb`: whatever the bytes are, the answer is an upright RGB image or a located DataError."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_exif_orientation_is_undone(orientation, form):
     assert image_size(data) == load_rgb(data).size
 
 
-def test_a_broken_exif_block_leaves_the_picture_as_stored():
+def test_a_broken_exif_block_leaves_the_image_as_stored():
     data = encoded(smooth(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")
     assert load_rgb(data).size == (96, 64)
 
@@ -115,7 +115,7 @@ def test_sixteen_bits_keep_their_levels():
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """Sizes of the pictures whose pixels Pillow has decoded since."""
+    """Sizes of the images whose pixels Pillow has decoded since."""
     sizes, load = [], ImageFile.ImageFile.load
 
     def told(image):
@@ -233,7 +233,7 @@ SWOLLEN = zlib.compress(b"x" * 2**21)  # 2 kB that unpack to 2 MiB
     ],
     ids=lambda chunk: chunk[4:8].decode(),
 )
-def test_case_metadata_of_a_png_costs_no_picture(chunk):
+def test_case_metadata_of_a_png_costs_no_image(chunk):
     data = encoded(noise())
     for at in (33, len(data) - 12):  # before the pixels and behind them
         image = data[:at] + chunk + data[at:]
@@ -249,7 +249,7 @@ def test_exif_behind_the_pixels_of_a_png_is_found_from_the_header():
     assert load_rgb(image).size == image_size(image) == (noise().height, noise().width)
 
 
-def test_metadata_of_jpeg_and_webp_costs_no_picture():
+def test_metadata_of_jpeg_and_webp_costs_no_image():
     rng = random.Random(0)
     jpeg, webp = encoded(smooth(), "JPEG"), encoded(smooth(), "WEBP")
     plain = {data: np.asarray(load_rgb(data)) for data in (jpeg, webp)}
@@ -292,7 +292,7 @@ def test_what_makes_the_pixels_is_left_as_it_is(form):
         assert len(short) <= end and short[:3] == data[:end][:3]
 
 
-def test_pictures_without_an_rgb_form_are_refused():
+def test_images_without_an_rgb_form_are_refused():
     with pytest.raises(DataError, match="finite"):
         to_rgb(Image.fromarray(np.full((3, 4), np.nan, np.float32)))
 
@@ -354,7 +354,7 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
     return bytes(body)
 
 
-def test_mutated_images_give_a_picture_or_a_data_error():
+def test_mutated_images_give_a_image_or_a_data_error():
     rng = random.Random(0)
     sources = [encoded(smooth(), form) for form in FORMATS]
     sources += [

@@ -68,7 +68,7 @@ def texts(batch, group):
     return [batch.texts.ids[offsets[t] : offsets[t + 1]].tolist() for t in numbers]
 
 
-def test_every_epoch_reads_each_pair_picture_and_passage_once_and_other_captions_next_time(world, tmp_path):
+def test_every_epoch_reads_each_pair_image_and_passage_once_and_other_captions_next_time(world, tmp_path):
     run = tiny(world)
     stream = stream_of(run, tmp_path)
     epochs = 2
@@ -76,7 +76,7 @@ def test_every_epoch_reads_each_pair_picture_and_passage_once_and_other_captions
     for epoch in range(epochs):
         keys = [name.split("#")[0] for name in pairs[epoch * PAIRS : (epoch + 1) * PAIRS]]
         assert len(set(keys)) == len(keys) == PAIRS
-    assert len(set(pairs)) == 2 * PAIRS  # two captions per picture, each once in two epochs
+    assert len(set(pairs)) == 2 * PAIRS  # two captions per image, each once in two epochs
     images = [n for s in range(IMAGES // 2) for n in stream.batch(s).keys["images"]]
     assert len(set(images)) == len(images) == IMAGES
 
@@ -106,7 +106,7 @@ def test_passages_are_masked_or_written_in_the_shares_asked_for(world, tmp_path)
         assert share != 0.3 or set(masked) & set(written)
 
 
-def test_two_views_of_a_picture_differ_and_a_later_epoch_shows_others(world, tmp_path):
+def test_two_views_of_a_image_differ_and_a_later_epoch_shows_others(world, tmp_path):
     stream = stream_of(tiny(world), tmp_path)
     batch = stream.batch(0)
     assert not torch.equal(batch.pixels[batch.images_of("images.a")], batch.pixels[batch.images_of("images.b")])
@@ -187,7 +187,7 @@ def test_a_stream_travels_to_a_started_process(world, tmp_path):
     assert flat(pickle.loads(pickle.dumps(stream)).batch(5)) == flat(stream.batch(5))
 
 
-def test_related_pictures_of_unimo2_are_pixels_of_the_image_corpus(world, tmp_path):
+def test_related_images_of_unimo2_are_pixels_of_the_image_corpus(world, tmp_path):
     run = tiny(world, "objectives.rewriting.weight=1", "objectives.rewriting.related_images=2")
     stream = stream_of(run, tmp_path)
     near = SimpleNamespace(images=lambda item: np.array([item % 2, 3, 7]), sentences=lambda item: np.zeros(0, int))
@@ -197,8 +197,8 @@ def test_related_pictures_of_unimo2_are_pixels_of_the_image_corpus(world, tmp_pa
     assert batch.extra["related.image.anchor"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     known = {k: torch.from_numpy(np.array(load_rgb(corpus.image_bytes(k)))).permute(2, 0, 1) for k in (0, 1, 3, 7)}
     items = batch.extra["pairs.image"].tolist()
-    for anchor, picture in zip(batch.extra["related.image.anchor"].tolist(), shown):
-        far = {k: (picture - pixels).abs().mean().item() for k, pixels in known.items()}
+    for anchor, image in zip(batch.extra["related.image.anchor"].tolist(), shown):
+        far = {k: (image - pixels).abs().mean().item() for k, pixels in known.items()}
         nearest = min(far, key=far.get)  # kept a little larger than it is shown, so not equal bit by bit
         assert nearest in (items[anchor] % 2, 3, 7) and far[nearest] < 4
     assert flat(batch) == flat(stream.batch(0))

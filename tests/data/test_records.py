@@ -28,7 +28,7 @@ def test_a_text_by_hand():
 def test_a_caption_by_hand():
     caption = {"end": SEP, "keep_end": True, **ROOMY}
     assert seq2seq_record([[11]], [31, 32], **caption).ids.tolist() == [CLS, 11, SEP, CLS, 31, 32, SEP]
-    alone = seq2seq_record([], [31, 32], **caption)  # of a picture without tags
+    alone = seq2seq_record([], [31, 32], **caption)  # of an image without tags
     assert alone.ids.tolist() == [CLS, 31, 32, SEP]
     assert alone.positions.tolist() == [2, 3, 4, 5] and alone.target_begins == 0
     assert seq2seq_record([], [31, 32, 33], **(caption | {"longest_target": 4})).ids.tolist() == [CLS, 31, 32, SEP]

@@ -1,4 +1,4 @@
-"""Regions of a picture: boxes as shares of it, [IMG] in front, and what is refused."""
+"""Regions of an image: boxes as shares of it, [IMG] in front, and what is refused."""
 
 import base64
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from unimo.data.regions import (
     CAPTION_FIELDS,
     box_vectors,
-    picture_regions,
+    image_regions,
     read_caption_line,
     read_tag_line,
     stack_regions,
@@ -23,7 +23,7 @@ WIDTH, HEIGHT = 640, 480
 BOX = [10.0, 20.0, 110.0, 220.0]
 
 
-def random_picture(regions=5, features=6, classes=3, seed=0):
+def random_image(regions=5, features=6, classes=3, seed=0):
     """(features, boxes, classes) as a detector gives them."""
     rng = np.random.default_rng(seed)
     corners = np.sort(rng.random((regions, 2, 2)), axis=1) * [WIDTH, HEIGHT]
@@ -43,7 +43,7 @@ def test_a_box_by_hand():
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([0.01, 1.0, 7.0]))
 def test_vectors_are_shares(seed, scale):
-    boxes = random_picture(seed=seed)[1]
+    boxes = random_image(seed=seed)[1]
     vectors = box_vectors(boxes * scale, WIDTH * scale, HEIGHT * scale)
     np.testing.assert_allclose(vectors, box_vectors(boxes, WIDTH, HEIGHT), atol=1e-6)  # the unit does not matter
     assert (vectors >= 0).all() and (vectors <= 1).all()
@@ -51,11 +51,11 @@ def test_vectors_are_shares(seed, scale):
     np.testing.assert_allclose(area, (x2 - x1) * (y2 - y1), atol=1e-6)
 
 
-def test_the_whole_picture_is_img():
-    features, boxes = with_global(*(table.astype(np.float32) for table in (random_picture()[0], np.zeros((5, 5)))))
+def test_the_whole_image_is_img():
+    features, boxes = with_global(*(table.astype(np.float32) for table in (random_image()[0], np.zeros((5, 5)))))
     np.testing.assert_array_equal(boxes[:1], box_vectors([[0, 0, WIDTH, HEIGHT]], WIDTH, HEIGHT))
-    np.testing.assert_allclose(features[0], random_picture()[0].mean(axis=0), atol=1e-6)
-    np.testing.assert_array_equal(features[1:], random_picture()[0].astype(np.float32))
+    np.testing.assert_allclose(features[0], random_image()[0].mean(axis=0), atol=1e-6)
+    np.testing.assert_array_equal(features[1:], random_image()[0].astype(np.float32))
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,9 @@ def test_the_whole_picture_is_img():
     [
         ([BOX, [110, 20, 10, 220]], "ends before it begins.*region 1"),  # x1, x2 swapped
         ([BOX, BOX, [20, 220, 110, 10]], "ends before it begins.*region 2"),
-        ([[10, 20, 470, 500], BOX], "outside its picture.*region 0.*width"),  # sizes swapped
-        ([BOX, [-2, 0, 5, 5]], "outside its picture.*region 1"),
-        ([BOX, [0, 0, 642, 5]], "outside its picture.*region 1"),
+        ([[10, 20, 470, 500], BOX], "outside its image.*region 0.*width"),  # sizes swapped
+        ([BOX, [-2, 0, 5, 5]], "outside its image.*region 1"),
+        ([BOX, [0, 0, 642, 5]], "outside its image.*region 1"),
         ([BOX, [0, 0, np.nan, 5]], "not finite.*region 1.*nan"),
         ([BOX, [0, -np.inf, 5, 5]], "not finite.*region 1.*inf"),
         (np.zeros((0, 4)), "R at least 1"),
@@ -83,7 +83,7 @@ def test_bad_boxes_are_refused_with_their_place(boxes, message):
 
 
 @pytest.mark.parametrize("size", [(0, 480), (640, -1), (np.nan, 480), (640, np.inf)])
-def test_pictures_without_a_size_are_refused(size):
+def test_images_without_a_size_are_refused(size):
     with pytest.raises(DataError, match="without a size"):
         box_vectors([BOX], *size)
 
@@ -92,55 +92,55 @@ def test_a_detector_may_round_by_a_pixel():
     assert box_vectors([[-0.5, 0, 640.5, 480.9]], WIDTH, HEIGHT)[0, 2] > 1
 
 
-# ---- pictures
+# ---- images
 
 
-def test_regions_of_a_picture():
-    features, boxes, classes = random_picture()
-    picture = picture_regions(features, boxes, WIDTH, HEIGHT, classes=classes)
-    assert picture.features.shape == (6, 6) and picture.boxes.shape == (6, 5) and picture.classes.shape == (6, 3)
-    assert {picture.features.dtype, picture.boxes.dtype, picture.classes.dtype} == {np.dtype(np.float32)}
-    np.testing.assert_allclose(picture.classes[0], classes.mean(axis=0), rtol=1e-6)
-    assert picture_regions(features, boxes, WIDTH, HEIGHT).classes is None
+def test_regions_of_a_image():
+    features, boxes, classes = random_image()
+    image = image_regions(features, boxes, WIDTH, HEIGHT, classes=classes)
+    assert image.features.shape == (6, 6) and image.boxes.shape == (6, 5) and image.classes.shape == (6, 3)
+    assert {image.features.dtype, image.boxes.dtype, image.classes.dtype} == {np.dtype(np.float32)}
+    np.testing.assert_allclose(image.classes[0], classes.mean(axis=0), rtol=1e-6)
+    assert image_regions(features, boxes, WIDTH, HEIGHT).classes is None
 
-    short = picture_regions(features, boxes, WIDTH, HEIGHT, classes=classes, most=3)
+    short = image_regions(features, boxes, WIDTH, HEIGHT, classes=classes, most=3)
     assert len(short) == 3
     for name in ("features", "boxes", "classes"):  # [IMG] is the mean over all regions nevertheless
-        np.testing.assert_array_equal(getattr(short, name), getattr(picture, name)[:3])
-    assert len(picture_regions(features, boxes, WIDTH, HEIGHT, most=99)) == 6
+        np.testing.assert_array_equal(getattr(short, name), getattr(image, name)[:3])
+    assert len(image_regions(features, boxes, WIDTH, HEIGHT, most=99)) == 6
 
 
 def test_tables_that_do_not_fit_are_refused():
-    features, boxes, classes = random_picture()
+    features, boxes, classes = random_image()
     with pytest.raises(DataError, match=r"feature row for each box.*got: 4.*expected: 5"):
-        picture_regions(features[:4], boxes, WIDTH, HEIGHT)
+        image_regions(features[:4], boxes, WIDTH, HEIGHT)
     with pytest.raises(DataError, match="class probability row for each box"):
-        picture_regions(features, boxes, WIDTH, HEIGHT, classes=classes[:4])
+        image_regions(features, boxes, WIDTH, HEIGHT, classes=classes[:4])
     features[3, 2] = np.nan
     with pytest.raises(DataError, match=r"feature is not finite.*cat.jpg, region 3"):
-        picture_regions(features, boxes, WIDTH, HEIGHT, where="cat.jpg")
+        image_regions(features, boxes, WIDTH, HEIGHT, where="cat.jpg")
     with pytest.raises(UsageError, match="most"):
-        picture_regions(features, boxes, WIDTH, HEIGHT, most=1)
+        image_regions(features, boxes, WIDTH, HEIGHT, most=1)
 
 
-def test_stacked_pictures_lie_in_one_rectangle():
-    pictures = [
-        picture_regions(*random_picture(n, seed=n)[:2], WIDTH, HEIGHT, classes=random_picture(n, seed=n)[2])
+def test_stacked_images_lie_in_one_rectangle():
+    images = [
+        image_regions(*random_image(n, seed=n)[:2], WIDTH, HEIGHT, classes=random_image(n, seed=n)[2])
         for n in (2, 5, 1)
     ]
-    stacked = stack_regions(pictures)
+    stacked = stack_regions(images)
     assert stacked.lengths.tolist() == [3, 6, 2]
     assert (
         stacked.features.shape == (3, 6, 6) and stacked.boxes.shape == (3, 6, 5) and stacked.classes.shape == (3, 6, 3)
     )
     for name in ("features", "boxes", "classes"):
         rectangle = getattr(stacked, name)
-        for i, picture in enumerate(pictures):
-            torch.testing.assert_close(rectangle[i, : len(picture)], torch.from_numpy(getattr(picture, name)))
-            assert not rectangle[i, len(picture) :].any()
-    without = picture_regions(*random_picture()[:2], WIDTH, HEIGHT)
-    assert stack_regions([pictures[0], without]).classes is None
-    with pytest.raises(UsageError, match="No pictures"):
+        for i, image in enumerate(images):
+            torch.testing.assert_close(rectangle[i, : len(image)], torch.from_numpy(getattr(image, name)))
+            assert not rectangle[i, len(image) :].any()
+    without = image_regions(*random_image()[:2], WIDTH, HEIGHT)
+    assert stack_regions([images[0], without]).classes is None
+    with pytest.raises(UsageError, match="No images"):
         stack_regions([])
 
 
@@ -152,7 +152,7 @@ def blob(table):
 
 
 def caption_line(**changed):
-    features, boxes, classes = random_picture()
+    features, boxes, classes = random_image()
     fields = dict.fromkeys(CAPTION_FIELDS, "")
     fields |= {"image": "COCO_val_391895", "caption": "7", "height": HEIGHT, "width": WIDTH, "number of boxes": 5}
     fields |= {"boxes": blob(boxes), "class probabilities": blob(classes), "features": blob(features), "label": 1}
@@ -170,8 +170,8 @@ def test_a_caption_line():
     assert line.ids.tolist() == [0, 50, 51, 52, 2]
     assert line.positions.tolist() == [2, 3, 4, 5, 6]
     assert line.word_starts.tolist() == [-1, 0, 1, 0, -1]
-    features, boxes, classes = random_picture()
-    expected = picture_regions(features, boxes, WIDTH, HEIGHT, classes=classes)
+    features, boxes, classes = random_image()
+    expected = image_regions(features, boxes, WIDTH, HEIGHT, classes=classes)
     for name in ("features", "boxes", "classes"):
         np.testing.assert_array_equal(getattr(line.regions, name), getattr(expected, name))
     assert len(read_caption_line(caption_line(), most=3, **SMALL).regions) == 3
@@ -202,7 +202,7 @@ def test_a_caption_to_be_written_has_no_tokens():
         ({"number_of_boxes": 0, "boxes": "", "features": "", "class_probabilities": ""}, "R at least 1"),
         ({"number_of_boxes": "five"}, "Not a whole number.*number of boxes"),
         ({"height": ""}, "Not a whole number.*height"),
-        ({"height": WIDTH, "width": HEIGHT}, "outside its picture"),
+        ({"height": WIDTH, "width": HEIGHT}, "outside its image"),
         ({"token_ids": "0 fifty 51 52 2"}, "row of whole numbers.*token ids"),
         ({"token_ids": f"0 {10**30} 51 52 2"}, "row of whole numbers.*token ids"),
         ({"positions": "2 3 4"}, "differ in length.*3 positions.*expected: 5"),

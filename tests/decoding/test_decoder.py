@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 from tiny_batches import tiny_batch
 from tiny_unimo import lively_unimo, random_regions
-from tiny_unimo2 import as_batch, lively_model, no_texts, pack, random_pictures, random_rows
+from tiny_unimo2 import as_batch, lively_model, no_texts, pack, random_images, random_rows
 from torch import Tensor
 
 from unimo.batch import KNOWN, WRITTEN, Texts
@@ -29,49 +29,49 @@ KNOWN_LENGTHS = [6, 3, 11, 4]
 
 def setting(kind: str) -> dict:
     """Four things to write about."""
-    pictures = random_pictures(4)
+    images = random_images(4)
     known = [row.numpy() for row in random_rows(KNOWN_LENGTHS)]
-    return {"pictures": None if kind == "known" else pictures, "known": None if kind == "picture" else known}
+    return {"images": None if kind == "known" else images, "known": None if kind == "image" else known}
 
 
-def writer(model: UNIMO2, pictures, known, numbers=range(4), form=Cached):
+def writer(model: UNIMO2, images, known, numbers=range(4), form=Cached):
     with torch.no_grad():
-        images = None if pictures is None else model.encode_images(pictures[list(numbers)])
-    return form(model, Given(images, None if known is None else [known[i] for i in numbers]))
+        encoded = None if images is None else model.encode_images(images[list(numbers)])
+    return form(model, Given(encoded, None if known is None else [known[i] for i in numbers]))
 
 
-def write(model: UNIMO2, pictures, known, numbers=range(4), form=Cached, **options) -> list[list[int]]:
+def write(model: UNIMO2, images, known, numbers=range(4), form=Cached, **options) -> list[list[int]]:
     limits = {"cls": CLS, "end": END, "longest": 12, "blocked": (), **options}
     limits["blocked"] = (CLS, *limits["blocked"])
-    return greedy(writer(model, pictures, known, numbers, form), Limits(**limits))
+    return greedy(writer(model, images, known, numbers, form), Limits(**limits))
 
 
 @torch.no_grad()
-def likeliest(model: UNIMO2, picture, known: np.ndarray, written: list[int]) -> list[list[int]]:
+def likeliest(model: UNIMO2, image, known: np.ndarray, written: list[int]) -> list[list[int]]:
     """All words in order of probability after each prefix of [CLS] + written, in one pass over the whole."""
     ids = torch.tensor([*known, CLS, *written])
     after = 1 + len(written)
     roles = torch.tensor([KNOWN] * len(known) + [WRITTEN] * after)
     positions = torch.cat([2 + torch.arange(len(known)), 2 + torch.arange(after)])
     texts = Texts(ids, positions, roles, torch.tensor([0, len(ids)]))
-    towers = model.towers(as_batch(random_pictures(0) if picture is None else picture[None], texts))
+    towers = model.towers(as_batch(random_images(0) if image is None else image[None], texts))
     zero = torch.tensor([0])
-    fused = model.fuse(towers, {"write": Request(None if picture is None else zero, zero)})["write"]
+    fused = model.fuse(towers, {"write": Request(None if image is None else zero, zero)})["write"]
     return (
         model.word_logits(fused.words(torch.arange(len(known), len(ids)), texts)).argsort(-1, descending=True).tolist()
     )
 
 
-@pytest.mark.parametrize("kind", ["picture", "known", "both"])
+@pytest.mark.parametrize("kind", ["image", "known", "both"])
 @pytest.mark.parametrize("options", [{}, {"dictionary": 0}], ids=["grounded", "baseline"])
 def test_every_word_is_the_likeliest_of_one_pass_over_the_text(kind, options):
     model, given = lively_model(3, **options), setting(kind)
     answers = write(model, **given, shortest=2)
     assert len({tuple(answer) for answer in answers}) > 1  # they do depend on what is given
     for i, answer in enumerate(answers):
-        picture = None if given["pictures"] is None else given["pictures"][i]
+        image = None if given["images"] is None else given["images"][i]
         known = np.zeros(0, np.int64) if given["known"] is None else given["known"][i]
-        ranked = likeliest(model, picture, known, answer)
+        ranked = likeliest(model, image, known, answer)
         for place, word in enumerate(answer):
             banned = {CLS} | ({END} if place < 2 else set())
             assert word == next(w for w in ranked[place] if w not in banned)
@@ -79,7 +79,7 @@ def test_every_word_is_the_likeliest_of_one_pass_over_the_text(kind, options):
             assert next(w for w in ranked[len(answer)] if w != CLS) == END
 
 
-@pytest.mark.parametrize("kind", ["picture", "known", "both"])
+@pytest.mark.parametrize("kind", ["image", "known", "both"])
 @pytest.mark.parametrize(
     "options", [{}, {"dictionary": 0}, {"grounding_method": "normal"}], ids=["grounded", "baseline", "normal"]
 )
@@ -97,7 +97,7 @@ def test_what_is_remembered_says_what_is_computed_again(kind, options):
         rows = n
 
 
-@pytest.mark.parametrize("kind", ["picture", "known", "both"])
+@pytest.mark.parametrize("kind", ["image", "known", "both"])
 def test_a_beam_over_a_model_does_not_depend_on_form_or_batch(kind):
     model, given = lively_model(3), setting(kind)
     limits = Limits(cls=CLS, end=END, longest=8, shortest=2)
@@ -110,7 +110,7 @@ def test_a_beam_over_a_model_does_not_depend_on_form_or_batch(kind):
         assert [told.words for told in alone] == [told.words for told in together[i]]
 
 
-@pytest.mark.parametrize("kind", ["picture", "known", "both"])
+@pytest.mark.parametrize("kind", ["image", "known", "both"])
 def test_answers_do_not_depend_on_the_batch(kind):
     model, given = lively_model(3), setting(kind)
     alone = [write(model, **given, numbers=[i])[0] for i in range(4)]
@@ -119,7 +119,7 @@ def test_answers_do_not_depend_on_the_batch(kind):
 
 
 def test_limits_are_kept():
-    model, given = lively_model(3), setting("picture")
+    model, given = lively_model(3), setting("image")
     # Make the end almost certain, so that `shortest` is what keeps the writing going.
     with torch.no_grad():
         model.language_model.bias[END] = 1000.0
@@ -137,19 +137,19 @@ def test_limits_are_kept():
 def test_nothing_to_write_about():
     model = lively_model()
     for form in (Plain, Cached):
-        assert greedy(form(model, Given(model.encode_images(random_pictures(0)))), Limits(cls=CLS, end=END)) == []
+        assert greedy(form(model, Given(model.encode_images(random_images(0)))), Limits(cls=CLS, end=END)) == []
 
 
 @torch.no_grad()
-def test_a_picture_chooses_its_ground_alone():
-    """What is written never votes: the codes while writing are those of the picture by itself."""
-    model, pictures = lively_model(), random_pictures(2)
-    alone = model.fuse(model.towers(as_batch(pictures, no_texts())), {"x": Request(torch.arange(2), None)})["x"]
+def test_a_image_chooses_its_ground_alone():
+    """What is written never votes: the codes while writing are those of the image by itself."""
+    model, images = lively_model(), random_images(2)
+    alone = model.fuse(model.towers(as_batch(images, no_texts())), {"x": Request(torch.arange(2), None)})["x"]
     texts = pack(random_rows([5, 9]), WRITTEN)
-    towers = model.towers(as_batch(pictures, texts))
+    towers = model.towers(as_batch(images, texts))
     writing = model.fuse(towers, {"x": Request(torch.arange(2), torch.arange(2))})["x"]
     assert torch.equal(alone.codes, writing.codes)
-    for i in range(2):  # nor do the picture's and the ground's states know what is written
+    for i in range(2):  # nor do the image's and the ground's states know what is written
         mine, theirs = int(alone.starts[i]), int(writing.starts[i])
         torch.testing.assert_close(
             alone.hidden[mine : mine + 21], writing.hidden[theirs : theirs + 21], rtol=0, atol=1e-5
@@ -188,7 +188,7 @@ MEMBERS = {
     "prefix": lambda **options: lively_unimo(3, fusion="prefix", **options),
     "unimo-2": lambda **options: lively_model(3, **options),
 }
-RECORDS = ["picture", "known", "both", "continuous", "dialogue"]
+RECORDS = ["image", "known", "both", "continuous", "dialogue"]
 WAYS = [(member, kind) for member in MEMBERS for kind in RECORDS if (member, kind) != ("unimo-2", "dialogue")]
 
 
@@ -197,30 +197,30 @@ def member_of(member: str, kind: str, **options) -> Unified:
 
 
 def record(kind: str, i: int, answer: list[int] | None = None) -> Record | None:
-    """What sequence i is written from, with its answer behind it or without; None: from a picture alone."""
+    """What sequence i is written from, with its answer behind it or without; None: from an image alone."""
     said = [row.tolist() for row in random_rows([4 + i, 3, 6 - i], seed=i)]
     room = {"longest_source": 20, "longest_target": 20}
     if kind == "dialogue":
         return dialogue_record(said[1:], answer, passage=said[0], **room)
-    if kind == "picture":
+    if kind == "image":
         return None if answer is None else seq2seq_record([], answer, **room)
     return seq2seq_record(said[: 1 + i % 3], answer, continuous=kind == "continuous", **room)
 
 
-def pictures_of(model: Unified, kind: str) -> tuple[Tensor | None, Tensor | None]:
-    """Four pictures after their tower and how many rows of each are there; the dialogues have one too."""
+def images_of(model: Unified, kind: str) -> tuple[Tensor | None, Tensor | None]:
+    """Four images after their tower and how many rows of each are there; the dialogues have one too."""
     if kind in ("known", "continuous"):
         return None, None
     if isinstance(model, UNIMO2):
-        return model.encode_images(random_pictures(4)), None
+        return model.encode_images(random_images(4)), None
     regions = random_regions([3, 6, 1, 4])
     return model.encode_images(regions), regions.lengths
 
 
 @torch.no_grad()
 def given_of(model: Unified, kind: str, numbers=range(4)) -> Given:
-    (images, lengths), mine = pictures_of(model, kind), list(numbers)
-    known = None if kind == "picture" else [record(kind, i) for i in mine]
+    (images, lengths), mine = images_of(model, kind), list(numbers)
+    known = None if kind == "image" else [record(kind, i) for i in mine]
     images, lengths = (None if x is None else x[mine] for x in (images, lengths))
     return Given(images, known, lengths, continuous=kind == "continuous")
 
@@ -234,13 +234,13 @@ def in_one_pass(model: Unified, kind: str, i: int, words: list[int]) -> Tensor:
         for part in (whole.ids, whole.positions, whole.roles, whole.speakers, whole.turns)
     )
     texts = Texts(ids, positions, roles, torch.tensor([0, len(ids)]), *dialogue)
-    images, lengths = pictures_of(model, kind)
-    pictures = model.no_images() if images is None else images[i : i + 1]
+    encoded, lengths = images_of(model, kind)
+    chosen = model.no_images() if encoded is None else encoded[i : i + 1]
     lengths = None if lengths is None else lengths[i : i + 1]
-    towers = Towers(pictures, model.encode_texts(texts), texts, image_lengths=lengths)
+    towers = Towers(chosen, model.encode_texts(texts), texts, image_lengths=lengths)
     model.count_votes(towers)
     zero = torch.tensor([0])
-    fused = model.fuse(towers, {"x": Request(None if images is None else zero, zero)})["x"]
+    fused = model.fuse(towers, {"x": Request(None if encoded is None else zero, zero)})["x"]
     return model.word_logits(fused.words(torch.arange(whole.target_begins, len(ids)), texts))
 
 
@@ -302,8 +302,8 @@ def test_no_search_depends_on_what_else_is_written(member, kind):
 
 
 @pytest.mark.parametrize("member", MEMBERS)
-def test_many_captions_of_a_picture_share_what_was_read_of_it(member):
-    """One copy of the picture's keys, whatever is written about it; the same answers as with a copy for each."""
+def test_many_captions_of_a_image_share_what_was_read_of_it(member):
+    """One copy of the image's keys, whatever is written about it; the same answers as with a copy for each."""
     model = MEMBERS[member]()
     one, five = Cached(model, given_of(model, "both", [1])), Cached(model, given_of(model, "both", [1] * 5))
     generator, rows = torch.Generator().manual_seed(0), torch.zeros(5, dtype=torch.int64)
@@ -324,8 +324,8 @@ def test_many_captions_of_a_picture_share_what_was_read_of_it(member):
 
 @pytest.mark.parametrize("member", MEMBERS)
 @pytest.mark.parametrize("tagged", [[True, False], [False, True], [False, False]], ids=str)
-def test_pictures_with_and_without_known_words(member, tagged):
-    """A picture on which nothing was found is written about as if nothing had been looked for."""
+def test_images_with_and_without_known_words(member, tagged):
+    """An image on which nothing was found is written about as if nothing had been looked for."""
     model, words = MEMBERS[member](), torch.tensor([CLS, CLS])
     given = given_of(model, "both", [0, 1])
     nothing = np.zeros(0, np.int64)
@@ -333,7 +333,7 @@ def test_pictures_with_and_without_known_words(member, tagged):
     for form in (Plain, Cached):
         both = form(model, mixed).advance(words, torch.arange(2))
         for i, tag in enumerate(tagged):
-            alone = form(model, given_of(model, "both" if tag else "picture", [i]))
+            alone = form(model, given_of(model, "both" if tag else "image", [i]))
             expected = alone.advance(words[:1], torch.tensor([0]))[0]
             torch.testing.assert_close(both[i], expected, rtol=0, atol=3e-5)
 
@@ -356,7 +356,7 @@ def said_after(model: Unified, kind: str, i: int, longest: int) -> dict[tuple[in
     positions = torch.tensor([*places, *(2 + place for place in range(longest))]).repeat(len(texts))
     n, length = ids.shape
     packed = Texts(ids.flatten(), positions, roles, length * torch.arange(n + 1))
-    images, lengths = pictures_of(model, kind)
+    images, lengths = images_of(model, kind)
     towers = Towers(
         model.no_images() if images is None else images, model.encode_texts(packed), packed, image_lengths=lengths
     )
@@ -381,7 +381,7 @@ def tiny_writer(model: Unified, kind: str, i: int, copies: int = 1) -> Cached:
 @pytest.mark.parametrize(
     "penalty, longest, shortest", [(0.0, 4, 0), (0.6, 3, 2), (1.2, 4, 1), (0.6, 2, 2), (0.6, 1, 0)]
 )
-@pytest.mark.parametrize("kind", ["picture", "known"])
+@pytest.mark.parametrize("kind", ["image", "known"])
 @pytest.mark.parametrize("member", ["joint", "unimo-2"])
 def test_a_wide_beam_finds_the_best_of_all_texts(member, kind, penalty, longest, shortest):
     """Log-probability over ((5 + length) / 6) ** penalty, the end counted; no text ends before its shortest length."""
@@ -436,8 +436,8 @@ WAYS_TO_DRAW = [
 def test_texts_are_drawn_as_often_as_they_are_likely(member, options):
     """Chi-square over all texts of two words; what is cut off is never drawn, and each option moves the shares."""
     model = MEMBERS[member](vocabulary=V)
-    said, limits = said_after(model, "picture", 1, 2), Limits(CLS, END, longest=2, blocked=(CLS,))
-    drawn = Counter(map(tuple, sample(tiny_writer(model, "picture", 1, DRAWS), limits, seed=1, **options)))
+    said, limits = said_after(model, "image", 1, 2), Limits(CLS, END, longest=2, blocked=(CLS,))
+    drawn = Counter(map(tuple, sample(tiny_writer(model, "image", 1, DRAWS), limits, seed=1, **options)))
 
     def likely(options: dict) -> dict[tuple[int, ...], float]:
         shares = {}

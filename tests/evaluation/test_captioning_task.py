@@ -19,16 +19,16 @@ def test_perfect_captions_and_a_copying_baseline(tmp_path, tools):
     test = tools.write_pairs(
         tmp_path / "test", [[text, f"the number {i} is painted here"] for i, text in enumerate(said)]
     )
-    train = tools.write_pairs(tmp_path / "train", [[f"training picture {i} with words"] for i in range(6)])
+    train = tools.write_pairs(tmp_path / "train", [[f"training image {i} with words"] for i in range(6)])
     model = tools.Planted({i: np.eye(6)[i].tolist() for i in range(6)}, {}, set())
     task = Captioning(test, train)
     answers = task.predict(Material(model))
     assert answers.sentences == said
-    assert answers.nearest == [f"training picture {i} with words" for i in range(4)]
+    assert answers.nearest == [f"training image {i} with words" for i in range(4)]
     rows = {row["metric"]: row["score"].value for row in task.score(answers)}
     assert rows["BLEU-4"] == pytest.approx(1.0) and rows["ROUGE-L"] == pytest.approx(1.0)
-    assert rows["BLEU-4, copied from the nearest training picture"] == 0.0
-    assert rows["CIDEr-D"] > rows["CIDEr-D, copied from the nearest training picture"]
+    assert rows["BLEU-4, copied from the nearest training image"] == 0.0
+    assert rows["CIDEr-D"] > rows["CIDEr-D, copied from the nearest training image"]
 
 
 def test_truth_against_scenes(tools, world, material):

@@ -1,4 +1,4 @@
-"""Classification by names: planted cosines, unseen classes apart, pictures without classes refused."""
+"""Classification by names: planted cosines, unseen classes apart, images without classes refused."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def write_classes(path, labels: list[str]) -> tuple[str]:
 def test_planted_cosines(tmp_path, tools):
     paths = write_classes(tmp_path / "classes.tar", ["cat", "cat", "dog", "emu"])
     names = {"cat": [1.0, 0.0, 0.0], "dog": [0.0, 1.0, 0.0], "emu": [0.0, 0.0, 1.0]}
-    pictures = {0: names["cat"], 1: names["dog"], 2: names["dog"], 3: names["emu"]}
+    images = {0: names["cat"], 1: names["dog"], 2: names["dog"], 3: names["emu"]}
     task = Classification(paths, unseen=("emu",))
-    answers = task.predict(Material(tools.Planted(pictures, names, set())))
+    answers = task.predict(Material(tools.Planted(images, names, set())))
     rows = {row["metric"]: row["score"] for row in task.score(answers)}
     assert rows["top-1"].value == 0.75 and rows["top-1"].chance == pytest.approx(1 / 3)
     assert rows["top-5"].value == 1.0 and rows["top-5"].chance == 1.0  # three classes fill five places
@@ -49,7 +49,7 @@ def test_a_random_model_stays_near_chance(material, world):
     assert rows["top-1"].value < 0.15
 
 
-def test_pictures_without_classes(material, tmp_path):
+def test_images_without_classes(material, tmp_path):
     (tmp_path / "images").mkdir()
     for i in range(3):
         Image.new("RGB", (16, 16), (i, 0, 0)).save(tmp_path / "images" / f"{i}.png")

@@ -10,13 +10,13 @@ from unimo.evaluation.zero_shot import DictionaryUse, Material
 
 @pytest.mark.parametrize("method", ["topk", "normal"])
 @pytest.mark.parametrize("projection", [False, True])
-def test_counts_and_pictures(tools, world, method, projection):
+def test_counts_and_images(tools, world, method, projection):
     material = Material(tools.random_answerer(grounding_method=method, grounding_projection=projection))
     task = DictionaryUse((str(world / "heldout"),), show_entries=3)
     use = task.predict(material)
-    assert set(use.reports) == {"pictures alone", "captions alone", "pairs"}
-    per_picture = 4 if method == "topk" else 16  # chosen entries, or patches
-    assert use.reports["pictures alone"]["choices"] == 32 * per_picture
+    assert set(use.reports) == {"images alone", "captions alone", "pairs"}
+    per_image = 4 if method == "topk" else 16  # chosen entries, or patches
+    assert use.reports["images alone"]["choices"] == 32 * per_image
     for row in task.score(use):
         assert row["score"] <= (1.0 if row["unit"] == "%" else 32)
     (gallery,) = task.show(use)

@@ -212,7 +212,7 @@ def test_training_data_that_is_elsewhere_costs_only_the_baseline(world, tmp_path
     assert "baseline" in note and "gone" in note
 
 
-def test_gallery_pictures_open(whole):
+def test_gallery_images_open(whole):
     for gallery in whole["galleries"]:
         assert gallery["items"]
         for item in gallery["items"]:

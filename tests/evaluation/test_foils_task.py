@@ -13,7 +13,7 @@ from unimo.evaluation.zero_shot import Foils, Material
 
 @pytest.fixture
 def foils(tmp_path, tools):
-    """Two pictures. By cosine one foil of "order" is right, one is wrong, and "tie" ties; fused all are."""
+    """Two images. By cosine one foil of "order" is right, one is wrong, and "tie" ties; fused all are."""
     paths = tools.write_pairs(tmp_path / "pairs", [["x"], ["y"]])
     lines = [
         {"image": "000.png", "positive": "yes 0", "negative": "no 0", "kind": "order"},
@@ -42,9 +42,9 @@ def test_planted_margins(foils):
 
 def test_case_a_key_of_two_shards_is_ambiguous(foils, tools, tmp_path):
     model, paths, file = foils
-    other = tools.write_pairs(tmp_path / "more", [["x"], ["y"], ["z"]])  # 000 and 001 are the same pictures
+    other = tools.write_pairs(tmp_path / "more", [["x"], ["y"], ["z"]])  # 000 and 001 are the same images
     Image.new("RGB", (16, 16), (9, 9, 9)).save(tmp_path / "more" / "001.png")
-    with pytest.raises(DataError, match="several pictures have this name") as caught:
+    with pytest.raises(DataError, match="several images have this name") as caught:
         Foils((*paths, *other), str(file)).predict(Material(model))
     assert "001.png" in caught.value.got and "foils.jsonl, line 2" in str(caught.value.where)
 
@@ -59,7 +59,7 @@ def test_a_random_model_does_not_know(material, world):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"image": "999.png", "positive": "a", "negative": "b"}', "picture that is not there"),
+        ('{"image": "999.png", "positive": "a", "negative": "b"}', "image that is not there"),
         ('{"image": "000.png", "positive": "a"}', "lacks a field"),
         ("not json", "foils.jsonl, line 2"),
     ],

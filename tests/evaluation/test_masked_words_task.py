@@ -35,17 +35,17 @@ def test_a_model_that_always_knows_gets_everything_right(tools, world, monkeypat
         assert (hidden_row[kept] == whole[kept]).all()
 
 
-def test_captions_are_asked_the_same_with_and_without_picture(material, world):
+def test_captions_are_asked_the_same_with_and_without_image(material, world):
     filled = MaskedWords((str(world / "heldout"),)).predict(material)
-    beside, alone = filled["captions beside their pictures"], filled["captions alone"]
+    beside, alone = filled["captions beside their images"], filled["captions alone"]
     assert (beside.labels == alone.labels).all() and (beside.group == alone.group).all()
     rows = MaskedWords((str(world / "heldout"),)).score(filled)
-    assert [row["metric"] for row in rows][-1] == "gain from the picture"
+    assert [row["metric"] for row in rows][-1] == "gain from the image"
     assert rows[0]["score"].value < 0.1 and 0 < rows[0]["score"].chance < 0.5
 
 
-def test_the_picture_is_read(tools, world):
-    """Other pictures beside the same captions give other answers."""
+def test_the_image_is_read(tools, world):
+    """Other images beside the same captions give other answers."""
     answerer = tools.random_answerer()
     rows = [answerer.frame("a red circle left of a blue square")] * 2
     places = [np.array([2, 5])] * 2

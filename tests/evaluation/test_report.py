@@ -83,7 +83,7 @@ def everything(text="plain", number=0.5):
                     },
                     {"image": Image.new("RGBA", (16, 16)), "title": text},
                     {"image": text.encode("utf-8", "replace"), "title": text, "lines": [text]},
-                    {"image": None, "title": "no picture"},
+                    {"image": None, "title": "no image"},
                 ],
             }
         ],
@@ -108,12 +108,12 @@ def test_the_page_holds_what_the_report_holds(tmp_path):
         "CIDEr-D",
         "812.0",
         "reference",
-        "no picture",
+        "no image",
         "seed",
     ):
         assert shown in read.text
     assert read.tags.count("img") == 2
-    assert "picture not readable" in read.text
+    assert "image not readable" in read.text
 
 
 def test_the_page_needs_nothing_but_itself(tmp_path):
@@ -139,7 +139,7 @@ def test_hostile_text_stays_text_everywhere(tmp_path, payload):
     assert not re.search("[\x00-\x08\u202a-\u202e\u2066-\u2069]", hostile.text)
 
 
-def test_pictures_are_shrunk_and_keep_their_shape(tmp_path):
+def test_images_are_shrunk_and_keep_their_shape(tmp_path):
     wide = np.random.default_rng(0).integers(0, 255, (900, 1800, 3), dtype=np.uint8)
     report = {"title": "t", "galleries": [{"title": "g", "items": [{"image": Image.fromarray(wide)}]}]}
     html = rendered(report, tmp_path)
@@ -147,10 +147,10 @@ def test_pictures_are_shrunk_and_keep_their_shape(tmp_path):
     assert len(html) < 150_000
 
 
-def test_the_callers_picture_is_left_alone(tmp_path):
-    picture = Image.new("RGB", (500, 300))
-    rendered({"title": "t", "galleries": [{"title": "g", "items": [{"image": picture}]}]}, tmp_path)
-    assert picture.size == (500, 300)
+def test_the_callers_image_is_left_alone(tmp_path):
+    image = Image.new("RGB", (500, 300))
+    rendered({"title": "t", "galleries": [{"title": "g", "items": [{"image": image}]}]}, tmp_path)
+    assert image.size == (500, 300)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_every_point_is_retrieval_with_that_shortlist(material, pairs):
         assert as_values(stage) == point.recalls
         assert point.passes == answers.passes
     first, last = found.points[0], found.points[-1]
-    assert last.passes == found.pictures * found.distinct and first.passes == 0
+    assert last.passes == found.images * found.distinct and first.passes == 0
     assert {name: score.value for name, score in first.recalls.items()} != {
         name: score.value for name, score in last.recalls.items()
     }
@@ -75,7 +75,7 @@ def test_what_lies_outside_the_interval_is_said(tmp_path, tools):
     assert not rows[2]["within the interval of all"] and not rows[2]["recalls"]["image to text R@1"]["within"]
 
 
-def test_a_shared_picture_scores_like_a_copy_for_each_text(monkeypatch):
+def test_a_shared_image_scores_like_a_copy_for_each_text(monkeypatch):
     answerer = Answerer(
         lively_unimo(vocabulary=Tokenizer.vocab_size, fusion="prefix", matching=2), precision="fp32", batch=7
     )
@@ -96,7 +96,7 @@ def test_a_shared_picture_scores_like_a_copy_for_each_text(monkeypatch):
     monkeypatch.setattr(UNIMO, "can_share", False)
     np.testing.assert_allclose(shared, answerer.match(images, texts, every), rtol=0, atol=1e-5)
     assert np.ptp(shared) > 0.01
-    # Chunks of 7 pairs: pictures 0 and 1, 1 and 2; 4 + 2 + 2 + 5 rows instead of 4 (4 + 2 + 5).
+    # Chunks of 7 pairs: images 0 and 1, 1 and 2; 4 + 2 + 2 + 5 rows instead of 4 (4 + 2 + 5).
     assert sum(rows) - held == 4 * (4 + 2 + 5) - (4 + 2 + 2 + 5)
 
 
@@ -126,7 +126,7 @@ def test_the_report_of_the_verb(material, pairs, tmp_path, monkeypatch, capsys):
     ask = ["bench", "retrieval", "RUN", "--pairs", *pairs, "--shortlists", "0,2", "--limit", "9", "--out", str(place)]
     app(ask, standalone_mode=False)
     report = json.loads(place.read_text())
-    assert [row["shortlist"] for row in report["curve"]] == [0, 2, "all"] and report["facts"]["pictures"] == 9
+    assert [row["shortlist"] for row in report["curve"]] == [0, 2, "all"] and report["facts"]["images"] == 9
     assert {row["metric"] for row in report["scores"]} == set(report["curve"][0]["recalls"])
     said = capsys.readouterr().out
     assert all(line in said for line in report["table"]) and "95 % intervals" in said
@@ -135,5 +135,5 @@ def test_the_report_of_the_verb(material, pairs, tmp_path, monkeypatch, capsys):
 def test_wrong_requests_are_refused(material, pairs):
     with pytest.raises(UsageError, match="shortlist"):
         speed.retrieval(material.answerer, pairs, shortlists=[-1])
-    with pytest.raises(UsageError, match="match pictures"):
+    with pytest.raises(UsageError, match="match images"):
         speed.retrieval(Answerer(lively_unimo(vocabulary=Tokenizer.vocab_size), precision="fp32"), pairs)

@@ -18,7 +18,7 @@ def by_metric(rows: list[dict]) -> dict:
 
 @pytest.fixture
 def planted(tmp_path, tools):
-    """Picture i and caption i share a direction, except that the first four captions trade places in pairs;
+    """Image i and caption i share a direction, except that the first four captions trade places in pairs;
     the fused model knows better."""
     captions = [f"caption {i}" for i in range(N)]
     place = [1, 0, 3, 2, *range(4, N)]
@@ -48,7 +48,7 @@ def test_what_the_shortlist_leaves_out_stays_lost(planted):
     task = Retrieval(paths, shortlist=1)
     scores = by_metric(task.score(task.predict(Material(model))))
     assert scores["text to image R@1, re-ranked"].value == pytest.approx((N - 4) / N)
-    assert model.matched == N  # the best of every picture is the best of its caption here
+    assert model.matched == N  # the best of every image is the best of its caption here
 
 
 def test_what_was_not_read_again_stands_behind_by_cosine():
@@ -81,7 +81,7 @@ def test_all_captions_count_and_equal_ones_share_the_point(tmp_path, tools):
     )
     task = Retrieval(tools.write_pairs(tmp_path / "pairs", captions), shortlist=0)
     scores = by_metric(task.score(task.predict(Material(model))))
-    # Four captions; for each picture the two copies of "same" tie at the top and one of them is its own.
+    # Four captions; for each image the two copies of "same" tie at the top and one of them is its own.
     assert scores["image to text R@1"].value == pytest.approx(0.5)
     assert scores["text to image R@1"].value == pytest.approx(0.5)
     one = Retrieval(task.pairs, shortlist=0, captions=1)
@@ -104,6 +104,6 @@ def test_paths_that_hold_no_pairs_are_located(tmp_path, material):
         Retrieval(()).predict(material)
 
 
-def test_one_picture_is_no_choice(tmp_path, tools, material):
+def test_one_image_is_no_choice(tmp_path, tools, material):
     with pytest.raises(DataError, match="choose from"):
         Retrieval(tools.write_pairs(tmp_path / "one", [["a dog"]])).predict(material)

@@ -1,4 +1,4 @@
-"""Where an answer looked: the weights are those the layer itself used, each on its part of the picture."""
+"""Where an answer looked: the weights are those the layer itself used, each on its part of the image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_task import keys_of, tiny_run, write_csv, write_pictures, write_start
+from tiny_task import keys_of, tiny_run, write_csv, write_images, write_start
 
 from unimo.finetune.attention_maps import attention_of, drawn, looked_at
 from unimo.finetune.job import Task
@@ -17,21 +17,21 @@ from unimo.model.attention import attend
 
 @pytest.fixture(params=["unimo-2", "unimo"])
 def opened(request, tmp_path):
-    """A task over pictures and texts, opened, with the model it would begin with."""
-    said = write_pictures(tmp_path / "pictures", 4, regions=request.param == "unimo")
-    keys = keys_of(tmp_path / "pictures")
+    """A task over images and texts, opened, with the model it would begin with."""
+    said = write_images(tmp_path / "images", 4, regions=request.param == "unimo")
+    keys = keys_of(tmp_path / "images")
     rows = [
         {"id": i, "image": key, "text": f"which colour {i}", "label": c} for i, (key, c) in enumerate(zip(keys, said))
     ]
     start = write_start(tmp_path / "start", request.param)
-    data = TaskData(train=(write_csv(tmp_path / "rows.csv", rows),), images=(str(tmp_path / "pictures"),))
+    data = TaskData(train=(write_csv(tmp_path / "rows.csv", rows),), images=(str(tmp_path / "images"),))
     task = Task(tiny_run(start, "classification", data))
     task.open(tmp_path / "out", lambda _: None)
     torch.manual_seed(0)
     return task, Answerer(task.build(), precision="fp32")
 
 
-def test_shares_add_up_and_tile_the_picture(opened):
+def test_shares_add_up_and_tile_the_image(opened):
     task, answerer = opened
     rows = task.rows("train")
     look = np.array(looked_at(task.kind, answerer, rows, 1))
@@ -62,12 +62,12 @@ def test_the_weights_are_those_of_attention_itself(opened):
 
 
 def test_what_was_looked_at_most_is_brightest():
-    picture = Image.new("RGB", (10, 10), (100, 100, 250))
-    image = np.asarray(drawn(picture, [[0, 0, 0.5, 1, 0.8], [0.5, 0, 1, 0.5, 0.2]])).astype(int)
-    side = image.shape[0]
-    plain, lit = image[:, :side], image[:, -side:]
+    image = Image.new("RGB", (10, 10), (100, 100, 250))
+    shown = np.asarray(drawn(image, [[0, 0, 0.5, 1, 0.8], [0.5, 0, 1, 0.5, 0.2]])).astype(int)
+    side = shown.shape[0]
+    plain, lit = shown[:, :side], shown[:, -side:]
     assert (plain == (100, 100, 250)).all()
     left, top_right, bottom_right = (lit[y, x, 2] for y, x in ((9, side // 4), (9, -side // 4), (-9, -side // 4)))
     assert left == 250 > top_right > bottom_right > 0
-    covered = np.asarray(drawn(picture, [[0, 0, 1, 1, 0.3], [0, 0, 0.5, 1, 0.7]])).astype(int)
+    covered = np.asarray(drawn(image, [[0, 0, 1, 1, 0.3], [0, 0, 0.5, 1, 0.7]])).astype(int)
     assert covered[9, side + 8, 2] == 250 > covered[9, -9, 2]  # a small region shows on a large one

@@ -1,10 +1,10 @@
-"""Batches of a task: every row once an epoch, the same on any number of ranks, each picture shown once."""
+"""Batches of a task: every row once an epoch, the same on any number of ranks, each image shown once."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from tiny_task import keys_of, write_pictures
+from tiny_task import keys_of, write_images
 
 from unimo.corpus.corpus import open_corpus
 from unimo.data.augment import Views
@@ -18,9 +18,9 @@ from unimo.tokenizer import Tokenizer
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory) -> Examples:
-    """Ten rows about five pictures."""
-    folder = tmp_path_factory.mktemp("rows") / "pictures"
-    write_pictures(folder, 5)
+    """Ten rows about five images."""
+    folder = tmp_path_factory.mktemp("rows") / "images"
+    write_images(folder, 5)
     corpus = open_corpus("images", str(folder))
     keys = sorted(corpus.keys, key=lambda key: key.rpartition("/")[2])
     assert len(keys_of(folder)) == 5
@@ -67,14 +67,14 @@ def test_ranks_share_what_one_process_reads(examples, world):
         stream_of(examples, batch=5, shards=2)
 
 
-def test_a_picture_of_several_rows_is_shown_once_unless_it_varies(examples):
+def test_a_image_of_several_rows_is_shown_once_unless_it_varies(examples):
     rows = rows_of(examples)
-    draft = rows.draft([Place(0), Place(5), Place(1)])  # rows 0 and 5 have the same picture
-    assert [one.picture for one in draft.examples] == [0, 0, 1] and len(draft.pixels["examples"]) == 2
+    draft = rows.draft([Place(0), Place(5), Place(1)])  # rows 0 and 5 have the same image
+    assert [one.image for one in draft.examples] == [0, 0, 1] and len(draft.pixels["examples"]) == 2
     varied = rows_of(examples, views=Views(flip=0.5)).draft([Place(0, names=(1,)), Place(5, names=(2,))])
-    assert [one.picture for one in varied.examples] == [0, 1]
+    assert [one.image for one in varied.examples] == [0, 1]
     blind = rows_of(examples, sees=False).draft([Place(0)])
-    assert blind.examples[0].picture == -1 and not blind.pixels
+    assert blind.examples[0].image == -1 and not blind.pixels
 
 
 def test_each_target_counts_once(examples):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tiny_run import bits_of, log_of
-from tiny_task import keys_of, quiet, tiny_run, write_csv, write_jsonl, write_pictures, write_start
+from tiny_task import keys_of, quiet, tiny_run, write_csv, write_images, write_jsonl, write_start
 
 import unimo
 from unimo import checkpoint
@@ -45,10 +45,10 @@ def starts(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> tuple[Path, list[str]]:
-    """Sixteen pictures of four colours, in folders by colour, with regions beside them."""
-    folder = tmp_path_factory.mktemp("pictures")
-    return folder, write_pictures(folder, 16, regions=True)
+def images(tmp_path_factory) -> tuple[Path, list[str]]:
+    """Sixteen images of four colours, in folders by colour, with regions beside them."""
+    folder = tmp_path_factory.mktemp("images")
+    return folder, write_images(folder, 16, regions=True)
 
 
 def sentences(n: int, seed: int = 0, labels: str | None = None) -> list[dict]:
@@ -75,7 +75,7 @@ def of_texts(start, tmp, shown):
     return tiny_run(start, "classification", TaskData(train=(path,), dev=(path,)), "steps=40"), "accuracy", 1.0
 
 
-def of_pictures(start, tmp, shown):
+def of_images(start, tmp, shown):
     data = TaskData(reader="folder", train=(str(shown[0]),), dev=(str(shown[0]),))
     return tiny_run(start, "classification", data, "steps=40"), "accuracy", 1.0
 
@@ -163,7 +163,7 @@ def of_retrieval(loss):
 
 
 CASES = [
-    (of_texts, "unimo-2"), (of_texts, "unimo"), (of_pictures, "unimo-2"), (of_pictures, "unimo"),
+    (of_texts, "unimo-2"), (of_texts, "unimo"), (of_images, "unimo-2"), (of_images, "unimo"),
     (of_both, "unimo"), (of_soft_answers, "unimo-2"), (of_numbers, "unimo-2"), (of_written_texts, "unimo-2"),
     (of_captions, "unimo-2"), (of_captions, "unimo"), (of_dialogue, "unimo"),
     (of_retrieval("hard"), "unimo-2"), (of_retrieval("circle"), "unimo-2"), (of_retrieval("circle"), "unimo"),
@@ -172,8 +172,8 @@ CASES = [
 
 
 @pytest.mark.parametrize(("case", "member"), CASES, ids=lambda value: getattr(value, "__name__", value))
-def test_every_kind_learns_a_few_rows_by_heart(starts, pictures, tmp_path, case, member):
-    run, metric, at_least = case(starts[member], tmp_path, pictures)
+def test_every_kind_learns_a_few_rows_by_heart(starts, images, tmp_path, case, member):
+    run, metric, at_least = case(starts[member], tmp_path, images)
     marked = finetune(override(run, ["dev_steps=1000"]), tmp_path / "run", say=quiet)
     score = score_of(marked, metric)
     assert isinstance(score, Score) and score.value >= at_least
@@ -222,7 +222,7 @@ def test_only_so_many_rows_are_scored_and_the_same_ones_each_time(starts, tmp_pa
 
 @pytest.fixture(scope="module")
 def learning(tmp_path_factory) -> Finetuning:
-    """Twelve steps with dropout, pictures of no use, and a question to the dev split every three."""
+    """Twelve steps with dropout, images of no use, and a question to the dev split every three."""
     folder = tmp_path_factory.mktemp("learning")
     path = write_csv(folder / "rows.csv", sentences(16))
     start = write_start(folder / "lively", dropout=0.1, attention_dropout=0.1)
@@ -457,8 +457,8 @@ def test_one_class_is_no_choice(starts, tmp_path):
             "nothing to choose")  # fmt: skip
 
 
-def test_a_premise_in_words_is_refused_where_the_picture_is_the_premise(starts, pictures, tmp_path):
-    folder, _ = pictures
+def test_a_premise_in_words_is_refused_where_the_image_is_the_premise(starts, images, tmp_path):
+    folder, _ = images
     rows = [
         {"image": key, "text": "a wall", "text2": "it is red", "label": str(i % 2)}
         for i, key in enumerate(keys_of(folder))
@@ -470,23 +470,23 @@ def test_a_premise_in_words_is_refused_where_the_picture_is_the_premise(starts, 
 
 
 def test_unimo_without_regions_cannot_see(starts, tmp_path):
-    write_pictures(tmp_path / "pictures", 8)
-    data = TaskData(reader="folder", train=(str(tmp_path / "pictures"),))
+    write_images(tmp_path / "images", 8)
+    data = TaskData(reader="folder", train=(str(tmp_path / "images"),))
     run = tiny_run(starts["unimo"], "classification", data)
     assert "prepare regions" in refused(run, tmp_path / "run", DataError, "no regions fit").do
 
 
 @pytest.mark.parametrize("member", ["unimo", "unimo-2"])
-def test_the_dev_split_is_asked_in_the_precision_of_training(starts, pictures, tmp_path, member):
-    folder, _ = pictures
+def test_the_dev_split_is_asked_in_the_precision_of_training(starts, images, tmp_path, member):
+    folder, _ = images
     data = TaskData(reader="folder", train=(str(folder),), dev=(str(folder),))
     run = override(tiny_run(starts[member], "classification", data), ["precision=bf16", "steps=2", "dev_steps=1"])
     marked = finetune(run, tmp_path / "run", say=lambda _: None)
     assert 0 <= score_of(marked, "accuracy").value <= 1
 
 
-def test_rows_without_a_picture_are_named_where_pictures_are_needed(starts, pictures, tmp_path):
-    folder, colours = pictures
+def test_rows_without_a_image_are_named_where_images_are_needed(starts, images, tmp_path):
+    folder, colours = images
     train = [{"image": k, "text": "what ?", "label": c} for k, c in zip(keys_of(folder), colours)]
     dev = [{"text": "what ?", "label": "red"}, {"text": "and what ?", "label": "blue"}]
     data = TaskData(
@@ -495,7 +495,7 @@ def test_rows_without_a_picture_are_named_where_pictures_are_needed(starts, pict
         images=(str(folder),),
     )
     run = tiny_run(starts["unimo-2"], "classification", data)
-    assert "2 of 2" in refused(run, tmp_path / "run", DataError, "rows without a picture").got
+    assert "2 of 2" in refused(run, tmp_path / "run", DataError, "rows without an image").got
 
 
 @pytest.mark.parametrize(
@@ -543,7 +543,7 @@ def test_a_fine_tuned_run_can_be_asked_about_its_other_abilities(starts, tmp_pat
     train = write_csv(tmp_path / "train.csv", sentences(16))
     run = tiny_run(starts["unimo-2"], "classification", TaskData(train=(train,), dev=(train,)), "steps=2")
     finetune(run, tmp_path / "run", say=quiet)
-    colours = write_pictures(tmp_path / "pairs", 4)
+    colours = write_images(tmp_path / "pairs", 4)
     lines = [{"image": key, "captions": [f"a {c} wall"]} for key, c in zip(keys_of(tmp_path / "pairs"), colours)]
     write_jsonl(tmp_path / "pairs/captions.jsonl", lines)
     data = EvaluationData(pairs=(str(tmp_path / "pairs"),), tasks=("retrieval", "captioning"), captioned=2, shortlist=2)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_task import keys_of, quiet, tiny_run, write_csv, write_jsonl, write_pictures, write_start
+from tiny_task import keys_of, quiet, tiny_run, write_csv, write_images, write_jsonl, write_start
 from typer.testing import CliRunner
 
 import unimo
@@ -67,29 +67,29 @@ def test_a_csv_of_texts_and_labels(start, tmp_path):
 
 
 def test_a_folder_of_classes(start, tmp_path):
-    write_pictures(tmp_path / "train", 12)
-    write_pictures(tmp_path / "dev", 4)
+    write_images(tmp_path / "train", 12)
+    write_images(tmp_path / "dev", 4)
     train = ("--train", tmp_path / "train", "--dev", tmp_path / "dev")
     command("finetune", "imagenet", "--from", start, *train, "--out", tmp_path / "run", *FAST)
     assert unimo.load(tmp_path / "run").labels == ("blue", "green", "red", "yellow")
     assert len(rows_of(tmp_path / "run/predictions-dev.jsonl")) == 4
 
 
-def test_jsonl_of_pictures_questions_and_answers(start, tmp_path):
-    colours = write_pictures(tmp_path / "pictures", 8)
+def test_jsonl_of_images_questions_and_answers(start, tmp_path):
+    colours = write_images(tmp_path / "images", 8)
     rows = [
         {"image": key, "question": "what colour ?", "answer": colour}
-        for key, colour in zip(keys_of(tmp_path / "pictures"), colours)
+        for key, colour in zip(keys_of(tmp_path / "images"), colours)
     ]
     train = write_jsonl(tmp_path / "my.jsonl", rows)
     dev = write_jsonl(tmp_path / "dev.jsonl", [*rows[:3], {**rows[3], "answer": "mauve"}])
-    paths = ("--train", train, "--dev", dev, "--images", tmp_path / "pictures")
+    paths = ("--train", train, "--dev", dev, "--images", tmp_path / "images")
     command("finetune", "classification", "--from", start, *paths, "--out", tmp_path / "run", *FAST)
     answers = rows_of(tmp_path / "run/predictions-dev.jsonl")
     assert len(answers) == 4  # an answer that training did not have is wrong, not left out
     model = unimo.load(tmp_path / "run")
-    picture = tmp_path / "pictures" / rows[0]["image"]
-    assert model.answer(["what colour ?"], [str(picture)])[0] in colours
+    image = tmp_path / "images" / rows[0]["image"]
+    assert model.answer(["what colour ?"], [str(image)])[0] in colours
 
 
 def test_columns_are_named_where_they_cannot_be_guessed(start, tmp_path):

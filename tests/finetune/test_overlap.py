@@ -12,7 +12,7 @@ from PIL import Image
 from unimo.corpus.corpus import open_corpus
 from unimo.errors import UsageError
 from unimo.finetune.example import Example
-from unimo.finetune.overlap import difference_hash, picture_overlap, split_overlap, text_overlap, texts_of
+from unimo.finetune.overlap import difference_hash, image_overlap, split_overlap, text_overlap, texts_of
 from unimo.finetune.split import Examples, open_examples
 from unimo.tokenizer import Tokenizer
 
@@ -65,12 +65,12 @@ def test_bounds_of_likeness_are_checked():
         with pytest.raises(UsageError):
             text_overlap([], [], **options)
     with pytest.raises(UsageError):
-        picture_overlap([], [], bits=5)
+        image_overlap([], [], bits=5)
 
 
-def encoded(picture, form="PNG", **options):
+def encoded(image, form="PNG", **options):
     stream = io.BytesIO()
-    picture.save(stream, form, **options)
+    image.save(stream, form, **options)
     return stream.getvalue()
 
 
@@ -79,7 +79,7 @@ def photograph(i, size=96):
     return Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
 
 
-def test_pictures_saved_again_are_near_and_others_are_not():
+def test_images_saved_again_are_near_and_others_are_not():
     test = [photograph(i) for i in range(40)]
     changed = [
         ("copy", encoded(test[0])),
@@ -89,7 +89,7 @@ def test_pictures_saved_again_are_near_and_others_are_not():
         ("mirrored", encoded(test[4].transpose(Image.Transpose.FLIP_LEFT_RIGHT))),
         *((f"other {i}", encoded(photograph(1000 + i))) for i in range(40)),
     ]
-    found = picture_overlap(changed, [(str(i), encoded(picture)) for i, picture in enumerate(test)])
+    found = image_overlap(changed, [(str(i), encoded(image)) for i, image in enumerate(test)])
     assert (found.exact, found.near) == (1, 3)
     assert [(twin.test, twin.train, twin.exact) for twin in found.twins] == [
         ("0", "copy", True),
@@ -114,7 +114,7 @@ def test_bands_find_all_hashes_within_four_bits(monkeypatch):
     monkeypatch.setattr(overlap, "_look", lambda data, where: overlap._Shown(where.encode(), int(data), flat))
     for bits in range(5):
         expected = sum(any((a ^ b).bit_count() <= bits for b in train) for a in test)
-        found = picture_overlap(
+        found = image_overlap(
             [(f"a{i}", v) for i, v in enumerate(train)], [(f"b{i}", v) for i, v in enumerate(test)], bits=bits
         )
         assert found.near == expected and found.exact == 0
@@ -123,14 +123,14 @@ def test_bands_find_all_hashes_within_four_bits(monkeypatch):
 
 def test_colours_tell_apart_what_the_hash_cannot():
     def square(colour):
-        picture = Image.new("RGB", (64, 64), "white")
-        picture.paste(colour, (16, 16, 48, 48))
-        return picture
+        image = Image.new("RGB", (64, 64), "white")
+        image.paste(colour, (16, 16, 48, 48))
+        return image
 
     red, blue = square("red"), square("blue")
     assert difference_hash(red) == difference_hash(blue)
     one, other = [("a", encoded(red))], [("b", encoded(blue))]
-    assert picture_overlap(one, other).near == 0 and picture_overlap(one, other, colours=None).near == 1
+    assert image_overlap(one, other).near == 0 and image_overlap(one, other, colours=None).near == 1
 
 
 def test_hash_ignores_size_and_sees_the_direction():
@@ -150,13 +150,13 @@ def test_splits_and_corpora(tmp_path):
         ]
         (tmp_path / name / "rows.jsonl").write_text("\n".join(lines) + "\n")
     train, test = (open_examples("jsonl", tmp_path / name / "rows.jsonl") for name in ("train", "test"))
-    texts, pictures = split_overlap(train, test)
+    texts, images = split_overlap(train, test)
     assert (texts.what, texts.exact, texts.near) == ("texts", 1, 0)
-    assert (pictures.what, pictures.exact, pictures.near, pictures.tested) == ("pictures", 1, 0, 4)
-    assert pictures.summary()["twins"] == [{"test": "3.png", "train": "3.png", "likeness": 1.0, "exact": True}]
+    assert (images.what, images.exact, images.near, images.tested) == ("images", 1, 0, 4)
+    assert images.summary()["twins"] == [{"test": "3.png", "train": "3.png", "likeness": 1.0, "exact": True}]
 
     corpus = open_corpus("images", tmp_path / "train")
-    assert [each.what for each in split_overlap(corpus, test)] == ["pictures"]
+    assert [each.what for each in split_overlap(corpus, test)] == ["images"]
     (tmp_path / "book.txt").write_text("It rained. This is the long text of number 5. Nobody came. " * 2)
     read = open_corpus("texts", tmp_path / "book.txt", tokenizer=Tokenizer.default())
     (texts,) = split_overlap(read, test)

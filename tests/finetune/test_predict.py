@@ -23,7 +23,7 @@ from unimo.model.task_heads import HeadSettings
 
 @pytest.fixture
 def tuned(tmp_path):
-    """A fine-tuned run of random weights: texts, or texts beside pictures, in two classes."""
+    """A fine-tuned run of random weights: texts, or texts beside images, in two classes."""
 
     def make(reads: str = "text") -> str:
         head = HeadSettings(task="mood", labels=("bad", "good"), reads=reads, longest=40)
@@ -73,33 +73,33 @@ def test_labels_that_are_missing_in_some_rows_cost_no_answer(tuned, tmp_path):
     assert any("without a target" in line for line in said)
 
 
-def test_pictures_that_cannot_be_decoded_are_named_by_their_rows(tuned, tmp_path):
-    (tmp_path / "pictures").mkdir()
+def test_images_that_cannot_be_decoded_are_named_by_their_rows(tuned, tmp_path):
+    (tmp_path / "images").mkdir()
     for i in range(20):
-        Image.new("RGB", (16, 16), (10 * i, 0, 0)).save(tmp_path / f"pictures/{i}.png")
+        Image.new("RGB", (16, 16), (10 * i, 0, 0)).save(tmp_path / f"images/{i}.png")
     for i in (4, 7):
-        (tmp_path / f"pictures/{i}.png").write_bytes(b"no picture")
+        (tmp_path / f"images/{i}.png").write_bytes(b"no image")
     rows = [{"id": i, "text": "what?", "image": f"{i}.png"} for i in range(21)]  # and one that is not there
     out, said = tmp_path / "out.jsonl", []
     data = write_jsonl(tmp_path / "new.jsonl", rows)
-    predict(tuned("both"), [data], out, images=[str(tmp_path / "pictures")], say=said.append)
+    predict(tuned("both"), [data], out, images=[str(tmp_path / "images")], say=said.append)
     assert set(answers(out)) == {str(i) for i in range(20) if i not in (4, 7)}
     bad = {line for line in said if line.startswith("    ")}
     assert len(bad) == 3 and sum("cannot decode" in line for line in bad) == 2
-    assert sum("picture is missing" in line and "20.png" in line for line in bad) == 1
+    assert sum("image is missing" in line and "20.png" in line for line in bad) == 1
     with pytest.raises(DataError, match="3 of 21"):
         again = tmp_path / "again.jsonl"
-        predict(tuned("both"), [data], again, images=[str(tmp_path / "pictures")], strict=True, say=quiet)
+        predict(tuned("both"), [data], again, images=[str(tmp_path / "images")], strict=True, say=quiet)
 
 
-def test_a_picture_that_breaks_after_it_was_indexed_costs_its_row_alone(tuned, tmp_path, monkeypatch):
-    (tmp_path / "pictures").mkdir()
+def test_a_image_that_breaks_after_it_was_indexed_costs_its_row_alone(tuned, tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
     for i in range(6):
-        Image.new("RGB", (16, 16), (10 * i, 0, 0)).save(tmp_path / f"pictures/{i}.png")
+        Image.new("RGB", (16, 16), (10 * i, 0, 0)).save(tmp_path / f"images/{i}.png")
     data = write_jsonl(tmp_path / "new.jsonl", [{"id": i, "text": "?", "image": f"{i}.png"} for i in range(6)])
     model, out, said = tuned("both"), tmp_path / "out.jsonl", []
-    opened = open_examples("table", data, images=str(tmp_path / "pictures"))
-    (tmp_path / "pictures/2.png").write_bytes(b"torn")
+    opened = open_examples("table", data, images=str(tmp_path / "images"))
+    (tmp_path / "images/2.png").write_bytes(b"torn")
     monkeypatch.setattr("unimo.finetune.predict.open_rows", lambda *_, **__: opened)
     predict(model, [data], out, say=said.append)
     assert set(answers(out)) == {"0", "1", "3", "4", "5"}
@@ -124,7 +124,7 @@ def test_case_the_same_file_as_train_and_dev_is_warned_of_once():
     assert said == []
 
 
-def test_one_picture_asked_other_things_is_another_row():
+def test_one_image_asked_other_things_is_another_row():
     train = Examples("train", [Example("0", ("what?",), "1.png", "a")])
     said: list[str] = []
     say_shared({"train": train, "dev": Examples("dev", [Example("0", ("where?",), "1.png", "a")])}, said.append)

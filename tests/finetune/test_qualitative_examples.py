@@ -60,7 +60,7 @@ def test_every_kind_says_how_wrong_a_row_is():
     assert texts[0].right == "a blue dog / a red dog"
 
 
-def test_a_picture_is_as_wrong_as_the_place_of_its_best_caption():
+def test_a_image_is_as_wrong_as_the_place_of_its_best_caption():
     examples = rows_of([("a", "b"), ("c",), ("d",)])
     scores = np.array([[0.1, 0.9, 0.5, 0.2], [0.4, 0.3, 0.2, 0.1], [0.5, 0.5, 0.5, 0.5]], np.float32)
     predictions = [RankedRow(row, list("abcd")) for row in scores]
@@ -90,24 +90,24 @@ def test_rows_without_labels_are_shown_with_their_answers_alone():
 
 
 @pytest.fixture
-def pictures(tmp_path) -> Examples:
+def images(tmp_path) -> Examples:
     for name, size in (("small", (16, 16)), ("large", (600, 300))):
-        (tmp_path / "pictures").mkdir(exist_ok=True)
-        Image.new("RGB", size, (200, 30, 40)).save(tmp_path / "pictures" / f"{name}.png")
-    corpus = open_corpus("images", [str(tmp_path / "pictures")])
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.new("RGB", size, (200, 30, 40)).save(tmp_path / "images" / f"{name}.png")
+    corpus = open_corpus("images", [str(tmp_path / "images")])
     keys = sorted(corpus.keys)
     rows = [Example(key, (NASTY,), image=key, target=NASTY) for key in keys]
     return Examples("test", rows, corpus)
 
 
-def test_pictures_are_small_and_whatever_is_said_is_escaped(pictures, tmp_path: Path):
+def test_images_are_small_and_whatever_is_said_is_escaped(images, tmp_path: Path):
     head = HeadSettings(labels=(NASTY, "x"), reads="both")
     predictions = [Classified("x", {"x": 0.8, "y": 0.2})] * 2
-    told = gallery(Classify(head, sees=True), predictions, pictures)
+    told = gallery(Classify(head, sees=True), predictions, images)
     told = json.loads(json.dumps(told, allow_nan=False))  # nothing is lost in a file
     sizes = []
     for item in told["items"]:
-        kind, _, data = item["image"].partition(";base64,")
+        kind, _, data = item["thumbnail"].partition(";base64,")
         image = Image.open(io.BytesIO(base64.b64decode(data)))
         assert kind == f"data:image/{image.format.lower()}"
         sizes.append(max(image.size))
@@ -121,14 +121,14 @@ def test_pictures_are_small_and_whatever_is_said_is_escaped(pictures, tmp_path: 
     assert "<script" not in page and "<b>" not in page
 
 
-def test_a_picture_that_is_not_looked_at_or_cannot_be_read_is_no_picture(pictures):
+def test_a_image_that_is_not_looked_at_or_cannot_be_read_is_no_image(images):
     predictions = [Classified("x", {"x": 0.8, "y": 0.2})] * 2
-    blind = gallery(Classify(HeadSettings(labels=(NASTY, "x")), sees=False), predictions, pictures)
-    assert not any("picture" in item for item in blind["items"])
-    gone = replace(pictures, rows=[replace(row, image="gone") for row in pictures.rows])
+    blind = gallery(Classify(HeadSettings(labels=(NASTY, "x")), sees=False), predictions, images)
+    assert not any("image" in item for item in blind["items"])
+    gone = replace(images, rows=[replace(row, image="gone") for row in images.rows])
     told = gallery(Classify(HeadSettings(labels=(NASTY, "x"), reads="both"), sees=True), predictions, gone)
-    assert all(item["picture"] == "gone" and item["image"] is None for item in told["items"])
-    assert all("its picture cannot be read" in one["lines"] for part in galleries("t", told) for one in part["items"])
+    assert all(item["image"] == "gone" and item["thumbnail"] is None for item in told["items"])
+    assert all("its image cannot be read" in one["lines"] for part in galleries("t", told) for one in part["items"])
 
 
 def test_long_texts_are_cut():

@@ -36,17 +36,17 @@ def errors(given):
 
 
 def karpathy():
-    def picture(i, split, **more):
+    def image(i, split, **more):
         sentences = [{"raw": f"caption {i} {j} .", "tokens": ["caption"], "sentid": 5 * i + j} for j in range(5)]
         return {"filename": f"COCO_val2014_{i:012d}.jpg", "imgid": i, "split": split, "sentences": sentences, **more}
 
     return {
         "dataset": "coco",
         "images": [
-            picture(0, "train", filepath="val2014", cocoid=900),
-            picture(1, "restval", filepath="val2014", cocoid=901),
-            picture(2, "val", filepath="val2014", cocoid=902),
-            picture(3, "test"),
+            image(0, "train", filepath="val2014", cocoid=900),
+            image(1, "restval", filepath="val2014", cocoid=901),
+            image(2, "val", filepath="val2014", cocoid=902),
+            image(3, "test"),
         ],
     }
 
@@ -77,30 +77,30 @@ def test_karpathy_names_what_is_broken(tmp_path):
     got = found("karpathy", put(tmp_path / "a.json", values), split="train")
     assert errors(got) == [
         ("wrong type of field", "a.json, images[0].sentences[3], field raw"),
-        ("picture without caption", "a.json, images[1]"),
+        ("image without caption", "a.json, images[1]"),
         ("wrong type of field", "a.json, images[4]"),
         ("field is missing", "a.json, images[5]"),
     ]
 
 
 def test_coco_captions(tmp_path):
-    pictures = [{"id": i, "file_name": f"{i:012d}.jpg", "width": 4, "height": 4} for i in (391895, 522418, 7)]
+    images = [{"id": i, "file_name": f"{i:012d}.jpg", "width": 4, "height": 4} for i in (391895, 522418, 7)]
     said = [{"image_id": i, "id": n, "caption": f" c{n}\n"} for n, i in enumerate([522418, 391895, 522418])]
-    values = {"images": pictures, "annotations": said}
+    values = {"images": images, "annotations": said}
     examples = open_examples("coco_captions", put(tmp_path / "captions_val2017.json", values))
     assert [(e.id, e.image, e.target) for e in examples.rows] == [
         ("391895", "000000391895.jpg", ("c1",)),
         ("522418", "000000522418.jpg", ("c0", "c2")),
     ]
-    assert examples.bad == 1  # picture 7 has no caption while others have
+    assert examples.bad == 1  # image 7 has no caption while others have
     said += [{"image_id": 5, "caption": "of nothing"}, {"image_id": 7, "caption": ""}, {"image_id": "x"}]
     got = found("coco_captions", put(tmp_path / "a.json", values))
     assert [what for what, _ in errors(got)] == [
-        "caption of an unknown picture",
+        "caption of an unknown image",
         "text is empty",
-        "caption of an unknown picture",
+        "caption of an unknown image",
     ]
-    test = open_examples("coco_captions", put(tmp_path / "image_info_test2014.json", {"images": pictures}))
+    test = open_examples("coco_captions", put(tmp_path / "image_info_test2014.json", {"images": images}))
     assert len(test) == 3 and not test.labelled
 
 

@@ -61,7 +61,7 @@ def test_text_sets(data, counts, reader, folder, segments, target):
             assert all(isinstance(row.target, target) for row in examples.rows)
 
 
-PICTURES = [  # reader, pattern, what the manifest counts, number of classes
+IMAGES = [  # reader, pattern, what the manifest counts, number of classes
     ("folder", "tiny_imagenet/train-*.tar", "samples", 200),
     ("folder", "tiny_imagenet/val-*.tar", "samples", 200),
     ("folder", "tf_flowers/train-*.tar", "samples", 5),
@@ -69,16 +69,16 @@ PICTURES = [  # reader, pattern, what the manifest counts, number of classes
     ("nlvr", "nlvr/train-*.tar", "samples", 2),
     ("nlvr", "nlvr/dev-*.tar", "samples", 2),
     ("nlvr", "nlvr/test-*.tar", "samples", 2),
-    ("pictures", "coco_mini/train-*.tar", "captions", None),
-    ("pictures", "coco_mini/val-*.tar", "captions", None),
+    ("images", "coco_mini/train-*.tar", "captions", None),
+    ("images", "coco_mini/val-*.tar", "captions", None),
     ("questions", "daquar/train-*.tar", "questions", None),
     ("questions", "daquar/dev-*.tar", "questions", None),
     ("questions", "daquar/test-*.tar", "questions", None),
 ]
 
 
-@pytest.mark.parametrize("reader, pattern, unit, classes", PICTURES, ids=[row[1] for row in PICTURES])
-def test_picture_sets(data, counts, indexes, reader, pattern, unit, classes):
+@pytest.mark.parametrize("reader, pattern, unit, classes", IMAGES, ids=[row[1] for row in IMAGES])
+def test_image_sets(data, counts, indexes, reader, pattern, unit, classes):
     expected = sum(counts[str(path.relative_to(data))][unit] for path in data.glob(pattern))
     assert expected
     examples = open_examples(reader, data / pattern, index_dir=indexes, need_targets=True, max_bad_share=0)
@@ -104,14 +104,14 @@ def test_daquar_is_as_its_readme_says(data, indexes):
     assert 0.8955 < answerable(test, vocabulary) < 0.91
 
 
-def test_entailment_about_flickr8k_pictures(data, counts, indexes):
+def test_entailment_about_flickr8k_images(data, counts, indexes):
     for split, tars in (("dev", ["dev-*.tar"]), ("test", ["test-*.tar"]), ("train", ["train-*.tar", "extra-*.tar"])):
-        pictures = [str(data / "flickr8k" / tar) for tar in tars]
+        images = [str(data / "flickr8k" / tar) for tar in tars]
         rows = data / f"visual_entailment/{split}.jsonl.gz"
         for reader in ("visual_entailment", "snli_ve"):
-            examples = open_examples(reader, rows, images=pictures, index_dir=indexes, max_bad_share=0)
+            examples = open_examples(reader, rows, images=images, index_dir=indexes, max_bad_share=0)
             assert len(examples) == counts[f"visual_entailment/{split}.jsonl.gz"]["rows"] and examples.bad == 0
-            assert all(len(row.texts) == 1 for row in examples.rows)  # the premise is the picture
+            assert all(len(row.texts) == 1 for row in examples.rows)  # the premise is the image
 
 
 def test_flickr8k_captions_by_split(data, indexes):
@@ -122,8 +122,8 @@ def test_flickr8k_captions_by_split(data, indexes):
             "captions", path, only={"split": split}, images=tars, index_dir=indexes, max_bad_share=0
         )
         assert len(examples) == expected and sum(len(row.target) for row in examples.rows) == 5 * expected
-    # Of pictures of another split none is there: every row is named, none is quietly kept.
-    with pytest.raises(Exception, match="picture is missing"):
+    # Of images of another split none is there: every row is named, none is quietly kept.
+    with pytest.raises(Exception, match="image is missing"):
         open_examples("captions", path, only={"split": "test"}, images=data / "flickr8k/dev-*.tar", index_dir=indexes)
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_task import keys_of, quiet, tiny_run, write_jsonl, write_pictures, write_start
+from tiny_task import keys_of, quiet, tiny_run, write_images, write_jsonl, write_start
 
 from unimo import inference
 from unimo.corpus.bad_samples import Ledger
@@ -23,12 +23,12 @@ def no_benchmark(monkeypatch):
 
 
 def marked(tmp_path: Path, member: str, **changes):
-    said = write_pictures(tmp_path / "pictures", 6, regions=member == "unimo")
-    keys = keys_of(tmp_path / "pictures")
+    said = write_images(tmp_path / "images", 6, regions=member == "unimo")
+    keys = keys_of(tmp_path / "images")
     rows = [{"key": key, "image": key, "captions": [f"{c} number {i}"]} for i, (key, c) in enumerate(zip(keys, said))]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     start = write_start(tmp_path / "start", member, **changes)
-    data = TaskData(reader="captions", train=(path,), dev=(path,), images=(str(tmp_path / "pictures"),))
+    data = TaskData(reader="captions", train=(path,), dev=(path,), images=(str(tmp_path / "images"),))
     run = tiny_run(start, "retrieval", data, "steps=3", "batch=4")
     return start, run, finetune(run, tmp_path / "out", say=quiet, zero_shot=True)
 

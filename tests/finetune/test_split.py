@@ -1,4 +1,4 @@
-"""What is wrong with rows is counted and named, what is wrong with a file stops; pictures go by several names."""
+"""What is wrong with rows is counted and named, what is wrong with a file stops; images go by several names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from unimo.corpus.bad_samples import Ledger
 from unimo.corpus.corpus import open_corpus
-from unimo.corpus.image_names import PictureKeys
+from unimo.corpus.image_names import ImageKeys
 from unimo.errors import DataError, UsageError
 from unimo.finetune.labels import answer_vocabulary, answerable, labels_of, unseen_labels
 from unimo.finetune.split import READERS, Example, Examples, open_examples
@@ -147,14 +147,14 @@ def test_fingerprint_changes_with_whatever_a_task_would_see(tmp_path):
 def test_every_reader_says_what_it_takes():
     for name, reader in READERS.items():
         assert reader.files and 1 <= reader.needed <= len(reader.files), name
-        assert reader.over == "files" or reader.files == ("pictures",), name
-        assert "layout" not in reader.options or name in ("table", "csv", "tsv", "jsonl", "parquet", "pictures")
+        assert reader.over == "files" or reader.files == ("images",), name
+        assert "layout" not in reader.options or name in ("table", "csv", "tsv", "jsonl", "parquet", "images")
 
 
-# ---- pictures
+# ---- images
 
 
-def test_pictures_beside_a_table_are_found_by_themselves(tmp_path):
+def test_images_beside_a_table_are_found_by_themselves(tmp_path):
     folder_of(tmp_path, ["img/one.png", "img/two.png", "unused.png"])
     rows = [
         {"image": "img/" + "0" * 5000, "question": "q", "answer": "a"},
@@ -172,14 +172,14 @@ def test_pictures_beside_a_table_are_found_by_themselves(tmp_path):
     assert corpus.image_bytes(examples.image_item("img/two.png")) == (tmp_path / "img/two.png").read_bytes()
     whats = [json.loads(line)["what"] for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert sorted(whats) == ["image path leaves the folder"] * 2 + [
-        "picture is missing",
-        "picture is missing",
-        "row names no picture",
+        "image is missing",
+        "image is missing",
+        "row names no image",
     ]
 
 
-def test_pictures_given_apart(tmp_path):
-    shown = folder_of(tmp_path / "pictures", ["val2014/COCO_val2014_000000000007.png"])
+def test_images_given_apart(tmp_path):
+    shown = folder_of(tmp_path / "images", ["val2014/COCO_val2014_000000000007.png"])
     values = {
         "data_subtype": "val2014",
         "questions": [{"image_id": i, "question": "q", "question_id": i} for i in (7, 8)],
@@ -192,14 +192,14 @@ def test_pictures_given_apart(tmp_path):
     assert again.images is opened and again.fingerprint == examples.fingerprint
     without = open_examples("vqa", tmp_path / "q.json")
     assert len(without) == 2 and without.images is None
-    with pytest.raises(UsageError, match="no pictures were given"):
+    with pytest.raises(UsageError, match="no images were given"):
         without.image_item(without.rows[0].image)
-    with pytest.raises(DataError, match="no such picture"):
+    with pytest.raises(DataError, match="no such image"):
         examples.image_item("val2014/COCO_val2014_000000000008.png")
 
 
-def test_names_that_mean_one_picture():
-    keys = PictureKeys(["a/x.jpg", "b/x.png", "b/y.jpeg", "000000000009", "3416050480", "dots.in.name.JPG"])
+def test_names_that_mean_one_image():
+    keys = ImageKeys(["a/x.jpg", "b/x.png", "b/y.jpeg", "000000000009", "3416050480", "dots.in.name.JPG"])
     for name, key in (
         ("a/x.jpg", "a/x.jpg"),
         ("a/x.png", "a/x.jpg"),  # another ending of the same name
@@ -211,7 +211,7 @@ def test_names_that_mean_one_picture():
         ("dots.in.name", "dots.in.name.JPG"),
     ):
         assert keys.find(name, "here") == key, name
-    for name in ("x", "c/x", "elsewhere/y.jpeg", "dots.in", "dots", "000000000008", ""):  # x: of two pictures
+    for name in ("x", "c/x", "elsewhere/y.jpeg", "dots.in", "dots", "000000000008", ""):  # x: of two images
         with pytest.raises(DataError):
             keys.find(name, "here")
 
@@ -252,11 +252,11 @@ def test_tars_that_say_what_is_asked(tmp_path):
     assert row.extra["answer_set"] == ("two", "Chairs", "a bed", "two", "lamp")
     (row,) = open_examples("questions", tmp_path / "q.tar", several="any").rows
     assert row.target == {"two": 1.0, "chairs": 1.0, "a bed": 1.0, "lamp": 1.0}
-    assert examples.bad == 2 and examples.notes["left out: picture without qas"] == 1
+    assert examples.bad == 2 and examples.notes["left out: image without qas"] == 1
     captions = tar_of(tmp_path / "p.tar", {"k1": {"captions": ["one", "two"]}})
-    assert open_examples("pictures", captions).rows[0].target == ("one", "two")
-    with pytest.raises(UsageError, match="stand in their pictures"):
-        open_examples("pictures", captions, images=captions)
+    assert open_examples("images", captions).rows[0].target == ("one", "two")
+    with pytest.raises(UsageError, match="stand in their images"):
+        open_examples("images", captions, images=captions)
 
 
 # ---- labels and answers

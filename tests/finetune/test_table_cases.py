@@ -41,21 +41,21 @@ def said(examples):
 
 FIVE = {f"{i}.jpg": tuple(f"caption {j} of {i}" for j in range(5)) for i in range(4)}
 
-# ---- rows of one picture
+# ---- rows of one image
 
 
 @pytest.mark.parametrize("kind", ["retrieval", "generation", None])
-def test_case_kaggles_captions_are_four_pictures_with_five_captions(kind, images, tmp_path):
+def test_case_kaggles_captions_are_four_images_with_five_captions(kind, images, tmp_path):
     path = write(tmp_path / "captions.csv", CAPTIONS, ("image", "caption"))
     examples = open_examples("table", path, images=images, kind=kind, need_targets=True)
     assert said(examples) == FIVE and [row.id for row in examples.rows] == list(FIVE)
     (note,) = [note for note in examples.notes if "belong together" in note]
-    assert "20 rows" in note and "4 pictures" in note
+    assert "20 rows" in note and "4 images" in note
 
 
 @pytest.mark.parametrize("header", [("image", "caption"), ("image", "text"), ("image_name", "comment")])
-def test_what_stands_beside_a_picture_is_its_caption(header, images, tmp_path):
-    """For retrieval a table of pictures and texts has captions, however they are called; in any order, apart too."""
+def test_what_stands_beside_a_image_is_its_caption(header, images, tmp_path):
+    """For retrieval a table of images and texts has captions, however they are called; in any order, apart too."""
     rows = random.Random(0).sample(CAPTIONS, len(CAPTIONS))
     fields = {"image": header[0], "target": header[1]} if header[1] == "comment" else None
     path = write(tmp_path / "captions.csv", rows, header)
@@ -64,7 +64,7 @@ def test_what_stands_beside_a_picture_is_its_caption(header, images, tmp_path):
 
 
 def test_ids_of_rows_that_become_one(images, tmp_path):
-    """An id that all captions of a picture share stays; ids of single captions give way to the picture's name."""
+    """An id that all captions of an image share stays; ids of single captions give way to the image's name."""
     own = write(tmp_path / "own.csv", [(f"{image}#{i}", image, text) for i, (image, text) in enumerate(CAPTIONS)],
                 ("id", "image", "caption"))  # fmt: skip
     assert [row.id for row in open_examples("table", own, images=images, kind="retrieval").rows] == list(FIVE)
@@ -73,12 +73,12 @@ def test_ids_of_rows_that_become_one(images, tmp_path):
     found = open_examples("table", shared, images=images, kind="retrieval")
     assert [row.id for row in found.rows] == ["p0", "p1", "p2", "p3"] and found.bad == 0
     mixed = write(tmp_path / "mixed.csv", [("p", "0.jpg", "a"), ("p", "1.jpg", "b")], ("id", "image", "caption"))
-    assert open_examples("table", mixed, images=images, kind="retrieval").bad == 1  # one id of two pictures
+    assert open_examples("table", mixed, images=images, kind="retrieval").bad == 1  # one id of two images
     lone = write(tmp_path / "lone.csv", [("a", "0.jpg", "x"), ("b", "1.jpg", "y")], ("id", "image", "caption"))
     assert [row.id for row in open_examples("table", lone, images=images, kind="retrieval").rows] == ["a", "b"]
 
 
-def test_captions_in_several_files_and_under_several_names_of_a_picture_meet(images, tmp_path):
+def test_captions_in_several_files_and_under_several_names_of_a_image_meet(images, tmp_path):
     write(tmp_path / "a.csv", CAPTIONS[::2], ("image", "caption"))
     write(
         tmp_path / "b.csv", [(image.removesuffix(".jpg"), text) for image, text in CAPTIONS[1::2]], ("image", "caption")
@@ -88,7 +88,7 @@ def test_captions_in_several_files_and_under_several_names_of_a_picture_meet(ima
 
 
 def test_rows_of_other_kinds_stay_rows(images, tmp_path):
-    """Two labels of one picture, and two questions about it, are two rows."""
+    """Two labels of one image, and two questions about it, are two rows."""
     labels = write(tmp_path / "labels.csv", [("0.jpg", "cat"), ("0.jpg", "dog"), ("1.jpg", "cat")], ("image", "label"))
     assert len(open_examples("table", labels, images=images, kind="classification")) == 3
     asked = write(tmp_path / "asked.csv", [("0.jpg", "what?", "a cat"), ("0.jpg", "where?", "here")],

@@ -36,7 +36,7 @@ SETTINGS = ModelSettings(
 
 
 class Shown(TaskRows):
-    """Rows whose pictures are made up: by the number of the row."""
+    """Rows whose images are made up: by the number of the row."""
 
     def __init__(self, examples: Examples, sees: bool = True):
         super().__init__(examples, size=16, tokenizer=Tokenizer.default(), sees=sees)
@@ -119,14 +119,14 @@ def test_an_answerer_says_what_predictions_say():
     answerer = Answerer(model, precision="fp32")
     shown = Shown(rows)
     texts = [row.texts for row in rows.rows]
-    pictures = [shown.seen(i) for i in range(len(rows))]
+    images = [shown.seen(i) for i in range(len(rows))]
     told = kind.predict(answerer, shown)
-    assert answerer.labels == LABELS and answerer.answer(texts, pictures) == [one.answer for one in told]
-    np.testing.assert_allclose(answerer.classify(pictures, texts=texts), plain(told), atol=2e-5)
+    assert answerer.labels == LABELS and answerer.answer(texts, images) == [one.answer for one in told]
+    np.testing.assert_allclose(answerer.classify(images, texts=texts), plain(told), atol=2e-5)
     answerer.size_of_batch = 1
     alone = plain(kind.predict(answerer, shown, 1))
-    np.testing.assert_array_equal(answerer.classify(pictures, texts=texts), np.float32(alone))
-    for wrong in ({"pictures": pictures}, {"texts": texts}, {"pictures": pictures[:2], "texts": texts}):
+    np.testing.assert_array_equal(answerer.classify(images, texts=texts), np.float32(alone))
+    for wrong in ({"images": images}, {"texts": texts}, {"images": images[:2], "texts": texts}):
         with pytest.raises(UsageError):
             answerer.task_logits(**wrong)
     with pytest.raises(UsageError, match="not fine-tuned"):
@@ -254,7 +254,7 @@ def test_settings_follow_the_training_rows():
         Finetuning(model=SETTINGS), Examples("t", [Example(str(i), ("x",), None, str(i)) for i in range(3)])
     )
     assert text.model.head.reads == "text" and not question(text).sees
-    with pytest.raises(UsageError, match="neither texts nor pictures"):
+    with pytest.raises(UsageError, match="neither texts nor images"):
         resolved(Finetuning(model=SETTINGS), Examples("t", [Example("0", (), None, "x"), Example("1", (), None, "y")]))
 
 
@@ -265,8 +265,8 @@ def test_a_hypothesis_comes_without_its_premise():
         kind.check(rows)
 
 
-def test_a_request_reads_pictures_only_where_there_are_some():
-    """A row without a picture among rows that have one is a text alone, not a text beside nothing."""
+def test_a_request_reads_images_only_where_there_are_some():
+    """A row without an image among rows that have one is a text alone, not a text beside nothing."""
     head = HeadSettings(labels=LABELS, reads="text", longest=40)
     kind, model = Classify(head, sees=True), model_of(head)
     rows = Examples("d", [Example("0", ("a dog",), "1", "a"), Example("1", ("a dog",), None, "a")])
@@ -386,7 +386,7 @@ def test_rows_without_a_pass_are_refused():
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3])
-def test_the_nearest_picture_is_the_same_in_blocks_of_any_size(at_once, monkeypatch):
+def test_the_nearest_image_is_the_same_in_blocks_of_any_size(at_once, monkeypatch):
     """Never all similarities at once: n x m numbers would not fit."""
     rng = np.random.default_rng(0)
     corpus, queries = rng.standard_normal((7, 5)), rng.standard_normal((6, 5))
@@ -399,5 +399,5 @@ def test_the_nearest_picture_is_the_same_in_blocks_of_any_size(at_once, monkeypa
 
     monkeypatch.setattr(baselines, "nearest", counted)
     monkeypatch.setattr(baselines, "AT_ONCE", at_once)
-    assert baselines._by_pictures(corpus, queries) == (queries @ corpus.T).argmax(1).tolist()
+    assert baselines._by_images(corpus, queries) == (queries @ corpus.T).argmax(1).tolist()
     assert max(max(pair) for pair in asked) <= at_once

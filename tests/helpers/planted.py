@@ -37,18 +37,18 @@ def random_answerer(batch: int = 64, **changes) -> Answerer:
 
 
 class Planted:
-    """Embeddings and matches as a test wants them: by the red value of a picture, by the text itself.
+    """Embeddings and matches as a test wants them: by the red value of an image, by the text itself.
 
-    pictures: red -> vector; texts: text -> vector; true: the (red, text) pairs that match.
+    images: red -> vector; texts: text -> vector; true: the (red, text) pairs that match.
     """
 
-    def __init__(self, pictures: dict[int, list[float]], texts: dict[str, list[float]], true: set[tuple[int, str]]):
+    def __init__(self, images: dict[int, list[float]], texts: dict[str, list[float]], true: set[tuple[int, str]]):
         self.tokenizer, self.facts, self.sees_regions = Tokenizer.default(), {}, False
-        self.pictures, self.known, self.true, self.matched = pictures, texts, true, 0
+        self.images, self.known, self.true, self.matched = images, texts, true, 0
 
-    def encode_images(self, pictures) -> EncodedImages:
-        reds = [Image.open(io.BytesIO(data)).convert("RGB").getpixel((0, 0))[0] for data in pictures]
-        embedding = torch.tensor([self.pictures[red] for red in reds], dtype=torch.float32)
+    def encode_images(self, images) -> EncodedImages:
+        reds = [Image.open(io.BytesIO(data)).convert("RGB").getpixel((0, 0))[0] for data in images]
+        embedding = torch.tensor([self.images[red] for red in reds], dtype=torch.float32)
         return EncodedImages(torch.tensor(reds)[:, None, None], embedding, None)
 
     def encode_texts(self, texts) -> EncodedTexts:
@@ -64,12 +64,12 @@ class Planted:
     def class_embeddings(self, names, prompts) -> torch.Tensor:
         return torch.tensor([self.known[name] for name in names], dtype=torch.float32)
 
-    def caption(self, pictures, *, longest) -> list[str]:
-        return [f"a picture of {int(red)}" for red in pictures.hidden[:, 0, 0]]
+    def caption(self, images, *, longest) -> list[str]:
+        return [f"a picture of {int(red)}" for red in images.hidden[:, 0, 0]]
 
 
 def write_pairs(folder: Path, captions: list[list[str]]) -> tuple[str]:
-    """Plain pictures whose red value is their number, with captions, as a folder and a .jsonl."""
+    """Plain images whose red value is their number, with captions, as a folder and a .jsonl."""
     folder.mkdir(parents=True)
     lines = []
     for red, texts in enumerate(captions):

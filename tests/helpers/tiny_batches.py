@@ -32,8 +32,8 @@ def drawn(number: int, length: int, place: int = 0, seed: int = 0) -> Drawn:
     return Drawn(f"sample {number}", number, ids, (seed, number), place)
 
 
-def pictures(n: int, seed: int = 0) -> list[np.ndarray]:
-    """Pictures that differ as wholes, not only in noise."""
+def random_images(n: int, seed: int = 0) -> list[np.ndarray]:
+    """Images that differ as wholes, not only in noise."""
     rng = np.random.default_rng(seed)
     return [np.repeat(np.repeat(rng.integers(0, 256, (3, 4, 4)), 4, 1), 4, 2).astype(np.uint8) for _ in range(n)]
 
@@ -45,27 +45,27 @@ def tiny_draft(
     masked: int = 0,
     fragments: int = 0,
     shards: int = 1,
-    same_picture: dict[int, int] | None = None,
+    same_image: dict[int, int] | None = None,
     same_words: dict[int, int] | None = None,
     seed: int = 0,
 ) -> Draft:
-    """Ragged captions of 4 to 12 words. same_picture, same_words: pair -> the earlier one it repeats."""
+    """Ragged captions of 4 to 12 words. same_image, same_words: pair -> the earlier one it repeats."""
     draft = Draft(0, SIDE, small_tokenizer(), shards, shards)
     for i in range(pairs):
         words = (same_words or {}).get(i, i)
         one = drawn(words, 4 + words % 9, i % (pairs // shards), seed)
         draft.pairs.append(Drawn(one.name, one.identity, one.ids, (seed, "pair", i), one.place))
     if pairs:
-        source = [(same_picture or {}).get(i, i) for i in range(pairs)]
-        made = pictures(pairs, seed)
+        source = [(same_image or {}).get(i, i) for i in range(pairs)]
+        made = random_images(pairs, seed)
         draft.pixels["pairs"] = [made[i] for i in source]
         draft.extra["pairs.image"] = source
         draft.extra["pairs.caption"] = [one.identity for one in draft.pairs]
     if images:
         draft.images = [drawn(1000 + i, 0, seed=seed) for i in range(images)]
-        made = pictures(images, seed + 1)
+        made = random_images(images, seed + 1)
         draft.pixels["images.a"] = made
-        draft.pixels["images.b"] = [np.ascontiguousarray(picture[:, :, ::-1]) for picture in made]
+        draft.pixels["images.b"] = [np.ascontiguousarray(image[:, :, ::-1]) for image in made]
     draft.masked = [drawn(2000 + i, 10 + i, seed=seed) for i in range(masked)]
     draft.fragments = [drawn(3000 + i, 24 + i, seed=seed) for i in range(fragments)]
     return draft

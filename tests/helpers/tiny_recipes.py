@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tiny_task import SIZES, keys_of, quiet, write_csv, write_jsonl, write_pictures
+from tiny_task import SIZES, keys_of, quiet, write_csv, write_images, write_jsonl
 
 from unimo.finetune.settings import Finetuning, TaskData
 from unimo.model.build import ModelSettings
@@ -24,15 +24,15 @@ class TinyRecipes:
         self.world = folder / "world"
         write_world(self.world, pairs=24, images=12, texts=20, heldout=2, compositional=2, classes=2, size=32)
         self.prepared = prepare_world(self.world, quiet)
-        self.pictures = folder / "pictures"
-        colours = write_pictures(self.pictures, ROWS, regions=True)
-        self.paths = {kind: self._rows(folder, kind, colours) for kind in ("texts", "pictures", "both", "answers")}
+        self.images = folder / "images"
+        colours = write_images(self.images, ROWS, regions=True)
+        self.paths = {kind: self._rows(folder, kind, colours) for kind in ("texts", "images", "both", "answers")}
 
     def _rows(self, folder: Path, kind: str, colours: list[str]) -> dict[str, tuple[str, ...]]:
         """A table that any kind of task finds its targets in."""
         rows = []
-        for i, (key, colour) in enumerate(zip(keys_of(self.pictures), colours)):
-            text = {"text": f"a {colour} film, number {i}"} if kind != "pictures" else {}
+        for i, (key, colour) in enumerate(zip(keys_of(self.images), colours)):
+            text = {"text": f"a {colour} film, number {i}"} if kind != "images" else {}
             image = {"image": key} if kind != "texts" else {}
             if kind == "answers":
                 rows.append({"id": str(i), **text, **image, "answers": {str(i % 2): 1.0}})
@@ -62,10 +62,10 @@ class TinyRecipes:
 
     def _tuning(self, run: Finetuning, member: str) -> Finetuning:
         sees = run.kind == "retrieval" or run.read.sees or run.write.sees or run.task == "captions"
-        kind = "texts" if not sees else "pictures" if run.read.reads == "image" or run.task == "captions" else "both"
+        kind = "texts" if not sees else "images" if run.read.reads == "image" or run.task == "captions" else "both"
         kind = "answers" if run.read.soft else kind
         paths = self.paths[kind]
-        images = (str(self.pictures),) if kind != "texts" else ()
+        images = (str(self.images),) if kind != "texts" else ()
         columns = {"generation": "target=target", "retrieval": "target=text"}.get(run.kind)
         model = ModelSettings("tiny", member=member, **SIZES)
         if run.adversarial is not None:

@@ -57,8 +57,8 @@ def write_jsonl(path: Path, rows: list[dict]) -> str:
     return str(path)
 
 
-def write_pictures(folder: Path, n: int, names: tuple[str, ...] = tuple(COLOURS), regions: bool = False) -> list[str]:
-    """n plain pictures, each with its own shade of a colour, as COLOUR/NUMBER.png; returns the colours in order."""
+def write_images(folder: Path, n: int, names: tuple[str, ...] = tuple(COLOURS), regions: bool = False) -> list[str]:
+    """n plain images, each with its own shade of a colour, as COLOUR/NUMBER.png; returns the colours in order."""
     said = [names[i % len(names)] for i in range(n)]
     for i, colour in enumerate(said):
         (folder / colour).mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def write_pictures(folder: Path, n: int, names: tuple[str, ...] = tuple(COLOURS)
 
 
 def keys_of(folder: Path) -> list[str]:
-    """Paths of the pictures below a folder, by number."""
+    """Paths of the images below a folder, by number."""
     found = sorted(folder.rglob("*.png"), key=lambda path: path.stem)
     return [path.relative_to(folder).as_posix() for path in found]
 

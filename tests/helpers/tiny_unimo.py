@@ -8,7 +8,7 @@ from tiny_unimo2 import VOCABULARY
 from torch import Tensor
 
 from unimo.batch import Batch, Regions, Texts
-from unimo.data.regions import PictureRegions, picture_regions, stack_regions
+from unimo.data.regions import ImageRegions, image_regions, stack_regions
 from unimo.model.unified import Fused
 from unimo.model.unimo import UNIMO
 
@@ -29,13 +29,13 @@ def lively_unimo(seed: int = 0, **options) -> UNIMO:
     return model
 
 
-def detected(counts: list[int], seed: int = 0) -> list[PictureRegions]:
-    """Pictures of 100 x 80 pixels with so many regions each, [IMG] not counted."""
+def detected(counts: list[int], seed: int = 0) -> list[ImageRegions]:
+    """Images of 100 x 80 pixels with so many regions each, [IMG] not counted."""
     rng = np.random.default_rng(seed)
     found = []
     for n in counts:
         boxes = np.concatenate([rng.uniform(0, 40, (n, 2)), rng.uniform(40, 80, (n, 2))], 1)
-        found.append(picture_regions(rng.standard_normal((n, FEATURES)), boxes, 100, 80))
+        found.append(image_regions(rng.standard_normal((n, FEATURES)), boxes, 100, 80))
     return found
 
 
@@ -48,7 +48,7 @@ def regions_batch(regions: Regions | None, texts: Texts) -> Batch:
 
 
 def rows_of(fused: Fused, i: int, texts: Texts) -> Tensor:
-    """All states of sequence i of a request: picture, ground, words."""
+    """All states of sequence i of a request: image, ground, words."""
     words = 0 if fused.request.text is None else int(texts.lengths[fused.request.text[i]])
     first = int(fused.starts[i])
     return fused.hidden[first : first + int(fused.image_length[i] + fused.ground_length[i]) + words]

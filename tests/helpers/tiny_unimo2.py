@@ -30,7 +30,7 @@ def lively_model(seed: int = 0, **options) -> UNIMO2:
     return model
 
 
-def random_pictures(n: int, seed: int = 0, side: int = SIDE) -> Tensor:
+def random_images(n: int, seed: int = 0, side: int = SIDE) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=generator)
 

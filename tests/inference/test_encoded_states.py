@@ -41,21 +41,21 @@ def test_masked_ids_agree_with_one_row_at_a_time(tools):
     answerer = tools.random_answerer(batch=2)
     rows = [answerer.frame(text) for text in ("a red circle", "two small boxes beside a star", "it is")]
     places = [np.array([2]), np.array([1, 4]), np.array([2])]
-    pictures = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
-    for some in (None, pictures):
-        images = None if some is None else answerer.encode_images(some)
+    images = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
+    for some in (None, images):
+        encoded = None if some is None else answerer.encode_images(some)
         want = [
             answerer.masked_words(row, place, None if some is None else some[i]).argmax(-1)
             for i, (row, place) in enumerate(zip(rows, places))
         ]
-        assert answerer.masked_ids(rows, places, images).tolist() == np.concatenate(want).tolist()
+        assert answerer.masked_ids(rows, places, encoded).tolist() == np.concatenate(want).tolist()
 
 
 def test_nothing_passes_its_tower_twice(tools, world, monkeypatch):
     answerer = tools.random_answerer()
     counted = []
     encode = answerer.encode_images
-    monkeypatch.setattr(answerer, "encode_images", lambda pictures: counted.append(1) or encode(pictures))
+    monkeypatch.setattr(answerer, "encode_images", lambda images: counted.append(1) or encode(images))
     material, task = Material(answerer), Retrieval((str(world / "heldout"),), shortlist=0)
     first, second = task.predict(material), task.predict(material)
     assert counted == [1] and (first.cosine == second.cosine).all()

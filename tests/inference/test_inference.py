@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tiny_unimo2 import lively_model, random_pictures
+from tiny_unimo2 import lively_model, random_images
 
 from unimo.data.records import seq2seq_record
-from unimo.data.regions import picture_regions
+from unimo.data.regions import image_regions
 from unimo.errors import DataError, UsageError
 from unimo.inference import Answerer
 from unimo.model.unimo import UNIMO
@@ -29,53 +29,53 @@ def answerer():
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[np.ndarray]:
-    return [picture.permute(1, 2, 0).numpy() for picture in random_pictures(5, side=23)]
+def images() -> list[np.ndarray]:
+    return [image.permute(1, 2, 0).numpy() for image in random_images(5, side=23)]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
-def test_answers_do_not_depend_on_the_batch_size(answerer, pictures, batch):
+def test_answers_do_not_depend_on_the_batch_size(answerer, images, batch):
     one, other = answerer(64), answerer(batch)
-    images, texts = one.encode_images(pictures), one.encode_texts(TEXTS)
-    other_images, other_texts = other.encode_images(pictures), other.encode_texts(TEXTS)
+    encoded, texts = one.encode_images(images), one.encode_texts(TEXTS)
+    other_images, other_texts = other.encode_images(images), other.encode_texts(TEXTS)
     for name in ("hidden", "embedding", "votes"):
-        torch.testing.assert_close(getattr(images, name), getattr(other_images, name), rtol=0, atol=2e-5)
+        torch.testing.assert_close(getattr(encoded, name), getattr(other_images, name), rtol=0, atol=2e-5)
         torch.testing.assert_close(getattr(texts, name), getattr(other_texts, name), rtol=0, atol=2e-5)
-    np.testing.assert_array_equal(one.codes(images, None), other.codes(other_images, None))
+    np.testing.assert_array_equal(one.codes(encoded, None), other.codes(other_images, None))
     np.testing.assert_array_equal(one.codes(None, texts), other.codes(None, other_texts))
-    scores = one.match(images, texts, PAIRS)
+    scores = one.match(encoded, texts, PAIRS)
     np.testing.assert_allclose(scores, other.match(other_images, other_texts, PAIRS), rtol=0, atol=2e-5)
-    np.testing.assert_allclose(scores[::-1], other.match(images, texts, PAIRS[::-1]), rtol=0, atol=2e-5)
-    np.testing.assert_allclose(one.similarity(pictures, TEXTS), other.similarity(pictures, TEXTS), atol=2e-5)
-    assert one.caption(pictures, longest=6) == other.caption(pictures, longest=6)
-    assert one.caption(pictures, longest=6, beams=3) == other.caption(pictures, longest=6, beams=3)
+    np.testing.assert_allclose(scores[::-1], other.match(encoded, texts, PAIRS[::-1]), rtol=0, atol=2e-5)
+    np.testing.assert_allclose(one.similarity(images, TEXTS), other.similarity(images, TEXTS), atol=2e-5)
+    assert one.caption(images, longest=6) == other.caption(images, longest=6)
+    assert one.caption(images, longest=6, beams=3) == other.caption(images, longest=6, beams=3)
     classes = ["dog", "cat", "owl"]
-    np.testing.assert_allclose(one.classify(pictures, classes), other.classify(pictures, classes), atol=1e-4)
+    np.testing.assert_allclose(one.classify(images, classes), other.classify(images, classes), atol=1e-4)
 
 
-def test_embeddings_are_unit_length_and_similarity_is_their_cosine(answerer, pictures):
+def test_embeddings_are_unit_length_and_similarity_is_their_cosine(answerer, images):
     model = answerer()
-    image, text = model.embed_image(pictures), model.embed_text(TEXTS)
+    image, text = model.embed_image(images), model.embed_text(TEXTS)
     np.testing.assert_allclose(np.linalg.norm(image, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(text, axis=1), 1, atol=1e-5)
-    cosine = model.similarity(pictures, TEXTS)
+    cosine = model.similarity(images, TEXTS)
     assert cosine.shape == (5, 5) and np.ptp(cosine) > 0.01
     np.testing.assert_allclose(cosine[3, 1], float(image[3] @ text[1]), atol=1e-6)
 
 
-def test_every_kind_of_picture_reads_the_same(answerer, pictures, tmp_path):
-    path = tmp_path / "picture.png"
-    Image.fromarray(pictures[0]).save(path)
-    kinds = [pictures[0], Image.fromarray(pictures[0]), str(path), path, path.read_bytes()]
+def test_every_kind_of_image_reads_the_same(answerer, images, tmp_path):
+    path = tmp_path / "image.png"
+    Image.fromarray(images[0]).save(path)
+    kinds = [images[0], Image.fromarray(images[0]), str(path), path, path.read_bytes()]
     embeddings = answerer().embed_image(kinds)
     for embedding in embeddings[1:]:
         np.testing.assert_allclose(embedding, embeddings[0], atol=1e-5)
 
 
-def test_an_open_picture_reads_like_its_file(answerer, pictures, tmp_path):
+def test_an_open_image_reads_like_its_file(answerer, images, tmp_path):
     """Transparency over white, 16 bits scaled and not clipped, EXIF upright."""
     rows = np.linspace(0, 65535, 23 * 9).astype(np.uint16).reshape(23, 9)
-    colour, turned = Image.fromarray(pictures[0]), Image.Exif()
+    colour, turned = Image.fromarray(images[0]), Image.Exif()
     turned[0x0112] = 6
     colour.save(tmp_path / "turned.jpg", exif=turned)
     Image.fromarray(rows).save(tmp_path / "deep.png")
@@ -89,21 +89,21 @@ def test_an_open_picture_reads_like_its_file(answerer, pictures, tmp_path):
         answerer().embed_image([Image.open(tmp_path / "torn.png")])
 
 
-def test_what_is_no_picture_or_text_is_said_so(answerer, pictures):
+def test_what_is_no_image_or_text_is_said_so(answerer, images):
     model, several = answerer(), pytest.raises(UsageError, match="a list of")
     for ask in (
         lambda: model.similarity("photo.png", ["a dog"]),
-        lambda: model.similarity(Image.fromarray(pictures[0]), ["a dog"]),
-        lambda: model.similarity(pictures, "a dog"),
-        lambda: model.classify(pictures, "dog"),
-        lambda: model.classify(pictures, ["dog"], prompts="a {}"),
+        lambda: model.similarity(Image.fromarray(images[0]), ["a dog"]),
+        lambda: model.similarity(images, "a dog"),
+        lambda: model.classify(images, "dog"),
+        lambda: model.classify(images, ["dog"], prompts="a {}"),
         lambda: model.write("a dog"),
         lambda: model.caption("photo.png"),
     ):
         with several:
             ask()
-    for wrong in (pictures[0], [pictures[0][..., 0]], [pictures[0] / 255], [pictures[0][:0]]):
-        with pytest.raises(UsageError, match=r"not a picture.*\(H, W, 3\)"):
+    for wrong in (images[0], [images[0][..., 0]], [images[0] / 255], [images[0][:0]]):
+        with pytest.raises(UsageError, match=r"not an image.*\(H, W, 3\)"):
             model.embed_image(wrong)
     for text in (5, None, ["a dog"]):
         with pytest.raises(UsageError, match="not a text"):
@@ -112,14 +112,14 @@ def test_what_is_no_picture_or_text_is_said_so(answerer, pictures):
         model.fill_mask(5)
     for options in ({"beams": 0}, {"longest": 0}):
         with pytest.raises(UsageError, match="at least 1"):
-            model.caption(pictures, **options)
+            model.caption(images, **options)
 
 
-def test_class_probabilities_come_from_the_mean_of_the_prompts(answerer, pictures):
+def test_class_probabilities_come_from_the_mean_of_the_prompts(answerer, images):
     model, names, prompts = answerer(), ["dog", "cat"], ("{}", "a photo of {}")
-    probabilities = model.classify(pictures, names, prompts=prompts)
+    probabilities = model.classify(images, names, prompts=prompts)
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
-    image = model.embed_image(pictures)
+    image = model.embed_image(images)
     weights = []
     for name in names:
         mean = np.mean([model.embed_text([prompt.format(name)])[0] for prompt in prompts], axis=0)
@@ -129,13 +129,13 @@ def test_class_probabilities_come_from_the_mean_of_the_prompts(answerer, picture
     np.testing.assert_allclose(probabilities, expected, atol=1e-4)
 
 
-def test_fill_mask_ranks_the_pieces_of_one_blank(answerer, pictures):
+def test_fill_mask_ranks_the_pieces_of_one_blank(answerer, images):
     model = answerer()
     best = model.fill_mask("a red [MASK] on the left", top=4)
     assert len(best) == 4 and all(0 <= p <= 1 for _, p in best)
     assert [p for _, p in best] == sorted((p for _, p in best), reverse=True)
-    beside = model.fill_mask("a red [MASK] on the left", pictures[0], top=4)
-    assert beside != best  # a picture beside it counts
+    beside = model.fill_mask("a red [MASK] on the left", images[0], top=4)
+    assert beside != best  # an image beside it counts
     for text in ("no blank", "[MASK] and [MASK]"):
         with pytest.raises(UsageError, match="one"):
             model.fill_mask(text)
@@ -147,7 +147,7 @@ def test_the_blank_takes_the_space_before_it(answerer):
     """A piece carries the space before it, so the row must be the one the whole sentence would give."""
     model, tokenizer, seen = answerer(), Tokenizer.default(), []
     masked_words = model.masked_words
-    model.masked_words = lambda ids, places, picture=None: seen.append((ids, places)) or masked_words(ids, places)
+    model.masked_words = lambda ids, places, image=None: seen.append((ids, places)) or masked_words(ids, places)
     model.fill_mask("a red [MASK] on the left")
     ids, places = seen[0]
     whole = tokenizer.encode("a red circle on the left")
@@ -172,16 +172,16 @@ def test_long_texts_are_cut_to_the_position_table(answerer):
     np.testing.assert_array_equal(model.frame(ids), [0, *ids, 2])
 
 
-def test_captions_hold_no_special_tokens(answerer, pictures):
-    for sentence in answerer().caption(pictures, longest=8, shortest=3):
+def test_captions_hold_no_special_tokens(answerer, images):
+    for sentence in answerer().caption(images, longest=8, shortest=3):
         assert sentence == " ".join(sentence.split()) and not set("[]<>") & set(sentence)
 
 
-def test_a_model_without_a_dictionary_has_no_codes_but_answers(pictures):
+def test_a_model_without_a_dictionary_has_no_codes_but_answers(images):
     model = Answerer(lively_model(vocabulary=Tokenizer.vocab_size, dictionary=0), precision="fp32")
-    images, texts = model.encode_images(pictures), model.encode_texts(TEXTS)
-    assert model.codes(images, None) is None and model.codes(None, texts) is None
-    assert np.isfinite(model.match(images, texts, PAIRS)).all()
+    encoded, texts = model.encode_images(images), model.encode_texts(TEXTS)
+    assert model.codes(encoded, None) is None and model.codes(None, texts) is None
+    assert np.isfinite(model.match(encoded, texts, PAIRS)).all()
 
 
 def test_nothing_given_is_said_so(answerer):
@@ -190,16 +190,16 @@ def test_nothing_given_is_said_so(answerer):
             ask([])
 
 
-def test_match_is_the_matching_head_and_a_share_of_the_cosine(answerer, pictures):
+def test_match_is_the_matching_head_and_a_share_of_the_cosine(answerer, images):
     model = answerer()
-    images, texts = model.encode_images(pictures), model.encode_texts(TEXTS)
-    with_cosine, without = (model.match(images, texts, PAIRS, cosine_weight=w) for w in (0.3, 0.0))
-    cosine = F.cosine_similarity(images.hidden[PAIRS[:, 0], 0], texts.hidden[texts.texts.offsets[PAIRS[:, 1]]])
+    encoded, texts = model.encode_images(images), model.encode_texts(TEXTS)
+    with_cosine, without = (model.match(encoded, texts, PAIRS, cosine_weight=w) for w in (0.3, 0.0))
+    cosine = F.cosine_similarity(encoded.hidden[PAIRS[:, 0], 0], texts.hidden[texts.texts.offsets[PAIRS[:, 1]]])
     np.testing.assert_allclose(with_cosine - without, 0.3 * cosine.numpy(), atol=1e-4)
     assert np.ptp(without) > 1e-3
 
 
-def test_write_continues_a_source_and_tags_change_a_caption(answerer, pictures):
+def test_write_continues_a_source_and_tags_change_a_caption(answerer, images):
     model = answerer()
     asked = {"longest": 6, "shortest": 6}
     texts = model.write(["a red circle", "two dogs play"], **asked)
@@ -208,16 +208,16 @@ def test_write_continues_a_source_and_tags_change_a_caption(answerer, pictures):
     assert model.write([ids], **asked) == texts[:1]
     record = seq2seq_record([ids], None, longest_source=20, longest_target=5)
     assert model.write([record], **asked) == texts[:1]
-    tagged = model.caption(pictures[:2], tags=["dog", "red circle"], **asked)
-    assert tagged != model.caption(pictures[:2], **asked)
-    assert tagged[1] == model.caption(pictures[1:2], tags=["red circle"], **asked)[0]
+    tagged = model.caption(images[:2], tags=["dog", "red circle"], **asked)
+    assert tagged != model.caption(images[:2], **asked)
+    assert tagged[1] == model.caption(images[1:2], tags=["red circle"], **asked)[0]
     with pytest.raises(UsageError, match="differ in number"):
-        model.caption(pictures, tags=["dog"])
+        model.caption(images, tags=["dog"])
     with pytest.raises(UsageError, match="nothing to write from"):
         model.write()
 
 
-def test_no_three_words_stand_twice_where_that_is_forbidden(answerer, pictures):
+def test_no_three_words_stand_twice_where_that_is_forbidden(answerer, images):
     """With room in the beam; where every proposal repeats, the published rule lets one through."""
 
     def threes(sentence):
@@ -225,13 +225,13 @@ def test_no_three_words_stand_twice_where_that_is_forbidden(answerer, pictures):
         return list(zip(words, words[1:], words[2:]))
 
     asked = {"longest": 14, "shortest": 14, "beams": 8}
-    free = answerer().caption(pictures, **asked)
-    strict = answerer().caption(pictures, repeat_trigrams=False, **asked)
+    free = answerer().caption(images, **asked)
+    strict = answerer().caption(images, repeat_trigrams=False, **asked)
     assert any(len(set(threes(sentence))) < len(threes(sentence)) for sentence in free)
     assert all(len(set(threes(sentence))) == len(threes(sentence)) for sentence in strict)
 
 
-def test_released_padding_votes_and_the_released_score(pictures):
+def test_released_padding_votes_and_the_released_score(images):
     """As published, a caption's entries depend on what it is padded to; ours do not. The score is one logit + 0.3 x."""
     options = {"vocabulary": Tokenizer.vocab_size}
     short, long = "a dog", "a dog runs on the beach and another dog looks at the sea"
@@ -240,40 +240,40 @@ def test_released_padding_votes_and_the_released_score(pictures):
     for model, same in ((ours, True), (released, False)):
         alone, beside = model.encode_texts([short]), model.encode_texts([short, long])
         assert np.allclose(alone.votes[0], beside.votes[0], atol=1e-4) == same
-    images, texts = released.encode_images(pictures[:1]), released.encode_texts([short])
+    encoded, texts = released.encode_images(images[:1]), released.encode_texts([short])
     pair = np.array([[0, 0]])
-    raw = released.match(images, texts, pair, cosine_weight=0.0)
+    raw = released.match(encoded, texts, pair, cosine_weight=0.0)
     assert not np.isclose(float(texts.embedding.norm()), 1.0)
-    product = float(images.embedding[0] @ texts.embedding[0])
-    np.testing.assert_allclose(released.match(images, texts, pair), raw + 0.3 * product, rtol=1e-5)
+    product = float(encoded.embedding[0] @ texts.embedding[0])
+    np.testing.assert_allclose(released.match(encoded, texts, pair), raw + 0.3 * product, rtol=1e-5)
 
 
-def test_unimo_answers_from_regions(pictures):
+def test_unimo_answers_from_regions(images):
     torch.manual_seed(0)
     model = UNIMO(width=16, heads=2, depth=2, region_size=6, positions=64, matching=2, initial_std=0.3)
     unimo, rng = Answerer(model, precision="fp32", batch=2), np.random.default_rng(0)
     boxes = [[0, 0, 5, 5], [2, 2, 9, 9], [1, 0, 4, 8]]
-    seen = [picture_regions(rng.normal(size=(n, 6)).astype(np.float32), boxes[:n], 10, 10) for n in (1, 3, 2)]
-    images, texts = unimo.encode_images(seen), unimo.encode_texts(TEXTS)
-    assert images.lengths.tolist() == [2, 4, 3]
-    np.testing.assert_allclose(images.embedding.norm(dim=-1), 1.0, rtol=1e-5)
+    seen = [image_regions(rng.normal(size=(n, 6)).astype(np.float32), boxes[:n], 10, 10) for n in (1, 3, 2)]
+    encoded, texts = unimo.encode_images(seen), unimo.encode_texts(TEXTS)
+    assert encoded.lengths.tolist() == [2, 4, 3]
+    np.testing.assert_allclose(encoded.embedding.norm(dim=-1), 1.0, rtol=1e-5)
     for i, one in enumerate(seen):
-        np.testing.assert_allclose(unimo.encode_images([one]).embedding[0], images.embedding[i], atol=1e-5)
+        np.testing.assert_allclose(unimo.encode_images([one]).embedding[0], encoded.embedding[i], atol=1e-5)
     pairs = np.array([[0, 0], [1, 0], [2, 1]])
-    scores = unimo.match(images, texts, pairs)
-    np.testing.assert_allclose(unimo.match(images, texts, pairs[1:2]), scores[1:2], atol=1e-5)
+    scores = unimo.match(encoded, texts, pairs)
+    np.testing.assert_allclose(unimo.match(encoded, texts, pairs[1:2]), scores[1:2], atol=1e-5)
     assert unimo.caption(seen, longest=5, shortest=5) == [
         unimo.caption([one], longest=5, shortest=5)[0] for one in seen
     ]
-    assert unimo.codes(images, None) is None
+    assert unimo.codes(encoded, None) is None
     assert unimo.fill_mask("a red [MASK] on", seen[0]) != unimo.fill_mask("a red [MASK] on")
     with pytest.raises(UsageError, match="pixels"):
-        unimo.encode_images(pictures)
+        unimo.encode_images(images)
     with pytest.raises(UsageError, match="regions"):
         Answerer(lively_model(), precision="fp32").encode_images(seen)
 
 
-def test_pictures_may_be_larger_than_the_table_was_made_for(pictures):
+def test_images_may_be_larger_than_the_table_was_made_for(images):
     model = Answerer(lively_model(vocabulary=Tokenizer.vocab_size, image_size=16, pixels=32), precision="fp32")
     per_side = 32 // model.model.patches.patch
-    assert model.encode_images(pictures).hidden.shape[1] == 1 + per_side**2 > 1 + model.model.patches.grid**2
+    assert model.encode_images(images).hidden.shape[1] == 1 + per_side**2 > 1 + model.model.patches.grid**2

@@ -6,7 +6,7 @@ WORDS = ("a", "the", "red", "blue", "dog", "cat", "on", "near", "ball", "runs")
 
 
 def corpora(cases, seed=0, words=WORDS):
-    """`cases` small corpora of (candidates, references), word lists, with 2 to 6 pictures of 1 to 3 references.
+    """`cases` small corpora of (candidates, references), word lists, with 2 to 6 images of 1 to 3 references.
 
     Half of the candidates are a reference with about a third of its words changed.
     """

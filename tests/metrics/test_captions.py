@@ -32,16 +32,14 @@ COCO = json.loads((FIXTURES / "coco_caption_scores.json").read_text("utf-8"))
 THOUSAND = json.loads((FIXTURES / "pycocoevalcap_1000.json").read_text("utf-8"))
 
 
-def random_corpus(seed, pictures=None):
+def random_corpus(seed, images=None):
     r = random.Random(seed)
 
     def sentence():
         return [r.choice(WORDS) for _ in range(r.randint(1, 12))]
 
-    pictures = pictures or r.randint(2, 12)
-    return [sentence() for _ in range(pictures)], [
-        [sentence() for _ in range(r.randint(1, 5))] for _ in range(pictures)
-    ]
+    images = images or r.randint(2, 12)
+    return [sentence() for _ in range(images)], [[sentence() for _ in range(r.randint(1, 5))] for _ in range(images)]
 
 
 def grams(words, n):
@@ -69,8 +67,8 @@ def plain_cider_d(candidates, references):
     def weights(words, n):
         vector = {}
         for gram, count in grams(words, n).items():
-            pictures = sum(any(gram in grams(w, n) for w in wanted) for wanted in references)
-            vector[gram] = count * math.log(len(references) / max(1, pictures))
+            images = sum(any(gram in grams(w, n) for w in wanted) for wanted in references)
+            vector[gram] = count * math.log(len(references) / max(1, images))
         return vector
 
     def norm(vector):
@@ -236,7 +234,7 @@ def test_from_plain_sentences_the_scores_are_the_same():
 
 
 def test_a_reference_given_back_scores_full_marks():
-    _, references = random_corpus(0, pictures=8)
+    _, references = random_corpus(0, images=8)
     references = [[wanted[0] + ["unique", str(i), "ending", "words"]] for i, wanted in enumerate(references)]
     given_back = [wanted[0] for wanted in references]
     assert all(score.value == pytest.approx(1) for score in bleu(given_back, references).values())
@@ -251,8 +249,8 @@ def test_repeating_a_rare_word_does_not_raise_cider_d():
     assert stuffed < honest
 
 
-def test_order_of_pictures_changes_nothing():
-    candidates, references = random_corpus(3, pictures=20)
+def test_order_of_images_changes_nothing():
+    candidates, references = random_corpus(3, images=20)
     order = np.random.default_rng(0).permutation(20)
     np.testing.assert_allclose(
         cider_d_each([candidates[i] for i in order], [references[i] for i in order]),
@@ -265,12 +263,12 @@ def test_empty_captions_score_zero_and_break_nothing():
     assert all(score.value == 0 for score in report.values())
 
 
-def test_one_picture_alone_has_no_rare_words():
+def test_one_image_alone_has_no_rare_words():
     assert cider_d([["a", "dog"]], [[["a", "dog"]]]).value == 0
 
 
 def test_the_bootstrap_of_bleu_is_the_bleu_of_resamples():
-    candidates, references = random_corpus(5, pictures=40)
+    candidates, references = random_corpus(5, images=40)
     score = bleu(candidates, references)["BLEU-1"]
     rng = np.random.default_rng(9)
     resampled = []
@@ -285,9 +283,9 @@ def test_what_does_not_fit_is_a_located_error():
         bleu([["a"]], [])
     with pytest.raises(DataError):
         caption_report([], [])
-    with pytest.raises(DataError, match="picture 1"):
+    with pytest.raises(DataError, match="image 1"):
         rouge_l([["a"], ["b"]], [[["a"]], []])
-    with pytest.raises(DataError, match="picture 0"):
+    with pytest.raises(DataError, match="image 0"):
         cider_d([["a"]], [["a cat"]])  # sentences where word lists belong
     with pytest.raises(DataError, match="tokenise"):
         cider_d(["a cat"], [[["a", "cat"]]])

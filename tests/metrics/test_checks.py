@@ -79,9 +79,9 @@ def test_case_a_bare_string_is_no_list_of_references():
             METRICS[name](SAID[0], [WANTED[0]] * len(SAID[0]))
     for name in ("bleu", "bleu_as_released", "rouge_l", "cider_d"):
         for wanted in (SAID, WANTED, WORDS, [[*WANTED_WORDS[0], "the dog"], WANTED_WORDS[1]]):
-            with pytest.raises(DataError, match="picture 0"):
+            with pytest.raises(DataError, match="image 0"):
                 METRICS[name](WORDS, wanted)
-        with pytest.raises(DataError, match="picture 0"):
+        with pytest.raises(DataError, match="image 0"):
             METRICS[name](SAID, WANTED_WORDS)
 
 

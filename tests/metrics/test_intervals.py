@@ -42,7 +42,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert 0.88 <= inside / 200 <= 0.98
 
 
-def test_copies_of_one_picture_do_not_narrow_the_interval():
+def test_copies_of_one_image_do_not_narrow_the_interval():
     values = np.random.default_rng(2).random(100)
     once = mean_score(values, seed=5)
     copied = mean_score(np.repeat(values, 5), groups=np.repeat(np.arange(100), 5), seed=5)
@@ -53,7 +53,7 @@ def test_copies_of_one_picture_do_not_narrow_the_interval():
 
 def test_groups_are_labels_not_positions():
     values = np.random.default_rng(3).random(30)
-    groups = np.array([f"picture-{i % 7}" for i in range(30)])
+    groups = np.array([f"image-{i % 7}" for i in range(30)])
     order = np.random.default_rng(4).permutation(30)
     one, other = mean_score(values, groups=groups), mean_score(values[order], groups=groups[order])
     assert (one.low, one.high) == pytest.approx((other.low, other.high))

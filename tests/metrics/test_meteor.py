@@ -110,7 +110,7 @@ def test_it_has_an_interval_and_can_be_compared():
 def test_empty_texts_score_zero_and_missing_references_are_located():
     assert meteor_each([[], ["a"], []], [[["a"]], [[]], [[]]]).tolist() == [0, 0, 0]
     assert meteor([[]], [[["a"]]])[METEOR_NAME].value == 0
-    with pytest.raises(DataError, match="picture 1"):
+    with pytest.raises(DataError, match="image 1"):
         meteor([["a"], ["b"]], [[["a"]], []])
     with pytest.raises(DataError, match="tokenise"):
         meteor(["a cat"], [[["a", "cat"]]])

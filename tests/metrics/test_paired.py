@@ -80,7 +80,7 @@ def test_where_there_is_no_difference_small_p_values_are_as_rare_as_they_say(tes
 
 
 @pytest.mark.parametrize("test", BOTH)
-def test_copies_of_one_picture_are_no_new_evidence(test, rng):
+def test_copies_of_one_image_are_no_new_evidence(test, rng):
     first, gain = rng.normal(size=(2, 30))
     second = first - (gain - gain.mean() + 0.3)
     once = test(first, second)

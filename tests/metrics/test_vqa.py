@@ -175,7 +175,7 @@ def test_other_numbers_of_people():
     assert vqa_accuracy_each(["cat", "dog"], [["cat"], ["cat"]]).tolist() == [1, 0]
 
 
-def test_accuracy_has_an_interval_over_pictures_and_one_of_each_kind():
+def test_accuracy_has_an_interval_over_images_and_one_of_each_kind():
     predictions, people = cases(300)
     each = vqa_accuracy_each(predictions, people)
     apart = vqa_accuracy(predictions * 3, people * 3, chance=0.1)

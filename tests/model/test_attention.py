@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_unimo2 import as_batch, lively_model, no_texts, pack, random_pictures, random_rows
+from tiny_unimo2 import as_batch, lively_model, no_texts, pack, random_images, random_rows
 from torch import Tensor
 
 from unimo.batch import GROUND, IMAGE, KNOWN, TEXT, WRITTEN
@@ -165,12 +165,12 @@ def test_a_row_without_tokens():
     plan, x = Plan(nothing, nothing, nothing), torch.zeros(0, 8)
     for form in ("dense", "reference", "flex"):
         assert attend(x, x, x, plan, 2, form=form).shape == (0, 8)
-    assert lively_model().towers(as_batch(random_pictures(2), no_texts())).words.shape == (0, 16)
+    assert lively_model().towers(as_batch(random_images(2), no_texts())).words.shape == (0, 16)
 
 
 @pytest.mark.parametrize("options", [{}, {"dictionary": 0}], ids=["grounded", "baseline"])
 def test_whole_model_in_both_forms(options):
-    """Values and every parameter's gradient, with pairs, single texts and single pictures in one row."""
+    """Values and every parameter's gradient, with pairs, single texts and single images in one row."""
     rows = random_rows([5, 9, 3, 12])
     roles = [
         torch.full_like(rows[0], TEXT),
@@ -178,7 +178,7 @@ def test_whole_model_in_both_forms(options):
         torch.full_like(rows[2], TEXT),
     ]
     roles.append(torch.tensor([KNOWN] * 5 + [WRITTEN] * 7))
-    batch = as_batch(random_pictures(2), pack(rows, roles))
+    batch = as_batch(random_images(2), pack(rows, roles))
     answers = {}
     for form in ("dense", "reference"):
         model = lively_model(**options)

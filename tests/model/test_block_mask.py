@@ -45,7 +45,7 @@ def packed(sequences: list[list[tuple[int, int, int]]], table) -> Plan:
 
 
 def drawn(seed: int) -> list[list[tuple[int, int, int]]]:
-    """What a batch may hold: pairs, single texts and pictures, captions after tags, and texts that share a picture."""
+    """What a batch may hold: pairs, single texts and images, captions after tags, and texts that share an image."""
     generator = torch.Generator().manual_seed(seed)
 
     def n(high: int) -> int:
@@ -222,11 +222,11 @@ class Largest(TorchDispatchMode):
         return made
 
 
-SHAPES = {  # sequences of the recipes: a pair of `base`, a passage, a picture with its captions
+SHAPES = {  # sequences of the recipes: a pair of `base`, a passage, an image with its captions
     "pairs": [(0, IMAGE, 197), (0, GROUND, 100), (0, TEXT, 64)],
     "passages": [(0, GROUND, 100), (0, TEXT, 412)],
-    "captions that share a picture": [(0, IMAGE, 37), *((b, TEXT, 20) for b in range(1, 21))],
-    "one picture with thousands of captions": [(0, IMAGE, 37), *((b, TEXT, 20) for b in range(1, 4001))],
+    "captions that share an image": [(0, IMAGE, 37), *((b, TEXT, 20) for b in range(1, 21))],
+    "one image with thousands of captions": [(0, IMAGE, 37), *((b, TEXT, 20) for b in range(1, 4001))],
 }
 
 

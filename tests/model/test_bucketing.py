@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_unimo2 import as_batch, lively_model, pack, random_pictures, random_rows
+from tiny_unimo2 import as_batch, lively_model, pack, random_images, random_rows
 
 from unimo.model.bucketing import rounded
 from unimo.model.unified import Request
@@ -20,7 +20,7 @@ def test_rounding_wastes_little_and_leaves_few_values(parts):
 
 def test_known_words_alone_are_predicted_by_the_same_softmax():
     model = lively_model()
-    batch = as_batch(random_pictures(1), pack(random_rows([9])))
+    batch = as_batch(random_images(1), pack(random_rows([9])))
     fused = model.fuse(model.towers(batch), {"read": Request(torch.tensor([0]), torch.tensor([0]))})["read"]
     states = fused.words(torch.arange(9), batch.texts)
     everything = model.word_logits(states)

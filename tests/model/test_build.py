@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from tiny_unimo2 import as_batch, lively_model, pack, random_pictures, random_rows
+from tiny_unimo2 import as_batch, lively_model, pack, random_images, random_rows
 from torch.utils.flop_counter import FlopCounterMode
 
 from unimo.batch import Targets
@@ -86,7 +86,7 @@ def test_fill_copies_everything_or_refuses():
 def test_counted_operations_are_those_the_machine_does():
     """Equal lengths in a number that needs no rounding, so that nothing is padded, which would not count as work."""
     model = lively_model()
-    batch = as_batch(random_pictures(3), pack(random_rows([7, 7, 7, 7])))
+    batch = as_batch(random_images(3), pack(random_rows([7, 7, 7, 7])))
     requests = {"pairs": Request(torch.tensor([0, 1, 2, 1]), torch.tensor([0, 1, 2, 0]))}
     with FlopCounterMode(display=False) as counter:
         model.fuse(model.towers(batch), requests, whole=True)
@@ -101,7 +101,7 @@ def test_counted_operations_are_those_the_machine_does():
 @torch.no_grad()
 def test_words_that_are_never_predicted_cost_nothing():
     model = lively_model()
-    batch = as_batch(random_pictures(3), pack(random_rows([7, 7, 7, 7])))
+    batch = as_batch(random_images(3), pack(random_rows([7, 7, 7, 7])))
     batch = dataclasses.replace(batch, targets={"pairs": Targets(torch.tensor([1, 2, 9]), torch.tensor([5, 9, 30]))})
     requests = {"pairs": Request(torch.tensor([0, 1]), torch.tensor([0, 1]))}
     for known in (None, torch.tensor([0, 2, 5, 9, 30])):

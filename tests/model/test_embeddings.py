@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_unimo2 import random_pictures
+from tiny_unimo2 import random_images
 
 from unimo.model.embeddings import PatchEmbedding, WordEmbedding
 
@@ -17,7 +17,7 @@ def test_patches_equal_a_convolution_with_padding(patch, padding, side):
     """(16, 7) is the published patch: every window starts 7 pixels early (spec unimo2 §2.2)."""
     torch.manual_seed(0)
     embedding = PatchEmbedding(8, side, patch, padding)
-    pixels = random_pictures(2, side=side)
+    pixels = random_images(2, side=side)
     x = (pixels.float() / 255 - 0.5) / 0.5
     expected = F.conv2d(x, embedding.projection.weight, embedding.projection.bias, stride=patch, padding=padding)
     expected = expected.flatten(2).transpose(1, 2) + embedding.positions[:, 1:]
@@ -45,7 +45,7 @@ def resize_matrix(old: int, new: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("side", [112, 128, 192])
-def test_positions_of_another_picture_size_are_a_bicubic_resize(side):
+def test_positions_of_another_image_size_are_a_bicubic_resize(side):
     torch.manual_seed(0)
     embedding = PatchEmbedding(6, 112, 8)
     grid = side // 8
@@ -57,10 +57,10 @@ def test_positions_of_another_picture_size_are_a_bicubic_resize(side):
     np.testing.assert_allclose(ours[0, 1:].detach().numpy(), expected, atol=1e-6)
     ours.square().sum().backward()
     assert embedding.positions.shape == (1, 197, 6) and (embedding.positions.grad != 0).all()  # learns through it
-    assert embedding(random_pictures(1, side=side)).shape == (1, 1 + grid**2, 6)
+    assert embedding(random_images(1, side=side)).shape == (1, 1 + grid**2, 6)
 
 
-def test_pictures_that_are_no_whole_number_of_patches_are_refused():
+def test_images_that_are_no_whole_number_of_patches_are_refused():
     with pytest.raises(ValueError, match="multiple of the patch size"):
         PatchEmbedding(8, 30, 16)
 

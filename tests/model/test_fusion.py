@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny_unimo import lively_unimo, random_regions, regions_batch
-from tiny_unimo2 import as_batch, lively_model, pack, random_pictures, random_rows
+from tiny_unimo2 import as_batch, lively_model, pack, random_images, random_rows
 from torch import Tensor
 
 from unimo.batch import GROUND, IMAGE, KNOWN, TEXT, WRITTEN
@@ -14,10 +14,10 @@ from unimo.model.unified import Fused, Request, Towers
 from unimo.model.unimo2 import UNIMO2
 
 LENGTHS = [5, 12, 3, 9, 9, 20]
-KINDS = {  # what one sequence may be: role of its words, has it a picture, has it a text
+KINDS = {  # what one sequence may be: role of its words, has it an image, has it a text
     "pair": (TEXT, True, True),
     "passage": (TEXT, False, True),
-    "picture": (TEXT, True, False),
+    "image": (TEXT, True, False),
     "caption": (WRITTEN, True, True),
 }
 
@@ -45,10 +45,10 @@ def rows_of(fused: Fused, i: int) -> Tensor:
 def test_partners_and_their_order_change_no_answer(kind, options):
     role, has_image, has_text = KINDS[kind]
     model = lively_model(**options)
-    pictures, rows = random_pictures(len(LENGTHS)), random_rows(LENGTHS)
+    images, rows = random_images(len(LENGTHS)), random_rows(LENGTHS)
 
     def answers(order: list[int]) -> dict[int, dict[str, Tensor]]:
-        towers = model.towers(as_batch(pictures[order], pack([rows[i] for i in order], role)))
+        towers = model.towers(as_batch(images[order], pack([rows[i] for i in order], role)))
         numbers = list(range(len(order)))
         fused = model.fuse(towers, {"all": request_of(numbers if has_image else None, numbers if has_text else None)})[
             "all"
@@ -77,7 +77,7 @@ def test_partners_and_their_order_change_no_answer(kind, options):
 @torch.no_grad()
 def test_requests_of_a_step_do_not_disturb_each_other():
     model = lively_model()
-    towers = model.towers(as_batch(random_pictures(3), pack(random_rows([4, 9, 6]))))
+    towers = model.towers(as_batch(random_images(3), pack(random_rows([4, 9, 6]))))
     requests = {
         "pairs": request_of([0, 1, 2], [0, 1, 2]),
         "swapped": request_of([1, 0], [0, 1]),
@@ -104,7 +104,7 @@ def test_fused_words_finds_each_texts_own_words():
     """`words` must look up by text, whatever order the request names the texts in."""
     model = lively_model()
     texts = pack(random_rows([4, 9, 6]))
-    towers = model.towers(as_batch(random_pictures(3), texts))
+    towers = model.towers(as_batch(random_images(3), texts))
     request = request_of([2, 0], [2, 0])
     fused = model.fuse(towers, {"some": request})["some"]
     asked = torch.tensor([13, 18, 0, 3])  # text 2 holds tokens 13 .. 18, text 0 holds 0 .. 3
@@ -116,10 +116,10 @@ def test_fused_words_finds_each_texts_own_words():
 # ---- later words ----
 
 
-def states(model: UNIMO2, pictures: Tensor | None, ids: Tensor, roles: Tensor) -> tuple[Towers, Fused]:
+def states(model: UNIMO2, images: Tensor | None, ids: Tensor, roles: Tensor) -> tuple[Towers, Fused]:
     texts = pack([ids], [roles])
-    towers = model.towers(as_batch(random_pictures(0) if pictures is None else pictures, texts))
-    return towers, model.fuse(towers, {"all": request_of(None if pictures is None else [0], [0])})["all"]
+    towers = model.towers(as_batch(random_images(0) if images is None else images, texts))
+    return towers, model.fuse(towers, {"all": request_of(None if images is None else [0], [0])})["all"]
 
 
 @torch.no_grad()
@@ -128,14 +128,14 @@ def states(model: UNIMO2, pictures: Tensor | None, ids: Tensor, roles: Tensor) -
 @pytest.mark.parametrize("with_image", [True, False], ids=["image", "text alone"])
 def test_a_written_word_changes_nothing_before_it(options, known, with_image):
     model, ids = lively_model(**options), random_rows([12])[0]
-    pictures = random_pictures(1) if with_image else None
+    images = random_images(1) if with_image else None
     roles = torch.tensor([KNOWN] * known + [WRITTEN] * (12 - known))
-    before, fused = states(model, pictures, ids, roles)
+    before, fused = states(model, images, ids, roles)
     first_word = len(fused.hidden) - 12
     for changed in range(max(known, 1), 12):
         other = ids.clone()
         other[changed] = 4 + (ids[changed] + 96) % 200  # another word
-        after, refused = states(model, pictures, other, roles)
+        after, refused = states(model, images, other, roles)
         assert torch.equal(before.words[:changed], after.words[:changed])
         assert torch.equal(fused.hidden[: first_word + changed], refused.hidden[: first_word + changed])
         assert not torch.equal(fused.hidden[first_word + changed :], refused.hidden[first_word + changed :])
@@ -148,7 +148,7 @@ def test_a_written_word_changes_nothing_before_it(options, known, with_image):
 def test_no_gradient_from_a_word_to_later_ones(role):
     """Exactly zero, where a word that is read does look ahead (so the measure can see it)."""
     model, ids = lively_model(), random_rows([10])[0]
-    _, fused = states(model, random_pictures(1), ids, torch.full((10,), role))
+    _, fused = states(model, random_images(1), ids, torch.full((10,), role))
     direction = torch.randn(16, generator=torch.Generator().manual_seed(0))  # a LayerNorm's plain sum never moves
     for asked in range(9):
         model.zero_grad()
@@ -158,10 +158,10 @@ def test_no_gradient_from_a_word_to_later_ones(role):
         assert torch.equal(reaches, expected)
 
 
-def test_picture_and_ground_get_nothing_from_written_words():
+def test_image_and_ground_get_nothing_from_written_words():
     model, ids = lively_model(), random_rows([10])[0]
     for role, silent in ((WRITTEN, True), (TEXT, False)):
-        towers, fused = states(model, random_pictures(1), ids, torch.full((10,), role))
+        towers, fused = states(model, random_images(1), ids, torch.full((10,), role))
         assert bool((towers.text_votes == 0).all()) == silent
         gradient = torch.autograd.grad(fused.hidden[: len(fused.hidden) - 10].square().sum(), towers.words)[0]
         assert bool((gradient == 0).all()) == silent
@@ -178,15 +178,15 @@ def without(table, query: int, key: int):
 
 
 def cross_gradients(model: UNIMO2) -> tuple[float, float]:
-    """Largest gradient of the words' outputs in the picture's tower, and the other way round."""
-    towers = model.towers(as_batch(random_pictures(2), pack(random_rows([7, 4]))))
+    """Largest gradient of the words' outputs in the image's tower, and the other way round."""
+    towers = model.towers(as_batch(random_images(2), pack(random_rows([7, 4]))))
     fused = model.fuse(towers, {"pairs": request_of([0, 1], [0, 1])})["pairs"]
-    pictures = torch.cat([fused.hidden[s : s + n] for s, n in zip(fused.starts, fused.image_length)])
+    images = torch.cat([fused.hidden[s : s + n] for s, n in zip(fused.starts, fused.image_length)])
     words = fused.words(torch.arange(11), towers.texts)
     found = []
     for outputs, inputs in (
         (words, (model.patches, model.image_encoder)),
-        (pictures, (model.words, model.text_encoder)),
+        (images, (model.words, model.text_encoder)),
     ):
         parameters = [p for module in inputs for p in module.parameters()]
         gradients = torch.autograd.grad(
@@ -213,12 +213,12 @@ def test_ground_is_the_only_bridge_between_text_and_image():
 
 
 def test_the_choice_of_entries_moves_the_text_but_carries_no_gradient():
-    """With the grounded tokens blind to the picture, only the choice still depends on it."""
+    """With the grounded tokens blind to the image, only the choice still depends on it."""
     model = lively_model()
     model.table = without(model.table, GROUND, IMAGE)
     assert cross_gradients(model)[0] == 0.0
     ids, roles = random_rows([7])[0], torch.full((7,), TEXT)
-    (towers, one), (_, other) = (states(model, random_pictures(1, seed), ids, roles) for seed in (0, 1))
+    (towers, one), (_, other) = (states(model, random_images(1, seed), ids, roles) for seed in (0, 1))
     assert not towers.image_votes.requires_grad and not towers.text_votes.requires_grad
     assert not torch.equal(one.codes, other.codes)
     assert not torch.allclose(one.text_cls(), other.text_cls())
@@ -230,7 +230,7 @@ def test_the_choice_of_entries_moves_the_text_but_carries_no_gradient():
 @torch.no_grad()
 def test_masked_ground_hides_the_entry_but_keeps_its_place():
     model = lively_model(masked_grounding=True)
-    towers = model.towers(as_batch(random_pictures(1), pack(random_rows([5]))))
+    towers = model.towers(as_batch(random_images(1), pack(random_rows([5]))))
     hidden = torch.tensor([[True, False, False, False]])
     plain, masked = (
         model.fuse(towers, {"m": Request(torch.tensor([0]), torch.tensor([0]), mask)})["m"] for mask in (None, hidden)
@@ -253,7 +253,7 @@ def test_a_last_layer_worked_out_where_it_is_read_is_the_whole_one(member):
         if member == "unimo":
             model, batch = lively_unimo(), regions_batch(random_regions([3, 4]), texts)
         else:
-            model, batch = lively_model(), as_batch(random_pictures(2), texts)
+            model, batch = lively_model(), as_batch(random_images(2), texts)
         requests = {"pairs": request_of([0, 1, 1], [2, 0, 1]), "words": request_of(None, [1, 2])}
         fused = model.fuse(model.towers(batch), requests, whole=whole)
         rows = torch.tensor([3, 1, 1, 0])  # of text 0: out of order, one twice

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.special import erf
 from tiny_unimo import FEATURES, lively_unimo, random_regions, regions_batch, rows_of
-from tiny_unimo2 import as_batch, lively_model, pack, random_pictures, random_rows
+from tiny_unimo2 import as_batch, lively_model, pack, random_images, random_rows
 
 from unimo.errors import UsageError
 from unimo.model.attention import Plan
@@ -85,7 +85,7 @@ def test_every_tower_of_unimo2_has_it():
     answers = {}
     for act in ACTS:
         model = lively_model(hidden_act=act, masked_grounding=True)
-        towers = model.towers(as_batch(random_pictures(2), pack(random_rows([7, 5]))))
+        towers = model.towers(as_batch(random_images(2), pack(random_rows([7, 5]))))
         head = model.masked_grounding(towers.words[:3], model.dictionary.entries)
         said = model.word_logits(towers.words[:3])
         fused = model.fuser(towers.words[:7].sign(), Plan.rectangle(1, 7, torch.device("cpu")))

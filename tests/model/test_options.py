@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_unimo import rows_of
-from tiny_unimo2 import PATCHES, as_batch, lively_model, pack, random_pictures, random_rows, torchs_own
+from tiny_unimo2 import PATCHES, as_batch, lively_model, pack, random_images, random_rows, torchs_own
 from torch import Tensor
 from weights.test_published import TINY, archive
 
@@ -23,14 +23,14 @@ LENGTHS = [5, 9, 3]
 EVERYONE = torch.arange(3)
 REQUESTS = {
     "pairs": Request(EVERYONE, EVERYONE),
-    "pictures": Request(EVERYONE, None),
+    "images": Request(EVERYONE, None),
     "texts": Request(None, EVERYONE),
 }
 
 
 def towers_of(model: UNIMO2, roles=TEXT):
     texts = pack(random_rows(LENGTHS), roles)
-    return model.towers(as_batch(random_pictures(3), texts)), texts
+    return model.towers(as_batch(random_images(3), texts)), texts
 
 
 def fused_input(model: UNIMO2, requests: dict[str, Request], roles=TEXT) -> tuple[dict, Tensor]:
@@ -48,7 +48,7 @@ def fused_input(model: UNIMO2, requests: dict[str, Request], roles=TEXT) -> tupl
 @torch.no_grad()
 @pytest.mark.parametrize("method", ["topk", "normal"])
 def test_grounded_tokens_carry_rows_2_to_k_plus_1_of_the_text_positions(method):
-    """Before their norm, counted anew in every sequence, with picture, text or both; off, they carry none."""
+    """Before their norm, counted anew in every sequence, with image, text or both; off, they carry none."""
     for option in (True, False):
         model = lively_model(grounding_positions=option, grounding_method=method)
         answers, entered = fused_input(model, REQUESTS)
@@ -69,7 +69,7 @@ def test_grounded_positions_act_while_writing_too():
     answers = []
     for option in (True, False):
         model = lively_model(grounding_positions=option)
-        given = Given(model.encode_images(random_pictures(3)), [ids.numpy() for ids in random_rows(LENGTHS)])
+        given = Given(model.encode_images(random_images(3)), [ids.numpy() for ids in random_rows(LENGTHS)])
         plain, cached = (form(model, given).advance(words, rows) for form in (Plain, Cached))
         torch.testing.assert_close(plain, cached, rtol=0, atol=2e-5)
         answers.append(plain)
@@ -85,7 +85,7 @@ def codes_of(model: UNIMO2, request: str, i: int, roles=TEXT) -> list[int]:
     voters = []
     if request != "texts":
         voters += list(model.dictionary.positions_of(towers.images[i, 1:], "image"))
-    if request != "pictures":
+    if request != "images":
         first, last = texts.offsets[i : i + 2].tolist()
         words = model.dictionary.positions_of(towers.words[first:last], "text")
         voters += [word for word, role in list(zip(words, texts.roles[first:last]))[1:] if role != WRITTEN]
@@ -105,12 +105,12 @@ def test_one_to_one_ground_is_the_nearest_entry_of_each_voter(projection, known)
         assert fused.codes is None
         for i in range(3):
             codes = codes_of(model, name, i, roles)
-            words = 0 if name == "pictures" else LENGTHS[i] - 1 if known is None else known - 1
+            words = 0 if name == "images" else LENGTHS[i] - 1 if known is None else known - 1
             assert int(fused.ground_length[i]) == len(codes) == words + (0 if name == "texts" else PATCHES)
             first = int(fused.starts[i] + fused.image_length[i])
             expected = model.ground_norm(model.dictionary.entries[codes])
             torch.testing.assert_close(entered[first : first + len(codes)], expected, rtol=0, atol=1e-5)
-    assert len(set(codes_of(model, "pictures", 0))) > 1
+    assert len(set(codes_of(model, "images", 0))) > 1
 
 
 # ---- contrastive projections ----
@@ -202,8 +202,8 @@ def test_the_head_of_masked_grounding_reads_the_dictionary():
 
 @torch.no_grad()
 @pytest.mark.parametrize("role", [TEXT, WRITTEN], ids=["read", "written"])
-def test_the_baseline_is_one_transformer_over_picture_and_text(role):
-    """[V ; L] without ground: all see all when reading; a written word sees the picture and the earlier words."""
+def test_the_baseline_is_one_transformer_over_image_and_text(role):
+    """[V ; L] without ground: all see all when reading; a written word sees the image and the earlier words."""
     model = lively_model(dictionary=0)
     theirs = torchs_own(model.grounded_encoder)
     towers, texts = towers_of(model, role)

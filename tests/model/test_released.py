@@ -10,7 +10,7 @@ from parity.golden_files import close, scenario
 from parity.test_unimo2_golden import as_batch as published_batch
 from parity.test_unimo2_golden import published_model
 from tiny_unimo import rows_of
-from tiny_unimo2 import PATCHES, as_batch, lively_model, no_texts, pack, random_pictures, random_rows
+from tiny_unimo2 import PATCHES, as_batch, lively_model, no_texts, pack, random_images, random_rows
 from torch import Tensor
 
 from unimo.batch import GROUND, IMAGE, KNOWN, PADDING, TEXT, WRITTEN, Texts, pad_texts
@@ -53,7 +53,7 @@ def test_while_all_are_off_padding_is_as_if_it_were_not_there(roles):
     padded, packed, real = padded_and_packed(roles)
     answers = []
     for texts in (padded, packed):
-        towers = model.towers(as_batch(random_pictures(3), texts))
+        towers = model.towers(as_batch(random_images(3), texts))
         fused = model.fuse(towers, {"pairs": Request(EVERYONE, EVERYONE)})["pairs"]
         mine = real.nonzero()[:, 0] if texts is padded else torch.arange(len(packed.ids))
         words = fused.words(mine, texts)
@@ -65,12 +65,12 @@ def test_while_all_are_off_padding_is_as_if_it_were_not_there(roles):
 @torch.no_grad()
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_a_switch_changes_nothing_where_it_has_nothing_to_say(switch):
-    """Texts that are read beside a picture or alone, without padding; but the contrastive score is asked of any."""
+    """Texts that are read beside an image or alone, without padding; but the contrastive score is asked of any."""
     answers = []
     for model in (lively_model(), released(switch)):
-        towers = model.towers(as_batch(random_pictures(3), pack(random_rows(LENGTHS))))
+        towers = model.towers(as_batch(random_images(3), pack(random_rows(LENGTHS))))
         requests = {"pairs": Request(EVERYONE, EVERYONE), "texts": Request(None, EVERYONE)}
-        fused = model.fuse(towers, requests | {"pictures": Request(EVERYONE, None)})["pairs"]
+        fused = model.fuse(towers, requests | {"images": Request(EVERYONE, None)})["pairs"]
         answers.append([towers.text_votes, fused.codes, fused.hidden, model.embed(towers, "image")])
         answers[-1] += [model.embed(towers, "text")] * (switch != "raw_text_score")
     for a, b in zip(*answers, strict=True):
@@ -85,7 +85,7 @@ def test_padding_votes():
     """A text's tally gains exactly the votes of its padding: sigmoid(scale * h . e), summed (spec unimo2 §2.4)."""
     padded, _, real = padded_and_packed()
     off, on = lively_model(), released("padding_votes")
-    tallies = [model.towers(as_batch(random_pictures(0), padded)).text_votes for model in (off, on)]
+    tallies = [model.towers(as_batch(random_images(0), padded)).text_votes for model in (off, on)]
     words, entries = on.encode_texts(padded), on.dictionary.entries
     expected = torch.zeros(3, len(entries))
     for i in range(len(padded.ids)):
@@ -94,7 +94,7 @@ def test_padding_votes():
     torch.testing.assert_close(tallies[1] - tallies[0], expected, rtol=0, atol=1e-4)
     assert (expected[1] == 0).all() and (expected[[0, 2]] > 0).all()  # the longest text has no padding
     codes = [
-        model.fuse(model.towers(as_batch(random_pictures(0), padded)), {"x": Request(None, EVERYONE)})["x"].codes
+        model.fuse(model.towers(as_batch(random_images(0), padded)), {"x": Request(None, EVERYONE)})["x"].codes
         for model in (off, on)
     ]
     assert torch.equal(codes[0][1], codes[1][1]) and not torch.equal(codes[0], codes[1])
@@ -102,12 +102,12 @@ def test_padding_votes():
 
 @torch.no_grad()
 def test_only_patches_vote():
-    """Beside a picture, known words choose nothing any more; alone they do, and words that are read always do."""
-    pictures, on, off = random_pictures(3), released("only_patches_vote"), lively_model()
+    """Beside an image, known words choose nothing any more; alone they do, and words that are read always do."""
+    images, on, off = random_images(3), released("only_patches_vote"), lively_model()
 
     def codes(model: UNIMO2, roles, image: Tensor | None, text: Tensor | None) -> Tensor:
         texts = no_texts() if text is None else pack(random_rows(LENGTHS), roles)
-        return model.fuse(model.towers(as_batch(pictures, texts)), {"x": Request(image, text)})["x"].codes
+        return model.fuse(model.towers(as_batch(images, texts)), {"x": Request(image, text)})["x"].codes
 
     by_themselves = codes(off, None, EVERYONE, None)
     assert torch.equal(codes(on, known_then_written(), EVERYONE, EVERYONE), by_themselves)
@@ -117,7 +117,7 @@ def test_only_patches_vote():
 
 
 def test_padding_read_opens_three_kinds_of_place_in_the_mask():
-    """What is written sees padding, and padding sees picture and ground (spec unimo2 §6.2); all else as before."""
+    """What is written sees padding, and padding sees image and ground (spec unimo2 §6.2); all else as before."""
     before, after = (torch.tensor(make(UNDERSTANDING_AND_GENERATION)) for make in (with_padding, with_padding_read))
     opened = {(int(q), int(k)) for q, k in (before != after).nonzero()}
     assert opened == {(WRITTEN, PADDING), (PADDING, IMAGE), (PADDING, GROUND)}
@@ -129,7 +129,7 @@ def test_padding_read():
     """In the fused row, words being written change with the padding among the known ones; nothing before them does."""
     rows = [ids.numpy() for ids in random_rows(LENGTHS)]
     words, everyone = torch.zeros(3, dtype=torch.int64), torch.arange(3)
-    images = lively_model().encode_images(random_pictures(3))
+    images = lively_model().encode_images(random_images(3))
 
     def logits(model: UNIMO2, numbers: list[int]) -> Tensor:
         return Cached(model, Given(images[numbers], [rows[i] for i in numbers])).advance(
@@ -146,11 +146,11 @@ def test_padding_read():
     padded, _, real = padded_and_packed(known_then_written())
     fused = []
     for model in (off, on):
-        towers = model.towers(as_batch(random_pictures(3), padded))
+        towers = model.towers(as_batch(random_images(3), padded))
         fused.append(model.fuse(towers, {"x": Request(EVERYONE, EVERYONE)})["x"])
     differ = [(rows_of(fused[0], i, padded) != rows_of(fused[1], i, padded)).any(1) for i in range(3)]
     for i, changed in enumerate(differ):
-        before = 1 + PATCHES + GROUNDED + 2  # picture, ground and known words
+        before = 1 + PATCHES + GROUNDED + 2  # image, ground and known words
         mine = real[i * 9 : i * 9 + 9]
         assert not changed[:before].any()
         assert (changed[before:][mine[2:]] == (LENGTHS[i] < 9)).all()
@@ -158,7 +158,7 @@ def test_padding_read():
 
 @torch.no_grad()
 def test_raw_text_score(golden):
-    """The published score is the picture's unit vector times the text's [CLS] as it is (spec unimo2 §4.3)."""
+    """The published score is the image's unit vector times the text's [CLS] as it is (spec unimo2 §4.3)."""
     x = scenario(golden / "unimo2", "pair")
     for on in (True, False):
         model = published_model(golden / "unimo2", released=on)
@@ -181,7 +181,7 @@ def test_projected_text_is_normalised_whatever_the_switch_says(shared):
     options = {"contrastive_projection": True, "shared_projection": shared, "grounding_projection": True}
     answers = []
     for model in (lively_model(**options), released("raw_text_score", **options)):
-        towers = model.towers(as_batch(random_pictures(3), pack(random_rows(LENGTHS))))
+        towers = model.towers(as_batch(random_images(3), pack(random_rows(LENGTHS))))
         answers.append(model.embed(towers, "text"))
     torch.testing.assert_close(answers[1].norm(dim=-1), torch.ones(3))
     assert torch.equal(*answers)
@@ -226,7 +226,7 @@ def test_a_row_that_sees_nothing_is_an_unmasked_softmax(form):
 def test_matching_joins_both_poolers(fusion):
     """Published recipes multiply; the default of one of their classes adds (spec unimo2, V5)."""
     model = lively_model(matching_fusion=fusion)
-    towers = model.towers(as_batch(random_pictures(3), pack(random_rows(LENGTHS))))
+    towers = model.towers(as_batch(random_images(3), pack(random_rows(LENGTHS))))
     fused = model.fuse(towers, {"pairs": Request(EVERYONE, EVERYONE)})["pairs"]
     image, text = (
         (cls @ pooler.linear.weight.T + pooler.linear.bias).clamp_min(0)

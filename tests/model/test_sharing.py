@@ -1,4 +1,4 @@
-"""Many texts beside one picture that is held once: the same answers as with a copy each, where the mask allows it."""
+"""Many texts beside one image that is held once: the same answers as with a copy each, where the mask allows it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tiny_unimo2 import pack, random_rows
 from unimo.model.unified import Request
 
 LENGTHS = [5, 9, 4, 7, 6, 8]
-PICTURES = torch.tensor([0, 0, 0, 2, 1, 1])  # of each text; pictures of 3, 1 and 5 regions
+IMAGES = torch.tensor([0, 0, 0, 2, 1, 1])  # of each text; images of 3, 1 and 5 regions
 
 
 def fused(model, *, share: bool, form: str = "dense", texts=None):
@@ -19,8 +19,8 @@ def fused(model, *, share: bool, form: str = "dense", texts=None):
     numbers = torch.arange(len(LENGTHS)) if texts is None else texts
     asked = {
         "alone": Request(None, torch.tensor([1, 4])),
-        "read": Request(PICTURES[numbers], numbers, share=share),
-        "again": Request(PICTURES[numbers[:2]], numbers[:2], share=share),
+        "read": Request(IMAGES[numbers], numbers, share=share),
+        "again": Request(IMAGES[numbers[:2]], numbers[:2], share=share),
     }
     return model.fuse(model.towers(batch), asked), batch.texts
 
@@ -32,7 +32,7 @@ def words_of(one, texts, numbers):
 
 @torch.no_grad()
 @pytest.mark.parametrize("form", ["dense", "reference"])
-def test_a_shared_picture_answers_like_a_copy_each(form):
+def test_a_shared_image_answers_like_a_copy_each(form):
     model = lively_unimo(fusion="prefix")
     (shared, texts), (copies, _) = fused(model, share=True, form=form), fused(model, share=False, form=form)
     for name, numbers in (("read", range(6)), ("again", range(2))):
@@ -42,7 +42,7 @@ def test_a_shared_picture_answers_like_a_copy_each(form):
         torch.testing.assert_close(a.text_cls(), b.text_cls(), rtol=0, atol=1e-5)
     last = torch.tensor([5, 0]), torch.tensor([1, 3])
     torch.testing.assert_close(shared["read"].image_rows(*last), copies["read"].image_rows(*last), rtol=0, atol=1e-5)
-    saved = 2 * 4 + 1 * 2 + 1 * 4  # copies of pictures 0 (3 regions and [IMG]) and 1, and of 0 in the other request
+    saved = 2 * 4 + 1 * 2 + 1 * 4  # copies of images 0 (3 regions and [IMG]) and 1, and of 0 in the other request
     assert len(copies["read"].hidden) - len(shared["read"].hidden) == saved
 
 
@@ -59,7 +59,7 @@ def test_gradients_of_both_forms_agree():
 
 
 @torch.no_grad()
-def test_texts_that_share_a_picture_do_not_see_each_other():
+def test_texts_that_share_a_image_do_not_see_each_other():
     model = lively_unimo(fusion="prefix")
     everyone, texts = fused(model, share=True)
     for t in range(6):
@@ -69,8 +69,8 @@ def test_texts_that_share_a_picture_do_not_see_each_other():
 
 
 @torch.no_grad()
-def test_prefix_equals_joint_where_nothing_is_beside_a_picture():
-    """Of texts alone, and of pictures alone: the masks are then the same."""
+def test_prefix_equals_joint_where_nothing_is_beside_a_image():
+    """Of texts alone, and of images alone: the masks are then the same."""
     joint, prefix = lively_unimo(), lively_unimo(fusion="prefix")
     a, b = fused(joint, share=False)[0]["alone"], fused(prefix, share=False)[0]["alone"]
     torch.testing.assert_close(a.text_cls(), b.text_cls(), rtol=0, atol=0)
@@ -79,6 +79,6 @@ def test_prefix_equals_joint_where_nothing_is_beside_a_picture():
 
 
 @torch.no_grad()
-def test_sharing_needs_pictures_that_do_not_look_at_their_texts():
+def test_sharing_needs_images_that_do_not_look_at_their_texts():
     with pytest.raises(AssertionError, match="prefix"):
         fused(lively_unimo(), share=True)

@@ -76,18 +76,18 @@ def plain_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
 
 @torch.no_grad()
 def test_regions_are_feature_and_box_and_img_is_one_of_them():
-    """[IMG] has no parameter: it is the mean feature with the box of the whole picture, embedded as any region is."""
+    """[IMG] has no parameter: it is the mean feature with the box of the whole image, embedded as any region is."""
     model = lively_unimo()
     assert {name for name, _ in model.named_parameters() if name.startswith("regions.")} == {
         f"regions.{part}.{kind}" for part in ("feature", "box", "norm") for kind in ("weight", "bias")
     }
-    (picture,) = detected([5])
-    features = np.concatenate([picture.features[1:].mean(0, keepdims=True), picture.features[1:]])
-    boxes = np.concatenate([[[0, 0, 1, 1, 1]], picture.boxes[1:]])
+    (image,) = detected([5])
+    features = np.concatenate([image.features[1:].mean(0, keepdims=True), image.features[1:]])
+    boxes = np.concatenate([[[0, 0, 1, 1, 1]], image.boxes[1:]])
     embedding = model.regions
     x = torch.from_numpy(features).float() @ embedding.feature.weight.T + embedding.feature.bias
     x = x + torch.from_numpy(boxes).float() @ embedding.box.weight.T + embedding.box.bias
-    got = model.encode_images(stack_regions([picture]))[0]
+    got = model.encode_images(stack_regions([image]))[0]
     torch.testing.assert_close(got, plain_norm(x, embedding.norm), rtol=0, atol=1e-5)
 
 
@@ -150,14 +150,14 @@ def may_see(roles: list[int], fusion: str) -> Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize("fusion", ["joint", "prefix"])
 @pytest.mark.parametrize("kind", ["read", "written", "known and written"])
-@pytest.mark.parametrize("with_picture", [True, False], ids=["picture", "text alone"])
-def test_layers_are_those_of_torch_under_the_mask(fusion, kind, with_picture):
+@pytest.mark.parametrize("with_image", [True, False], ids=["image", "text alone"])
+def test_layers_are_those_of_torch_under_the_mask(fusion, kind, with_image):
     model = lively_unimo(fusion=fusion)
     words = {"read": [TEXT] * 9, "written": [WRITTEN] * 9, "known and written": [KNOWN] * 4 + [WRITTEN] * 5}[kind]
     towers, _ = everything(model, [torch.tensor(words)], [5], [9])
     one = torch.tensor([0])
-    fused = model.fuse(towers, {"x": Request(one if with_picture else None, one)})["x"]
-    row = torch.cat([towers.images[0], towers.words]) if with_picture else towers.words
+    fused = model.fuse(towers, {"x": Request(one if with_image else None, one)})["x"]
+    row = torch.cat([towers.images[0], towers.words]) if with_image else towers.words
     allowed = may_see([IMAGE] * (len(row) - 9) + words, fusion)
     expected = torchs_own(model.encoder)(row[None], mask=~allowed)[0]
     torch.testing.assert_close(fused.hidden, expected, rtol=0, atol=2e-5)
@@ -168,31 +168,31 @@ def test_layers_are_those_of_torch_under_the_mask(fusion, kind, with_picture):
 
 @torch.no_grad()
 @pytest.mark.parametrize("fusion", ["joint", "prefix"])
-@pytest.mark.parametrize("kind", ["pairs", "texts", "pictures", "captions"])
+@pytest.mark.parametrize("kind", ["pairs", "texts", "images", "captions"])
 def test_partners_their_order_and_rows_of_padding_change_no_answer(fusion, kind):
     model = lively_unimo(fusion=fusion, matching=1)
-    pictures, rows = detected(COUNTS), random_rows(LENGTHS)
+    images, rows = detected(COUNTS), random_rows(LENGTHS)
     roles = known_and_written(LENGTHS) if kind == "captions" else [torch.full((n,), TEXT) for n in LENGTHS]
 
     def answers(order: list[int]) -> dict[int, dict[str, Tensor]]:
-        regions = stack_regions([pictures[i] for i in order])
+        regions = stack_regions([images[i] for i in order])
         for values in (regions.features, regions.boxes):
             for row, length in zip(values, regions.lengths):
                 row[length:] = torch.nan  # whoever read it would show it
         texts = pack([rows[i] for i in order], [roles[i] for i in order])
         towers = model.towers(regions_batch(regions, texts))
         everyone = torch.arange(len(order))
-        request = Request(None if kind == "texts" else everyone, None if kind == "pictures" else everyone)
+        request = Request(None if kind == "texts" else everyone, None if kind == "images" else everyone)
         fused = model.fuse(towers, {"all": request})["all"]
         found = {i: {"states": rows_of(fused, place, texts)} for place, i in enumerate(order)}
         for place, i in enumerate(order):
             if kind == "pairs":
                 found[i]["match"] = model.match_logits(fused)[place]
-            if kind != "pictures":
+            if kind != "images":
                 mine = torch.arange(texts.offsets[place], texts.offsets[place + 1])
                 found[i]["words"] = model.word_logits(fused.words(mine, texts))
-            if kind in ("pictures", "texts"):
-                found[i]["alone"] = model.embed(towers, kind[:-1].replace("picture", "image"))[place]
+            if kind in ("images", "texts"):
+                found[i]["alone"] = model.embed(towers, kind[:-1])[place]
         return found
 
     alone = {i: answers([i])[i] for i in range(4)}
@@ -204,7 +204,7 @@ def test_partners_their_order_and_rows_of_padding_change_no_answer(fusion, kind)
 
 @torch.no_grad()
 @pytest.mark.parametrize("fusion", ["joint", "prefix"])
-def test_a_sample_without_regions_is_a_text_without_a_picture(fusion):
+def test_a_sample_without_regions_is_a_text_without_a_image(fusion):
     model = lively_unimo(fusion=fusion)
     towers, texts = everything(model)
     towers.image_lengths = torch.tensor([5, 0, 7, 0])
@@ -220,15 +220,15 @@ def test_a_sample_without_regions_is_a_text_without_a_picture(fusion):
 
 @pytest.mark.parametrize("roles", [TEXT, WRITTEN, "known and written"], ids=["read", "written", "known and written"])
 @pytest.mark.parametrize("fusion", ["joint", "prefix"])
-def test_whether_a_picture_looks_at_its_text(fusion, roles):
-    """In joint fusion at what is read or known; in prefix fusion, exactly never. Texts look at pictures in both."""
+def test_whether_a_image_looks_at_its_text(fusion, roles):
+    """In joint fusion at what is read or known; in prefix fusion, exactly never. Texts look at images in both."""
     model = lively_unimo(fusion=fusion)
     roles = known_and_written(LENGTHS) if roles == "known and written" else roles
     towers, texts = everything(model, roles)
     fused = model.fuse(towers, {"pairs": Request(EVERYONE, EVERYONE)})["pairs"]
-    pictures = torch.cat([fused.hidden[s : s + n] for s, n in zip(fused.starts, fused.image_length)])
+    images = torch.cat([fused.hidden[s : s + n] for s, n in zip(fused.starts, fused.image_length)])
     direction = torch.randn(16, generator=torch.Generator().manual_seed(0))  # a LayerNorm's plain sum never moves
-    reaches = torch.autograd.grad((pictures @ direction).sum(), towers.words, retain_graph=True)[0].abs().sum(1) > 0
+    reaches = torch.autograd.grad((images @ direction).sum(), towers.words, retain_graph=True)[0].abs().sum(1) > 0
     looked_at = (texts.roles != WRITTEN) & (fusion == "joint")
     assert torch.equal(reaches, looked_at)
     words = fused.words(torch.arange(len(texts.ids)), texts)
@@ -237,12 +237,12 @@ def test_whether_a_picture_looks_at_its_text(fusion, roles):
 
 
 @torch.no_grad()
-def test_both_fusions_say_the_same_where_nothing_is_read_beside_a_picture():
-    """The only difference is whether a picture sees what is read or known beside it."""
+def test_both_fusions_say_the_same_where_nothing_is_read_beside_a_image():
+    """The only difference is whether an image sees what is read or known beside it."""
     joint, prefix = (lively_unimo(fusion=fusion) for fusion in ("joint", "prefix"))
     requests = {
         "texts": Request(None, EVERYONE),
-        "pictures": Request(EVERYONE, None),
+        "images": Request(EVERYONE, None),
         "both": Request(EVERYONE, EVERYONE),
     }
     for roles, same in ((TEXT, False), (known_and_written(LENGTHS), False), (WRITTEN, True)):
@@ -254,7 +254,7 @@ def test_both_fusions_say_the_same_where_nothing_is_read_beside_a_picture():
 
 
 @torch.no_grad()
-def test_a_picture_beside_many_texts_stays_what_it_is_alone():
+def test_a_image_beside_many_texts_stays_what_it_is_alone():
     """Prefix fusion: the same states beside any text, so they can be computed once; joint: others beside each."""
     for fusion in ("joint", "prefix"):
         model = lively_unimo(fusion=fusion)
@@ -262,8 +262,8 @@ def test_a_picture_beside_many_texts_stays_what_it_is_alone():
         many = model.fuse(towers, {"many": Request(torch.full((4,), 2), EVERYONE)})["many"]
         alone = model.fuse(towers, {"alone": Request(torch.tensor([2]), None)})["alone"]
         for i in range(4):
-            picture = rows_of(many, i, texts)[:7]
-            assert torch.allclose(picture, alone.hidden, rtol=0, atol=2e-5) == (fusion == "prefix")
+            image = rows_of(many, i, texts)[:7]
+            assert torch.allclose(image, alone.hidden, rtol=0, atol=2e-5) == (fusion == "prefix")
             single = model.fuse(towers, {"one": Request(torch.tensor([2]), torch.tensor([i]))})["one"]
             torch.testing.assert_close(rows_of(many, i, texts), single.hidden, rtol=0, atol=2e-5)
 
@@ -300,7 +300,7 @@ def test_without_a_matching_head_nothing_is_matched():
 def test_region_heads_answer_with_features_and_classes():
     model = lively_unimo(region_heads=True)
     towers, _ = everything(model)
-    states = model.fuse(towers, {"pictures": Request(EVERYONE, None)})["pictures"].hidden
+    states = model.fuse(towers, {"images": Request(EVERYONE, None)})["images"].hidden
     rows = sum(COUNTS) + 4
     assert model.region_features(states).shape == (rows, FEATURES) and model.region_classes(states).shape == (rows, 5)
     assert lively_unimo().region_features is None and lively_unimo().region_classes is None

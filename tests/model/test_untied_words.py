@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_unimo import lively_unimo, random_regions, regions_batch
-from tiny_unimo2 import VOCABULARY, as_batch, lively_model, pack, random_pictures, random_rows
+from tiny_unimo2 import VOCABULARY, as_batch, lively_model, pack, random_images, random_rows
 from torch import nn
 from weights.test_pretrained import SETTINGS, lively
 from weights.test_published import archive
@@ -40,7 +40,7 @@ def asked(model):
     """Scores of all words at every place of three pairs, or of the texts."""
     texts = pack(random_rows([5, 9, 3]))
     unimo = hasattr(model, "regions")
-    batch = regions_batch(random_regions([2, 3, 4]), texts) if unimo else as_batch(random_pictures(3), texts)
+    batch = regions_batch(random_regions([2, 3, 4]), texts) if unimo else as_batch(random_images(3), texts)
     fused = model.fuse(model.towers(batch), {"x": Request(EVERYONE, EVERYONE)})["x"]
     return model.known_word_logits(fused.words(torch.arange(len(texts.ids)), texts), fused.word_table)
 
@@ -90,7 +90,7 @@ def test_it_writes_what_the_tied_model_writes(search):
     known = [row.numpy() for row in random_rows([6, 3])]
 
     def written(model):
-        images = model.encode_images(random_pictures(2))
+        images = model.encode_images(random_images(2))
         return search(Cached(model, Given(images, known)), Limits(cls=0, end=2, longest=8, blocked=(0,)))
 
     assert written(tied) == written(untied)

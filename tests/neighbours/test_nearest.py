@@ -188,7 +188,7 @@ def test_fewer_rows_than_wanted():
     ((numbers, scores),) = nearest(np.ones((1, 2)), [np.eye(2)], 100)
     assert numbers.tolist() == [0, 1] and scores.tolist() == [1, 1]
     ((numbers, _),) = nearest(np.ones((1, 2)), [np.eye(2)[:1]], 100, exclude=[[0]])
-    assert numbers.tolist() == []  # a collection of one picture, and that is the pair's own
+    assert numbers.tolist() == []  # a collection of one image, and that is the pair's own
 
 
 def test_ties_go_to_the_earlier():
@@ -196,26 +196,26 @@ def test_ties_go_to_the_earlier():
     assert top_k(np.array([1.0, 1, 1]), 2).tolist() == [0, 1]
 
 
-# ---- pictures
+# ---- images
 
 
 def test_overlap_is_the_jaccard_of_multisets():
     dog, cat, car = 0, 1, 5
-    pictures = bags([[dog, cat], [dog, dog], [car], [], [dog, dog, cat, cat]])
+    images = bags([[dog, cat], [dog, dog], [car], [], [dog, dog, cat, cat]])
     query = bags([[dog, dog], []])
-    np.testing.assert_allclose(overlaps(pictures, np.arange(5), query, 0), [1 / 3, 1, 0, 0, 1 / 2])
-    np.testing.assert_allclose(overlaps(pictures, np.array([4, 1]), query, 0), [1 / 2, 1])
-    assert overlaps(pictures, np.arange(5), query, 1).tolist() == [0] * 5
+    np.testing.assert_allclose(overlaps(images, np.arange(5), query, 0), [1 / 3, 1, 0, 0, 1 / 2])
+    np.testing.assert_allclose(overlaps(images, np.array([4, 1]), query, 0), [1 / 2, 1])
+    assert overlaps(images, np.arange(5), query, 1).tolist() == [0] * 5
 
 
 def test_cosines_of_objects_are_products_of_rows():
-    pictures = bags([[0, 1], [0, 0], [5], []])
-    frequency = document_frequency(pictures, 6)
-    weighed = tf_idf(pictures, frequency, 4)
+    images = bags([[0, 1], [0, 0], [5], []])
+    frequency = document_frequency(images, 6)
+    weighed = tf_idf(images, frequency, 4)
     np.testing.assert_allclose(cosines(weighed, np.arange(4), weighed, 1), [weighed.row(0)[1][0], 1, 0, 0], rtol=1e-6)
 
 
-def test_colours_and_edges_tell_pictures_apart():
+def test_colours_and_edges_tell_images_apart():
     red, stripes = np.zeros((2, 16, 16, 3), np.uint8)
     red[..., 0] = 255
     stripes[::4] = 255

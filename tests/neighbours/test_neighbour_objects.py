@@ -1,4 +1,4 @@
-"""With prepared regions, related pictures are those of the visually nearest that share most detected objects."""
+"""With prepared regions, related images are those of the visually nearest that share most detected objects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unimo.corpus.bad_samples import Ledger
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.data.augment import squeeze
 from unimo.data.images import load_rgb
-from unimo.data.regions import PictureRegions
+from unimo.data.regions import ImageRegions
 from unimo.errors import DataError, UsageError
 from unimo.nearest import colours_and_edges
 from unimo.neighbours.objects import Detected, detected
@@ -59,7 +59,7 @@ def regions(world, tmp_path_factory) -> Path:
 
 
 def write_regions(corpus: Corpus, folder: Path, tables: list[np.ndarray | None], source: str, classes: int) -> None:
-    """Regions with these classes, (R, K) for each picture; None: a bad picture."""
+    """Regions with these classes, (R, K) for each image; None: a bad image."""
     rows = RowFormat(1, classes)
     for shard, first, end in spans(corpus):
         header = open_header(corpus, first, end, {"source": source, "names": shard.name}, rows, 36)
@@ -71,7 +71,7 @@ def write_regions(corpus: Corpus, folder: Path, tables: list[np.ndarray | None],
                 else:
                     size = len(table) + 1
                     named = np.concatenate([table.mean(0, keepdims=True), table]) if classes else None
-                    writer.add(PictureRegions(np.ones((size, 1), np.float32), np.ones((size, 5), np.float32), named))
+                    writer.add(ImageRegions(np.ones((size, 1), np.float32), np.ones((size, 5), np.float32), named))
             writer.finish()
 
 
@@ -96,7 +96,7 @@ def looks(corpus: Corpus, i: int) -> np.ndarray:
 
 
 def by_definition(pairs: Corpus, images: Corpus) -> list[list[int]]:
-    """Of every pair its related pictures, from what the world was drawn with."""
+    """Of every pair its related images, from what the world was drawn with."""
     theirs = [
         Counter(thing.kind for thing in scene(0, "train", IMAGES_FROM + int(key.split("-")[1])).things)
         for key in images.keys
@@ -112,7 +112,7 @@ def by_definition(pairs: Corpus, images: Corpus) -> list[list[int]]:
     return found
 
 
-def test_related_pictures_are_those_of_the_definition(world, corpora, regions, tmp_path):
+def test_related_images_are_those_of_the_definition(world, corpora, regions, tmp_path):
     given = [f"--{name}={world / name}" for name in ("pairs", "images")]
     command = ["prepare", "neighbours", *given, f"--regions={regions}", f"--out={tmp_path}", *SET]
     done = CliRunner().invoke(app, command)
@@ -142,11 +142,11 @@ def test_objects_decide_what_is_kept_and_pairs_without_are_counted(world, region
     ledger = Ledger()
     done = run(0.95, ledger)
     assert done["computed"] == 1 and done["image"] == 0
-    assert ledger.summary()["notes"] == {"pairs without a detected object, so without related pictures": PAIRS}
+    assert ledger.summary()["notes"] == {"pairs without a detected object, so without related images": PAIRS}
 
 
 def test_regions_that_do_not_fit_are_refused(world, corpora, regions, tmp_path):
-    with pytest.raises(UsageError, match="no pictures to share"):
+    with pytest.raises(UsageError, match="no images to share"):
         neighbours(world / "pairs", None, world / "images", tmp_path, regions=regions)
     table = np.full((2, 4), 0.25, np.float32)
     write_regions(corpora[0], tmp_path / "pairs", [table] * PAIRS, "npz", 4)

@@ -27,7 +27,7 @@ from unimo.errors import DataError, ResourceError, UsageError
 from unimo.inference import Answerer
 from unimo.nearest import words
 from unimo.neighbours import image_vectors
-from unimo.neighbours import images as neighbour_pictures
+from unimo.neighbours import images as neighbour_images
 from unimo.neighbours import store as reading
 from unimo.neighbours.judging import auc, caption_neighbour_precision
 from unimo.neighbours.page import show
@@ -47,7 +47,7 @@ DOCUMENTS = [
 FEW = NeighbourSettings(images=3, sentences=3)
 
 
-def picture(colour: str, number: int) -> bytes:
+def image(colour: str, number: int) -> bytes:
     stream = io.BytesIO()
     noise = np.random.default_rng(number).integers(0, 20, (12, 12, 3))
     Image.fromarray((np.array(COLOURS[colour]) + noise).astype(np.uint8)).save(stream, "PNG")
@@ -73,7 +73,7 @@ def write_pairs(path: Path, rows: list[tuple[str, bytes, list[str]]]) -> None:
 
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory) -> tuple[Corpus, Corpus, Corpus]:
-    """Six pairs in two shards, nine pictures (the first is that of the first pair), four documents."""
+    """Six pairs in two shards, nine images (the first is that of the first pair), four documents."""
     folder = tmp_path_factory.mktemp("corpora")
     captions = {
         "red": ["a red ball on a table", "The ball is red."],
@@ -81,9 +81,9 @@ def corpora(tmp_path_factory) -> tuple[Corpus, Corpus, Corpus]:
         "blue": ["fish in the blue sea"],
     }
     for shard in range(2):
-        rows = [(f"{shard}{colour}", picture(colour, shard), captions[colour]) for colour in COLOURS]
+        rows = [(f"{shard}{colour}", image(colour, shard), captions[colour]) for colour in COLOURS]
         write_pairs(folder / f"pairs-{shard}.tar", rows)
-    others = [(f"{n}{colour}.png", picture(colour, 10 * n)) for n in range(3) for colour in COLOURS]
+    others = [(f"{n}{colour}.png", image(colour, 10 * n)) for n in range(3) for colour in COLOURS]
     write_tar(folder / "images.tar", others)
     (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS))
     names = {"pairs": "pairs-*.tar", "images": "images.tar", "texts": "texts.jsonl"}
@@ -94,7 +94,7 @@ def corpora(tmp_path_factory) -> tuple[Corpus, Corpus, Corpus]:
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     monkeypatch.setattr(image_vectors, "_AT_ONCE", 4)
-    monkeypatch.setattr(neighbour_pictures, "_QUERIES_AT_ONCE", 2)
+    monkeypatch.setattr(neighbour_images, "_QUERIES_AT_ONCE", 2)
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -118,7 +118,7 @@ def test_neighbours_are_alike_and_never_the_pair_itself(corpora, tmp_path):
     near = Neighbours.open(tmp_path, pairs, images, texts)
     for i, key in enumerate(pairs.keys):
         alike = [images.keys[int(other)] for other in near.images(i)]
-        own = {"0": "0"}.get(key[0])  # picture 0 of a colour is the very picture of the first shard's pair
+        own = {"0": "0"}.get(key[0])  # image 0 of a colour is the very image of the first shard's pair
         assert len(alike) == (2 if own else 3) or alike[2][1:] != key[1:]
         assert all(name[1:] == key[1:] for name in alike[: 2 if own else 3])
         assert not own or f"0{key[1:]}" not in alike
@@ -147,7 +147,7 @@ def test_objects_choose_among_the_visually_similar(corpora, tmp_path):
     quietly(pairs, images, None, tmp_path, labels=(ours, theirs))
     near = Neighbours.open(tmp_path, pairs, images)
     assert set(near.images(0).tolist()) <= {0, 3, 6, 1, 4, 7} and {3, 6} <= set(near.images(0).tolist())
-    assert set(near.images(1).tolist()) == {4, 7}  # item 1 is the pair's own picture
+    assert set(near.images(1).tolist()) == {4, 7}  # item 1 is the pair's own image
     assert near.images(2).tolist() == []  # nothing was detected on it
     settings = NeighbourSettings(images=3, overlap="tfidf")
     quietly(pairs, images, None, tmp_path, labels=(ours, theirs), settings=settings)
@@ -156,7 +156,7 @@ def test_objects_choose_among_the_visually_similar(corpora, tmp_path):
         quietly(pairs, images, None, tmp_path, labels=(ours, theirs[:-1]))
 
 
-def test_a_model_ranks_sentences_and_sees_pictures(corpora, tmp_path):
+def test_a_model_ranks_sentences_and_sees_images(corpora, tmp_path):
     pairs, images, texts = corpora
     model = Answerer(lively_model(vocabulary=Tokenizer.vocab_size), precision="fp32")
     quietly(pairs, images, texts, tmp_path, model=model)
@@ -219,7 +219,7 @@ def test_stopped_at_any_write_it_goes_on_to_the_same_bytes(corpora, tmp_path, mo
 
 def small_blocks_again(monkeypatch) -> None:
     monkeypatch.setattr(image_vectors, "_AT_ONCE", 4)
-    monkeypatch.setattr(neighbour_pictures, "_QUERIES_AT_ONCE", 2)
+    monkeypatch.setattr(neighbour_images, "_QUERIES_AT_ONCE", 2)
 
 
 def test_killed_again_and_again_it_leaves_the_same_bytes(corpora, tmp_path):
@@ -288,9 +288,9 @@ def test_nothing_to_search_in(corpora, tmp_path):
         quietly(corpora[0], corpora[1], None, tmp_path, settings=NeighbourSettings(images=0))
 
 
-def test_a_collection_of_the_pairs_own_picture_alone(tmp_path):
-    write_pairs(tmp_path / "pairs.tar", [("one", picture("red", 0), ["!!!"])])
-    write_tar(tmp_path / "images.tar", [("same.png", picture("red", 0))])
+def test_a_collection_of_the_pairs_own_image_alone(tmp_path):
+    write_pairs(tmp_path / "pairs.tar", [("one", image("red", 0), ["!!!"])])
+    write_tar(tmp_path / "images.tar", [("same.png", image("red", 0))])
     (tmp_path / "texts.txt").write_text("One lonely sentence stands here.")
     ledger = Ledger(tmp_path / "bad.jsonl")
     paths = [tmp_path / name for name in ("pairs.tar", "images.tar", "texts.txt", "out")]
@@ -301,7 +301,7 @@ def test_a_collection_of_the_pairs_own_picture_alone(tmp_path):
     assert (done["image"], done["sentence"]) == (0, 0)
     assert ledger.summary()["reasons"] == {"pair without a word to search by": 1}
     assert '"key": "one"' in (tmp_path / "bad.jsonl").read_text()
-    assert "pictures/s" in "".join(lines) and "sentences/s" in "".join(lines) and "pairs/s" in "".join(lines)
+    assert "images/s" in "".join(lines) and "sentences/s" in "".join(lines) and "pairs/s" in "".join(lines)
     pairs, images, texts = (open_corpus(k, p, tokenizer=TOKENIZER) for k, p in zip(("pairs", "images", "texts"), paths))
     near = Neighbours.open(tmp_path / "out", pairs, images, texts)
     assert near.sample_image(0, np.random.default_rng(0)) is None
@@ -379,7 +379,7 @@ def test_sentences_are_stretches_of_the_documents_tokens(text):
 
 
 class Page(HTMLParser):
-    """How many articles and pictures, and every caption below a picture and every entry of a list."""
+    """How many articles and images, and every caption below an image and every entry of a list."""
 
     def __init__(self, path: Path):
         super().__init__()

@@ -128,7 +128,7 @@ def test_a_side_that_is_not_there_is_left_out(reads):
     model.head = TaskHead(model.width, head)
     texts = pack(random_rows([4, 6])) if reads == "text" else pack_of_none()
     groups = {"examples": (0, 2)}
-    picture = torch.arange(2) if reads == "image" else torch.full((2,), -1)
+    image = torch.arange(2) if reads == "image" else torch.full((2,), -1)
     given = Batch(
         0,
         torch.zeros(0, 3, 1, 1),
@@ -136,7 +136,7 @@ def test_a_side_that_is_not_there_is_left_out(reads):
         groups if reads == "image" else {},
         groups,
         {},
-        {"examples.picture": picture, "classify.labels": torch.tensor([0, 1])},
+        {"examples.image": image, "classify.labels": torch.tensor([0, 1])},
         regions=random_regions([2, 3]) if reads == "image" else None,
     )
     kind = Classify(head, sees=reads == "image")

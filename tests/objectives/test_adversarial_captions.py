@@ -22,10 +22,10 @@ from unimo.objectives.adversarial import Adversarial
 
 SMOOTHING = 0.1
 TAGS, CAPTIONS = (4, 2, 0, 3), (5, 3, 6, 4)  # words of each sample
-PICTURES, REGIONS = (
+IMAGES, REGIONS = (
     (0, 1, 1, -1),
     (2, 4),
-)  # two captions of one picture, and one of none; its regions, [IMG] not counted
+)  # two captions of one image, and one of none; its regions, [IMG] not counted
 WIDTH = 16
 
 
@@ -33,7 +33,7 @@ WIDTH = 16
 class Sample:
     tags: Tensor
     caption: Tensor
-    features: Tensor  # (regions, F); (0, F) without a picture
+    features: Tensor  # (regions, F); (0, F) without an image
     boxes: Tensor
 
 
@@ -43,14 +43,12 @@ def samples() -> tuple[list[Sample], Batch]:
     regions = random_regions(list(REGIONS))
     regions = type(regions)(regions.features.double(), regions.boxes.double(), regions.lengths)
     found, ids, positions, roles, rows, labels, offsets = [], [], [], [], [], [], [0]
-    for tags, words, picture in zip(TAGS, CAPTIONS, PICTURES):
+    for tags, words, image in zip(TAGS, CAPTIONS, IMAGES):
         one = Sample(
             torch.randint(4, 200, (tags,), generator=generator),
             torch.cat([torch.tensor([0]), torch.randint(4, 200, (words - 2,), generator=generator), torch.tensor([2])]),
-            regions.features[picture, : regions.lengths[picture]]
-            if picture >= 0
-            else torch.zeros(0, FEATURES).double(),
-            regions.boxes[picture, : regions.lengths[picture]] if picture >= 0 else torch.zeros(0, 5).double(),
+            regions.features[image, : regions.lengths[image]] if image >= 0 else torch.zeros(0, FEATURES).double(),
+            regions.boxes[image, : regions.lengths[image]] if image >= 0 else torch.zeros(0, 5).double(),
         )
         found.append(one)
         rows += [offsets[-1] + tags + i for i in range(words - 1)]
@@ -67,7 +65,7 @@ def samples() -> tuple[list[Sample], Batch]:
         {"examples": (0, len(REGIONS))},
         {"examples": (0, len(texts))},
         {"write": Targets(torch.tensor(rows), torch.cat(labels))},
-        {"examples.picture": torch.tensor(PICTURES)},
+        {"examples.image": torch.tensor(IMAGES)},
         regions=regions,
     )
     return found, batch

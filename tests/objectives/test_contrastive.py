@@ -38,7 +38,7 @@ def plain_contrastive(image: Tensor, text: Tensor, identities: Tensor, tau: floa
 
 IDENTITIES = {
     "all different": ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]),
-    "one picture twice": ([0, 1, 0, 3, 4, 5], [0, 1, 2, 3, 4, 5]),
+    "one image twice": ([0, 1, 0, 3, 4, 5], [0, 1, 2, 3, 4, 5]),
     "one caption twice": ([0, 1, 2, 3, 4, 5], [9, 1, 2, 3, 4, 9]),
     "both": ([0, 1, 0, 3, 4, 5], [9, 1, 2, 3, 2, 9]),
     "all the same": ([7] * 6, [7] * 6),
@@ -117,11 +117,11 @@ def test_temperature_is_clamped_where_it_is_used():
         torch.testing.assert_close(temperature(torch.tensor([1.0])), torch.tensor([1 / used]))
 
 
-# ---- two views of a picture ----
+# ---- two views of an image ----
 
 
 def plain_two_views(a: Tensor, b: Tensor, identity: list[int], tau: float) -> Tensor:
-    """Each of 2n views looks for its other view among all but itself and copies of its picture."""
+    """Each of 2n views looks for its other view among all but itself and copies of its image."""
     views, n, total = torch.cat([a, b]), len(a), torch.zeros(())
     for i in range(2 * n):
         partner = (i + n) % (2 * n)

@@ -10,7 +10,7 @@ import torch
 
 from unimo.batch import Batch
 from unimo.data.batch_builder import Draft, Drawn
-from unimo.data.regions import PictureRegions, picture_regions
+from unimo.data.regions import ImageRegions, image_regions
 from unimo.model.unimo import UNIMO
 from unimo.objectives import step
 from unimo.objectives.masked_region_modeling import (
@@ -24,22 +24,22 @@ from unimo.tokenizer import Tokenizer
 FEATURES, CLASSES = 6, 5
 
 
-def picture(seed: int, n: int = 8) -> PictureRegions:
+def image(seed: int, n: int = 8) -> ImageRegions:
     rng = np.random.default_rng(seed)
     corner = rng.uniform(0, 60, size=(n, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(5, 40, size=(n, 2))], axis=1)
     features = rng.normal(size=(n, FEATURES)).astype(np.float32)
-    return picture_regions(features, boxes, 100, 100, classes=rng.dirichlet(np.ones(CLASSES), size=n))
+    return image_regions(features, boxes, 100, 100, classes=rng.dirichlet(np.ones(CLASSES), size=n))
 
 
 def draft(pairs: int = 4, images: int = 3) -> Draft:
     made = Draft(0, 16, Tokenizer.default())
     for i in range(pairs):
         made.pairs.append(Drawn(f"pair {i}", i, np.array([10 + i, 20 + i]), (0, i, 0), i))
-        made.regions.setdefault("pairs", []).append(picture(i))
+        made.regions.setdefault("pairs", []).append(image(i))
     for i in range(images):
         made.images.append(Drawn(f"image {i}", i, np.zeros(0, np.int64), (0, 100 + i, 0), i))
-        made.regions.setdefault("images", []).append(picture(100 + i))
+        made.regions.setdefault("images", []).append(image(100 + i))
     return made
 
 
@@ -72,9 +72,9 @@ def test_intersection_over_union_is_what_its_name_says():
     assert intersection_over_union(flat, flat) == 0.0
 
 
-def test_what_overlaps_an_anchor_is_hidden_too_and_the_whole_picture_never():
+def test_what_overlaps_an_anchor_is_hidden_too_and_the_whole_image_never():
     near, far = [0, 0, 10, 10], [50, 50, 60, 60]
-    seen = picture_regions(np.ones((4, 2)), [near, [1, 1, 11, 11], far, [70, 0, 80, 9]], 100, 100)
+    seen = image_regions(np.ones((4, 2)), [near, [1, 1, 11, 11], far, [70, 0, 80, 9]], 100, 100)
     for seed in range(200):
         rows = masked_rows(seen.boxes, np.random.default_rng(seed), 0.15, 0.3).tolist()
         assert rows and 0 not in rows and (1 in rows) == (2 in rows)
@@ -84,13 +84,13 @@ def test_what_overlaps_an_anchor_is_hidden_too_and_the_whole_picture_never():
 
 
 def test_nothing_of_a_hidden_region_is_left_to_see():
-    """Two pictures that differ in hidden features only look the same, unless [IMG] is kept as it was."""
-    one = picture(0)
+    """Two images that differ in hidden features only look the same, unless [IMG] is kept as it was."""
+    one = image(0)
     rows = np.array([2, 5])
     features = one.features.copy()
     features[rows] += 3.0
     features[0] = features[1:].mean(0)
-    other = PictureRegions(features, one.boxes, one.classes)
+    other = ImageRegions(features, one.boxes, one.classes)
     for again in (True, False):
         a, b = (without(seen, rows, whole_again=again) for seen in (one, other))
         assert np.array_equal(a.features, b.features) == again
@@ -103,9 +103,9 @@ def test_every_hidden_row_is_asked_for_what_it_was():
     made = batch()
     first, last = made.image_groups["pairs.hidden"]
     rows, features = made.extra["mrm.pairs.rows"], made.extra["mrm.pairs.features"]
-    for (picture_number, row), wanted in zip(rows.tolist(), features):
-        assert not made.regions.features[first + picture_number, row].any()
-        torch.testing.assert_close(made.regions.features[picture_number, row], wanted)
+    for (image_number, row), wanted in zip(rows.tolist(), features):
+        assert not made.regions.features[first + image_number, row].any()
+        torch.testing.assert_close(made.regions.features[image_number, row], wanted)
     assert len(rows) == len(made.extra["mrm.pairs.classes"]) >= last - first == 4
     hidden = (made.regions.features[first:last, 1:] == 0).all(-1) & (made.regions.boxes[first:last, 1:] != 0).any(-1)
     assert hidden.sum() == len(rows)
@@ -135,7 +135,7 @@ def test_losses_begin_at_chance_and_can_be_learnt(squared_error):
     assert floor - 1e-3 <= history[-1]["mrm.classes"] < floor + 0.1  # soft labels cannot be told better than themselves
 
 
-def test_captions_help_beside_pairs_and_are_absent_beside_pictures():
+def test_captions_help_beside_pairs_and_are_absent_beside_images():
     model, made = tiny(), batch()
     asked = MaskedRegionModeling().requests(model, made, model.towers(made))
     assert asked["mrm.pairs"].text is not None and asked["mrm.images"].text is None

@@ -14,7 +14,7 @@ from unimo.objectives.objective import pair_features
 
 
 def drawn_negatives(objective: ImageTextMatching, rounds: int, **what) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Other captions and pictures of every matched pair, (rounds, k), and whether there are any, (k,)."""
+    """Other captions and images of every matched pair, (rounds, k), and whether there are any, (k,)."""
     model, batch = lively_model(), tiny_batch([objective], **what)
     towers = model.towers(batch)
     noise = batch.extra["itm.noise"]
@@ -31,20 +31,18 @@ def drawn_negatives(objective: ImageTextMatching, rounds: int, **what) -> tuple[
 @pytest.mark.parametrize("hard", [True, False])
 @pytest.mark.parametrize("shards", [1, 2, 3])
 def test_never_itself_never_a_copy_and_from_the_same_shard(shards, hard):
-    copies = {"same_picture": {2: 0, 11: 6}, "same_words": {1: 0, 9: 8}}
+    copies = {"same_image": {2: 0, 11: 6}, "same_words": {1: 0, 9: 8}}
     texts, images, valid = drawn_negatives(
         ImageTextMatching(pairs=12, hard=hard), 200, pairs=12, shards=shards, **copies
     )
     batch = tiny_batch([ImageTextMatching(pairs=12)], pairs=12, shards=shards, **copies)
-    picture, words = batch.extra["pairs.image"].numpy(), batch.extra["pairs.caption"].numpy()
+    image, words = batch.extra["pairs.image"].numpy(), batch.extra["pairs.caption"].numpy()
     size = 12 // shards
     assert valid.all()
     for other in (texts, images):
         for i in range(12):
             seen = set(other[:, i].tolist())
-            allowed = {
-                j for j in range(12) if j // size == i // size and picture[j] != picture[i] and words[j] != words[i]
-            }
+            allowed = {j for j in range(12) if j // size == i // size and image[j] != image[i] and words[j] != words[i]}
             assert seen <= allowed
             assert hard or seen == allowed  # uniformly drawn, 200 rounds show every one
 
@@ -52,8 +50,8 @@ def test_never_itself_never_a_copy_and_from_the_same_shard(shards, hard):
 def test_draws_follow_the_softmax_of_similarity():
     rounds = 4000
     objective = ImageTextMatching(pairs=6)
-    texts, images, _ = drawn_negatives(objective, rounds, pairs=6, same_picture={3: 1})
-    model, batch = lively_model(), tiny_batch([objective], pairs=6, same_picture={3: 1})
+    texts, images, _ = drawn_negatives(objective, rounds, pairs=6, same_image={3: 1})
+    model, batch = lively_model(), tiny_batch([objective], pairs=6, same_image={3: 1})
     with torch.no_grad():
         similarity = torch.einsum("id,jd->ij", *pair_features(model, batch, model.towers(batch))) / 0.07
     left_out = torch.eye(6, dtype=torch.bool)
@@ -88,10 +86,10 @@ def test_a_samples_luck_is_its_own():
     "what, matched, negatives",
     [
         ({"pairs": 1}, 1, 0),
-        ({"pairs": 3, "same_picture": {1: 0, 2: 0}}, 3, 0),
+        ({"pairs": 3, "same_image": {1: 0, 2: 0}}, 3, 0),
         ({"pairs": 3, "same_words": {1: 0, 2: 0}}, 3, 0),
         ({"pairs": 4, "shards": 4}, 4, 0),
-        ({"pairs": 4, "same_picture": {1: 0}, "shards": 2}, 4, 2),
+        ({"pairs": 4, "same_image": {1: 0}, "shards": 2}, 4, 2),
         ({"pairs": 5}, 5, 5),
         ({}, 0, 0),
     ],

@@ -204,7 +204,7 @@ def test_word_losses_are_plain_cross_entropies_of_the_asked_rows(smoothing):
 @torch.no_grad()
 @pytest.mark.parametrize("options", [{}, {"grounding_projection": True}, {"grounding_method": "normal"}], ids=str)
 def test_dictionary_loss_is_that_of_each_sequence_by_itself(options):
-    """Pairs, passages and pictures; [CLS] has no part in it."""
+    """Pairs, passages and images; [CLS] has no part in it."""
     objectives = {
         "mlm": MaskedLanguageModeling(),
         "itm": ImageTextMatching(),
@@ -248,7 +248,7 @@ def test_dictionary_loss_is_that_of_each_sequence_by_itself(options):
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("others", "data", "expected"),
-    [  # what is active, what a step holds, and the sequences that vote: (pictures, texts) of each
+    [  # what is active, what a step holds, and the sequences that vote: (images, texts) of each
         ({"mlm": MaskedLanguageModeling()}, {"pairs": 3}, [("pairs", "pairs.masked")]),
         ({"itm": ImageTextMatching()}, {"pairs": 3}, [("pairs", "pairs.clean")]),
         ({"mlm": MaskedLanguageModeling(), "itm": ImageTextMatching()}, {"pairs": 3}, [("pairs", "pairs.masked")]),
@@ -276,11 +276,11 @@ def test_case_the_dictionary_is_asked_whatever_else_is_active(others, data, expe
     batch = tiny_batch(objectives.values(), **data)
     parts, _ = step(model, batch, objectives)
     towers, sums = model.towers(batch), torch.zeros(4)
-    for pictures, texts in expected:
-        if pictures == "images":
+    for sees, texts in expected:
+        if sees == "images":
             images = torch.cat([batch.images_of("images.a"), batch.images_of("images.b")])
         else:
-            images = batch.images_of("pairs") if pictures else [None] * data["masked"]
+            images = batch.images_of("pairs") if sees else [None] * data["masked"]
         for i, image in enumerate(images):
             voters = [] if image is None else [towers.images[image, 1:]]
             if texts is not None:

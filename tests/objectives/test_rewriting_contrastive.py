@@ -10,7 +10,7 @@ import torch
 
 from unimo.batch import Batch
 from unimo.data.batch_builder import Draft, Drawn
-from unimo.data.regions import picture_regions
+from unimo.data.regions import image_regions
 from unimo.model.unified import Request
 from unimo.model.unimo import UNIMO
 from unimo.objectives import step
@@ -21,12 +21,12 @@ FEATURES = 6
 BOXES = [[0, 0, 50, 50], [40, 40, 90, 90]]
 
 
-def picture(seed: int):
-    return picture_regions(np.random.default_rng(seed).normal(size=(2, FEATURES)), BOXES, 100, 100)
+def image(seed: int):
+    return image_regions(np.random.default_rng(seed).normal(size=(2, FEATURES)), BOXES, 100, 100)
 
 
 class Beside:
-    """What was prepared for pair i of four: two rewritings that are true, nine that are not, a picture, a sentence."""
+    """What was prepared for pair i of four: two rewritings that are true, nine that are not, an image, a sentence."""
 
     def __init__(self, i: int):
         self.i, self.ids = i, np.array([10 + i, 50, 60 + i])
@@ -37,7 +37,7 @@ class Beside:
         return same[:positives], [wrong[k] for k in rng.permutation(9)[:negatives]]
 
     def related_images(self, count, rng):
-        return [picture(self.i)][:count]
+        return [image(self.i)][:count]
 
     def related_texts(self, count, rng):
         return [np.array([10 + self.i, 61])][:count]
@@ -48,7 +48,7 @@ def draft(pairs: int = 4, rewritten: bool = True) -> Draft:
     for i in range(pairs):
         ids = np.array([10 + i, 50, 60 + i])
         made.pairs.append(Drawn(f"pair {i}", i, ids, (0, i, 0), i, Beside(i) if rewritten else None))
-        made.regions.setdefault("pairs", []).append(picture(i))
+        made.regions.setdefault("pairs", []).append(image(i))
     made.extra |= {"pairs.image": list(range(pairs)), "pairs.caption": list(range(pairs))}
     return made
 
@@ -83,15 +83,15 @@ def test_numbers_per_step_are_as_set_and_duplicates_are_never_wrong():
     assert right.sum().item() == 3 * 3 and (~right).sum().item() == 3 * 7 and anchor.tolist() == sorted(anchor.tolist())
     one = draft(rewritten=False)
     one.pairs[1] = Drawn("same words", one.pairs[0].identity, one.pairs[0].ids, (0, 1, 0), 1)
-    one.pairs[2] = Drawn("same picture", 7, np.array([5]), (0, 0, 1), 2)
+    one.pairs[2] = Drawn("same image", 7, np.array([5]), (0, 0, 1), 2)
     RewritingContrastive(others=9).corrupt(one)
     done = one.finish()
     first = [i for i, a in enumerate(done.extra["rewriting.anchor"].tolist()) if a == 0]
-    assert len(first) == 2  # the caption itself, and that of the one pair with other words beside another picture
+    assert len(first) == 2  # the caption itself, and that of the one pair with other words beside another image
 
 
 def single_scores(model, made: Batch, requests, asked):
-    """d of every text beside its picture, and of every picture with every text alone; each in a pass of its own."""
+    """d of every text beside its image, and of every image with every text alone; each in a pass of its own."""
     towers = model.towers(made)
 
     def pooled(image, text):
@@ -101,7 +101,7 @@ def single_scores(model, made: Batch, requests, asked):
 
     both = requests["rewriting.together"]
     together = torch.cat([asked.score(model, *pooled(i[None], t[None])) for i, t in zip(both.image, both.text)])
-    seen = [pooled(i[None], None)[0] for i in requests["rewriting.pictures"].image]
+    seen = [pooled(i[None], None)[0] for i in requests["rewriting.images"].image]
     read = [pooled(None, t[None])[1] for t in requests["rewriting.sentences"].text]
     return together, torch.stack([torch.cat([asked.score_alone(model, a, b)[0] for b in read]) for a in seen])
 
@@ -110,7 +110,7 @@ def single_scores(model, made: Batch, requests, asked):
 @pytest.mark.parametrize("scorer", ["joint", "cosine"])
 @pytest.mark.parametrize("fusion", ["joint", "prefix"])
 def test_a_step_as_published_is_the_loss_of_single_comparisons(fusion, scorer):
-    """Every pair of picture and text encoded in a batch of its own, and the formula by hand."""
+    """Every pair of image and text encoded in a batch of its own, and the formula by hand."""
     options = {"pairs": 2, "negatives": 3, "others": 1, "scorer": scorer, "temperature": 0.5, "related": "inside"}
     model, asked, made = tiny(fusion=fusion).eval(), RewritingContrastive(**options), batch(**options)
     parts, fused = step(model, made, {"rewriting": asked})
@@ -119,7 +119,7 @@ def test_a_step_as_published_is_the_loss_of_single_comparisons(fusion, scorer):
     together, alone = single_scores(model, made, requests, asked)
     right, anchor = made.extra["rewriting.right"], made.extra["rewriting.anchor"]
     expected = 0.0
-    for i in range(2):  # alone: rows 0 and 1 are the anchors' pictures, 2 and 3 related ones; columns likewise
+    for i in range(2):  # alone: rows 0 and 1 are the anchors' images, 2 and 3 related ones; columns likewise
         positives = [*together[right & (anchor == i)], alone[2 + i, i], alone[i, 2 + i]]
         everything = [*together[anchor == i], alone[2 + i, i], alone[i, 2 + i]]
         expected -= math.log(sum(map(math.exp, positives)) / sum(map(math.exp, everything)))
@@ -137,7 +137,7 @@ def test_what_is_encoded_alone_has_a_sum_of_its_own(scorer):
     together, alone = single_scores(model, made, requests, asked)
     e = alone.double().exp()
     assert alone.abs().max() <= 1 / (0.07 if scorer == "joint" else 1.0)  # a cosine, divided
-    # A related picture (2, 3) and a related sentence say nothing of each other.
+    # A related image (2, 3) and a related sentence say nothing of each other.
     rows = [(e[i, i] + e[i, 2 + i]) / e[i].sum() for i in (0, 1)]
     rows += [e[2 + i, i] / (e[2 + i].sum() - e[2 + i, 2 + i]) for i in (0, 1)]
     columns = [(e[i, i] + e[2 + i, i]) / e[:, i].sum() for i in (0, 1)]
@@ -200,7 +200,7 @@ def test_each_ingredient_can_be_left_away():
     bare = batch(rewritten=False, others=3)
     parts, fused = step(tiny(), bare, {"rewriting": RewritingContrastive(others=3)})
     requests = {name: one.request for name, one in fused.items()}
-    assert set(requests) == {"rewriting.together", "rewriting.pictures", "rewriting.sentences"}
+    assert set(requests) == {"rewriting.together", "rewriting.images", "rewriting.sentences"}
     assert int(parts["rewriting"].count) == int(parts["rewriting.alone"].count) == 4
     for none in ({"alone_weight": 0.0}, {"related": "inside"}):
         parts, fused = step(tiny(), bare, {"rewriting": RewritingContrastive(others=3, **none)})

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from objectives.test_rewriting_contrastive import Beside, batch, tiny
-from tiny_batches import pictures, tiny_draft
+from tiny_batches import random_images, tiny_draft
 from tiny_unimo2 import lively_model, pack
 
 from unimo.batch import Batch
@@ -22,10 +22,10 @@ SETTINGS = {"pairs": 3, "negatives": 4, "others": 1, "scorer": "cosine", "temper
 
 
 class Seen(Beside):
-    """As `Beside`, with a picture in pixels."""
+    """As `Beside`, with an image in pixels."""
 
     def related_images(self, count, rng):
-        return pictures(1, seed=100 + self.i)[:count]
+        return random_images(1, seed=100 + self.i)[:count]
 
 
 def shown(**options) -> Batch:
@@ -39,7 +39,7 @@ def shown(**options) -> Batch:
 def by_definition(made: Batch, see, read, related: str, temperature: float) -> tuple[float, float]:
     """(sum over anchors of the loss with rewriting, mean of the loss of what stands alone), from single vectors.
 
-    see, read: number of a picture, or of a text, of the batch -> its vector.
+    see, read: number of an image, or of a text, of the batch -> its vector.
     """
     extra = made.extra
     n = len(extra["rewriting.pairs"])
@@ -66,7 +66,7 @@ def by_definition(made: Batch, see, read, related: str, temperature: float) -> t
             compared = [
                 (value(line, other), i % n == j % n)
                 for j, other in enumerate(across)
-                if i < n or j < n or i % n != j % n  # a related picture says nothing of the related sentence
+                if i < n or j < n or i % n != j % n  # a related image says nothing of the related sentence
             ]
             shares.append(-math.log(sum(x for x, good in compared if good) / sum(x for x, _ in compared)))
     return total, float(np.mean(shares))
@@ -129,23 +129,23 @@ def test_the_joint_scorer_still_fuses():
     parts, fused = step(lively_model(), shown(**options), {"rewriting": RewritingContrastive(**options)})
     requests = {name: one.request for name, one in fused.items()}
     assert len(requests["rewriting.together"]) == len(shown(**options).extra["rewriting.anchor"])
-    assert len(requests["rewriting.pictures"]) == 6 and math.isfinite(parts["rewriting"].total)
+    assert len(requests["rewriting.images"]) == 6 and math.isfinite(parts["rewriting"].total)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("related", ["apart", "inside"])
 @pytest.mark.parametrize("fusion", ["joint", "prefix"])
-def test_alone_each_picture_and_text_of_unimo_is_encoded_once(fusion, related):
+def test_alone_each_image_and_text_of_unimo_is_encoded_once(fusion, related):
     """Then scores are the cosines that a search computes (`Unified.embed`)."""
     options = {**SETTINGS, "encode": "alone", "related": related}
     model, made = tiny(fusion=fusion).eval(), batch(**options)
     parts, fused = step(model, made, {"rewriting": RewritingContrastive(**options)})
     requests = {name: one.request for name, one in fused.items()}
-    assert set(requests) == {"rewriting.pictures", "rewriting.sentences"}
+    assert set(requests) == {"rewriting.images", "rewriting.sentences"}
     for request in requests.values():
         numbers = request.image if request.text is None else request.text
         assert len(numbers.unique()) == len(numbers)
-    assert len(requests["rewriting.pictures"]) == 3 + 3
+    assert len(requests["rewriting.images"]) == 3 + 3
     assert len(requests["rewriting.sentences"]) == len(made.extra["rewriting.anchor"]) + 3
     towers = model.towers(made)
     image, text = model.embed(towers, "image"), model.embed(towers, "text")
@@ -165,6 +165,6 @@ def test_alone_without_anything_related():
         asked = RewritingContrastive(**options, alone_weight=weight)
         parts, fused = step(model, bare, {"rewriting": asked})
         requests = {name: one.request for name, one in fused.items()}
-        assert ("rewriting.alone" in parts) == bool(weight) and len(requests["rewriting.pictures"]) == 3
+        assert ("rewriting.alone" in parts) == bool(weight) and len(requests["rewriting.images"]) == 3
         totals.append(float(parts["rewriting"].total))
     assert totals[0] == pytest.approx(totals[1], rel=1e-6)

@@ -26,7 +26,7 @@ from unimo.data.batch_builder import Draft, Drawn
 from unimo.data.images import to_rgb
 from unimo.data.masking import mask_spans
 from unimo.data.records import Record, dialogue_record, read_field, read_turns, seq2seq_record
-from unimo.data.regions import PictureRegions, box_vectors, read_caption_line, read_tag_line, stack_regions
+from unimo.data.regions import ImageRegions, box_vectors, read_caption_line, read_tag_line, stack_regions
 from unimo.data.text_rows import positions
 from unimo.decoding.beam_search import Limits, beam
 from unimo.errors import DataError
@@ -125,9 +125,9 @@ def test_batching(golden):
         same_permissions(x[name], real, roles)
 
     features = [x[f"in.feature{i}"] for i in range(3)]
-    regions = stack_regions([PictureRegions(table, np.zeros((len(table), 5), np.float32)) for table in features])
+    regions = stack_regions([ImageRegions(table, np.zeros((len(table), 5), np.float32)) for table in features])
     np.testing.assert_array_equal(x["out.features"], regions.features)
-    # A picture with no row but its mean is absent there. Here it cannot arise: a detector's answer has a box.
+    # An image with no row but its mean is absent there. Here it cannot arise: a detector's answer has a box.
     present = np.where(regions.lengths > 1, regions.lengths, 0)
     np.testing.assert_array_equal(x["out.feature_mask"], rectangle([np.ones(n) for n in present], 4))
     with pytest.raises(DataError):
@@ -175,7 +175,7 @@ def test_caption_batch(golden):
 
 
 def training_batch(x: Fixture, records: list[Record], regions, most_tags: int, longest: int) -> None:
-    known = same_pictures_and_tags(x, "out.train", records, regions, most_tags)
+    known = same_images_and_tags(x, "out.train", records, regions, most_tags)
     written = [np.split(record.ids, [record.target_begins])[1] for record in records]
     at = [record.positions[record.target_begins :] for record in records]
     np.testing.assert_array_equal(x["out.train.token_ids"], rectangle(written, longest, fill=Tokenizer.pad))
@@ -200,7 +200,7 @@ def training_batch(x: Fixture, records: list[Record], regions, most_tags: int, l
 
 def decoding_batch(x: Fixture, records: list[Record], regions, most_tags: int, images: list[str]) -> None:
     """The prefix, and the first of the single steps."""
-    known = same_pictures_and_tags(x, "out.decode", records, regions, most_tags)
+    known = same_images_and_tags(x, "out.decode", records, regions, most_tags)
     assert x["out.decode.image_id"].tolist() == [int(image) for image in images]
     # One square more: the first written token, which sees the prefix and itself.
     seen = np.concatenate([x["out.decode.input_mask"], x["out.decode.tgt_input_mask"]], axis=1)
@@ -224,7 +224,7 @@ def decoding_batch(x: Fixture, records: list[Record], regions, most_tags: int, i
     assert x["out.decode.tgt_pos"].flatten().tolist() == first
 
 
-def same_pictures_and_tags(x: Fixture, batch: str, records: list[Record], regions, most_tags: int) -> np.ndarray:
+def same_images_and_tags(x: Fixture, batch: str, records: list[Record], regions, most_tags: int) -> np.ndarray:
     """Compares the prefix of every sample; returns (B, rows + tags) which of its slots hold tokens."""
     np.testing.assert_array_equal(x[f"{batch}.image_embedding"], regions.features)
     np.testing.assert_array_equal(x[f"{batch}.image_loc"], regions.boxes)
@@ -236,17 +236,17 @@ def same_pictures_and_tags(x: Fixture, batch: str, records: list[Record], region
     ):
         np.testing.assert_array_equal(x[f"{batch}.{name}"], rectangle(rows, most_tags, fill=Tokenizer.pad))
     lengths, rows = regions.lengths.tolist(), regions.features.shape[1]
-    in_picture, in_tags = ([np.ones(n) for n in counts] for counts in (lengths, before))
-    return np.concatenate([rectangle(in_picture, rows), rectangle(in_tags, most_tags)], axis=1)
+    in_image, in_tags = ([np.ones(n) for n in counts] for counts in (lengths, before))
+    return np.concatenate([rectangle(in_image, rows), rectangle(in_tags, most_tags)], axis=1)
 
 
 def test_pretraining_batch(golden):
-    """A published mixed batch: two pairs, the second mismatched, a text and a picture (whose text is not read)."""
+    """A published mixed batch: two pairs, the second mismatched, a text and an image (whose text is not read)."""
     x = Fixture(golden, "pretraining_batch_mlm")
     rows = x["insts (without pixels)"]
     ids, placed, starts, patches = ([row[column] for row in rows] for column in (1, 3, 5, 9))
     labels, maskable, *flags = ([row[column] for row in rows] for column in (4, 6, 11, 12, 13))
-    kinds = np.array([0, 0, 1, 2])  # pair, pair, text, picture
+    kinds = np.array([0, 0, 1, 2])  # pair, pair, text, image
 
     class Lucky(Drawn):
         def rng(self, purpose):
@@ -378,7 +378,7 @@ def test_gpt2_ids_of_the_tokenizer(golden):
         assert read_field(" ".join(map(str, sample["bpe_ids"]))).tolist() == sample["ids"]
 
 
-# ---- pictures
+# ---- images
 
 
 def test_image_preprocessing(golden):
@@ -390,10 +390,10 @@ def test_image_preprocessing(golden):
         embed.projection.bias.zero_()
         embed.positions.zero_()
         for name in ("rgb_wide", "rgb_tall", "gray"):
-            picture = squeeze(to_rgb(Image.fromarray(x[f"in.{name}"])), 32)
+            image = squeeze(to_rgb(Image.fromarray(x[f"in.{name}"])), 32)
             theirs = torch.from_numpy(x[f"out.{name}"])
-            assert ((theirs + 1) * 127.5).round().byte().equal(torch.from_numpy(picture.copy()))
-            ours = embed(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None])[0, 1:]
+            assert ((theirs + 1) * 127.5).round().byte().equal(torch.from_numpy(image.copy()))
+            ours = embed(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])[0, 1:]
             torch.testing.assert_close(ours, theirs.flatten(0, 1), rtol=0, atol=1e-6)
     x.finished()
 
@@ -403,7 +403,7 @@ def test_image_preprocessing(golden):
 
 def test_metrics(golden):
     x = Fixture(golden, "metrics")
-    scores = np.full((12, 36), np.nan)  # (pictures, captions)
+    scores = np.full((12, 36), np.nan)  # (images, captions)
     table = x["in.retrieval.score_matrix"]
     scores[table[:, 1].astype(int), table[:, 2].astype(int)] = table[:, 0]
     owner = np.arange(36) // 3
@@ -439,7 +439,7 @@ def test_metrics(golden):
 
     texts = x["bleu_hyps"], x["bleu_refs"]
     length = sum(map(len, x["bleu_hyps"]))
-    shortest, closest = 5 + 7, 6 + 7  # words of the references: the first picture has one of 5 and one of 6
+    shortest, closest = 5 + 7, 6 + 7  # words of the references: the first image has one of 5 and one of 6
     # Ours is brevity * (p1 ... pn) ** (1 / n), with the brevity of the closest references.
     products = [(score.value / np.exp(1 - closest / length)) ** n for n, score in enumerate(bleu(*texts).values(), 1)]
     same_scores(

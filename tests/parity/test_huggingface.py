@@ -143,13 +143,13 @@ def their_words(model) -> tuple[Tensor, Tensor]:
     return out.hidden_states[-1][mask.bool()], out.logits[mask.bool()]
 
 
-def pictures(side: int) -> Tensor:
+def images(side: int) -> Tensor:
     generator = torch.Generator().manual_seed(3)
     return torch.randint(0, 256, (3, 3, side, side), dtype=torch.uint8, generator=generator)
 
 
 def their_patches(model, side: int) -> Tensor:
-    pixels = (pictures(side) / 255 - 0.5) / 0.5
+    pixels = (images(side) / 255 - 0.5) / 0.5
     with torch.no_grad():
         return model(pixel_values=pixels, interpolate_pos_encoding=side != model.config.image_size).last_hidden_state
 
@@ -200,7 +200,7 @@ def test_unimo2_sees_as_vit(vits, form):
     model = unimo2()
     account = start_from_vit(model, vits / form)
     with torch.no_grad():
-        close(model.encode_images(pictures(SIDE)), their_patches(vit(), SIDE))
+        close(model.encode_images(images(SIDE)), their_patches(vit(), SIDE))
     kept = ("patches.", "image_encoder.")
     assert set(account.loaded) == {name for name, _ in model.named_parameters() if name.startswith(kept)}
     assert {name.split(".")[0] for name in account.extra} <= {"pooler", "classifier"}
@@ -208,14 +208,14 @@ def test_unimo2_sees_as_vit(vits, form):
 
 @pytest.mark.parametrize("side", [12, 32])
 def test_positions_are_resized_as_theirs(vits, side):
-    """Either once, for a model of another size, or in the graph, for pictures of another size."""
+    """Either once, for a model of another size, or in the graph, for images of another size."""
     once, in_graph = unimo2(image_size=side), unimo2()
     start_from_vit(once, vits / "safetensors")
     start_from_vit(in_graph, vits / "safetensors")
     theirs = their_patches(vit(), side)
     with torch.no_grad():
-        close(once.encode_images(pictures(side)), theirs)
-        close(in_graph.encode_images(pictures(side)), theirs)
+        close(once.encode_images(images(side)), theirs)
+        close(in_graph.encode_images(images(side)), theirs)
 
 
 def test_fewer_positions_than_theirs(robertas):

@@ -42,11 +42,11 @@ def with_head(files: Path, settings: HeadSettings, layers: dict[str, str]) -> UN
 def batch_of(texts, extra, regions=None) -> Batch:
     n = len(texts)
     groups = {"examples": (0, n)}
-    pictures = groups if regions is not None else {}
+    images = groups if regions is not None else {}
     nothing = torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
-    picture = torch.arange(n) if regions is not None else torch.full((n,), -1)
-    extra = {"examples.picture": picture, **extra}
-    return Batch(0, nothing, texts, pictures, groups, {}, extra, regions=regions)
+    image = torch.arange(n) if regions is not None else torch.full((n,), -1)
+    extra = {"examples.image": image, **extra}
+    return Batch(0, nothing, texts, images, groups, {}, extra, regions=regions)
 
 
 def test_three_classes(files):
@@ -68,7 +68,7 @@ def test_a_number(files):
     close(parts["regress"].total / parts["regress"].count, x["out.reg.loss"].squeeze())
 
 
-def test_entailment_by_a_picture_with_pushes(files, monkeypatch):
+def test_entailment_by_a_image_with_pushes(files, monkeypatch):
     """The whole step of the loop: the poolers' sum, two layers, all pushes, one loss. First pushes: the fixture's."""
     x = scenario(files, "visual_entailment_adversarial")
     values = json.loads((files / "visual_entailment_adversarial.json").read_text())["values"]["released.settings"]

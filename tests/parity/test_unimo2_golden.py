@@ -2,7 +2,7 @@
 
 The fixtures' texts are padded to one length; our packed rows hold no padding. So there are two comparisons:
 
-    packed   texts without their padding. Towers, pictures, captions, the baseline and the pair that was full
+    packed   texts without their padding. Towers, images, captions, the baseline and the pair that was full
              length anyway must agree. (Elsewhere published padding votes, and ours does not exist.)
     padded   the published treatment (`pad_texts`, `Released`): padding sees nothing and is seen by nobody, but votes
              (spec unimo2, correction V1). Then everything must agree: votes, codes, fused states, heads, losses,

@@ -1,7 +1,7 @@
 """UNIMO against numbers from the authors' published graph (random weights, float32, no dropout).
 
 The fixtures' texts and region lists are padded; our packed rows hold no padding, so real tokens are compared. A sample
-without regions is, in the fixtures, a picture whose only row nobody may see; ours is a text without a picture.
+without regions is, in the fixtures, an image whose only row nobody may see; ours is a text without an image.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def no_texts() -> Texts:
 
 
 def read_pairs(model: UNIMO, x: dict[str, Tensor]):
-    """Every picture beside its text."""
+    """Every image beside its text."""
     real = x["in.text_mask"][..., 0].bool()
     texts = texts_of(x, real)
     towers = model.towers(batch_of(texts, regions_of(x)))
@@ -135,22 +135,22 @@ def test_pairs(files):
     expected = torch.cat([x["out.image_sequence"], x["out.text_sequence"]], 1)
     close(fused.hidden, expected[torch.cat([valid, real], 1)])
     close(model.text_pooler(fused.text_cls()), x["out.pooled_text"])
-    pictured = valid[:, 0]
-    pooled_image = model.image_pooler(fused.image_cls())[pictured]
-    close(pooled_image, x["out.pooled_image"][pictured])
-    close(pooled_image * model.text_pooler(fused.text_cls())[pictured], x["out.match_mul"][pictured])
-    close(pooled_image + model.text_pooler(fused.text_cls())[pictured], x["out.match_sum"][pictured])
+    imaged = valid[:, 0]
+    pooled_image = model.image_pooler(fused.image_cls())[imaged]
+    close(pooled_image, x["out.pooled_image"][imaged])
+    close(pooled_image * model.text_pooler(fused.text_cls())[imaged], x["out.match_mul"][imaged])
+    close(pooled_image + model.text_pooler(fused.text_cls())[imaged], x["out.match_sum"][imaged])
 
 
 @torch.no_grad()
-def test_pictures_alone(files):
+def test_images_alone(files):
     x, model = scenario(files, "image_only"), published_model(files)
     valid = x["in.image_mask"][..., 0].bool()
-    pictures = valid.any(1).nonzero()[:, 0]
+    images = valid.any(1).nonzero()[:, 0]
     towers = model.towers(batch_of(no_texts(), regions_of(x)))
-    fused = model.fuse(towers, {"read": Request(pictures, None)})["read"]
+    fused = model.fuse(towers, {"read": Request(images, None)})["read"]
     close(fused.hidden, x["out.image_sequence"][valid])
-    close(model.image_pooler(fused.image_cls()), x["out.pooled_image"][pictures])
+    close(model.image_pooler(fused.image_cls()), x["out.pooled_image"][images])
 
 
 def test_masked_words_and_their_gradients(files):

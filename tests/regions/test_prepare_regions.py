@@ -45,10 +45,10 @@ def quiet(line: str) -> None:
     pass
 
 
-def write_tar(path: Path, pictures: dict[str, Image.Image], metas: dict[str, dict] | None = None) -> Path:
+def write_tar(path: Path, images: dict[str, Image.Image], metas: dict[str, dict] | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
-        for key, image in pictures.items():
+        for key, image in images.items():
             png = io.BytesIO()
             image.save(png, "PNG")
             members = {f"{key}.png": png.getvalue()}
@@ -102,10 +102,10 @@ class Fixed:
     def learn(self, corpus, folder, say):
         pass
 
-    def regions(self, picture):
+    def regions(self, image):
         self.asked += 1
-        found = good(sum(picture.key.encode()))
-        return Found(**{**vars(found), **self.answers.get(picture.key, {})})
+        found = good(sum(image.key.encode()))
+        return Found(**{**vars(found), **self.answers.get(image.key, {})})
 
 
 def good(seed: int) -> Found:
@@ -125,13 +125,13 @@ def test_rows_and_store(shards, tmp_path):
         (5, 5, 0, 15),
         (3, 3, 0, 9),
     ]
-    assert re.search(r"a\.tar \| 5 of 5 pictures \| 3\.0 regions each \| .* s \(.* pictures/s\)", said[0])
-    assert said[-1] == "2 shards: regions of 8 pictures, F = 4, K = 3; 0 bad"
+    assert re.search(r"a\.tar \| 5 of 5 images \| 3\.0 regions each \| .* s \(.* images/s\)", said[0])
+    assert said[-1] == "2 shards: regions of 8 images, F = 4, K = 3; 0 bad"
     store = RegionStore.open(tmp_path / "out", open_corpus("images", shards))
-    picture, found = store.picture(0), good(sum(b"a0"))
-    np.testing.assert_allclose(picture.features[1:], found.features[:3], rtol=1e-3)
-    np.testing.assert_allclose(picture.features[0], found.features.mean(axis=0), rtol=1e-3)  # of all five, not of three
-    np.testing.assert_allclose(picture.boxes[2, 0], found.boxes[1, 0] / WIDTH, rtol=1e-6)
+    image, found = store.image(0), good(sum(b"a0"))
+    np.testing.assert_allclose(image.features[1:], found.features[:3], rtol=1e-3)
+    np.testing.assert_allclose(image.features[0], found.features.mean(axis=0), rtol=1e-3)  # of all five, not of three
+    np.testing.assert_allclose(image.boxes[2, 0], found.boxes[1, 0] / WIDTH, rtol=1e-6)
 
 
 def test_what_is_there_is_not_made_again(shards, tmp_path):
@@ -167,7 +167,7 @@ def test_pairs_and_images_of_a_shard_share_their_regions(world, tmp_path):
     assert len(store) == 30 and store.lengths.min() >= 3
 
 
-def test_pictures_that_cannot_be_decoded(shards, tmp_path):
+def test_images_that_cannot_be_decoded(shards, tmp_path):
     png = io.BytesIO()
     noise(5).save(png, "PNG")
     with tarfile.open(shards / "c.tar", "w") as tar:
@@ -181,7 +181,7 @@ def test_pictures_that_cannot_be_decoded(shards, tmp_path):
     assert (entry["key"], entry["what"]) == ("c0", "cannot decode image")
 
 
-def test_pictures_that_the_index_refused_are_said(shards, tmp_path):
+def test_images_that_the_index_refused_are_said(shards, tmp_path):
     png = io.BytesIO()
     noise(5).save(png, "PNG")
     with tarfile.open(shards / "c.tar", "w") as tar:
@@ -192,7 +192,7 @@ def test_pictures_that_the_index_refused_are_said(shards, tmp_path):
     said: list[str] = []
     prepare_regions("images", shards, Fixed(), out=tmp_path / "out", say=said.append)
     assert said[0].startswith("1 of 10 are bad (1 x cannot decode image)")
-    assert said[-1] == "3 shards: regions of 9 pictures, F = 4, K = 3; 0 bad"
+    assert said[-1] == "3 shards: regions of 9 images, F = 4, K = 3; 0 bad"
 
 
 BOX = [1.0, 2.0, 9.0, 8.0]
@@ -202,22 +202,22 @@ BOX = [1.0, 2.0, 9.0, 8.0]
     ("answer", "reason"),
     [
         ({"features": np.zeros((4, 4))}, "Not one feature row for each box"),
-        ({"features": np.zeros((5, 3))}, "Another number of features than the other pictures have"),
+        ({"features": np.zeros((5, 3))}, "Another number of features than the other images have"),
         ({"features": np.full((5, 4), np.nan)}, "A feature is not finite"),
         ({"features": np.full((5, 4), 1e9)}, "A feature is too large for float16"),
         ({"boxes": np.zeros((0, 4)), "features": np.zeros((0, 4))}, "Not a table of boxes"),
         ({"boxes": [BOX] * 4 + [[1, 2, np.nan, 8]]}, "A box is not finite"),
         ({"boxes": [BOX] * 4 + [[9, 2, 1, 8]]}, "A box ends before it begins"),
-        ({"boxes": [BOX] * 4 + [[2, 1, 8, 23]]}, "A box lies outside its picture"),  # y1, x1, y2, x2
-        ({"boxes": [BOX] * 4 + [[-9, 1, 8, 9]]}, "A box lies outside its picture"),
-        ({"boxes": [BOX] * 4 + [[0, 0, 16, 24]]}, "A box lies outside its picture"),
+        ({"boxes": [BOX] * 4 + [[2, 1, 8, 23]]}, "A box lies outside its image"),  # y1, x1, y2, x2
+        ({"boxes": [BOX] * 4 + [[-9, 1, 8, 9]]}, "A box lies outside its image"),
+        ({"boxes": [BOX] * 4 + [[0, 0, 16, 24]]}, "A box lies outside its image"),
         ({"classes": np.full((5, 3), 0.3)}, "Class probabilities do not sum to one"),
         ({"classes": [[1.5, -0.5, 0]] * 5}, "A class probability is negative"),
         ({"classes": np.full((5, 3), np.nan)}, "A class probability is not finite"),
         ({"classes": np.ones((4, 3)) / 3}, "Not one class probability row for each box"),
-        ({"classes": np.ones((5, 2)) / 2}, "Another number of classes than the other pictures have"),
-        ({"classes": None}, "Another number of classes than the other pictures have"),
-        ({"width": 0}, "A picture without a size"),
+        ({"classes": np.ones((5, 2)) / 2}, "Another number of classes than the other images have"),
+        ({"classes": None}, "Another number of classes than the other images have"),
+        ({"width": 0}, "An image without a size"),
     ],
 )
 def test_every_bad_answer_is_named_and_nothing_stops(shards, tmp_path, answer, reason):
@@ -228,17 +228,17 @@ def test_every_bad_answer_is_named_and_nothing_stops(shards, tmp_path, answer, r
     assert (ledger.offered, ledger.used, ledger.quarantined) == (8, 7, 1)
     assert [i for i in range(8) if not store.has(i)] == [3]
     with pytest.raises(DataError, match=re.escape(reason)):
-        store.picture(3)
+        store.image(3)
 
 
 def test_no_regions_at_all(shards, tmp_path):
     bad = {f"{s}{i}": {"features": np.zeros((1, 4))} for s in "ab" for i in range(5)}
-    with pytest.raises(DataError, match=r"not one picture has regions.*8 x Not one feature row"):
+    with pytest.raises(DataError, match=r"not one image has regions.*8 x Not one feature row"):
         prepared(shards, Fixed(bad), tmp_path / "out")
 
 
 def test_wrong_calls(shards):
-    with pytest.raises(UsageError, match="have no pictures"):
+    with pytest.raises(UsageError, match="have no images"):
         prepare_regions("texts", shards, Fixed())
     with pytest.raises(UsageError, match="already made"):
         prepare_regions("images", shards, Fixed(), words=3)
@@ -258,10 +258,10 @@ def bytes_in(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("done", [0, 1, 3])
 def test_killed_and_started_again(shards, tmp_path, done):
     class Deadly(Fixed):
-        def regions(self, picture):
+        def regions(self, image):
             if self.asked == done:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().regions(picture)
+            return super().regions(image)
 
     prepared(shards, Fixed(), tmp_path / "whole")
     out = tmp_path / "out"
@@ -292,14 +292,14 @@ def test_killed_at_every_event_and_started_again(shards, tmp_path):
 
 
 def test_truth_lies_where_a_thing_is_drawn(world, tmp_path):
-    """Alone in its picture, a thing is all that differs from the ground (whose blotches differ by at most 7)."""
+    """Alone in its image, a thing is all that differs from the ground (whose blotches differ by at most 7)."""
     store = prepared(world / "classes", "truth", tmp_path / "out")
     corpus = open_corpus("images", world / "classes")
     for i, key in enumerate(corpus.keys):
         pixels = np.asarray(Shown(corpus, i).image).astype(int)
         ground = np.median(pixels.reshape(-1, 3), axis=0)
         ys, xs = np.nonzero(np.abs(pixels - ground).max(axis=2) > 40)
-        regions = store.picture(i)
+        regions = store.image(i)
         assert len(regions) == 2
         drawn = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
         np.testing.assert_allclose(regions.boxes[1, :4] * 64, drawn, atol=1.01)
@@ -308,12 +308,12 @@ def test_truth_lies_where_a_thing_is_drawn(world, tmp_path):
         np.testing.assert_allclose(regions.classes[1, label], 0.9 + 0.1 / 64, atol=1e-3)
 
 
-def test_truth_of_pictures_with_many_things(world, tmp_path):
+def test_truth_of_images_with_many_things(world, tmp_path):
     for name in ("pairs", "images"):  # with boxes in the JSON, and drawn anew from world.json
         store = prepared(world / name, Truth(), tmp_path / name)
         corpus = open_corpus("images", world / name)
         for i in range(len(corpus)):
-            pixels, regions = np.asarray(Shown(corpus, i).image).astype(int), store.picture(i)
+            pixels, regions = np.asarray(Shown(corpus, i).image).astype(int), store.image(i)
             assert 3 <= len(regions) <= 5
             covered = np.zeros((64, 64), bool)
             for box, classes in zip(regions.boxes[1:, :4] * 64, regions.classes[1:]):
@@ -328,13 +328,13 @@ def test_truth_of_pictures_with_many_things(world, tmp_path):
 
 
 def test_features_of_truth_are_the_crop(world):
-    picture = shown(world / "classes", 5)
-    found, source = Truth().regions(picture), Truth(feature_size=300)
+    image = shown(world / "classes", 5)
+    found, source = Truth().regions(image), Truth(feature_size=300)
     x1, y1, x2, y2 = found.boxes[0]
-    crop = np.asarray(picture.image).astype(float)[round(y1) : round(y2), round(x1) : round(x2)]
+    crop = np.asarray(image.image).astype(float)[round(y1) : round(y2), round(x1) : round(x2)]
     seen = found.features.reshape(8, 8, 3)
     np.testing.assert_allclose(seen.mean(axis=(0, 1)) * 127.5 + 127.5, crop.mean(axis=(0, 1)), atol=12)
-    larger = source.regions(picture).features
+    larger = source.regions(image).features
     assert larger.shape == (1, 300)
     np.testing.assert_array_equal(larger, random_projection(found.features, 300))
 
@@ -342,7 +342,7 @@ def test_features_of_truth_are_the_crop(world):
 @pytest.mark.parametrize(
     ("meta", "reason"),
     [
-        ({}, "a picture without truth"),
+        ({}, "an image without truth"),
         ({"boxes": [[0, 0, 5, 5]]}, "not the truth of a scene"),
         ({"boxes": [[0, 0, 5, 5]], "objects": []}, "not the truth of a scene"),
         ({"boxes": [], "objects": []}, "not the truth of a scene"),
@@ -350,7 +350,7 @@ def test_features_of_truth_are_the_crop(world):
         ({"boxes": [[0, 0, 5, 5]], "objects": [{"colour": "red", "shape": "dog"}]}, "not the truth of a scene"),
         (
             {"boxes": [[0, 0, 5, 50]], "objects": [{"colour": "red", "shape": "star"}]},
-            "A box is not within its picture",
+            "A box is not within its image",
         ),
     ],
 )
@@ -363,12 +363,12 @@ def test_truth_that_is_none(tmp_path, meta, reason):
         Truth().regions(shown(tmp_path / "x"))
 
 
-def test_pictures_that_the_world_did_not_draw(world, tmp_path):
+def test_images_that_the_world_did_not_draw(world, tmp_path):
     write_tar(tmp_path / "x/a.tar", {"image-000001": noise(1, (64, 64))})
     with pytest.raises(DataError, match="no world to draw from"):
         Truth().regions(shown(tmp_path / "x"))
     (tmp_path / "world.json").write_bytes((world / "world.json").read_bytes())
-    with pytest.raises(DataError, match="draws another picture"):
+    with pytest.raises(DataError, match="draws another image"):
         Truth().regions(shown(tmp_path / "x"))
 
 
@@ -382,7 +382,7 @@ def test_shares_cover_each_interval_once():
 
 
 def test_grid_boxes_and_pooling(tmp_path):
-    """A picture in four flat colours: each quarter's box has its colour, the whole their mean."""
+    """An image in four flat colours: each quarter's box has its colour, the whole their mean."""
     quarters = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     colours = [[[200, 0, 0], [0, 200, 0]], [[0, 0, 200], [100, 100, 100]]]
     for r in range(2):
@@ -427,12 +427,12 @@ def test_grid_regions(shards, tmp_path):
     store = prepared(shards, "grid", tmp_path / "out", words=8, feature_size=64)
     again = prepared(shards, "grid", tmp_path / "again", words=8, feature_size=64)
     for i in range(8):
-        picture = store.picture(i)
-        assert picture.features.shape == (31, 64) and picture.classes.shape == (31, 8)
-        np.testing.assert_array_equal(picture.features, again.picture(i).features)
-        np.testing.assert_allclose(picture.boxes[1], [0, 0, 1, 1, 1])
+        image = store.image(i)
+        assert image.features.shape == (31, 64) and image.classes.shape == (31, 8)
+        np.testing.assert_array_equal(image.features, again.image(i).features)
+        np.testing.assert_allclose(image.boxes[1], [0, 0, 1, 1, 1])
     assert sorted(p.name for p in (tmp_path / "out").iterdir())[-1] == "region-vocabulary.safetensors"
-    every = np.concatenate([store.picture(i).features[1:] for i in range(8)])
+    every = np.concatenate([store.image(i).features[1:] for i in range(8)])
     np.testing.assert_allclose(every.std(), 1, atol=0.3)
 
 
@@ -471,7 +471,7 @@ def test_grid_over_a_vit(shards, tmp_path):
 
     folder = tiny_vit(tmp_path / "vit")
     store = prepared(shards, f"grid:{folder}", tmp_path / "out", words=8)
-    assert store.picture(0).features.shape == (31, 16)
+    assert store.image(0).features.shape == (31, 16)
     image = shown(shards).image
     theirs = ViTModel.from_pretrained(folder, add_pooling_layer=False).eval()
     look = model_look(str(folder), "cpu")
@@ -503,7 +503,7 @@ def test_grid_over_our_own_model(shards, tmp_path):
     look = model_look(str(folder), "cpu")
     assert isinstance(look, OurTower) and look.states(noise(1)).shape == (4, 4, 16)
     store = prepared(shards, f"grid:{folder}", tmp_path / "out", words=8)
-    assert store.picture(0).features.shape == (31, 16)
+    assert store.image(0).features.shape == (31, 16)
     assert str(tmp_path) not in store.sidecars[0].header["source"]
 
 
@@ -546,11 +546,11 @@ def test_detectors(shards, tmp_path, family):
     folder = tiny_detr(tmp_path / "model", family)
     source = Detector(str(folder), threshold=0.2, fewest=4, device="cpu")
     assert (source.feature_size, source.classes) == (16, 8)
-    picture = shown(shards)
-    found = source.regions(picture)
+    image = shown(shards)
+    found = source.regions(image)
     model = AutoModelForObjectDetection.from_pretrained(folder).eval()
     with torch.no_grad():
-        seen = model(pixel_values=torch.from_numpy(source.pixels(picture.image))[None])
+        seen = model(pixel_values=torch.from_numpy(source.pixels(image.image))[None])
     if family == "detr":
         scores = seen.logits[0].softmax(-1)[:, :-1].max(-1).values
     else:
@@ -563,7 +563,7 @@ def test_detectors(shards, tmp_path, family):
     np.testing.assert_allclose(found.boxes, corners * [WIDTH, HEIGHT, WIDTH, HEIGHT], atol=1e-4)
     np.testing.assert_allclose(found.classes.sum(axis=1), 1, rtol=1e-5)
     store = prepared(shards, f"detector:{folder}", tmp_path / "out", most=6)
-    assert store.picture(0).features.shape == (7, 16)
+    assert store.image(0).features.shape == (7, 16)
     assert str(tmp_path) not in store.sidecars[0].header["source"]
 
 
@@ -635,13 +635,13 @@ def test_tsv_as_published(shards, tmp_path, classes):
     (tmp_path / "part.tsv.1").write_text("\r\n".join(rows[3:]))
     store = prepared(shards, f"tsv:{tmp_path}/part.tsv.*", tmp_path / "out")
     for i in range(8):
-        found, picture = good(i), store.picture(i)
-        np.testing.assert_allclose(picture.features[1:], found.features, rtol=1e-3, atol=1e-6)
-        np.testing.assert_allclose(picture.boxes[1:, 2], found.boxes[:, 2] / WIDTH, rtol=1e-5)
+        found, image = good(i), store.image(i)
+        np.testing.assert_allclose(image.features[1:], found.features, rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(image.boxes[1:, 2], found.boxes[:, 2] / WIDTH, rtol=1e-5)
         if classes:
-            np.testing.assert_allclose(picture.classes[1:], found.classes, atol=1e-3)
+            np.testing.assert_allclose(image.classes[1:], found.classes, atol=1e-3)
         else:
-            assert picture.classes is None
+            assert image.classes is None
 
 
 def test_bad_rows_of_a_tsv_are_named(shards, tmp_path):
@@ -669,20 +669,20 @@ def test_bad_rows_of_a_tsv_are_named(shards, tmp_path):
         "a3": "width and height have changed places",
         "a4": "Not base64",
         "b0": "Not a whole number",
-        "b1": "the file has no regions of this picture",
+        "b1": "the file has no regions of this image",
     }
     assert all("x.tsv, line " in entry["where"] for entry in entries if entry["key"] in ("a0", "a1", "a2", "a4"))
     assert [i for i in range(8) if store.has(i)] == [7]
 
 
-def test_a_tsv_of_pictures_in_another_size(shards, tmp_path):
+def test_a_tsv_of_images_in_another_size(shards, tmp_path):
     found = good(0)
     double = Found(found.features, found.boxes * 2, 2 * WIDTH, 2 * HEIGHT, found.classes)
     said: list[str] = []
     (tmp_path / "x.tsv").write_text(published_row("a0", double) + "\n" + published_row("a0.jpg", found))
     source = TSV(str(tmp_path / "x.tsv"))
     source.learn(None, tmp_path, said.append)
-    assert said == ["1 rows repeat a picture and are left out, among them a0"]
+    assert said == ["1 rows repeat an image and are left out, among them a0"]
     assert (source.feature_size, source.classes) == (4, 3)
     seen = source.regions(shown(shards))
     assert (seen.width, seen.height) == (2 * WIDTH, 2 * HEIGHT)
@@ -711,12 +711,12 @@ def test_npz(shards, tmp_path):
         "b2": "no regions in this record",
     }
     assert "Object arrays" in next(entry["got"] for entry in entries if entry["key"] == "b1")
-    np.testing.assert_allclose(store.picture(5).boxes[1:], store.picture(0).boxes[1:], atol=1e-3)
+    np.testing.assert_allclose(store.image(5).boxes[1:], store.image(0).boxes[1:], atol=1e-3)
     with pytest.raises(DataError, match="no such folder"):
         NPZ(str(tmp_path / "none"))
 
 
-def test_case_one_name_for_two_pictures_is_refused(tmp_path):
+def test_case_one_name_for_two_images_is_refused(tmp_path):
     for name, seed in (("a", 1), ("b", 2)):
         write_tar(tmp_path / f"shards/{name}.tar", {"0001": noise(seed), f"0002{name}": noise(seed + 10)})
     (tmp_path / "npz").mkdir()
@@ -726,7 +726,7 @@ def test_case_one_name_for_two_pictures_is_refused(tmp_path):
     prepare_regions(
         "images", tmp_path / "shards", f"npz:{tmp_path / 'npz'}", out=tmp_path / "o", say=quiet, ledger=ledger
     )
-    assert ledger.summary()["reasons"] == {"several pictures would take the regions of one name": 2}
+    assert ledger.summary()["reasons"] == {"several images would take the regions of one name": 2}
 
 
 def lone_array() -> bytes:
@@ -809,7 +809,7 @@ def test_hdf5(shards, tmp_path):
         file["b0"] = np.zeros(3)
     store = prepared(shards, f"hdf5:{tmp_path}/x.h5", tmp_path / "out")
     assert store.lengths.tolist() == [6] * 5 + [0] * 3
-    np.testing.assert_allclose(store.picture(4).features[1:], good(4).features, rtol=1e-3)
+    np.testing.assert_allclose(store.image(4).features[1:], good(4).features, rtol=1e-3)
     (tmp_path / "x.h5").write_text("text")
     with pytest.raises(DataError, match="not an HDF5 file"):
         find_source(f"hdf5:{tmp_path}/x.h5")
@@ -826,16 +826,16 @@ def test_lmdb(shards, tmp_path):
         writing.put(b"__keys__", b"[]")
     store = prepared(shards, f"lmdb:{tmp_path}/db", tmp_path / "out")
     assert store.lengths.tolist() == [6] * 5 + [0] * 3
-    np.testing.assert_allclose(store.picture(4).features[1:], good(4).features, rtol=1e-3)
+    np.testing.assert_allclose(store.image(4).features[1:], good(4).features, rtol=1e-3)
 
 
-# ---- real pictures
+# ---- real images
 
 
-def test_real_pictures(shared, tmp_path):
+def test_real_images(shared, tmp_path):
     path = shared / "data" / "flickr8k" / "extra-00000.tar"
     prepare_regions("images", path, "grid", words=32, out=tmp_path, index_dir=tmp_path, say=quiet)
     store = RegionStore.open(tmp_path, open_corpus("images", path, index_dir=tmp_path))
     assert (store.lengths == 31).all()
-    entropy = [-(c * np.log(c + 1e-9)).sum(1).mean() for c in (store.picture(i).classes[1:] for i in range(20))]
+    entropy = [-(c * np.log(c + 1e-9)).sum(1).mean() for c in (store.image(i).classes[1:] for i in range(20))]
     assert 0.1 < np.mean(entropy) < np.log(32) - 0.3  # neither always one word nor all alike

@@ -25,8 +25,8 @@ def arrays(i):
 
 @pytest.mark.parametrize("make", [coco, entailment])
 @pytest.mark.parametrize("ending", ["", ".gz"])
-def test_pictures_of_released_lines(tmp_path, make, ending):
-    """COCO's are found by their number; a picture of several lines is read once, a broken one is named by its line."""
+def test_images_of_released_lines(tmp_path, make, ending):
+    """COCO's are found by their number; an image of several lines is read once, a broken one is named by its line."""
     names = ["COCO_val2014_000000000042", "000000000043", "1000092795", "44"]
     shards = write_tar(tmp_path / "shards/a.tar", {name: noise(i) for i, name in enumerate(names)})
     numbers = ["42", "43", "1000092795", "44"]
@@ -40,9 +40,9 @@ def test_pictures_of_released_lines(tmp_path, make, ending):
     store = prepared(shards, f"lines:{path}", tmp_path / "out", ledger=ledger)
     assert [store.has(i) for i in range(4)] == [True, True, True, False]
     for i in range(3):
-        picture = store.picture(i)
-        np.testing.assert_allclose(picture.features[1:], good(i).features, rtol=1e-3, atol=1e-6)
-        assert (picture.classes is not None) is (make is coco)
+        image = store.image(i)
+        np.testing.assert_allclose(image.features[1:], good(i).features, rtol=1e-3, atol=1e-6)
+        assert (image.classes is not None) is (make is coco)
     (entry,) = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert entry["key"] == "44" and f"lines{ending}, line 5" in entry["where"]
 
@@ -54,7 +54,7 @@ def test_packed_feature_lines(tmp_path):
     (tmp_path / "f" / "x.tsv.gz").write_bytes(gzip.compress("\n".join(rows).encode()))
     store = prepared(shards, f"tsv:{tmp_path}/f", tmp_path / "out")
     for i in range(3):
-        np.testing.assert_allclose(store.picture(i).features[1:], good(i).features, rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(store.image(i).features[1:], good(i).features, rtol=1e-3, atol=1e-6)
     (tmp_path / "f" / "x.tsv.gz").write_bytes(gzip.compress("\n".join(rows).encode())[:-30])
     with pytest.raises(DataError, match="cannot unpack"):
         find_source(f"tsv:{tmp_path}/f")

@@ -1,4 +1,4 @@
-"""Regions come back as they were stored, whatever was killed in between, and never for other pictures."""
+"""Regions come back as they were stored, whatever was killed in between, and never for other images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from unimo.corpus.corpus import open_corpus
-from unimo.data.regions import PictureRegions, picture_regions
+from unimo.data.regions import ImageRegions, image_regions
 from unimo.errors import DataError, ResourceError, UnimoError, UsageError
 from unimo.regions.rows import RowFormat, check_distributions
 from unimo.regions.sidecar import Sidecar, fingerprint, open_header, sidecar_path, spans
@@ -26,11 +26,11 @@ from unimo.regions.writer import SidecarWriter
 
 F, K = 6, 5
 ROWS = RowFormat(F, K)
-BAD = DataError("A box lies outside its picture", where="here", got="9", expected="less", do="look")
+BAD = DataError("A box lies outside its image", where="here", got="9", expected="less", do="look")
 
 
 def write_tar(path, count, seed=0):
-    """Little pictures with keys 000, 001, ..."""
+    """Little images with keys 000, 001, ..."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for i in range(count):
@@ -43,12 +43,12 @@ def write_tar(path, count, seed=0):
     return path
 
 
-def some_regions(i, features=F, classes=K) -> PictureRegions:
+def some_regions(i, features=F, classes=K) -> ImageRegions:
     rng = np.random.default_rng(i)
     regions = 1 + i % 4
     corners = np.sort(rng.random((regions, 2, 2)), axis=1).reshape(regions, 4) * [12, 8, 12, 8]
     odds = rng.random((regions, classes)) + 0.01
-    return picture_regions(
+    return image_regions(
         rng.normal(size=(regions, features)) * 10**i, corners, 12, 8, classes=odds / odds.sum(1, keepdims=True)
     )
 
@@ -80,7 +80,7 @@ def test_round_trip(corpus, tmp_path, precision, top):
     store = write_sidecars(corpus, tmp_path / "out", RowFormat(F, K, precision, top))
     assert len(store) == 9 and (store.feature_size, store.classes) == (F, K)
     for i in range(9):
-        wanted, got = some_regions(i % 5), store.picture(i)
+        wanted, got = some_regions(i % 5), store.image(i)
         assert store.lengths[i] == len(wanted) == len(got)
         assert {got.features.dtype, got.boxes.dtype, got.classes.dtype} == {np.dtype(np.float32)}
         np.testing.assert_array_equal(got.boxes, wanted.boxes)
@@ -114,28 +114,28 @@ def test_other_readers_of_safetensors_understand_it(corpus, tmp_path):
         assert all(table.flags.aligned for table in sidecar.tables.values())
 
 
-def test_pictures_without_classes(corpus, tmp_path):
+def test_images_without_classes(corpus, tmp_path):
     rows = RowFormat(F, 0)
     with SidecarWriter(tmp_path / "x", open_header(corpus, 0, 1, {}, rows, 36), ["k"], rows) as writer:
         plain = some_regions(3)
         with pytest.raises(DataError, match="Another number of classes"):
             writer.add(plain)
-        writer.add(PictureRegions(plain.features, plain.boxes))
-        assert Sidecar(writer.finish()).picture(0).classes is None
+        writer.add(ImageRegions(plain.features, plain.boxes))
+        assert Sidecar(writer.finish()).image(0).classes is None
 
 
-def test_bad_pictures_have_no_rows_and_keep_their_reason(corpus, tmp_path):
+def test_bad_images_have_no_rows_and_keep_their_reason(corpus, tmp_path):
     store = write_sidecars(corpus, tmp_path / "out", bad=(0, 3, 6))
     assert store.lengths.tolist() == [0, 3, 4, 0, 2, 2, 0, 4, 5]
     assert [i for i in range(9) if not store.has(i)] == [0, 3, 6]
-    with pytest.raises(DataError, match=r"outside its picture.*where: here.*got: 9.*expected: less.*do: look"):
-        store.picture(6)
-    np.testing.assert_array_equal(store.picture(7).boxes, some_regions(2).boxes)
+    with pytest.raises(DataError, match=r"outside its image.*where: here.*got: 9.*expected: less.*do: look"):
+        store.image(6)
+    np.testing.assert_array_equal(store.image(7).boxes, some_regions(2).boxes)
     with pytest.raises(IndexError):
-        store.picture(9)
+        store.image(9)
 
 
-def test_a_shard_of_bad_pictures_only(corpus, tmp_path):
+def test_a_shard_of_bad_images_only(corpus, tmp_path):
     store = write_sidecars(corpus, tmp_path / "out", bad=range(9))
     assert not store.lengths.any()
     RegionStore.open(tmp_path / "out", corpus, verify=True)
@@ -144,9 +144,9 @@ def test_a_shard_of_bad_pictures_only(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: PictureRegions(r.features * 1e6, r.boxes, r.classes), "too large for float16"),
-        (lambda r: PictureRegions(r.features[:, 1:], r.boxes, r.classes), "number of features.*got: 5.*expected: 6"),
-        (lambda r: PictureRegions(r.features, r.boxes), "number of classes.*got: 0.*expected: 5"),
+        (lambda r: ImageRegions(r.features * 1e6, r.boxes, r.classes), "too large for float16"),
+        (lambda r: ImageRegions(r.features[:, 1:], r.boxes, r.classes), "number of features.*got: 5.*expected: 6"),
+        (lambda r: ImageRegions(r.features, r.boxes), "number of classes.*got: 0.*expected: 5"),
     ],
 )
 def test_what_cannot_be_stored_is_refused(change, message):
@@ -192,19 +192,19 @@ def test_whatever_a_kill_leaves_the_successor_writes_the_same_bytes(corpus, tmp_
     keys = [str(i) for i in range(8)]
     header = open_header(corpus, 0, 4, {}, ROWS, 36)
 
-    def pictures():
+    def images():
         return [BAD if i == 2 else some_regions(i % 5) for i in range(8)]
 
     with SidecarWriter(tmp_path / "whole", header, keys, ROWS) as writer:
-        for picture in pictures():
-            writer.add(picture)
+        for image in images():
+            writer.add(image)
         expected = writer.finish().read_bytes()
 
     place = tmp_path / "killed"
     for _ in range(3):  # killed three times
         with SidecarWriter(place, header, keys, ROWS) as writer:
-            for picture in pictures()[len(writer.errors) : len(writer.errors) + rng.randint(1, 3)]:
-                writer.add(picture)
+            for image in images()[len(writer.errors) : len(writer.errors) + rng.randint(1, 3)]:
+                writer.add(image)
         damaged = rng.choice(sorted(writer.partial.iterdir()))
         data = damaged.read_bytes()
         damage = rng.choice(["cut", "more", "flip", "none"])
@@ -217,8 +217,8 @@ def test_whatever_a_kill_leaves_the_successor_writes_the_same_bytes(corpus, tmp_
             data = data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
         damaged.write_bytes(data)
     with SidecarWriter(place, header, keys, ROWS) as writer:
-        for picture in pictures()[len(writer.errors) :]:
-            writer.add(picture)
+        for image in images()[len(writer.errors) :]:
+            writer.add(image)
         assert writer.finish().read_bytes() == expected
     assert not writer.partial.exists()
 
@@ -237,7 +237,7 @@ def test_two_at_once(corpus, tmp_path):
         with pytest.raises(ResourceError, match="another process"):
             SidecarWriter(tmp_path / "x", header, ["k", "l"], ROWS)
         writer.add(some_regions(1))
-        with pytest.raises(UnimoError, match="not every picture"):
+        with pytest.raises(UnimoError, match="not every image"):
             writer.finish()
     with SidecarWriter(tmp_path / "x", header, ["k", "l"], ROWS) as writer:
         assert len(writer.errors) == 1
@@ -249,10 +249,10 @@ def test_no_room(corpus, tmp_path):
         SidecarWriter(tmp_path / "file" / "x", open_header(corpus, 0, 4, {}, ROWS, 36), ["k"], ROWS)
 
 
-# ---- which pictures
+# ---- which images
 
 
-def test_sidecars_follow_their_pictures_not_their_names(corpus, tmp_path):
+def test_sidecars_follow_their_images_not_their_names(corpus, tmp_path):
     """Shards may be renamed, in another order, or only some of them."""
     store = write_sidecars(corpus, tmp_path / "out")
     (tmp_path / "else").mkdir()
@@ -262,15 +262,15 @@ def test_sidecars_follow_their_pictures_not_their_names(corpus, tmp_path):
     again = RegionStore.open(tmp_path / "out", moved)
     for i, key in enumerate(moved.keys):
         j = list(corpus.keys).index(key)
-        np.testing.assert_array_equal(again.picture(i).features, store.picture(j).features)
+        np.testing.assert_array_equal(again.image(i).features, store.image(j).features)
     only = open_corpus("images", tmp_path / "else/0.tar")
     assert len(RegionStore.open(sorted((tmp_path / "out").glob("*")), only)) == 5
 
 
-def test_sidecars_of_other_pictures_are_refused(corpus, tmp_path):
+def test_sidecars_of_other_images_are_refused(corpus, tmp_path):
     write_sidecars(corpus, tmp_path / "out")
     write_tar(tmp_path / "shards/b.tar", 5, seed=3)
-    with pytest.raises(DataError, match=r"no regions fit this shard.*b\.tar.*5 pictures as they are now"):
+    with pytest.raises(DataError, match=r"no regions fit this shard.*b\.tar.*5 images as they are now"):
         RegionStore.open(tmp_path / "out", open_corpus("images", tmp_path / "shards"))
     with pytest.raises(DataError, match="no sidecar"):
         RegionStore.open(None, corpus)
@@ -288,7 +288,7 @@ def test_beside_the_shards_by_default(corpus, tmp_path):
             writer.finish()
     assert (tmp_path / "shards/a.tar.images.regions.safetensors").is_file()
     assert len(RegionStore.open(None, corpus)) == 9
-    assert len(open_corpus("images", tmp_path / "shards")) == 9  # the sidecars are no pictures
+    assert len(open_corpus("images", tmp_path / "shards")) == 9  # the sidecars are no images
 
 
 def test_shards_of_different_sources_do_not_mix(corpus, tmp_path):
@@ -336,7 +336,7 @@ def test_no_flipped_bit_of_a_header_is_believed(corpus, tmp_path):
         except DataError:
             continue
         for i in range(len(again)):  # a blank became another blank, or the like
-            np.testing.assert_array_equal(again.picture(i).features, some_regions(i).features.astype(np.float16))
+            np.testing.assert_array_equal(again.image(i).features, some_regions(i).features.astype(np.float16))
     path.write_bytes((2**20).to_bytes(8, "little") + b"[" * 2**20)
     with pytest.raises(DataError, match="not a sidecar"):
         Sidecar(path)
@@ -358,7 +358,7 @@ def test_every_byte_is_verified_on_request(corpus, tmp_path):
 
 
 def _sums(store):
-    return [float(store.picture(i).features.sum()) for i in range(len(store))]
+    return [float(store.image(i).features.sum()) for i in range(len(store))]
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

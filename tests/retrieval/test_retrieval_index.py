@@ -40,11 +40,11 @@ def answerer() -> Answerer:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A folder with texts (a long one among them), pictures, and pictures with captions."""
+    """A folder with texts (a long one among them), images, and images with captions."""
     folder = tmp_path_factory.mktemp("corpora")
     rng = np.random.default_rng(0)
 
-    def picture(path):
+    def image(path):
         Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
 
     for name in ("texts", "images", "pairs"):
@@ -52,10 +52,10 @@ def data(tmp_path_factory):
     (folder / "texts" / "story.txt").write_text(STORY)
     (folder / "texts" / "lines.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     for i in range(5):
-        picture(folder / "images" / f"{i}.png")
+        image(folder / "images" / f"{i}.png")
     rows = []
     for i, captions in enumerate(CAPTIONS):
-        picture(folder / "pairs" / f"pair{i}.png")
+        image(folder / "pairs" / f"pair{i}.png")
         rows.append(json.dumps({"image": f"pair{i}.png", "captions": captions}) + "\n")
     (folder / "pairs" / "pairs.jsonl").write_text("".join(rows))
     return folder
@@ -248,7 +248,7 @@ def test_approximate_search_names_its_extra_or_finds_the_same(index, answerer, b
 
 
 @pytest.mark.parametrize("both", [False, True])
-def test_rerank_orders_pictures_by_their_fused_score_with_the_text(index, answerer, data, both):
+def test_rerank_orders_images_by_their_fused_score_with_the_text(index, answerer, data, both):
     text, image = "three owls", data / "pairs" / "pair1.png"
     query = {"text": text, "image": image} if both else {"text": text}
     first = index.search(**query, only="images", top=9)
@@ -269,7 +269,7 @@ def test_rerank_orders_pictures_by_their_fused_score_with_the_text(index, answer
     )
 
 
-def test_rerank_orders_texts_by_their_fused_score_with_the_picture(index, answerer, data):
+def test_rerank_orders_texts_by_their_fused_score_with_the_image(index, answerer, data):
     image = data / "images" / "2.png"
     first = index.search(image=image, only="texts", top=5)
     second = index.search(image=image, only="texts", top=3, rerank=5)
@@ -280,7 +280,7 @@ def test_rerank_orders_texts_by_their_fused_score_with_the_picture(index, answer
 
 
 def test_rerank_looks_further_than_what_is_shown(index, answerer, data):
-    """For some picture the best by fused score is not the best by cosine."""
+    """For some image the best by fused score is not the best by cosine."""
     changed = 0
     for i in range(5):
         image = data / "images" / f"{i}.png"
@@ -310,11 +310,11 @@ def test_what_cannot_be_fused_keeps_its_places(index):
     texts = [[hit.text for hit in hits if hit.kind == "text"] for hits in (first, second)]
     assert texts[0] == texts[1] and {hit.fused is None for hit in second if hit.kind == "text"} == {True}
     assert {hit.fused is None for hit in second if hit.kind == "image"} == {False}
-    with pytest.raises(UsageError, match="pictures beside texts"):
+    with pytest.raises(UsageError, match="images beside texts"):
         index.search("a dog runs", only="texts", rerank=5)
 
 
-def test_pictures_that_changed_are_not_reranked(answerer, data, tmp_path):
+def test_images_that_changed_are_not_reranked(answerer, data, tmp_path):
     shutil.copytree(data / "images", tmp_path / "images", ignore=shutil.ignore_patterns(".*"))
     build_index(answerer, tmp_path / "index", images=tmp_path / "images", say=str)
     Image.new("RGB", (20, 20)).save(tmp_path / "images" / "2.png")
@@ -325,35 +325,35 @@ def test_pictures_that_changed_are_not_reranked(answerer, data, tmp_path):
 
 
 def test_unimo_sees_regions(tmp_path):
-    """Pictures of a model of regions: read beside their shards, searched by text, read again for the second stage."""
+    """Images of a model of regions: read beside their shards, searched by text, read again for the second stage."""
     model = Answerer(lively_unimo(vocabulary=Tokenizer.vocab_size, fusion="prefix", matching=2), precision="fp32")
     (tmp_path / "images").mkdir()
     for i in range(4):
         Image.new("RGB", (100, 80), (60 * i, 9, 9)).save(tmp_path / "images" / f"{i}.png")
     corpus = open_corpus("images", tmp_path / "images")
-    pictures, rows = detected([3, 1, 2, 4]), RowFormat(FEATURES, 0)
+    images, rows = detected([3, 1, 2, 4]), RowFormat(FEATURES, 0)
     with SidecarWriter(
         sidecar_path(corpus.shard_of(0), "images"),
         open_header(corpus, 0, 4, {"source": "test"}, rows, 9),
         corpus.keys,
         rows,
     ) as writer:
-        for picture in pictures:
-            writer.add(picture)
+        for image in images:
+            writer.add(image)
         writer.finish()
     build_index(model, tmp_path / "index", images=tmp_path / "images", say=str)
     index = open_index(tmp_path / "index", model=model)
-    np.testing.assert_allclose(all_rows(index, "image")[1], model.embed_image(pictures), atol=2e-3)
-    (hit,) = index.search(image=pictures[2], top=1)
+    np.testing.assert_allclose(all_rows(index, "image")[1], model.embed_image(images), atol=2e-3)
+    (hit,) = index.search(image=images[2], top=1)
     assert hit.key == "2.png"
     fused = model.match(
-        model.encode_images(pictures), model.encode_texts(["a dog"]), np.array([[i, 0] for i in range(4)])
+        model.encode_images(images), model.encode_texts(["a dog"]), np.array([[i, 0] for i in range(4)])
     )
     assert [hit.key for hit in index.search("a dog", rerank=4)] == [f"{i}.png" for i in np.argsort(-fused)]
     with pytest.raises(UsageError, match="does not see pixels"):
         index.search(image=tmp_path / "images" / "0.png")
     model.model.matching = None
-    with pytest.raises(UsageError, match="does not match pictures"):
+    with pytest.raises(UsageError, match="does not match images"):
         index.search("a dog", rerank=4)
 
 

@@ -45,7 +45,7 @@ def quiet(_: str) -> None:
 
 
 def pairs_file(folder: Path, told: dict[str, list[str]], name: str = "pairs.jsonl") -> Path:
-    """Pictures of one colour and their captions, as a .jsonl beside its images."""
+    """Images of one colour and their captions, as a .jsonl beside its images."""
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -287,7 +287,7 @@ def test_bad_captions_are_named_and_nothing_stops(tmp_path):
     assert again.quarantined == ledger.quarantined
 
 
-def test_a_corpus_of_one_picture_ends(tmp_path):
+def test_a_corpus_of_one_image_ends(tmp_path):
     path = pairs_file(tmp_path / "pairs", {"only": ["a red dog in the grass .", "a dog ."]})
     (row,) = rewrites(path, out=tmp_path / "out", say=quiet)
     assert (row["captions"], row["sentences"], row["words"], row["bad"]) == (2, 0, 0, 2)
@@ -590,7 +590,7 @@ def test_a_sample_to_be_judged_holds_negatives_that_were_written(corpus, reader,
         i = corpus.keys.index(row["image"])
         captions = [corpus.text(i, j) for j in range(2)]
         j = captions.index(row["positive"])
-        assert row["others"] == [captions[1 - j]] and row["true_of_picture"] is None
+        assert row["others"] == [captions[1 - j]] and row["true_of_image"] is None
         (same,) = [n for n in reader.negatives(i, j) if (n.level, n.text) == (row["level"], row["negative"])]
         assert row["kind"] == same.kind and row["changes"] == [[c.old, c.new] for c in same.changes]
         assert (row["source"] is None) == (row["level"] != "sentence")
@@ -636,7 +636,7 @@ def test_the_command_says_what_was_left_out_and_how_much_may_be(tmp_path):
 
     told = {f"k{i}": [f"a {colour} dog on the grass ."] for i, colour in enumerate(["red", "blue"] * 6)}
     path = pairs_file(tmp_path / "pairs", told)
-    (tmp_path / "pairs" / "k3.png").write_bytes(b"no picture")
+    (tmp_path / "pairs" / "k3.png").write_bytes(b"no image")
     options = ["prepare", "rewrites", str(path), "--out", str(tmp_path / "out")]
     refused = CliRunner().invoke(app, options)
     assert isinstance(refused.exception, DataError) and "too many bad samples" in str(refused.exception)

@@ -1,4 +1,4 @@
-"""A rewrite is the caption but for what it records, says nothing of the picture's own captions, and is false of it."""
+"""A rewrite is the caption but for what it records, says nothing of the image's own captions, and is false of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unimo.synthetic.captions import captions
 from unimo.synthetic.language import caption_is_true
 from unimo.synthetic.world import scene
 
-PICTURES = 300
+IMAGES = 300
 KINDS = [
     ("dog", ["black", "brown"]), ("cat", ["white", "grey"]), ("horse", ["brown", "white"]), ("cow", ["black"]),
     ("car", ["red", "blue"]), ("boat", ["green", "yellow"]), ("ball", ["red", "yellow"]), ("apple", ["red", "green"]),
@@ -24,22 +24,22 @@ KINDS = [
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[list[SceneGraph]]:
-    told = [captions(scene(7, "train", i), random.Random(i), 2) for i in range(PICTURES)]
+def images() -> list[list[SceneGraph]]:
+    told = [captions(scene(7, "train", i), random.Random(i), 2) for i in range(IMAGES)]
     parser = Parser.learn(caption for some in told for caption in some)
     return [[parser.parse(caption) for caption in some] for some in told]
 
 
 @pytest.fixture(scope="module")
-def vocabularies(pictures) -> Vocabularies:
-    return Vocabularies.learn(pictures)
+def vocabularies(images) -> Vocabularies:
+    return Vocabularies.learn(images)
 
 
 @pytest.fixture(scope="module")
-def made(pictures, vocabularies) -> list[tuple[int, SceneGraph, list[Rewrite]]]:
+def made(images, vocabularies) -> list[tuple[int, SceneGraph, list[Rewrite]]]:
     return [
         (i, graph, rewrites(graph, some, vocabularies, generator(0, i, j), words=12, phrases=12))
-        for i, some in enumerate(pictures)
+        for i, some in enumerate(images)
         for j, graph in enumerate(some)
     ]
 
@@ -76,23 +76,23 @@ def test_levels_and_kinds(made):
     assert not any("+" in kind for level, kind in kinds if level == "word")
 
 
-def test_no_rewrite_is_a_caption_of_its_picture_nor_comes_twice(made, pictures):
+def test_no_rewrite_is_a_caption_of_its_image_nor_comes_twice(made, images):
     for i, graph, found in made:
         texts = [rewrite.apply(graph.caption) for rewrite in found]
         assert len(set(texts)) == len(texts)
-        assert not {other.caption for other in pictures[i]} & set(texts)
+        assert not {other.caption for other in images[i]} & set(texts)
 
 
-def test_nothing_the_picture_is_told_with_is_put_in(made, pictures):
+def test_nothing_the_image_is_told_with_is_put_in(made, images):
     for i, _, found in made:
-        said = frozenset().union(*(word_stems(graph.caption) for graph in pictures[i]))
+        said = frozenset().union(*(word_stems(graph.caption) for graph in images[i]))
         for rewrite in found:
             if rewrite.level == "word":
                 assert not {key_words(change.new) for change in rewrite.changes} & said
 
 
 def test_rewrites_are_false_of_their_scene(made):
-    """The issue asks for 95 %; what stays true are words for things that no caption of the picture mentions."""
+    """The issue asks for 95 %; what stays true are words for things that no caption of the image mentions."""
     texts = [(i, rewrite.level, rewrite.apply(graph.caption)) for i, graph, found in made for rewrite in found]
     true = Counter(level for i, level, text in texts if caption_is_true(text, scene(7, "train", i)))
     total = Counter(level for _, level, _ in texts)
@@ -113,18 +113,18 @@ def test_exchanges_keep_the_words_and_change_who_has_what():
     assert "A blue dog on a red car ." not in {rewrite.apply(captions_of_one[0]) for rewrite in found}
 
 
-def test_equal_chance_gives_equal_rewrites(pictures, vocabularies):
-    graph = pictures[0][0]
+def test_equal_chance_gives_equal_rewrites(images, vocabularies):
+    graph = images[0][0]
 
     def draw(seed):
-        return rewrites(graph, pictures[0], vocabularies, generator(seed), words=10, phrases=10)
+        return rewrites(graph, images[0], vocabularies, generator(seed), words=10, phrases=10)
 
     assert draw(1) == draw(1) != draw(2)
-    assert rewrites(graph, pictures[0], Vocabularies.learn(pictures), generator(1), words=10, phrases=10) == draw(1)
+    assert rewrites(graph, images[0], Vocabularies.learn(images), generator(1), words=10, phrases=10) == draw(1)
 
 
 def test_words_said_instead_are_not_negatives():
-    # every picture of a dog is once told with "hound", so captions say "hound" where another says "dog"
+    # every image of a dog is once told with "hound", so captions say "hound" where another says "dog"
     told = []
     for i in range(40):
         noun, colours = KINDS[i % len(KINDS)]
@@ -210,9 +210,9 @@ def test_a_verb_is_not_replaced_together_with_its_subject_or_object():
     assert several > 10
 
 
-def test_substitutes_are_those_of_which_nothing_is_told(pictures, vocabularies):
+def test_substitutes_are_those_of_which_nothing_is_told(images, vocabularies):
     told_of_some = 0
-    for some in pictures[:60]:
+    for some in images[:60]:
         told = vocabularies.told(tuple(some))
         for node in some[0].nodes:
             form = vocabularies.form_of(node, some[0].caption)
@@ -239,7 +239,7 @@ def test_a_caption_without_object_has_no_rewrites(caption, vocabularies):
         assert rewrites(graph, [graph], vocabularies, generator(0), words=5, phrases=5) == []
 
 
-def test_a_corpus_of_one_picture_ends():
+def test_a_corpus_of_one_image_ends():
     graphs, vocabularies = learnt([["a red dog in the grass .", "a dog ."]])
     assert rewrites(graphs[0][0], graphs[0], vocabularies, generator(0), words=50, phrases=50) == []
 

@@ -57,7 +57,7 @@ def test_training_lacks_the_reserved_combinations_but_no_colour_and_no_shape():
 
 
 @pytest.mark.parametrize("split", ["train", "heldout", "compositional"])
-def test_things_keep_apart_inside_the_picture_and_any_two_have_a_relation(split):
+def test_things_keep_apart_inside_the_image_and_any_two_have_a_relation(split):
     for i in range(200):
         one = scene(0, split, i)
         assert 2 <= len(one.things) <= 4 and len({thing.kind for thing in one.things}) > 1
@@ -106,9 +106,9 @@ def test_the_pixels_show_each_thing_in_its_colour_inside_its_box_and_nothing_els
     palette = np.array(list(COLOURS.values()))
     for i in range(60):
         one = scene(1, "compositional", i)
-        picture = draw(one, size)
-        assert picture.mode == "RGB" and picture.size == (size, size)
-        pixels = np.asarray(picture).astype(int)
+        image = draw(one, size)
+        assert image.mode == "RGB" and image.size == (size, size)
+        pixels = np.asarray(image).astype(int)
         ground = np.abs(pixels - np.array(GROUNDS[one.ground])).max(axis=-1) <= 8
         for thing, (x0, y0, x1, y1) in zip(one.things, boxes(one, size)):
             inside = np.s_[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))]
@@ -139,7 +139,7 @@ def test_small_things_are_at_least_nine_pixels_and_all_outlines_differ_when_draw
         assert np.abs(a - b).mean() > 15  # of 255: even small things differ clearly
 
 
-def test_class_pictures_hold_one_thing_of_their_class_in_turn():
+def test_class_images_hold_one_thing_of_their_class_in_turn():
     for i in range(130):
         one, label, name = class_scene(0, i)
         assert label == i % 64 and len(one.things) == 1
@@ -172,9 +172,9 @@ def test_the_world_has_the_promised_files_and_truths(world):
             assert all(caption_is_true(caption, one) for caption in truth["captions"])
             assert truth["boxes"] == boxes(one)
             assert [(o["colour"], o["shape"]) for o in truth["objects"]] == [t.kind for t in one.things]
-            picture = Image.open(io.BytesIO(found[f"{key}.png"]))
-            assert picture.tobytes() == draw(one).tobytes()
-            assert (truth["width"], truth["height"]) == picture.size
+            image = Image.open(io.BytesIO(found[f"{key}.png"]))
+            assert image.tobytes() == draw(one).tobytes()
+            assert (truth["width"], truth["height"]) == image.size
     assert len(members(folder / "images/train-00000.tar")) == 2 * SMALL["images"]
     classes = json.loads((folder / "classes/classes.json").read_text())
     for truth in pair_truths(folder / "classes/classes-00000.tar"):
@@ -182,10 +182,10 @@ def test_the_world_has_the_promised_files_and_truths(world):
     assert len(classes["reserved"]) == len(RESERVED)
 
 
-def test_lines_name_pictures_that_exist(world):
+def test_lines_name_images_that_exist(world):
     folder, _ = world
-    for name, pictures in (("qa/train", "pairs"), ("entailment/train", "pairs"), ("qa/heldout", "heldout")):
-        keys = {truth["key"] for truth in pair_truths(next((folder / pictures).glob("*.tar")))}
+    for name, images in (("qa/train", "pairs"), ("entailment/train", "pairs"), ("qa/heldout", "heldout")):
+        keys = {truth["key"] for truth in pair_truths(next((folder / images).glob("*.tar")))}
         lines = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
         assert {line["image"] for line in lines} == keys
     foils = [json.loads(line) for line in (folder / "foils/foils.jsonl").read_text().splitlines()]

@@ -147,7 +147,7 @@ def test_both_readers_agree_on_captions_of_other_scenes():
     assert 0.02 < sum(verdicts) / len(verdicts) < 0.5  # partial captions and equal things: some stay true
 
 
-def test_a_perfect_reader_finds_the_held_out_picture_but_a_bag_of_words_does_not(tmp_path):
+def test_a_perfect_reader_finds_the_held_out_image_but_a_bag_of_words_does_not(tmp_path):
     scenes = [scene(0, "heldout", i) for i in range(256)]
     write_world(tmp_path / "world", heldout=256, **dict.fromkeys(("pairs", "images", "texts", "classes"), 0))
     with tarfile.open(tmp_path / "world/heldout/heldout-00000.tar") as tar:

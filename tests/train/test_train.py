@@ -498,8 +498,8 @@ def test_objectives_without_their_stream_are_refused_at_the_first_step(world, tm
     refused(run, tmp_path / "run", kind, match)
 
 
-def bad_pictures(folder, good, bad):
-    """A pair per row, some with a picture that is cut short, not one at all, or far too large."""
+def bad_images(folder, good, bad):
+    """A pair per row, some with an image that is cut short, not one at all, or far too large."""
     folder.mkdir()
     kinds = []
     for i in range(good + bad):
@@ -514,15 +514,15 @@ def bad_pictures(folder, good, bad):
                 Image.new("1", (20_000, 3_000)).save(folder / f"{i}.png")  # 60 megapixels in a few kilobytes
             else:
                 (folder / f"{i}.png").write_bytes(spoiled)
-    rows = [{"image": f"{i}.png", "caption": f"picture number {i}"} for i in range(good + bad)]
+    rows = [{"image": f"{i}.png", "caption": f"image number {i}"} for i in range(good + bad)]
     (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return set(kinds)
 
 
-def test_a_few_bad_pictures_are_named_and_training_goes_on(world, tmp_path):
-    assert bad_pictures(tmp_path / "pictures", good=27, bad=3) == {"cut", "html", "giant"}
+def test_a_few_bad_images_are_named_and_training_goes_on(world, tmp_path):
+    assert bad_images(tmp_path / "images", good=27, bad=3) == {"cut", "html", "giant"}
     said = []
-    run = tiny(world, f"data.pairs={tmp_path / 'pictures'}", "data.max_bad_share=0.15", "steps=7")
+    run = tiny(world, f"data.pairs={tmp_path / 'images'}", "data.max_bad_share=0.15", "steps=7")
     T.train(run, tmp_path / "run", say=said.append)
     assert any(line.startswith("3 of ") and "bad_samples.jsonl" in line for line in said)
     bad = [json.loads(line) for line in (tmp_path / "run/bad_samples.jsonl").read_text().splitlines()]
@@ -530,9 +530,9 @@ def test_a_few_bad_pictures_are_named_and_training_goes_on(world, tmp_path):
     assert all({"what", "where"} <= entry.keys() for entry in bad)
 
 
-def test_too_many_bad_pictures_stop_the_run_with_the_reasons(world, tmp_path):
-    bad_pictures(tmp_path / "pictures", good=15, bad=3)
-    run = tiny(world, f"data.pairs={tmp_path / 'pictures'}")
+def test_too_many_bad_images_stop_the_run_with_the_reasons(world, tmp_path):
+    bad_images(tmp_path / "images", good=15, bad=3)
+    run = tiny(world, f"data.pairs={tmp_path / 'images'}")
     error = refused(run, tmp_path / "run", DataError, "too many bad samples")
     assert "3 of 18" in error.got and tmp_path / "run/bad_samples.jsonl" == error.where
 

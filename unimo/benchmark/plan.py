@@ -36,7 +36,7 @@ class Entry:
     train: tuple[str, ...] = setting((), "files of the training split")
     dev: tuple[str, ...] = setting((), "files of the split that chooses the weights")
     test: tuple[str, ...] = setting((), "files of the split that is only scored; empty: dev is what is told")
-    images: tuple[str, ...] = setting((), "pictures that rows name")
+    images: tuple[str, ...] = setting((), "images that rows name")
     regions: tuple[str, ...] = setting((), "their regions, if not beside them (UNIMO)")
     columns: tuple[str, ...] = setting((), "part=column of your own files")
     reader: str | None = setting(None, "how files are read; none: as the task says")

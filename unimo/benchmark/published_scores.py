@@ -2,7 +2,7 @@
 
 Sources: UNIMO (Li et al., ACL 2021), Tables 1 and 2; UNIMO-2 (Li et al., Findings of ACL 2022), Tables 1 to 3. Which
 split a number belongs to is part of it: UNIMO-2's recalls on Flickr30k are those of the validation split, because only
-shares of its 1,014 pictures give such numbers.
+shares of its 1,014 images give such numbers.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
     understanding, single-modal   does a sentence follow from the captions? (as MNLI asks of texts)
     generation, single-modal      captions and an answer -> a question with that answer (as SQuAD's questions)
-    understanding, cross-modal    questions about pictures (VQA), entailment by pictures (SNLI-VE), retrieval both ways
+    understanding, cross-modal    questions about images (VQA), entailment by images (SNLI-VE), retrieval both ways
     generation, cross-modal       captions
 
 Held-out scenes are the test split. Those that choose the weights are scenes set aside from the training split: fine-
-tuning never learns from them, pre-training has seen their pictures and captions.
+tuning never learns from them, pre-training has seen their images and captions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from unimo.evaluation.zero_shot.context import references
 from unimo.json_files import parse_json
 from unimo.tokenizer import Tokenizer
 
-DEV_SHARE, DEV_MOST = 20, 128  # one picture in so many, and no more than so many, choose the weights
+DEV_SHARE, DEV_MOST = 20, 128  # one image in so many, and no more than so many, choose the weights
 Row = dict[str, Any]
 ABILITIES = {
     "tasks": ["retrieval", "masked_words", "captioning"],
@@ -74,7 +74,7 @@ def scenes_plan(world: str | Path, out: str | Path, *, regions: Iterable[str] = 
             "text entailment",
             **rows("texts"),
             set=("read.sees=false",),
-            about="does a sentence follow from the captions of a scene, contradict them, or neither? No picture",
+            about="does a sentence follow from the captions of a scene, contradict them, or neither? No image",
         ),
         Entry(
             "generation",
@@ -107,7 +107,7 @@ def scenes_plan(world: str | Path, out: str | Path, *, regions: Iterable[str] = 
 
 
 def _told(world: Path, name: str) -> dict[str, Row]:
-    """Key of a picture -> {key, captions}."""
+    """Key of an image -> {key, captions}."""
     if not (world / name).is_dir():
         do = "make a world with pairs and held-out scenes (unimo.synthetic.dataset.write_world)"
         raise DataError(f"this world has no {name}", where=world, expected=f"a folder {name}", do=do)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="UNIMO and UNIMO-2: learn from texts, pictures and pairs; search, caption, fill in and classify.",
+    help="UNIMO and UNIMO-2: learn from texts, images and pairs; search, caption, fill in and classify.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -21,11 +21,11 @@ def make_index(
     passage: Annotated[int, typer.Option(help="Tokens of the passages that texts are cut into.", min=1)] = 128,
     regions: Annotated[list[str] | None, typer.Option(help="UNIMO's regions, if not beside the shards.")] = None,
     index_dir: Annotated[str | None, typer.Option(help="Where shard indexes go, if not beside the shards.")] = None,
-    verify: Annotated[str, typer.Option(help="decode every picture once, or read only its header")] = "decode",
+    verify: Annotated[str, typer.Option(help="decode every image once, or read only its header")] = "decode",
     max_bad_share: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
     ledger: Annotated[str | None, typer.Option(help="File that names every bad sample.")] = None,
 ) -> None:
-    """Encode texts, pictures or pairs once, to be searched; started again, it goes on where it was."""
+    """Encode texts, images or pairs once, to be searched; started again, it goes on where it was."""
     from unimo.corpus.bad_samples import Ledger
     from unimo.retrieval import build_index
 
@@ -38,7 +38,7 @@ def make_index(
 def search(
     folder: Annotated[str, typer.Argument(help="An index, made by `unimo index`.")],
     text: Annotated[str | None, typer.Option(help="What is looked for, in words.")] = None,
-    image: Annotated[str | None, typer.Option(help="What is looked for, as a picture file.")] = None,
+    image: Annotated[str | None, typer.Option(help="What is looked for, as an image file.")] = None,
     top: Annotated[int, typer.Option(help="How many to show.", min=1)] = 10,
     only: Annotated[str | None, typer.Option(help="Show only texts, or only images.")] = None,
     rerank: Annotated[int, typer.Option(help="So many of the nearest are read together with the query.", min=0)] = 0,
@@ -50,7 +50,7 @@ def search(
     ] = None,
     method: Annotated[str, typer.Option(help="Approximate search: ivf or hnsw.")] = "ivf",
 ) -> None:
-    """Find texts and pictures by a text, a picture, or both.
+    """Find texts and images by a text, an image, or both.
 
     Prints rank, cosine, with --rerank the score of reading both together (log-odds), kind, file and key, and the text.
     """
@@ -69,10 +69,10 @@ def search(
 @app.command()
 def caption(
     model: AnyModel,
-    images: Annotated[list[str], typer.Argument(help="Picture files.")],
+    images: Annotated[list[str], typer.Argument(help="ImageInput files.")],
     beams: Annotated[int, typer.Option(help="Hypotheses kept; 1 is greedy.", min=1, max=64)] = 1,
 ) -> None:
-    """Write a caption for each picture."""
+    """Write a caption for each image."""
     from unimo.inference import load
 
     for path, sentence in zip(images, load(model).caption(images, beams=beams)):
@@ -83,10 +83,10 @@ def caption(
 def fill_mask(
     model: AnyModel,
     text: Annotated[str, typer.Argument(help="A sentence with one [MASK].")],
-    image: Annotated[str | None, typer.Option(help="A picture to look at.")] = None,
+    image: Annotated[str | None, typer.Option(help="An image to look at.")] = None,
     top: Annotated[int, typer.Option(help="How many words to show.", min=1)] = 5,
 ) -> None:
-    """Fill in the [MASK] of a sentence, alone or beside a picture."""
+    """Fill in the [MASK] of a sentence, alone or beside an image."""
     from unimo.inference import load
 
     for piece, probability in load(model).fill_mask(text, image, top=top):
@@ -96,10 +96,10 @@ def fill_mask(
 @app.command()
 def classify(
     model: AnyModel,
-    images: Annotated[list[str], typer.Argument(help="Picture files.")],
+    images: Annotated[list[str], typer.Argument(help="ImageInput files.")],
     names: Annotated[str, typer.Option(help="Class names, separated by commas.")],
 ) -> None:
-    """Choose a class name for each picture."""
+    """Choose a class name for each image."""
     from unimo.inference import load
 
     classes = [name.strip() for name in names.split(",") if name.strip()]

@@ -15,7 +15,7 @@ def prepare_index(
     kind: Annotated[str, typer.Argument(help="texts, images or pairs")],
     paths: Annotated[list[str], typer.Argument(help="Folders, globs or files.")],
     index_dir: Annotated[str | None, typer.Option(help="Where indexes go, if not beside the shards.")] = None,
-    verify: Annotated[str, typer.Option(help="decode every picture once, or read only its header")] = "decode",
+    verify: Annotated[str, typer.Option(help="decode every image once, or read only its header")] = "decode",
     max_bad_share: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
     ledger: Annotated[str | None, typer.Option(help="File that names every bad sample.")] = None,
 ) -> None:
@@ -38,7 +38,7 @@ def prepare_regions(
         ),
     ] = "grid",
     out: Annotated[str | None, typer.Option(help="Where regions go, if not beside the shards.")] = None,
-    most: Annotated[int, typer.Option(help="Boxes kept of a picture.", min=1)] = 36,
+    most: Annotated[int, typer.Option(help="Boxes kept of an image.", min=1)] = 36,
     precision: Annotated[str, typer.Option(help="float16, or int8 with a scale for each region.")] = "float16",
     top: Annotated[int, typer.Option(help="Likeliest classes kept of a region; 0 keeps all.", min=0)] = 0,
     feature_size: Annotated[int | None, typer.Option(help="Features of a region, where the source can choose.")] = None,
@@ -47,9 +47,9 @@ def prepare_regions(
     threshold: Annotated[float, typer.Option(help="Least confidence of a detected region.")] = 0.2,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: what is there.")] = None,
     index_dir: Annotated[str | None, typer.Option(help="Where indexes go, if not beside the shards.")] = None,
-    ledger: Annotated[str | None, typer.Option(help="File that names every bad picture.")] = None,
+    ledger: Annotated[str | None, typer.Option(help="File that names every bad image.")] = None,
 ) -> None:
-    """Write regions (boxes, features, classes) of every picture; started again, it goes on where it was."""
+    """Write regions (boxes, features, classes) of every image; started again, it goes on where it was."""
     from unimo.corpus.bad_samples import Ledger
     from unimo.regions.prepare import prepare_regions as run
 
@@ -63,7 +63,7 @@ def prepare_rewrites(
     paths: Annotated[list[str], typer.Argument(help="Pairs: folders, globs or files.")],
     out: Annotated[str | None, typer.Option(help="Folder of the rewrites, if not beside the indexes.")] = None,
     positives: Annotated[int, typer.Option(help="Back-translations of each caption.", min=0)] = 3,
-    sentences: Annotated[int, typer.Option(help="Near captions of other pictures.", min=0)] = 30,
+    sentences: Annotated[int, typer.Option(help="Near captions of other images.", min=0)] = 30,
     phrases: Annotated[int, typer.Option(help="Phrase level negatives.", min=0)] = 35,
     words: Annotated[int, typer.Option(help="Word level negatives.", min=0)] = 35,
     ceiling: Annotated[float, typer.Option(help="TF-IDF similarity from which on a caption is a paraphrase.")] = 0.5,
@@ -115,7 +115,7 @@ def prepare_rewrites(
 def prepare_neighbours(
     pairs: Annotated[list[str], typer.Option(help="Pairs to find neighbours for.")],
     out: Annotated[str, typer.Option(help="Folder for the neighbours.")],
-    images: Annotated[list[str] | None, typer.Option(help="Where related pictures come from.")] = None,
+    images: Annotated[list[str] | None, typer.Option(help="Where related images come from.")] = None,
     texts: Annotated[list[str] | None, typer.Option(help="Where related sentences come from.")] = None,
     model: Annotated[str | None, typer.Option(help="A model whose embeddings rank (a run, a folder).")] = None,
     regions: Annotated[
@@ -124,7 +124,7 @@ def prepare_neighbours(
     confidence: Annotated[float, typer.Option(help="Least probability of an object's class.", min=0, max=1)] = 0.2,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="A setting, such as sentences=50.")] = None,
     index_dir: Annotated[str | None, typer.Option(help="Where indexes go, if not beside the shards.")] = None,
-    verify: Annotated[str, typer.Option(help="decode every picture once, or read only its header")] = "decode",
+    verify: Annotated[str, typer.Option(help="decode every image once, or read only its header")] = "decode",
     max_bad_share: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
     ledger: Annotated[str | None, typer.Option(help="File that names every bad sample.")] = None,
     ray: Annotated[bool, typer.Option("--ray", help="Work on the cluster that ray finds.")] = False,
@@ -132,7 +132,7 @@ def prepare_neighbours(
     rows: Annotated[int, typer.Option(help="Pairs on the page.", min=1)] = 50,
     draw: Annotated[int, typer.Option(help="Chance of the page.")] = 0,
 ) -> None:
-    """Find related pictures and sentences for every pair."""
+    """Find related images and sentences for every pair."""
     from unimo.config import override
     from unimo.corpus.bad_samples import Ledger
     from unimo.corpus.left_out import tell_left_out

@@ -33,8 +33,8 @@ def run_benchmark(
     model: Annotated[str | None, typer.Argument(help="Of retrieval: a run's folder or one of its checkpoints.")] = None,
     size: Annotated[str, typer.Option(help="Of sharing: size of the model.")] = "small",
     pairs: Paths = None,
-    limit: Annotated[int | None, typer.Option(help="Of retrieval: pictures at most.", min=2)] = None,
-    captions: Annotated[int | None, typer.Option(help="Of retrieval: captions of a picture at most.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="Of retrieval: images at most.", min=2)] = None,
+    captions: Annotated[int | None, typer.Option(help="Of retrieval: captions of an image at most.", min=1)] = None,
     shortlists: Annotated[str, typer.Option(help="Of retrieval: lengths, by commas.")] = "0,4,8,16,32,64,128",
     batch: Annotated[int, typer.Option(help="Of retrieval: pairs fused at a time.", min=1)] = 64,
     regions: Annotated[list[str] | None, typer.Option(help="UNIMO's regions, if not beside the shards.")] = None,
@@ -43,7 +43,7 @@ def run_benchmark(
 ) -> None:
     """Time two ways to the same end in turns, and print their ratio.
 
-    sharing: many texts beside one picture; mask: who sees whom in a long packed row; one JSON line each. retrieval:
+    sharing: many texts beside one image; mask: who sees whom in a long packed row; one JSON line each. retrieval:
     every pair fused, or a shortlist of each query only; the curve of quality and speed.
     """
     import json

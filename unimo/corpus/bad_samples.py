@@ -82,7 +82,7 @@ def check_share(value: float, where: str = "max_bad_share") -> None:
 class Ledger:
     """Counts of offered, used and quarantined samples, and their reasons.
 
-    What was passed over (a file of another kind, a picture that no table names) is not offered: it is in `notes`.
+    What was passed over (a file of another kind, an image that no table names) is not offered: it is in `notes`.
     """
 
     def __init__(self, path: str | Path | None = None):

@@ -58,7 +58,7 @@ def open_corpus(
     summary row after each shard.
 
     Offered samples are used, or bad and named in the ledger. What lies there and is no sample of this kind (other
-    files, members, pictures that no table names) is counted in the ledger's notes. A folder that may not be listed is
+    files, members, images that no table names) is counted in the ledger's notes. A folder that may not be listed is
     one bad sample, for nobody knows how many it holds.
 
     Raises DataError (nothing found, too many bad samples, unreadable shard) or UsageError (not a path, wrong
@@ -79,7 +79,7 @@ def open_corpus(
             where="verify",
             got=verify,
             expected="decode or header",
-            do="decode reads every picture once, header only its size",
+            do="decode reads every image once, header only its size",
         )
     if kind != "images" and tokenizer is None:
         raise UsageError(
@@ -323,7 +323,7 @@ def _refuse_copies(sources: Sequence[Source], indexes: Sequence[Index]) -> None:
 
 
 def _not_named(kind: Kind, sources: Sequence[Source], indexes: Sequence[Index]) -> Notes:
-    """Pictures below the folders of tables (.jsonl) that none of them names: no samples, and no fault."""
+    """Images below the folders of tables (.jsonl) that none of them names: no samples, and no fault."""
     notes = Notes()
     tables = [(source.path, index) for source, index in zip(sources, indexes) if source.form == "jsonl"]
     if kind != "pairs" or not tables:
@@ -336,7 +336,7 @@ def _not_named(kind: Kind, sources: Sequence[Source], indexes: Sequence[Index]) 
     for top in tops:
         for path in walk(top).files:
             if path.name.lower().endswith(IMAGE_SUFFIXES) and os.path.normpath(path) not in named:
-                notes.tell("pictures that no table names", printable(path.relative_to(top).as_posix()))
+                notes.tell("images that no table names", printable(path.relative_to(top).as_posix()))
     return notes
 
 

@@ -24,7 +24,7 @@ Verify = Literal["decode", "header"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 TEXT_SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
-SIDE_SUFFIXES = (".txt", ".json")  # what lies beside a loose picture of the same name
+SIDE_SUFFIXES = (".txt", ".json")  # what lies beside a loose image of the same name
 EXPECTED = {
     "texts": "files ending in " + ", ".join(TEXT_SUFFIXES),
     "images": f"image files ({', '.join(IMAGE_SUFFIXES)}), WebDataset .tar or .parquet files",
@@ -79,7 +79,7 @@ def find_sources(kind: Kind, paths: str | Path | Sequence[str | Path]) -> list[S
 def find(kind: Kind, paths: str | Path | Sequence[str | Path], fields: Fields | None = None) -> Found:
     """The shards behind what the user named, and what was passed over.
 
-    fields: by which tables of pictures are known from others.
+    fields: by which tables of images are known from others.
 
     DataError when a path is missing or holds nothing of this kind, UsageError when it is none.
     """
@@ -159,9 +159,9 @@ def _among(
             what = f"files ending in {ending}" if ending else "files without an ending"
             passed.setdefault(f"{what}, not read as {kind}", []).append(path)
     if kind == "pairs":
-        pictures, sides, alone = _with_sides(forms["loose"])
-        forms["loose"] = pictures + sides if sides else []
-        passed["captions (.txt, .json) without a picture of the same name"] = alone
+        images, sides, alone = _with_sides(forms["loose"])
+        forms["loose"] = images + sides if sides else []
+        passed["captions (.txt, .json) without an image of the same name"] = alone
     if not named:
         _pass_over_tables(kind, forms, passed, fields, beside)
     if kind == "pairs":
@@ -171,11 +171,11 @@ def _among(
                 passed[f"{_SAID[form]} beside {_SAID[str(chosen)]}, which are read instead"] = those
                 forms[form] = []
         if chosen == "jsonl":
-            # Whether its pictures are named by a table is known when the tables are read (`sources.not_named`).
+            # Whether its images are named by a table is known when the tables are read (`sources.not_named`).
             forms["loose"] = []
             passed["captions (.txt, .json) beside tables (.jsonl), which are read instead"] = sides
         elif chosen is not None and not forms["loose"] and not sides:
-            passed[f"pictures beside {_SAID[chosen]}, which are read instead"] = pictures
+            passed[f"images beside {_SAID[chosen]}, which are read instead"] = images
     for reason, those in passed.items():
         for path in those:
             found.notes.tell(reason, printable(path.relative_to(root).as_posix()))
@@ -189,7 +189,7 @@ _SAID = {
     "tar": "shards (.tar)",
     "parquet": "tables (.parquet)",
     "jsonl": "tables (.jsonl)",
-    "loose": "pictures with their captions",
+    "loose": "images with their captions",
 }
 
 
@@ -206,19 +206,19 @@ def _form(kind: Kind, name: str) -> str | None:
 
 
 def _with_sides(loose: list[Path]) -> tuple[list[Path], list[Path], list[Path]]:
-    """Pictures; captions beside one of them: NAME.txt, NAME.json or NAME.jpg.txt; captions beside none."""
-    pictures: list[Path] = []
+    """Images; captions beside one of them: NAME.txt, NAME.json or NAME.jpg.txt; captions beside none."""
+    images: list[Path] = []
     sides: list[Path] = []
     alone: list[Path] = []
     names: set[str] = set()
     for path in loose:
         if path.name.lower().endswith(IMAGE_SUFFIXES):
-            pictures.append(path)
+            images.append(path)
             names |= {os.fspath(path), os.fspath(path.with_suffix(""))}
     for path in loose:
         if not path.name.lower().endswith(IMAGE_SUFFIXES):
             (sides if os.fspath(path.with_suffix("")) in names else alone).append(path)
-    return pictures, sides, alone
+    return images, sides, alone
 
 
 def _pass_over_tables(
@@ -229,17 +229,17 @@ def _pass_over_tables(
     if kind == "texts" or sum(bool(those) for those in forms.values()) + beside < 2:
         return
     for form in ("parquet", "jsonl"):
-        told = [path for path in forms[form] if not _is_of_pictures(path, form, fields)]
+        told = [path for path in forms[form] if not _is_of_images(path, form, fields)]
         if kind == "images" and forms["tar"]:
             told = forms[form]
         others = beside or sum(map(len, forms.values())) - len(told)
         if told and others:
             forms[form] = [path for path in forms[form] if path not in set(told)]
-            passed[f"tables ({'.' + form}) of no pictures, only beside them"] = told
+            passed[f"tables ({'.' + form}) of no images, only beside them"] = told
 
 
-def _is_of_pictures(path: Path, form: str, fields: Fields) -> bool:
-    """Whether a table holds or names pictures itself; one that cannot be read so far is taken for one, and then says
+def _is_of_images(path: Path, form: str, fields: Fields) -> bool:
+    """Whether a table holds or names images itself; one that cannot be read so far is taken for one, and then says
     what is wrong."""
     if form == "parquet":
         stem = path.with_suffix("")

@@ -1,14 +1,14 @@
-"""Names of pictures in tables, found among the pictures of a corpus.
+"""Names of images in tables, found among the images of a corpus.
 
-A row names a picture by a path, of which some may be missing and nothing may be wrong:
+A row names an image by a path, of which some may be missing and nothing may be wrong:
 
     train/1.jpg    the key itself, or with another ending or none (keys of a tar have none)
-    1.jpg          without its folders, if one picture alone is called so
-    images/1.jpg   with the folders above the pictures, as far up as they are called so; of a tar, which folders
+    1.jpg          without its folders, if one image alone is called so
+    images/1.jpg   with the folders above the images, as far up as they are called so; of a tar, which folders
                    it came from is not known
-    a/0001.jpg     with the name of the tar or folder, where two of them hold a picture of this key
+    a/0001.jpg     with the name of the tar or folder, where two of them hold an image of this key
 
-A name that fits several different pictures fits none; of pictures equal to the last byte the first is taken. What fits
+A name that fits several different images fits none; of images equal to the last byte the first is taken. What fits
 none as it is written is looked for in the composed form of Unicode, and with backslashes as separators.
 """
 
@@ -28,15 +28,15 @@ from unimo.corpus.names import folded, variants
 from unimo.corpus.walking import printable
 from unimo.errors import DataError
 
-_COCO = re.compile(r"COCO_\w+_(\d{12})")  # pictures of 2014; those of 2017 are called by their number alone
+_COCO = re.compile(r"COCO_\w+_(\d{12})")  # images of 2014; those of 2017 are called by their number alone
 _CONTAINERS = ("tar", "parquet")  # whose keys do not say which folders they came from
 
 
-class PictureKeys:
-    """Finds the picture a row means.
+class ImageKeys:
+    """Finds the image a row means.
 
-    keys: of the pictures, in order. places: (shard, its form) of each, if known. digests: (n, k), if known: equal for
-    pictures that are equal.
+    keys: of the images, in order. places: (shard, its form) of each, if known. digests: (n, k), if known: equal for
+    images that are equal.
     """
 
     def __init__(
@@ -50,20 +50,20 @@ class PictureKeys:
         self._missed = 0
 
     @classmethod
-    def of(cls, pictures: Corpus) -> PictureKeys:
-        spans = zip(pictures.shards, pairwise(pictures._first))
+    def of(cls, images: Corpus) -> ImageKeys:
+        spans = zip(images.shards, pairwise(images._first))
         places = [shard for shard, (first, end) in spans for _ in range(end - first)]
-        return cls(pictures.keys, places, pictures._image_sha256)
+        return cls(images.keys, places, images._image_sha256)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def find(self, name: str, where: object) -> str:
-        """The name of a picture, as `names` has it. DataError when there is none, several, or it leaves the folder."""
+        """The name of an image, as `names` has it. DataError when there is none, several, or it leaves the folder."""
         return self.names[self.item(name, where)]
 
     def item(self, name: str, where: object) -> int:
-        """The number of a picture among the keys; raises as `find`."""
+        """The number of an image among the keys; raises as `find`."""
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or not path.parts:
             raise DataError(
@@ -71,7 +71,7 @@ class PictureKeys:
                 where=where,
                 got=name,
                 expected="a key, or a path below the folder",
-                do="write the path as seen from the folder of the pictures",
+                do="write the path as seen from the folder of the images",
             )
         tried = [path.as_posix(), *(each for each in variants(name)[1:])]
         for each in tried:
@@ -84,7 +84,7 @@ class PictureKeys:
 
     @cached_property
     def names(self) -> list[str]:
-        """A name for each picture that is no other picture's: its key, or with the name of its shard before it."""
+        """A name for each image that is no other image's: its key, or with the name of its shard before it."""
         names = list(self.keys)
         whole: dict[str, list[int]] = {}
         for i, key in enumerate(names):
@@ -94,7 +94,7 @@ class PictureKeys:
                 for i in items:
                     name = f"{self._shard_name(i, items)}/{key}"
                     names[i] = name if name not in whole else f"{self._shard_name(i, items, whole_path=True)}/{key}"
-            # else all are one picture, by whatever number
+            # else all are one image, by whatever number
         return names
 
     @cached_property
@@ -106,7 +106,7 @@ class PictureKeys:
         return _Index([folded(key) for key in self.keys], self._different)
 
     def _fitting(self, index: _Index, name: str) -> list[int]:
-        """Pictures that a name may mean; the closest reading that fits any decides."""
+        """Images that a name may mean; the closest reading that fits any decides."""
         bare = _without_ending(name)
         if found := index.whole.get(name) or [*index.bare.get(bare, ()), *index.ends.get(name, ())]:
             return list(dict.fromkeys(found))
@@ -126,7 +126,7 @@ class PictureKeys:
         return self.places is None or self.places[i][1] in _CONTAINERS
 
     def _lies_in(self, i: int, above: list[str]) -> bool:
-        """Whether the shard of a picture is called so, from its end upwards."""
+        """Whether the shard of an image is called so, from its end upwards."""
         if self.places is None:
             return False
         path, form = self.places[i]
@@ -137,7 +137,7 @@ class PictureKeys:
         )
 
     def _different(self, items: list[int]) -> list[int]:
-        """The first of each of the pictures that differ."""
+        """The first of each of the images that differ."""
         if self.digests is None:
             return items
         first: dict[bytes, int] = {}
@@ -155,11 +155,11 @@ class PictureKeys:
             shown = " and ".join(f"{printable(self.keys[i])} in {printable(self.places[i][0])}" for i in different[:2])
         more = f" and {len(different) - 2} more" if len(different) > 2 else ""
         raise DataError(
-            "several pictures have this name",
+            "several images have this name",
             where=where,
             got=f"{name}: {shown}{more}",
-            expected="one picture, or pictures equal to the last byte",
-            do=f"write {self.names[different[0]]} in the row, or give only the pictures that are meant",
+            expected="one image, or images equal to the last byte",
+            do=f"write {self.names[different[0]]} in the row, or give only the images that are meant",
         )
 
     def _shard_name(self, i: int, items: list[int], whole_path: bool = False) -> str:
@@ -182,17 +182,17 @@ class PictureKeys:
                 f"there is {printable(self.keys[alike[0]])}{place}, in another folder: correct the row, "
                 "or give the folder that its path begins in"
             )
-            return DataError("picture is missing", where=where, got=name, expected=expected, do=do)
+            return DataError("image is missing", where=where, got=name, expected=expected, do=do)
         self._missed += 1
         # Comparing with all keys is slow: it helps once, not in a list of thousands.
         near = did_you_mean(name, self.keys) if len(self) <= 10_000 and self._missed <= 3 else None
-        do = near or "add the picture, correct the row, or remove it"
-        return DataError("picture is missing", where=where, got=name, expected=expected, do=do)
+        do = near or "add the image, correct the row, or remove it"
+        return DataError("image is missing", where=where, got=name, expected=expected, do=do)
 
 
 class _Index:
-    """Pictures by their whole key, by the key without its ending, and by each of its ends: b/c.jpg and c.jpg of
-    a/b/c.jpg, with and without the ending. Of an end no more than two pictures that differ are kept: two are too
+    """Images by their whole key, by the key without its ending, and by each of its ends: b/c.jpg and c.jpg of
+    a/b/c.jpg, with and without the ending. Of an end no more than two images that differ are kept: two are too
     many."""
 
     def __init__(self, keys: list[str], different: Callable[[list[int]], list[int]]):

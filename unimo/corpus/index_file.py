@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from unimo.errors import ResourceError
 from unimo.paths import user_path
 
-INDEX_VERSION = 2  # 2: what is passed over is not bad; named pictures; what could not be read is tried again
+INDEX_VERSION = 2  # 2: what is passed over is not bad; named images; what could not be read is tried again
 
 
 @dataclass

@@ -14,7 +14,7 @@ import numpy as np
 from unimo.corpus.bad_samples import Notes
 from unimo.corpus.finding import Fields, Kind, Source, Verify
 from unimo.corpus.index_file import Index, index_path, load_index, save_index
-from unimo.corpus.items import Bad, Item, Lost, items, named_pictures
+from unimo.corpus.items import Bad, Item, Lost, items, named_images
 from unimo.corpus.walking import printable
 from unimo.data.images import image_size, load_rgb
 from unimo.errors import DataError, UsageError
@@ -76,7 +76,7 @@ def build_index(
 
     Arrays of the index, n samples and m texts:
       keys_blob, keys_offsets (n + 1) · files_… relative paths of loose files, else empty · labels_…
-      records_… relative paths of the .json beside loose pictures · named_… (k) pictures that a .jsonl names
+      records_… relative paths of the .json beside loose images · named_… (k) images that a .jsonl names
       image_at (n, 2) int64 offset, length · image_sha256 (n, 32) uint8 · sizes (n, 2) int32 width, height
       record_at (n, 2) int64 offset (-1: none) and length of the JSON member, line or text; the row of a table
       record_sha256 (n, 32) uint8 · token_ids uint16 · token_offsets (m + 1) int64
@@ -84,7 +84,7 @@ def build_index(
     """
     forget(source.path)
     if _is_listed(source, kind):
-        source = replace(source, files=named_pictures(source, fields))
+        source = replace(source, files=named_images(source, fields))
     signature = _signature(source)
     content = _content_hash(source)
     notes = Notes()
@@ -235,7 +235,7 @@ def _image_size(item: Item, verify: Verify) -> tuple[int, int]:
 
 
 def _is_listed(source: Source, kind: Kind) -> bool:
-    """Whether the shard is a table that names its pictures: those alone belong to it."""
+    """Whether the shard is a table that names its images: those alone belong to it."""
     return kind == "pairs" and source.form == "jsonl"
 
 

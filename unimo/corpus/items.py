@@ -36,7 +36,7 @@ class Item:
     record_sha256: bytes = bytes(32)
     texts: list[str] = field(default_factory=list)
     label: str = ""
-    record: str = ""  # relative path of the .json beside a loose picture
+    record: str = ""  # relative path of the .json beside a loose image
 
     def forget_bytes(self, keep_texts: bool) -> None:
         self.image = b""
@@ -171,16 +171,16 @@ def _loose_texts(source: Source) -> Found:
 
 
 def _loose_pairs(source: Source, fields: Fields, notes: Notes) -> Found:
-    """Pictures with NAME.json or NAME.txt beside them, as img2dataset writes folders; the .json goes first."""
-    pictures: dict[str, list[str]] = {}  # name without its ending -> pictures
+    """Images with NAME.json or NAME.txt beside them, as img2dataset writes folders; the .json goes first."""
+    images: dict[str, list[str]] = {}  # name without its ending -> images
     for name in source.files:
         if name.lower().endswith(IMAGE_SUFFIXES):
-            pictures.setdefault(name.rpartition(".")[0], []).append(name)
+            images.setdefault(name.rpartition(".")[0], []).append(name)
     sides: dict[tuple[str, str], str] = {}  # (name without its ending, ending) -> file
     for name in source.files:
         stem, _, ending = name.rpartition(".")
         sides[stem, ending.lower()] = name
-    for stem, names in pictures.items():
+    for stem, names in images.items():
         for name in names:
             key = printable(name)
             where = f"{source.path.name}/{key}"
@@ -188,10 +188,10 @@ def _loose_pairs(source: Source, fields: Fields, notes: Notes) -> Found:
             try:
                 if len(names) > 1 and any((stem, each) in sides for each in beside):
                     raise DataError(
-                        "several pictures share one caption",
+                        "several images share one caption",
                         where=where,
                         got=", ".join(map(printable, names[:3])),
-                        expected="one picture for each .txt or .json",
+                        expected="one image for each .txt or .json",
                         do="rename one with a caption of its own, or move it away",
                     )
                 item = Item(key, where, file=name, image=read_file(source.path / name))
@@ -268,7 +268,7 @@ def _listed_pairs(source: Source, rows: Iterable[readers.Row | DataError], field
             yield _lost_or_bad(source, row)
             continue
         try:
-            name = picture_name(row, fields)
+            name = image_name(row, fields)
             if name is None:
                 pass_over_failed(row.values)
                 raise _missing_field(row, fields.image)
@@ -298,19 +298,19 @@ def _listed_pairs(source: Source, rows: Iterable[readers.Row | DataError], field
             yield Bad(item.key, error)
 
 
-def named_pictures(source: Source, fields: Fields) -> tuple[str, ...]:
-    """The files of the pictures that a .jsonl names, in the order of `walk`, whether they are there or not."""
+def named_images(source: Source, fields: Fields) -> tuple[str, ...]:
+    """The files of the images that a .jsonl names, in the order of `walk`, whether they are there or not."""
     files = FolderNames(source.path.parent)
     names = set()
     for row in readers.read_jsonl(source.path):
         with contextlib.suppress(DataError):
-            if isinstance(row, readers.Row) and (name := picture_name(row, fields)) is not None:
+            if isinstance(row, readers.Row) and (name := image_name(row, fields)) is not None:
                 names.add(files.find(name))
     return tuple(sorted(names, key=walk_order))
 
 
-def picture_name(row: readers.Row, fields: Fields) -> str | None:
-    """The path of the picture that a row names, relative to its table; None where it names none."""
+def image_name(row: readers.Row, fields: Fields) -> str | None:
+    """The path of the image that a row names, relative to its table; None where it names none."""
     name = first_of(row.values, fields.image)
     return None if name is None else _inside(readers.checked_text(name, row.where, "/".join(fields.image)), row.where)
 
@@ -320,11 +320,11 @@ class PassedOver(Exception):
 
 
 def pass_over_failed(values: dict[str, Any]) -> None:
-    """PassedOver where a record without its picture says itself that fetching it failed, as img2dataset's do."""
+    """PassedOver where a record without its image says itself that fetching it failed, as img2dataset's do."""
     status, message = values.get("status"), values.get("error_message")
     if (isinstance(message, str) and message.strip()) or (isinstance(status, str) and _FAILED.match(status)):
         said = f"status {status}" if isinstance(status, str) and status else "with an error_message"
-        raise PassedOver(f"records without a picture that are named as failed, {said[:60]}")
+        raise PassedOver(f"records without an image that are named as failed, {said[:60]}")
 
 
 _FAILED = re.compile(r"(?i)fail|error")
@@ -344,7 +344,7 @@ def _inside(name: str, where: str) -> str:
             where=where,
             got=name,
             expected="a path relative to the .jsonl, below its folder",
-            do="move the table to a folder above its pictures and write their paths from there",
+            do="move the table to a folder above its images and write their paths from there",
         )
     return path.as_posix()
 

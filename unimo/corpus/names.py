@@ -1,4 +1,4 @@
-"""Names are bytes: one picture, written in another normal form of Unicode or with the separators of another system."""
+"""Names are bytes: one image, written in another normal form of Unicode or with the separators of another system."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """One line of the released data files with ; between its fields, as values (spec unimo §6.11, unimo2 §5.3).
 
-     5 fields   caption of Flickr30k, both members   token ids; sentence ids; positions; picture; caption
-     8 fields   caption of COCO, UNIMO-2             picture; path; caption; ids ...; segment labels; label
-    14 fields   hypothesis of SNLI-VE, UNIMO         picture; pair; label; ids ...; _; w; h; boxes; features; _; _
+     5 fields   caption of Flickr30k, both members   token ids; sentence ids; positions; image; caption
+     8 fields   caption of COCO, UNIMO-2             image; path; caption; ids ...; segment labels; label
+    14 fields   hypothesis of SNLI-VE, UNIMO         image; pair; label; ids ...; _; w; h; boxes; features; _; _
     16 fields   caption of COCO, UNIMO               `unimo.data.regions.read_caption_line`
      4 fields   object tags of COCO                  `unimo.data.regions.read_tag_line`
 
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from unimo.data import regions
-from unimo.data.regions import PictureRegions
+from unimo.data.regions import ImageRegions
 from unimo.errors import DataError
 
 FLICKR_FIELDS = ("token ids", "sentence ids", "positions", "image", "caption")
@@ -34,8 +34,8 @@ ENTAILMENT_FIELDS = (
 class ReleasedText:
     """What a line says beside its regions.
 
-    image: the picture's key; name: of the caption or pair; ids: (n,) int64, n = 0 where a caption is to be written.
-    path: of the picture, where the line has one. label: as written.
+    image: the image's key; name: of the caption or pair; ids: (n,) int64, n = 0 where a caption is to be written.
+    path: of the image, where the line has one. label: as written.
     """
 
     image: str
@@ -72,7 +72,7 @@ def read_text_line(line: str, *, where: object = "this line") -> ReleasedText:
 
 
 def read_regions_line(line: str, *, where: object = "this line") -> tuple[str, dict[str, Any]]:
-    """The picture of a line of 14 or 16 fields, and the arrays of its regions under the names of
+    """The image of a line of 14 or 16 fields, and the arrays of its regions under the names of
     `unimo.regions.detector_files.found_in`. Features are as many as the table of the line has in a row."""
     count = line.count(";") + 1
     if count not in (14, 16):
@@ -90,11 +90,11 @@ def read_regions_line(line: str, *, where: object = "this line") -> tuple[str, d
     return (image[regions.IMAGE_PREFIX :] if count == 16 else image), found
 
 
-def regions_of(line: str, *, where: object = "this line") -> PictureRegions:
+def regions_of(line: str, *, where: object = "this line") -> ImageRegions:
     """The regions of a line of 14 or 16 fields, checked, [IMG] in front."""
     _, found = read_regions_line(line, where=where)
     values = {name: found[name] for name in ("features", "boxes", "width", "height")}
-    return regions.picture_regions(**values, classes=found.get("classes"), where=where)
+    return regions.image_regions(**values, classes=found.get("classes"), where=where)
 
 
 def table(fields: dict[str, str], name: str, rows: int, where: object) -> np.ndarray:

@@ -17,9 +17,9 @@ _Group = dict[str, Parts]  # middle of the ending, "" for a plain one -> parts
 class TarMembers:
     """Members sharing a name up to its first dot are one sample (WebDataset); what follows is the ending.
 
-    An ending of several parts, as in shot1.v1.jpg, tells variants of a sample apart. Beside a plain picture of the same
-    key they are more than is read, and passed over. Where there is none, each variant with a picture is a sample of its
-    own, called shot1.v1, if it has a caption of its own (shot1.v1.txt); a single picture takes the plain caption of its
+    An ending of several parts, as in shot1.v1.jpg, tells variants of a sample apart. Beside a plain image of the same
+    key they are more than is read, and passed over. Where there is none, each variant with an image is a sample of its
+    own, called shot1.v1, if it has a caption of its own (shot1.v1.txt); a single image takes the plain caption of its
     key; several that would share it are bad, for nobody knows whose it is.
     """
 
@@ -27,7 +27,7 @@ class TarMembers:
         self.kind, self.notes = kind, notes
         self.groups: dict[tuple[str, int], _Group] = {}
         self.copies: dict[str, int] = {}  # how often a key began anew
-        self.pictured: set[str] = set()  # keys with a plain picture
+        self.imaged: set[str] = set()  # keys with a plain image
 
     def take(self, entry: Member | Oddity) -> None:
         folder, _, name = entry.name.rpartition("/")
@@ -50,23 +50,23 @@ class TarMembers:
         if slot in self.groups.get((key, copy), {}).get(middle, {}):
             copy = self.copies[key] = copy + 1
         if slot == "image" and not middle:
-            self.pictured.add(key)
+            self.imaged.add(key)
         self.groups.setdefault((key, copy), {}).setdefault(middle, {})[slot] = entry
 
     def samples(self, shard: str) -> Iterator[tuple[str, Parts | DataError]]:
         """(key, members by slot), or the reason why nobody can tell which belong together."""
         for (key, _), group in self.groups.items():
             plain = group.pop("", {})
-            pictures = [middle for middle, parts in group.items() if "image" in parts]
-            if key in self.pictured:
-                self._pass_over(group.values(), "variants of a key that has a plain picture")
+            images = [middle for middle, parts in group.items() if "image" in parts]
+            if key in self.imaged:
+                self._pass_over(group.values(), "variants of a key that has a plain image")
                 if plain:
                     yield key, plain
-            elif len(pictures) == 1:
-                own = group.pop(pictures[0])
-                self._pass_over(group.values(), "variants without a picture")
-                yield (key if plain else f"{key}.{pictures[0]}"), {**plain, **own}
-            elif pictures:
+            elif len(images) == 1:
+                own = group.pop(images[0])
+                self._pass_over(group.values(), "variants without an image")
+                yield (key if plain else f"{key}.{images[0]}"), {**plain, **own}
+            elif images:
                 yield from self._several(shard, key, plain, group)
             else:  # bad ones, each by its name
                 yield from ((f"{key}.{middle}", parts) for middle, parts in group.items())
@@ -77,23 +77,23 @@ class TarMembers:
         shared = False
         for middle, parts in group.items():
             if "image" not in parts:
-                self._pass_over([parts], "variants without a picture")
+                self._pass_over([parts], "variants without an image")
             elif plain and self.kind == "pairs" and not {"txt", "json"} & set(parts):
                 shared = True
                 yield (
                     f"{key}.{middle}",
                     DataError(
-                        "several pictures share one caption",
+                        "several images share one caption",
                         where=f"{shard}, member {parts['image'].name}",
                         got=", ".join(sorted(part.name for part in plain.values())),
-                        expected=f"one picture of the key {key}, or a caption for each, as {key}.{middle}.txt",
-                        do="write the shard with a key for each picture",
+                        expected=f"one image of the key {key}, or a caption for each, as {key}.{middle}.txt",
+                        do="write the shard with a key for each image",
                     ),
                 )
             else:
                 yield f"{key}.{middle}", parts
         if not shared:
-            self._pass_over([plain], "what belongs to several pictures of a key")
+            self._pass_over([plain], "what belongs to several images of a key")
 
     def _pass_over(self, those: Iterable[Parts], why: str) -> None:
         for parts in those:

@@ -277,7 +277,7 @@ def read_parquet_at(path: Path, row: int) -> dict[str, Any]:
 
 
 def parquet_holds_bytes(path: Path) -> bool:
-    """Whether any column holds bytes, plain or in a record, such as pictures; True where that cannot be found out."""
+    """Whether any column holds bytes, plain or in a record, such as images; True where that cannot be found out."""
     try:
         import pyarrow
 

@@ -8,9 +8,9 @@ images.py    bytes -> upright RGB, or a located error (`load_rgb`)
 ledger.py    every bad sample by name: offered = used + quarantined
 pack.py      a draft that objectives write on, then one batch; loader.py: batches by step number
 
-regions.py, region_rows.py       what UNIMO sees of a picture, and how it is stored
+regions.py, region_rows.py       what UNIMO sees of an image, and how it is stored
 region_sidecar.py, region_writer.py, region_store.py    the regions of a shard: read, written; of a corpus
 scene_graph.py, rewriting.py     captions parsed, and rewritten; rewrites.py: as training reads them
-similarity.py, neighbours.py     what is near what; related pictures and sentences, as training reads them
+similarity.py, neighbours.py     what is near what; related images and sentences, as training reads them
 beside.py                        all that was prepared for a pair
 """

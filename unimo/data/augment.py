@@ -1,6 +1,6 @@
-"""Random views of a picture, each a pure function of its generator (spec unimo2 §4.5, §5.4).
+"""Random views of an image, each a pure function of its generator (spec unimo2 §4.5, §5.4).
 
-Pictures are (S, S, 3) uint8 arrays, already squeezed to a square: the published pipeline does not keep the
+Images are (S, S, 3) uint8 arrays, already squeezed to a square: the published pipeline does not keep the
 aspect ratio.
 """
 
@@ -16,7 +16,7 @@ from unimo.config import setting
 
 @dataclass(frozen=True)
 class Views:
-    """How far a random view may stray from the picture."""
+    """How far a random view may stray from the image."""
 
     crop: float = setting(1.0, "smallest share of the area a random crop keeps; 1 = no crop", above=0, at_most=1)
     flip: float = setting(
@@ -27,9 +27,9 @@ class Views:
 
 
 def squeeze(image: Image.Image, size: int) -> np.ndarray:
-    """The whole picture as a (size, size, 3) uint8 array, bicubic, aspect ratio not kept."""
+    """The whole image as a (size, size, 3) uint8 array, bicubic, aspect ratio not kept."""
     if image.size != (size, size):
-        # Each pass rounds to whole levels. Their order is said here: Pillow 13 turned it round for tall pictures.
+        # Each pass rounds to whole levels. Their order is said here: Pillow 13 turned it round for tall images.
         width, height = image.size
         between = (size, height)
         if size * height > width * height + _BETWEEN * size * size:  # a thread of pixels is not first made a sheet
@@ -39,14 +39,14 @@ def squeeze(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(image)
 
 
-_BETWEEN = 16  # squares that may stand between both passes, beside the picture's own pixels
+_BETWEEN = 16  # squares that may stand between both passes, beside the image's own pixels
 
 
-def view(picture: np.ndarray, size: int, views: Views, rng: np.random.Generator) -> np.ndarray:
+def view(image: np.ndarray, size: int, views: Views, rng: np.random.Generator) -> np.ndarray:
     """One random view: (3, size, size) uint8. Always draws the same number of values, so options do not
     shift luck.
     """
-    side = picture.shape[0]
+    side = image.shape[0]
     area, left, top, flip, grey, ratio = rng.random(6)
     strengths = 1 + views.jitter * (2 * rng.random(3) - 1)
     share = views.crop + (1 - views.crop) * area
@@ -54,11 +54,11 @@ def view(picture: np.ndarray, size: int, views: Views, rng: np.random.Generator)
     width, height = (min(1.0, np.sqrt(share * s)) * side for s in (stretch, 1 / stretch))
     if (width, height) != (size, size) or side != size:
         x, y = left * (side - width), top * (side - height)
-        image = Image.fromarray(picture)
-        picture = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=(x, y, x + width, y + height)))
+        whole = Image.fromarray(image)
+        image = np.asarray(whole.resize((size, size), Image.Resampling.BILINEAR, box=(x, y, x + width, y + height)))
     if flip < views.flip:
-        picture = picture[:, ::-1]
-    planes = np.ascontiguousarray(picture.transpose(2, 0, 1))
+        image = image[:, ::-1]
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1))
     return recolour(planes, strengths, grey < views.grey) if views.jitter or views.grey else planes
 
 

@@ -2,7 +2,7 @@
 
     S side in pixels · M texts · T packed tokens
 
-The draft holds what the schedule chose (raw picture arrays, captions and passages as token ids). An objective
+The draft holds what the schedule chose (raw image arrays, captions and passages as token ids). An objective
 adds the versions it wants encoded (masked, written, cut into fragments) under a group name and says what it
 will ask.
 """
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from unimo.batch import TEXT, Batch, Targets, Texts
-from unimo.data.regions import PictureRegions, stack_regions
+from unimo.data.regions import ImageRegions, stack_regions
 from unimo.data.side_inputs import Beside
 from unimo.rng import generator
 from unimo.tokenizer import Tokenizer
@@ -53,7 +53,7 @@ class Draft:
     shards: equal parts of the whole step, all ranks together; local_shards: how many of them are here. progress: share
     of the run's steps that lie behind it, 0 in a run whose steps are not known beforehand. pairs,
     images, masked, fragments: what was drawn, the last two being passages of text to read and to write.
-    pixels: group -> list of (3, S, S) uint8 arrays; picture i of group "pairs" belongs to pairs[i]. regions: the
+    pixels: group -> list of (3, S, S) uint8 arrays; image i of group "pairs" belongs to pairs[i]. regions: the
     same of detected regions, for UNIMO; then there are no pixels.
     """
 
@@ -68,7 +68,7 @@ class Draft:
     masked: list[Drawn] = field(default_factory=list)
     fragments: list[Drawn] = field(default_factory=list)
     pixels: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    regions: dict[str, list[PictureRegions]] = field(default_factory=dict)
+    regions: dict[str, list[ImageRegions]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     _texts: dict[str, list[tuple[np.ndarray, ...]]] = field(default_factory=dict)
     _asked: dict[str, list[tuple[str, int, np.ndarray, np.ndarray]]] = field(default_factory=dict)
@@ -92,12 +92,12 @@ class Draft:
             for drawn in self.pairs:
                 self.add_text("pairs.clean", self.framed(drawn.ids))
 
-    def add_picture(self, group: str, picture: PictureRegions | np.ndarray) -> None:
-        """Adds the regions of a picture, or its pixels (3, S, S) uint8, to a group."""
-        if isinstance(picture, PictureRegions):
-            self.regions.setdefault(group, []).append(picture)
+    def add_image(self, group: str, image: ImageRegions | np.ndarray) -> None:
+        """Adds the regions of an image, or its pixels (3, S, S) uint8, to a group."""
+        if isinstance(image, ImageRegions):
+            self.regions.setdefault(group, []).append(image)
         else:
-            self.pixels.setdefault(group, []).append(picture)
+            self.pixels.setdefault(group, []).append(image)
 
     def add_text(
         self,
@@ -147,9 +147,9 @@ class Draft:
         for group, shown in (self.regions or self.pixels).items():
             image_groups[group] = (count, count + len(shown))
             count += len(shown)
-        pictures = [array for arrays in self.pixels.values() for array in arrays]
-        pixels = np.stack(pictures) if pictures else np.zeros((0, 3, self.size, self.size), np.uint8)
-        regions = [picture for pictures in self.regions.values() for picture in pictures]
+        images = [array for arrays in self.pixels.values() for array in arrays]
+        pixels = np.stack(images) if images else np.zeros((0, 3, self.size, self.size), np.uint8)
+        regions = [image for images in self.regions.values() for image in images]
         return Batch(
             step=self.step,
             pixels=torch.from_numpy(pixels),

@@ -1,4 +1,4 @@
-"""Encoded pictures without what nobody needs of them: texts, colour profiles, thumbnails, later frames of a PNG.
+"""Encoded images without what nobody needs of them: texts, colour profiles, thumbnails, later frames of a PNG.
 
 A damaged or swollen comment says nothing about the pixels, but decoders refuse the file for it, or gather a million of
 them in quadratic time. So it is taken out before anything is decoded; what makes the pixels and the EXIF orientation
@@ -16,7 +16,7 @@ import zlib
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_ANCILLARY = (b"tRNS", b"eXIf")  # the two that are needed
 _JPEG_EXIF, _JPEG_ADOBE = 0xE1, 0xEE  # orientation, in EXIF or XMP; the colour transform
-_JFIF_LENGTH = 16  # a shorter one is none (T.871), and is passed over by decoders of the picture too
+_JFIF_LENGTH = 16  # a shorter one is none (T.871), and is passed over by decoders of the image too
 _WEBP_NEEDED = (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"EXIF")
 _WEBP_DROPPED_FLAGS = 0x20 | 0x04  # of VP8X: has a colour profile, has XMP
 
@@ -35,7 +35,7 @@ def without_metadata(data: bytes) -> bytes:
 
 
 def _png(data: bytes) -> bytes:
-    """EXIF is moved before the pixels, so that the header alone tells how the picture stands."""
+    """EXIF is moved before the pixels, so that the header alone tells how the image stands."""
     view, at = memoryview(data), len(_PNG)
     kept: list[memoryview] = []
     exif: list[memoryview] = []

@@ -1,9 +1,9 @@
-"""Bytes to an upright RGB picture, or a located error: one loader for training, evaluation and serving.
+"""Bytes to an upright RGB image, or a located error: one loader for training, evaluation and serving.
 
 What a file's name says is ignored; its bytes must be one of five formats. The number of pixels is read from
 the header and capped before any pixel is decoded, a file that stops early is refused (never filled with
 grey), EXIF orientation is applied, and every colour mode has its row in `to_rgb`. Colour profiles and all
-other metadata are dropped before decoding (`unimo.data.image_metadata`): no fault in them costs a picture.
+other metadata are dropped before decoding (`unimo.data.image_metadata`): no fault in them costs an image.
 Decoding takes 8 bytes a pixel at most, and some megabytes.
 """
 
@@ -40,7 +40,7 @@ _UPRIGHT = {  # EXIF 2.32, tag Orientation -> what undoes it
 
 
 def load_rgb(source: bytes | Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, where: object = None) -> Image.Image:
-    """The first frame of an encoded image as an upright picture of mode RGB.
+    """The first frame of an encoded image as an upright image of mode RGB.
 
     source: the encoded bytes, a path, or an open binary file. where: named in errors (default: the path).
     Raises DataError for whatever is not one complete image of the five formats within max_pixels.
@@ -56,7 +56,7 @@ def load_rgb(source: bytes | Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, w
 def image_size(
     source: bytes | Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, where: object = None
 ) -> tuple[int, int]:
-    """(width, height) of the upright picture, from the header alone: the pixels may still turn out to be
+    """(width, height) of the upright image, from the header alone: the pixels may still turn out to be
     broken."""
     with _located(source, where), _opened(source, max_pixels) as image:
         # Pillow would decode a PNG to look for EXIF behind its pixels, where `without_metadata` leaves none.
@@ -67,12 +67,12 @@ def image_size(
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A loaded picture of any mode as RGB: alpha over white, 16 bits scaled to 8, floats read as 0..255.
+    """A loaded image of any mode as RGB: alpha over white, 16 bits scaled to 8, floats read as 0..255.
 
     Raises DataError for pixels or modes that have no such form.
     """
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image.copy()  # a plain picture, detached from its file
+        return image.copy()  # a plain image, detached from its file
     width, height = image.size
     rows = max(1, _STRIP // max(1, width))
     rgb = Image.new("RGB", image.size)
@@ -102,7 +102,7 @@ def _strip_to_rgb(image: Image.Image) -> Image.Image:
         if not np.isfinite(values).all():
             raise DataError("pixels that are not finite numbers", got="NaN or infinity", do="repair or leave it out")
         return _grey(np.rint(values.clip(0, 255)).astype(np.uint8))
-    raise DataError("a colour mode without a defined RGB form", got=mode, do="convert the picture to RGB")
+    raise DataError("a colour mode without a defined RGB form", got=mode, do="convert the image to RGB")
 
 
 def _grey(values: np.ndarray) -> Image.Image:

@@ -1,7 +1,7 @@
 """Batches by step number: read what the schedule says, let objectives hide and ask, pack.
 
-    1. schedule   (seed, step)          -> which pairs, pictures and passages, per shard
-    2. read       corpus[i]             -> token ids, decoded pictures (a bounded cache keeps them)
+    1. schedule   (seed, step)          -> which pairs, images and passages, per shard
+    2. read       corpus[i]             -> token ids, decoded images (a bounded cache keeps them)
     3. corrupt    objective.corrupt     -> masked, written, cut versions and their questions
     4. pack       Draft.finish          -> one Batch
 
@@ -50,10 +50,10 @@ class Budgets:
 
     pairs: int = setting(128, "image-text pairs per step; 0 switches the stream off", at_least=0)
     images: int = setting(
-        32, "pictures without text per step, each seen in two views; 0 switches the stream off", at_least=0
+        32, "images without text per step, each seen in two views; 0 switches the stream off", at_least=0
     )
     text_tokens: int = setting(
-        2048, "tokens of text without pictures per step; 0 switches the stream off", at_least=0, at_most=1 << 28
+        2048, "tokens of text without images per step; 0 switches the stream off", at_least=0, at_most=1 << 28
     )
     caption_length: int = setting(40, "longest caption in tokens, [CLS] and [SEP] included", at_least=3)
     passage_length: int = setting(128, "longest passage of text in tokens, [CLS] and [SEP] included", at_least=3)
@@ -74,7 +74,7 @@ class Budgets:
 
 
 class Cache:
-    """Decoded pictures as uint8 squares, up to a number of bytes; what does not fit is decoded again."""
+    """Decoded images as uint8 squares, up to a number of bytes; what does not fit is decoded again."""
 
     def __init__(self, limit: int):
         self.limit, self.used = limit, 0
@@ -83,19 +83,19 @@ class Cache:
     def get(self, key: tuple[str, int], make: Callable[[], np.ndarray]) -> np.ndarray:
         if key in self.kept:
             return self.kept[key]
-        picture = make()
-        if self.used + picture.nbytes <= self.limit:
-            self.kept[key] = picture
-            self.used += picture.nbytes
-        return picture
+        image = make()
+        if self.used + image.nbytes <= self.limit:
+            self.kept[key] = image
+            self.used += image.nbytes
+        return image
 
 
 class Stream:
     """All batches of a run. corpora: kind -> Corpus, absent kinds left out.
 
-    size: side of the model's pictures in pixels. pair_views, image_views: how pictures are varied. rank, world: which
-    shards are ours. cache_bytes: memory for decoded pictures, per worker. regions: kind -> detected regions of its
-    pictures, for UNIMO, which sees no pixels. prepared: rewritings and neighbours of the pairs. steps: of the run, if
+    size: side of the model's images in pixels. pair_views, image_views: how images are varied. rank, world: which
+    shards are ours. cache_bytes: memory for decoded images, per worker. regions: kind -> detected regions of its
+    images, for UNIMO, which sees no pixels. prepared: rewritings and neighbours of the pairs. steps: of the run, if
     known.
     """
 
@@ -124,12 +124,12 @@ class Stream:
         per_rank = budgets.shards // world
         self.shards = range(rank * per_rank, (rank + 1) * per_rank)
         self.cache, self.regions, self.prepared = Cache(cache_bytes), regions or {}, prepared
-        # Room for random crops; without crops the pictures are kept at the size the model reads.
+        # Room for random crops; without crops the images are kept at the size the model reads.
         self.kept_size = {kind: size if v.crop == 1 else round(size * 8 / 7) for kind, v in self.views.items()}
-        pictured = [kind for kind in ("pairs", "images") if kind in corpora]
-        # Of pictures whose regions are bad there is nothing to see.
-        self.items = {kind: _usable(corpora[kind], self.regions.get(kind)) for kind in pictured}
-        self.orders = {kind: Shuffled(len(self.items[kind]), seed, kind) for kind in pictured}
+        imaged = [kind for kind in ("pairs", "images") if kind in corpora]
+        # Of images whose regions are bad there is nothing to see.
+        self.items = {kind: _usable(corpora[kind], self.regions.get(kind)) for kind in imaged}
+        self.orders = {kind: Shuffled(len(self.items[kind]), seed, kind) for kind in imaged}
         if "texts" in corpora:
             self.passages = passages(corpora["texts"].token_counts, budgets.passage_length - 2)
             lengths = self.passages[:, 2] - self.passages[:, 1] + 2
@@ -166,7 +166,7 @@ class Stream:
             epoch, chosen = self.orders["pairs"][place]
             item = int(self.items["pairs"][chosen])
             captions = int(np.diff(corpus.caption_offsets[item : item + 2])[0])
-            # Captions take turns in an order of the picture's own, so that none comes twice before all have
+            # Captions take turns in an order of the image's own, so that none comes twice before all have
             # come.
             turn, place_in_turn = divmod(epoch, captions)
             order = rng.generator(self.seed, "captions", item, turn).permutation(captions)
@@ -178,9 +178,9 @@ class Stream:
             beside = None if self.prepared is None else self.prepared.of(item, caption, longest, show)
             draft.pairs.append(Drawn(name, _content(ids), ids, names, place_in_shard, beside))
             if "pairs" in self.regions:
-                draft.regions.setdefault("pairs", []).append(self.regions["pairs"].picture(item))
+                draft.regions.setdefault("pairs", []).append(self.regions["pairs"].image(item))
             else:
-                draft.pixels.setdefault("pairs", []).append(self._picture("pairs", item, names))
+                draft.pixels.setdefault("pairs", []).append(self._image("pairs", item, names))
             draft.extra.setdefault("pairs.image", []).append(item)
             draft.extra.setdefault("pairs.caption", []).append(draft.pairs[-1].identity)
 
@@ -193,11 +193,11 @@ class Stream:
             name = str(self.corpora["images"].keys[item])
             draft.images.append(Drawn(name, item, np.zeros(0, np.int64), (self.seed, item, epoch)))
             if "images" in self.regions:
-                draft.regions.setdefault("images", []).append(self.regions["images"].picture(item))
+                draft.regions.setdefault("images", []).append(self.regions["images"].image(item))
                 continue
             for side in ("a", "b"):
-                picture = self._picture("images", item, (self.seed, item, epoch, side))
-                draft.pixels.setdefault(f"images.{side}", []).append(picture)
+                image = self._image("images", item, (self.seed, item, epoch, side))
+                draft.pixels.setdefault(f"images.{side}", []).append(image)
 
     def _draw_texts(self, draft: Draft, shard: int) -> None:
         if "texts" not in self.corpora:
@@ -213,27 +213,27 @@ class Stream:
             (draft.fragments if written else draft.masked).append(drawn)
 
     def _related(self, names: tuple[int | str, ...], item: int) -> np.ndarray:
-        """A picture of the image corpus that is related to the pair of these names, and so varied as pairs are."""
-        return self._picture("images", item, (*names, "related", item), self.views["pairs"])
+        """An image of the image corpus that is related to the pair of these names, and so varied as pairs are."""
+        return self._image("images", item, (*names, "related", item), self.views["pairs"])
 
-    def _picture(self, kind: str, item: int, names: tuple[int | str, ...], views: Views | None = None) -> np.ndarray:
+    def _image(self, kind: str, item: int, names: tuple[int | str, ...], views: Views | None = None) -> np.ndarray:
         corpus, side, views = self.corpora[kind], self.kept_size[kind], views or self.views[kind]
 
         def decode() -> np.ndarray:
             return squeeze(load_rgb(corpus.image_bytes(item), where=corpus.keys[item]), side)
 
-        picture = self.cache.get((kind, item), decode)
+        image = self.cache.get((kind, item), decode)
         if views == Views() and side == self.size:  # shown as it is: nothing to draw
-            return np.ascontiguousarray(picture.transpose(2, 0, 1))
-        return view(picture, self.size, views, rng.generator("view", kind, *names))
+            return np.ascontiguousarray(image.transpose(2, 0, 1))
+        return view(image, self.size, views, rng.generator("view", kind, *names))
 
 
 def _usable(corpus: Indexed, regions: Regions | None) -> np.ndarray:
-    """The items whose pictures can be seen."""
+    """The items whose images can be seen."""
     if regions is None:
         return np.arange(len(corpus))
     if len(regions.lengths) != len(corpus):
-        raise UsageError("regions of other pictures", got=len(regions.lengths), expected=len(corpus))
+        raise UsageError("regions of other images", got=len(regions.lengths), expected=len(corpus))
     return np.flatnonzero(regions.lengths)
 
 

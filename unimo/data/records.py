@@ -70,7 +70,7 @@ def seq2seq_record(
 ) -> Record:
     """A text, summary, question or caption that is written after its sources.
 
-    sources: token ids of each source segment; none for a caption of a picture alone. target: ids of what is written,
+    sources: token ids of each source segment; none for a caption of an image alone. target: ids of what is written,
     None where it is unknown. longest_source, longest_target: tokens of a segment and of the target, special ones
     included; of several segments each may be that long. end: what follows the target, [SEP] for captions.
     keep_end: shorten a long target before its end, as published captions are. Other published targets lose it with the

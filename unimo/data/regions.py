@@ -1,8 +1,8 @@
-"""What UNIMO reads of a picture: features of detected regions, and where they lie (spec unimo §1.5, §6.9, §6.11).
+"""What UNIMO reads of an image: features of detected regions, and where they lie (spec unimo §1.5, §6.9, §6.11).
 
-    R regions · F feature size · K classes of the detector · N pictures · n tokens
+    R regions · F feature size · K classes of the detector · N images · n tokens
 
-Row 0 of every array is [IMG], the whole picture: the mean over all its regions, with the box (0, 0, 1, 1, 1).
+Row 0 of every array is [IMG], the whole image: the mean over all its regions, with the box (0, 0, 1, 1, 1).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ EDGE = 1.0  # pixels by which a detector's rounding may put a corner outside
 
 
 @dataclass(frozen=True)
-class PictureRegions:
-    """One picture. features: (1 + R, F) float32; boxes: (1 + R, 5) float32; classes: (1 + R, K) float32 or None."""
+class ImageRegions:
+    """One image. features: (1 + R, F) float32; boxes: (1 + R, 5) float32; classes: (1 + R, K) float32 or None."""
 
     features: np.ndarray
     boxes: np.ndarray
@@ -34,7 +34,7 @@ class PictureRegions:
         return len(self.features)
 
 
-def picture_regions(
+def image_regions(
     features: ArrayLike,
     boxes: ArrayLike,
     width: float,
@@ -42,8 +42,8 @@ def picture_regions(
     *,
     classes: ArrayLike | None = None,
     most: int | None = None,
-    where: object = "this picture",
-) -> PictureRegions:
+    where: object = "this image",
+) -> ImageRegions:
     """A detector's answer, checked and with [IMG] in front, in the detector's order.
 
     features: (R, F); boxes: (R, 4) corners in pixels; classes: (R, K) probabilities. most: rows kept, [IMG] included,
@@ -55,19 +55,19 @@ def picture_regions(
     vectors = box_vectors(boxes, width, height, where=where)
     seen, placed = with_global(_one_row_each(features, len(vectors), "feature", where), vectors)
     if classes is None:
-        return PictureRegions(seen[:most], placed[:most])
+        return ImageRegions(seen[:most], placed[:most])
     named = _mean_first(_one_row_each(classes, len(vectors), "class probability", where))
-    return PictureRegions(seen[:most], placed[:most], named[:most])
+    return ImageRegions(seen[:most], placed[:most], named[:most])
 
 
-def box_vectors(boxes: ArrayLike, width: float, height: float, *, where: object = "this picture") -> np.ndarray:
+def box_vectors(boxes: ArrayLike, width: float, height: float, *, where: object = "this image") -> np.ndarray:
     """(R, 4) corners x1, y1, x2, y2 in pixels -> (R, 5) float32: x1 / W, y1 / H, x2 / W, y2 / H, share of the area.
 
-    Raises DataError if there is no box, a corner is no number or outside the picture, a box ends before it begins, or
-    the picture has no size.
+    Raises DataError if there is no box, a corner is no number or outside the image, a box ends before it begins, or
+    the image has no size.
     """
     if not (np.isfinite([width, height]).all() and min(width, height) > 0):
-        raise DataError("A picture without a size", where=where, got=f"{width} x {height}", expected="above 0")
+        raise DataError("An image without a size", where=where, got=f"{width} x {height}", expected="above 0")
     corners = _table(boxes, "box", where)
     if corners.shape[1] != 4 or not len(corners):
         raise DataError("Not a table of boxes", where=where, got=corners.shape, expected="(R, 4), R at least 1")
@@ -75,7 +75,7 @@ def box_vectors(boxes: ArrayLike, width: float, height: float, *, where: object 
     outside = (np.minimum(x1, y1) < -EDGE) | (x2 > width + EDGE) | (y2 > height + EDGE)
     for wrong, what, expected in (
         ((x2 < x1) | (y2 < y1), "A box ends before it begins", "x1 <= x2 and y1 <= y2"),
-        (outside, "A box lies outside its picture", f"within {width} x {height}"),
+        (outside, "A box lies outside its image", f"within {width} x {height}"),
     ):
         if wrong.any():
             i = int(wrong.argmax())
@@ -95,18 +95,18 @@ def with_global(features: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np
     return _mean_first(features), np.concatenate([np.array([WHOLE], dtype=boxes.dtype), boxes])
 
 
-def stack_regions(pictures: Sequence[PictureRegions]) -> Regions:
-    """N pictures as one rectangle, the shorter ones filled up with zeros; classes only where every picture has them."""
-    if not pictures:
-        raise UsageError("No pictures to stack", expected="at least one")
-    if not all(len(picture) for picture in pictures):
-        raise UsageError("A picture without regions", expected="at least [IMG]", do="ask without a picture instead")
-    classes = [picture.classes for picture in pictures if picture.classes is not None]
+def stack_regions(images: Sequence[ImageRegions]) -> Regions:
+    """N images as one rectangle, the shorter ones filled up with zeros; classes only where every image has them."""
+    if not images:
+        raise UsageError("No images to stack", expected="at least one")
+    if not all(len(image) for image in images):
+        raise UsageError("An image without regions", expected="at least [IMG]", do="ask without an image instead")
+    classes = [image.classes for image in images if image.classes is not None]
     return Regions(
-        features=_filled([picture.features for picture in pictures]),
-        boxes=_filled([picture.boxes for picture in pictures]),
-        lengths=torch.tensor([len(picture) for picture in pictures]),
-        classes=_filled(classes) if len(classes) == len(pictures) else None,
+        features=_filled([image.features for image in images]),
+        boxes=_filled([image.boxes for image in images]),
+        lengths=torch.tensor([len(image) for image in images]),
+        classes=_filled(classes) if len(classes) == len(images) else None,
     )
 
 
@@ -126,7 +126,7 @@ class CaptionLine:
 
     image: the key of its tags; caption: its name. ids, positions, word_starts: (n,) int64, `[CLS] words [SEP]` (0 first
     piece of a word, 1 further piece, -1 special), n = 0 where the caption is to be written. label: 1, it belongs to the
-    picture.
+    image.
     """
 
     image: str
@@ -134,7 +134,7 @@ class CaptionLine:
     ids: np.ndarray
     positions: np.ndarray
     word_starts: np.ndarray
-    regions: PictureRegions
+    regions: ImageRegions
     label: int
 
 
@@ -158,7 +158,7 @@ def read_caption_line(
 ) -> CaptionLine:
     """A line of 16 fields with ; between them, tables as base64 of little-endian float32 (spec unimo §6.11).
 
-    longest: tokens kept of the caption, its [SEP] always among them. most: as for `picture_regions`. Not read: sentence
+    longest: tokens kept of the caption, its [SEP] always among them. most: as for `image_regions`. Not read: sentence
     ids and attributes, which the models have no use for, and the places of scene graph nodes.
     """
     if longest is not None and longest < 2:
@@ -169,7 +169,7 @@ def read_caption_line(
         kept = [*range(longest - 1), len(ids) - 1]
         ids, positions, word_starts = ids[kept], positions[:longest], word_starts[kept]
     count = _number(fields, "number of boxes", where)
-    regions = picture_regions(
+    regions = image_regions(
         _floats(fields, "features", count, feature_size, where),
         _floats(fields, "boxes", count, 4, where),
         _number(fields, "width", where),
@@ -180,15 +180,13 @@ def read_caption_line(
     )
     image = fields["image"][IMAGE_PREFIX:]
     if not image:
-        raise DataError(
-            "A picture without a key", where=f"{where}, image", got=fields["image"], expected="COCO_val_..."
-        )
+        raise DataError("An image without a key", where=f"{where}, image", got=fields["image"], expected="COCO_val_...")
     label = _number(fields, "label", where)
     return CaptionLine(image, fields["caption"], ids, positions, word_starts, regions, label)
 
 
 def read_tag_line(line: str, *, where: object = "this line") -> TagLine:
-    """A line of 4 fields with ; between them: the labels that the detector gave one picture, as a text."""
+    """A line of 4 fields with ; between them: the labels that the detector gave one image, as a text."""
     fields = _fields(line, TAG_FIELDS, where)
     return TagLine(fields["image"], *_rows(fields, ("token ids", "positions"), where))
 

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from unimo.data.regions import PictureRegions
+from unimo.data.regions import ImageRegions
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Regions(Protocol):
 
     def has(self, i: int) -> bool: ...
 
-    def picture(self, i: int) -> PictureRegions: ...
+    def image(self, i: int) -> ImageRegions: ...
 
 
 NodeKind = Literal["object", "attribute", "relation"]

@@ -1,4 +1,4 @@
-"""What was prepared for a pair beyond its picture and caption: rewritten captions, related pictures and sentences."""
+"""What was prepared for a pair beyond its image and caption: rewritten captions, related images and sentences."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unimo.data.regions import PictureRegions
+from unimo.data.regions import ImageRegions
 from unimo.data.sample import NO_NODES, Neighbours, Nodes, Regions, Rewrites
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Of a whole corpus of pairs; anything may be absent. regions: of the image corpus, whose pictures are related, for
+    """Of a whole corpus of pairs; anything may be absent. regions: of the image corpus, whose images are related, for
     UNIMO."""
 
     rewrites: Rewrites | None = None
@@ -21,7 +21,7 @@ class Prepared:
     regions: Regions | None = None
 
     def of(self, item: int, caption: int, longest: int, show: Callable[[int], np.ndarray] | None = None) -> Beside:
-        """longest: tokens of a caption, special ones not counted. show: pixels (3, S, S) of a picture of the image
+        """longest: tokens of a caption, special ones not counted. show: pixels (3, S, S) of an image of the image
         corpus, for UNIMO-2."""
         return Beside(self, item, caption, longest, show)
 
@@ -57,15 +57,15 @@ class Beside:
         nodes = self.prepared.rewrites.nodes(self.item, self.caption)
         return nodes.at(nodes.places < self.longest)
 
-    def related_images(self, count: int, rng: np.random.Generator) -> list[PictureRegions] | list[np.ndarray]:
-        """Regions of related pictures, those without any passed over; or their pixels, where there are no regions."""
+    def related_images(self, count: int, rng: np.random.Generator) -> list[ImageRegions] | list[np.ndarray]:
+        """Regions of related images, those without any passed over; or their pixels, where there are no regions."""
         neighbours, regions = self.prepared.neighbours, self.prepared.regions
         if neighbours is None or not count:
             return []
         ids = neighbours.images(self.item)
         order = [int(i) for i in ids[rng.permutation(len(ids))]]
         if regions is not None:
-            return [regions.picture(i) for i in [i for i in order if regions.has(i)][:count]]
+            return [regions.image(i) for i in [i for i in order if regions.has(i)][:count]]
         return [] if self.show is None else [self.show(i) for i in order[:count]]
 
     def related_texts(self, count: int, rng: np.random.Generator) -> list[np.ndarray]:

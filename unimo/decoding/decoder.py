@@ -1,4 +1,4 @@
-"""Models as writers: what `unimo.decoding.beam_search` asks for the next word, from a picture, a known text or both.
+"""Models as writers: what `unimo.decoding.beam_search` asks for the next word, from an image, a known text or both.
 
     n sequences · r rows being written · R image rows · V words · D width
 
@@ -31,7 +31,7 @@ Known = Sequence[np.ndarray | Record]
 class Given:
     """What n sequences are written from; at least one of the two.
 
-    images: (n, R, D) pictures after their tower, or None. image_lengths: (n,) rows of each that are there; None: all.
+    images: (n, R, D) images after their tower, or None. image_lengths: (n,) rows of each that are there; None: all.
     known: n texts read before, framed ids or records, or None. continuous: number positions on from the known text,
     not again from 2.
     """
@@ -70,9 +70,9 @@ class Plain:
         model, given, owner = self.model, self.given, self.owner
         device = model.words.word.weight.device
         texts = _pack([self.known[i] for i in owner.tolist()], self.written, given.continuous, device)
-        pictures = model.no_images() if given.images is None else given.images[owner]
+        images = model.no_images() if given.images is None else given.images[owner]
         lengths = None if given.image_lengths is None else given.image_lengths[owner]
-        towers = Towers(pictures, model.encode_texts(texts), texts, image_lengths=lengths)
+        towers = Towers(images, model.encode_texts(texts), texts, image_lengths=lengths)
         model.count_votes(towers)
         rows = torch.arange(len(owner), device=device)
         fused = model.fuse(towers, {"write": Request(None if given.images is None else rows, rows)})["write"]

@@ -47,17 +47,17 @@ Say = Callable[[str], None]
 class EvaluationData:
     """Where the questions come from, and how many are asked."""
 
-    pairs: tuple[str, ...] = setting((), "pictures with captions, not trained on: folders, globs or files", filled=True)
-    images: tuple[str, ...] = setting((), "pictures whose JSON names their class: folders, globs or files", filled=True)
-    texts: tuple[str, ...] = setting((), "texts without pictures, not trained on: folders, globs or files", filled=True)
-    foils: str | None = setting(None, "a .jsonl of true and false captions of pictures among the pairs", filled=True)
+    pairs: tuple[str, ...] = setting((), "images with captions, not trained on: folders, globs or files", filled=True)
+    images: tuple[str, ...] = setting((), "images whose JSON names their class: folders, globs or files", filled=True)
+    texts: tuple[str, ...] = setting((), "texts without images, not trained on: folders, globs or files", filled=True)
+    foils: str | None = setting(None, "a .jsonl of true and false captions of images among the pairs", filled=True)
     world: str | None = setting(
         None, "folder of the generated world; none: where the run found its own data", filled=True
     )
     tasks: tuple[str, ...] = setting((), "only these tasks; empty means all that the data allow")
-    pairs_limit: int | None = setting(None, "pictures in retrieval at most; none takes all", at_least=1)
+    pairs_limit: int | None = setting(None, "images in retrieval at most; none takes all", at_least=1)
     captions: int | None = setting(
-        None, "captions of each picture in retrieval; none takes all (the world: one)", at_least=1
+        None, "captions of each image in retrieval; none takes all (the world: one)", at_least=1
     )
     shortlist: int = setting(
         32, "candidates of each query that are read again by the fused model; 0 for none", at_least=0
@@ -65,11 +65,11 @@ class EvaluationData:
     rerank_queries: int | None = setting(
         1000, "queries of each direction that get the second stage; none takes all", at_least=0
     )
-    captioned: int | None = setting(256, "pictures to caption at most", at_least=0)
+    captioned: int | None = setting(256, "images to caption at most", at_least=0)
     baseline: int = setting(
-        2000, "training pictures from which the copying baseline takes captions; 0 for none", at_least=0
+        2000, "training images from which the copying baseline takes captions; 0 for none", at_least=0
     )
-    images_limit: int | None = setting(2048, "pictures to classify at most", at_least=1)
+    images_limit: int | None = setting(2048, "images to classify at most", at_least=1)
     masked: int | None = setting(512, "captions, and texts, in which words are masked at most", at_least=0)
     regions: tuple[str, ...] = setting((), "detected regions, if not beside the shards (UNIMO)", filled=True)
     index_dir: str | None = setting(
@@ -101,7 +101,7 @@ def evaluate(
     """Asks the model of a run's folder (its newest good checkpoint) or of one checkpoint; returns the report.
 
     Writes evaluation.json and report.html into `out` (a run's own folder unless told otherwise). batch:
-    pictures at a time; no score depends on it in fp32, while in bf16 two candidates that all but tie may
+    images at a time; no score depends on it in fp32, while in bf16 two candidates that all but tie may
     change places. minutes: no task is begun after so long. Raises WeightsError, DataError and UsageError for
     what cannot be read or asked.
     """
@@ -124,7 +124,7 @@ def evaluate(
     if minutes is not None and not minutes >= 0:  # nan is neither
         raise UsageError("how many minutes?", where="minutes", got=minutes, expected="0 or more")
     if batch < 1:
-        raise UsageError("a batch holds at least one picture", where="batch", got=batch)
+        raise UsageError("a batch holds at least one image", where="batch", got=batch)
     keep_freed_memory()
     kinds: tuple[Kind, ...] = ("pairs", "images", "texts")
     for kind in kinds:
@@ -213,7 +213,7 @@ def _of_paths(data: EvaluationData, train_pairs: tuple[str, ...]) -> Iterator[Qu
     if data.images:
         yield Question("classification", Classification(data.images, limit=data.images_limit, seed=seed))
     else:
-        yield Question("classification", reason="no pictures with class names (set images)")
+        yield Question("classification", reason="no images with class names (set images)")
     if data.pairs or data.texts:
         yield Question("masked_words", MaskedWords(data.pairs, data.texts, limit=data.masked, seed=seed))
     else:
@@ -237,7 +237,7 @@ def _of_world(data: EvaluationData, world: World, train_pairs: tuple[str, ...]) 
     if images:
         yield Question("classification", Classification(images, limit=data.images_limit, unseen=unseen, seed=seed))
     else:
-        yield Question("classification", reason="the world has no pictures of classes (set images)")
+        yield Question("classification", reason="the world has no images of classes (set images)")
     if world.heldout or data.texts:
         passages = [] if data.texts else world.new_texts(data.masked or 512)
         masked = MaskedWords(world.heldout, data.texts, passages, limit=data.masked, seed=seed)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from unimo import rng
 from unimo.batch import Batch, Regions
-from unimo.finetune.batches import PICTURES
-from unimo.finetune.task_type import EXAMPLES, pictures_of
+from unimo.finetune.batches import IMAGES
+from unimo.finetune.task_type import EXAMPLES, images_of
 from unimo.finetune.task_types import Classify, Write
 from unimo.model.unified import Fused, Unified
 from unimo.objectives import Objective, Part
@@ -22,7 +22,7 @@ from unimo.train.step import Learner
 class AdversarialLearner(Learner):
     """Classification or generation. The losses of all pushes are one graph: its memory grows with their number.
 
-    Sides that a batch lacks (words of a picture alone) are left out.
+    Sides that a batch lacks (words of an image alone) are left out.
     """
 
     def __init__(self, model: Unified, active: dict[str, Objective], settings: Adversarial, seed: int):
@@ -30,7 +30,7 @@ class AdversarialLearner(Learner):
         self.settings, self.seed = settings, seed
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float], float]:
-        return super().forward(with_own_pictures(batch))
+        return super().forward(with_own_images(batch))
 
     def ask(self, batch: Batch) -> tuple[dict[str, Part], dict[str, Fused]]:
         (kind,) = self.active.values()
@@ -68,12 +68,12 @@ class AdversarialLearner(Learner):
         return parts, fused
 
 
-def with_own_pictures(batch: Batch) -> Batch:
-    """The batch with a picture for each of its rows: rows that show the same one are pushed each in its own direction.
+def with_own_images(batch: Batch) -> Batch:
+    """The batch with an image for each of its rows: rows that show the same one are pushed each in its own direction.
 
     As released, where every row is a sample with regions of its own. Only regions are pushed: pixels stay shared.
     """
-    numbers = pictures_of(batch)
+    numbers = images_of(batch)
     if batch.regions is None or numbers is None:
         return batch
     shown = numbers[numbers >= 0]
@@ -85,6 +85,6 @@ def with_own_pictures(batch: Batch) -> Batch:
     return replace(
         batch,
         regions=Regions(**parts),  # type: ignore[arg-type]
-        image_groups={PICTURES: (0, len(shown))},
-        extra=batch.extra | {f"{EXAMPLES}.picture": place},
+        image_groups={IMAGES: (0, len(shown))},
+        extra=batch.extra | {f"{EXAMPLES}.image": place},
     )

@@ -1,9 +1,9 @@
-"""Which parts of a picture an answer looked at: attention of the last layer in which pictures and texts meet.
+"""Which parts of an image an answer looked at: attention of the last layer in which images and texts meet.
 
-    P parts of a picture: patches (UNIMO-2) or regions (UNIMO) · H heads
+    P parts of an image: patches (UNIMO-2) or regions (UNIMO) · H heads
 
-What is read is the attention of the token that the task's head pools: that of the text where it may see the picture,
-else that of the picture. It tells where this layer looked, not why the answer came out as it did.
+What is read is the attention of the token that the task's head pools: that of the text where it may see the image,
+else that of the image. It tells where this layer looked, not why the answer came out as it did.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from unimo.data.regions import PictureRegions
+from unimo.data.regions import ImageRegions
 from unimo.finetune.batches import TaskRows
 from unimo.finetune.classification import Classify
 from unimo.finetune.regression import Regress
@@ -23,14 +23,14 @@ from unimo.finetune.task_type import ASKED, answered, precision_of
 from unimo.inference import Answerer
 from unimo.model.attention import Plan
 
-Look = list[list[float]]  # left, top, right, bottom in 0..1 of the picture, and a share of the attention, each
-LEAST_SIDE = 192  # pixels of a drawn picture, so that the squares of a tiny one can be seen
+Look = list[list[float]]  # left, top, right, bottom in 0..1 of the image, and a share of the attention, each
+LEAST_SIDE = 192  # pixels of a drawn image, so that the squares of a tiny one can be seen
 DARKEST = 50  # of 255: the light on a part that was not looked at
 
 
 @torch.inference_mode()
 def looked_at(kind: Classify | Regress, answerer: Answerer, rows: TaskRows, number: int) -> Look:
-    """Boxes (P) of one row's picture with their shares of the attention, which add up to 1; mean of the heads."""
+    """Boxes (P) of one row's image with their shares of the attention, which add up to 1; mean of the heads."""
     seen: dict[str, Any] = {}
     attention: Any = answerer.model.fuser.layers[-1].attention
     hook = attention.register_forward_pre_hook(lambda _, given: seen.update(x=given[0], plan=given[1]))
@@ -63,29 +63,29 @@ def attention_of(attention: Any, x: Tensor, plan: Plan, asking: int) -> Tensor:
 
 def _boxes(rows: TaskRows, number: int, parts: int) -> np.ndarray:
     """(P, 4) of the regions, or of the patches row by row."""
-    picture = rows.seen(number)
-    if isinstance(picture, PictureRegions):
-        return picture.boxes[1:, :4]
+    image = rows.seen(number)
+    if isinstance(image, ImageRegions):
+        return image.boxes[1:, :4]
     grid = round(parts**0.5)
     row, column = np.divmod(np.arange(parts), grid)
     return np.stack([column, row, column + 1, row + 1], 1) / grid
 
 
-def drawn(picture: Image.Image, look: Look) -> Image.Image:
-    """The picture, and beside it the same, the darker the less was looked there than at the part most looked at."""
-    scale = max(1, -(-LEAST_SIDE // max(picture.size)))
-    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-    light = Image.new("L", picture.size, DARKEST)
+def drawn(image: Image.Image, look: Look) -> Image.Image:
+    """The image, and beside it the same, the darker the less was looked there than at the part most looked at."""
+    scale = max(1, -(-LEAST_SIDE // max(image.size)))
+    image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    light = Image.new("L", image.size, DARKEST)
     most = max(share for *_, share in look) or 1.0
     for left, top, right, bottom, share in sorted(look, key=lambda part: part[-1]):  # of overlapping regions the most
-        corners = (left * picture.width, top * picture.height, right * picture.width - 1, bottom * picture.height - 1)
+        corners = (left * image.width, top * image.height, right * image.width - 1, bottom * image.height - 1)
         if corners[0] < corners[2] and corners[1] < corners[3]:
             level = DARKEST + round((255 - DARKEST) * share / most)
             ImageDraw.Draw(light).rectangle(corners, fill=level)
-    beside = Image.new("RGB", (2 * picture.width + 4, picture.height), (255, 255, 255))
-    beside.paste(picture, (0, 0))
-    black = Image.new("RGB", picture.size)
-    beside.paste(Image.composite(picture, black, light), (picture.width + 4, 0))
+    beside = Image.new("RGB", (2 * image.width + 4, image.height), (255, 255, 255))
+    beside.paste(image, (0, 0))
+    black = Image.new("RGB", image.size)
+    beside.paste(Image.composite(image, black, light), (image.width + 4, 0))
     return beside
 
 

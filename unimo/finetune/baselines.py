@@ -24,8 +24,8 @@ from unimo.nearest import (
     words,
 )
 
-SIDE = 32  # pixels of a picture whose colours and edges are compared
-AT_ONCE = 2048  # pictures of either side that are compared with each other at once
+SIDE = 32  # pixels of an image whose colours and edges are compared
+AT_ONCE = 2048  # images of either side that are compared with each other at once
 
 
 def most_frequent(answers: Sequence[str]) -> str:
@@ -36,7 +36,7 @@ def most_frequent(answers: Sequence[str]) -> str:
 
 def nearest_rows(train: Examples, examples: Examples) -> list[int] | None:
     """The number of the training row most like each row: by TF-IDF cosine of the words, or for rows without texts by
-    the colours and edges of the pictures. Only rows with a target count; None where there is nothing to compare.
+    the colours and edges of the images. Only rows with a target count; None where there is nothing to compare.
 
     A row that shares no word with any other gets the first training row.
     """
@@ -46,7 +46,7 @@ def nearest_rows(train: Examples, examples: Examples) -> list[int] | None:
     if any(row.texts for row in train.rows):
         found = _by_words([" ".join(train.rows[i].texts) for i in known], [" ".join(r.texts) for r in examples.rows])
     elif train.images is not None and examples.images is not None:
-        found = _by_pictures(_described(train, known), _described(examples, range(len(examples))))
+        found = _by_images(_described(train, known), _described(examples, range(len(examples))))
     else:
         return None
     return [known[i] for i in found]
@@ -62,7 +62,7 @@ def _by_words(corpus: Sequence[str], queries: Sequence[str]) -> list[int]:
     return [int(found[0]) if len(found) else 0 for found in best]
 
 
-def _by_pictures(corpus: np.ndarray, queries: np.ndarray) -> list[int]:
+def _by_images(corpus: np.ndarray, queries: np.ndarray) -> list[int]:
     """Blocks against blocks: all similarities at once would be n x m numbers in memory."""
     blocks = [corpus[i : i + AT_ONCE] for i in range(0, len(corpus), AT_ONCE)]
     asked = (queries[i : i + AT_ONCE] for i in range(0, len(queries), AT_ONCE))
@@ -70,13 +70,13 @@ def _by_pictures(corpus: np.ndarray, queries: np.ndarray) -> list[int]:
 
 
 def _described(examples: Examples, rows: Sequence[int]) -> np.ndarray:
-    """(n, D) of the pictures of some rows; a row without one is like nothing."""
+    """(n, D) of the images of some rows; a row without one is like nothing."""
     found: dict[str, np.ndarray] = {}
     assert examples.images is not None
     empty = np.zeros_like(colours_and_edges(np.zeros((SIDE, SIDE, 3), np.uint8)))
     for i in rows:
         key = examples.rows[i].image
         if key is not None and key not in found:
-            picture = load_rgb(examples.images.image_bytes(examples.image_item(key)), where=key)
-            found[key] = colours_and_edges(squeeze(picture, SIDE))
+            image = load_rgb(examples.images.image_bytes(examples.image_item(key)), where=key)
+            found[key] = colours_and_edges(squeeze(image, SIDE))
     return np.stack([found.get(examples.rows[i].image or "", empty) for i in rows])

@@ -1,4 +1,4 @@
-"""Batches of a task: the rows of one split, with their pictures, as a draft that the task's question writes on.
+"""Batches of a task: the rows of one split, with their images, as a draft that the task's question writes on.
 
     n rows of a split · k rows of a batch · S side in pixels
 
@@ -19,14 +19,14 @@ from unimo.data.augment import Views, squeeze, view
 from unimo.data.batch_builder import Draft
 from unimo.data.images import load_rgb
 from unimo.data.loader import Cache, Corrupts, Regions
-from unimo.data.regions import PictureRegions
+from unimo.data.regions import ImageRegions
 from unimo.data.schedule import Shuffled
 from unimo.errors import DataError, UsageError
 from unimo.finetune.split import Example, Examples
 from unimo.rng import generator
 from unimo.tokenizer import Tokenizer
 
-PICTURES = "examples"  # group of the pictures of a draft's rows
+IMAGES = "examples"  # group of the images of a draft's rows
 BYTES_PER_TOKEN = 8  # of a text that is read at most: English has 4 to 5
 
 
@@ -40,11 +40,11 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class DrawnExample:
-    """One row of a draft. picture: its number in the group of pictures, -1 for none."""
+    """One row of a draft. image: its number in the group of images, -1 for none."""
 
     example: Example
     row: int
-    picture: int
+    image: int
     target: int
     names: tuple[int | str, ...]
 
@@ -72,8 +72,8 @@ class TaskDraft(Draft):
 class TaskRows:
     """The rows of a split, ready to be read.
 
-    size: side of the model's pictures. regions: of the split's pictures, for UNIMO, which sees no pixels. views: how
-    pictures are varied. cache_bytes: memory for decoded pictures. sees: False for tasks that look at no picture.
+    size: side of the model's images. regions: of the split's images, for UNIMO, which sees no pixels. views: how
+    images are varied. cache_bytes: memory for decoded images. sees: False for tasks that look at no image.
     """
 
     def __init__(
@@ -95,43 +95,43 @@ class TaskRows:
         return len(self.examples)
 
     def draft(self, places: Sequence[Place], step: int = 0, shards: int = 1, local_shards: int = 1) -> TaskDraft:
-        """The rows at these places; a picture of several rows is shown once, unless views vary it."""
+        """The rows at these places; an image of several rows is shown once, unless views vary it."""
         draft = TaskDraft(step, self.size, self.tokenizer, shards, local_shards, rows=self)
         shown: dict[object, int] = {}
         for place in places:
             example = self.examples.rows[place.row]
-            picture = -1
+            image = -1
             if self.sees and example.image is not None:
                 same = example.image if self.views == Views() else place
                 if same not in shown:
-                    shown[same] = self.show(draft, PICTURES, example.image, place.names)
-                picture = shown[same]
-            draft.examples.append(DrawnExample(example, place.row, picture, place.target, place.names))
+                    shown[same] = self.show(draft, IMAGES, example.image, place.names)
+                image = shown[same]
+            draft.examples.append(DrawnExample(example, place.row, image, place.target, place.names))
         return draft
 
     def show(self, draft: Draft, group: str, key: str, names: tuple[int | str, ...]) -> int:
-        """Adds a picture to a group of a draft; returns its number there."""
+        """Adds an image to a group of a draft; returns its number there."""
         item = self.examples.image_item(key)
         if self.regions is not None:
             rows = draft.regions.setdefault(group, [])
-            rows.append(self.regions.picture(item))
+            rows.append(self.regions.image(item))
             return len(rows) - 1
         pixels = draft.pixels.setdefault(group, [])
-        picture = self._square(item, key)
+        image = self._square(item, key)
         if self.views == Views():
-            pixels.append(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+            pixels.append(np.ascontiguousarray(image.transpose(2, 0, 1)))
         else:
-            pixels.append(view(picture, self.size, self.views, generator("view", *names)))
+            pixels.append(view(image, self.size, self.views, generator("view", *names)))
         return len(pixels) - 1
 
-    def seen(self, row: int) -> bytes | PictureRegions:
-        """What an `Answerer` takes for the picture of a row: the file, or its regions."""
+    def seen(self, row: int) -> bytes | ImageRegions:
+        """What an `Answerer` takes for the image of a row: the file, or its regions."""
         key = self.examples.rows[row].image
         if key is None:
-            raise DataError("a row without a picture", where=f"{self.examples.source}, {self.examples.rows[row].id}")
+            raise DataError("a row without an image", where=f"{self.examples.source}, {self.examples.rows[row].id}")
         item = self.examples.image_item(key)
         if self.regions is not None:
-            return self.regions.picture(item)
+            return self.regions.image(item)
         assert self.examples.images is not None
         return self.examples.images.image_bytes(item)
 

@@ -1,8 +1,8 @@
-"""Classification: one of k classes, or any of k answers with scores, of a text, a pair, a picture, or both.
+"""Classification: one of k classes, or any of k answers with scores, of a text, a pair, an image, or both.
 
     n rows · k classes or answers
 
-GLUE, SNLI, NLI with pictures, NLVR, VQA, ImageNet and a user's own labels (spec unimo §6.2, §6.7, §6.10). Classes are
+GLUE, SNLI, NLI with images, NLVR, VQA, ImageNet and a user's own labels (spec unimo §6.2, §6.7, §6.10). Classes are
 asked by a softmax. Answers of VQA have soft scores: each is asked by a sigmoid, and the losses of a row add up.
 """
 
@@ -34,9 +34,9 @@ from unimo.finetune.task_type import (
     check_texts,
     company,
     groups_of,
+    images_of,
     in_passes,
     labelled,
-    pictures_of,
     precision_of,
     report_row,
     taken,
@@ -62,7 +62,7 @@ class Classified:
 
 @dataclass(frozen=True)
 class Classify:
-    """head: what the model reads and the names it knows. sees: look at pictures. positive: class of F1 and Matthews.
+    """head: what the model reads and the names it knows. sees: look at images. positive: class of F1 and Matthews.
     texts: how many a row must have. unseen: whether labels that training did not have are refused, or never right."""
 
     head: HeadSettings
@@ -82,7 +82,7 @@ class Classify:
     def check(self, examples: Examples) -> None:
         """Rows without what is read, and classes that training did not have, end a run before it begins."""
         needs = self.head.reads in ("image", "both")
-        check_rows(examples, texts=self.reads_texts, pictures=needs, what=self.head.task)
+        check_rows(examples, texts=self.reads_texts, images=needs, what=self.head.task)
         check_texts(examples, self.texts, self.head.task)
         if self.head.kind == "classes" and self.unseen == "error":
             unseen_labels(examples, self.head.labels)
@@ -95,7 +95,7 @@ class Classify:
             if self.reads_texts:
                 segments = [draft.ids(text, self.head.longest) for text in one.example.texts]
                 draft.add_text(EXAMPLES, joined(segments, self.head.longest))
-        draft.extra[f"{EXAMPLES}.picture"] = [one.picture for one in draft.examples]
+        draft.extra[f"{EXAMPLES}.image"] = [one.image for one in draft.examples]
         draft.extra["classify.labels"] = np.stack([self.label(one.example) for one in draft.examples])
 
     @cached_property
@@ -128,8 +128,8 @@ class Classify:
         return logits.astype(np.float32)
 
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
-        pictures = pictures_of(batch) if self.sees else None
-        return {ASKED: Request(pictures, batch.texts_of(EXAMPLES) if self.reads_texts else None)}
+        images = images_of(batch) if self.sees else None
+        return {ASKED: Request(images, batch.texts_of(EXAMPLES) if self.reads_texts else None)}
 
     def logits(self, model: Unified, batch: Batch, fused: dict[str, Fused]) -> Tensor:
         return model.task_logits(fused[ASKED]).float()

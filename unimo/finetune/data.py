@@ -70,11 +70,11 @@ def say_shared(splits: Mapping[str, Examples], say: Callable[[str], None]) -> No
         count = sum(_read(row, examples) in known for row in examples.rows) if name != "train" else 0
         if count:
             which = "all" if count == len(examples) else f"{count:,} of"
-            say(f"warning: {which} {len(examples):,} rows of {name} are in training too (same texts and picture)")
+            say(f"warning: {which} {len(examples):,} rows of {name} are in training too (same texts and image)")
 
 
 def _read(row: Example, examples: Examples) -> Hashable:
-    """What a model is given of a row; a key names another picture in another corpus."""
+    """What a model is given of a row; a key names another image in another corpus."""
     corpus = examples.images.fingerprint if row.image is not None and examples.images is not None else ""
     return row.texts, row.image, corpus
 

@@ -17,7 +17,7 @@ class Example:
     """One row.
 
     id: unique within its split; FILE:LINE where the file gives none. texts: what is read, a string per segment (premise
-    and hypothesis, question, document, passage and turns of a dialogue). image: key of a picture in the corpus of the
+    and hypothesis, question, document, passage and turns of a dialogue). image: key of an image in the corpus of the
     split. target: see `Target`; None in a split without labels. extra: what only some tasks look at, such as all
     references, or the `group` of rows that are not independent of each other.
     """
@@ -31,7 +31,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Caption(Example):
-    """A row that says one thing, or some, of a picture: rows of one picture are one example with all that is said."""
+    """A row that says one thing, or some, of an image: rows of one image are one example with all that is said."""
 
 
 class Dropped(NamedTuple):

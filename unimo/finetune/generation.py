@@ -1,4 +1,4 @@
-"""Generation: a text is written after what is known, a source, a picture, or both (spec unimo §6.4, §6.9, unimo2 §6.2).
+"""Generation: a text is written after what is known, a source, an image, or both (spec unimo §6.4, §6.9, unimo2 §6.2).
 
 Summaries, questions, answers in a dialogue, captions. Asked: every next token of the target, with label smoothing; the
 known sees itself both ways, the target what is known and what it has written. Decoding is a beam search, or greedy.
@@ -30,9 +30,9 @@ from unimo.finetune.task_type import (
     check_rows,
     company,
     groups_of,
+    images_of,
     in_passes,
     labelled,
-    pictures_of,
     report_row,
     taken,
 )
@@ -52,7 +52,7 @@ PARTS = {  # of a metric with several scores, those that are reported
 
 @dataclass(frozen=True)
 class Write:
-    """settings: what is known, and decoding. sees: look at pictures. reads: read texts before."""
+    """settings: what is known, and decoding. sees: look at images. reads: read texts before."""
 
     task: str
     settings: Writing
@@ -64,7 +64,7 @@ class Write:
     each_target: ClassVar[bool] = True
 
     def check(self, examples: Examples) -> None:
-        check_rows(examples, texts=self.reads, pictures=self.sees, what=self.task)
+        check_rows(examples, texts=self.reads, images=self.sees, what=self.task)
         empty = [row.id for row in examples.rows if any(not text.strip() for text in targets_of(row))]
         if empty:
             raise DataError(
@@ -94,7 +94,7 @@ class Write:
             passage = sources.pop(0) if len(sources) > 1 else None
             return dialogue_record(sources, written, passage=passage, where=example.id, **longest)
         end = tokenizer.sep if options.end == "sep" else tokenizer.mask
-        if not sources and written is None:  # a picture alone: nothing is known in words
+        if not sources and written is None:  # an image alone: nothing is known in words
             return Record(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
         return seq2seq_record(sources, written, end=end, keep_end=options.keep_end, where=example.id, **longest)
 
@@ -109,10 +109,10 @@ class Write:
             text = draft.add_text(EXAMPLES, record.ids, role=record.roles, positions=record.positions, dialogue=spoken)
             places = np.arange(record.target_begins, len(record.ids) - 1)
             draft.ask("write", EXAMPLES, text, places, record.ids[places + 1])
-        draft.extra[f"{EXAMPLES}.picture"] = [one.picture for one in draft.examples]
+        draft.extra[f"{EXAMPLES}.image"] = [one.image for one in draft.examples]
 
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
-        return {ASKED: Request(pictures_of(batch) if self.sees else None, batch.texts_of(EXAMPLES))}
+        return {ASKED: Request(images_of(batch) if self.sees else None, batch.texts_of(EXAMPLES))}
 
     def logits(self, model: Unified, batch: Batch, fused: dict[str, Fused]) -> Tensor:
         """(n, known words) at every place that is asked."""
@@ -139,11 +139,11 @@ class Write:
         try:
             for numbers in in_passes(rows, together):
                 examples = [rows.examples.rows[i] for i in numbers]
-                pictures = [rows.seen(i) for i in numbers] if self.sees else None
+                images = [rows.seen(i) for i in numbers] if self.sees else None
                 sources = [self.record(one, None, answerer.tokenizer) for one in examples] if self.reads else None
                 texts = answerer.write(
                     sources,
-                    pictures,
+                    images,
                     beams=options.beams,
                     longest=options.longest,
                     shortest=options.shortest,

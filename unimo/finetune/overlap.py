@@ -1,14 +1,14 @@
-"""What of a test split was seen in training: exact and near duplicates of its texts and pictures.
+"""What of a test split was seen in training: exact and near duplicates of its texts and images.
 
     texts      exact: equal words, whatever case and punctuation
                near:  Jaccard similarity of the sets of word 5-grams of at least 0.8
-    pictures   exact: equal bytes
-               near:  64-bit difference hashes that differ in at most 4 bits, and tiny colour pictures that agree
+    images   exact: equal bytes
+               near:  64-bit difference hashes that differ in at most 4 bits, and tiny colour images that agree
 
 Only the test split is kept in memory; training data of any size streams past it. Both searches are complete, not
 sampled. For similar texts (Chaudhuri et al., ICDE 2006) rare shingles come first in one order for all, and of a set of
 n only the first n - ceil(0.8 n) + 1 need to be looked up: two sets that share none of those cannot share 80 %. For
-similar pictures the hash is cut into five bands: of five bands, four differing bits leave one untouched.
+similar images the hash is cut into five bands: of five bands, four differing bits leave one untouched.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Twin(NamedTuple):
 
 @dataclass(frozen=True)
 class Overlap:
-    """what: texts or pictures. tested, trained: how many were compared. exact, near: test items with a twin of that
+    """what: texts or images. tested, trained: how many were compared. exact, near: test items with a twin of that
     kind; one that has both counts as exact. twins: the first of them, in the order of the test split."""
 
     what: str
@@ -65,16 +65,16 @@ class Overlap:
 
 
 def split_overlap(train: Examples | Corpus, test: Examples, *, keep: int = 10) -> list[Overlap]:
-    """Texts and pictures of a test split against those of a training split or of a corpus of pre-training.
+    """Texts and images of a test split against those of a training split or of a corpus of pre-training.
 
-    One entry for texts and one for pictures, as far as both sides have them. keep: how many twins are named.
+    One entry for texts and one for images, as far as both sides have them. keep: how many twins are named.
     """
     found = []
     asked = list(texts_of(test))
     if asked and (not isinstance(train, Corpus) or train.kind != "images"):
         found.append(text_overlap(texts_of(train), asked, keep=keep))
-    if _has_pictures(train) and _has_pictures(test):
-        found.append(picture_overlap(pictures_of(train), pictures_of(test), keep=keep))
+    if _has_images(train) and _has_images(test):
+        found.append(image_overlap(images_of(train), images_of(test), keep=keep))
     return found
 
 
@@ -91,7 +91,7 @@ def texts_of(source: Examples | Corpus) -> Iterator[tuple[str, str]]:
     tokenizer = Tokenizer.default()
     if source.kind == "images":
         raise UsageError(
-            "pictures hold no texts", where="texts_of", expected="rows, texts or pairs", do="compare pictures instead"
+            "images hold no texts", where="texts_of", expected="rows, texts or pairs", do="compare images instead"
         )
     for i in range(len(source)):
         if source.caption_offsets is not None:
@@ -102,8 +102,8 @@ def texts_of(source: Examples | Corpus) -> Iterator[tuple[str, str]]:
             yield from ((f"{source.keys[i]}#{j}", text[a:b]) for j, (a, b) in enumerate(sentences(text)))
 
 
-def pictures_of(source: Examples | Corpus) -> Iterator[tuple[str, bytes]]:
-    """(key, encoded picture): of rows those that they name, each once."""
+def images_of(source: Examples | Corpus) -> Iterator[tuple[str, bytes]]:
+    """(key, encoded image): of rows those that they name, each once."""
     if isinstance(source, Corpus):
         yield from ((source.keys[i], source.image_bytes(i)) for i in range(len(source)))
     elif source.images is not None:
@@ -163,7 +163,7 @@ def text_overlap(
     return _overlap("texts", len(names), trained, best, keep)
 
 
-def picture_overlap(
+def image_overlap(
     train: Iterable[tuple[str, bytes]],
     test: Iterable[tuple[str, bytes]],
     *,
@@ -171,11 +171,11 @@ def picture_overlap(
     colours: int | None = 24,
     keep: int = 10,
 ) -> Overlap:
-    """Test pictures with a twin in training; (name, encoded bytes) each.
+    """Test images with a twin in training; (name, encoded bytes) each.
 
-    bits: of the difference hash that may differ, 0 to 4. colours: how much any colour of the pictures, shrunk to 8 x 8,
+    bits: of the difference hash that may differ, 0 to 4. colours: how much any colour of the images, shrunk to 8 x 8,
     may differ, of 255, for a near duplicate to be believed: the hash sees no colours, and little of what is drawn on a
-    plain ground. None believes the hash alone. DataError when a picture cannot be read.
+    plain ground. None believes the hash alone. DataError when an image cannot be read.
     """
     if not 0 <= bits <= NEAR_BITS:
         raise UsageError(
@@ -208,12 +208,12 @@ def picture_overlap(
             differing = (given.hash ^ shown[i].hash).bit_count()
             if differing <= bits and (colours is None or np.abs(given.tiny - shown[i].tiny).max() <= colours):
                 _offer(best, i, Twin(names[i], key, 1 - differing / 64, False))
-    return _overlap("pictures", len(names), trained, best, keep)
+    return _overlap("images", len(names), trained, best, keep)
 
 
-def difference_hash(picture: Image.Image) -> int:
+def difference_hash(image: Image.Image) -> int:
     """64 bits: whether each cell of an 8 x 8 grid is brighter than its right neighbour, row by row."""
-    cells = np.asarray(picture.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
+    cells = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
     return int.from_bytes(np.packbits(cells[:, :-1] > cells[:, 1:]).tobytes(), "big")
 
 
@@ -224,9 +224,9 @@ class _Shown(NamedTuple):
 
 
 def _look(data: bytes, where: str) -> _Shown:
-    picture = load_rgb(data, where=where)
-    tiny = np.asarray(picture.resize((8, 8), Image.Resampling.BOX), np.int16)
-    return _Shown(hashlib.sha256(data).digest(), difference_hash(picture), tiny)
+    image = load_rgb(data, where=where)
+    tiny = np.asarray(image.resize((8, 8), Image.Resampling.BOX), np.int16)
+    return _Shown(hashlib.sha256(data).digest(), difference_hash(image), tiny)
 
 
 def _bands(value: int) -> Iterator[tuple[int, int]]:
@@ -265,5 +265,5 @@ def _overlap(what: str, tested: int, trained: int, best: dict[int, Twin], keep: 
     return Overlap(what, tested, trained, exact, len(best) - exact, tuple(best[i] for i in sorted(best)[:keep]))
 
 
-def _has_pictures(source: Examples | Corpus) -> bool:
+def _has_images(source: Examples | Corpus) -> bool:
     return source.kind != "texts" if isinstance(source, Corpus) else source.images is not None

@@ -36,7 +36,7 @@ def predict(
     """Reads rows as the model's own training rows were read, and writes a prediction for each into file `out`.
 
     Labels may be there or not. Returns score rows where they are, with labels that training did not have counted as
-    wrong. Rows that cannot be answered, such as empty ones or those whose picture is broken, are left out and named,
+    wrong. Rows that cannot be answered, such as empty ones or those whose image is broken, are left out and named,
     here and in OUT.bad.jsonl; strict: they are an error. together: rows that share a forward pass. Raises UsageError
     for a file that exists, and what reading raises.
     """
@@ -53,8 +53,8 @@ def predict(
     if isinstance(kind, Classify):
         kind = replace(kind, unseen="wrong")
     ledger = Ledger(out.with_name(f"{out.name}.bad.jsonl"))
-    pictures = list(images) or list(run.data.images)
-    read = open_rows(run, list(data), "test", images=pictures, ledger=ledger, say=say, tolerant=True)
+    folders = list(images) or list(run.data.images)
+    read = open_rows(run, list(data), "test", images=folders, ledger=ledger, say=say, tolerant=True)
     examples = as_asked(run, read)
     kind.check(examples)
     bad = list(read.first_bad)
@@ -86,7 +86,7 @@ def predict(
 
 
 def _readable(examples: Examples, rows: TaskRows) -> tuple[Examples, list[tuple[str, DataError]]]:
-    """The rows that can be read with their pictures, and what is wrong with the others, by id: asked one by one, and
+    """The rows that can be read with their images, and what is wrong with the others, by id: asked one by one, and
     only where reading many at once has failed."""
     kept, broken = [], list[tuple[str, DataError]]()
     for i, row in enumerate(examples.rows):

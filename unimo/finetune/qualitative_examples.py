@@ -1,6 +1,6 @@
 """Examples of a fine-tuned task to look at: a few rows at random, and those that were answered worst.
 
-    predictions + rows -> gallery.json: what was read, the right answer, the model's, the score, a small picture
+    predictions + rows -> gallery.json: what was read, the right answer, the model's, the score, a small image
     gallery.json       -> galleries of a page (`unimo.evaluation.report`)
 
 What was answered stands in predictions-SPLIT.jsonl too, by the row's id.
@@ -34,7 +34,7 @@ from unimo.metrics import rouge_l_each, tokenise
 Item = dict[str, Any]
 FILE = "gallery.json"
 SHOWN = 6  # rows of either sort
-SIDE = 128  # pixels of the longer side of a picture that is kept
+SIDE = 128  # pixels of the longer side of an image that is kept
 LONGEST = 300  # characters of a text that is shown
 RANDOM, WORST = "rows at random", "worst errors"
 LOOKED = "Right half: the brighter, the more the answer's token looked there in the last layer (mean of the heads)."
@@ -86,7 +86,7 @@ def _classified(kind: Classify, row: Example, said: Any) -> Judged:
 
 
 def _ranked(captions: Sequence[str], scores: np.ndarray, own: range) -> Judged | None:
-    """The caption ranked first for a picture, and at which place the best of its own stands."""
+    """The caption ranked first for an image, and at which place the best of its own stands."""
     if not own:
         return None
     best = float(scores[own].max())
@@ -106,7 +106,7 @@ def gallery(
 ) -> dict[str, Any]:
     """{"split", "items"}: rows at random, the same for a seed, then the worst errors, worst first.
 
-    Every item is JSON: what, id, read (texts), picture (its key) with image (a data URI, where it could be read) and
+    Every item is JSON: what, id, read (texts), image (its key) with image (a data URI, where it could be read) and
     looked (with `look`: parts of it and their shares of attention, for the number of a row), answer, right, metric,
     score. A split without labels shows what was answered to rows at random.
     """
@@ -120,7 +120,7 @@ def gallery(
             row, one = examples.rows[i], rows[i]
             item: Item = {"what": what, "id": row.id, "read": [_cut(text) for text in _read(kind, row)]}
             if row.image is not None and kind.sees:
-                item |= {"picture": row.image, "image": _small(examples, row.image)}
+                item |= {"image": row.image, "thumbnail": _small(examples, row.image)}
                 item |= {} if look is None else {"looked": look(i)}
             if one is None:
                 items.append({**item, "answer": _cut(str(kind.written(predictions[i])["prediction"]))})
@@ -146,12 +146,12 @@ def _figure(item: Item) -> dict[str, Any]:
     lines = [*item["read"], *([f"right: {item['right']}"] if "right" in item else [])]
     if "score" in item:
         lines.append(f"{item['metric']}: {'undefined' if item['score'] is None else format(item['score'], '.3g')}")
-    uri = item.get("image")
+    uri = item.get("thumbnail")
     image: Any = base64.b64decode(uri.partition(",")[2]) if uri else None
     if image is not None and item.get("looked"):
-        image = drawn(load_rgb(image, where=item["picture"]), item["looked"])
-    if "picture" in item and image is None:
-        lines.append("its picture cannot be read")
+        image = drawn(load_rgb(image, where=item["image"]), item["looked"])
+    if "image" in item and image is None:
+        lines.append("its image cannot be read")
     return {"image": image, "title": f"answer: {item['answer'] or '(nothing)'}", "lines": [*lines, item["id"]]}
 
 
@@ -162,17 +162,17 @@ def _read(kind: Kind, row: Example) -> Iterator[str]:
 
 
 def _small(examples: Examples, key: str) -> str | None:
-    """The picture as a data URI that fits into a page; None where it cannot be read (UNIMO sees regions alone)."""
+    """The image as a data URI that fits into a page; None where it cannot be read (UNIMO sees regions alone)."""
     if examples.images is None:
         return None
     try:
-        picture = load_rgb(examples.images.image_bytes(examples.image_item(key)), where=key)
+        image = load_rgb(examples.images.image_bytes(examples.image_item(key)), where=key)
     except UnimoError:
         return None
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    kind = "png" if max(picture.size) <= SIDE // 2 else "jpeg"  # in a tiny picture every pixel counts
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    kind = "png" if max(image.size) <= SIDE // 2 else "jpeg"  # in a tiny image every pixel counts
     file = io.BytesIO()
-    picture.save(file, kind, quality=85)  # PNG has no quality and ignores it
+    image.save(file, kind, quality=85)  # PNG has no quality and ignores it
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 

@@ -1,4 +1,4 @@
-"""Regression: a number for a text, a pair of texts, a picture or both, by the mean squared error (spec unimo §6.3)."""
+"""Regression: a number for a text, a pair of texts, an image or both, by the mean squared error (spec unimo §6.3)."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from unimo.finetune.task_type import (
     check_rows,
     company,
     groups_of,
+    images_of,
     in_passes,
     labelled,
-    pictures_of,
     precision_of,
     report_row,
     taken,
@@ -43,7 +43,7 @@ from unimo.objectives.objective import Part
 
 @dataclass(frozen=True)
 class Regress:
-    """head: of kind number; what it learns is (target - centre) / spread. sees: look at pictures."""
+    """head: of kind number; what it learns is (target - centre) / spread. sees: look at images."""
 
     head: HeadSettings
     sees: bool
@@ -58,7 +58,7 @@ class Regress:
 
     def check(self, examples: Examples) -> None:
         needs = self.head.reads in ("image", "both")
-        check_rows(examples, texts=self.reads_texts, pictures=needs, what=self.head.task)
+        check_rows(examples, texts=self.reads_texts, images=needs, what=self.head.task)
         wrong = [row.id for row in examples.rows if row.target is not None and not math.isfinite(_number(row.target))]
         if wrong:
             raise DataError(
@@ -75,13 +75,13 @@ class Regress:
             if self.reads_texts:
                 segments = [draft.ids(text, self.head.longest) for text in one.example.texts]
                 draft.add_text(EXAMPLES, joined(segments, self.head.longest))
-        draft.extra[f"{EXAMPLES}.picture"] = [one.picture for one in draft.examples]
+        draft.extra[f"{EXAMPLES}.image"] = [one.image for one in draft.examples]
         targets = np.array([_number(one.example.target) for one in draft.examples])
         draft.extra["regress.targets"] = ((targets - self.head.centre) / self.head.spread).astype(np.float32)
 
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
-        pictures = pictures_of(batch) if self.sees else None
-        return {ASKED: Request(pictures, batch.texts_of(EXAMPLES) if self.reads_texts else None)}
+        images = images_of(batch) if self.sees else None
+        return {ASKED: Request(images, batch.texts_of(EXAMPLES) if self.reads_texts else None)}
 
     def outputs(self, model: Unified, fused: dict[str, Fused]) -> Tensor:
         """(n,) in units of the head's spread, from its centre."""

@@ -1,10 +1,10 @@
-"""Retrieval: which caption belongs to a picture, and which picture to a caption (spec unimo §6.6, unimo2 §6.1).
+"""Retrieval: which caption belongs to an image, and which image to a caption (spec unimo §6.6, unimo2 §6.1).
 
-    N pictures · M captions · g captions of a step · k wrong candidates of each side
+    N images · M captions · g captions of a step · k wrong candidates of each side
 
-circle   as released: every caption of a step meets its picture, k other pictures, and its picture meets k captions of
+circle   as released: every caption of a step meets its image, k other images, and its image meets k captions of
          others, drawn at random from the whole training split: 1 + 2k pairs, and a circle loss on either side
-hard     ours: the captions and pictures of a step are each other's negatives: contrast of embeddings and matching of
+hard     ours: the captions and images of a step are each other's negatives: contrast of embeddings and matching of
          the hardest (UNIMO-2), or a softmax of joint scores (UNIMO)
 """
 
@@ -43,7 +43,7 @@ MATCHED = 64  # pairs fused at once, at least: there are N x M of them
 
 @dataclass(frozen=True)
 class RankedRow:
-    """One picture. scores: (M,) of all captions of the split, -inf where not shortlisted; captions: these M."""
+    """One image. scores: (M,) of all captions of the split, -inf where not shortlisted; captions: these M."""
 
     scores: np.ndarray
     captions: list[str]
@@ -78,7 +78,7 @@ class Rank:
         return [RewritingContrastive(pairs=1 << 30, others=self.settings.negatives, **wrong, **scorer)]
 
     def check(self, examples: Examples) -> None:
-        check_rows(examples, texts=False, pictures=True, what=self.task)
+        check_rows(examples, texts=False, images=True, what=self.task)
 
     # ---- asked ----------------------------------------------------------------------------------------------------
 
@@ -90,29 +90,29 @@ class Rank:
             self._against_each_other(draft)
 
     def _against_random(self, draft: TaskDraft) -> None:
-        """Texts and pictures of each caption: itself, then k of others."""
+        """Texts and images of each caption: itself, then k of others."""
         rows = draft.rows
         assert rows is not None
-        pictures, texts = [], []
+        images, texts = [], []
         for one in draft.examples:
             others = self._others(rows, one)
-            own = [one.picture]
+            own = [one.image]
             for row in others[: self.settings.negatives]:
                 key = rows.examples.rows[row].image
                 assert key is not None
                 own.append(rows.show(draft, "examples", key, (*one.names, row)))
-            pictures.append(own)
+            images.append(own)
             read = [self._ids(draft, captions_of(one.example)[one.target])]
             rng = one.rng("captions of others")
             for row in others[self.settings.negatives :]:
                 said = captions_of(rows.examples.rows[row])
                 read.append(self._ids(draft, said[int(rng.integers(len(said)))]))
             texts.append([draft.add_text(TEXTS, ids) for ids in read])
-        draft.extra["rank.pictures"] = np.array(pictures, np.int64)  # (g, 1 + k)
+        draft.extra["rank.images"] = np.array(images, np.int64)  # (g, 1 + k)
         draft.extra["rank.texts"] = np.array(texts, np.int64)
 
     def _others(self, rows: TaskRows, one: DrawnExample) -> list[int]:
-        """2k rows of other pictures, k distinct ones for either side, drawn uniformly; of too few some come twice."""
+        """2k rows of other images, k distinct ones for either side, drawn uniformly; of too few some come twice."""
         rng, k = one.rng("negatives"), self.settings.negatives
         sides: list[int] = []
         for _ in range(2):
@@ -137,7 +137,7 @@ class Rank:
             identity = number("caption", ids.tobytes().hex())
             names = (*one.names[:1], one.row, *one.names[1:])
             draft.pairs.append(Drawn(one.example.id, identity, ids, names, i % per_shard))
-            kept.setdefault("pairs", []).append(shown[one.picture])
+            kept.setdefault("pairs", []).append(shown[one.image])
         draft.extra["pairs.image"] = [number("picture", one.example.image or "") for one in draft.examples]
         draft.extra["pairs.caption"] = [one.identity for one in draft.pairs]
         for objective in self.objectives:
@@ -152,10 +152,10 @@ class Rank:
             for objective in self.objectives:
                 found |= objective.requests(model, batch, towers)
             return found
-        pictures = batch.images_of("examples")[batch.extra["rank.pictures"]]
+        images = batch.images_of("examples")[batch.extra["rank.images"]]
         texts = batch.texts_of(TEXTS)[batch.extra["rank.texts"]]
-        k = pictures.shape[1] - 1
-        image = torch.cat([pictures, pictures[:, :1].expand(-1, k)], 1)  # right, k other pictures, k other captions
+        k = images.shape[1] - 1
+        image = torch.cat([images, images[:, :1].expand(-1, k)], 1)  # right, k other images, k other captions
         text = torch.cat([texts[:, :1].expand(-1, 1 + k), texts[:, 1:]], 1)
         return {ASKED: Request(image.flatten(), text.flatten())}
 
@@ -214,7 +214,7 @@ class Rank:
         return [RankedRow(row, captions) for row in scores]
 
     def _candidates(self, cosine: np.ndarray) -> np.ndarray:
-        """(k, 2) pairs that are fused: all, or the best by cosine of every picture and of every caption."""
+        """(k, 2) pairs that are fused: all, or the best by cosine of every image and of every caption."""
         k = self.settings.shortlist
         wanted = np.full(cosine.shape, not k)
         if k:
@@ -228,18 +228,18 @@ class Rank:
         return {"prediction": [prediction.captions[i] for i in best], "scores": prediction.scores[best].tolist()}
 
     def baseline(self, train: Examples, examples: Examples) -> dict[str, list[Any]]:
-        """None that looks at neither model nor picture; chance stands beside each score."""
+        """None that looks at neither model nor image; chance stands beside each score."""
         return {}
 
     def score(self, predictions: Sequence[RankedRow], examples: Examples, seed: int = 0) -> list[Row]:
-        """R@1, 5, 10 of both directions; a caption may be asked for by any picture it is right for."""
+        """R@1, 5, 10 of both directions; a caption may be asked for by any image it is right for."""
         here = [i for i, row in enumerate(examples.rows) if captions_of(row)]
         told = [len(captions_of(examples.rows[i])) for i in here]
         owner = np.repeat(np.arange(len(told)), told)
         scores = np.stack([predictions[i].scores for i in here])
         passes = int(np.isfinite(scores).sum())
         found = retrieval_report(scores, owner, KS, seed=seed)
-        note = f"{len(told):,} pictures, {len(owner):,} captions, {passes:,} fused passes"
+        note = f"{len(told):,} images, {len(owner):,} captions, {passes:,} fused passes"
         return [
             report_row(self.task, f"{way.replace('_', ' ')} {name}", score, "%", note)
             for way in ("image_to_text", "text_to_image")
@@ -254,5 +254,5 @@ def pairs_of_a_pass(together: int | None) -> int:
 
 
 def captions_of(example: Example) -> list[str]:
-    """What is said of a picture: the targets of its row, else its texts."""
+    """What is said of an image: the targets of its row, else its texts."""
     return list(targets_of(example)) or list(example.texts)

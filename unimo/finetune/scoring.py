@@ -207,17 +207,17 @@ def _company(kind: Kind, answerer: Answerer, together: int | None) -> str:
 
 def _layout(run: Finetuning, kind: Kind) -> str:
     """What the model reads of a row, in the order in which it reads it."""
-    seen = "picture, then " if kind.sees else ""
+    seen = "image, then " if kind.sees else ""
     if run.kind == "generation":
         if not run.write.reads:
             return f"{seen}[CLS] target".strip()
         layout = "[CLS] passage [SEP] turn [SEP] ..." if run.write.dialogue else "[CLS] source [SEP] ..."
         return f"{seen}{layout}, up to {run.write.longest_source} tokens each"
     if run.kind == "retrieval":
-        return f"picture, then [CLS] caption [SEP], up to {run.rank.longest} tokens"
+        return f"image, then [CLS] caption [SEP], up to {run.rank.longest} tokens"
     assert run.model.head is not None
     if run.model.head.reads == "image":
-        return "picture alone"
+        return "image alone"
     return f"{seen}[CLS] text [SEP] (second text [SEP]), up to {run.model.head.longest} tokens"
 
 

@@ -19,16 +19,14 @@ KINDS = ("classification", "regression", "retrieval", "generation")
 
 @dataclass(frozen=True)
 class TaskData:
-    """Where the rows and pictures of a task are."""
+    """Where the rows and images of a task are."""
 
     reader: str = setting("table", "how files are read (unimo.finetune.readers); table: your own csv, tsv, jsonl")
     train: tuple[str, ...] = setting((), "files of the training split", filled=True)
     dev: tuple[str, ...] = setting((), "files of the split that decides when to stop", filled=True)
     test: tuple[str, ...] = setting((), "files of the split that is only scored; may lack labels", filled=True)
-    images: tuple[str, ...] = setting((), "pictures that rows name: folders, globs or tars", filled=True)
-    regions: tuple[str, ...] = setting(
-        (), "detected regions of these pictures, if not beside them (UNIMO)", filled=True
-    )
+    images: tuple[str, ...] = setting((), "images that rows name: folders, globs or tars", filled=True)
+    regions: tuple[str, ...] = setting((), "detected regions of these images, if not beside them (UNIMO)", filled=True)
     columns: tuple[str, ...] = setting(
         (), "part=column of your own files: id, text, text2, image, label, score, target", filled=True
     )
@@ -36,11 +34,11 @@ class TaskData:
     score_limit: int | None = setting(
         None, "dev rows and test rows that are scored at most, drawn by the seed; none takes all", at_least=1
     )
-    views: Views = setting(Views(), "how pictures are varied in training")
+    views: Views = setting(Views(), "how images are varied in training")
     index_dir: str | None = setting(
-        None, "where indexes of pictures go when they should not lie beside them", filled=True
+        None, "where indexes of images go when they should not lie beside them", filled=True
     )
-    cache_gb: float = setting(1.0, "memory for decoded pictures, per loader process", at_least=0, at_most=1e6)
+    cache_gb: float = setting(1.0, "memory for decoded images, per loader process", at_least=0, at_most=1e6)
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Reading:
     texts: int | None = setting(
         None, "texts that a row must have, such as 1: a hypothesis without its premise", at_least=0
     )
-    sees: bool | None = setting(None, "look at pictures; none: where rows have them")
+    sees: bool | None = setting(None, "look at images; none: where rows have them")
     reads: Literal["auto", "text", "image", "both"] = setting("auto", "poolers the head reads; auto: all that there is")
     fusion: Literal["product", "sum"] = setting("product", "how both poolers are joined")
     hidden: int = setting(0, "width of a layer between poolers and answer; 0: none", at_least=0, at_most=65536)
@@ -77,7 +75,7 @@ class Reading:
 class Writing:
     """Generation: what is known before, and how the answer is written."""
 
-    sees: bool | None = setting(None, "look at pictures; none: where rows have them")
+    sees: bool | None = setting(None, "look at images; none: where rows have them")
     reads: bool | None = setting(None, "read the rows' texts before writing; none: where rows have them")
     one_segment: bool = setting(False, "texts of a row are one segment with [SEP] between, as released; else one each")
     dialogue: bool = setting(False, "texts are a passage and turns, with tables of speakers and turns (CoQA, UNIMO)")
@@ -103,14 +101,14 @@ class Writing:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Retrieval: how a picture and a caption are scored, and what they are told apart from."""
+    """Retrieval: how an image and a caption are scored, and what they are told apart from."""
 
     loss: Literal["circle", "hard"] = setting(
         "hard", "circle: as released, against random negatives; hard: contrast and matching with the batch's hardest"
     )
     longest: int = setting(128, "tokens of a caption, special ones included", at_least=3)
     negatives: int = setting(
-        10, "circle: other pictures of a caption, and other captions of a picture", at_least=1, at_most=10_000
+        10, "circle: other images of a caption, and other captions of an image", at_least=1, at_most=10_000
     )
     margin: float = setting(0.2, "circle: the margin m", at_least=-2, at_most=2)
     scale: float = setting(1.0, "circle: the factor gamma of scores", above=0, at_most=1e6)

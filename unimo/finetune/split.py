@@ -1,4 +1,4 @@
-"""One split of a task: its rows, its pictures, and how both are opened.
+"""One split of a task: its rows, its images, and how both are opened.
 
     open_examples("sst2", "glue/SST-2/dev.tsv")
     open_examples("vqa", [questions, annotations], images="coco/val2014")
@@ -7,12 +7,12 @@
 What is wrong with single rows is counted, named in the ledger and left out; what is wrong with a file, or with more
 than a small share of its rows, is an error:
 
-    an id that appears again                  the later row is bad; captions of one picture may share one
-    captions of one picture in several rows   one row with all of them
-    a name that several pictures have         the row is bad
+    an id that appears again                  the later row is bad; captions of one image may share one
+    captions of one image in several rows   one row with all of them
+    a name that several images have         the row is bad
     no target in some rows                    those rows are bad
     no target in any row                      a split to predict for; with need_targets, an error
-    a picture that is not among the pictures  the row is bad
+    an image that is not among the images  the row is bad
     a file that ends early                    an error, for nobody can count what it lost
 """
 
@@ -31,14 +31,14 @@ from typing import Any
 from unimo.corpus.bad_samples import Ledger, check_share
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.corpus.finding import did_you_mean
-from unimo.corpus.image_names import PictureKeys
+from unimo.corpus.image_names import ImageKeys
 from unimo.errors import DataError, UsageError, nearest
 from unimo.finetune.example import Dropped, Example, Found, Noted, Target
 from unimo.finetune.readers import READERS, Reader
 from unimo.finetune.readers.book import Book
 from unimo.paths import check_name, expand
 
-PEEKED = 100  # rows whose pictures are looked for beside their file
+PEEKED = 100  # rows whose images are looked for beside their file
 SHOWN = 5  # bad rows that are kept to be named
 Paths = str | Path | Sequence[str | Path]
 
@@ -47,8 +47,8 @@ Paths = str | Path | Sequence[str | Path]
 class Examples:
     """One split of n rows.
 
-    name: of the split. images: corpus that holds the rows' pictures by their keys, or None. source: paths, for
-    messages. fingerprint: SHA-256 over the rows and the pictures. bad: how many rows could not be used. first_bad: what
+    name: of the split. images: corpus that holds the rows' images by their keys, or None. source: paths, for
+    messages. fingerprint: SHA-256 over the rows and the images. bad: how many rows could not be used. first_bad: what
     was wrong with the first of them. notes: what was said about the file, and why rows were left out, with counts.
     """
 
@@ -71,23 +71,23 @@ class Examples:
         return any(row.target is not None for row in self.rows)
 
     def image_item(self, key: str) -> int:
-        """The item of `images` with this key. UsageError without pictures, DataError when it is not among them."""
+        """The item of `images` with this key. UsageError without images, DataError when it is not among them."""
         if self.images is None:
             raise UsageError(
-                "a row names a picture, and no pictures were given",
+                "a row names an image, and no images were given",
                 where=self.source or self.name,
                 got=key,
-                do="give the folder or tars of its pictures as `images`",
+                do="give the folder or tars of its images as `images`",
             )
         if not self._place:
-            for i, each in enumerate(PictureKeys.of(self.images).names):
-                self._place.setdefault(each, i)  # pictures of one name are one picture
+            for i, each in enumerate(ImageKeys.of(self.images).names):
+                self._place.setdefault(each, i)  # images of one name are one image
         if key not in self._place:
-            if key in self.images.keys:  # of several pictures
-                return PictureKeys.of(self.images).item(key, self.source or self.name)
+            if key in self.images.keys:  # of several images
+                return ImageKeys.of(self.images).item(key, self.source or self.name)
             near = nearest(key, self._place) if len(self._place) <= 10_000 else None
             raise DataError(
-                "no such picture",
+                "no such image",
                 where=self.source or self.name,
                 got=key,
                 expected=f"one of {len(self._place)} keys",
@@ -114,9 +114,9 @@ def open_examples(
 
     reader_name: a name of READERS. path: its file, files or pattern of files; where a reader takes two different files
     (questions and annotations, source and target), both in this order. images: folder, tars or an opened corpus with
-    the rows' pictures; if not given, pictures beside a table are found by themselves. fields: part of an example ->
+    the rows' images; if not given, images beside a table are found by themselves. fields: part of an example ->
     column. name: of the split; by default of the file. ledger: also counts this split's rows, for a whole run.
-    keep_unlabelled: rows without a target are kept beside others that have one. max_bad_share: of rows, and of pictures
+    keep_unlabelled: rows without a target are kept beside others that have one. max_bad_share: of rows, and of images
     that are opened here. options: of the reader, such as split="val".
 
     Raises UsageError (no such reader, option or column) and DataError (a file that is missing, ends early or is of
@@ -133,29 +133,29 @@ def open_examples(
     if not paths:
         raise UsageError("no path given", where=f"reader {reader_name}", expected="a file, a pattern or a list of them")
     source = ", ".join(map(str, paths))
-    options_of_pictures: dict[str, Any] = {"ledger": ledger, "index_dir": index_dir, "max_bad_share": max_bad_share}
+    options_of_images: dict[str, Any] = {"ledger": ledger, "index_dir": index_dir, "max_bad_share": max_bad_share}
 
-    def open_pictures(paths: Paths) -> Corpus:
-        return open_corpus("images", paths, **options_of_pictures)
+    def open_images(paths: Paths) -> Corpus:
+        return open_corpus("images", paths, **options_of_images)
 
     given: Corpus | None
-    if reader.over == "pictures":
+    if reader.over == "images":
         if images is not None:
-            raise UsageError("these rows stand in their pictures", where="images", got=images, do="leave images out")
-        given = open_pictures(list(map(str, paths)))
+            raise UsageError("these rows stand in their images", where="images", got=images, do="leave images out")
+        given = open_images(list(map(str, paths)))
         found = reader(given, **options)
     else:
         found = _over_files(reader, _expanded(reader_name, reader, paths), options)
         given = None
         if images is not None:
-            given = images if isinstance(images, Corpus) else open_pictures(images)
+            given = images if isinstance(images, Corpus) else open_images(images)
 
     book = Book(source, need_targets, keep_unlabelled)
     for each in found:
         book.take(each)
     if given is None and reader.over == "files":
-        beside = _pictures_beside(book.rows, paths[0])
-        given = None if beside is None else open_pictures(beside)
+        beside = _images_beside(book.rows, paths[0])
+        given = None if beside is None else open_images(beside)
     rows = book.settled(given)
     book.report(ledger, max_bad_share)
     called = name or paths[0].name.partition(".")[0]
@@ -212,16 +212,16 @@ def _over_files(reader: Reader, paths: list[Path], options: Mapping[str, Any]) -
             yield found
 
 
-def _pictures_beside(rows: Sequence[Example], path: Path) -> str | None:
-    """The folder of a file whose rows name pictures by paths relative to it; None where none of the first is there."""
+def _images_beside(rows: Sequence[Example], path: Path) -> str | None:
+    """The folder of a file whose rows name images by paths relative to it; None where none of the first is there."""
     named = (row.image for row in rows if row.image is not None)
     # os.path, unlike Path, calls a name that no file can have a file that is not there.
     there = any(os.path.isfile(path.parent / name) for name in islice(named, PEEKED))  # noqa: PTH113
     return str(path.parent) if there else None
 
 
-def _fingerprint(rows: Sequence[Example], pictures: Corpus | None) -> str:
-    digest = hashlib.sha256(b"" if pictures is None else pictures.fingerprint.encode())
+def _fingerprint(rows: Sequence[Example], images: Corpus | None) -> str:
+    digest = hashlib.sha256(b"" if images is None else images.fingerprint.encode())
     for row in rows:
         values = [row.id, row.texts, row.image, row.target, dict(row.extra)]
         digest.update(json.dumps(values, sort_keys=True, default=str).encode() + b"\n")

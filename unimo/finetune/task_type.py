@@ -21,7 +21,7 @@ from torch import Tensor
 from unimo.batch import Batch
 from unimo.data.batch_builder import Draft
 from unimo.errors import DataError, UsageError
-from unimo.finetune.batches import PICTURES, Place, TaskDraft, TaskRows
+from unimo.finetune.batches import IMAGES, Place, TaskDraft, TaskRows
 from unimo.finetune.split import Example, Examples
 from unimo.inference import Answerer
 from unimo.model.unified import Fused, Request, Towers, Unified
@@ -35,7 +35,7 @@ TOGETHER = 32  # rows answered in one pass, if nobody says otherwise
 
 class Kind(Protocol):
     """parts, weight: as of objectives. metrics: what its predictions are marked by, checkpoints by the first. sees:
-    whether pictures are looked at. each_target: every target of a row is learnt once an epoch."""
+    whether images are looked at. each_target: every target of a row is learnt once an epoch."""
 
     each_target: ClassVar[bool]
 
@@ -64,12 +64,12 @@ def taken(draft: Draft) -> TaskDraft:
     return draft
 
 
-def pictures_of(batch: Batch) -> Tensor | None:
-    """(n,) the picture of each row of a batch, -1 where it has none; None where no row has one."""
-    number = batch.extra[f"{EXAMPLES}.picture"]
-    if PICTURES not in batch.image_groups:
+def images_of(batch: Batch) -> Tensor | None:
+    """(n,) the image of each row of a batch, -1 where it has none; None where no row has one."""
+    number = batch.extra[f"{EXAMPLES}.image"]
+    if IMAGES not in batch.image_groups:
         return None
-    return torch.where(number >= 0, number + batch.image_groups[PICTURES][0], number)
+    return torch.where(number >= 0, number + batch.image_groups[IMAGES][0], number)
 
 
 def company(answerer: Answerer, together: int | None) -> int:
@@ -133,7 +133,7 @@ def labelled(examples: Examples) -> np.ndarray:
 
 
 def groups_of(rows: Sequence[Example]) -> list[str] | None:
-    """What rows are resampled by, for intervals: `group` where rows name one, else the picture, else each alone."""
+    """What rows are resampled by, for intervals: `group` where rows name one, else the image, else each alone."""
     if all("group" in row.extra for row in rows):
         return [str(row.extra["group"]) for row in rows]
     if all(row.image is not None for row in rows):
@@ -141,12 +141,12 @@ def groups_of(rows: Sequence[Example]) -> list[str] | None:
     return None
 
 
-def check_rows(examples: Examples, *, texts: bool, pictures: bool, what: str, key: str = "") -> None:
+def check_rows(examples: Examples, *, texts: bool, images: bool, what: str, key: str = "") -> None:
     """DataError for the first rows without what the task reads; how many there are is told. key: the setting that asks
     for it, where one does."""
     for needed, missing, name in (
         (texts, [row.id for row in examples.rows if not any(text.strip() for text in row.texts)], "text"),
-        (pictures, [row.id for row in examples.rows if row.image is None], "picture"),
+        (images, [row.id for row in examples.rows if row.image is None], "image"),
     ):
         if needed and missing:
             raise DataError(
@@ -154,7 +154,7 @@ def check_rows(examples: Examples, *, texts: bool, pictures: bool, what: str, ke
                 where="; ".join(filter(None, (key, str(examples.source or examples.name)))),
                 got=f"{len(missing)} of {len(examples)}: {', '.join(missing[:5])}",
                 expected=f"a {name} in every row of {what}",
-                do=f"name its column (--column {'image' if name == 'picture' else 'text'}=...), or leave the rows out",
+                do=f"name its column (--column {'image' if name == 'image' else 'text'}=...), or leave the rows out",
             )
 
 
@@ -167,7 +167,7 @@ def check_texts(examples: Examples, wanted: int | None, what: str) -> None:
             where=f"read.texts; {examples.source or examples.name}",
             got=f"{len(wrong)} of {len(examples)}: {', '.join(wrong[:5])}",
             expected=f"{wanted} in every row",
-            do="name the columns to be read (--column text=...); entailment by a picture must not read its premise",
+            do="name the columns to be read (--column text=...); entailment by an image must not read its premise",
         )
 
 

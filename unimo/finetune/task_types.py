@@ -43,18 +43,18 @@ def resolved(run: Finetuning, train: Examples) -> Finetuning:
     A text cannot be longer than the model's table of positions: lengths beyond it are shortened to it.
     """
     longest = run.model.positions - 2
-    pictures, texts = any(row.image is not None for row in train.rows), any(row.texts for row in train.rows)
+    images, texts = any(row.image is not None for row in train.rows), any(row.texts for row in train.rows)
     read, write, rank = run.read, run.write, run.rank
     reading = run.kind in ("classification", "regression")
     for key, asked, there in (
-        ("read.sees", reading and read.sees, "pictures"),
-        ("read.reads", reading and read.reads in ("image", "both"), "pictures"),
+        ("read.sees", reading and read.sees, "images"),
+        ("read.reads", reading and read.reads in ("image", "both"), "images"),
         ("read.reads", reading and read.reads in ("text", "both"), "texts"),
-        ("write.sees", run.kind == "generation" and write.sees, "pictures"),
+        ("write.sees", run.kind == "generation" and write.sees, "images"),
         ("write.reads", run.kind == "generation" and write.reads, "texts"),
     ):
-        if asked and not {"pictures": pictures, "texts": texts}[there]:
-            check_rows(train, texts=there == "texts", pictures=there == "pictures", what=run.task, key=key)
+        if asked and not {"images": images, "texts": texts}[there]:
+            check_rows(train, texts=there == "texts", images=there == "images", what=run.task, key=key)
     answers = any(isinstance(row.target, dict) for row in train.rows)
     several = any(isinstance(row.target, dict) and list(row.target.values()) != [1.0] for row in train.rows)
     soft = several if read.soft is None else read.soft
@@ -64,7 +64,7 @@ def resolved(run: Finetuning, train: Examples) -> Finetuning:
         read=replace(
             read,
             longest=min(read.longest, longest),
-            sees=pictures if read.sees is None else read.sees,
+            sees=images if read.sees is None else read.sees,
             soft=soft,
             unseen=read.unseen or ("wrong" if answers else "error"),
         ),
@@ -72,7 +72,7 @@ def resolved(run: Finetuning, train: Examples) -> Finetuning:
             write,
             longest_source=min(write.longest_source, longest),
             longest_target=min(write.longest_target, longest),
-            sees=pictures if write.sees is None else write.sees,
+            sees=images if write.sees is None else write.sees,
             reads=texts if write.reads is None else write.reads,
         ),
         rank=replace(rank, longest=min(rank.longest, longest)),
@@ -81,7 +81,7 @@ def resolved(run: Finetuning, train: Examples) -> Finetuning:
         raise UsageError(
             "nothing to write from",
             where="write.sees, write.reads",
-            got=f"pictures: {'' if pictures else 'not '}in the rows, texts: {'' if texts else 'not '}in the rows",
+            got=f"images: {'' if images else 'not '}in the rows, texts: {'' if texts else 'not '}in the rows",
             expected="one of them read",
         )
     if (
@@ -149,7 +149,7 @@ def _model_for(run: Finetuning, train: Examples, texts: bool) -> ModelSettings:
         return replace(run.model, head=None, matching=1 if fresh else run.model.matching, dialogue=dialogue)
     sees = bool(run.read.sees)
     if not texts and not sees:
-        raise UsageError("rows with neither texts nor pictures", where=train.source, do="name their columns (--column)")
+        raise UsageError("rows with neither texts nor images", where=train.source, do="name their columns (--column)")
     auto: Reads = "both" if texts and sees else "text" if texts else "image"
     head = HeadSettings(
         task=run.task,

@@ -1,6 +1,6 @@
 """Classes and numbers: of any names without training, or by the head of a fine-tuned model.
 
-N pictures · M texts · D width
+N images · M texts · D width
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unimo.data.segments import joined
 from unimo.errors import UsageError
-from unimo.inference.encoding import Encoder, Picture, chunks, several
+from unimo.inference.encoding import Encoder, ImageInput, chunks, several
 from unimo.inference.prompts import PROMPTS, prompted
 from unimo.model.task_heads import TaskHead
 from unimo.model.unified import Request, Towers
@@ -26,7 +26,7 @@ class Classifier(Encoder):
 
     def classify(
         self,
-        pictures: Iterable[Picture] | None = None,
+        images: Iterable[ImageInput] | None = None,
         names: Sequence[str] | None = None,
         *,
         texts: Sequence[str | Sequence[str]] | None = None,
@@ -34,18 +34,18 @@ class Classifier(Encoder):
     ) -> np.ndarray:
         """(N, k) probabilities of k classes.
 
-        With names, from these alone (zero-shot): cosine of each picture with the mean of the prompted names. Without,
-        by the head of a fine-tuned model: of each picture, each text (or pair of texts), or each picture beside its
+        With names, from these alone (zero-shot): cosine of each image with the mean of the prompted names. Without,
+        by the head of a fine-tuned model: of each image, each text (or pair of texts), or each image beside its
         text; the classes are `labels`. Where a question may have several answers, each has a probability of its own.
         """
         if names is None:
-            logits = self.task_logits(pictures, texts)
+            logits = self.task_logits(images, texts)
             several = self._head().settings.kind == "answers"
             return (logits.sigmoid() if several else logits.softmax(-1)).cpu().numpy()
-        if pictures is None:
-            raise UsageError("nothing to classify by its name", expected="pictures")
+        if images is None:
+            raise UsageError("nothing to classify by its name", expected="images")
         weights = self.class_embeddings(names, prompts)
-        cosine = self.encode_images(pictures).embedding @ weights.to(self.device).T
+        cosine = self.encode_images(images).embedding @ weights.to(self.device).T
         if isinstance(self.model, UNIMO2):
             cosine = self.model.contrastive_temperature(cosine)
         return cosine.softmax(-1).detach().cpu().numpy()
@@ -62,29 +62,29 @@ class Classifier(Encoder):
         return self._head().settings.labels
 
     def answer(
-        self, questions: Sequence[str | Sequence[str]] | None = None, pictures: Iterable[Picture] | None = None
+        self, questions: Sequence[str | Sequence[str]] | None = None, images: Iterable[ImageInput] | None = None
     ) -> list[str | float]:
         """The likeliest answer or class of each row by the head of a fine-tuned model; of a regression, its number."""
         head = self._head().settings
-        logits = self.task_logits(pictures, questions)
+        logits = self.task_logits(images, questions)
         if head.kind == "number":
             return [head.centre + head.spread * x for x in logits[:, 0].tolist()]
         return [head.labels[i] for i in logits.argmax(-1).tolist()]
 
     @torch.inference_mode()
     def task_logits(
-        self, pictures: Iterable[Picture] | None = None, texts: Sequence[str | Sequence[str]] | None = None
+        self, images: Iterable[ImageInput] | None = None, texts: Sequence[str | Sequence[str]] | None = None
     ) -> Tensor:
         """(n, k) of the head of a fine-tuned model. With size_of_batch 1 no bit of an answer depends on another row.
 
         texts: a string each, or its segments. UsageError for a model without a head, or without what its head reads.
         """
         several(texts, "text")
-        head, shown = self._head(), None if pictures is None else list(several(pictures, "picture"))
+        head, shown = self._head(), None if images is None else list(several(images, "image"))
         n = len(shown) if shown is not None else len(texts or ())
         if not n or (texts is not None and len(texts) != n):
-            got = f"{0 if shown is None else len(shown)} pictures, {len(texts or ())} texts"
-            raise UsageError("as many texts as pictures, and at least one", got=got)
+            got = f"{0 if shown is None else len(shown)} images, {len(texts or ())} texts"
+            raise UsageError("as many texts as images, and at least one", got=got)
         for side, given in (("image", shown), ("text", texts)):
             if head.settings.reads in (side, "both") and given is None:
                 raise UsageError(f"this model reads a {side} in every row", where=head.settings.task, got="none")
@@ -112,7 +112,7 @@ class Classifier(Encoder):
             raise UsageError(
                 "this model was not fine-tuned for a task with a head",
                 where=self.facts.get("path"),
-                do="fine-tune it (unimo finetune), or name the classes (classify(pictures, names))",
+                do="fine-tune it (unimo finetune), or name the classes (classify(images, names))",
             )
         return self.model.head
 

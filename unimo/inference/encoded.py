@@ -1,6 +1,6 @@
-"""Pictures and texts after their towers: computed once, then picked from for every pair and question.
+"""Images and texts after their towers: computed once, then picked from for every pair and question.
 
-N pictures · M texts · T packed tokens · R rows of a picture · D width · C dictionary
+N images · M texts · T packed tokens · R rows of an image · D width · C dictionary
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from unimo.batch import Texts
 
 @dataclass
 class EncodedImages:
-    """Pictures after their tower: hidden (N, R, D), embedding (N, D), votes (N, C) or None.
+    """Images after their tower: hidden (N, R, D), embedding (N, D), votes (N, C) or None.
 
-    lengths: (N,) rows of each picture that are there, or None: all R. (R = 1 + P patches, or 1 + regions.)
+    lengths: (N,) rows of each image that are there, or None: all R. (R = 1 + P patches, or 1 + regions.)
     """
 
     hidden: Tensor
@@ -30,7 +30,7 @@ class EncodedImages:
         return len(self.hidden)
 
     def pick(self, numbers: Tensor) -> EncodedImages:
-        """Some of the pictures, in the order of `numbers` (n,)."""
+        """Some of the images, in the order of `numbers` (n,)."""
         votes, lengths = (None if part is None else part[numbers] for part in (self.votes, self.lengths))
         return EncodedImages(self.hidden[numbers], self.embedding[numbers], votes, lengths)
 

@@ -1,6 +1,6 @@
-"""A model with its tokenizer and picture pipeline: raw pictures and strings through their towers, once.
+"""A model with its tokenizer and image pipeline: raw images and strings through their towers, once.
 
-N pictures · M texts · D width · K chosen entries of the dictionary
+N images · M texts · D width · K chosen entries of the dictionary
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from unimo.batch import TEXT, Texts, pad_texts
 from unimo.data.augment import squeeze
 from unimo.data.images import load_rgb, to_rgb
-from unimo.data.regions import PictureRegions, stack_regions
+from unimo.data.regions import ImageRegions, stack_regions
 from unimo.errors import DataError, UsageError
 from unimo.inference.encoded import EncodedImages, EncodedTexts, end_to_end
 from unimo.machine import autocast_dtype
@@ -27,7 +27,7 @@ from unimo.model.unimo import UNIMO
 from unimo.model.unimo2 import UNIMO2
 from unimo.tokenizer import Tokenizer
 
-Picture = str | Path | bytes | Image.Image | np.ndarray | PictureRegions
+ImageInput = str | Path | bytes | Image.Image | np.ndarray | ImageRegions
 
 
 class Encoder:
@@ -54,13 +54,13 @@ class Encoder:
         return isinstance(self.model, UNIMO2) and self.model.released.padding_votes
 
     @torch.inference_mode()
-    def encode_images(self, pictures: Iterable[Picture]) -> EncodedImages:
-        """Runs the image tower once over every picture (path, bytes, PIL image or (H, W, 3) uint8 array).
+    def encode_images(self, images: Iterable[ImageInput]) -> EncodedImages:
+        """Runs the image tower once over every image (path, bytes, PIL image or (H, W, 3) uint8 array).
 
-        UNIMO sees regions: it takes what `unimo.data.regions.picture_regions` makes of a detector's answer.
+        UNIMO sees regions: it takes what `unimo.data.regions.image_regions` makes of a detector's answer.
         """
         hidden, embedding, votes, lengths = [], [], [], []
-        for some in chunks(several(pictures, "picture"), self.size_of_batch):
+        for some in chunks(several(images, "image"), self.size_of_batch):
             with self._autocast():
                 towers = self._see(some)
                 self.model.count_votes(towers)
@@ -69,7 +69,7 @@ class Encoder:
             lengths.append(towers.image_lengths)
             votes.append(towers.image_votes)
         if not hidden:
-            raise UsageError("no pictures were given", expected="at least one")
+            raise UsageError("no images were given", expected="at least one")
         longest = max(part.shape[1] for part in hidden)
         states = torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in hidden])
         return EncodedImages(states, torch.cat(embedding), _joined(votes), _joined(lengths))
@@ -91,21 +91,21 @@ class Encoder:
             votes.append(towers.text_votes)
         return EncodedTexts(end_to_end(packs), torch.cat(hidden), torch.cat(embedding), _joined(votes))
 
-    def embed_image(self, pictures: Iterable[Picture]) -> np.ndarray:
-        """(N, D) float32, L2-normalised: pictures and texts share this space."""
-        return self.encode_images(pictures).embedding.cpu().numpy()
+    def embed_image(self, images: Iterable[ImageInput]) -> np.ndarray:
+        """(N, D) float32, L2-normalised: images and texts share this space."""
+        return self.encode_images(images).embedding.cpu().numpy()
 
     def embed_text(self, texts: Iterable[str]) -> np.ndarray:
         """(M, D) float32, L2-normalised."""
         return self.encode_texts(texts).embedding.cpu().numpy()
 
-    def similarity(self, pictures: Iterable[Picture], texts: Iterable[str]) -> np.ndarray:
-        """(N, M) cosines of every picture with every text."""
-        return self.embed_image(pictures) @ self.embed_text(texts).T
+    def similarity(self, images: Iterable[ImageInput], texts: Iterable[str]) -> np.ndarray:
+        """(N, M) cosines of every image with every text."""
+        return self.embed_image(images) @ self.embed_text(texts).T
 
     @torch.inference_mode()
     def codes(self, images: EncodedImages | None, texts: EncodedTexts | None) -> np.ndarray | None:
-        """Entries chosen by pictures, by texts, or by picture i beside text i; None without a dictionary.
+        """Entries chosen by images, by texts, or by image i beside text i; None without a dictionary.
 
         (n, K) the K most voted of each; with the method "normal" (voters,) the nearest of every voting position.
         """
@@ -150,19 +150,19 @@ class Encoder:
             return pad_texts(texts, self.tokenizer.pad)[0]
         return texts
 
-    def _see(self, pictures: Sequence[Picture]) -> Towers:
+    def _see(self, images: Sequence[ImageInput]) -> Towers:
         """The image tower over one batch."""
-        regions = [picture for picture in pictures if isinstance(picture, PictureRegions)]
+        regions = [image for image in images if isinstance(image, ImageRegions)]
         if isinstance(self.model, UNIMO):
-            if len(regions) < len(pictures):
-                raise UsageError("UNIMO does not see pixels", expected="regions of a detector for every picture")
+            if len(regions) < len(images):
+                raise UsageError("UNIMO does not see pixels", expected="regions of a detector for every image")
             stacked = stack_regions(regions).to(self.device)
             rows = self.model.encode_images(stacked)
             return Towers(rows, self._no_words(), self._no_texts(), image_lengths=stacked.lengths)
         assert isinstance(self.model, UNIMO2) and self.side is not None
         if regions:
-            raise UsageError("UNIMO-2 sees pixels", got="regions of a detector", expected="pictures")
-        arrays = [squeeze(_open(picture), self.side) for picture in pictures]
+            raise UsageError("UNIMO-2 sees pixels", got="regions of a detector", expected="images")
+        arrays = [squeeze(_open(image), self.side) for image in images]
         pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).to(self.device)
         return Towers(self.model.encode_images(pixels), self._no_words(), self._no_texts())
 
@@ -180,25 +180,25 @@ class Encoder:
         return Texts(nothing, nothing, nothing, torch.zeros(1, dtype=torch.int64, device=self.device))
 
 
-def _open(picture: Picture) -> Image.Image:
-    assert not isinstance(picture, PictureRegions)
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-            got = f"an array {picture.shape} of {picture.dtype}"
-            raise UsageError("not a picture", got=got, expected="an array (H, W, 3) of uint8")
-        return Image.fromarray(picture)
-    if isinstance(picture, Image.Image):
+def _open(image: ImageInput) -> Image.Image:
+    assert not isinstance(image, ImageRegions)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            got = f"an array {image.shape} of {image.dtype}"
+            raise UsageError("not an image", got=got, expected="an array (H, W, 3) of uint8")
+        return Image.fromarray(image)
+    if isinstance(image, Image.Image):
         try:
-            return to_rgb(ImageOps.exif_transpose(picture))  # as `load_rgb` reads it from its file
+            return to_rgb(ImageOps.exif_transpose(image))  # as `load_rgb` reads it from its file
         except Exception as fault:  # opened lazily, it may turn out to be broken in a dozen ways
-            where, got = getattr(picture, "filename", None) or None, f"{type(fault).__name__}: {fault}"
-            raise DataError("cannot decode image", where=where, got=got, expected="a whole picture") from fault
-    return load_rgb(Path(picture) if isinstance(picture, str) else picture)
+            where, got = getattr(image, "filename", None) or None, f"{type(fault).__name__}: {fault}"
+            raise DataError("cannot decode image", where=where, got=got, expected="a whole image") from fault
+    return load_rgb(Path(image) if isinstance(image, str) else image)
 
 
 def several(given: Any, what: str) -> Any:
-    """`given`, if it is not a single picture or text: the characters of a string would each be taken for one."""
-    if isinstance(given, (str, bytes, Path, Image.Image, PictureRegions)):
+    """`given`, if it is not a single image or text: the characters of a string would each be taken for one."""
+    if isinstance(given, (str, bytes, Path, Image.Image, ImageRegions)):
         got = f"{type(given).__name__} {given!r}"[:80]
         raise UsageError(f"a single {what}", got=got, expected=f"a list of {what}s", do="put it into a list: [...]")
     return given

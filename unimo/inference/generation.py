@@ -1,4 +1,4 @@
-"""Texts that a model writes: captions of pictures, and what follows from a source."""
+"""Texts that a model writes: captions of images, and what follows from a source."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unimo.decoding.beam_search import Limits, beam, greedy, sample
 from unimo.decoding.decoder import Cached, Given
 from unimo.errors import UsageError
 from unimo.inference.encoded import EncodedImages
-from unimo.inference.encoding import Encoder, Picture, several
+from unimo.inference.encoding import Encoder, ImageInput, several
 from unimo.model.unimo2 import UNIMO2
 from unimo.tokenizer import Tokenizer
 
@@ -22,7 +22,7 @@ class Writer(Encoder):
 
     def caption(
         self,
-        pictures: Iterable[Picture] | EncodedImages,
+        images: Iterable[ImageInput] | EncodedImages,
         *,
         tags: Sequence[str] | None = None,
         beams: int = 1,
@@ -31,10 +31,10 @@ class Writer(Encoder):
         length_penalty: float = 0.6,
         repeat_trigrams: bool = True,
     ) -> list[str]:
-        """One sentence per picture. tags: what is known to be on each (object names), read before. See `write`."""
+        """One sentence per image. tags: what is known to be on each (object names), read before. See `write`."""
         return self.write(
             tags,
-            pictures,
+            images,
             beams=beams,
             longest=longest,
             shortest=shortest,
@@ -46,7 +46,7 @@ class Writer(Encoder):
     def write(
         self,
         sources: Sequence[str | np.ndarray | Record] | None = None,
-        pictures: Iterable[Picture] | EncodedImages | None = None,
+        images: Iterable[ImageInput] | EncodedImages | None = None,
         *,
         beams: int = 1,
         longest: int = 50,
@@ -59,7 +59,7 @@ class Writer(Encoder):
         seed: int = 0,
         end: int = Tokenizer.mask,
     ) -> list[str]:
-        """One text per source, per picture, or per picture beside its source.
+        """One text per source, per image, or per image beside its source.
 
         sources: strings or bare token ids (long ones are cut), or records (`unimo.data.records`). beams: hypotheses
         kept; 1 takes the likeliest next word each time. longest, shortest: tokens written. length_penalty: of the beam.
@@ -67,19 +67,15 @@ class Writer(Encoder):
         instead, among the top_k likeliest (0: all) and those that together have top_p, by `seed`. end: the token that
         ends a text; [SEP] for captions (spec unimo §1.5).
         """
-        if sources is None and pictures is None:
-            raise UsageError("nothing to write from", expected="sources, pictures, or both")
+        if sources is None and images is None:
+            raise UsageError("nothing to write from", expected="sources, images, or both")
         if beams < 1 or longest < 1:
             got = f"{beams}, {longest}"
             raise UsageError("nothing can be written like that", where="beams, longest", got=got, expected="at least 1")
-        images = (
-            self.encode_images(pictures)
-            if pictures is not None and not isinstance(pictures, EncodedImages)
-            else pictures
-        )
+        encoded = self.encode_images(images) if images is not None and not isinstance(images, EncodedImages) else images
         known = None if sources is None else [self._source(source) for source in several(sources, "source")]
-        if images is not None and known is not None and len(known) != len(images):
-            raise UsageError("sources and pictures differ in number", got=f"{len(known)} and {len(images)}")
+        if encoded is not None and known is not None and len(known) != len(encoded):
+            raise UsageError("sources and images differ in number", got=f"{len(known)} and {len(encoded)}")
         special = self.tokenizer
         # The published decoders forbid nothing; ours writes words.
         never = (
@@ -87,8 +83,8 @@ class Writer(Encoder):
         )
         limits = Limits(special.cls, end, min(longest, self.longest - 1), shortest, tuple(sorted(never)))
         texts = []
-        for some in torch.arange(len(images if images is not None else known or ())).split(self.size_of_batch):
-            seen = None if images is None else images.pick(some.to(self.device))
+        for some in torch.arange(len(encoded if encoded is not None else known or ())).split(self.size_of_batch):
+            seen = None if encoded is None else encoded.pick(some.to(self.device))
             given = Given(
                 None if seen is None else seen.hidden,
                 None if known is None else [known[i] for i in some.tolist()],

@@ -1,4 +1,4 @@
-"""Words at the blanks of a text, read alone or beside a picture."""
+"""Words at the blanks of a text, read alone or beside an image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unimo.errors import UsageError
 from unimo.inference.encoded import EncodedImages
-from unimo.inference.encoding import Encoder, Picture, chunks
+from unimo.inference.encoding import Encoder, ImageInput, chunks
 from unimo.model.unified import Request, Towers
 
 MASK = "[MASK]"
@@ -21,8 +21,8 @@ class MaskFiller(Encoder):
     """The masked language model as it was trained: places of a text, and what may stand there (V words)."""
 
     @torch.inference_mode()
-    def fill_mask(self, text: str, picture: Picture | None = None, *, top: int = 5) -> list[tuple[str, float]]:
-        """The likeliest pieces at the one [MASK] of a text, read beside a picture or alone, with probabilities."""
+    def fill_mask(self, text: str, image: ImageInput | None = None, *, top: int = 5) -> list[tuple[str, float]]:
+        """The likeliest pieces at the one [MASK] of a text, read beside an image or alone, with probabilities."""
         if not isinstance(text, str):
             raise UsageError("not a text", got=type(text).__name__, expected=f"a string with one {MASK}")
         parts = text.split(MASK)
@@ -38,14 +38,14 @@ class MaskFiller(Encoder):
                 expected=f"at most {self.longest}",
                 do=f"keep what stands near the {MASK}",
             )
-        probabilities = self.masked_words(ids, np.array([1 + len(before)]), picture)[0]
+        probabilities = self.masked_words(ids, np.array([1 + len(before)]), image)[0]
         best = np.argsort(-probabilities)[:top]
         return [(self.tokenizer.decode([i]), float(probabilities[i])) for i in best]
 
     @torch.inference_mode()
-    def masked_words(self, ids: np.ndarray, places: np.ndarray, picture: Picture | None = None) -> np.ndarray:
-        """(k, V) probabilities at `places` of one framed row of ids, read beside a picture or alone."""
-        images = None if picture is None else self.encode_images([picture])
+    def masked_words(self, ids: np.ndarray, places: np.ndarray, image: ImageInput | None = None) -> np.ndarray:
+        """(k, V) probabilities at `places` of one framed row of ids, read beside an image or alone."""
+        images = None if image is None else self.encode_images([image])
         logits = torch.cat(list(self._masked_logits([ids], [places], images)))
         return logits.softmax(-1).cpu().numpy()
 
@@ -53,7 +53,7 @@ class MaskFiller(Encoder):
     def masked_ids(
         self, rows: Sequence[np.ndarray], places: Sequence[np.ndarray], images: EncodedImages | None = None
     ) -> np.ndarray:
-        """(k,) the likeliest id at every place of every framed row, end to end; row i beside picture i, or alone."""
+        """(k,) the likeliest id at every place of every framed row, end to end; row i beside image i, or alone."""
         best = [logits.argmax(-1) for logits in self._masked_logits(rows, places, images)]
         return torch.cat(best).cpu().numpy()
 

@@ -1,4 +1,4 @@
-"""How well a picture and a text fit: the matching head over the fused pair, and the cosine beside it."""
+"""How well an image and a text fit: the matching head over the fused pair, and the cosine beside it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RELEASED_COSINE_WEIGHT = 0.3
 
 
 class Matcher(Encoder):
-    """Scores of (picture, text) pairs whose towers have run."""
+    """Scores of (image, text) pairs whose towers have run."""
 
     @property
     def trained_weight(self) -> float | None:
@@ -30,15 +30,15 @@ class Matcher(Encoder):
     def match(
         self, images: EncodedImages, texts: EncodedTexts, pairs: np.ndarray, *, cosine_weight: float | None = None
     ) -> np.ndarray:
-        """Fused score of (picture, text) pairs, (k, 2) -> (k,): matching log-odds + weight x cosine.
+        """Fused score of (image, text) pairs, (k, 2) -> (k,): matching log-odds + weight x cosine.
 
         Pre-training draws the negatives of matching in proportion to exp(cosine / temperature), so its log-odds say
         what is left to say after the cosine: by default the weight is 1 / temperature, which makes the sum the
         log-probability of the pair up to a constant. (The released score of UNIMO-2 is the logit of a match + 0.3 x
         cosine, spec unimo2 §6.1; that of UNIMO is its head's alone.) A model fine-tuned for retrieval by another
         weight keeps that one.
-        Towers and votes are the cached ones; only the Grounded Transformer runs per pair. Where a picture does not look
-        at its texts (UNIMO's prefix fusion), pairs side by side with the same picture hold it once.
+        Towers and votes are the cached ones; only the Grounded Transformer runs per pair. Where an image does not look
+        at its texts (UNIMO's prefix fusion), pairs side by side with the same image hold it once.
         """
         self.require_matching()
         cosine_weight = self.trained_weight if cosine_weight is None else cosine_weight
@@ -61,7 +61,7 @@ class Matcher(Encoder):
         """Raises UsageError if the model has no matching head."""
         if self.model.matching is None:
             raise UsageError(
-                "this model does not match pictures with texts",
+                "this model does not match images with texts",
                 got="a model without a matching head",
                 do="compare embeddings alone (shortlist 0, no re-ranking), or train one with model.matching",
             )

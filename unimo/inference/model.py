@@ -18,7 +18,7 @@ from unimo.weights.loading import load_model
 
 
 class Answerer(Matcher, Writer, MaskFiller, Classifier):
-    """A model with its tokenizer and picture pipeline. Answers do not depend on how inputs are batched."""
+    """A model with its tokenizer and image pipeline. Answers do not depend on how inputs are batched."""
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Writes the model as a folder that `unimo.load` and the hub understand, with the facts of its run."""

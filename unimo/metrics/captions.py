@@ -1,8 +1,8 @@
 """BLEU, ROUGE-L and CIDEr-D as published caption scores compute them, without Java.
 
-Legend: n pictures · each with one candidate and one or more references, all lists of words
+Legend: n images · each with one candidate and one or more references, all lists of words
 (`tokenise.tokenise`). All scores are shares (BLEU, ROUGE-L: 0..1; CIDEr-D: 0..10, published x 100).
-Intervals resample pictures.
+Intervals resample images.
 
 Sources: Papineni et al., ACL 2002 (BLEU); Lin, ACL workshop 2004 (ROUGE-L); Vedantam et al., CVPR 2015
 (CIDEr-D); conventions where the papers leave a choice: github.com/salaniz/pycocoevalcap. Checked against
@@ -67,15 +67,15 @@ def bleu(candidates: Sequence[Words], references: References, *, seed: int = 0) 
     Lengths are compared with the closest reference, the shorter of two equally close ones. An order without
     any match gives 0; coco-caption adds 1e-15 there and prints about 1e-5.
     """
-    per_picture = bleu_sums_each(candidates, references)
+    per_image = bleu_sums_each(candidates, references)
     return {
-        f"BLEU-{order}": sums_score(per_picture, partial(bleu_of_sums, order=order), seed=seed)
+        f"BLEU-{order}": sums_score(per_image, partial(bleu_of_sums, order=order), seed=seed)
         for order in range(1, LONGEST + 1)
     }
 
 
 def bleu_sums_each(candidates: Sequence[Words], references: References) -> NDArray[np.float64]:
-    """(n, 10), what each picture adds: matches of order 1..4, n-grams of order 1..4, own length, length aimed at."""
+    """(n, 10), what each image adds: matches of order 1..4, n-grams of order 1..4, own length, length aimed at."""
     check_words(candidates, references)
     return np.array([_bleu_sums(words, wanted) for words, wanted in zip(candidates, references)])
 
@@ -120,12 +120,12 @@ def bleu_as_released(candidates: Sequence[Words], references: References) -> flo
 
 
 def rouge_l(candidates: Sequence[Words], references: References, *, seed: int = 0) -> Score:
-    """Mean over pictures of the longest-common-subsequence F score (beta 1.2)."""
+    """Mean over images of the longest-common-subsequence F score (beta 1.2)."""
     return mean_score(rouge_l_each(candidates, references), seed=seed)
 
 
 def rouge_l_each(candidates: Sequence[Words], references: References) -> NDArray[np.float64]:
-    """ROUGE-L of each picture (n,): best precision and best recall among its references, combined."""
+    """ROUGE-L of each image (n,): best precision and best recall among its references, combined."""
     check_words(candidates, references)
     scores = np.zeros(len(candidates))
     for i, (words, wanted) in enumerate(zip(candidates, references)):
@@ -152,29 +152,29 @@ def _rouge_l(candidate: Words, references: Sequence[Words]) -> float:
 
 
 def cider_d(candidates: Sequence[Words], references: References, *, seed: int = 0) -> Score:
-    """Mean CIDEr-D over pictures (n-grams 1..4, sigma 6, times 10).
+    """Mean CIDEr-D over images (n-grams 1..4, sigma 6, times 10).
 
     How rare an n-gram is comes from these references, so scores of different sets do not compare, and one
-    picture alone scores 0. The interval resamples pictures with the rarities held fixed.
+    image alone scores 0. The interval resamples images with the rarities held fixed.
     """
     return mean_score(cider_d_each(candidates, references), seed=seed)
 
 
 def cider_d_each(candidates: Sequence[Words], references: References) -> NDArray[np.float64]:
-    """CIDEr-D of each picture (n,)."""
+    """CIDEr-D of each image (n,)."""
     check_words(candidates, references)
     counted = [[ngram_counts(reference, LONGEST) for reference in wanted] for wanted in references]
-    pictures_with: Counter[tuple[str, ...]] = Counter()
+    images_with: Counter[tuple[str, ...]] = Counter()
     for counts in counted:
-        pictures_with.update(set().union(*counts))
-    all_pictures = np.log(len(references))
-    rarity = {ngram: float(all_pictures - np.log(n)) for ngram, n in pictures_with.items()}
+        images_with.update(set().union(*counts))
+    all_images = np.log(len(references))
+    rarity = {ngram: float(all_images - np.log(n)) for ngram, n in images_with.items()}
 
     scores = np.zeros(len(candidates))
     for i, (candidate, wanted, counts) in enumerate(zip(candidates, references, counted)):
-        own, own_norm = _weighted(ngram_counts(candidate, LONGEST), rarity, float(all_pictures))
+        own, own_norm = _weighted(ngram_counts(candidate, LONGEST), rarity, float(all_images))
         for reference, reference_counts in zip(wanted, counts):
-            other, other_norm = _weighted(reference_counts, rarity, float(all_pictures))
+            other, other_norm = _weighted(reference_counts, rarity, float(all_images))
             # coco-caption measures length in bigrams: an empty text is as long as one word
             gap = max(len(candidate) - 1, 0) - max(len(reference) - 1, 0)
             penalty = np.exp(-(gap**2) / (2 * _SIGMA**2))

@@ -55,19 +55,19 @@ def check_words(candidates: Sequence[Sequence[str]], references: Sequence[Sequen
         if not _is_words(candidate):
             raise DataError(
                 "a candidate is a list of words",
-                where=f"picture {item}",
+                where=f"image {item}",
                 got=candidate,
                 do="call tokenise, or use caption_report",
             )
         if not _is_list(wanted) or not all(map(_is_words, wanted)):
             raise DataError(
                 "an item's references are a list of lists of words",
-                where=f"picture {item}",
+                where=f"image {item}",
                 got=wanted,
                 do="call tokenise, or use caption_report",
             )
         if not len(wanted):
-            raise _nothing(f"picture {item}")
+            raise _nothing(f"image {item}")
 
 
 def check_counts(name: str, predictions: Any, references: Any) -> None:

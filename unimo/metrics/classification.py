@@ -1,7 +1,7 @@
 """Accuracy (over all, or by kind of item), F1, Matthews, Pearson, Spearman, each with its interval.
 
 Where a score is undefined (no positive at all, a constant prediction) it is 0: such a model has shown
-nothing. `groups` names items that are resampled together, for instance all questions about one picture.
+nothing. `groups` names items that are resampled together, for instance all questions about one image.
 """
 
 from __future__ import annotations

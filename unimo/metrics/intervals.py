@@ -1,6 +1,6 @@
 """How sure a score is: percentile bootstrap over the right unit, Wilson's interval for plain shares.
 
-Items that share a picture (its five captions, the questions asked about it) are not independent, so whole
+Items that share an image (its five captions, the questions asked about it) are not independent, so whole
 *groups* are drawn, never their items one by one. Every score here is a function of sums over items; a
 resample is then a row of draw counts times a matrix of per-group sums, which makes 1,000 resamples of 5,000
 items a fraction of a second.

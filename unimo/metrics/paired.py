@@ -1,6 +1,6 @@
 """Is one system better than another on the same items? Paired bootstrap and randomisation tests.
 
-Legend: n items · S sums each adds to a score · G groups of items that belong together (captions of a picture, turns of
+Legend: n items · S sums each adds to a score · G groups of items that belong together (captions of an image, turns of
 a story): a group is drawn, or swapped between the systems, as one.
 
 Works on the `*_each` values of any metric (n,), and on scores that are no mean, such as corpus BLEU, by their sums

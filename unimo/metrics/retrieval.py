@@ -7,7 +7,7 @@ that a relevant candidate is among the first k. So a constant score matrix gets 
 sort would give it 100 %).
 
 **Duplicates.** Relevance is ownership, as in the published protocol: a caption that occurs word for word
-with another picture is a wrong answer there. Being equal texts they tie, so the point is shared between
+with another image is a wrong answer there. Being equal texts they tie, so the point is shared between
 them, never awarded by position in the file.
 """
 
@@ -73,8 +73,8 @@ def retrieval_report(
 ) -> dict[str, dict[str, Score]]:
     """Both directions: {"image_to_text": {"R@1": ...}, "text_to_image": {...}}.
 
-    similarity: (images, texts). image_of_text: (texts,) the picture each caption belongs to. An image's
-    rank is the best rank among its own captions. Intervals resample pictures, so the captions of one stay
+    similarity: (images, texts). image_of_text: (texts,) the image each caption belongs to. An image's
+    rank is the best rank among its own captions. Intervals resample images, so the captions of one stay
     together.
     """
     similarity, owner = array_of(similarity, "similarity"), array_of(image_of_text, "owners")

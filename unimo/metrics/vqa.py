@@ -70,7 +70,7 @@ def vqa_accuracy(
     chance: float | None = None,
     seed: int = 0,
 ) -> Score:
-    """Mean of `vqa_accuracy_each`, 0..1; groups: the picture of each question, so that a picture is drawn as one."""
+    """Mean of `vqa_accuracy_each`, 0..1; groups: the image of each question, so that an image is drawn as one."""
     return share_score(vqa_accuracy_each(predictions, answers), groups=groups, chance=chance, seed=seed)
 
 

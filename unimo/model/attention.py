@@ -22,7 +22,7 @@ UNIMO-2 (spec §2.5). TEXT is read (understanding), WRITTEN is generated, KNOWN 
     # written    ●      ●      ·      ●      ◔        nothing looks at the text
 
 UNIMO (spec unimo §1.8) has no grounded tokens. In *joint* fusion, the papers', regions and words see each other; in
-*prefix* fusion the picture does not look at its texts, so that many can share it:
+*prefix* fusion the image does not look at its texts, so that many can share it:
 
     #          image   text  known  written
     # image      ●      ●/·    ●/·    ·
@@ -163,7 +163,7 @@ class Plan:
         owner = torch.arange(n, device=device).repeat_interleave(length)
         plan = cls(owner, torch.full_like(owner, IMAGE), torch.zeros_like(owner))
         plan.__dict__["buckets"] = ([Bucket(n, length, 0, None, None, None)], None)
-        plan.rows = len(plan)  # batches of pictures have one shape as they are
+        plan.rows = len(plan)  # batches of images have one shape as they are
         return plan
 
     def __len__(self) -> int:

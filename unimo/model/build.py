@@ -48,14 +48,14 @@ class ModelSettings:
     text_depth: int | None = setting(None, "layers of the text tower", at_least=1, at_most=512)
     grounded_depth: int | None = setting(None, "layers of the Grounded Transformer", at_least=1, at_most=512)
     image_size: int = setting(
-        224, "side in pixels of the square pictures that the position table is made for", at_least=1, at_most=4096
+        224, "side in pixels of the square images that the position table is made for", at_least=1, at_most=4096
     )
     pixels: int | None = setting(
-        None, "side of the pictures that are shown, such as 384; none: image_size", at_least=1, at_most=4096
+        None, "side of the images that are shown, such as 384; none: image_size", at_least=1, at_most=4096
     )
     patch: int = setting(16, "side of a patch in pixels", at_least=1, at_most=4096)
     patch_padding: int = setting(
-        0, "zero rows before each side of a picture; released: (patch - 1) // 2", at_least=0, at_most=4095
+        0, "zero rows before each side of an image; released: (patch - 1) // 2", at_least=0, at_most=4095
     )
     hidden_act: Literal["gelu", "relu"] = setting(
         "gelu", "activation of every encoder layer and of the language-model head: gelu (exact) or relu"
@@ -85,7 +85,7 @@ class ModelSettings:
     region_classes: int = setting(1601, "classes of the detector (UNIMO)", at_least=1, at_most=1_000_000)
     region_heads: bool = setting(False, "build the two heads of masked region modelling (UNIMO)")
     fusion: Literal["joint", "prefix"] = setting(
-        "joint", "joint (the paper's) or prefix: pictures do not look at their texts (UNIMO)"
+        "joint", "joint (the paper's) or prefix: images do not look at their texts (UNIMO)"
     )
     matching: int = setting(
         0, "outputs of UNIMO's matching head: 0 none, 1 retrieval, 2 pre-training", at_least=0, at_most=2
@@ -130,7 +130,7 @@ class ModelSettings:
             side = getattr(self, name)
             if side is not None and side % self.patch:
                 yield Contradiction(
-                    "a picture is not a whole number of patches",
+                    "an image is not a whole number of patches",
                     (name, "patch"),
                     got=f"{side} px with patches of {self.patch} px",
                     expected="a multiple of model.patch",

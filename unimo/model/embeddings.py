@@ -1,6 +1,6 @@
 """Pixels or regions to image tokens and words to word tokens (spec unimo2 §2.2, §2.3; unimo §1.4).
 
-N pictures · S side in pixels · P patches · R regions · F their features · T packed tokens · D width
+N images · S side in pixels · P patches · R regions · F their features · T packed tokens · D width
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from unimo.batch import Texts
 
 
 class PatchEmbedding(nn.Module):
-    """Pictures to [CLS] + patch tokens with positions. forward: (N, 3, S, S) uint8 -> (N, 1 + P, D).
+    """Images to [CLS] + patch tokens with positions. forward: (N, 3, S, S) uint8 -> (N, 1 + P, D).
 
     Pixels become (x / 255 - 0.5) / 0.5 (§5.4). padding: zero rows before each side; the published code pads by
     (patch - 1) // 2, which shifts every patch window; the standard ViT, and our default, by 0. The position table keeps
-    the size it was made for and is resized bicubically for other picture sizes, in the graph (§2.2).
+    the size it was made for and is resized bicubically for other image sizes, in the graph (§2.2).
     """
 
     def __init__(self, width: int, image_size: int, patch: int, padding: int = 0):
@@ -44,7 +44,7 @@ class PatchEmbedding(nn.Module):
         return x + self.position_table(side // p)
 
     def position_table(self, grid: int) -> Tensor:
-        """(1, 1 + grid * grid, D); the stored table, resized when the picture is not the size it was made for."""
+        """(1, 1 + grid * grid, D); the stored table, resized when the image is not the size it was made for."""
         if grid == self.grid:
             return self.positions
         cls, patches = self.positions[:, :1], self.positions[:, 1:]

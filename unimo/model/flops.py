@@ -14,7 +14,7 @@ from unimo.model.unified import Request, Unified
 from unimo.model.unimo import UNIMO
 from unimo.model.unimo2 import UNIMO2
 
-REGIONS = 36  # of a picture, where nobody says how many
+REGIONS = 36  # of an image, where nobody says how many
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Shapes:
 
 
 def sample_costs(model: Unified, caption: int = 20, passage: int = 128) -> dict[str, float]:
-    """Forward operations of one picture, one text and one pair, with both [CLS] read and 15 % of the words asked."""
+    """Forward operations of one image, one text and one pair, with both [CLS] read and 15 % of the words asked."""
     s = Shapes.of(model)
     in_passage, in_caption = 0.15 * passage, 0.15 * caption
     return {
@@ -121,7 +121,7 @@ def batch_cost(model: Unified, batch: Batch, requests: dict[str, Request], read:
         before = -1
         for image, text in zip(images, texts):
             seen = rows[image] if image >= 0 else 0
-            kept = request.share and image == before  # this picture stands there already: only looked at
+            kept = request.share and image == before  # this image stands there already: only looked at
             tokens = (0 if kept else seen) + s.chosen + text
             total += s.layers(s.fused_depth, tokens, seen + s.chosen + text)
             fused += tokens

@@ -2,7 +2,7 @@
 
     n sequences · L longest prefix · r rows being written · t words written so far · D width · H heads
 
-Several rows may continue the same sequence (the hypotheses of a beam, many captions of one picture): its prefix is
+Several rows may continue the same sequence (the hypotheses of a beam, many captions of one image): its prefix is
 kept once.
 """
 

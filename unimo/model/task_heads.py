@@ -3,9 +3,9 @@
 n rows · D width · k outputs
 
 one text, a pair of texts   text pooler                    -> dropout -> Linear(D, k)             GLUE
-picture beside a text       poolers' sum                   -> Linear(D, 2048) -> dropout -> Linear(2048, 3)   SNLI-VE
+image beside a text       poolers' sum                   -> Linear(D, 2048) -> dropout -> Linear(2048, 3)   SNLI-VE
                             poolers' product               -> Linear, ReLU, dropout -> Linear     VQA
-picture alone               image pooler                   -> dropout -> Linear(D, k)             ImageNet
+image alone               image pooler                   -> dropout -> Linear(D, k)             ImageNet
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class HeadSettings:
 
 
 class TaskHead(nn.Module):
-    """forward: pooled picture and text, (n, D) each or None where the head does not read it -> (n, k)."""
+    """forward: pooled image and text, (n, D) each or None where the head does not read it -> (n, k)."""
 
     def __init__(self, width: int, settings: HeadSettings, initial_std: float = 0.02):
         super().__init__()
@@ -60,7 +60,7 @@ class TaskHead(nn.Module):
     def forward(self, image: Tensor | None, text: Tensor | None) -> Tensor:
         if image is None or text is None:
             x = image if image is not None else text
-            assert x is not None, "a head reads a picture, a text or both"
+            assert x is not None, "a head reads an image, a text or both"
         else:
             x = image * text if self.settings.fusion == "product" else image + text
         if self.between is not None:

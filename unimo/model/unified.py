@@ -1,11 +1,11 @@
-"""What both members are: towers, then one packed row in which pictures and texts meet, one Transformer, and heads.
+"""What both members are: towers, then one packed row in which images and texts meet, one Transformer, and heads.
 
-    N pictures · R their rows · M texts · T packed tokens · n fused sequences · G grounded tokens of one sequence
+    N images · R their rows · M texts · T packed tokens · n fused sequences · G grounded tokens of one sequence
     D width · V vocabulary
 
-A member is its towers (`encode_images`, `encode_texts`) and, between pictures and words, its grounded tokens or none.
-A forward pass has two halves. The towers run once over every picture and every text of the batch. Then requests say
-which picture and which text meet; each becomes one fused sequence [ picture | grounded | words ] with either side
+A member is its towers (`encode_images`, `encode_texts`) and, between images and words, its grounded tokens or none.
+A forward pass has two halves. The towers run once over every image and every text of the batch. Then requests say
+which image and which text meet; each becomes one fused sequence [ image | grounded | words ] with either side
 possibly absent. A matching negative is only one more request: it costs one fused sequence, no tower.
 """
 
@@ -31,10 +31,10 @@ from unimo.model.transformer import Kept, States, Transformer
 
 @dataclass(frozen=True)
 class Request:
-    """n sequences to fuse: picture image[i] beside text text[i]. Either side may be None (absent), never both.
+    """n sequences to fuse: image image[i] beside text text[i]. Either side may be None (absent), never both.
 
     mask_ground: (n, K) bool, grounded tokens to zero out (masked grounding, §2.4), or None. share: sequences side by
-    side with the same picture hold it once, in front of all their texts; only where a picture does not look at its
+    side with the same image hold it once, in front of all their texts; only where an image does not look at its
     texts (UNIMO's prefix fusion), or they would see each other through it.
     """
 
@@ -45,7 +45,7 @@ class Request:
 
     def __len__(self) -> int:
         side = self.image if self.image is not None else self.text
-        assert side is not None, "a request needs a picture or a text"
+        assert side is not None, "a request needs an image or a text"
         return len(side)
 
 
@@ -53,7 +53,7 @@ class Request:
 class Towers:
     """What both towers made of a batch. images: (N, R, D), [CLS] or [IMG] first; words: (T, D).
 
-    image_lengths: (N,) rows of each picture that are there, or None: all R. Votes add per modality, (N|M, C).
+    image_lengths: (N,) rows of each image that are there, or None: all R. Votes add per modality, (N|M, C).
     """
 
     images: Tensor
@@ -75,7 +75,7 @@ class Fused:
     """One request's answer, inside the packed row all requests of a step share.
 
     states: (T', D) of the whole row. starts: (n,) first token of each sequence; image_length, ground_length:
-    (n,), both 0 where an earlier sequence holds the picture. image_starts: (n,) first token of each one's picture.
+    (n,), both 0 where an earlier sequence holds the image. image_starts: (n,) first token of each one's image.
     codes: (n, K) chosen entries (topk), or None.
     """
 
@@ -97,7 +97,7 @@ class Fused:
         return self.states.at(self.image_starts)
 
     def image_rows(self, sequences: Tensor, rows: Tensor) -> Tensor:
-        """States of `rows` (k,) of the pictures of `sequences` (k,) of this request, (k, D)."""
+        """States of `rows` (k,) of the images of `sequences` (k,) of this request, (k, D)."""
         return self.states.at(self.image_starts[sequences] + rows)
 
     def text_cls(self) -> Tensor:
@@ -143,7 +143,7 @@ class Unified(nn.Module, ABC):
 
     @abstractmethod
     def towers(self, batch: Batch) -> Towers:
-        """Both towers over a whole batch, with each picture's and each text's votes where there is a dictionary."""
+        """Both towers over a whole batch, with each image's and each text's votes where there is a dictionary."""
 
     @abstractmethod
     def encode_texts(self, texts: Texts, kept: Kept | None = None) -> Tensor:
@@ -151,7 +151,7 @@ class Unified(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, towers: Towers, side: str) -> Tensor:
-        """(N, D) or (M, D): every picture or every text alone as one vector. side: image or text."""
+        """(N, D) or (M, D): every image or every text alone as one vector. side: image or text."""
 
     def count_votes(self, towers: Towers) -> None:
         """Fills in both tallies of the towers; nothing to do without a dictionary."""
@@ -179,14 +179,14 @@ class Unified(nn.Module, ABC):
 
     @property
     def can_share(self) -> bool:
-        """Whether texts beside one copy of a picture say what they would beside copies of their own."""
+        """Whether texts beside one copy of an image say what they would beside copies of their own."""
         return self.table[IMAGE][TEXT] == NO and self.dictionary is None
 
     def no_images(self) -> Tensor:
-        """(0, 1, D): the towers' pictures where there are none."""
+        """(0, 1, D): the towers' images where there are none."""
         return self.words.word.weight.new_zeros(0, 1, self.width)
 
-    # ---- second half: pictures and texts meet ---------------------------------------------------------------------
+    # ---- second half: images and texts meet ---------------------------------------------------------------------
 
     def fuse(
         self, towers: Towers, requests: dict[str, Request], kept: Kept | None = None, *, whole: bool = False
@@ -204,8 +204,8 @@ class Unified(nn.Module, ABC):
             image_length = torch.where(image >= 0, per_image, zero)
         else:
             image_length = torch.where(image >= 0, towers.image_lengths[image.clamp_min(0)], zero)
-        first_of = _first_with_picture(requests, image)  # the sequence that holds each one's picture
-        assert self.can_share or not any(r.share for r in requests.values()), "sharing a picture needs prefix fusion"
+        first_of = _first_with_image(requests, image)  # the sequence that holds each one's image
+        assert self.can_share or not any(r.share for r in requests.values()), "sharing an image needs prefix fusion"
         image_length = torch.where(first_of == torch.arange(n, device=device), image_length, zero)
         text_length = torch.where(text >= 0, texts.lengths[text.clamp_min(0)] if len(texts) else zero, zero)
         ground, ground_length, codes = self.ground(towers, requests, image, text)
@@ -232,7 +232,7 @@ class Unified(nn.Module, ABC):
         role = torch.where(in_image, IMAGE, torch.where(in_ground, GROUND, TEXT))
         is_word = ~(in_image | in_ground)
         role[is_word] = texts.roles[rows[is_word] - first_word]
-        # Texts that share a picture are branches of one sequence.
+        # Texts that share an image are branches of one sequence.
         branch = torch.where(is_word, (sequence - first_of + 1)[owner], zero) if (first_of != sequence).any() else None
         plan = Plan(first_of[owner], role, torch.where(is_word, word, zero), branch, table=self.fused_table)
         states = self.fuser.states(x, plan, self.attention_form, kept, whole=whole)
@@ -305,13 +305,13 @@ class Unified(nn.Module, ABC):
         return self.head(image, text)
 
     def match_logits(self, fused: Fused) -> Tensor:
-        """(n, 2); class 1 = the text belongs to the picture."""
+        """(n, 2); class 1 = the text belongs to the image."""
         assert self.matching is not None, "the model was built without a matching head"
         return self.matching(self.image_pooler(fused.image_cls()), self.text_pooler(fused.text_cls()))
 
 
-def _first_with_picture(requests: dict[str, Request], image: Tensor) -> Tensor:
-    """(n,) the sequence that holds the picture of each: itself, or the first of neighbours that share one."""
+def _first_with_image(requests: dict[str, Request], image: Tensor) -> Tensor:
+    """(n,) the sequence that holds the image of each: itself, or the first of neighbours that share one."""
     n = len(image)
     sequence = torch.arange(n, device=image.device)
     shares = torch.cat([torch.full((len(r),), r.share, device=image.device) for r in requests.values()])
@@ -327,13 +327,13 @@ def _first_with_picture(requests: dict[str, Request], image: Tensor) -> Tensor:
 
 
 def _numbers(requests: dict[str, Request], side: str) -> Tensor:
-    """Picture or text numbers of all requests end to end; -1 where that side is absent."""
+    """ImageInput or text numbers of all requests end to end; -1 where that side is absent."""
     parts = []
     for request in requests.values():
         mine = getattr(request, side)
         if mine is None:
             other = request.text if side == "image" else request.image
-            assert other is not None, "a request needs a picture or a text"
+            assert other is not None, "a request needs an image or a text"
             mine = torch.full_like(other, -1)
         parts.append(mine)
     return torch.cat(parts)

@@ -1,9 +1,9 @@
-"""UNIMO: one Transformer over the detected regions of a picture and the words of a text (spec unimo §1).
+"""UNIMO: one Transformer over the detected regions of an image and the words of a text (spec unimo §1).
 
-    N pictures · R regions, the whole picture first · F features · T packed tokens · D width · K detector classes
+    N images · R regions, the whole image first · F features · T packed tokens · D width · K detector classes
 
 The towers are embeddings only; the fused row is [ regions | words ], and one network is encoder and generator by its
-mask. *joint* fusion is the paper's: regions and words see each other. In *prefix* fusion a picture does not look at its
+mask. *joint* fusion is the paper's: regions and words see each other. In *prefix* fusion an image does not look at its
 texts, so that many texts can share it.
 """
 
@@ -78,7 +78,7 @@ class UNIMO(Unified):
         self.table = FUSIONS[fusion]
 
     def encode_images(self, regions: Regions) -> Tensor:
-        """(N, R, D); rows beyond a picture's own are computed, and never read."""
+        """(N, R, D); rows beyond an image's own are computed, and never read."""
         return self.regions(regions.features, regions.boxes)
 
     def encode_texts(self, texts: Texts, kept: Kept | None = None) -> Tensor:

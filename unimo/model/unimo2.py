@@ -1,6 +1,6 @@
 """UNIMO-2: a ViT, a text encoder and a Grounded Transformer, joined by the grounded dictionary (spec unimo2 §2).
 
-    N pictures · P patches · M texts · T packed tokens · n fused sequences · G grounded tokens of one sequence
+    N images · P patches · M texts · T packed tokens · n fused sequences · G grounded tokens of one sequence
     D width · C dictionary · K chosen
 
 The fused row is [ patches | grounded | words ]; image and text meet only through the grounded tokens between them.
@@ -32,7 +32,7 @@ class Released:
     """What the published graph does and ours does not, one switch each; all of them are on in released results."""
 
     padding_votes: bool = setting(False, "padding of a batch of texts votes for dictionary entries (spec §2.4)")
-    only_patches_vote: bool = setting(False, "beside a picture, known words (object tags) have no vote (§2.4)")
+    only_patches_vote: bool = setting(False, "beside an image, known words (object tags) have no vote (§2.4)")
     padding_read: bool = setting(False, "a caption being written reads the padding of object tags (§6.2)")
     raw_text_score: bool = setting(False, "the text side of the contrastive score is not normalised (§4.3)")
 
@@ -40,7 +40,7 @@ class Released:
 class UNIMO2(Unified):
     """The whole model. All sizes are plain arguments; `unimo.model.build` names the usual ones.
 
-    image_size: side of the pictures that the position table is made for; pixels: side of those that are shown, by
+    image_size: side of the images that the position table is made for; pixels: side of those that are shown, by
     default the same. dictionary: number of entries C; 0 builds "Our Baseline" without a dictionary (§2.7).
     image_contrastive, masked_grounding, contrastive_projection: parts that not every published weight file has.
     released: see `Released`.
@@ -198,7 +198,7 @@ class UNIMO2(Unified):
         return self.ground_dropout(self.ground_norm(x)), counts, chosen
 
     def choice(self, towers: Towers, image: Tensor, text: Tensor) -> Tensor:
-        """Method "topk": the entries that picture image[i] and text text[i] choose together, -1 for none: (n, K)."""
+        """Method "topk": the entries that image image[i] and text text[i] choose together, -1 for none: (n, K)."""
         assert self.dictionary is not None and towers.image_votes is not None and towers.text_votes is not None
         tally = towers.image_votes.new_zeros(len(image), len(self.dictionary.entries))
         tally[image >= 0] += towers.image_votes[image[image >= 0]]

@@ -1,4 +1,4 @@
-"""A vector for every picture of a corpus, in blocks on disk: by a model that sees pixels, or by colours and edges."""
+"""A vector for every image of a corpus, in blocks on disk: by a model that sees pixels, or by colours and edges."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from unimo.nearest import colours_and_edges
 if TYPE_CHECKING:
     from unimo.inference import Answerer
 
-_AT_ONCE = 4096  # pictures described, stored and searched together
-_SEEN_AT_ONCE = 256  # pictures whose hidden states are in memory together
-_SIDE = 32  # pixels of the squeezed picture that colours and edges are taken from
+_AT_ONCE = 4096  # images described, stored and searched together
+_SEEN_AT_ONCE = 256  # images whose hidden states are in memory together
+_SIDE = 32  # pixels of the squeezed image that colours and edges are taken from
 
-Describe = Callable[[Iterable[Image.Image]], np.ndarray]  # pictures -> (n, D) of length 1
+Describe = Callable[[Iterable[Image.Image]], np.ndarray]  # images -> (n, D) of length 1
 
 
-class PictureVectors:
-    """(n, D) float32 vectors and SHA-256 of the pictures of a corpus, in blocks on disk; made where missing."""
+class ImageVectors:
+    """(n, D) float32 vectors and SHA-256 of the images of a corpus, in blocks on disk; made where missing."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class PictureVectors:
             pass
         seconds = time.monotonic() - started
         rate = made / max(seconds, 1e-3)
-        say(f"{made} of {len(corpus)} pictures ({corpus.kind}) described in {seconds:.1f} s ({rate:.0f} pictures/s)")
+        say(f"{made} of {len(corpus)} images ({corpus.kind}) described in {seconds:.1f} s ({rate:.0f} images/s)")
 
     def blocks(self) -> Iterator[np.ndarray]:
         return (np.load(path, mmap_mode="r", allow_pickle=False) for path in self.paths)
@@ -89,20 +89,20 @@ def _save_array(path: Path, array: np.ndarray) -> None:
 
 
 def _reading(corpus: Corpus, items: Iterable[int], hashes: list[bytes]) -> Iterator[Image.Image]:
-    """The pictures, one after the other; the SHA-256 of their bytes go to `hashes`."""
+    """The images, one after the other; the SHA-256 of their bytes go to `hashes`."""
     for i in items:
         data = corpus.image_bytes(i)
         hashes.append(hashlib.sha256(data).digest())
         yield load_rgb(data, where=corpus.where(i))
 
 
-def colours(pictures: Iterable[Image.Image]) -> np.ndarray:
-    return np.stack([colours_and_edges(squeeze(picture, _SIDE)) for picture in pictures])
+def colours(images: Iterable[Image.Image]) -> np.ndarray:
+    return np.stack([colours_and_edges(squeeze(image, _SIDE)) for image in images])
 
 
 def seen_by(model: Answerer) -> Describe:
-    def describe(pictures: Iterable[Image.Image]) -> np.ndarray:
-        waiting = iter(pictures)
+    def describe(images: Iterable[Image.Image]) -> np.ndarray:
+        waiting = iter(images)
         chunks = iter(lambda: list(islice(waiting, _SEEN_AT_ONCE)), [])
         return np.concatenate([model.embed_image(chunk) for chunk in chunks])
 

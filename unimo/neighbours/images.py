@@ -1,4 +1,4 @@
-"""Pictures of a collection that resemble the picture of a pair."""
+"""Images of a collection that resemble the image of a pair."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unimo.cluster import Each
 from unimo.corpus.corpus import Corpus
 from unimo.nearest import Found, nearest, top_k
 from unimo.neighbours.approximate import Approximate
-from unimo.neighbours.image_vectors import PictureVectors, colours, seen_by
+from unimo.neighbours.image_vectors import ImageVectors, colours, seen_by
 from unimo.neighbours.objects import Objects, Overlap
 from unimo.neighbours.settings import NeighbourSettings
 
@@ -21,8 +21,8 @@ _QUERIES_AT_ONCE = 512
 
 
 class Gallery:
-    """Vectors of all pictures, on disk, and who is near whom: by cosine, and, where objects are known, among the `pool`
-    nearest by the objects they share. The very picture of a pair (the same bytes) is no neighbour."""
+    """Vectors of all images, on disk, and who is near whom: by cosine, and, where objects are known, among the `pool`
+    nearest by the objects they share. The very image of a pair (the same bytes) is no neighbour."""
 
     def __init__(
         self,
@@ -39,8 +39,8 @@ class Gallery:
         self.overlap = None if objects is None else Overlap(objects, settings.overlap)
         describe = colours if model is None or model.side is None else seen_by(model)
         folder.mkdir(exist_ok=True)
-        self.own = PictureVectors(pairs, folder, describe, each, say)
-        self.others = PictureVectors(images, folder, describe, each, say)
+        self.own = ImageVectors(pairs, folder, describe, each, say)
+        self.others = ImageVectors(images, folder, describe, each, say)
         self.copies: dict[bytes, list[int]] = {}
         for i, name in enumerate(self.others.hashes()):
             self.copies.setdefault(name, []).append(i)

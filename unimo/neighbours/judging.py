@@ -21,15 +21,15 @@ def caption_neighbour_precision(
     k: int = 1,
     seed: int = 0,
 ) -> dict[str, Score]:
-    """Does the similarity of captions put what judges called right for a picture above what they called wrong?
+    """Does the similarity of captions put what judges called right for an image above what they called wrong?
 
     judgments: rows with "image", "caption" and "scores" (1 to 4 each: right from a mean of 3 on) or "yes_fraction"
-    (right: more than half), as of Flickr8k. captions: of each picture. A row's score is the similarity of its caption
-    to the picture's other captions. embed: texts -> (n, D) of length 1; their cosines instead of shared words.
+    (right: more than half), as of Flickr8k. captions: of each image. A row's score is the similarity of its caption
+    to the image's other captions. embed: texts -> (n, D) of length 1; their cosines instead of shared words.
 
-    Returns `auc`: the share of (right, wrong) judgements in right order, over all pictures, and `precision`: the share
-    of right ones among the k best of a picture that has both; chance is the share among all its rows. Intervals draw
-    whole pictures.
+    Returns `auc`: the share of (right, wrong) judgements in right order, over all images, and `precision`: the share
+    of right ones among the k best of an image that has both; chance is the share among all its rows. Intervals draw
+    whole images.
     """
     rows = [row for row in judgments if len(captions.get(row["image"], ())) > 1]
     right = np.array([_is_right(row) for row in rows], bool)
@@ -37,14 +37,14 @@ def caption_neighbour_precision(
         raise DataError("nothing to compare", got=f"{right.sum()} of {len(rows)} right", expected="right and wrong")
     others = [[text for text in captions[row["image"]] if words(text) != words(row["caption"])] for row in rows]
     scores = _by_embedding(rows, others, embed) if embed else _by_words(rows, others, captions, weighting)
-    picture = np.unique([row["image"] for row in rows], return_inverse=True)[1]
+    image = np.unique([row["image"] for row in rows], return_inverse=True)[1]
     precision, chance = [], []
-    for number in range(picture.max() + 1):
-        own = np.flatnonzero(picture == number)
+    for number in range(image.max() + 1):
+        own = np.flatnonzero(image == number)
         if right[own].any() and not right[own].all():
             precision.append(right[own[top_k(scores[own], k)]].mean())
             chance.append(right[own].mean())
-    resampled = [auc(scores, right, drawn[picture]) for some in draws(picture.max() + 1, seed=seed) for drawn in some]
+    resampled = [auc(scores, right, drawn[image]) for some in draws(image.max() + 1, seed=seed) for drawn in some]
     low, high = np.nanquantile(resampled, [0.025, 0.975])
     return {
         "auc": Score(auc(scores, right), float(low), float(high), len(rows), 0.5),
@@ -72,7 +72,7 @@ def _by_words(
     captions: Mapping[str, Sequence[str]],
     weighting: str,
 ) -> np.ndarray:
-    """(n,) BM25 or TF-IDF of each row's caption for the words of the picture's other captions."""
+    """(n,) BM25 or TF-IDF of each row's caption for the words of the image's other captions."""
     texts = sorted({text for some in captions.values() for text in some} | {row["caption"] for row in rows})
     place = {text: i for i, text in enumerate(texts)}
     vocabulary: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Which objects were detected on pictures, and how many of them two pictures share (spec unimo §3.3)."""
+"""Which objects were detected on images, and how many of them two images share (spec unimo §3.3)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OF_THE_FILES = ("names", "first")  # facts of a source of regions that tell fil
 
 
 class Labels(Protocol):
-    """Of each picture of a corpus, in order, the class numbers (k,) of its detected objects; a list will do."""
+    """Of each image of a corpus, in order, the class numbers (k,) of its detected objects; a list will do."""
 
     def __len__(self) -> int: ...
 
@@ -33,7 +33,7 @@ class Labels(Protocol):
 class Detected:
     """Labels of prepared regions: the likeliest class of every region that is at least `confidence` sure of it.
 
-    A picture without regions has none. They are read one at a time: all of them would not fit.
+    An image without regions has none. They are read one at a time: all of them would not fit.
     """
 
     def __init__(self, regions: RegionStore, confidence: float):
@@ -47,9 +47,9 @@ class Detected:
         return (self._of(i) if self.regions.has(i) else np.zeros(0, np.int64) for i in range(len(self)))
 
     def _of(self, i: int) -> np.ndarray:
-        classes = self.regions.picture(i).classes
+        classes = self.regions.image(i).classes
         assert classes is not None
-        named = classes[1:]  # row 0 is the whole picture
+        named = classes[1:]  # row 0 is the whole image
         if self.no_object is not None:
             named[:, self.no_object] = 0
         return named.argmax(axis=1)[named.max(axis=1) >= self.confidence]
@@ -58,7 +58,7 @@ class Detected:
 def detected(
     regions: str | Path | Sequence[str | Path], pairs: Corpus, images: Corpus, confidence: float
 ) -> tuple[Detected, Detected]:
-    """The objects on the pictures of both corpora, from what `unimo prepare regions` wrote.
+    """The objects on the images of both corpora, from what `unimo prepare regions` wrote.
 
     Raises what `RegionStore.open` raises, and UsageError where the regions name no classes, or those of one detector
     for the pairs and of another for the images.
@@ -90,17 +90,17 @@ def _facts(store: RegionStore) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Objects:
-    """Counted classes of the objects on each picture of the pairs, and on each of the images."""
+    """Counted classes of the objects on each image of the pairs, and on each of the images."""
 
     pairs: Bags
     images: Bags
 
     @classmethod
     def of(cls, labels: tuple[Labels, Labels], pairs: Corpus, images: Corpus) -> Objects:
-        """Raises UsageError where there are not as many labels as pictures."""
+        """Raises UsageError where there are not as many labels as images."""
         for side, some, corpus in zip(("pairs", "images"), labels, (pairs, images)):
             if len(some) != len(corpus):
-                raise UsageError(f"labels of other {side}", got=f"{len(some)} pictures", expected=len(corpus))
+                raise UsageError(f"labels of other {side}", got=f"{len(some)} images", expected=len(corpus))
         return cls(bags(labels[0]), bags(labels[1]))
 
     def digest(self) -> str:
@@ -112,12 +112,12 @@ class Objects:
         return digest.hexdigest()
 
     def without(self) -> int:
-        """How many pictures of the pairs have no object."""
+        """How many images of the pairs have no object."""
         return int((np.diff(self.pairs.offsets) == 0).sum())
 
 
 class Overlap:
-    """How much of their objects two pictures share, 0 to 1: multiset Jaccard, or the cosine of TF-IDF weights."""
+    """How much of their objects two images share, 0 to 1: multiset Jaccard, or the cosine of TF-IDF weights."""
 
     def __init__(self, objects: Objects, measure: Literal["jaccard", "tfidf"]):
         self.measure, self.pairs, self.images = overlaps, objects.pairs, objects.images
@@ -130,5 +130,5 @@ class Overlap:
             self.measure = cosines
 
     def __call__(self, i: int, chosen: np.ndarray) -> np.ndarray:
-        """(m,) float32: picture i of the pairs with the chosen ones (m,) of the images."""
+        """(m,) float32: image i of the pairs with the chosen ones (m,) of the images."""
         return self.measure(self.images, chosen, self.pairs, i).astype(np.float32)

@@ -1,15 +1,15 @@
-"""Related pictures and sentences for every pair (`unimo prepare neighbours`): UNIMO's retrieval augmentation.
+"""Related images and sentences for every pair (`unimo prepare neighbours`): UNIMO's retrieval augmentation.
 
-    n pairs · m pictures of the image collection · s sentences of the text corpus · k neighbours · D width
+    n pairs · m images of the image collection · s sentences of the text corpus · k neighbours · D width
 
-Spec unimo §3.3: pictures are ranked by visual similarity and those with highly overlapping objects taken; sentences by
+Spec unimo §3.3: images are ranked by visual similarity and those with highly overlapping objects taken; sentences by
 semantic similarity; 100 of each. Neither the similarities nor the search are published. Ours:
 
-    pictures     cosine of our own picture embeddings, or of colours and edges without a model; of the nearest ones,
+    images     cosine of our own image embeddings, or of colours and edges without a model; of the nearest ones,
                  where regions are prepared, those whose detected classes overlap most (multiset Jaccard)
     sentences    TF-IDF or BM25 of all captions of the pair, re-ranked by our own text embeddings where a model is given
 
-What is the pair itself (the same bytes of a picture, the same words in a caption) is no neighbour.
+What is the pair itself (the same bytes of an image, the same words in a caption) is no neighbour.
 `unimo.neighbours.store` says what is written, and reads it.
 
 Killed at any time and started again, it goes on and leaves the same bytes: every file is whole or absent, names in its
@@ -49,7 +49,7 @@ from unimo.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from unimo.inference import Answerer
 
-_VECTORS = ".pictures-"  # folders of vectors, there while the work goes on
+_VECTORS = ".images-"  # folders of vectors, there while the work goes on
 
 
 def neighbours(
@@ -79,7 +79,7 @@ def neighbours(
     settings = settings or NeighbourSettings()
     check_settings(settings, cls=NeighbourSettings)
     if regions is not None and images is None:
-        raise UsageError("no pictures to share objects with", where="regions", do="name --images, or leave them away")
+        raise UsageError("no images to share objects with", where="regions", do="name --images, or leave them away")
     tokenizer = Tokenizer.default()
     ledger = Ledger() if ledger is None else ledger
     _require_other(images, texts)
@@ -124,12 +124,12 @@ def prepare_neighbours(
     """Writes the neighbours of every pair, shard by shard, into the folder `out`; what is there already is kept.
 
     images, texts: one of them may be absent (None). tokenizer: the one both text corpora were indexed with. model: its
-    text embeddings re-rank sentences; those of pictures (UNIMO-2 alone sees pixels) replace colours and edges. labels:
-    class numbers of the objects on each picture of the pairs, and on each of the images; a pair without an object then
-    has no related pictures, which is counted. Pairs without a usable word go to the ledger when sentences are wanted.
-    each: who describes blocks of pictures and searches for shards of pairs. Returns counts and seconds.
+    text embeddings re-rank sentences; those of images (UNIMO-2 alone sees pixels) replace colours and edges. labels:
+    class numbers of the objects on each image of the pairs, and on each of the images; a pair without an object then
+    has no related images, which is counted. Pairs without a usable word go to the ledger when sentences are wanted.
+    each: who describes blocks of images and searches for shards of pairs. Returns counts and seconds.
 
-    Raises UsageError (nothing to search in, lists of labels of another length, a missing extra), DataError (a picture
+    Raises UsageError (nothing to search in, lists of labels of another length, a missing extra), DataError (an image
     that changed) or ResourceError (the disk).
     """
     started = time.monotonic()
@@ -145,7 +145,7 @@ def prepare_neighbours(
         raise disk_error(fault, folder) from fault
     objects = None if labels is None or images is None else Objects.of(labels, pairs, images)
     if objects is not None:
-        ledger.note("pairs without a detected object, so without related pictures", objects.without())
+        ledger.note("pairs without a detected object, so without related images", objects.without())
     made_from = {
         "settings": to_dict(settings),
         "model": None if model is None else _weights_hash(model),
@@ -185,9 +185,9 @@ def prepare_neighbours(
         if texts is not None:
             _note_wordless(pairs, rows, ledger)
     for left in folder.glob(f"{_VECTORS}*"):
-        shutil.rmtree(left)  # vectors were kept only so that a restart need not describe pictures again
+        shutil.rmtree(left)  # vectors were kept only so that a restart need not describe images again
     seconds = time.monotonic() - started
-    counted = f"{totals['image']} related pictures, {totals['sentence']} related sentences"
+    counted = f"{totals['image']} related images, {totals['sentence']} related sentences"
     say(f"{len(pairs)} pairs: {counted} in {seconds:.1f} s")
     return {"pairs": len(pairs), **totals, "computed": len(waiting), "seconds": seconds}
 

@@ -11,20 +11,20 @@ from unimo.config import Contradiction, setting
 
 @dataclass(frozen=True)
 class NeighbourSettings:
-    images: int = setting(100, "related pictures kept of each pair", at_least=1)
+    images: int = setting(100, "related images kept of each pair", at_least=1)
     sentences: int = setting(100, "related sentences kept of each pair", at_least=1)
     weighting: Literal["bm25", "tfidf"] = setting("tfidf", "how shared words are weighed")
     overlap: Literal["jaccard", "tfidf"] = setting("jaccard", "how shared objects are weighed")
     pool: int = setting(
-        1000, "nearest candidates that objects (pictures) or embeddings (sentences) choose from", at_least=1
+        1000, "nearest candidates that objects (images) or embeddings (sentences) choose from", at_least=1
     )
     fewest_words: int = setting(4, "sentences with fewer words are left out", at_least=1)
     most_words: int = setting(50, "sentences with more words are left out", at_least=1)
     least_sentence: float = setting(0.0, "a sentence must score more, in its last ranking")
-    least_image: float = setting(0.0, "a picture must have a larger cosine")
-    least_overlap: float = setting(0.0, "a picture must share more of its objects, where objects are known")
+    least_image: float = setting(0.0, "an image must have a larger cosine")
+    least_overlap: float = setting(0.0, "an image must share more of its objects, where objects are known")
     approximate_above: int | None = setting(
-        None, "pictures beyond which the search is approximate (extra `faiss`)", at_least=1
+        None, "images beyond which the search is approximate (extra `faiss`)", at_least=1
     )
 
     def contradictions(self) -> Iterator[Contradiction]:

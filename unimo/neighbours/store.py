@@ -1,4 +1,4 @@
-"""Neighbours of pairs, as training reads them: related pictures and related sentences, drawn by chance.
+"""Neighbours of pairs, as training reads them: related images and related sentences, drawn by chance.
 
 A folder of `unimo prepare neighbours` holds
 
@@ -8,7 +8,7 @@ A folder of `unimo prepare neighbours` holds
         image_scores, sentence_scores   flat float16
         image_offsets, sentence_offsets (n + 1,) int64
 
-Scores of pictures are cosines, also where shared objects chose them. Every file carries a header: version, settings,
+Scores of images are cosines, also where shared objects chose them. Every file carries a header: version, settings,
 hashes of the model and of the detected objects (labels) where there were any, and the fingerprints of the three
 corpora, so that neighbours of other data are refused.
 """
@@ -72,7 +72,7 @@ def read_part(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 class Neighbours:
-    """Related pictures and sentences of n pairs. Only arrays and corpora: safe to hand to workers.
+    """Related images and sentences of n pairs. Only arrays and corpora: safe to hand to workers.
 
     counts: side -> (n,) int64, how many neighbours each pair has ("image", "sentence"); zeros for an absent side.
     """
@@ -150,7 +150,7 @@ class Neighbours:
         return self._texts.tokens(document)[first:last]
 
     def sample_image(self, item: int, rng: np.random.Generator) -> int | None:
-        """One of the pair's related pictures, all alike likely; None where it has none."""
+        """One of the pair's related images, all alike likely; None where it has none."""
         ids = self.images(item)
         return int(ids[rng.integers(len(ids))]) if len(ids) else None
 

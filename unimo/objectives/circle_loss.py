@@ -22,7 +22,7 @@ def circle_loss(right: Tensor, wrong: Tensor, *, margin: float = 0.2, scale: flo
 
 
 def two_sided(scores: Tensor, *, margin: float = 0.2, scale: float = 1.0) -> Tensor:
-    """(g, 1 + 2k) scores -> (g,): the right pair first, k other pictures, k other captions; the mean of both losses."""
-    right, pictures, captions = scores[:, 0], *scores[:, 1:].chunk(2, dim=1)
-    losses = [circle_loss(right, wrong, margin=margin, scale=scale) for wrong in (pictures, captions)]
+    """(g, 1 + 2k) scores -> (g,): the right pair first, k other images, k other captions; the mean of both losses."""
+    right, images, captions = scores[:, 0], *scores[:, 1:].chunk(2, dim=1)
+    losses = [circle_loss(right, wrong, margin=margin, scale=scale) for wrong in (images, captions)]
     return torch.stack(losses).mean(0)

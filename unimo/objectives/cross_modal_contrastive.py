@@ -1,9 +1,9 @@
-"""Cross-modal contrastive learning of UNIMO-2: picture and caption of a pair find each other (spec unimo2 §4.3).
+"""Cross-modal contrastive learning of UNIMO-2: image and caption of a pair find each other (spec unimo2 §4.3).
 
     n local pairs · N pairs of all ranks · D width
 
-Asked of the unimodal [CLS] states, before anything is fused: which of N captions belongs to this picture, and which
-of N pictures to this caption. Every rank scores its own rows against the gathered columns, n x N instead of N x N.
+Asked of the unimodal [CLS] states, before anything is fused: which of N captions belongs to this image, and which
+of N images to this caption. Every rank scores its own rows against the gathered columns, n x N instead of N x N.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class CrossModalContrastive:
 def contrastive(image: Tensor, text: Tensor, identities: Tensor, temperature) -> tuple[Tensor, Tensor]:
     """Sum over local rows of the mean of both cross-entropies, and how many rows both directions got right.
 
-    identities: (2, n) numbers of the picture and of the caption's words; another pair with an equal number is not a
+    identities: (2, n) numbers of the image and of the caption's words; another pair with an equal number is not a
     negative (it would be called wrong for being right) and leaves the softmax.
     """
     first = distributed.rank() * len(image)

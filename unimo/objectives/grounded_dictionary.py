@@ -2,9 +2,9 @@
 
     n sequences · P patches · L words of the longest text · D width
 
-Nothing is hidden. Asked of every sequence that pictures or texts form on their own terms (true pairs, unpaired
-pictures, unpaired texts): can the chosen entries rebuild the voting positions, and the positions the entries? The
-terms weigh 1 and 1/4. Sequences that others fuse have their choice made; where nobody fuses pairs or pictures, it is
+Nothing is hidden. Asked of every sequence that images or texts form on their own terms (true pairs, unpaired
+images, unpaired texts): can the chosen entries rebuild the voting positions, and the positions the entries? The
+terms weigh 1 and 1/4. Sequences that others fuse have their choice made; where nobody fuses pairs or images, it is
 made here, from the towers alone.
 """
 
@@ -72,7 +72,7 @@ class GroundedDictionaryLoss:
 
 
 def _of_towers(stream: str, model: UNIMO2, batch: Batch | None, towers: Towers) -> tuple[Request, Tensor | None] | None:
-    """What nobody fused: pairs whose captions are read as they are, and unpaired pictures; and the entries they choose,
+    """What nobody fused: pairs whose captions are read as they are, and unpaired images; and the entries they choose,
     None where each position has its nearest.
     """
     if batch is None:

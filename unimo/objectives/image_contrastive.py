@@ -1,6 +1,6 @@
-"""Image contrastive learning: two views of one unpaired picture find each other (spec unimo2 §4.5).
+"""Image contrastive learning: two views of one unpaired image find each other (spec unimo2 §4.5).
 
-    n local pictures · N pictures of all ranks
+    n local images · N images of all ranks
 
 Asked of the image pooler on the visual [CLS] after the Grounded Transformer, in image-only mode [ V | G ]. The released
 code has no such loss; this is the recommended one: two augmented views, cosine, a learned temperature, and all
@@ -57,8 +57,8 @@ class ImageContrastive:
 def two_views(a: Tensor, b: Tensor, identity: Tensor, temperature) -> tuple[Tensor, Tensor]:
     """Sum over the 2n local views of the cross-entropy of finding the other view, and how many found it.
 
-    a, b: (n, D) L2-normalised; identity: (n,) picture numbers. Candidates are all views of all ranks but oneself and
-    further copies of the same picture.
+    a, b: (n, D) L2-normalised; identity: (n,) image numbers. Candidates are all views of all ranks but oneself and
+    further copies of the same image.
     """
     n, first = len(a), distributed.rank() * len(a)
     all_a, all_b = distributed.gather(a), distributed.gather(b)

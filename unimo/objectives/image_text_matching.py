@@ -1,11 +1,11 @@
-"""Image-text matching: does this caption belong to this picture? (spec unimo2 §4.4)
+"""Image-text matching: does this caption belong to this image? (spec unimo2 §4.4)
 
     s local shards · n pairs of a shard · k of them matched
 
-Asked of the product of both poolers. For each matched pair there are two negatives: its picture with another caption
-and its caption with another picture of the same shard, drawn in proportion to exp(similarity / temperature) so that
+Asked of the product of both poolers. For each matched pair there are two negatives: its image with another caption
+and its caption with another image of the same shard, drawn in proportion to exp(similarity / temperature) so that
 the confusable ones come first. A negative recombines cached towers and votes: one fused sequence, nothing is encoded
-again. Pairs with the same picture or the same words are never negatives; without a candidate there is none.
+again. Pairs with the same image or the same words are never negatives; without a candidate there is none.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class ImageTextMatching:
 
     @torch.no_grad()
     def negatives(self, model: UNIMO2, batch: Batch, towers: Towers) -> tuple[Tensor, Tensor, Tensor]:
-        """For each matched pair another caption, another picture (pair numbers, (s * k,)), and if there is one."""
+        """For each matched pair another caption, another image (pair numbers, (s * k,)), and if there is one."""
         noise = batch.extra["itm.noise"]  # (s, k, 2, n), Gumbel: the largest score + noise is a draw from the softmax
         shards, matched, _, n = noise.shape
         duplicate = torch.zeros(shards, matched, n, dtype=torch.bool, device=noise.device)

@@ -1,11 +1,11 @@
-"""Masked language modelling on captions beside their picture and on passages of text (spec unimo2 §4.2).
+"""Masked language modelling on captions beside their image and on passages of text (spec unimo2 §4.2).
 
 Hidden: spans of whole words, 15 % of a text; asked: every hidden token, from the fused sequence [ V | G | L ] of a
 pair or [ G | L ] of a passage. The choice of grounded entries sees the text as masked, so the answer votes for nothing.
 
 Where captions were rewritten their scene graph is known, and its nodes are hidden in place of random spans (`nodes`; as
 in ERNIE-ViL, Yu et al. 2021; the paper does not tell, its published configuration has `scenegraph_mask_ratio`, spec
-unimo §1.2): "a [MASK] ring" can only be answered by finding the ring in the picture, which is what a model has to learn
+unimo §1.2): "a [MASK] ring" can only be answered by finding the ring in the image, which is what a model has to learn
 first and what half a caption hidden at once seldom asks. In a share of them all relations are hidden (`relations`).
 Hidden of a node are only the words by which it differs from what a rewrite puts in its place: "left" of "left of".
 
@@ -35,9 +35,9 @@ class MaskedLanguageModeling:
     parts = ("mlm.pairs", "mlm.pairs.accuracy", "mlm.texts", "mlm.texts.accuracy")
     weight: float = setting(1.0, "weight of masked words; 0 switches the objective off", at_least=0, at_most=1e6)
     text_weight: float = setting(
-        1.0, "weight of texts without pictures, as a share of `weight`, which captions have", at_least=0, at_most=1e6
+        1.0, "weight of texts without images, as a share of `weight`, which captions have", at_least=0, at_most=1e6
     )
-    pairs: int = setting(32, "pairs per step whose caption is masked beside its picture", at_least=0)
+    pairs: int = setting(32, "pairs per step whose caption is masked beside its image", at_least=0)
     ratio: float = setting(
         0.15, "share of a text's tokens that is asked (specials counted in its length)", above=0, at_most=1
     )
@@ -45,7 +45,7 @@ class MaskedLanguageModeling:
     longest: int = setting(10, "longest span in words", at_least=1)
     nodes: float = setting(
         0.0,
-        "share of rewritten captions beside their picture in which nodes of the scene graph are hidden, not spans",
+        "share of rewritten captions beside their image in which nodes of the scene graph are hidden, not spans",
         at_least=0,
         at_most=1,
     )

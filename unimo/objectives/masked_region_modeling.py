@@ -1,6 +1,6 @@
 """Masked region modelling: what was seen where nothing is shown? Visual learning of UNIMO (spec unimo §2.1).
 
-    R rows of a picture, [IMG] first · k masked rows · F features · K detector classes
+    R rows of an image, [IMG] first · k masked rows · F features · K detector classes
 
 Hidden: regions drawn as anchors, and every region that overlaps an anchor, for their content would leak; their features
 become zero, their boxes stay. [IMG] is the mean of the regions, so it is computed again without them. Asked of every
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from unimo.batch import Batch
 from unimo.config import setting
 from unimo.data.batch_builder import Draft, Drawn
-from unimo.data.regions import PictureRegions
+from unimo.data.regions import ImageRegions
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.model.unimo import UNIMO
 from unimo.objectives.objective import Part
@@ -36,7 +36,7 @@ class MaskedRegionModeling:
         1.0, "weight of their classes, as a share of `weight`, which features have", at_least=0, at_most=1e6
     )
     pairs: int = setting(32, "pairs per step whose regions are hidden beside their caption", at_least=0)
-    ratio: float = setting(0.15, "share of a picture's regions that are anchors", above=0, at_most=1)
+    ratio: float = setting(0.15, "share of an image's regions that are anchors", above=0, at_most=1)
     overlap: float = setting(
         0.3, "intersection over union with an anchor beyond which a region is hidden too", at_least=0, at_most=1
     )
@@ -56,7 +56,7 @@ class MaskedRegionModeling:
             for i, one in drawn[stream]:
                 self._hide(draft, stream, draft.regions[stream][i], one)
 
-    def _hide(self, draft: Draft, stream: str, seen: PictureRegions, drawn: Drawn) -> None:
+    def _hide(self, draft: Draft, stream: str, seen: ImageRegions, drawn: Drawn) -> None:
         rows = masked_rows(seen.boxes, drawn.rng("mrm"), self.ratio, self.overlap)
         hidden = without(seen, rows, whole_again=self.whole_again)
         group = draft.regions.setdefault(f"{stream}.hidden", [])
@@ -100,7 +100,7 @@ class MaskedRegionModeling:
 def masked_rows(boxes: np.ndarray, rng: np.random.Generator, ratio: float, overlap: float) -> np.ndarray:
     """Rows to hide, ascending: anchors, each region with probability `ratio` and at least one, and what overlaps them.
 
-    boxes: (R, 5), row 0 the whole picture, which is never hidden.
+    boxes: (R, 5), row 0 the whole image, which is never hidden.
     """
     n = len(boxes) - 1
     if n < 1:
@@ -121,11 +121,11 @@ def intersection_over_union(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
-def without(seen: PictureRegions, rows: np.ndarray, *, whole_again: bool = True) -> PictureRegions:
-    """The picture with the features of `rows` zero, and [IMG] the mean of what is left (zero if nothing is)."""
+def without(seen: ImageRegions, rows: np.ndarray, *, whole_again: bool = True) -> ImageRegions:
+    """The image with the features of `rows` zero, and [IMG] the mean of what is left (zero if nothing is)."""
     features = seen.features.copy()
     features[rows] = 0.0
     if whole_again:
         left = np.setdiff1d(np.arange(1, len(features)), rows)
         features[0] = features[left].mean(0) if len(left) else 0.0
-    return PictureRegions(features, seen.boxes, seen.classes)
+    return ImageRegions(features, seen.boxes, seen.classes)

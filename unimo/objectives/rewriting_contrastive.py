@@ -1,10 +1,10 @@
 """Cross-modal contrastive learning with text rewriting and retrieved neighbours: CMCL of UNIMO (spec unimo §3).
 
-    n anchor pairs (V, W) · k texts beside one picture · P pictures and T texts encoded alone · D width
+    n anchor pairs (V, W) · k texts beside one image · P images and T texts encoded alone · D width
 
-Nothing is hidden. Beside each picture stand its caption, captions that say the same (rewritten, positive) and captions
-that are almost right (rewritten, negative; and captions of other pictures of the batch). A related picture and a
-related sentence are further positives: each is encoded alone, and meets the caption, or the picture, encoded alone.
+Nothing is hidden. Beside each image stand its caption, captions that say the same (rewritten, positive) and captions
+that are almost right (rewritten, negative; and captions of other images of the batch). A related image and a
+related sentence are further positives: each is encoded alone, and meets the caption, or the image, encoded alone.
 Asked:
 
     - log  sum over positives exp(d / tau)  /  sum over positives and negatives exp(d / tau)
@@ -12,14 +12,14 @@ Asked:
 one value per anchor, the positives' sum inside the logarithm (§3.4). d is, by choice, a score of both pooled vectors
 (joint: the matching head on their product) or their cosine (§3.5).
 
-A picture and the texts beside it are encoded together, or (`encode`: alone) each of them once and alone, as in a
+An image and the texts beside it are encoded together, or (`encode`: alone) each of them once and alone, as in a
 search. UNIMO-2 has towers for that: its cosines are those of their contrastive features, nothing is fused, and one more
 rewritten caption costs a pass of the text tower (ours; its paper rewrites nothing).
 
 Where do the related ones stand in that sum? *inside*, as the paper writes it, they are positives among negatives that
-are all encoded together with a picture. Nothing then holds back the score of what is encoded alone: the model raises
+are all encoded together with an image. Nothing then holds back the score of what is encoded alone: the model raises
 it without limit, the loss is zero and teaches nothing (docs/lab-notebook.md, 2026-11-22). *apart*, what is encoded
-alone has a sum of its own, in which the pictures and texts of other anchors are the negatives. Its d is the cosine
+alone has a sum of its own, in which the images and texts of other anchors are the negatives. Its d is the cosine
 by which a search finds them (`Unified.embed`).
 """
 
@@ -55,14 +55,14 @@ class RewritingContrastive:
     pairs: int = setting(16, "pairs per step that are anchors", at_least=0)
     positives: int = setting(1, "rewritten captions per anchor that say the same", at_least=0)
     negatives: int = setting(8, "rewritten captions per anchor that are not true", at_least=0)
-    others: int = setting(4, "captions of other pictures of the batch per anchor, not true either", at_least=0)
+    others: int = setting(4, "captions of other images of the batch per anchor, not true either", at_least=0)
     relations: float = setting(
         0.0,
         "share of anchors whose rewritten captions keep all things and only tell who is where otherwise",
         at_least=0,
         at_most=1,
     )
-    related_images: int = setting(1, "related pictures per anchor, encoded alone", at_least=0)
+    related_images: int = setting(1, "related images per anchor, encoded alone", at_least=0)
     related_texts: int = setting(1, "related sentences per anchor, encoded alone", at_least=0)
     related: Literal["apart", "inside"] = setting(
         "apart", "what is encoded alone: a sum of its own, or inside that of the rewritten captions as published"
@@ -75,7 +75,7 @@ class RewritingContrastive:
         "joint", "d: the matching head on both pooled vectors, or their cosine"
     )
     encode: Literal["together", "alone"] = setting(
-        "together", "a picture and its texts: in one row, or each alone; UNIMO-2's cosines always compare its towers"
+        "together", "an image and its texts: in one row, or each alone; UNIMO-2's cosines always compare its towers"
     )
     temperature: float | None = setting(
         1.0, "tau; about 0.07 for cosines; none: the learned one of UNIMO-2's cosines", above=0, at_most=1e6
@@ -94,7 +94,7 @@ class RewritingContrastive:
         chosen = draft.first_pairs(self.pairs) if draft.progress >= self.begins else []
         if not chosen:
             return
-        seen_in, right, who = [], [], []  # of every text: its picture, whether it is a positive, its anchor
+        seen_in, right, who = [], [], []  # of every text: its image, whether it is a positive, its anchor
         for anchor, i in enumerate(chosen):
             pair = draft.pairs[i]
             rng = pair.rng("rewriting")
@@ -113,7 +113,7 @@ class RewritingContrastive:
         self._add_related(draft, chosen)
 
     def _of_others(self, draft: Draft, i: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """Captions of other pictures of the same shard, none of them equal to this one's."""
+        """Captions of other images of the same shard, none of them equal to this one's."""
         mine, per_shard = draft.pairs[i], len(draft.pairs) // draft.local_shards
         shard = draft.pairs[i // per_shard * per_shard :][:per_shard]
         others = [one.ids for one in shard if one.names[1] != mine.names[1] and one.identity != mine.identity]
@@ -125,8 +125,8 @@ class RewritingContrastive:
             beside, rng = draft.pairs[i].beside, draft.pairs[i].rng("related")
             if beside is None:
                 continue
-            for picture in beside.related_images(self.related_images, rng):
-                draft.add_picture(IMAGES, picture)
+            for image in beside.related_images(self.related_images, rng):
+                draft.add_image(IMAGES, image)
                 images.append(anchor)
             for ids in beside.related_texts(self.related_texts, rng):
                 draft.add_text(SENTENCES, draft.framed(ids))
@@ -139,16 +139,16 @@ class RewritingContrastive:
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
         if TEXTS not in batch.text_groups or self.in_towers(model):
             return {}
-        pictures, texts, alone = _numbers(batch)
+        images, texts, alone = _numbers(batch)
         if self.encode == "alone":
-            return {"rewriting.pictures": Request(pictures, None), "rewriting.sentences": Request(None, texts)}
+            return {"rewriting.images": Request(images, None), "rewriting.sentences": Request(None, texts)}
         anchor = batch.extra["rewriting.anchor"]
-        together = Request(pictures[anchor], texts[: len(anchor)], share=model.can_share)
+        together = Request(images[anchor], texts[: len(anchor)], share=model.can_share)
         if not self.compares_alone(batch):
             return {"rewriting.together": together}
         return {
             "rewriting.together": together,
-            "rewriting.pictures": Request(pictures, None),
+            "rewriting.images": Request(images, None),
             "rewriting.sentences": Request(None, texts[alone]),
         }
 
@@ -157,29 +157,29 @@ class RewritingContrastive:
         return self.scorer == "cosine" and isinstance(model, UNIMO2)
 
     def compares_alone(self, batch: Batch) -> bool:
-        """Whether pictures and texts that are encoded alone are compared with each other."""
+        """Whether images and texts that are encoded alone are compared with each other."""
         if self.related == "apart":
             return self.alone_weight > 0
         return IMAGES in batch.image_groups or SENTENCES in batch.text_groups
 
     def vectors(self, model: Unified, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> tuple[Tensor, ...]:
-        """What scores compare: the picture and the text of every comparison, (k, D) each; and, where asked, what is
+        """What scores compare: the image and the text of every comparison, (k, D) each; and, where asked, what is
         encoded alone, (P, D) and (T, D)."""
         anchor = batch.extra["rewriting.anchor"]
-        pictures, texts, alone = _numbers(batch)
+        images, texts, alone = _numbers(batch)
         if self.encode == "together" and not self.in_towers(model):
             both = fused["rewriting.together"]
             beside = model.image_pooler(both.image_cls()), model.text_pooler(both.text_cls())
             if not self.compares_alone(batch):
                 return beside
-            image, text = fused["rewriting.pictures"].image_cls(), fused["rewriting.sentences"].text_cls()
+            image, text = fused["rewriting.images"].image_cls(), fused["rewriting.sentences"].text_cls()
             return *beside, model.image_pooler(image), model.text_pooler(text)
         if self.in_towers(model):
             assert isinstance(model, UNIMO2)
-            image = model.contrastive_feature(towers.image_cls(pictures), "image")
+            image = model.contrastive_feature(towers.image_cls(images), "image")
             text = model.contrastive_feature(towers.text_cls(texts), "text")
         else:
-            image = model.image_pooler(fused["rewriting.pictures"].image_cls())
+            image = model.image_pooler(fused["rewriting.images"].image_cls())
             text = model.text_pooler(fused["rewriting.sentences"].text_cls())
         beside = image[anchor], text[: len(anchor)]
         return (*beside, image, text[alone]) if self.compares_alone(batch) else beside
@@ -199,9 +199,9 @@ class RewritingContrastive:
             alone = self.score_alone(model, seen, read)
             positive, compared = belong(batch)
             if self.related == "apart":
-                of_pictures = positives_in_rows(alone, positive, compared).mean()
+                of_images = positives_in_rows(alone, positive, compared).mean()
                 of_texts = positives_in_rows(alone.T, positive.T, compared.T).mean()
-                total = (of_pictures + of_texts) / 2
+                total = (of_images + of_texts) / 2
                 parts["rewriting.alone"] = Part(total * n, n, self.weight * self.alone_weight)
             else:
                 positive[:n, :n] = False  # the anchor itself is there already, encoded together
@@ -213,13 +213,13 @@ class RewritingContrastive:
         return {"rewriting": Part(losses.sum(), n, self.weight), "rewriting.accuracy": accuracy, **parts}
 
     def score_alone(self, model: Unified, image: Tensor, text: Tensor) -> Tensor:
-        """d / tau of every picture with every text: (P, D), (T, D) -> (P, T)."""
+        """d / tau of every image with every text: (P, D), (T, D) -> (P, T)."""
         if self.related == "inside" or self.scorer == "cosine":
             return self.score(model, image[:, None], text[None])
         return F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T / self.alone_temperature
 
     def score(self, model: Unified, image: Tensor, text: Tensor) -> Tensor:
-        """d / tau of the vectors of pictures and texts, (..., D) each, which must broadcast: (...)."""
+        """d / tau of the vectors of images and texts, (..., D) each, which must broadcast: (...)."""
         if self.scorer == "cosine":
             cosine = F.cosine_similarity(image.float(), text.float(), dim=-1)
             if self.temperature is not None:
@@ -239,17 +239,17 @@ class RewritingContrastive:
 
 
 def _numbers(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """What is encoded: (P,) pictures, the anchors' own and then related ones; texts, the k beside the anchors' pictures
-    and then related sentences; and (T,) which of these texts meet pictures alone, the captions and then the related."""
+    """What is encoded: (P,) images, the anchors' own and then related ones; texts, the k beside the anchors' images
+    and then related sentences; and (T,) which of these texts meet images alone, the captions and then the related."""
     anchor = batch.extra["rewriting.anchor"]
-    pictures = batch.images_of("pairs")[batch.extra["rewriting.pairs"]]
+    images = batch.images_of("pairs")[batch.extra["rewriting.pairs"]]
     texts = batch.texts_of(TEXTS)
     if IMAGES in batch.image_groups:
-        pictures = torch.cat([pictures, batch.images_of(IMAGES)])
+        images = torch.cat([images, batch.images_of(IMAGES)])
     if SENTENCES in batch.text_groups:
         texts = torch.cat([texts, batch.texts_of(SENTENCES)])
     related = torch.arange(len(anchor), len(texts), device=texts.device)
-    return pictures, texts, torch.cat([_first_of(anchor), related])
+    return images, texts, torch.cat([_first_of(anchor), related])
 
 
 def _first_of(anchor: Tensor) -> Tensor:
@@ -258,16 +258,16 @@ def _first_of(anchor: Tensor) -> Tensor:
 
 
 def _image_anchor(batch: Batch) -> Tensor:
-    """(P,) the anchor of every picture that is encoded alone: the anchors' own, then the related ones."""
+    """(P,) the anchor of every image that is encoded alone: the anchors' own, then the related ones."""
     pairs = batch.extra["rewriting.pairs"]
     return torch.cat([torch.arange(len(pairs), device=pairs.device), batch.extra["related.image.anchor"]])
 
 
 def belong(batch: Batch) -> tuple[Tensor, Tensor]:
-    """(P, T) bool twice: which pictures and texts, encoded alone, are positives, and which are compared at all.
+    """(P, T) bool twice: which images and texts, encoded alone, are positives, and which are compared at all.
 
-    Positives are the caption with its picture and related pictures, and the picture with related sentences. A related
-    picture says nothing of a related sentence; and anchors that share a picture or a caption are not negatives.
+    Positives are the caption with its image and related images, and the image with related sentences. A related
+    image says nothing of a related sentence; and anchors that share an image or a caption are not negatives.
     """
     pairs = batch.extra["rewriting.pairs"]
     number = torch.arange(len(pairs), device=pairs.device)

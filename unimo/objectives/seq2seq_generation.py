@@ -1,6 +1,6 @@
-"""Sequence-to-sequence generation: captions from pictures, and fragments of a passage from the rest of it.
+"""Sequence-to-sequence generation: captions from images, and fragments of a passage from the rest of it.
 
-Asked: every next token of what is written. The picture, or the source, is known and sees itself both ways; what is
+Asked: every next token of what is written. The image, or the source, is known and sees itself both ways; what is
 written sees the known and what was written before (masks: spec unimo2 §2.5; fragments: spec unimo §2.2.2). Grounded
 entries are chosen by what is known alone, or the answer would leak through the dictionary.
 """
@@ -27,7 +27,7 @@ class Seq2SeqGeneration:
     text_weight: float = setting(
         1.0, "weight of fragments of texts, as a share of `weight`, which captions have", at_least=0, at_most=1e6
     )
-    pairs: int = setting(32, "pairs per step whose caption is written from its picture", at_least=0)
+    pairs: int = setting(32, "pairs per step whose caption is written from its image", at_least=0)
     smoothing: float = setting(0.0, "label smoothing, uniform over the vocabulary", at_least=0, below=1)
     fragments: Literal["paper", "lineage", "released"] = setting(
         "lineage", "how passages are cut: lineage (released code) or paper (25 %, 4 to 32 tokens)"

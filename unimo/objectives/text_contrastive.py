@@ -3,11 +3,11 @@
     n passages · D width
 
 Not of the papers, and off by default: a signal for the text pooler, which in UNIMO-2's pre-training is heard only in a
-product with a picture's (spec unimo2 §2.6) and so comes to a task of texts half dead. That two crops of one passage
+product with an image's (spec unimo2 §2.6) and so comes to a task of texts half dead. That two crops of one passage
 belong together is Contriever's (Izacard et al. 2022, §3.1), and needs no dropout; the loss and its temperature are
 SimCSE's (Gao et al. 2021).
 
-Asked of the text pooler on the [CLS] after the Transformer, without a picture. Negatives are the halves of the other
+Asked of the text pooler on the [CLS] after the Transformer, without an image. Negatives are the halves of the other
 passages of the same shard, so that one process and many ask the same.
 """
 

@@ -21,7 +21,7 @@ from unimo.train.optimizer import Optimiser
 
 
 def classification() -> Finetuning:
-    """Your own labels: of texts, pairs of texts, pictures, or pictures with texts.
+    """Your own labels: of texts, pairs of texts, images, or images with texts.
 
     source    ours
     command   unimo finetune classification --from RUN --train my.csv --dev my-dev.csv --out runs/mine
@@ -43,7 +43,7 @@ def regression() -> Finetuning:
 
 
 def generation() -> Finetuning:
-    """Your own texts to write: after a text, about a picture, or both.
+    """Your own texts to write: after a text, about an image, or both.
 
     source    ours
     command   unimo finetune generation --from RUN --train my.jsonl --dev my-dev.jsonl --out runs/mine
@@ -54,12 +54,12 @@ def generation() -> Finetuning:
 
 
 def captions() -> Finetuning:
-    """A sentence about each of your own pictures.
+    """A sentence about each of your own images.
 
     source    ours
-    command   unimo finetune captions --from RUN --train my.jsonl --dev my-dev.jsonl --images pictures --out runs/mine
+    command   unimo finetune captions --from RUN --train my.jsonl --dev my-dev.jsonl --images images --out runs/mine
     hardware  2 CPU cores for small models
-    expect    more than the caption of the nearest training picture
+    expect    more than the caption of the nearest training image
     """
     write = Writing(sees=True, reads=False, longest_target=50, end="sep", keep_end=True, beams=3, longest=50)
     run = replace(_own("generation", write=write), task="captions", metrics=("cider_d", "bleu", "rouge_l"))
@@ -67,10 +67,10 @@ def captions() -> Finetuning:
 
 
 def retrieval() -> Finetuning:
-    """Your own pictures and captions, to be found by each other.
+    """Your own images and captions, to be found by each other.
 
     source    ours: contrast of embeddings and matching of the hardest pairs, as in pre-training
-    command   unimo finetune retrieval --from RUN --train my.jsonl --dev my-dev.jsonl --images pictures --out runs/mine
+    command   unimo finetune retrieval --from RUN --train my.jsonl --dev my-dev.jsonl --images images --out runs/mine
     hardware  2 CPU cores for small models
     expect    more than chance, which stands beside every score
     """
@@ -96,7 +96,7 @@ MUON = 256  # width up to which matrices inside layers move by Muon, as in pre-t
 def ours(run: Finetuning) -> Finetuning:
     """The run as we recommend it for the size of its model.
 
-    Rates by width, and Muon for the smallest, which learns questions about pictures in half the steps of Adam; a
+    Rates by width, and Muon for the smallest, which learns questions about images in half the steps of Adam; a
     shifted linear decay after a longer warm-up; 300 steps at least; answers begin with their frequency; no adversarial
     steps, which cost twelve times as much; in the last part of the schedule a stop after three dev questions without a
     better answer; retrieval learns from the hardest pairs of the batch, not from random ones.

@@ -61,7 +61,7 @@ def scenes() -> Run:
 
 
 def photos() -> Run:
-    """UNIMO-2 from random weights on a few thousand captioned photographs, beside unpaired texts and pictures.
+    """UNIMO-2 from random weights on a few thousand captioned photographs, beside unpaired texts and images.
 
     source    ours
     command   unimo pretrain photos --pairs PAIRS --images IMAGES --texts TEXTS

@@ -86,7 +86,7 @@ def unimo_scenes() -> Run:
 def unimo_photos() -> Run:
     """UNIMO from random weights on a few thousand captioned photographs, without a detector.
 
-    source    ours; prefix fusion: the 30 regions of a grid stand once in front of all texts beside a picture
+    source    ours; prefix fusion: the 30 regions of a grid stand once in front of all texts beside an image
     command   unimo prepare regions pairs PAIRS --source grid --out REGIONS; the same of images IMAGES;
               unimo prepare rewrites PAIRS --out REWRITES;
               unimo prepare neighbours --pairs PAIRS --images IMAGES --texts TEXTS --out NEIGHBOURS;

@@ -27,10 +27,10 @@ from unimo.regions.source import Found, Say, Shown, arrays_digest
 
 
 class Files(ABC):
-    """Regions that were found elsewhere, by picture.
+    """Regions that were found elsewhere, by image.
 
-    A stored name fits the key that is the same but for the picture's ending, or else the key's last part, behind its
-    folders. Of rows that repeat a picture the first counts. feature_size: F, or None: as in the first sound record.
+    A stored name fits the key that is the same but for the image's ending, or else the key's last part, behind its
+    folders. Of rows that repeat an image the first counts. feature_size: F, or None: as in the first sound record.
     """
 
     feature_size, classes = 0, 0
@@ -39,20 +39,20 @@ class Files(ABC):
         self.source = source
         self._places: dict[str, Any] = {}
         self.repeated: Counter[str] = Counter()
-        self._several: tuple[str, set[str]] | None = None  # of which corpus; names that fit several of its pictures
+        self._several: tuple[str, set[str]] | None = None  # of which corpus; names that fit several of its images
         for name, place in names:
             stem = _stem(name)
             self.repeated[stem] += stem in self._places
             self._places.setdefault(stem, place)
         if not self._places:
-            raise DataError("no regions in these files", where=f"{source}:{place}", expected="one for each picture")
+            raise DataError("no regions in these files", where=f"{source}:{place}", expected="one for each image")
         self.feature_size = feature_size or 0
         self._sample = first = self._first_sound()
         self.feature_size = feature_size or np.shape(first["features"])[-1]
         self.classes = 0 if first.get("classes") is None else np.shape(first["classes"])[-1]
 
     def facts(self) -> dict[str, Any]:
-        """Their content is too large to be hashed at every start: their pictures, and one of them, stand for it."""
+        """Their content is too large to be hashed at every start: their images, and one of them, stand for it."""
         names = hashlib.sha256("\n".join(sorted(self._places)).encode("utf-8", "replace")).hexdigest()
         digest = arrays_digest({name: np.asarray(value) for name, value in self._sample.items() if value is not None})
         return {"source": self.source, "names": names, "first": digest}
@@ -72,33 +72,33 @@ class Files(ABC):
     def learn(self, corpus: Corpus, folder: Path, say: Say) -> None:
         if twice := +self.repeated:
             some = ", ".join(list(twice)[:3])
-            say(f"{sum(twice.values())} rows repeat a picture and are left out, among them {some}")
+            say(f"{sum(twice.values())} rows repeat an image and are left out, among them {some}")
 
-    def regions(self, picture: Shown) -> Found:
-        name = self._stored(picture.key)
+    def regions(self, image: Shown) -> Found:
+        name = self._stored(image.key)
         if name is None:
-            raise DataError("the file has no regions of this picture", where=picture.key, got="no such name")
-        if self._several is None or self._several[0] != picture.corpus.fingerprint:
-            self._several = (picture.corpus.fingerprint, self._names_of_several(picture.corpus))
+            raise DataError("the file has no regions of this image", where=image.key, got="no such name")
+        if self._several is None or self._several[0] != image.corpus.fingerprint:
+            self._several = (image.corpus.fingerprint, self._names_of_several(image.corpus))
         if name in self._several[1]:
             raise DataError(
-                "several pictures would take the regions of one name",
-                where=picture.key,
+                "several images would take the regions of one name",
+                where=image.key,
                 got=f"the stored name {name}",
-                expected="a name for each picture, such as its whole key",
+                expected="a name for each image, such as its whole key",
                 do="prepare the shards one by one, each with a file of its own",
             )
-        return found_in(self.read(name), picture.size, where=f"{self.source}, {name}")
+        return found_in(self.read(name), image.size, where=f"{self.source}, {name}")
 
     def names_of(self, key: str) -> list[str]:
-        """What a picture may be called here, by its key without ending; the first that is there counts."""
+        """What an image may be called here, by its key without ending; the first that is there counts."""
         return [key, key.rpartition("/")[2]]
 
     def _stored(self, key: str) -> str | None:
         return next((each for each in self.names_of(_stem(key)) if each in self._places), None)
 
     def _names_of_several(self, corpus: Corpus) -> set[str]:
-        """Stored names that fit different pictures."""
+        """Stored names that fit different images."""
         taken: dict[str, bytes] = {}
         several = set()
         for i, key in enumerate(corpus.keys):
@@ -116,7 +116,7 @@ class Files(ABC):
 ARRAYS = {
     "features": ("features", "x", "feat", "image_features"),
     "boxes": ("boxes", "bbox", "image_bb"),
-    "shares": ("norm_bb",),  # UNITER's: corners as shares of the picture, then width, height and area
+    "shares": ("norm_bb",),  # UNITER's: corners as shares of the image, then width, height and area
     "classes": ("classes", "soft_labels", "cls_prob", "class_probabilities"),
     "width": ("width", "image_w", "image_width"),
     "height": ("height", "image_h", "image_height"),
@@ -133,9 +133,9 @@ def named_arrays(stored: Mapping[str, Any], where: object) -> dict[str, Any]:
 
 
 def found_in(arrays: Mapping[str, Any], size: tuple[int, int], *, where: object) -> Found:
-    """Named arrays as an answer. size: (width, height) of the corpus' picture.
+    """Named arrays as an answer. size: (width, height) of the corpus' image.
 
-    The detector may have seen the picture in another size, but not the other way round: two of the published readers
+    The detector may have seen the image in another size, but not the other way round: two of the published readers
     disagree about which column is the width (§6.6). Raises DataError then, and for sizes that are no numbers.
     """
     try:
@@ -153,7 +153,7 @@ def found_in(arrays: Mapping[str, Any], size: tuple[int, int], *, where: object)
             "width and height have changed places",
             where=where,
             got=f"{width:g} x {height:g}",
-            expected=f"{size[0]} x {size[1]}, as the picture is",
+            expected=f"{size[0]} x {size[1]}, as the image is",
             do="exchange the two columns of the file",
         )
     classes = arrays.get("classes")
@@ -167,7 +167,7 @@ def found_in(arrays: Mapping[str, Any], size: tuple[int, int], *, where: object)
 
 
 class TSV(Files):
-    """Bottom-up attention as published: a row of 6 or 7 columns for each picture (§6.11); also packed, .tsv.gz.
+    """Bottom-up attention as published: a row of 6 or 7 columns for each image (§6.11); also packed, .tsv.gz.
 
     name, width, height, number of boxes, then in base64 of little-endian float32: boxes (R, 4), features (R, F), and,
     where they were kept, class probabilities (R, K).
@@ -211,7 +211,7 @@ class TSV(Files):
 class Lines(Files):
     """The released lines that hold regions: SNLI-VE (14 fields) and COCO captions (16), with ; between; also .gz.
 
-    A picture stands in as many lines as it has texts; the first counts. COCO's are called by their number alone.
+    An image stands in as many lines as it has texts; the first counts. COCO's are called by their number alone.
     """
 
     def __init__(self, place: str, feature_size: int | None = None):
@@ -230,7 +230,7 @@ class Lines(Files):
                     yield name.lstrip("0") if name.isdigit() else name, (file, line)
 
     def learn(self, corpus: Corpus, folder: Path, say: Say) -> None:
-        say(f"{self.lines} lines, {len(self._places)} pictures; of a picture's lines the first is read")
+        say(f"{self.lines} lines, {len(self._places)} images; of an image's lines the first is read")
 
     def names_of(self, key: str) -> list[str]:
         number = re.fullmatch(r"(?:COCO_\w+_)?0*(\d+)", key.rpartition("/")[2])
@@ -247,7 +247,7 @@ def _columns_of(text: str, rows: int) -> int:
 
 
 class NPZ(Files):
-    """A folder with one KEY.npz for each picture; arrays as in `ARRAYS`, never pickles."""
+    """A folder with one KEY.npz for each image; arrays as in `ARRAYS`, never pickles."""
 
     def __init__(self, place: str, feature_size: int | None = None):
         folder = Path(place)
@@ -262,7 +262,7 @@ class NPZ(Files):
 
 
 class HDF5(Files):
-    """An HDF5 file with a group for each picture; its datasets and attributes are named as in `ARRAYS`."""
+    """An HDF5 file with a group for each image; its datasets and attributes are named as in `ARRAYS`."""
 
     def __init__(self, place: str, feature_size: int | None = None):
         h5py = _extra("h5py", "HDF5")
@@ -338,7 +338,7 @@ def _listed(place: str, inside: tuple[str, ...]) -> list[Path]:
 
 
 def _stem(name: str) -> str:
-    """A picture's name without the endings of picture and archive."""
+    """An image's name without the endings of image and archive."""
     for ending in (".npz", *IMAGE_SUFFIXES):
         if name.lower().endswith(ending):
             name = name[: -len(ending)]

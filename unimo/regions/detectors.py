@@ -77,7 +77,7 @@ class TheirViT:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a model in Hugging Face format wants done to a picture: its own file's numbers, by our code.
+    """What a model in Hugging Face format wants done to an image: its own file's numbers, by our code.
 
     size: (height, width), or (shortest, longest) side with the aspect ratio kept, as `keep` says.
     """
@@ -138,7 +138,7 @@ class Detector:
     features: the decoder's last hidden state of each query, F = D. classes: the detector's and, last, none of them: its
     softmax, or, where it judges each class alone by a sigmoid, the softmax of the logits beside a 0, which gives a lone
     class the probability that its sigmoid gave. A query counts from `threshold` on; the `fewest` best stay in any case,
-    as in bottom-up attention, so that every picture has regions.
+    as in bottom-up attention, so that every image has regions.
     """
 
     def __init__(self, place: str, *, threshold: float = 0.2, fewest: int = 10, device: str | None = None):
@@ -171,9 +171,9 @@ class Detector:
     def learn(self, corpus: Corpus, folder: Path, say: Say) -> None:
         pass
 
-    def regions(self, picture: Shown) -> Found:
-        width, height = picture.size
-        logits, boxes, states = self._run(picture.image)
+    def regions(self, image: Shown) -> Found:
+        width, height = image.size
+        logits, boxes, states = self._run(image.image)
         if self.has_none:
             classes = softmax(logits)
             scores = classes[:, :-1].max(axis=1)
@@ -191,7 +191,7 @@ class Detector:
         return weights_digest({"": self.model})
 
     def _run(self, image: Image.Image) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """logits (Q, K), boxes (Q, 4) as centre and size in shares of the picture, states (Q, D)."""
+        """logits (Q, K), boxes (Q, 4) as centre and size in shares of the image, states (Q, D)."""
         import torch
 
         with torch.inference_mode():
@@ -247,12 +247,12 @@ class FasterRCNN:
     def learn(self, corpus: Corpus, folder: Path, say: Say) -> None:
         pass
 
-    def regions(self, picture: Shown) -> Found:
+    def regions(self, image: Shown) -> Found:
         import torch
 
-        ops, (width, height), heads = _torchvision().ops, picture.size, self.model.roi_heads
+        ops, (width, height), heads = _torchvision().ops, image.size, self.model.roi_heads
         with torch.inference_mode():
-            pixels = torch.from_numpy(np.asarray(picture.image).transpose(2, 0, 1).copy()).to(self.device) / 255
+            pixels = torch.from_numpy(np.asarray(image.image).transpose(2, 0, 1).copy()).to(self.device) / 255
             images, _ = self.model.transform([pixels])
             maps = self.model.backbone(images.tensors)
             proposals, _ = self.model.rpn(images, maps)

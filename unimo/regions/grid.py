@@ -1,4 +1,4 @@
-"""Regions without a detector: grids of boxes over what describes a picture's patches, and a visual vocabulary.
+"""Regions without a detector: grids of boxes over what describes an image's patches, and a visual vocabulary.
 
     R regions · F features · K words · D width of a patch's description · g patches per side
 
@@ -24,14 +24,14 @@ from unimo.rng import generator
 
 
 class Look(Protocol):
-    """Something that describes the patches of a picture. bins: per side, into which a box is pooled."""
+    """Something that describes the patches of an image. bins: per side, into which a box is pooled."""
 
     bins: int
 
     def facts(self) -> dict[str, Any]: ...
 
     def states(self, image: Image.Image) -> np.ndarray:
-        """(g, g, D) float32: the picture squeezed to a square, g patches a side."""
+        """(g, g, D) float32: the image squeezed to a square, g patches a side."""
 
 
 class Pixels:
@@ -75,7 +75,7 @@ class Pixels:
 
 
 class Grid:
-    """Boxes of several grids over the whole picture, coarse ones first, as they lie row by row.
+    """Boxes of several grids over the whole image, coarse ones first, as they lie row by row.
 
     features: patch states averaged under each box (in bins x bins parts, end to end), each dimension scaled to mean 0
     and deviation 1 over a sample of the corpus, then projected to F. classes: softmax of minus the squared distances
@@ -125,9 +125,9 @@ class Grid:
         save_index(place, Index(header, self._learnt))
         say(f"{place} | {self.classes} visual words | {time.monotonic() - started:.1f} s")
 
-    def regions(self, picture: Shown) -> Found:
-        width, height = picture.size
-        features = self._features(self._pooled(picture.image))
+    def regions(self, image: Shown) -> Found:
+        width, height = image.size
+        features = self._features(self._pooled(image.image))
         distances = squared_distances(features, self._learnt["centres"])
         classes = softmax(-distances / self._learnt["temperature"])
         return Found(features, self._boxes * [width, height, width, height], width, height, classes)

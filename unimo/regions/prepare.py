@@ -1,4 +1,4 @@
-"""Regions for every picture of a corpus, by one of several sources (`unimo prepare regions`; spec unimo §4, §6.11).
+"""Regions for every image of a corpus, by one of several sources (`unimo prepare regions`; spec unimo §4, §6.11).
 
     R regions · F features · K classes · D width of a model · g patches per side
 
@@ -9,10 +9,10 @@
     faster-rcnn:FILE    torchvision's Faster R-CNN with weights in safetensors
     tsv:FILES           bottom-up attention as published, base64 in columns; also .gz
     lines:FILES         released lines of SNLI-VE and COCO with regions in them; also .gz
-    npz:FOLDER          one KEY.npz for each picture; hdf5:FILE one group KEY; lmdb:FOLDER one value KEY in .npz form
+    npz:FOLDER          one KEY.npz for each image; hdf5:FILE one group KEY; lmdb:FOLDER one value KEY in .npz form
 
-A source is asked for one picture at a time; what it cannot answer, or answers wrongly, is named in the ledger, and the
-picture has no regions. The published features are a Faster R-CNN's, trained on Visual Genome, which no maintained
+A source is asked for one image at a time; what it cannot answer, or answers wrongly, is named in the ledger, and the
+image has no regions. The published features are a Faster R-CNN's, trained on Visual Genome, which no maintained
 library computes: they enter as files. The grid is for people without a detector, and our own idea.
 """
 
@@ -31,7 +31,7 @@ from unimo.corpus.bad_samples import Ledger
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.corpus.finding import Kind, Verify, did_you_mean
 from unimo.corpus.left_out import tell_left_out
-from unimo.data.regions import PictureRegions, picture_regions
+from unimo.data.regions import ImageRegions, image_regions
 from unimo.errors import DataError, UsageError
 from unimo.regions.detector_files import HDF5, LMDB, NPZ, TSV, Lines
 from unimo.regions.detectors import Detector, FasterRCNN, model_look
@@ -76,15 +76,15 @@ def prepare_regions(
     """Writes one sidecar for each shard, those that are there already excepted, and says one row each and a total.
 
     source: a RegionSource, or a text for `find_source`, which also takes `options`. out: folder of the sidecars, if not
-    beside the shards. most: boxes kept of a picture, in the source's order. top: likeliest classes kept, 0 for all.
+    beside the shards. most: boxes kept of an image, in the source's order. top: likeliest classes kept, 0 for all.
     Killed at any time and started again, it writes the same bytes. Returns the rows (shard, built, resumed, offered,
     used, quarantined, regions, seconds, reasons).
 
-    Raises DataError if not one picture has regions, UsageError where other regions lie in the way, and what
-    `open_corpus` raises. Bad pictures raise nothing.
+    Raises DataError if not one image has regions, UsageError where other regions lie in the way, and what
+    `open_corpus` raises. Bad images raise nothing.
     """
     if kind not in ("images", "pairs"):
-        raise UsageError("these have no pictures", got=kind, expected="images or pairs")
+        raise UsageError("these have no images", got=kind, expected="images or pairs")
     if isinstance(source, str):
         source = find_source(source, **options)
     elif options:
@@ -94,7 +94,7 @@ def prepare_regions(
 
         tokenizer = Tokenizer.default()
     ledger = Ledger() if ledger is None else ledger
-    unread = Ledger(ledger.path)  # of samples without a picture; `ledger` counts the pictures alone
+    unread = Ledger(ledger.path)  # of samples without an image; `ledger` counts the images alone
     corpus = open_corpus(
         kind,
         paths,
@@ -134,15 +134,15 @@ def prepare_regions(
     all_used, all_bad = sum(row["used"] for row in done), sum(row["quarantined"] for row in done)
     listed = f", listed in {ledger.path}" if all_bad and ledger.path else ""
     sizes = f"F = {rows.features}, K = {rows.classes}"
-    say(f"{len(done)} shards: regions of {all_used} pictures, {sizes}; {all_bad} bad{listed}")
+    say(f"{len(done)} shards: regions of {all_used} images, {sizes}; {all_bad} bad{listed}")
     if not all_used:
         reasons = "; ".join(f"{count} x {reason}" for reason, count in ledger.summary()["reasons"].items())
-        raise DataError("not one picture has regions", where=ledger.path, got=reasons, do="look at the reasons")
+        raise DataError("not one image has regions", where=ledger.path, got=reasons, do="look at the reasons")
     return done
 
 
 def _standing(place: Path, header: Mapping[str, str]) -> Sidecar | None:
-    """The finished sidecar of these pictures and settings, or None where there is none or its pictures changed."""
+    """The finished sidecar of these images and settings, or None where there is none or its images changed."""
     if not place.is_file():
         return None
     shutil.rmtree(place.with_name(place.name + ".partial"), ignore_errors=True)  # left by a kill after the last rename
@@ -185,26 +185,26 @@ def _write(
             if time.monotonic() - told > PROGRESS_SECONDS:
                 told = time.monotonic()
                 count = len(writer.errors)
-                say(f"    {count} of {len(items)} pictures ({(count - resumed) / (told - started):.1f}/s)")
+                say(f"    {count} of {len(items)} images ({(count - resumed) / (told - started):.1f}/s)")
         return Sidecar(writer.finish()), resumed
 
 
-def _checked(found: Found, where: str, most: int) -> PictureRegions:
+def _checked(found: Found, where: str, most: int) -> ImageRegions:
     """With [IMG] in front, at most `most` boxes. Raises DataError for whatever no detector can have meant."""
-    picture = picture_regions(
+    image = image_regions(
         found.features, found.boxes, found.width, found.height, classes=found.classes, most=most + 1, where=where
     )
     if found.classes is not None:
         check_distributions(np.asarray(found.classes, np.float32), where=where)
-    return picture
+    return image
 
 
 def _line(row: dict) -> str:
     new = row["offered"] - row["resumed"]
-    parts = [row["shard"], f"{row['used']} of {row['offered']} pictures"]
+    parts = [row["shard"], f"{row['used']} of {row['offered']} images"]
     parts.append(f"{row['regions'] / max(row['used'], 1):.1f} regions each")
     if row["built"]:
-        parts.append(f"{row['seconds']:.1f} s ({new / max(row['seconds'], 1e-3):.1f} pictures/s)")
+        parts.append(f"{row['seconds']:.1f} s ({new / max(row['seconds'], 1e-3):.1f} images/s)")
         if row["resumed"]:
             parts.append(f"went on behind {row['resumed']}")
     else:

@@ -1,6 +1,6 @@
-"""How the regions of one picture are stored: which columns, in which precision, and how they come back.
+"""How the regions of one image are stored: which columns, in which precision, and how they come back.
 
-R regions of a picture · F features · K classes
+R regions of an image · F features · K classes
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unimo.data.regions import PictureRegions
+from unimo.data.regions import ImageRegions
 from unimo.errors import DataError, UsageError
 
 SUM_TOLERANCE = 0.01  # by which probabilities may miss 1: a detector may have stored them in float16
@@ -47,41 +47,41 @@ class RowFormat:
         found = {name: (np.dtype(dtype), shape) for name, (dtype, shape) in table.items()}
         return dict(sorted(found.items(), key=lambda column: -column[1][0].itemsize))
 
-    def encode(self, picture: PictureRegions, *, where: object = "this picture") -> dict[str, np.ndarray]:
+    def encode(self, image: ImageRegions, *, where: object = "this image") -> dict[str, np.ndarray]:
         """Rows as they are stored. Raises DataError for other sizes than F and K, and for what float16 cannot hold."""
-        width = 0 if picture.classes is None else picture.classes.shape[1]
+        width = 0 if image.classes is None else image.classes.shape[1]
         for name, got, expected in (
-            ("features", picture.features.shape[1], self.features),
+            ("features", image.features.shape[1], self.features),
             ("classes", width, self.classes),
         ):
             if got != expected:
                 raise DataError(
-                    f"Another number of {name} than the other pictures have", where=where, got=got, expected=expected
+                    f"Another number of {name} than the other images have", where=where, got=got, expected=expected
                 )
-        rows: dict[str, np.ndarray] = {"boxes": picture.boxes.astype(np.float32)}
+        rows: dict[str, np.ndarray] = {"boxes": image.boxes.astype(np.float32)}
         if self.precision == "int8":
-            largest = np.abs(picture.features).max(axis=1)
+            largest = np.abs(image.features).max(axis=1)
             rows["scales"] = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-            rows["features"] = np.rint(picture.features / rows["scales"][:, None]).astype(np.int8)
+            rows["features"] = np.rint(image.features / rows["scales"][:, None]).astype(np.int8)
         else:
-            if (largest := np.abs(picture.features).max()) > np.finfo(np.float16).max:
+            if (largest := np.abs(image.features).max()) > np.finfo(np.float16).max:
                 raise DataError("A feature is too large for float16", where=where, got=largest, do="store as int8")
-            rows["features"] = picture.features.astype(np.float16)
-        if picture.classes is not None:
-            kept = picture.classes
+            rows["features"] = image.features.astype(np.float16)
+        if image.classes is not None:
+            kept = image.classes
             if self.top:
                 rows["class_ids"] = np.argsort(-kept, axis=1, kind="stable")[:, : self.top].astype(np.uint16)
                 kept = np.take_along_axis(kept, rows["class_ids"].astype(np.int64), axis=1)
             rows["classes"] = kept.astype(np.float16)
         return rows
 
-    def decode(self, rows: Mapping[str, np.ndarray]) -> PictureRegions:
+    def decode(self, rows: Mapping[str, np.ndarray]) -> ImageRegions:
         """float32 again, probabilities summing to one; those not kept share evenly what the kept ones leave."""
         features = rows["features"].astype(np.float32)
         if self.precision == "int8":
             features *= rows["scales"][:, None]
         if not self.classes:
-            return PictureRegions(features, np.array(rows["boxes"]))
+            return ImageRegions(features, np.array(rows["boxes"]))
         classes = rows["classes"].astype(np.float32)
         if self.top:
             others = max(self.classes - self.top, 1)
@@ -89,10 +89,10 @@ class RowFormat:
             dense = np.repeat(left, self.classes, axis=1)
             np.put_along_axis(dense, rows["class_ids"].astype(np.int64), classes, axis=1)
             classes = dense
-        return PictureRegions(features, np.array(rows["boxes"]), classes / classes.sum(axis=1, keepdims=True))
+        return ImageRegions(features, np.array(rows["boxes"]), classes / classes.sum(axis=1, keepdims=True))
 
 
-def check_distributions(classes: np.ndarray, *, where: object = "this picture") -> None:
+def check_distributions(classes: np.ndarray, *, where: object = "this image") -> None:
     """(R, K) probabilities of each region. Raises DataError for a negative one, and for rows that do not sum to one."""
     sums = classes.sum(axis=1)
     for wrong, what, values, expected in (

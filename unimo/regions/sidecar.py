@@ -1,17 +1,17 @@
-"""Regions of every picture of a shard, prepared once and read by memory map (spec unimo §4).
+"""Regions of every image of a shard, prepared once and read by memory map (spec unimo §4).
 
-    n pictures of a shard · T rows of all of them · F features · K classes, k of them kept
+    n images of a shard · T rows of all of them · F features · K classes, k of them kept
 
 A sidecar `SHARD.KIND.regions.safetensors` holds arrays that any reader of safetensors understands:
 
-    offsets (n + 1,) int64    rows of picture i are [offsets[i], offsets[i + 1]), [IMG] first; none if it is bad
-    boxes (T, 5) float32      corners and area as shares of the picture
+    offsets (n + 1,) int64    rows of image i are [offsets[i], offsets[i + 1]), [IMG] first; none if it is bad
+    boxes (T, 5) float32      corners and area as shares of the image
     features (T, F) float16, or int8 with scales (T,) float32
     classes (T, K) float16, or the k likeliest (T, k) with class_ids (T, k) uint16, or absent
-    keys_blob, keys_offsets   the pictures' names, as `pack_strings` makes them
+    keys_blob, keys_offsets   the images' names, as `pack_strings` makes them
 
-and a header that says of which pictures (a fingerprint of their keys and bytes), by which source and settings, and
-which pictures are bad and why. `unimo.regions.writer` writes it.
+and a header that says of which images (a fingerprint of their keys and bytes), by which source and settings, and
+which images are bad and why. `unimo.regions.writer` writes it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 
 from unimo.corpus.corpus import Corpus
 from unimo.corpus.index_file import index_path
-from unimo.data.regions import PictureRegions
+from unimo.data.regions import ImageRegions
 from unimo.errors import DataError
 from unimo.file_access import stat_regular
 from unimo.ragged import Strings
@@ -42,7 +42,7 @@ _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _LONGEST_HEADER = 2**28  # bytes; larger is damage
 
 
-# ---- which pictures
+# ---- which images
 
 
 def spans(corpus: Corpus) -> list[tuple[Path, int, int]]:
@@ -51,7 +51,7 @@ def spans(corpus: Corpus) -> list[tuple[Path, int, int]]:
 
 
 def fingerprint(corpus: Corpus, first: int, end: int) -> str:
-    """SHA-256 over keys and contents of the pictures [first, end), in order: whatever file or kind they come from."""
+    """SHA-256 over keys and contents of the images [first, end), in order: whatever file or kind they come from."""
     digest = hashlib.sha256(json.dumps([corpus.keys[i] for i in range(first, end)]).encode())
     digest.update(np.ascontiguousarray(corpus._image_sha256[first:end]).tobytes())
     return digest.hexdigest()
@@ -113,7 +113,7 @@ class Sidecar:
     def quarantined(self) -> list[dict[str, str]]:
         return json.loads(self.header["quarantined"])
 
-    def picture(self, i: int) -> PictureRegions:
+    def image(self, i: int) -> ImageRegions:
         a, b = self.offsets[i : i + 2]
         return self.rows.decode({name: table[a:b] for name, table in self.tables.items()})
 

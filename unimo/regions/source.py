@@ -1,4 +1,4 @@
-"""What a source of regions is: it is shown pictures and says what it found (`unimo.regions.prepare` lists them).
+"""What a source of regions is: it is shown images and says what it found (`unimo.regions.prepare` lists them).
 
 R regions · F features · K classes
 """
@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Found:
-    """What a source saw. features: (R, F); boxes: (R, 4) corners in pixels of a width x height picture; classes: (R, K)
+    """What a source saw. features: (R, F); boxes: (R, 4) corners in pixels of a width x height image; classes: (R, K)
     probabilities, or None."""
 
     features: np.ndarray
@@ -47,7 +47,7 @@ class Shown:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) of the upright picture."""
+        """(width, height) of the upright image."""
         width, height = self.corpus.sizes[self.number].tolist()
         return width, height
 
@@ -74,10 +74,10 @@ class RegionSource(Protocol):
         """JSON values that tell this source from any that answers otherwise; no paths."""
 
     def learn(self, corpus: Corpus, folder: Path, say: Say) -> None:
-        """Called once before the first picture. folder: where the sidecars go."""
+        """Called once before the first image. folder: where the sidecars go."""
 
-    def regions(self, picture: Shown) -> Found:
-        """Raises DataError where this picture has no answer."""
+    def regions(self, image: Shown) -> Found:
+        """Raises DataError where this image has no answer."""
 
 
 def random_projection(rows: np.ndarray, size: int) -> np.ndarray:

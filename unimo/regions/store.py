@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 from unimo.corpus.corpus import Corpus
-from unimo.data.regions import PictureRegions
+from unimo.data.regions import ImageRegions
 from unimo.errors import DataError, UsageError
 from unimo.ragged import offsets_of
 from unimo.regions.sidecar import SUFFIX, Sidecar, fingerprint, sidecar_path, spans
 
 
 class RegionStore:
-    """The regions of a corpus, by item. lengths: (n,) rows of each item, 0 where its picture is bad.
+    """The regions of a corpus, by item. lengths: (n,) rows of each item, 0 where its image is bad.
 
-    feature_size, classes: F and K of every picture.
+    feature_size, classes: F and K of every image.
     """
 
     def __init__(self, sidecars: Sequence[Sidecar]):
@@ -49,16 +49,16 @@ class RegionStore:
             known[sidecar.header["fingerprint"]] = sidecar
         chosen: list[Sidecar] = []
         for shard, first, end in spans(corpus):
-            pictures = fingerprint(corpus, first, end)
-            if pictures not in known:
+            images = fingerprint(corpus, first, end)
+            if images not in known:
                 raise DataError(
                     "no regions fit this shard",
                     where=shard,
                     got=", ".join(str(other.path) for other in list(known.values())[:3]) or "no sidecar",
-                    expected=f"a {SUFFIX} made of these {end - first} pictures as they are now",
+                    expected=f"a {SUFFIX} made of these {end - first} images as they are now",
                     do="unimo prepare regions",
                 )
-            sidecar = known[pictures]
+            sidecar = known[images]
             if chosen and _made_by(sidecar) != _made_by(chosen[0]):
                 raise UsageError(
                     "regions of different sources or settings",
@@ -78,8 +78,8 @@ class RegionStore:
     def has(self, i: int) -> bool:
         return bool(self.lengths[i])
 
-    def picture(self, i: int) -> PictureRegions:
-        """The regions of item i, [IMG] first. Raises DataError, with the reason, where its picture is bad."""
+    def image(self, i: int) -> ImageRegions:
+        """The regions of item i, [IMG] first. Raises DataError, with the reason, where its image is bad."""
         if not 0 <= i < len(self):
             raise IndexError(f"item {i} of {len(self)}")
         s = int(np.searchsorted(self._first, i, side="right")) - 1
@@ -87,7 +87,7 @@ class RegionStore:
         if not self.lengths[i]:
             parts: dict[str, Any] = next(bad for bad in sidecar.quarantined if bad["key"] == sidecar.keys[j])
             raise DataError(**{name: value for name, value in parts.items() if name != "key"})
-        return sidecar.picture(j)
+        return sidecar.image(j)
 
 
 def _sidecars_at(paths: str | Path | Sequence[str | Path] | None, corpus: Corpus) -> Iterator[Path]:

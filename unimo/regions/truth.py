@@ -22,7 +22,7 @@ class Truth:
     """The things of a generated scene where they are drawn, in the order of its JSON.
 
     features: the crop, squeezed to a small square, channels from -1 to 1 (projected where F is not its size). classes:
-    the 64 combinations of colour and shape, `smoothing` of the mass spread over all of them. A picture whose JSON names
+    the 64 combinations of colour and shape, `smoothing` of the mass spread over all of them. An image whose JSON names
     no things (`images`, `classes`) is drawn anew from world.json, and must come out pixel by pixel.
     """
 
@@ -37,55 +37,55 @@ class Truth:
     def learn(self, corpus: Corpus, folder: Path, say: Say) -> None:
         pass
 
-    def regions(self, picture: Shown) -> Found:
-        width, height = picture.size
-        kinds, boxes = self._things(picture)
-        crops = [self._crop(picture.image, box) for box in boxes]
+    def regions(self, image: Shown) -> Found:
+        width, height = image.size
+        kinds, boxes = self._things(image)
+        crops = [self._crop(image.image, box) for box in boxes]
         classes = np.full((len(kinds), self.classes), self.smoothing / self.classes, np.float32)
         classes[np.arange(len(kinds)), [COMBINATIONS.index(kind) for kind in kinds]] += 1 - self.smoothing
         features = random_projection(np.array(crops).reshape(len(crops), 3 * self.side**2), self.feature_size)
         return Found(features, np.array(boxes).reshape(len(boxes), 4), width, height, classes)
 
-    def _things(self, picture: Shown) -> tuple[list[tuple[str, str]], list[list[float]]]:
+    def _things(self, image: Shown) -> tuple[list[tuple[str, str]], list[list[float]]]:
         """(colour, shape) and corners of every thing."""
-        meta = picture.meta
+        meta = image.meta
         if "boxes" not in meta:
-            shown = self._drawn_anew(picture)
-            return [thing.kind for thing in shown.things], boxes_of(shown, picture.size[0])
+            shown = self._drawn_anew(image)
+            return [thing.kind for thing in shown.things], boxes_of(shown, image.size[0])
         try:
             kinds = [(thing["colour"], thing["shape"]) for thing in meta["objects"]]
             corners = [[float(edge) for edge in box] for box in meta["boxes"]]
             sound = len(kinds) == len(corners) > 0 and {len(box) for box in corners} == {4}
         except (KeyError, TypeError, ValueError) as fault:
-            raise DataError("not the truth of a scene", where=picture.key, got=repr(fault)) from fault
+            raise DataError("not the truth of a scene", where=image.key, got=repr(fault)) from fault
         if not sound or not set(kinds) <= set(COMBINATIONS):
             expected = "colours and shapes of the world, and one box for each thing"
-            raise DataError("not the truth of a scene", where=picture.key, got=f"{kinds}, {corners}", expected=expected)
-        width, height = picture.size
+            raise DataError("not the truth of a scene", where=image.key, got=f"{kinds}, {corners}", expected=expected)
+        width, height = image.size
         if not all(0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height for x1, y1, x2, y2 in corners):
             expected = f"0 <= x1 < x2 <= {width}, 0 <= y1 < y2 <= {height}"
-            raise DataError("A box is not within its picture", where=picture.key, got=corners, expected=expected)
+            raise DataError("A box is not within its image", where=image.key, got=corners, expected=expected)
         return kinds, corners
 
-    def _drawn_anew(self, picture: Shown) -> Scene:
-        world = self._world(picture.shard)
-        kind, _, number = picture.key.rpartition("-")
+    def _drawn_anew(self, image: Shown) -> Scene:
+        world = self._world(image.shard)
+        kind, _, number = image.key.rpartition("-")
         if kind not in ("image", "class") or not number.isdecimal():
             expected = "objects and boxes in its JSON, or a key such as image-000123"
-            raise DataError("a picture without truth", where=picture.key, expected=expected)
+            raise DataError("an image without truth", where=image.key, expected=expected)
         if kind == "class":
             shown = class_scene(world["seed"], int(number))[0]
         else:
             options = {"objects": tuple(world["objects"]), "twins": world["twins"]}
             shown = scene(world["seed"], "train", IMAGES_FROM + int(number), **options)
-        if not np.array_equal(np.asarray(draw(shown, world["size"])), np.asarray(picture.image)):
-            raise DataError("the world draws another picture", where=picture.key, do="write the world again")
+        if not np.array_equal(np.asarray(draw(shown, world["size"])), np.asarray(image.image)):
+            raise DataError("the world draws another image", where=image.key, do="write the world again")
         return shown
 
     def _world(self, shard: Path) -> dict:
         manifest = shard.parent.parent / "world.json"
         if manifest not in self._worlds:
-            expected = "boxes in each picture's JSON, or the manifest of the generated world two folders up"
+            expected = "boxes in each image's JSON, or the manifest of the generated world two folders up"
             if not manifest.is_file():
                 raise DataError("no world to draw from", where=manifest, got="no file", expected=expected)
             try:

@@ -1,7 +1,7 @@
-"""A sidecar of regions (`unimo.regions.sidecar`) written picture by picture.
+"""A sidecar of regions (`unimo.regions.sidecar`) written image by image.
 
-While it is made, `SIDECAR.partial/` holds one growing file for each table and a journal of whole pictures: a run that
-is killed loses the picture it was at, and its successor writes the same bytes.
+While it is made, `SIDECAR.partial/` holds one growing file for each table and a journal of whole images: a run that
+is killed loses the image it was at, and its successor writes the same bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from unimo.data.regions import PictureRegions
+from unimo.data.regions import ImageRegions
 from unimo.errors import ResourceError, UnimoError
 from unimo.file_access import hash_file
 from unimo.ragged import offsets_of, pack_strings
@@ -28,10 +28,10 @@ from unimo.regions.sidecar import safetensors_header, self_hash
 
 
 class SidecarWriter:
-    """Writes a sidecar one picture after the other, going on where an earlier process was stopped.
+    """Writes a sidecar one image after the other, going on where an earlier process was stopped.
 
     header: what decides the content (see `open_header`); a partial sidecar under another header is thrown away.
-    errors: what was written of each picture so far, None or the parts of its error; `len(errors)` is the next picture's
+    errors: what was written of each image so far, None or the parts of its error; `len(errors)` is the next image's
     number. Raises ResourceError when the disk refuses, or another process is at it.
     """
 
@@ -53,27 +53,27 @@ class SidecarWriter:
             self._tables = {name: self._open(f"{name}.raw") for name in rows.columns}
             self._resume()
 
-    def add(self, picture: PictureRegions | UnimoError) -> None:
-        """The next picture's rows, or why it has none. Raises what `RowFormat.encode` raises, and then adds nothing."""
+    def add(self, image: ImageRegions | UnimoError) -> None:
+        """The next image's rows, or why it has none. Raises what `RowFormat.encode` raises, and then adds nothing."""
         key = self.keys[len(self.errors)]
-        if isinstance(picture, UnimoError):
-            entry: dict[str, Any] = {"key": key, "rows": 0, "error": picture.parts()}
+        if isinstance(image, UnimoError):
+            entry: dict[str, Any] = {"key": key, "rows": 0, "error": image.parts()}
             data: dict[str, bytes] = {}
         else:
-            stored = self.rows.encode(picture, where=key)
+            stored = self.rows.encode(image, where=key)
             data = {name: np.ascontiguousarray(stored[name]).tobytes() for name in self.rows.columns}
-            entry = {"key": key, "rows": len(picture), "crc": _checksum(data.values())}
+            entry = {"key": key, "rows": len(image), "crc": _checksum(data.values())}
         with _disk(self.partial):
             for name, rows in data.items():
                 self._tables[name].write(rows)
-            # A picture counts from its line in the journal on: what a kill leaves behind the last line is cut off.
+            # An image counts from its line in the journal on: what a kill leaves behind the last line is cut off.
             self._journal.write(json.dumps(entry).encode() + b"\n")
         self._note(entry)
 
     def finish(self) -> Path:
         """Joins header and tables into the sidecar, which appears whole or not at all."""
         if len(self.errors) != len(self.keys):
-            raise UnimoError("not every picture was added", got=len(self.errors), expected=len(self.keys))
+            raise UnimoError("not every image was added", got=len(self.errors), expected=len(self.keys))
         blob, key_offsets = pack_strings(self.keys)
         small = {"offsets": offsets_of(self.counts), "keys_offsets": key_offsets, "keys_blob": blob}
         total = sum(self.counts)

@@ -1,4 +1,4 @@
-"""An index of texts and pictures, encoded once, and found again by a text, a picture, or both.
+"""An index of texts and images, encoded once, and found again by a text, an image, or both.
 
 passages     long documents as stretches that fit the model
 files        the folder: parts, manifest, what is checked before anything is believed

@@ -1,4 +1,4 @@
-"""`unimo index`: texts and pictures through their towers once, into a folder.
+"""`unimo index`: texts and images through their towers once, into a folder.
 
 A part is some thousand consecutive items of one corpus, and a function of them, the model and the settings alone (on
 one machine with one number of threads, to the bit). Parts grow in OUT.partial, each whole or absent; killed and started
@@ -56,7 +56,7 @@ def build_index(
     ledger: Ledger | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Writes the index of some texts, pictures or pairs (both sides of them) into the new folder `out`.
+    """Writes the index of some texts, images or pairs (both sides of them) into the new folder `out`.
 
     precision: of the stored embeddings, float16 or float32. passage: tokens a text is cut into, at most what the model
     can read. regions: where UNIMO's regions lie, if not beside the shards. index_dir, verify, max_bad_share: as of

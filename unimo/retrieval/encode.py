@@ -14,13 +14,13 @@ from unimo.config import fingerprint
 from unimo.corpus.corpus import Corpus
 from unimo.data.images import load_rgb
 from unimo.errors import DataError, NumericsError, UnimoError
-from unimo.inference import Answerer, Picture
+from unimo.inference import Answerer, ImageInput
 from unimo.regions.store import RegionStore
 from unimo.retrieval.files import Kind, Row, write_part
-from unimo.retrieval.models import PICTURES_AT_ONCE, TEXTS_AT_ONCE, embed_pictures, embed_texts
+from unimo.retrieval.models import IMAGES_AT_ONCE, TEXTS_AT_ONCE, embed_images, embed_texts
 from unimo.retrieval.passages import passages
 
-Read = Iterator[tuple[Row, Any]]  # a row, and what its tower reads: ids of a passage, or a picture
+Read = Iterator[tuple[Row, Any]]  # a row, and what its tower reads: ids of a passage, or an image
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ class Encoder:
         bad, kept = Bad(), list[Row]()
         blocks = [np.zeros((0, self.answerer.model.width), self.dtype)]
         is_text = work.kind == "text"
-        read = self._texts(work, bad) if is_text else self._pictures(work, bad)
-        while some := list(islice(read, TEXTS_AT_ONCE if is_text else PICTURES_AT_ONCE)):
+        read = self._texts(work, bad) if is_text else self._images(work, bad)
+        while some := list(islice(read, TEXTS_AT_ONCE if is_text else IMAGES_AT_ONCE)):
             inputs = [what for _, what in some]
-            vectors = embed_texts(self.answerer, inputs) if is_text else embed_pictures(self.answerer, inputs)
+            vectors = embed_texts(self.answerer, inputs) if is_text else embed_images(self.answerer, inputs)
             good = np.isfinite(vectors).all(1)
             blocks.append(vectors[good].astype(self.dtype))
             for (row, _), fine in zip(some, good):
@@ -84,17 +84,17 @@ class Encoder:
         header = {**self.header(work), "offered": self._offered(work), "bad": list(bad.values())}
         write_part(path, header, np.concatenate(blocks), kept)
 
-    def _pictures(self, work: Work, bad: Bad) -> Read:
+    def _images(self, work: Work, bad: Bad) -> Read:
         corpus, store = self.corpora[work.corpus], self.stores[work.corpus]
         for i in range(work.first, work.end):
             try:
-                picture: Picture
-                picture = store.picture(i) if store else load_rgb(corpus.image_bytes(i), where=corpus.where(i))
+                image: ImageInput
+                image = store.image(i) if store else load_rgb(corpus.image_bytes(i), where=corpus.where(i))
             except DataError as error:
                 bad.note(i, 0, corpus.keys[i], error)
                 continue
             place = corpus._image_at[i, 0] if corpus._image_at[i, 0] >= 0 else corpus._record_at[i, 0]
-            yield Row(corpus.keys[i], "", i, source=self._source(corpus, i), place=int(place)), picture
+            yield Row(corpus.keys[i], "", i, source=self._source(corpus, i), place=int(place)), image
 
     def _texts(self, work: Work, bad: Bad) -> Read:
         corpus, tokenizer = self.corpora[work.corpus], self.answerer.tokenizer

@@ -1,6 +1,6 @@
 """The folder of an index: what is written, and what is checked before any of it is believed.
 
-    n rows of a part (a passage, a caption or a picture each) · D width · i their numbers
+    n rows of a part (a passage, a caption or an image each) · D width · i their numbers
 
     MANIFEST.json            format, version, size and SHA-256 of every other file, and a seal over itself
     index.json               what the index was made from, and its parts in order
@@ -49,7 +49,7 @@ _UNIT_TOLERANCE = 0.01  # float16 moves a length by 0.001 at most
 
 @dataclass(frozen=True)
 class Row:
-    """Where one row comes from, and its text ("" for a picture)."""
+    """Where one row comes from, and its text ("" for an image)."""
 
     key: str
     text: str

@@ -1,15 +1,15 @@
-"""`unimo search`: what lies in an index near a text, a picture, or both.
+"""`unimo search`: what lies in an index near a text, an image, or both.
 
     Q queries · n rows of a kind (text or image) · D width · k found
 
-A query is one vector of length 1: its text (the mean of its passages, if long), its picture, or the mean of both. Every
+A query is one vector of length 1: its text (the mean of its passages, if long), its image, or the mean of both. Every
 row is compared with it, some rows at a time, in double precision: the order is exact, and equal rows stand in the order
-they have in the index. Texts and pictures found together take turns: the best of both kinds, then the second best, at
+they have in the index. Texts and images found together take turns: the best of both kinds, then the second best, at
 equal place the larger cosine first. Embeddings of the two modalities lie apart (Liang et al., "Mind the gap", 2022): by
-cosine alone, a text finds nearly every text before the first picture.
+cosine alone, a text finds nearly every text before the first image.
 
-In a second stage the best are read together with the query (`Answerer.match`): pictures with its text, texts with its
-picture. If the query has both, the other side counts too: fused score + cosine, weighted as in the fused score. Each
+In a second stage the best are read together with the query (`Answerer.match`): images with its text, texts with its
+image. If the query has both, the other side counts too: fused score + cosine, weighted as in the fused score. Each
 kind is then ordered anew among the places it holds.
 """
 
@@ -26,7 +26,7 @@ import torch
 from unimo.corpus.bad_samples import Ledger
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.errors import DataError, UsageError
-from unimo.inference import Answerer, EncodedImages, EncodedTexts, Picture
+from unimo.inference import Answerer, EncodedImages, EncodedTexts, ImageInput
 from unimo.model.unimo2 import UNIMO2
 from unimo.nearest import Found, nearest
 from unimo.paths import user_path
@@ -143,19 +143,19 @@ class Index:
     def search(
         self,
         text: str | None = None,
-        image: Picture | None = None,
+        image: ImageInput | None = None,
         *,
         top: int = 10,
         only: Only | None = None,
         rerank: int = 0,
     ) -> list[Hit]:
-        """The `top` rows nearest to a text, a picture or both, best first; all, if there are fewer.
+        """The `top` rows nearest to a text, an image or both, best first; all, if there are fewer.
 
         only: texts or images. rerank: so many of the nearest are read together with the query; more than there are
-        means all. UNIMO's pictures are regions (`unimo.data.regions.picture_regions`).
+        means all. UNIMO's images are regions (`unimo.data.regions.image_regions`).
 
         Raises UsageError for an empty query, numbers below 1, a kind that is not in the index, and a second stage in
-        which no picture would meet a text; DataError when a picture to re-rank is gone or has changed.
+        which no image would meet a text; DataError when an image to re-rank is gone or has changed.
         """
         kinds = self._kinds(only)
         if text is not None and not isinstance(text, str):
@@ -163,16 +163,16 @@ class Index:
         if top < 1 or rerank < 0:
             raise UsageError("nothing to show", got=f"top {top}, rerank {rerank}", expected="top >= 1, rerank >= 0")
         if image is None and not (text or "").strip():
-            raise UsageError("an empty query", got=repr(text), expected="a text, a picture or both")
+            raise UsageError("an empty query", got=repr(text), expected="a text, an image or both")
         if rerank:
             self.model.require_matching()
         query = self._query(text, image)
         fusible = [kind for kind in kinds if (query.texts if kind == "image" else query.images) is not None]
         if rerank and not fusible:
             raise UsageError(
-                "a second stage reads pictures beside texts",
+                "a second stage reads images beside texts",
                 got=f"{' and '.join(query.sides)} looking for {only or 'the same'}",
-                expected="a text looking for pictures, a picture looking for texts, or both",
+                expected="a text looking for images, an image looking for texts, or both",
                 do="leave --rerank away, or --only",
             )
         hits: list[tuple[int, Hit]] = []  # with the number among the rows of its kind; ranked within its kind for now
@@ -211,7 +211,7 @@ class Index:
             raise UsageError(f"the index holds no {only}", where=self.folder, got=self.rows)
         return kinds
 
-    def _query(self, text: str | None, image: Picture | None) -> _Query:
+    def _query(self, text: str | None, image: ImageInput | None) -> _Query:
         texts = images = None
         sides: dict[Kind, np.ndarray] = {}
         if (text or "").strip():
@@ -251,7 +251,7 @@ class Index:
         numbers = [hits[i][0] for i in places]
         if kind == "image":
             assert query.texts is not None
-            images, texts = self.model.encode_images([self._picture(number) for number in numbers]), query.texts
+            images, texts = self.model.encode_images([self._image(number) for number in numbers]), query.texts
         else:
             assert query.images is not None
             ids = self.model.tokenizer.encode_batch([hits[i][1].text for i in places])
@@ -280,8 +280,8 @@ class Index:
         part, i = self._place(kind, number)
         return np.asarray(self.parts[part].embeddings[i], np.float32)
 
-    def _picture(self, number: int) -> Picture:
-        """What the model sees of a picture. DataError where its corpus is not as it was when it was indexed."""
+    def _image(self, number: int) -> ImageInput:
+        """What the model sees of an image. DataError where its corpus is not as it was when it was indexed."""
         part, i = self._place("image", number)
         c, item = self.header["parts"][part]["corpus"], int(self.parts[part].arrays["items"][i])
         entry = self.header["corpora"][c]
@@ -296,7 +296,7 @@ class Index:
             )
             if corpus.fingerprint != entry["fingerprint"]:
                 raise DataError(
-                    "the pictures are not those that were indexed",
+                    "the images are not those that were indexed",
                     where=", ".join(entry["paths"]),
                     got=f"fingerprint {corpus.fingerprint[:16]}…",
                     expected=f"fingerprint {entry['fingerprint'][:16]}…",
@@ -305,7 +305,7 @@ class Index:
             sees_regions = self.model.sees_regions
             self._corpora[c] = corpus, RegionStore.open(entry["region_paths"] or None, corpus) if sees_regions else None
         corpus, store = self._corpora[c]
-        return store.picture(item) if store else corpus.image_bytes(item)
+        return store.image(item) if store else corpus.image_bytes(item)
 
 
 def table(hits: Sequence[Hit], width: int = 100) -> list[str]:

@@ -12,10 +12,10 @@ import numpy as np
 from torch import Tensor
 
 from unimo.errors import WeightsError
-from unimo.inference import Answerer, Picture, load
+from unimo.inference import Answerer, ImageInput, load
 
 TEXTS_AT_ONCE = 512
-PICTURES_AT_ONCE = 128
+IMAGES_AT_ONCE = 128
 
 
 def identity(answerer: Answerer) -> dict[str, Any]:
@@ -60,9 +60,9 @@ def check_same(answerer: Answerer, expected: dict[str, Any], *, where: object) -
         )
 
 
-def embed_pictures(answerer: Answerer, pictures: Iterable[Picture]) -> np.ndarray:
+def embed_images(answerer: Answerer, images: Iterable[ImageInput]) -> np.ndarray:
     """(n, D) float32 of length 1; see `unit`."""
-    return unit(answerer.encode_images(pictures).embedding)
+    return unit(answerer.encode_images(images).embedding)
 
 
 def embed_texts(answerer: Answerer, texts: Sequence[str | np.ndarray]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Random hard negatives as a file to be judged by hand: how many are true of their picture after all?"""
+"""Random hard negatives as a file to be judged by hand: how many are true of their image after all?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unimo.errors import UsageError
 from unimo.rewriting.store import LEVELS, Negative, Rewrites
 from unimo.rng import generator
 
-JUDGEMENT = "true_of_picture"  # field that a judge fills with true or false
+JUDGEMENT = "true_of_image"  # field that a judge fills with true or false
 
 
 def write_sample(corpus: Corpus, rewrites: Rewrites, path: str | Path, *, n: int = 200, seed: int = 0) -> int:
@@ -23,8 +23,8 @@ def write_sample(corpus: Corpus, rewrites: Rewrites, path: str | Path, *, n: int
     The three levels are drawn alike often. It is a file of foils too (`unimo evaluate --set foils=...`). A line holds
 
         image (its key), level, kind ("attribute+object"), positive (the caption), negative,
-        changes [[old, new], ...], others (captions of the same picture),
-        source (key of the picture that a sentence level negative belongs to), true_of_picture: null
+        changes [[old, new], ...], others (captions of the same image),
+        source (key of the image that a sentence level negative belongs to), true_of_image: null
 
     and the judge puts true or false in place of the null. Raises UsageError for n < 1 and where a file is already (it
     may hold judgements), ResourceError when the disk refuses.

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from unimo.corpus.corpus import Corpus
 from unimo.errors import UsageError
-from unimo.html_pages import article, listing, picture, text, write_page
+from unimo.html_pages import article, image, listing, text, write_page
 from unimo.rewriting.store import LEVELS, Negative, Rewrites
 from unimo.rng import generator
 
 _NOTE = (
-    "{shown} of {all} pairs, drawn at random (seed {seed}). A negative that is true of its picture is an error; a "
+    "{shown} of {all} pairs, drawn at random (seed {seed}). A negative that is true of its image is an error; a "
     "positive that is false of it is one too."
 )
 
@@ -19,10 +19,10 @@ _NOTE = (
 def show(
     corpus: Corpus, rewrites: Rewrites, path: str | Path, *, n: int = 50, per_level: int = 6, seed: int = 0
 ) -> None:
-    """Write a page with n random captions: the picture, its other captions, and some rewrites of every level.
+    """Write a page with n random captions: the image, its other captions, and some rewrites of every level.
 
     What was replaced is struck out, what stands there now is marked. Raises UsageError where there is nothing to show,
-    what reading a picture raises, and ResourceError when the disk refuses.
+    what reading an image raises, and ResourceError when the disk refuses.
     """
     if n < 1 or per_level < 1 or not len(corpus):
         raise UsageError("nothing to show", got=f"{n} of {len(corpus)} pairs", expected="at least one")
@@ -44,7 +44,7 @@ def _article(corpus: Corpus, rewrites: Rewrites, i: int, per_level: int, rng) ->
         drawn = [some[k] for k in sorted(rng.permutation(len(some))[:per_level])]
         title = f"negatives, {level} level: {len(drawn)} of {len(some)}"
         blocks.append(listing(title, [_negative(captions[j], negative) for negative in drawn]))
-    return article(picture(corpus, i), *blocks)
+    return article(image(corpus, i), *blocks)
 
 
 def _negative(caption: str, negative: Negative) -> str:

@@ -1,7 +1,7 @@
 """Rewrites of every caption of a pairs corpus (`unimo prepare rewrites`): UNIMO section 3.2, Fig. 3.
 
     sentence, positive   translated to another language and back (Edunov et al. 2018), where models are given
-    sentence, negative   the captions of other pictures nearest by TF-IDF, below a ceiling
+    sentence, negative   the captions of other images nearest by TF-IDF, below a ceiling
     phrase, word         nodes of the scene graph replaced (unimo.rewriting.rewrite)
 
 One sidecar per shard (format: unimo.rewriting.store). Each line is a pure function of (settings, corpus, caption),
@@ -71,7 +71,7 @@ def rewrites(
     """Write the sidecar of every shard that has none for this corpus and these settings; one row per shard.
 
     out: folder of the sidecars; None puts them where the shards' indexes lie. ceiling: cosine of TF-IDF from which on a
-    caption of another picture counts as a paraphrase. translate: (there, back) pairs of translation models, folders or
+    caption of another image counts as a paraphrase. translate: (there, back) pairs of translation models, folders or
     hub names, one pair per pivot language; none given, no positives. ledger: where captions without rewrites are named.
     Returns rows (shard, path, built, captions, positives, sentences, phrases, words, bad, seconds).
 
@@ -228,9 +228,9 @@ class _Writer:
 
 
 def says_more(graph: SceneGraph, told: Told) -> bool:
-    """Whether a caption names an object, or a deed, of which nothing is told of a picture.
+    """Whether a caption names an object, or a deed, of which nothing is told of an image.
 
-    Without this, "a dog runs on the grass" would be a negative of a picture told as "a brown dog runs ... green grass".
+    Without this, "a dog runs on the grass" would be a negative of an image told as "a brown dog runs ... green grass".
     """
     deeds = filter(is_deed, graph.relations)
     return any(told.nothing_of(node.kind, node.form, node.text) for node in (*graph.objects, *deeds))

@@ -6,7 +6,7 @@
 
 UNIMO section 3.2 and Fig. 3: objects, attributes, relations and their combinations are replaced at random from
 vocabularies of the same type; exchanges, which keep the bag of words, are our addition. What may stand in place of a
-node, so that the result is false of the picture and hard to tell without it: unimo.rewriting.vocabulary.
+node, so that the result is false of the image and hard to tell without it: unimo.rewriting.vocabulary.
 
 Everything is a pure function of the graph, the vocabularies and a generator.
 """
@@ -65,7 +65,7 @@ class Rewrite:
 
 def rewrites(
     graph: SceneGraph,
-    picture: Sequence[SceneGraph],
+    image: Sequence[SceneGraph],
     vocabularies: Vocabularies,
     rng: np.random.Generator,
     *,
@@ -74,14 +74,14 @@ def rewrites(
 ) -> list[Rewrite]:
     """At most `words` word level and `phrases` phrase level negatives of one caption, all different.
 
-    picture: the graphs of every caption of its picture; none of their words is put in, nor any related to them, and
+    image: the graphs of every caption of its image; none of their words is put in, nor any related to them, and
     none of them comes out. Fewer are returned, after a bounded number of draws, where the vocabularies hold no more;
     none for a caption without object.
     """
     if not graph.objects:
         return []
-    told = vocabularies.told(tuple(picture))
-    taken = {" ".join(other.caption.lower().split()) for other in (*picture, graph)}
+    told = vocabularies.told(tuple(image))
+    taken = {" ".join(other.caption.lower().split()) for other in (*image, graph)}
     choices: dict[str, list[tuple[Node, list[str], list[float]]]] = {}
     strange: dict[str, list[tuple[Node, list[str], list[float]]]] = {}  # nodes for which nothing is ever seen there
     for node, beside in contexts(graph).items():
@@ -95,7 +95,7 @@ def rewrites(
             some.append((node, [texts[i] for i in kept], (share / share[-1]).tolist()))
     choices = choices or strange
     kinds = sorted(choices)
-    exchanges = _exchanges(graph, picture)
+    exchanges = _exchanges(graph, image)
     if not choices and not exchanges:
         return []
 
@@ -144,16 +144,16 @@ def _tied(graph: SceneGraph, drawn: Iterable[Node]) -> bool:
     return any(k is not None and graph.objects[k] in nodes for k in ends)
 
 
-def _exchanges(graph: SceneGraph, picture: Sequence[SceneGraph]) -> list[list[Change]]:
+def _exchanges(graph: SceneGraph, image: Sequence[SceneGraph]) -> list[list[Change]]:
     """Attributes of two objects exchanged, and objects that a one-way relation ties; false if either is.
 
-    No attribute goes to an object of which some caption of the picture says it.
+    No attribute goes to an object of which some caption of the image says it.
     """
 
     def head(of: SceneGraph, node: Node) -> str:
         return "" if node.head is None else key_words(of.objects[node.head].text)
 
-    told = {(head(other, node), node.text) for other in picture for node in other.attributes}
+    told = {(head(other, node), node.text) for other in image for node in other.attributes}
     spans: list[tuple[NodeKind, Span, Span]] = []
     for one, two in combinations(graph.attributes, 2):
         heads = head(graph, one), head(graph, two)

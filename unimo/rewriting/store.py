@@ -8,7 +8,7 @@ was made; then comes one line per caption, in the corpus' order, also for captio
     {"key": ..., "caption": j, "positives": [text, ...], "sentences": [[item, caption, similarity], ...],
      "nodes": [[level, [[begin, end, new, kind], ...]], ...], "bad": reason or null}
 
-Sentence level negatives are captions of other pictures, so the line only points at them. Version 1 is the same without
+Sentence level negatives are captions of other images, so the line only points at them. Version 1 is the same without
 the grammar, which was then the first one.
 """
 

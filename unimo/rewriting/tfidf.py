@@ -1,4 +1,4 @@
-"""The captions of other pictures nearest to a caption by TF-IDF, below a ceiling."""
+"""The captions of other images nearest to a caption by TF-IDF, below a ceiling."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class NearCaptions:
     """
 
     def __init__(self, texts: Sequence[str], owner: np.ndarray):
-        """owner: (n,) the picture of each caption."""
+        """owner: (n,) the image of each caption."""
         functions = {word for word, tags in grammar().tags.items() if tags[0] in "ADPXCOW"}
         said = (
             [token.text for token in tokens(text) if token.text not in functions and token.text[0].isalnum()]
@@ -33,7 +33,7 @@ class NearCaptions:
         self._postings = offsets_of(frequency)
 
     def nearest(self, queries: Sequence[int], k: int, ceiling: float) -> list[list[tuple[int, float]]]:
-        """For each query at most k (caption, similarity) of other pictures with 0 < similarity < ceiling, best first;
+        """For each query at most k (caption, similarity) of other images with 0 < similarity < ceiling, best first;
         equals in order of the corpus."""
         found = []
         score = np.empty(len(self._owner), dtype=np.float32)

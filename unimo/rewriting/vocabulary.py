@@ -3,11 +3,11 @@
 How UNIMO built the vocabularies of section 3.2 is not told. Here they are counted from the user's own captions. A
 substitute is as frequent as what it replaces (or a model could tell a negative by its rare words) and preferably seen
 with all that stands beside it (`contexts`; or a model could tell it by its odd English); and it is nothing that may be
-true of the picture as far as the corpus can tell:
+true of the image as far as the corpus can tell:
 
-- a word of any caption of the same picture, whatever its ending (`Told`);
-- what other pictures' captions say *instead*: of "man", "person" and "guy" are found where another caption of the
-  same picture says "man" and this one does not, more often than elsewhere (`Vocabularies.related`);
+- a word of any caption of the same image, whatever its ending (`Told`);
+- what other images' captions say *instead*: of "man", "person" and "guy" are found where another caption of the
+  same image says "man" and this one does not, more often than elsewhere (`Vocabularies.related`);
 - a more general or more special word, where grammar knows it ("animal" for "dog"), or a vague one ("look");
 - an attribute that does not exclude the old one: colours, sizes, numbers, ... exclude one another by grammar, other
   adjectives only where the corpus shows it; prepositions are replaced by their opposites alone.
@@ -66,7 +66,7 @@ class Vocabularies:
         instead: tuple[np.ndarray, np.ndarray],
     ):
         """seen: context -> texts met in it. stems: S words. said, missing: (S,) captions that say a word; that do not
-        though another of the same picture does. instead: sorted numbers w * S + v with counts of "v is said where w is
+        though another of the same image does. instead: sorted numbers w * S + v with counts of "v is said where w is
         missing"."""
         self.counts, self.phrases, self.mass = counts, phrases, mass
         texts = sorted(set().union(*counts.values()))
@@ -81,7 +81,7 @@ class Vocabularies:
         self._stem = {word: i for i, word in enumerate(stems)}
         self._said, self._missing, self._captions, self._instead = said, missing, captions, instead
         self.alternatives = lru_cache(maxsize=20_000)(self._alternatives)
-        self.told = lru_cache(maxsize=8)(self._told)  # captions of one picture come one after the other
+        self.told = lru_cache(maxsize=8)(self._told)  # captions of one image come one after the other
         self._keys_of = lru_cache(maxsize=32)(self._find_keys)
         self._related: dict[str, frozenset[str]] = {}
         pairs, counted = instead
@@ -92,17 +92,17 @@ class Vocabularies:
             self._related[stems[w[some[0]]]] = frozenset(stems[k] for k in v[some])
 
     @classmethod
-    def learn(cls, pictures: Iterable[Sequence[SceneGraph]]) -> Vocabularies:
-        """Counts the graphs of all captions, given picture by picture."""
+    def learn(cls, images: Iterable[Sequence[SceneGraph]]) -> Vocabularies:
+        """Counts the graphs of all captions, given image by image."""
         counts: dict[tuple[str, str], Counter[str]] = {}
         phrases: dict[tuple[str, str], Counter[str]] = {}
         met: dict[str, set[str]] = defaultdict(set)
         with_article: Counter[str] = Counter()
         bare: Counter[str] = Counter()
         stems: dict[str, int] = {}
-        said: list[list[list[int]]] = []  # picture -> caption -> numbers of the words of its nodes
+        said: list[list[list[int]]] = []  # image -> caption -> numbers of the words of its nodes
         seen: list[tuple[Node, str]] = []  # objects and their phrases
-        for graphs in pictures:
+        for graphs in images:
             rows = []
             for graph in graphs:
                 for node, beside in contexts(graph).items():
@@ -131,12 +131,12 @@ class Vocabularies:
         return cls(counts, phrases, dict(met), mass, list(stems), *_substitutions(said, len(stems)))
 
     def related(self, word: str) -> frozenset[str]:
-        """Words that captions say where another caption of the same picture says `word`: synonyms, more general words,
+        """Words that captions say where another caption of the same image says `word`: synonyms, more general words,
         other parts of the same thing. All as `key_words` gives them."""
         return self._related.get(word, frozenset())
 
     def excludes(self, word: str, other: str) -> bool:
-        """Whether the corpus shows that pictures of which `word` is said are not those of which `other` is."""
+        """Whether the corpus shows that images of which `word` is said are not those of which `other` is."""
         w, v = self._stem.get(key_words(word)), self._stem.get(key_words(other))
         if w is None or v is None:
             return False
@@ -153,8 +153,8 @@ class Vocabularies:
             return "one" if ARTICLE.search(caption[: node.span[0]]) else "mass"
         return node.form
 
-    def _told(self, picture: tuple[SceneGraph, ...]) -> Told:
-        return Told(picture, self)
+    def _told(self, image: tuple[SceneGraph, ...]) -> Told:
+        return Told(image, self)
 
     def not_told(self, numbers: np.ndarray, words: frozenset[str]) -> np.ndarray:
         """Which of some texts, by their numbers, have a deciding word (`key_words`) that is not among `words`."""
@@ -179,7 +179,7 @@ class Vocabularies:
         return weights, bool(most) or not beside
 
     def _alternatives(self, kind: NodeKind, form: str, text: str) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-        """Texts that may stand for another in any picture, sorted, their numbers, and their weights by frequency."""
+        """Texts that may stand for another in any image, sorted, their numbers, and their weights by frequency."""
         counts = self.counts.get((kind, form), Counter())
         word = key_words(text)
         alike = self.related(word)
@@ -263,18 +263,18 @@ def contexts(graph: SceneGraph) -> dict[Node, list[str]]:
 
 
 class Told:
-    """What all captions of one picture say of it."""
+    """What all captions of one image say of it."""
 
-    def __init__(self, picture: Sequence[SceneGraph], vocabularies: Vocabularies):
-        said = frozenset().union(*(word_stems(graph.caption) for graph in picture))
-        objects = {key_words(node.text) for graph in picture for node in graph.objects}
-        deeds = {key_words(node.text) for graph in picture for node in graph.relations if is_deed(node)}
+    def __init__(self, image: Sequence[SceneGraph], vocabularies: Vocabularies):
+        said = frozenset().union(*(word_stems(graph.caption) for graph in image))
+        objects = {key_words(node.text) for graph in image for node in graph.objects}
+        deeds = {key_words(node.text) for graph in image for node in graph.relations if is_deed(node)}
         self._said = said
         self._objects = said.union(*map(vocabularies.related, objects))
         self._deeds = said.union(*map(vocabularies.related, deeds))
 
     def nothing_of(self, kind: NodeKind, form: str, text: str) -> bool:
-        """Whether no caption of the picture says a word, nor an object or deed that may mean the same."""
+        """Whether no caption of the image says a word, nor an object or deed that may mean the same."""
         return key_words(text) not in self.words(kind, form)
 
     def words(self, kind: NodeKind, form: str) -> frozenset[str]:

@@ -6,7 +6,7 @@ same words.
 
     mentions   a small red circle | two blue squares | another red circle
     clauses    M is left of M | above M is M | M is in the top left corner | there is M
-    a list     a picture of M, M and M. <clauses>
+    a list     an image of M, M and M. <clauses>
 """
 
 from __future__ import annotations

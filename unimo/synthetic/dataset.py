@@ -1,6 +1,6 @@
 """`scenes`: a small generated world with known truth, written in the formats of real corpora.
 
-    scene_world      what is there: scenes by (seed, split, index), geometry, pictures
+    scene_world      what is there: scenes by (seed, split, index), geometry, images
     scene_language   the words, and the reader that checks captions against scenes
     scene_captions   what is said: captions and texts
     scene_tasks      what is asked: foils, questions, entailment
@@ -10,12 +10,12 @@
 
     world.json                                parameters, and size and SHA-256 of every file
     pairs/train-00000.tar                     KEY.png + KEY.json: captions, objects, boxes, relations
-    images/train-00000.tar                    KEY.png + KEY.json: pictures without texts
-    texts/train.jsonl                         {"id", "text"}: texts without pictures
+    images/train-00000.tar                    KEY.png + KEY.json: images without texts
+    texts/train.jsonl                         {"id", "text"}: texts without images
     heldout/heldout-00000.tar                 like pairs; every caption is full and fits one scene only
     compositional/compositional-00000.tar     like heldout; each scene has a reserved combination
     foils/foils.jsonl                         {"image": key in heldout, "positive", "negative", "kind"}
-    classes/classes-00000.tar, classes.json   pictures of one thing: label, label_name
+    classes/classes-00000.tar, classes.json   images of one thing: label, label_name
     qa/SPLIT.jsonl, entailment/SPLIT.jsonl    {"image": key in pairs or heldout, ...}
 """
 
@@ -75,7 +75,7 @@ __all__ = [
 ]
 
 VERSION = 2  # raise it when the same parameters give another world
-IMAGES_FROM = 1_000_000_000  # index of the first picture without text: beyond any number of pairs
+IMAGES_FROM = 1_000_000_000  # index of the first image without text: beyond any number of pairs
 COUNTS = ("pairs", "images", "texts", "heldout", "compositional", "classes")
 Members = Iterable[tuple[str, bytes]]  # (name, content) of a tar
 
@@ -98,7 +98,7 @@ def write_world(
 ) -> dict:
     """Write the world into `folder`, or find it there; returns what `world.json` says.
 
-    The numbers count pictures (texts: paragraphs); what is asked zero times is not written. size: picture
+    The numbers count images (texts: paragraphs); what is asked zero times is not written. size: image
     side in pixels. objects, twins: see `scene`. placed: how often captions to train on tell the place of a thing
     where they could tell what it is beside; held-out captions and questions do not depend on it. The folder appears
     whole or not at all, and two processes that want it at once make it once. Raises UsageError when the folder holds
@@ -163,7 +163,7 @@ def _fill(folder: Path, parameters: dict[str, Any]) -> None:
 
     if parameters["images"]:
         alone = (scene(seed, "train", IMAGES_FROM + i, **options) for i in range(parameters["images"]))
-        members = (member for i, one in enumerate(alone) for member in _picture(f"image-{i:06d}", one, size, {}))
+        members = (member for i, one in enumerate(alone) for member in _image(f"image-{i:06d}", one, size, {}))
         _write_tar(folder / "images/train-00000.tar", members)
 
     if parameters["texts"]:
@@ -186,7 +186,7 @@ def _pair_members(seed: int, split: str, shown: list[Scene], size: int, said: in
         rng = random.Random(f"captions/{seed}/{split}/{i}")
         if split == "train":
             told = captions(one, rng, said, placed)
-        else:  # marks are only fair if a caption fits one picture
+        else:  # marks are only fair if a caption fits one image
             others = [other for other in holding[_kinds(one)] if other is not one]
             told = [full_caption(one, rng, unlike=others) for _ in range(said)]
         truth = {
@@ -195,7 +195,7 @@ def _pair_members(seed: int, split: str, shown: list[Scene], size: int, said: in
             "boxes": boxes(one, size),
             "relations": relations(one),
         }
-        yield from _picture(f"{split}-{i:06d}", one, size, truth)
+        yield from _image(f"{split}-{i:06d}", one, size, truth)
 
 
 def _kinds(one: Scene) -> tuple[tuple[str, str], ...]:
@@ -205,10 +205,10 @@ def _kinds(one: Scene) -> tuple[tuple[str, str], ...]:
 def _class_members(seed: int, count: int, size: int) -> Members:
     for i in range(count):
         one, label, label_name = class_scene(seed, i)
-        yield from _picture(f"class-{i:06d}", one, size, {"label": label, "label_name": label_name})
+        yield from _image(f"class-{i:06d}", one, size, {"label": label, "label_name": label_name})
 
 
-def _picture(key: str, shown: Scene, size: int, meta: dict) -> Members:
+def _image(key: str, shown: Scene, size: int, meta: dict) -> Members:
     png = io.BytesIO()
     draw(shown, size).save(png, "PNG", compress_level=1)
     yield f"{key}.png", png.getvalue()

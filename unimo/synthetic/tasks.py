@@ -173,9 +173,9 @@ def _compare_question(a_scene: Scene, rng: random.Random) -> tuple[str, str] | N
 
 
 def entailment(a_scene: Scene, rng: random.Random) -> list[dict]:
-    """One sentence of each label, the picture being the premise: {sentence, label}.
+    """One sentence of each label, the image being the premise: {sentence, label}.
 
-    entailment: true of the picture; contradiction: false of it; neutral: about what no picture of this world
+    entailment: true of the image; contradiction: false of it; neutral: about what no image of this world
     can decide (weight, owners, names, what was before).
     """
     things = a_scene.things

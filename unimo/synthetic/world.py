@@ -1,12 +1,12 @@
 """The world of `scenes`: a few flat things on a light ground, how they lie, and how they are drawn.
 
-Everything is a pure function of (seed, split, index). All lengths are shares of the picture's side, x to the
+Everything is a pure function of (seed, split, index). All lengths are shares of the image's side, x to the
 right and y downwards, so one scene can be drawn at any size.
 
     split           what it holds
     train           no reserved combination; its bag of colours and shapes hashes to the train part
     heldout         the same, but its bag hashes to the held-out part: no training scene has it
-    compositional   at least one reserved (colour, shape) combination, found in no training picture or text
+    compositional   at least one reserved (colour, shape) combination, found in no training image or text
 
 Things stand on a board of 4 x 4 fields, one on a field and not quite in its middle. At 64 px a field is one patch of
 16 px: a small model then has to learn what is on a patch, not how to join four parts of a thing.
@@ -103,7 +103,7 @@ def scene(seed: int, split: str, index: int, *, objects: tuple[int, int] = (2, 4
 
 
 def class_scene(seed: int, index: int) -> tuple[Scene, int, str]:
-    """A picture of one thing with its class: (scene, label, label name such as "red circle").
+    """An image of one thing with its class: (scene, label, label name such as "red circle").
 
     Labels number COMBINATIONS, reserved ones included, and take turns: label = index mod 64.
     """
@@ -149,18 +149,18 @@ def places(thing: Thing) -> list[str]:
 
 
 def boxes(a_scene: Scene, size: int = 64) -> list[list[float]]:
-    """Bounding boxes in pixels of a picture of side `size`: [x0, y0, x1, y1] for each thing."""
+    """Bounding boxes in pixels of an image of side `size`: [x0, y0, x1, y1] for each thing."""
     return [[round(size * edge, 2) for edge in _edges(thing)] for thing in a_scene.things]
 
 
 def draw(a_scene: Scene, size: int = 64) -> Image.Image:
-    """The picture, RGB, `size` x `size` pixels; drawn four times as large and averaged for smooth edges."""
+    """The image, RGB, `size` x `size` pixels; drawn four times as large and averaged for smooth edges."""
     rng = random.Random(a_scene.texture)
     tone = GROUNDS[a_scene.ground]
     blotches = bytes(channel + shift for shift in rng.choices(range(-7, 8), k=16) for channel in tone)
-    picture = Image.frombytes("RGB", (4, 4), blotches).resize((size, size), Image.Resampling.BILINEAR)
-    picture = picture.resize((4 * size, 4 * size), Image.Resampling.NEAREST)  # cheap, and undone by the averaging
-    pen = ImageDraw.Draw(picture)
+    image = Image.frombytes("RGB", (4, 4), blotches).resize((size, size), Image.Resampling.BILINEAR)
+    image = image.resize((4 * size, 4 * size), Image.Resampling.NEAREST)  # cheap, and undone by the averaging
+    pen = ImageDraw.Draw(image)
     for thing in a_scene.things:
         # Pillow's end coordinates are inclusive, hence the - 1.
         x0, y0, x1, y1 = (4 * size * edge for edge in _edges(thing))
@@ -172,7 +172,7 @@ def draw(a_scene: Scene, size: int = 64) -> Image.Image:
         else:
             corners = [(x0 + u * (x1 - 1 - x0), y0 + v * (y1 - 1 - y0)) for u, v in OUTLINES[thing.shape]]
             pen.polygon(corners, fill=colour)
-    return picture.reduce(4)
+    return image.reduce(4)
 
 
 def _random_scene(rng: random.Random, split: str, objects: tuple[int, int]) -> Scene:

@@ -44,7 +44,7 @@ def open_corpora(run: Run, out: Path, say: Callable[[str], None]) -> dict[str, C
 
 
 def open_regions(run: Run, corpora: dict[str, Corpus]) -> dict[str, RegionStore]:
-    """The regions of every picture that is read. DataError: some are missing; UsageError: they have other sizes."""
+    """The regions of every image that is read. DataError: some are missing; UsageError: they have other sizes."""
     stores: dict[str, RegionStore] = {}
     for kind in ("pairs", "images"):
         if kind not in corpora:

@@ -32,9 +32,9 @@ from unimo.train.optimizer import Optimiser
 
 @dataclass(frozen=True)
 class Data:
-    texts: tuple[str, ...] = setting((), "folders, globs or files of texts without pictures", filled=True)
-    images: tuple[str, ...] = setting((), "folders, globs or files of pictures without texts", filled=True)
-    pairs: tuple[str, ...] = setting((), "folders, globs or files of pictures with captions", filled=True)
+    texts: tuple[str, ...] = setting((), "folders, globs or files of texts without images", filled=True)
+    images: tuple[str, ...] = setting((), "folders, globs or files of images without texts", filled=True)
+    pairs: tuple[str, ...] = setting((), "folders, globs or files of images with captions", filled=True)
     regions: tuple[str, ...] = setting(
         (), "detected regions (unimo prepare regions), if not beside the shards (UNIMO)", filled=True
     )
@@ -42,7 +42,7 @@ class Data:
         None, "folder of rewritten captions (unimo prepare rewrites); beside: beside the shards", filled=True
     )
     neighbours: str | None = setting(
-        None, "folder of related pictures and sentences (unimo prepare neighbours)", filled=True
+        None, "folder of related images and sentences (unimo prepare neighbours)", filled=True
     )
     max_bad_share: float = setting(
         0.01, "share of bad samples beyond which a run stops and says why", at_least=0, at_most=1
@@ -51,12 +51,12 @@ class Data:
         None, "where shard indexes go when they should not lie beside the shards", filled=True
     )
     verify: Literal["decode", "header"] = setting(
-        "decode", "decode every picture once while indexing, or read only its header"
+        "decode", "decode every image once while indexing, or read only its header"
     )
-    cache_gb: float = setting(2.0, "memory for decoded pictures, per loader process", at_least=0, at_most=1e6)
-    pair_views: Views = setting(Views(), "how pictures of pairs are varied")
+    cache_gb: float = setting(2.0, "memory for decoded images, per loader process", at_least=0, at_most=1e6)
+    pair_views: Views = setting(Views(), "how images of pairs are varied")
     image_views: Views = setting(
-        Views(crop=0.3, flip=0.5, jitter=0.4, grey=0.2), "how the two views of a picture differ"
+        Views(crop=0.3, flip=0.5, jitter=0.4, grey=0.2), "how the two views of an image differ"
     )
 
 
@@ -64,9 +64,9 @@ class Data:
 class Objectives:
     mlm: MaskedLanguageModeling = setting(MaskedLanguageModeling(), "masked words")
     seq2seq: Seq2SeqGeneration = setting(Seq2SeqGeneration(), "written captions and fragments")
-    cmcl: CrossModalContrastive = setting(CrossModalContrastive(), "pictures and captions that find each other")
-    itm: ImageTextMatching = setting(ImageTextMatching(), "does the caption belong to the picture")
-    image_contrastive: ImageContrastive = setting(ImageContrastive(), "two views of a picture that find each other")
+    cmcl: CrossModalContrastive = setting(CrossModalContrastive(), "images and captions that find each other")
+    itm: ImageTextMatching = setting(ImageTextMatching(), "does the caption belong to the image")
+    image_contrastive: ImageContrastive = setting(ImageContrastive(), "two views of an image that find each other")
     dictionary: GroundedDictionaryLoss = setting(GroundedDictionaryLoss(), "entries and their voters move together")
     masked_grounding: MaskedGrounding = setting(MaskedGrounding(), "masked grounded tokens")
     mrm: MaskedRegionModeling = setting(MaskedRegionModeling(weight=0.0), "masked regions (UNIMO)")

@@ -165,7 +165,7 @@ def start_from_vit(model: nn.Module, source: str | Path) -> Account:
     side = config.get("image_size")
     if type(side) is not int or side < 1 or side % patches.patch:
         raise WeightsError(
-            "pictures that are no square of patches",
+            "images that are no square of patches",
             where=f"{folder / CONFIG}, image_size",
             got=side,
             expected=f"a multiple of {patches.patch}",

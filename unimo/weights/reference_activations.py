@@ -108,7 +108,7 @@ def _scattered(n: int, below: int) -> Tensor:
 
 
 def _towers(model: Unified) -> Towers:
-    """Both towers over one picture and one text."""
+    """Both towers over one image and one text."""
     n = min(LONGEST, model.words.position.num_embeddings - 2)
     some = {} if model.words.speaker is None else {"speakers": torch.arange(n) % 3, "turns": torch.arange(n) % 16}
     texts = Texts(

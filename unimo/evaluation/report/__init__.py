@@ -1,6 +1,6 @@
 """A report dictionary as one self-contained HTML page, as a table for the terminal, and as strict JSON.
 
-The page asks for nothing outside itself: no script, no link, no font; pictures are data URIs and a content
+The page asks for nothing outside itself: no script, no link, no font; images are data URIs and a content
 security policy forbids the rest. Any text in it may be a stranger's file name or caption, so all is escaped.
 
 The dictionary (every key optional unless marked *; an unknown key is an error):

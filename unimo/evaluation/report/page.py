@@ -23,7 +23,7 @@ from unimo.metrics.intervals import Score
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _CODE_FACTS = {"command", "commit", "checkpoint", "checkpoint hash", "sha256"}
-_PICTURE_SIDE = 360  # pixels of the longer side kept in the page
+_IMAGE_SIDE = 360  # pixels of the longer side kept in the page
 
 
 def render(report: Report, path: str | Path) -> None:
@@ -145,8 +145,8 @@ def _gallery(gallery: Report) -> str:
     for item in gallery["items"]:
         title = f"<h3>{escaped(item['title'])}</h3>" if item.get("title") else ""
         lines = "".join(f"<p>{escaped(line)}</p>" for line in item.get("lines", ()))
-        picture = _picture(item.get("image"), item.get("title", ""))
-        figures.append(f"<figure>{picture}<figcaption>{title}{lines}</figcaption></figure>")
+        image = _image(item.get("image"), item.get("title", ""))
+        figures.append(f"<figure>{image}<figcaption>{title}{lines}</figcaption></figure>")
     return _section(gallery["title"], f'<div class="gallery">{"".join(figures)}</div>', gallery.get("note", ""))
 
 
@@ -169,15 +169,15 @@ def _section(title: str, body: str, note: str = "") -> str:
     return f"<section><h2>{escaped(title)}</h2>{lead}{body}</section>\n"
 
 
-def _picture(image: Image.Image | bytes | None, title: str) -> str:
-    """A picture as a data URI, small enough for a page; one that cannot be read says so in its place."""
+def _image(image: Image.Image | bytes | None, title: str) -> str:
+    """An image as a data URI, small enough for a page; one that cannot be read says so in its place."""
     if image is None:
         return ""
     try:
         rgb = to_rgb(image) if isinstance(image, Image.Image) else load_rgb(image)
     except UnimoError as error:
-        return f'<p class="missing">picture not readable: {escaped(error.what)}</p>'
-    rgb.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE), Image.Resampling.LANCZOS)
+        return f'<p class="missing">image not readable: {escaped(error.what)}</p>'
+    rgb.thumbnail((_IMAGE_SIDE, _IMAGE_SIDE), Image.Resampling.LANCZOS)
     patch = max(rgb.size) <= 64  # so small that every pixel counts
     kind = "png" if patch else "jpeg"
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""A report as strict JSON, without its pictures."""
+"""A report as strict JSON, without its images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unimo.metrics.intervals import Score
 
 
 def write_json(report: Report, path: str | Path) -> None:
-    """Write the report as strict JSON, whole or not at all; pictures are left out.
+    """Write the report as strict JSON, whole or not at all; images are left out.
 
     JSON knows no NaN or infinity: such numbers become null, and a note says which. `render` takes
     the result back.
@@ -35,7 +35,7 @@ def write_json(report: Report, path: str | Path) -> None:
 
 
 def _jsonable(value: Any, where: str, undefined: list[str]) -> Any:
-    """Plain JSON types; pictures dropped, non-finite numbers None and listed in `undefined`."""
+    """Plain JSON types; images dropped, non-finite numbers None and listed in `undefined`."""
     if isinstance(value, Score):
         value = value.to_dict()
     if isinstance(value, (np.ndarray, np.generic)):

@@ -1,4 +1,4 @@
-"""Captioning: one greedy sentence per picture, marked against what people (or the world's grammar) wrote."""
+"""Captioning: one greedy sentence per image, marked against what people (or the world's grammar) wrote."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ METRICS = {"CIDEr-D": ("", "0 to 10; published x 100"), "BLEU-4": ("%", ""), "RO
 
 @dataclass(frozen=True)
 class Captions:
-    """n sentences and the references of each; nearest: caption of the nearest training picture, or None."""
+    """n sentences and the references of each; nearest: caption of the nearest training image, or None."""
 
     corpus: Corpus
     items: np.ndarray
@@ -27,7 +27,7 @@ class Captions:
 @dataclass(frozen=True)
 class Captioning:
     """train_pairs: paths of what the model was trained on, for the baseline that copies the first caption of
-    the training picture with the nearest embedding, among `train_limit` of them. longest: pieces written."""
+    the training image with the nearest embedding, among `train_limit` of them. longest: pieces written."""
 
     pairs: Paths
     train_pairs: Paths = ()
@@ -56,7 +56,7 @@ class Captioning:
         kept = choose(len(train), self.train_limit, "training pairs", self.seed)
         asking = material.images(corpus, items).embedding.cpu().numpy()
         best, near = np.full(len(items), -np.inf, np.float32), np.zeros(len(items), np.int64)
-        for block in in_blocks(len(kept), 256):  # a training picture's states are needed once: they are not kept
+        for block in in_blocks(len(kept), 256):  # a training image's states are needed once: they are not kept
             some = material.answerer.encode_images(material.shown(train, kept[block]))
             cosine = asking @ some.embedding.cpu().numpy().T
             nearer = cosine.max(1) > best
@@ -66,11 +66,11 @@ class Captioning:
 
     def score(self, captions: Captions) -> list[dict]:
         """CIDEr-D, BLEU-4 and ROUGE-L of what the model wrote, and of the copied captions."""
-        copied = f"caption of the nearest of {self.train_limit or 'all'} training pictures"
+        copied = f"caption of the nearest of {self.train_limit or 'all'} training images"
         rows = []
         for sentences, suffix, extra in (
             (captions.sentences, "", ""),
-            (captions.nearest, ", copied from the nearest training picture", copied),
+            (captions.nearest, ", copied from the nearest training image", copied),
         ):
             if sentences is None:
                 continue
@@ -89,7 +89,7 @@ class Captioning:
         return rows
 
     def show(self, captions: Captions, most: int = 12) -> list[dict]:
-        """The first pictures, what was written about them and the first references."""
+        """The first images, what was written about them and the first references."""
         shown = [
             {
                 "image": captions.corpus.image_bytes(int(item)),

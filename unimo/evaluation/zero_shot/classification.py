@@ -1,4 +1,4 @@
-"""Zero-shot classification: the class whose name, put into prompts, lies nearest to the picture."""
+"""Zero-shot classification: the class whose name, put into prompts, lies nearest to the image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unimo.metrics.retrieval import recall_at_k
 
 @dataclass(frozen=True)
 class Classified:
-    """cosine: (n, classes) of each picture with the mean of each class's prompts; labels: (n,) the right."""
+    """cosine: (n, classes) of each image with the mean of each class's prompts; labels: (n,) the right."""
 
     corpus: Corpus
     items: np.ndarray
@@ -27,7 +27,7 @@ class Classified:
 
 @dataclass(frozen=True)
 class Classification:
-    """images: paths of pictures whose JSON names their class. unseen: class names to mark apart as well."""
+    """images: paths of images whose JSON names their class. unseen: class names to mark apart as well."""
 
     images: Paths
     title: str = "Classification by class names"
@@ -42,10 +42,10 @@ class Classification:
         names = sorted(set(label_of.values()))
         if len(names) < 2:
             raise DataError(
-                "these pictures name no classes to choose from",
+                "these images name no classes to choose from",
                 where=", ".join(self.images),
-                got=f"{len(names)} class names among {len(corpus)} pictures",
-                expected="a field label_name or label in each picture's JSON",
+                got=f"{len(names)} class names among {len(corpus)} images",
+                expected="a field label_name or label in each image's JSON",
             )
         items = np.array(list(label_of))[choose(len(label_of), self.limit, "classes", self.seed)]
         classes = material.answerer.class_embeddings(names, self.prompts).numpy()
@@ -55,7 +55,7 @@ class Classification:
         return Classified(corpus, items, names, labels, cosine)
 
     def score(self, found: Classified) -> list[dict]:
-        """Top-1 and top-5 accuracy over all pictures, and over those of unseen classes."""
+        """Top-1 and top-5 accuracy over all images, and over those of unseen classes."""
         unseen = np.isin(np.array(found.names)[found.labels], list(self.unseen))
         note = f"{len(found.names)} classes, {len(self.prompts)} prompts: {', '.join(self.prompts)}"
         rows = []
@@ -75,7 +75,7 @@ class Classification:
         return rows
 
     def show(self, found: Classified, most: int = 12) -> list[dict]:
-        """The first pictures that went wrong, with the class said and the class wanted."""
+        """The first images that went wrong, with the class said and the class wanted."""
         said = found.cosine.argmax(1)
         wrong = np.flatnonzero(said != found.labels)[:most]
         shown = [

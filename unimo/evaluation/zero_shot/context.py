@@ -1,4 +1,4 @@
-"""What the tasks of one evaluation share: the model, corpora opened once, pictures and texts encoded once."""
+"""What the tasks of one evaluation share: the model, corpora opened once, images and texts encoded once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from unimo.corpus.bad_samples import Ledger
 from unimo.corpus.corpus import Corpus, Kind, open_corpus
-from unimo.data.regions import PictureRegions
+from unimo.data.regions import ImageRegions
 from unimo.inference import Answerer, EncodedImages, EncodedTexts
 from unimo.regions.store import RegionStore
 from unimo.rng import generator
@@ -21,7 +21,7 @@ Paths = tuple[str, ...]
 
 @dataclass
 class Material:
-    """Gives tasks what they ask for and remembers it, so that no picture or text passes its tower twice.
+    """Gives tasks what they ask for and remembers it, so that no image or text passes its tower twice.
 
     index_dir: where shard indexes go when they should not lie beside the shards. ledger: counts bad samples.
     fingerprints: of every corpus opened so far. regions: where UNIMO's regions lie, if not beside the shards.
@@ -49,21 +49,21 @@ class Material:
         return self._kept[key]
 
     def images(self, corpus: Corpus, items: np.ndarray) -> EncodedImages:
-        """Some pictures of a corpus after their tower."""
+        """Some images of a corpus after their tower."""
         key = ("images", corpus.fingerprint, items.tobytes())
         if key not in self._kept:
             self._kept[key] = self.answerer.encode_images(self.shown(corpus, items))
         return self._kept[key]
 
-    def shown(self, corpus: Corpus, items: np.ndarray) -> Iterator[bytes | PictureRegions]:
-        """What the model sees of some pictures: their files, or for UNIMO their regions."""
+    def shown(self, corpus: Corpus, items: np.ndarray) -> Iterator[bytes | ImageRegions]:
+        """What the model sees of some images: their files, or for UNIMO their regions."""
         if not self.answerer.sees_regions:
             return (corpus.image_bytes(int(i)) for i in items)
         key = ("regions", corpus.fingerprint)
         if key not in self._kept:
             self._kept[key] = RegionStore.open(list(self.regions) or None, corpus)
         store = self._kept[key]
-        return (store.picture(int(i)) for i in items)
+        return (store.image(int(i)) for i in items)
 
     def texts(self, strings: Sequence[str]) -> EncodedTexts:
         """Some texts after their tower."""
@@ -73,7 +73,7 @@ class Material:
         return self._kept[key]
 
     def captions(self, corpus: Corpus, items: np.ndarray, longest: int) -> list[str]:
-        """What the model writes about some pictures of a corpus, greedily, in at most `longest` pieces."""
+        """What the model writes about some images of a corpus, greedily, in at most `longest` pieces."""
         key = ("captions", corpus.fingerprint, items.tobytes(), longest)
         if key not in self._kept:
             self._kept[key] = self.answerer.caption(self.images(corpus, items), longest=longest)

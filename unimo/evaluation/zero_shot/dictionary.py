@@ -1,6 +1,6 @@
 """How the grounded dictionary is used: how evenly, what never, and what its most used entries look like.
 
-N pictures · P patches · T packed tokens · C entries · S shown entries
+N images · P patches · T packed tokens · C entries · S shown entries
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Use:
 
 @dataclass(frozen=True)
 class DictionaryUse:
-    """pairs: paths of pictures with captions, of which the first is taken. show_entries: how many to show."""
+    """pairs: paths of images with captions, of which the first is taken. show_entries: how many to show."""
 
     pairs: Paths
     title: str = "Dictionary"
@@ -60,7 +60,7 @@ class DictionaryUse:
         items = choose(len(corpus), self.limit, "pairs", self.seed)
         images = material.images(corpus, items)
         texts = material.texts([references(corpus, int(i), 1)[0] for i in items])
-        asked = {"pictures alone": (images, None), "captions alone": (None, texts), "pairs": (images, texts)}
+        asked = {"images alone": (images, None), "captions alone": (None, texts), "pairs": (images, texts)}
         size = len(dictionary.entries)
         reports = {}
         for name, sides in asked.items():
@@ -78,7 +78,7 @@ class DictionaryUse:
         return Use(reports, size, shown)
 
     def score(self, use: Use | None) -> list[dict]:
-        """Perplexity and dead entries of pictures alone, captions alone and pairs."""
+        """Perplexity and dead entries of images alone, captions alone and pairs."""
         rows = []
         for name, report in (use.reports if use else {}).items():
             choices = report["choices"]
@@ -108,14 +108,14 @@ class DictionaryUse:
             for entry in use.shown
         ]
         note = (
-            "The entries pairs choose most: patches of 16 pictures that vote most for it, half a patch "
+            "The entries pairs choose most: patches of 16 images that vote most for it, half a patch "
             "around each, and pieces of words that vote most for it."
         )
         return [{"title": f"{self.title}: the most used entries", "note": note, "items": items}]
 
 
 def _crops(answerer, corpus, items: np.ndarray, votes: np.ndarray) -> Image.Image:
-    """The best patches, one of a picture, as a square. votes: (N, P)."""
+    """The best patches, one of an image, as a square. votes: (N, P)."""
     patch = answerer.model.patches.patch
     grid = answerer.side // patch
     best = np.argsort(-votes.max(1), kind="stable")[: TILES * TILES]
@@ -124,7 +124,7 @@ def _crops(answerer, corpus, items: np.ndarray, votes: np.ndarray) -> Image.Imag
         row, column = divmod(int(votes[i].argmax()), grid)
         image = Image.fromarray(squeeze(load_rgb(corpus.image_bytes(int(items[i]))), answerer.side))
         left, top = (int(x * patch - patch / 2) for x in (column, row))
-        tile = image.crop((left, top, left + 2 * patch, top + 2 * patch))  # black beyond the picture's edge
+        tile = image.crop((left, top, left + 2 * patch, top + 2 * patch))  # black beyond the image's edge
         down, across = divmod(place, TILES)
         square.paste(tile, (across * 2 * patch, down * 2 * patch))
     return square

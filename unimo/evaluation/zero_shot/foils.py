@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unimo.corpus.image_names import PictureKeys
+from unimo.corpus.image_names import ImageKeys
 from unimo.corpus.text import Row, read_jsonl
 from unimo.errors import DataError
 from unimo.evaluation.zero_shot.context import Material, Paths, choose, unique
@@ -18,7 +18,7 @@ FIELDS = ("image", "positive", "negative")
 
 @dataclass(frozen=True)
 class Judged:
-    """kinds, groups: (n,) kind of each foil and number of its picture. margins: way -> (n,) score of the true
+    """kinds, groups: (n,) kind of each foil and number of its image. margins: way -> (n,) score of the true
     caption minus score of the false one."""
 
     kinds: list[str]
@@ -41,10 +41,10 @@ class Foils:
         path = Path(self.foils)
         if not path.is_file():
             raise DataError("no such file of foils", where=path, expected=f"JSON lines with {', '.join(FIELDS)}")
-        keys = PictureKeys.of(corpus)
+        keys = ImageKeys.of(corpus)
         place: dict[str, int] = {}
         for i, name in enumerate(keys.names):
-            place.setdefault(name, i)  # pictures of one name are one picture
+            place.setdefault(name, i)  # images of one name are one image
         lines = [_checked(row, place, keys) for row in read_jsonl(path)]
         lines = [lines[i] for i in choose(len(lines), self.limit, "foils", self.seed)]
         if not lines:
@@ -77,7 +77,7 @@ class Foils:
         return []
 
 
-def _checked(row: Row | DataError, place: dict[str, int], keys: PictureKeys) -> dict:
+def _checked(row: Row | DataError, place: dict[str, int], keys: ImageKeys) -> dict:
     if isinstance(row, DataError):
         raise row
     for name in FIELDS:
@@ -86,9 +86,9 @@ def _checked(row: Row | DataError, place: dict[str, int], keys: PictureKeys) -> 
             raise DataError("a foil lacks a field", where=row.where, got=got, expected=expected)
     if row.values["image"] not in place:
         if row.values["image"] in keys.keys:
-            keys.item(row.values["image"], row.where)  # of several pictures, which is an error of its own
+            keys.item(row.values["image"], row.where)  # of several images, which is an error of its own
         raise DataError(
-            "a foil names a picture that is not there",
+            "a foil names an image that is not there",
             where=row.where,
             got=row.values["image"],
             expected=f"one of the {len(place)} keys of the pairs",

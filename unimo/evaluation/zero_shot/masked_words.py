@@ -1,7 +1,7 @@
-"""Masked words: what stood there? Read beside the picture, in the caption alone, in texts without pictures.
+"""Masked words: what stood there? Read beside the image, in the caption alone, in texts without images.
 
 Hidden as in pre-training (`unimo.data.masking.mask_spans`: spans of whole words, 15 % of the pieces),
-always the same ones, so that two models, or one with and without the picture, answer the same questions.
+always the same ones, so that two models, or one with and without the image, answer the same questions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from unimo.evaluation.zero_shot.context import Material, Paths, choose, referenc
 from unimo.metrics.intervals import mean_score, share_score
 from unimo.rng import generator
 
-BESIDE, ALONE = "captions beside their pictures", "captions alone"
+BESIDE, ALONE = "captions beside their images", "captions alone"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Filled:
 
 @dataclass(frozen=True)
 class MaskedWords:
-    """pairs: paths of pictures with captions, of which the first is taken. texts: paths of documents, of
+    """pairs: paths of images with captions, of which the first is taken. texts: paths of documents, of
     which the beginning is taken; passages: texts as they are. longest: pieces of a row, specials included."""
 
     pairs: Paths = ()
@@ -97,7 +97,7 @@ class MaskedWords:
         if BESIDE in filled:
             gain = filled[BESIDE].hits.astype(float) - filled[ALONE].hits
             score = mean_score(gain, groups=filled[BESIDE].group, chance=0.0, seed=self.seed)
-            gained = {"task": self.title, "metric": "gain from the picture", "score": score, "unit": "%"}
+            gained = {"task": self.title, "metric": "gain from the image", "score": score, "unit": "%"}
             rows.append({**gained, "note": "the first row minus the second, paired"})
         return rows
 

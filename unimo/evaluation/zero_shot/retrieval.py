@@ -1,12 +1,12 @@
-"""Zero-shot retrieval, both ways: which caption belongs to the picture, which picture to the caption.
+"""Zero-shot retrieval, both ways: which caption belongs to the image, which image to the caption.
 
-    N pictures · M captions · U distinct captions · Q queries
+    N images · M captions · U distinct captions · Q queries
 
-Two stages. First every caption is compared with every picture by the cosine of their embeddings. Then a
+Two stages. First every caption is compared with every image by the cosine of their embeddings. Then a
 query's best candidates are read together with it, and ordered by the score of `Answerer.match`. The papers
 fuse all N x M pairs; a shortlist of 32 costs 32 (N + M) at most.
 
-A caption found word for word beside two pictures is right for its own only, as in the published protocol;
+A caption found word for word beside two images is right for its own only, as in the published protocol;
 being equal, the two tie and share the point (`unimo.metrics.retrieval`).
 """
 
@@ -27,10 +27,10 @@ DIRECTIONS = ("image to text", "text to image")
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures and captions after their towers.
+    """Images and captions after their towers.
 
     items: (N,) of the corpus. strings: the U distinct captions. text_of: (M,) which of them a caption is; owner: (M,)
-    its picture. cosine: (N, U).
+    its image. cosine: (N, U).
     """
 
     corpus: Corpus
@@ -43,11 +43,11 @@ class Gallery:
     cosine: np.ndarray
 
     def asking(self, way: str) -> np.ndarray:
-        """Which of its `rows` each query of a direction is: (N,) for pictures, (M,) for captions."""
+        """Which of its `rows` each query of a direction is: (N,) for images, (M,) for captions."""
         return np.arange(len(self.items)) if way == "image to text" else self.text_of
 
     def rows(self, way: str) -> np.ndarray:
-        """(N, U) where pictures ask, (U, N) where captions do."""
+        """(N, U) where images ask, (U, N) where captions do."""
         return self.cosine if way == "image to text" else self.cosine.T
 
 
@@ -55,8 +55,8 @@ class Gallery:
 class Ranked:
     """What `predict` found.
 
-    cosine: (N, U). text_of: (M,) which distinct text a caption is; owner: (M,) its picture. second:
-    direction -> (queries (Q,), scores (Q, U) where pictures ask, (Q, N) where captions do), see `second_stage`.
+    cosine: (N, U). text_of: (M,) which distinct text a caption is; owner: (M,) its image. second:
+    direction -> (queries (Q,), scores (Q, U) where images ask, (Q, N) where captions do), see `second_stage`.
     passes: fused passes this took.
     """
 
@@ -72,8 +72,8 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """pairs: paths of pictures with captions. captions: only the first so many of each picture. limit: at
-    most so many pictures. shortlist: candidates read again, 0 for none; more than there are means all.
+    """pairs: paths of images with captions. captions: only the first so many of each image. limit: at
+    most so many images. shortlist: candidates read again, 0 for none; more than there are means all.
     rerank_queries: at most so many queries of a direction get the second stage, always the same sample."""
 
     pairs: Paths
@@ -86,12 +86,12 @@ class Retrieval:
     seed: int = 0
 
     def gallery(self, material: Material) -> Gallery:
-        """Raises DataError for fewer than two pictures."""
+        """Raises DataError for fewer than two images."""
         corpus = material.corpus("pairs", self.pairs)
         items = choose(len(corpus), self.limit, "pairs", self.seed)
         if len(items) < 2:
             what = "retrieval needs something to choose from"
-            raise DataError(what, where=", ".join(self.pairs), got=f"{len(items)} pictures", expected="2 or more")
+            raise DataError(what, where=", ".join(self.pairs), got=f"{len(items)} images", expected="2 or more")
         told = [references(corpus, int(i), self.captions) for i in items]
         owner = np.repeat(np.arange(len(items)), [len(captions) for captions in told])
         strings, text_of = unique([caption for captions in told for caption in captions])
@@ -104,7 +104,7 @@ class Retrieval:
         second, passes = {}, 0
         if self.shortlist:
             asking = {
-                "image to text": choose(len(at.items), self.rerank_queries, "pictures", self.seed),
+                "image to text": choose(len(at.items), self.rerank_queries, "images", self.seed),
                 "text to image": choose(len(at.owner), self.rerank_queries, "captions", self.seed),
             }
             rows = {way: at.asking(way)[asking[way]] for way in DIRECTIONS}
@@ -120,7 +120,7 @@ class Retrieval:
         return Ranked(at.corpus, at.items, at.strings, at.cosine, at.text_of, at.owner, second, passes)
 
     def score(self, found: Ranked) -> list[dict]:
-        """R@k of both directions by cosine, then of both re-ranked; intervals resample pictures."""
+        """R@k of both directions by cosine, then of both re-ranked; intervals resample images."""
         once = retrieval_report(found.cosine[:, found.text_of], found.owner, self.ks, seed=self.seed)
         rows = [
             {
@@ -135,7 +135,7 @@ class Retrieval:
         ]
         for way, (asking, scores) in found.second.items():
             if way == "image to text":
-                own = [np.flatnonzero(found.owner == picture) for picture in asking]
+                own = [np.flatnonzero(found.owner == image) for image in asking]
                 recalls = recall_at_k(scores[:, found.text_of], own, self.ks, seed=self.seed)
             else:
                 owner = found.owner[asking]
@@ -157,7 +157,7 @@ class Retrieval:
         return rows
 
     def show(self, found: Ranked, most: int = 12) -> list[dict]:
-        """The first pictures with the three captions ranked first; the picture's own are marked."""
+        """The first images with the three captions ranked first; the image's own are marked."""
         asking, scores = found.second.get("image to text", (np.arange(len(found.items)), found.cosine))
         shown = []
         for query, row in list(zip(asking, scores))[:most]:
@@ -168,8 +168,8 @@ class Retrieval:
                 lines.append(f"its own: {found.strings[min(own)]}")
             image = found.corpus.image_bytes(int(found.items[query]))
             shown.append({"image": image, "title": "found" if int(first[0]) in own else "missed", "lines": lines})
-        note = "Three captions ranked first for a picture; ✓ marks its own."
-        return [{"title": f"{self.title}: pictures asking for their caption", "note": note, "items": shown}]
+        note = "Three captions ranked first for an image; ✓ marks its own."
+        return [{"title": f"{self.title}: images asking for their caption", "note": note, "items": shown}]
 
 
 def nearest_columns(scores: np.ndarray, k: int) -> np.ndarray:
@@ -192,6 +192,6 @@ def second_stage(cosine: np.ndarray, best: np.ndarray, fused: np.ndarray) -> np.
 
 
 def pair_codes(way: str, rows: np.ndarray, columns: np.ndarray, strings: int) -> np.ndarray:
-    """Queries (Q,) of a direction and their candidates (Q, k) as (Q, k) numbers picture * strings + text."""
-    pictures, texts = (rows[:, None], columns) if way == "image to text" else (columns, rows[:, None])
-    return pictures * strings + texts
+    """Queries (Q,) of a direction and their candidates (Q, k) as (Q, k) numbers image * strings + text."""
+    images, texts = (rows[:, None], columns) if way == "image to text" else (columns, rows[:, None])
+    return images * strings + texts

@@ -1,10 +1,10 @@
 """How long a shortlist must be: quality and speed of two-stage retrieval at many lengths, from one exhaustive pass.
 
-    N pictures · M captions · U distinct captions · s shortlist
+    N images · M captions · U distinct captions · s shortlist
 
 Every fused score is computed once, as in the papers (N x U; equal captions share theirs). The second stage at any
 length is then a choice from that matrix, so that all lengths are compared on the very same scores. Only its speed must
-be measured: the pictures are gone through in blocks, and in each block the exhaustive pass and the second stages take
+be measured: the images are gone through in blocks, and in each block the exhaustive pass and the second stages take
 turns, so that what else the machine does weighs on both.
 
 A shortlist longer than the gallery of a direction means all of it.
@@ -56,7 +56,7 @@ class Point:
 class Curve:
     """points: by length, the last is exhaustive. seconds of the towers stand apart: every point needs them."""
 
-    pictures: int
+    images: int
     captions: int
     distinct: int
     towers: float
@@ -118,7 +118,7 @@ def curve(
     *,
     say: Callable[[str], None] = print,
 ) -> Curve:
-    """Of all pictures and captions of a task; its own shortlist and sample of queries play no part."""
+    """Of all images and captions of a task; its own shortlist and sample of queries play no part."""
     began = time.perf_counter()
     at = task.gallery(material)
     towers = time.perf_counter() - began
@@ -161,10 +161,10 @@ def _fuse(
     blocks = max(1, min(_BLOCKS, n, fewest // _PAIRS_OF_A_TURN))
     match(np.arange(min(_WARM_UP, n * strings)))
     begun = time.perf_counter()
-    for number, pictures in enumerate(np.array_split(np.arange(n), blocks)):
-        first, end = int(pictures[0]) * strings, (int(pictures[-1]) + 1) * strings
+    for number, images in enumerate(np.array_split(np.arange(n), blocks)):
+        first, end = int(images[0]) * strings, (int(images[-1]) + 1) * strings
         began = time.perf_counter()
-        fused[pictures] = match(np.arange(first, end)).reshape(len(pictures), strings)
+        fused[images] = match(np.arange(first, end)).reshape(len(images), strings)
         seconds[None] += time.perf_counter() - began
         for s, codes in timed.items():
             here = codes[np.searchsorted(codes, first) : np.searchsorted(codes, end)]
@@ -173,7 +173,7 @@ def _fuse(
             seconds[s] += time.perf_counter() - began
             worst[s] = max(worst[s], float(np.abs(scores - fused.reshape(-1)[here]).max(initial=0)))
         spent = time.perf_counter() - begun
-        left = spent * (n / (int(pictures[-1]) + 1) - 1)
+        left = spent * (n / (int(images[-1]) + 1) - 1)
         say(f"block {number + 1}: {end:,} of {n * strings:,} pairs fused in {spent:.0f} s, about {left:.0f} s left")
     return fused, seconds, worst
 
@@ -184,11 +184,11 @@ def _staged(cosine: np.ndarray, fused: np.ndarray, s: int) -> np.ndarray:
     return second_stage(cosine, best, np.take_along_axis(fused, best, axis=1))
 
 
-def _recalls(task: Retrieval, at: Gallery, by_picture: np.ndarray, by_text: np.ndarray) -> dict[str, Score]:
-    """by_picture: (N, U); by_text: (U, N). Every picture and every caption asks; intervals resample pictures."""
+def _recalls(task: Retrieval, at: Gallery, by_image: np.ndarray, by_text: np.ndarray) -> dict[str, Score]:
+    """by_image: (N, U); by_text: (U, N). Every image and every caption asks; intervals resample images."""
     own = np.split(np.arange(len(at.owner)), np.searchsorted(at.owner, np.arange(1, len(at.items))))
     found = {
-        "image to text": recall_at_k(by_picture[:, at.text_of], own, task.ks, seed=task.seed),
+        "image to text": recall_at_k(by_image[:, at.text_of], own, task.ks, seed=task.seed),
         "text to image": recall_at_k(by_text[at.text_of], at.owner, task.ks, groups=at.owner, seed=task.seed),
     }
     return {f"{way} {k}": score for way, recalls in found.items() for k, score in recalls.items()}

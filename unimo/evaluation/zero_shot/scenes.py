@@ -28,7 +28,7 @@ class Checked:
 
 @dataclass(frozen=True)
 class SceneTruth:
-    """pairs: paths of pictures of the world, whose JSON names their objects; captions as of `Captioning`."""
+    """pairs: paths of images of the world, whose JSON names their objects; captions as of `Captioning`."""
 
     pairs: Paths
     title: str = "Captions against the scene"
@@ -45,7 +45,7 @@ class SceneTruth:
     def score(self, checked: Checked) -> list[dict]:
         """Share of objects whose colour, shape and said size are right; share of captions true throughout.
 
-        Chance: the same captions, each held against another picture.
+        Chance: the same captions, each held against another image.
         """
         n = len(checked.scenes)
         others = [checked.sentences[(i + n // 2) % n] for i in range(n)]
@@ -55,7 +55,7 @@ class SceneTruth:
             for said in (checked.sentences, others)
         )
         chance = float(_share(by_chance.sum(0, keepdims=True))[0])
-        note = "chance: the same captions held against other pictures"
+        note = "chance: the same captions held against other images"
         return [
             {
                 "task": self.title,
@@ -86,7 +86,7 @@ def _share(totals: np.ndarray) -> np.ndarray:
 
 
 def scene_from_meta(meta: Mapping[str, Any], *, where: object = None) -> Scene:
-    """The scene behind a picture of the world, from the JSON written with it.
+    """The scene behind an image of the world, from the JSON written with it.
 
     Ground and texture are not kept there and come back as 0. DataError when the JSON describes no scene.
     """
@@ -94,7 +94,7 @@ def scene_from_meta(meta: Mapping[str, Any], *, where: object = None) -> Scene:
         things = tuple(Thing(**thing) for thing in meta["objects"])
     except (KeyError, TypeError) as fault:
         raise DataError(
-            "this picture's JSON describes no scene",
+            "this image's JSON describes no scene",
             where=where,
             got=", ".join(meta) or "no JSON",
             expected="objects, each with " + ", ".join(Thing.__dataclass_fields__),

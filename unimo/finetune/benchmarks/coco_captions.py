@@ -1,7 +1,7 @@
-"""COCO captions: a sentence about a picture.
+"""COCO captions: a sentence about an image.
 
     source    spec unimo §6.9, unimo2 §6.2
-    data      dataset_coco.json (Karpathy's splits: 113,287 / 5,000 / 5,000 pictures, 566,747 captions to learn from)
+    data      dataset_coco.json (Karpathy's splits: 113,287 / 5,000 / 5,000 images, 566,747 captions to learn from)
     command   unimo finetune coco_captions --from RUN --train dataset_coco.json --dev dataset_coco.json \
               --test dataset_coco.json --images coco --out runs/coco_captions
     hardware  published: 16 V100, 3 days (UNIMO base)
@@ -10,7 +10,7 @@
     No reinforcement stage, as in the papers. As released for UNIMO-2: 128 captions a step, rate 1e-5, 10 epochs;
     UNIMO base: 64 a step, rate 7e-6, 20 epochs, and --set adversarial.rate=0.03 --set adversarial.most=0
     (adversarial training). The release reads object tags of a detector before it writes: a column of them can be
-    given as text (--column text=tags); without it a caption is written from the picture alone. UNIMO-2 sees
+    given as text (--column text=tags); without it a caption is written from the image alone. UNIMO-2 sees
     384 px: --set model.pixels=384.
 """
 

@@ -1,7 +1,7 @@
 """DAQUAR: the answer to a question about a photograph of a room.
 
 source    ours: the head of VQA with answers that are right or wrong; no paper of the family reports it
-data      tars of pictures with `qas` in their JSON
+data      tars of images with `qas` in their JSON
 command   unimo finetune daquar --from RUN --train train.tar --dev dev.tar --test test.tar --out runs/daquar
 hardware  not measured
 expect    share of questions answered with just the right set; the most frequent answer gets 4.8 % on test

@@ -1,4 +1,4 @@
-"""ImageNet and other folders of classes: what is on a picture.
+"""ImageNet and other folders of classes: what is on an image.
 
 source    spec unimo2 §6.4: image-only mode, image pooler, one linear layer. The authors' recipe is not known
           (spec §11)

@@ -6,7 +6,7 @@ command   unimo finetune nlvr --from RUN --train train.tar --dev dev.tar --test 
 hardware  not measured
 expect    accuracy; the majority class gets 55.4 % on test
 
-Tars of pictures with `sentence` and `label` in their JSON; for the published files --set data.reader=nlvr_json.
+Tars of images with `sentence` and `label` in their JSON; for the published files --set data.reader=nlvr_json.
 """
 
 from __future__ import annotations

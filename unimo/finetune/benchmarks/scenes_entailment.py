@@ -1,7 +1,7 @@
 """Does a sentence follow from a scene of the generated world, contradict it, or neither? The world's grammar knows.
 
     source    ours
-    data      entailment/*.jsonl of the world, with its pictures
+    data      entailment/*.jsonl of the world, with its images
     command   unimo finetune scenes_entailment --from runs/scenes --train WORLD/entailment/train.jsonl \
               --dev WORLD/entailment/heldout.jsonl --images WORLD/pairs --images WORLD/heldout \
               --out runs/scenes_entailment

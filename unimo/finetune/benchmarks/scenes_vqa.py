@@ -1,7 +1,7 @@
 """Questions about scenes of the generated world, whose answers are known.
 
     source    ours
-    data      qa/train.jsonl and qa/heldout.jsonl of the world, with its pictures
+    data      qa/train.jsonl and qa/heldout.jsonl of the world, with its images
     command   unimo finetune scenes_vqa --from runs/scenes --train WORLD/qa/train.jsonl --dev WORLD/qa/heldout.jsonl \
               --images WORLD/pairs --images WORLD/heldout --out runs/scenes_vqa
     hardware  2 CPU cores

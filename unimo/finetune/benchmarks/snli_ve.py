@@ -1,13 +1,13 @@
-"""SNLI-VE: does a sentence follow from a picture, contradict it, or neither?
+"""SNLI-VE: does a sentence follow from an image, contradict it, or neither?
 
     source    spec unimo §6.7, §6.8, unimo2 §6.4
-    data      SNLI-VE (529,527 / 17,858 / 17,901 pairs), pictures of Flickr30k
+    data      SNLI-VE (529,527 / 17,858 / 17,901 pairs), images of Flickr30k
     command   unimo finetune snli_ve --from RUN --train snli_ve_train.jsonl --dev snli_ve_dev.jsonl \
               --test snli_ve_test.jsonl --images flickr30k-images --out runs/snli_ve
     hardware  published: 16 V100, 16 hours (base)
     expect    accuracy on val/test, published: UNIMO 80.00/79.10 base, 81.11/80.63 large; UNIMO-2 81.97/81.48
 
-    The picture is the premise: rows with the premise's words as well are refused, for with them a model can answer
+    The image is the premise: rows with the premise's words as well are refused, for with them a model can answer
     without looking. Head: the poolers' sum, 2048, dropout, 3. Adversarial training as released; UNIMO-2 sees pixels,
     which cannot be pushed: --set adversarial.sides=text, or --set adversarial=none as the specification advises to
     begin with.

@@ -1,7 +1,7 @@
-"""Entailment by a picture of Flickr8k: SNLI's pairs whose premise is one of its captions; the picture stands for it.
+"""Entailment by an image of Flickr8k: SNLI's pairs whose premise is one of its captions; the image stands for it.
 
     source    ours: the recipe of SNLI-VE without adversarial training
-    data      .jsonl with image, hypothesis and label; pictures of Flickr8k
+    data      .jsonl with image, hypothesis and label; images of Flickr8k
     command   unimo finetune visual_entailment --from RUN --train train.jsonl.gz --dev dev.jsonl.gz \
               --test test.jsonl.gz \
               --images flickr8k --out runs/visual_entailment

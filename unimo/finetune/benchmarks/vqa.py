@@ -1,8 +1,8 @@
-"""VQA v2: the answer to a question about a picture, one of 3,129.
+"""VQA v2: the answer to a question about an image, one of 3,129.
 
     source    never released by the authors. Head and loss: the sister model ERNIE-ViL's (spec unimo §6.10); rate and
               length are the specification's advice (unimo2 §6.4)
-    data      VQA v2 (443,757 / 214,354 questions), pictures of COCO
+    data      VQA v2 (443,757 / 214,354 questions), images of COCO
     command   unimo finetune vqa --from RUN \
               --train v2_OpenEnded_mscoco_train2014_questions.json --train v2_mscoco_train2014_annotations.json \
               --dev v2_OpenEnded_mscoco_val2014_questions.json --dev v2_mscoco_val2014_annotations.json \

@@ -1,10 +1,10 @@
 """Readers of the public formats of tasks, and of a user's own files: path -> rows (see `unimo.finetune.split`).
 
-    user's own      table csv tsv jsonl parquet · lines stories · folder pictures
+    user's own      table csv tsv jsonl parquet · lines stories · folder images
     texts           sst2 mnli cola stsb rte mrpc qnli qqp · snli · sick · squad squad_sentences xquad · coqa · aeslc
                     dialogsum · released released_pieces
     released lines  released_captions · released_entailment
-    with pictures   karpathy coco_captions captions · vqa questions · snli_ve visual_entailment · nlvr nlvr_json
+    with images   karpathy coco_captions captions · vqa questions · snli_ve visual_entailment · nlvr nlvr_json
     the made world  scenes_qa scenes_entailment
 
 A new format is a function in a file here that yields examples and the errors of bad rows, and a line in READERS.
@@ -19,12 +19,12 @@ from functools import partial
 from typing import Literal
 
 from unimo.finetune.example import Found
-from unimo.finetune.readers import entailment, glue, pictures
+from unimo.finetune.readers import entailment, glue, images
 from unimo.finetune.readers.captions import read_coco_captions, read_karpathy
 from unimo.finetune.readers.coqa import read_coqa
+from unimo.finetune.readers.images import read_folder, read_images, read_questions
 from unimo.finetune.readers.lines import read_lines, read_stories
 from unimo.finetune.readers.nlvr import read_nlvr
-from unimo.finetune.readers.pictures import read_folder, read_pictures, read_questions
 from unimo.finetune.readers.released import read_released, read_released_pieces
 from unimo.finetune.readers.released_lines import read_released_captions, read_released_entailment
 from unimo.finetune.readers.squad import read_squad
@@ -34,14 +34,14 @@ from unimo.finetune.readers.vqa import read_vqa
 
 @dataclass(frozen=True)
 class Reader:
-    """A function from files, or from a corpus of pictures, to rows.
+    """A function from files, or from a corpus of images, to rows.
 
     files: names of the files it takes; a reader of one file takes several, one after the other. needed: how many of
     them must be given. options: names of its further settings.
     """
 
     read: Callable[..., Found]
-    over: Literal["files", "pictures"] = "files"
+    over: Literal["files", "images"] = "files"
 
     def __call__(self, *args, **options) -> Found:
         return self.read(*args, **options)
@@ -68,10 +68,10 @@ READERS: dict[str, Reader] = {
     **{name: Reader(read) for name, read in glue.readers().items()},
     "lines": Reader(read_lines),
     "stories": Reader(read_stories),
-    "folder": Reader(read_folder, "pictures"),
-    "pictures": Reader(read_pictures, "pictures"),
-    "questions": Reader(read_questions, "pictures"),
-    "nlvr": Reader(partial(read_pictures, layout=pictures.NLVR), "pictures"),
+    "folder": Reader(read_folder, "images"),
+    "images": Reader(read_images, "images"),
+    "questions": Reader(read_questions, "images"),
+    "nlvr": Reader(partial(read_images, layout=images.NLVR), "images"),
     "nlvr_json": Reader(read_nlvr),
     "snli": Reader(partial(read_table, layout=entailment.SNLI)),
     "snli_ve": Reader(partial(read_table, layout=entailment.SNLI_VE)),

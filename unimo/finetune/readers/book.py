@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from unimo.corpus.bad_samples import Ledger
 from unimo.corpus.corpus import Corpus
-from unimo.corpus.image_names import PictureKeys
+from unimo.corpus.image_names import ImageKeys
 from unimo.errors import DataError
 from unimo.finetune.example import Caption, Dropped, Example, Noted, Target
 from unimo.finetune.readers.raw import ends_the_file
@@ -15,7 +15,7 @@ from unimo.finetune.readers.raw import ends_the_file
 class Book:
     """Rows of a split while it is read, and what was wrong with others.
 
-    rows: the usable ones so far. own: counts and notes of this split alone. Rows that are captions of one picture
+    rows: the usable ones so far. own: counts and notes of this split alone. Rows that are captions of one image
     become one example, where the first of them stood; how many there were is noted.
     """
 
@@ -26,7 +26,7 @@ class Book:
         self.bad: list[tuple[str, DataError]] = []  # (key, what is wrong)
         self._met = 0
         self._seen: dict[str, int] = {}  # id -> which of the rows met, from 1
-        self._pictures: dict[str, str | None] = {}  # id of a caption -> its picture
+        self._images: dict[str, str | None] = {}  # id of a caption -> its image
         self._joined = 0  # rows that are part of another row's example
 
     def take(self, found: Example | DataError | Dropped | Noted) -> None:
@@ -40,8 +40,8 @@ class Book:
             if ends_the_file(found):
                 raise found
             self.refuse("", found)
-        elif found.id in self._seen and isinstance(found, Caption) and self._pictures.get(found.id) == found.image:
-            self.rows.append(found)  # the id is the picture's: all its captions have it
+        elif found.id in self._seen and isinstance(found, Caption) and self._images.get(found.id) == found.image:
+            self.rows.append(found)  # the id is the image's: all its captions have it
         elif found.id in self._seen:
             error = DataError(
                 "id appears twice",
@@ -54,13 +54,13 @@ class Book:
         else:
             self._seen[found.id] = self._met
             if isinstance(found, Caption):
-                self._pictures[found.id] = found.image
+                self._images[found.id] = found.image
             self.rows.append(found)
 
-    def settled(self, pictures: Corpus | None) -> list[Example]:
+    def settled(self, images: Corpus | None) -> list[Example]:
         """The usable rows once all are known: with a target if others have one, with keys that the corpus has."""
-        broken = PictureKeys({} if pictures is None else pictures.unreadable)
-        keys = None if pictures is None else PictureKeys.of(pictures)
+        broken = ImageKeys({} if images is None else images.unreadable)
+        keys = None if images is None else ImageKeys.of(images)
         labelled = self.need_targets or any(row.target is not None for row in self.rows)
         if labelled and self.keep_unlabelled:
             count = sum(row.target is None for row in self.rows)
@@ -81,7 +81,7 @@ class Book:
                     try:
                         key = keys.find(row.image, where)
                     except DataError as missing:
-                        raise _reason(row.image, where, broken, pictures) or missing from None
+                        raise _reason(row.image, where, broken, images) or missing from None
                     row = row if key == row.image else replace(row, image=key)
                 rows.append(row)
             except DataError as error:
@@ -91,7 +91,7 @@ class Book:
         return self.rows
 
     def _grouped(self, rows: list[Example]) -> list[Example]:
-        """Captions of one picture as one example, by the id that all of them have, else by the picture's name."""
+        """Captions of one image as one example, by the id that all of them have, else by the image's name."""
         captions: dict[str | None, list[Caption]] = {}
         for row in rows:
             if isinstance(row, Caption):
@@ -110,7 +110,7 @@ class Book:
         counts = [len(own) for own in captions.values()]
         most = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
         total = sum(counts)
-        self.own.note(f"rows of one picture belong together: {total} rows, {len(counts)} pictures, {most} rows each")
+        self.own.note(f"rows of one image belong together: {total} rows, {len(counts)} images, {most} rows each")
         return found
 
     def refuse(self, key: str, error: DataError) -> None:
@@ -152,10 +152,10 @@ def _said(target: Target) -> tuple[str, ...]:
     return target if isinstance(target, tuple) else tuple(target) if isinstance(target, dict) else (str(target),)
 
 
-def _reason(name: str, where: str, broken: PictureKeys, pictures: Corpus | None) -> DataError | None:
-    """What is wrong with the picture of a row that is there but cannot be used; None where it is not there."""
+def _reason(name: str, where: str, broken: ImageKeys, images: Corpus | None) -> DataError | None:
+    """What is wrong with the image of a row that is there but cannot be used; None where it is not there."""
     try:
-        parts = pictures.unreadable[broken.find(name, where)] if pictures is not None and len(broken) else None
+        parts = images.unreadable[broken.find(name, where)] if images is not None and len(broken) else None
     except DataError:
         return None
     return None if parts is None else DataError(**{**parts, "where": f"{where}: {parts.get('where', name)}"})

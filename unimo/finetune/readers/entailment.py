@@ -2,7 +2,7 @@
 
     SNLI     pairID, sentence1, sentence2, gold_label
     SNLI-VE  pairID, Flickr30K_ID, sentence2, gold_label; its sentence1, the caption, is not read: the premise is the
-             picture, and a model that were given the caption would not have to look
+             image, and a model that were given the caption would not have to look
 
 A label "-" marks pairs whose annotators did not agree; both papers leave them out, and so do the readers, counting.
 """

@@ -78,7 +78,7 @@ def _rows(values: list[Any], where: str) -> Iterator[Row | DataError]:
 
 
 def _annotated(images: list[Any], annotations: list[Any], name: str) -> Iterator[Row | DataError]:
-    """Each annotation with what the file says of its picture. Pictures are the rows of a file without annotations."""
+    """Each annotation with what the file says of its image. Images are the rows of a file without annotations."""
     if not annotations:
         yield from _rows(images, f"{name}, images")
         return
@@ -90,22 +90,20 @@ def _annotated(images: list[Any], annotations: list[Any], name: str) -> Iterator
             known[row.values["id"]] = row.values
         else:
             yield DataError(
-                "picture without an id", where=row.where, got=repr(row.values.get("id"))[:60], expected="an id"
+                "image without an id", where=row.where, got=repr(row.values.get("id"))[:60], expected="an id"
             )
     for row in _rows(annotations, f"{name}, annotations"):
         if isinstance(row, DataError):
             yield row
             continue
         number = row.values.get("image_id")
-        picture = known.get(number) if isinstance(number, (int, str)) else None
-        if picture is None:
+        image = known.get(number) if isinstance(number, (int, str)) else None
+        if image is None:
             expected = "an id of images"
-            yield DataError(
-                "annotation of an unknown picture", where=row.where, got=repr(number)[:60], expected=expected
-            )
+            yield DataError("annotation of an unknown image", where=row.where, got=repr(number)[:60], expected=expected)
             continue
         own = {key: value for key, value in row.values.items() if key not in ("id", "image_id")}
-        yield Row(row.where, {**picture, **own}, row.offset, 1)
+        yield Row(row.where, {**image, **own}, row.offset, 1)
 
 
 def _is_whole(path: Path) -> bool:

@@ -3,12 +3,12 @@
 part      becomes          a column is looked for by each of its names, in turn
 id        id
 text      texts[0]         further segments: text2, or a list of columns given for `text`
-image     image            key or path of a picture
+image     image            key or path of an image
 label     target str       a class
 score     target float     a number
 target    target str or tuple of str: what is to be written, or its references
 answers   target dict      answers with their scores
-group     extra["group"]   rows that belong together: pictures, stories
+group     extra["group"]   rows that belong together: images, stories
 extra     extra[NAME]      columns handed on as they are
 """
 
@@ -68,7 +68,7 @@ class Columns:
 
     @property
     def captions(self) -> bool:
-        """Whether a row only says something of a picture."""
+        """Whether a row only says something of an image."""
         written = self.target is not None and (self.target[0] == "target" or self.layout.kind == "generation")
         return written and self.image is not None and not self.texts
 
@@ -146,12 +146,12 @@ def find_columns(layout: Layout, present: Iterable[str], where: object) -> Colum
             "no column to read from",
             where=where,
             got=", ".join(there[:20]) or "no columns",
-            expected="a text or a picture: "
+            expected="a text or an image: "
             + ", ".join([*layout.names.get("text", ()), *layout.names.get("image", ())]),
             do="name the columns: --column text=... (or `fields`)",
         )
     parts = TARGETS[layout.kind] if layout.kind else ANY_TARGET
-    if layout.kind == "retrieval" and found.get("image") is not None:  # whatever is said of a picture is its caption
+    if layout.kind == "retrieval" and found.get("image") is not None:  # whatever is said of an image is its caption
         found["target"] = found.get("target") or (texts[0] if len(texts) == 1 else None)
         texts = () if found["target"] else texts
     taken = {*texts, found.get("image"), found.get("id")}
@@ -186,7 +186,7 @@ def example_of(row: Row, columns: Columns) -> Example | str:
     texts = tuple(_text(values, column, where) for column in columns.texts)
     image = _word(values, columns.image, where)
     if columns.image and image is None:
-        raise DataError("row names no picture", where=f"{where}, field {columns.image}", do="fill it or remove the row")
+        raise DataError("row names no image", where=f"{where}, field {columns.image}", do="fill it or remove the row")
     if columns.group and (group := _word(values, columns.group, where)):
         extra["group"] = group
     extra |= {name: values[name] for name in columns.extra if values.get(name) is not None}

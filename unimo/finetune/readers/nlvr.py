@@ -1,4 +1,4 @@
-"""NLVR v1 as published (Suhr et al., ACL 2017): JSON lines, six pictures per example."""
+"""NLVR v1 as published (Suhr et al., ACL 2017): JSON lines, six images per example."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ ORDERS = 6
 
 
 def read_nlvr(
-    path: Path, *, orders: int = 1, picture: str = "images/{directory}/{split}-{identifier}-{order}.png"
+    path: Path, *, orders: int = 1, image: str = "images/{directory}/{split}-{identifier}-{order}.png"
 ) -> Found:
-    """train.json, dev.json, test.json: is a sentence true of a picture of three boxes?
+    """train.json, dev.json, test.json: is a sentence true of an image of three boxes?
 
-    orders: how many of the six pictures of an example, which show its boxes in other orders, become rows of their own.
-    picture: name of a picture; split is the file's name without its ending. The rows of an example share a `group`.
+    orders: how many of the six images of an example, which show its boxes in other orders, become rows of their own.
+    image: name of an image; split is the file's name without its ending. The rows of an example share a `group`.
     """
     if not 1 <= orders <= ORDERS:
-        raise UsageError("no such number of pictures", where="orders", got=orders, expected=f"1 to {ORDERS}")
+        raise UsageError("no such number of images", where="orders", got=orders, expected=f"1 to {ORDERS}")
     split = path.name.partition(".")[0]
     for row in rows_of(path, "jsonl"):
         if isinstance(row, DataError):
@@ -37,12 +37,12 @@ def read_nlvr(
             directory = row.values.get("directory", "")
             directory = directory if isinstance(directory, (str, int)) else ""
             for order in range(orders):
-                name = picture.format(directory=directory, split=split, identifier=identifier, order=order)
+                name = image.format(directory=directory, split=split, identifier=identifier, order=order)
                 yield Example(f"{identifier}-{order}", (sentence,), name, target, {"group": identifier})
         except DataError as error:
             yield error
     if orders < ORDERS:
-        yield Noted(f"{orders} of {ORDERS} pictures per example; the others show the same boxes in other orders")
+        yield Noted(f"{orders} of {ORDERS} images per example; the others show the same boxes in other orders")
 
 
 def _truth(row: Row) -> str | None:

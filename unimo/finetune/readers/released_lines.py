@@ -22,16 +22,16 @@ SPECIAL = (Tokenizer.cls, Tokenizer.sep, Tokenizer.pad)
 
 
 def read_released_captions(captions: Path, beside: Path | None = None) -> Found:
-    """One example a picture, its captions as target, of lines of 5 (Flickr30k), 8 or 16 fields (COCO).
+    """One example an image, its captions as target, of lines of 5 (Flickr30k), 8 or 16 fields (COCO).
 
     captions: a file, or a folder of nothing but such files. beside: of COCO the object tags (`image;token ids;sentence
-    ids;positions`), which become the text of the example; of Flickr30k the list of picture names and their numbers (two
-    columns), of which the number goes to extra["number"]. A picture whose captions are all empty is one to be
-    described. Captions labelled as another picture's are left out.
+    ids;positions`), which become the text of the example; of Flickr30k the list of image names and their numbers (two
+    columns), of which the number goes to extra["number"]. An image whose captions are all empty is one to be
+    described. Captions labelled as another image's are left out.
     """
     width = 0
     others: dict[str, str] | None = None
-    pictures: dict[str, list[str]] = {}
+    images: dict[str, list[str]] = {}
     named: dict[str, str] = {}
     seen: dict[str, str] = {}
     for where, line in _lines(captions):
@@ -55,10 +55,10 @@ def read_released_captions(captions: Path, beside: Path | None = None) -> Found:
             continue
         width, seen[found.name] = count, where
         if found.label not in (None, "", "1"):
-            yield Dropped("caption labelled as another picture's")
+            yield Dropped("caption labelled as another image's")
             continue
-        said = pictures.setdefault(found.image, [])
-        named.setdefault(found.image, _picture(found, coco=count != 5))
+        said = images.setdefault(found.image, [])
+        named.setdefault(found.image, _image(found, coco=count != 5))
         if text[0]:
             said.append(text[0])
         if text[1]:
@@ -70,11 +70,11 @@ def read_released_captions(captions: Path, beside: Path | None = None) -> Found:
                 yield item
             else:
                 others[item[0]] = item[1]
-    for image, said in pictures.items():
+    for image, said in images.items():
         texts: tuple[str, ...] = ()
         extra: dict[str, str] = {}
         if others is not None and image not in others:
-            what = "picture without a number" if width == 5 else "picture without object tags"
+            what = "image without a number" if width == 5 else "image without object tags"
             yield DataError(what, where=f"{captions.name}, image {image}", expected=f"a line of {beside}")
             continue
         if others is not None:
@@ -83,7 +83,7 @@ def read_released_captions(captions: Path, beside: Path | None = None) -> Found:
 
 
 def read_released_entailment(path: Path) -> Found:
-    """SNLI-VE, lines of 14 fields: the hypothesis as text, the picture as premise, the label as written."""
+    """SNLI-VE, lines of 14 fields: the hypothesis as text, the image as premise, the label as written."""
     for where, line in _lines(path):
         if isinstance(line, DataError):
             yield line
@@ -102,7 +102,7 @@ def read_released_entailment(path: Path) -> Found:
             continue
         if changed:
             yield Noted("hypotheses that do not come back as the same pieces: their ids are no encoding of their text")
-        yield Example(found.name, (text,), _picture(found), found.label or None)
+        yield Example(found.name, (text,), _image(found), found.label or None)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str | DataError]]:
@@ -116,8 +116,8 @@ def _lines(path: Path) -> Iterator[tuple[str, str | DataError]]:
                 return
 
 
-def _picture(found: ReleasedText, coco: bool = False) -> str:
-    """What the picture is called: by its path if the line has one, of COCO by its number as its files write it."""
+def _image(found: ReleasedText, coco: bool = False) -> str:
+    """What the image is called: by its path if the line has one, of COCO by its number as its files write it."""
     if found.path:
         path = PurePosixPath(found.path)
         return path.name if path.is_absolute() or ".." in path.parts else path.as_posix()

@@ -17,12 +17,12 @@ def read_vqa(
     questions: Path,
     annotations: Path | None = None,
     *,
-    picture: str = "COCO_{subtype}_{number:012d}.jpg",
+    image: str = "COCO_{subtype}_{number:012d}.jpg",
     normalise: Callable[[str], str] = plain_answer,
 ) -> Found:
     """Questions with soft scores of their answers, in steps of 0.3 (`soft_scores`).
 
-    annotations: None for a test split. picture: name of a picture, of the `data_subtype` of the file of questions (such
+    annotations: None for a test split. image: name of an image, of the `data_subtype` of the file of questions (such
     as val2014) and its number. normalise: applied to every answer before equal ones are counted. In extra: `answers`,
     all as given; `answer`, the most frequent one, normalised; and the types of question and answer.
     """
@@ -48,7 +48,7 @@ def read_vqa(
         try:
             number = name_of(each, "question_id", where)
             asked.add(number)
-            shown = picture.format(subtype=subtype, number=part(each, "image_id", int, where))
+            shown = image.format(subtype=subtype, number=part(each, "image_id", int, where))
             row = Example(number, (words(each, "question", where),), shown)
             yield row if answered is None else _answered(row, answered, where, normalise)
         except DataError as error:

@@ -1,6 +1,6 @@
-"""Tasks that stand in the pictures themselves: folders of classes, and tars whose JSON says what is asked.
+"""Tasks that stand in the images themselves: folders of classes, and tars whose JSON says what is asked.
 
-class/name.jpg                        the folder's name is the class, however deep the picture lies in it
+class/name.jpg                        the folder's name is the class, however deep the image lies in it
 KEY.jpg + KEY.json in a tar           label_name or label; sentence and label; captions; lists of questions
 """
 
@@ -35,38 +35,38 @@ QUESTIONS = Layout(
 CAPTIONS = Layout({"id": ("key",), "image": ("key",), "target": ("captions",)}, ("image",), "retrieval")
 
 
-def read_folder(pictures: Corpus, *, fields: Given | None = None) -> Found:
-    """Pictures with classes: of their JSON, else the outermost folder they lie in."""
-    yield from read_rows(_with_folder(pictures), _where(pictures), layout=CLASSES, fields=fields)
+def read_folder(images: Corpus, *, fields: Given | None = None) -> Found:
+    """Images with classes: of their JSON, else the outermost folder they lie in."""
+    yield from read_rows(_with_folder(images), _where(images), layout=CLASSES, fields=fields)
 
 
-def read_pictures(
-    pictures: Corpus, *, layout: Layout = CAPTIONS, fields: Given | None = None, rows: str | None = None
+def read_images(
+    images: Corpus, *, layout: Layout = CAPTIONS, fields: Given | None = None, rows: str | None = None
 ) -> Found:
-    """Pictures whose JSON holds the rows. fields: as for tables; `key` is the picture. rows: the field with a list of
+    """Images whose JSON holds the rows. fields: as for tables; `key` is the image. rows: the field with a list of
     objects, each of which is an example of its own."""
-    # The picture is known here, whatever a field of its JSON is called.
+    # The image is known here, whatever a field of its JSON is called.
     layout = replace(layout, names={**layout.names, "image": ("key",)})
-    yield from _read(pictures, layout, fields, rows)
+    yield from _read(images, layout, fields, rows)
 
 
-def read_questions(pictures: Corpus, *, fields: Given | None = None, several: Literal["all", "any"] = "all") -> Found:
-    """Questions about pictures in `qas` of their JSON, each with `answers`.
+def read_questions(images: Corpus, *, fields: Given | None = None, several: Literal["all", "any"] = "all") -> Found:
+    """Questions about images in `qas` of their JSON, each with `answers`.
 
     several: what a list of answers means. "all": together they are the answer, as in DAQUAR (on the bed are pillow and
     blanket), and make one class whatever their order. "any": each of them is right. In extra: the list, `answer_set`.
     """
     if several not in ("all", "any"):
         raise UsageError("unknown meaning of several answers", where="several", got=several, expected="all or any")
-    yield from _read(pictures, QUESTIONS, fields, "qas", join=several == "all")
+    yield from _read(images, QUESTIONS, fields, "qas", join=several == "all")
 
 
-def _read(pictures: Corpus, layout: Layout, fields: Given | None, rows: str | None, *, join: bool = False) -> Found:
+def _read(images: Corpus, layout: Layout, fields: Given | None, rows: str | None, *, join: bool = False) -> Found:
     without = 0
 
     def unfolded() -> Iterator[Row | DataError]:
         nonlocal without
-        for row in _metas(pictures):
+        for row in _metas(images):
             if rows is None or isinstance(row, DataError):
                 yield row
                 continue
@@ -84,16 +84,16 @@ def _read(pictures: Corpus, layout: Layout, fields: Given | None, rows: str | No
                     values["answers"] = _joined(answers) if join else answers
                 yield Row(f"{row.where}, {rows}[{i}]", values, row.offset, row.length)
 
-    yield from read_rows(unfolded(), _where(pictures), layout=layout, fields=fields)
-    yield from (Dropped(f"picture without {rows}") for _ in range(without))
+    yield from read_rows(unfolded(), _where(images), layout=layout, fields=fields)
+    yield from (Dropped(f"image without {rows}") for _ in range(without))
 
 
 def _joined(answers: list[str]) -> str:
     return ", ".join(sorted({answer for answer in map(plain_answer, answers) if answer}))
 
 
-def _with_folder(pictures: Corpus) -> Iterator[Row | DataError]:
-    for row in _metas(pictures):
+def _with_folder(images: Corpus) -> Iterator[Row | DataError]:
+    for row in _metas(images):
         if isinstance(row, Row) and not {"label", "label_name"} & set(row.values):
             folder, inside, _ = row.values["key"].partition("/")
             if inside:
@@ -101,13 +101,13 @@ def _with_folder(pictures: Corpus) -> Iterator[Row | DataError]:
         yield row
 
 
-def _metas(pictures: Corpus) -> Iterator[Row | DataError]:
-    for i in range(len(pictures)):
+def _metas(images: Corpus) -> Iterator[Row | DataError]:
+    for i in range(len(images)):
         try:
-            yield Row(pictures.where(i), {**pictures.meta(i), "key": pictures.keys[i]}, i, 1)
+            yield Row(images.where(i), {**images.meta(i), "key": images.keys[i]}, i, 1)
         except DataError as error:
             yield error
 
 
-def _where(pictures: Corpus) -> str:
-    return ", ".join(str(path) for path, _ in pictures.shards[:3])
+def _where(images: Corpus) -> str:
+    return ", ".join(str(path) for path, _ in images.shards[:3])
