@@ -1,6 +1,6 @@
 """Keeps a run's evaluation as results/NAME.json: python scripts/keep_result.py runs/scenes/evaluation.json NAME
 
-Scores (of `unimo quadrants`: its table and what was forgotten), facts and notes stay; curves, galleries and this
+Scores (of `unimo benchmark`: its table and what was forgotten), facts and notes stay; curves, galleries and this
 machine's folder do not.
 """
 
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-KEPT = ("title", "facts", "scores", "quadrants", "forgetting", "notes")
+KEPT = ("title", "facts", "scores", "tasks", "forgetting", "notes")
 
 
 def kept(text: str, folder: str) -> str:

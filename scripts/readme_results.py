@@ -1,6 +1,6 @@
 """Writes the README's tables of results from results/, between their marks. Run after adding a result.
 
-A file in results/ is what `scripts/keep_result.py` keeps of a run's evaluation.json or quadrants.json. Files
+A file in results/ is what `scripts/keep_result.py` keeps of a run's evaluation.json or benchmark.json. Files
 NAME-seed-N are one line: the mean, and the lowest to the highest. A single file's line has its 95 % interval.
 """
 
@@ -70,7 +70,7 @@ def _spread(scores: list[dict]) -> str:
 
 
 def tasks_table(paths: Iterable[Path]) -> str:
-    """What `unimo quadrants` told: a line per task, its first metric. Better, worse: intervals that lie apart."""
+    """What `unimo benchmark` told: a line per task, its first metric. Better, worse: intervals that lie apart."""
     lines = [
         "| task | rows, metric | fine-tuned | from random weights | pre-trained is | best simple baseline |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -78,7 +78,7 @@ def tasks_table(paths: Iterable[Path]) -> str:
     for path in paths:
         lines.append(f"| **[{path.stem}]({path.relative_to(ROOT)})** | | | | | |")
         seen = set()
-        for row in json.loads(path.read_text())["quadrants"]:
+        for row in json.loads(path.read_text())["tasks"]:
             if row["task"] in seen:
                 continue
             seen.add(row["task"])

@@ -71,13 +71,13 @@ def world(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def material():
+def context():
     """What zero-shot tasks share, around a tiny random model."""
     from planted import random_answerer
 
-    from unimo.evaluation.zero_shot import Material
+    from unimo.evaluation.zero_shot import EvalContext
 
-    return Material(random_answerer())
+    return EvalContext(random_answerer())
 
 
 @pytest.fixture

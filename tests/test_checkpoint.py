@@ -470,7 +470,7 @@ def test_any_call_that_fails_leaves_a_good_checkpoint(tmp_path):
         saved(folder, 1, 2)
         disk = Failing(at)
         try:
-            save(folder, 3, tensors_of(3), {"step": 3, "rate": 0.3}, disk=disk)
+            save(folder, 3, tensors_of(3), {"step": 3, "lr": 0.3}, disk=disk)
         except ResourceError as error:
             assert "Input/output error" in error.one_line()
         found = load(folder)

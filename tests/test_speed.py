@@ -3,7 +3,7 @@
 import pytest
 
 from unimo.errors import UsageError
-from unimo.speed import bench, in_turns
+from unimo.speed import in_turns, measure
 
 
 def test_rounds_take_turns_and_the_first_does_not_count():
@@ -13,7 +13,7 @@ def test_rounds_take_turns_and_the_first_does_not_count():
 
 
 def test_sharing_counts_fewer_operations_the_more_texts_there_are():
-    rows = bench("sharing", size="tiny", rounds=1)
+    rows = measure("sharing", size="tiny", rounds=1)
     fewer = [row["fewer operations"] for row in rows]
     assert (
         [row["K"] for row in rows] == [1, 4, 20] and fewer == sorted(fewer) and fewer[0] == pytest.approx(1, abs=0.01)
@@ -24,11 +24,11 @@ def test_sharing_counts_fewer_operations_the_more_texts_there_are():
 
 
 def test_mask_builds_a_long_row():
-    rows = bench("mask", rounds=1)
+    rows = measure("mask", rounds=1)
     assert [row["sequences"] for row in rows] == ["pairs", "passages"]
     assert all(99_000 < row["T"] <= 100_000 and row["milliseconds"] > 0 and row["speed-up, short"] > 0 for row in rows)
 
 
 def test_unknown_benchmarks_are_refused():
     with pytest.raises(UsageError, match="sharing"):
-        bench("everything")
+        measure("everything")

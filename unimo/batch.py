@@ -129,10 +129,10 @@ def pad_texts(texts: Texts, pad: int) -> tuple[Texts, Tensor]:
     where each token went.
     """
     lengths = texts.lengths
-    longest = int(lengths.max()) if len(texts) else 0
+    max_length = int(lengths.max()) if len(texts) else 0
     rows = torch.arange(len(texts.ids), device=texts.ids.device)
-    rows = rows + (texts.owner * longest - texts.offsets[texts.owner])
-    n = len(texts) * longest
+    rows = rows + (texts.owner * max_length - texts.offsets[texts.owner])
+    n = len(texts) * max_length
 
     def spread(values: Tensor | None, fill: int) -> Tensor | None:
         if values is None:
@@ -143,7 +143,7 @@ def pad_texts(texts: Texts, pad: int) -> tuple[Texts, Tensor]:
         "ids": spread(texts.ids, pad),
         "positions": spread(texts.positions, 1),
         "roles": spread(texts.roles, PADDING),
-        "offsets": longest * torch.arange(len(texts) + 1, device=rows.device),
+        "offsets": max_length * torch.arange(len(texts) + 1, device=rows.device),
     }
     filled |= {name: spread(getattr(texts, name), 0) for name in ("speakers", "turns", "delta")}
     return Texts(**filled), rows  # type: ignore[arg-type]

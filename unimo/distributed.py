@@ -91,7 +91,7 @@ def everyone(value: Any) -> list[Any]:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def collective_errors() -> Iterator[None]:
     """A block that all ranks leave together: when it fails on one, its error is raised on every one.
 
     For work done by one rank while the others wait (`if rank() == 0: ...`), of any length. An error that is

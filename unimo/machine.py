@@ -23,7 +23,7 @@ FAULTS = (
     (
         ("out of memory", "not enough memory", "can't allocate memory", "Cannot allocate memory"),
         "out of memory",
-        "a smaller batch (batch.pairs, batch.images, batch.text_tokens), recompute=true, or a smaller model",
+        "a smaller batch (batch.pairs, batch.images, batch.text_tokens) or model, or activation_checkpointing=true",
     ),
     (
         ("DataLoader worker", "DataLoader timed out"),

@@ -56,12 +56,12 @@ def check_name(name: str, where: object = None) -> None:
 def check_length(path: Path, where: object = None) -> None:
     """UsageError where the system refuses the very name."""
     name = os.fspath(path)
-    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
-    if longest > 255 or len(os.fsencode(name)) > 4095:  # NAME_MAX and PATH_MAX of Linux
+    max_length = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    if max_length > 255 or len(os.fsencode(name)) > 4095:  # NAME_MAX and PATH_MAX of Linux
         raise UsageError(
             "path is too long",
             where=where,
-            got=f"{len(name)} characters, the longest part {longest} bytes: {name[:60]}…",
+            got=f"{len(name)} characters, the longest part {max_length} bytes: {name[:60]}…",
             expected="at most 4095 bytes, and 255 for each part between slashes",
             do="look for a missing comma, or for a text given as a path",
         )

@@ -22,10 +22,10 @@ from torch.nn.attention.flex_attention import create_block_mask
 from unimo.batch import GROUND, IMAGE, TEXT, Batch, Regions, Texts
 from unimo.config import override
 from unimo.errors import UsageError
-from unimo.evaluation.zero_shot.context import Material
+from unimo.evaluation.zero_shot.context import EvalContext
 from unimo.evaluation.zero_shot.retrieval import Retrieval
 from unimo.evaluation.zero_shot.retrieval_curve import SHORTLISTS, Curve, curve
-from unimo.inference import Answerer
+from unimo.inference import Pipeline
 from unimo.machine import describe_machine
 from unimo.model.attention import Plan
 from unimo.model.block_mask import block_mask
@@ -38,7 +38,7 @@ from unimo.version import __version__
 ROUNDS = 7
 
 
-def bench(name: str, *, size: str = "small", rounds: int = ROUNDS) -> list[dict[str, Any]]:
+def measure(name: str, *, size: str = "small", rounds: int = ROUNDS) -> list[dict[str, Any]]:
     """Rows of one benchmark. size: of the model, a name `unimo describe` knows."""
     if name not in BENCHMARKS:
         raise UsageError("no such benchmark", got=name, expected=", ".join([*BENCHMARKS, "retrieval"]))
@@ -147,7 +147,7 @@ def in_turns(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, list
 
 
 def retrieval(
-    answerer: Answerer,
+    pipeline: Pipeline,
     pairs: Sequence[str],
     *,
     limit: int | None = None,
@@ -161,28 +161,28 @@ def retrieval(
     """Exhaustive and two-stage retrieval of one model on the same pairs: quality and speed of every shortlist.
 
     limit, captions: at most so many images, and captions of each. shortlists: lengths; one beyond the gallery means
-    all. Returns what `unimo bench retrieval` writes: `curve` with the rows of `Curve.rows`, `scores` as an evaluation
+    all. Returns what `unimo speed retrieval` writes: `curve` with the rows of `Curve.rows`, `scores` as an evaluation
     has them, `facts`, and `table`.
     """
     if not shortlists or min(shortlists) < 0:
         raise UsageError(
             "a shortlist holds candidates", where="--shortlists", got=list(shortlists), expected="0 or more"
         )
-    answerer.require_matching()
-    material = Material(answerer, index_dir, regions=tuple(regions))
+    pipeline.require_matching()
+    context = EvalContext(pipeline, index_dir, regions=tuple(regions))
     task = Retrieval(tuple(pairs), limit=limit, captions=captions, seed=seed)
-    found = curve(material, task, shortlists, say=say)
+    found = curve(context, task, shortlists, say=say)
     facts = {
         "command": shlex.join(sys.argv),
-        "model": str(answerer.facts.get("path", "in memory")),
-        "step": answerer.facts.get("step"),
-        "weights": identity(answerer),
-        "data": material.fingerprints,
+        "model": str(pipeline.facts.get("path", "in memory")),
+        "step": pipeline.facts.get("step"),
+        "weights": identity(pipeline),
+        "data": context.fingerprints,
         "images": found.images,
         "captions": found.captions,
         "distinct captions": found.distinct,
         "seconds of the towers": found.towers,
-        "pairs at a time": answerer.size_of_batch,
+        "pairs at a time": pipeline.batch_size,
         "seed": seed,
         "unimo": __version__,
         "machine": describe_machine(),

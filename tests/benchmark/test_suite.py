@@ -27,7 +27,7 @@ from unimo.synthetic.dataset import write_world
 from unimo.train import loop as T
 from unimo.train.run_folder import read_log
 
-FAST = ("steps=2", "tensorboard=false", "batch=4", "precision=fp32")
+FAST = ("steps=2", "tensorboard=false", "batch_size=4", "precision=fp32")
 QUADRANTS = {
     f"{kind}, {modality}" for kind in ("understanding", "generation") for modality in ("single-modal", "cross-modal")
 }
@@ -43,7 +43,7 @@ def write_run(folder: Path, data: dict) -> str:
     settings = ModelSettings("tiny", **SIZES)
     torch.manual_seed(0)
     model = build(settings)
-    state = {"settings": {"model": to_dict(settings), "data": data}, "elapsed": 1.0, "averaged": False}
+    state = {"settings": {"model": to_dict(settings), "data": data}, "elapsed": 1.0, "ema": False}
     checkpoint.save(folder / "checkpoints", 5, {"model": dict(model.named_parameters())}, state)
     return str(folder)
 
@@ -67,13 +67,13 @@ def made(start, tmp_path_factory) -> tuple[Path, dict]:
     out = tmp_path_factory.mktemp("made") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(T, "matmul_rate", lambda *_: 1e9)
-        return out, Q.quadrants(start, "scenes", out, random=True, assignments=FAST, say=quiet)
+        return out, Q.run_suite(start, "scenes", out, random=True, assignments=FAST, say=quiet)
 
 
 def test_every_task_of_all_four_quadrants_is_trained_and_marked(made):
     out, whole = made
-    assert {row["quadrant"] for row in whole["quadrants"]} == QUADRANTS and not whole["missing"]
-    tuned = [row for row in whole["quadrants"] if row["folder"] != PRETRAINED]
+    assert {row["quadrant"] for row in whole["tasks"]} == QUADRANTS and not whole["missing"]
+    tuned = [row for row in whole["tasks"] if row["folder"] != PRETRAINED]
     assert {row["task"] for row in tuned} == {
         "text entailment", "question generation", "vqa", "entailment", "retrieval", "captions",
     }  # fmt: skip
@@ -81,8 +81,8 @@ def test_every_task_of_all_four_quadrants_is_trained_and_marked(made):
         assert row["split"] == "test" and row["score"]["low"] <= row["score"]["value"] <= row["score"]["high"]
         baseline = "before fine-tuning" if row["task"] == "retrieval" else "nearest training row"
         assert baseline in row["baselines"] and row["from_random"]["n"] == row["score"]["n"]
-    assert any(row["task"].startswith("Retrieval") for row in whole["quadrants"])  # asked, not trained
-    assert json.loads((out / "quadrants.json").read_text()) == whole
+    assert any(row["task"].startswith("Retrieval") for row in whole["tasks"])  # asked, not trained
+    assert json.loads((out / "benchmark.json").read_text()) == whole
     marked = json.loads((out / "vqa/evaluation.json").read_text())["scores"]
     alone = next(row["score"] for row in marked if row["task"].endswith(", test") and row["metric"] == "accuracy")
     assert next(row["score"] for row in tuned if row["task"] == "vqa") == alone
@@ -90,7 +90,7 @@ def test_every_task_of_all_four_quadrants_is_trained_and_marked(made):
 
 def test_retrieval_stands_beside_chance_and_the_model_as_it_was(made):
     out, whole = made
-    rows = [row for row in whole["quadrants"] if row["folder"] == "retrieval"]
+    rows = [row for row in whole["tasks"] if row["folder"] == "retrieval"]
     assert {row["metric"] for row in rows} == {
         f"{way} R@{k}" for way in ("image to text", "text to image") for k in (1, 5, 10)
     }
@@ -118,13 +118,13 @@ def test_what_was_forgotten_is_the_paired_difference_of_two_reports(made):
         found = row["difference"]
         assert found["value"] == was["score"]["value"] - now["score"]["value"]
         assert found["low"] - 1e-9 <= found["value"] <= found["high"] + 1e-9
-    assert {row["task"] for row in whole["forgetting"]} == {row["task"] for row in whole["quadrants"]} - {
+    assert {row["task"] for row in whole["forgetting"]} == {row["task"] for row in whole["tasks"]} - {
         row["task"] for row in before
     }
 
 
 def test_the_page_holds_the_table_and_asks_for_nothing_outside(made):
-    page = (made[0] / "quadrants.html").read_text()
+    page = (made[0] / "benchmark.html").read_text()
     assert "Four quadrants" in page and "Forgetting" in page and "question generation" in page
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
     for task in ("vqa", "captions", "text entailment"):
@@ -143,10 +143,10 @@ def test_what_is_finished_is_not_made_again_and_other_settings_are_refused(made,
     out, whole = made
     monkeypatch.setattr(Q, "finetune", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr(Q, "evaluate", lambda *_, **__: pytest.fail("asked again"))
-    again = Q.quadrants(start, "scenes", out, random=True, assignments=FAST, say=quiet)
-    assert again["quadrants"] == whole["quadrants"] and again["forgetting"] == whole["forgetting"]
+    again = Q.run_suite(start, "scenes", out, random=True, assignments=FAST, say=quiet)
+    assert again["tasks"] == whole["tasks"] and again["forgetting"] == whole["forgetting"]
     with pytest.raises(UsageError, match="other settings"):
-        Q.quadrants(start, "scenes", out, assignments=[*FAST, "seed=7"], say=quiet)
+        Q.run_suite(start, "scenes", out, assignments=[*FAST, "seed=7"], say=quiet)
 
 
 def texts(folder: Path, **changes) -> Entry:
@@ -169,31 +169,31 @@ def test_time_ends_and_what_was_not_begun_is_named(start, tmp_path, monkeypatch)
         now[0] += 2.0 * run.steps + 100  # scoring takes 100 seconds
 
     monkeypatch.setattr(Q, "finetune", takes_its_time)
-    whole = Q.quadrants(start, plan, tmp_path / "out", minutes=4.0, say=quiet)
+    whole = Q.run_suite(start, plan, tmp_path / "out", minutes=4.0, say=quiet)
     assert begun == {"one": int((4 * 60 - 2 * Q.MARKING) / 4 / 2)}  # a quarter of what scoring leaves
     assert whole["missing"] == ["two"] and "not begun, the time was over: two" in whole["notes"]
     assert (tmp_path / "out/one" / Q.DONE).is_file()
 
-    whole = Q.quadrants(start, plan, tmp_path / "out", minutes=4.0, say=quiet)  # started again, it goes on
+    whole = Q.run_suite(start, plan, tmp_path / "out", minutes=4.0, say=quiet)  # started again, it goes on
     assert begun["two"] == int((4 * 60 - Q.MARKING) / 2) and not whole["missing"]
 
-    whole = Q.quadrants(start, plan, tmp_path / "out", minutes=4.0, random=True, say=quiet)
+    whole = Q.run_suite(start, plan, tmp_path / "out", minutes=4.0, random=True, say=quiet)
     assert begun["one-random"] == begun["one"]  # as many steps as its partner
     # What "two" took is more than is left.
     assert whole["missing"] == ["two-random"] and "two-random" in whole["notes"][-1]
     with pytest.raises(UsageError, match="no time"):
-        Q.quadrants(start, plan, tmp_path / "out", minutes=0, say=quiet)
+        Q.run_suite(start, plan, tmp_path / "out", minutes=0, say=quiet)
 
 
 def test_both_partners_have_the_same_steps_and_the_same_whole_schedule(start, tmp_path, monkeypatch):
     """Whatever the time allows and whatever the dev scores are: every rate of one is a rate of the other."""
     monkeypatch.setattr(Q, "steps_within", lambda run, minutes: 7)
-    plan = Plan((texts(tmp_path, name="one", set=("batch=4", "precision=fp32", "tensorboard=false")),))
-    Q.quadrants(start, plan, tmp_path / "out", minutes=1e6, random=True, say=quiet)
+    plan = Plan((texts(tmp_path, name="one", set=("batch_size=4", "precision=fp32", "tensorboard=false")),))
+    Q.run_suite(start, plan, tmp_path / "out", minutes=1e6, random=True, say=quiet)
     rates = {}
     for name in ("one", "one-random"):
         records = list(read_log(tmp_path / "out" / name / "log.jsonl"))
-        rates[name] = [record["rate"] for record in records]
+        rates[name] = [record["lr"] for record in records]
         assert json.loads((tmp_path / "out" / name / "settings.json").read_text())["patience"] == 0
         facts = json.loads((tmp_path / "out" / name / "evaluation.json").read_text())["facts"]
         assert facts["steps"] == str(len(records)) and facts["best checkpoint"].startswith("step ")
@@ -201,8 +201,8 @@ def test_both_partners_have_the_same_steps_and_the_same_whole_schedule(start, tm
 
 
 def test_steps_that_fit_follow_from_what_a_step_takes(start, tmp_path, monkeypatch):
-    run = Q._run(Q.Job(texts(tmp_path)), start, ["batch=4"])
-    monkeypatch.setattr(Q, "train", lambda work, out, **_: out.mkdir())
+    run = Q._run(Q.Job(texts(tmp_path)), start, ["batch_size=4"])
+    monkeypatch.setattr(Q, "train", lambda job, out, **_: out.mkdir())
     seconds = [9.0, 9.5, 10.0, 30.0, 30.5, 31.0]  # half a second each, but for two that wait for something
     monkeypatch.setattr(Q, "read_log", lambda path: [{"step": i, "seconds": s} for i, s in enumerate(seconds)])
     assert Q.steps_within(run, 1.0) == int(0.9 * 60 / 0.5)
@@ -223,18 +223,18 @@ def test_a_task_that_is_not_better_is_made_with_further_seeds(start, tmp_path, m
         (folder / "evaluation.json").write_text(json.dumps({"scores": [row], "facts": {"steps": "5"}}))
 
     monkeypatch.setattr(Q, "finetune", scored)
-    whole = Q.quadrants(start, plan, tmp_path / "out", random=True, seeds=3, say=quiet)
+    whole = Q.run_suite(start, plan, tmp_path / "out", random=True, seeds=3, say=quiet)
     assert made == [
         ("clear", 0, 5), ("close", 0, 5), ("clear-random", 0, 5), ("close-random", 0, 5),
         ("close-seed-2", 1, 5), ("close-random-seed-2", 1, 5), ("close-seed-3", 2, 5), ("close-random-seed-3", 2, 5),
     ]  # fmt: skip
-    clear, close = whole["quadrants"]
+    clear, close = whole["tasks"]
     assert clear["verdict"] == "better" and close["score"]["seeds"] == [0.6] * 3
     assert close["from_random"]["value"] == pytest.approx(0.45) and close["verdict"] == "no difference"
     with pytest.raises(UsageError, match="seeds are for tasks beside their partners"):
-        Q.quadrants(start, plan, tmp_path / "other", seeds=3, say=quiet)
+        Q.run_suite(start, plan, tmp_path / "other", seeds=3, say=quiet)
     with pytest.raises(UsageError, match="a comparison needs a number of steps"):
-        Q.quadrants(start, plan, tmp_path / "other", assignments=["minutes=3"], say=quiet)
+        Q.run_suite(start, plan, tmp_path / "other", assignments=["minutes=3"], say=quiet)
 
 
 def test_a_plan_from_a_file_by_the_command_line(start, tmp_path):
@@ -243,16 +243,16 @@ def test_a_plan_from_a_file_by_the_command_line(start, tmp_path):
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     arguments = [start, "--plan", str(tmp_path / "plan.json"), "--out", str(tmp_path / "out")]
     arguments += [part for one in FAST for part in ("--set", one)]
-    done = CliRunner().invoke(app, ["quadrants", *arguments])
+    done = CliRunner().invoke(app, ["tasks", *arguments])
     assert done.exit_code == 0, done.output or done.exception
     assert "sst2" in done.output and "UNIMO-2 accuracy 94.7 (dev)" in done.output
-    whole = json.loads((tmp_path / "out/quadrants.json").read_text())
-    assert [row["split"] for row in whole["quadrants"]] == ["dev"] and not whole["forgetting"]
+    whole = json.loads((tmp_path / "out/benchmark.json").read_text())
+    assert [row["split"] for row in whole["tasks"]] == ["dev"] and not whole["forgetting"]
     assert any("forget" in note for note in whole["notes"])
 
     again = CliRunner().invoke(app, ["evaluate", *arguments, "--all"])  # the same verb by its other name
     assert again.exit_code == 0 and "sst2: finished before" in again.output
-    known = json.loads((tmp_path / "out/quadrants.json").read_text())
+    known = json.loads((tmp_path / "out/benchmark.json").read_text())
     assert {k: v for k, v in known.items() if k != "facts"} == {k: v for k, v in whole.items() if k != "facts"}
 
 
@@ -297,9 +297,9 @@ def test_other_wrong_calls(start, world, tmp_path):
             read_plan(tmp_path / "plan.json", TUNINGS)
     stranger = write_run(tmp_path / "stranger", {})
     with pytest.raises(UsageError, match="not trained on the generated world"):
-        Q.quadrants(stranger, "scenes", tmp_path / "out", say=quiet)
+        Q.run_suite(stranger, "scenes", tmp_path / "out", say=quiet)
     with pytest.raises(UnimoError):  # told before anything is trained
-        Q.quadrants(start, Plan((texts(tmp_path),)), tmp_path / "out", assignments=["sead=1"], say=quiet)
+        Q.run_suite(start, Plan((texts(tmp_path),)), tmp_path / "out", assignments=["sead=1"], say=quiet)
     empty = tmp_path / "empty"
     write_world(empty, pairs=4, images=0, texts=0, heldout=0, compositional=0, classes=0, size=16)
     with pytest.raises(DataError, match="no heldout"):

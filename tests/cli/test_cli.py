@@ -19,17 +19,17 @@ from unimo.errors import DataError, ResourceError, UnimoError, UsageError
 
 def test_help_shows_every_verb_in_the_order_of_work():
     command = get_command(app)
-    names = [name for name in command.commands if name != "prepare"]
+    names = [name for name in command.commands if name not in ("data", "prepare")]
     assert names == [
-        "pretrain", "evaluate", "finetune", "quadrants", "predict", "compare", "bench", "recipes", "describe", "index",
-        "search", "caption", "fill", "classify", "convert", "initialise",
+        "pretrain", "evaluate", "finetune", "benchmark", "predict", "compare", "speed", "recipes", "describe", "index",
+        "search", "caption", "fill-mask", "classify", "convert", "init-from-pretrained",
     ]  # fmt: skip
-    assert list(get_command(prepare).commands) == ["index", "regions", "rewrites", "neighbours"]
+    assert list(get_command(prepare).commands) == ["regions", "rewrites", "neighbours"]
     assert all(one.help for one in command.commands.values())
 
 
 def test_case_a_rank_alone_says_why(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["unimo", "prepare", "index", "texts", "/nonexistent"])
+    monkeypatch.setattr(sys, "argv", ["unimo", "data", "check", "texts", "/nonexistent"])
     monkeypatch.setenv("RANK", "1")
     for world, head in ((None, "error: path of texts does not exist\n"), ("2", "error on rank 1: path of texts")):
         monkeypatch.delenv("WORLD_SIZE", raising=False)

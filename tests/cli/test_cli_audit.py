@@ -19,41 +19,46 @@ BAD = ("missing", "empty", "text.txt", "broken.json", "list.json", "image.png", 
 # Verb -> its arguments, {bad} in one place; OUT is a new place.
 PLACES = [
     "pretrain {bad}", "pretrain scenes --pairs {bad} --out OUT", "pretrain scenes --texts {bad} --out OUT",
-    "pretrain photos --images {bad} --out OUT", "pretrain scenes --start {bad} --texts TEXTS --out OUT --no-evaluate "
-    "--set batch.text_tokens=64 --set model.width=8 --set model.heads=1 --steps 1",
+    "pretrain photos --images {bad} --out OUT", "pretrain scenes --init-from {bad} --texts TEXTS --out OUT "
+    "--no-evaluate --set batch.text_tokens=64 --set model.width=8 --set model.heads=1 --steps 1",
     "evaluate {bad}", "evaluate RUN --out OUT --set pairs={bad}", "evaluate RUN --out OUT --set world={bad}",
     "evaluate RUN --all --plan {bad} --out OUT",
-    "finetune {bad} --from RUN", "finetune sst2 --from {bad} --train ROWS", "finetune sst2 --from RUN --train {bad}",
-    "finetune classification --from RUN --train ROWS --dev {bad} --out OUT",
-    "finetune classification --from RUN --train ROWS --images {bad} --out OUT",
-    "quadrants RUN --out OUT --plan {bad}", "quadrants {bad} --out OUT",
+    "finetune {bad} --init-from RUN",
+    "finetune sst2 --init-from {bad} --train ROWS", "finetune sst2 --init-from RUN --train {bad}",
+    "finetune classification --init-from RUN --train ROWS --dev {bad} --out OUT",
+    "finetune classification --init-from RUN --train ROWS --images {bad} --out OUT",
+    "benchmark RUN --out OUT --plan {bad}", "benchmark {bad} --out OUT",
     "predict {bad} --data ROWS --out OUT", "predict RUN --data {bad} --out OUT", "compare {bad} {bad}",
-    "bench retrieval {bad} --pairs {bad}", "bench retrieval RUN --pairs {bad}", "recipes {bad}", "describe {bad}",
+    "speed retrieval {bad} --pairs {bad}", "speed retrieval RUN --pairs {bad}", "recipes {bad}", "describe {bad}",
     "index {bad} --out OUT --texts TEXTS", "index RUN --out OUT --texts {bad}", "index RUN --out OUT --images {bad}",
-    "search {bad} --text dog", "caption {bad} image.png", "caption RUN {bad}", "fill {bad} [MASK]",
-    "fill RUN [MASK] --image {bad}", "classify {bad} image.png --names a,b", "classify RUN {bad} --names a,b",
-    "convert {bad} OUT", "initialise OUT --roberta {bad}", "initialise OUT --vit {bad}",
-    "initialise OUT --recipe {bad} --vit {bad}", "prepare index texts {bad}", "prepare index images {bad}",
-    "prepare index pairs {bad}", "prepare regions images {bad}", "prepare regions images {bad} --source truth",
+    "search {bad} --text dog", "caption {bad} image.png", "caption RUN {bad}", "fill-mask {bad} [MASK]",
+    "fill-mask RUN [MASK] --image {bad}", "classify {bad} image.png --names a,b", "classify RUN {bad} --names a,b",
+    "convert {bad} OUT", "init-from-pretrained OUT --roberta {bad}", "init-from-pretrained OUT --vit {bad}",
+    "init-from-pretrained OUT --recipe {bad} --vit {bad}", "data check texts {bad}", "data check images {bad}",
+    "data check pairs {bad}", "prepare regions images {bad}", "prepare regions images {bad} --source truth",
     "prepare rewrites {bad}", "prepare neighbours --pairs {bad} --out OUT --texts TEXTS",
     "prepare neighbours --pairs {bad} --out OUT --images {bad}",
 ]  # fmt: skip
 WRONG = [
-    "pretrain scenes --set model.patch=0", "pretrain scenes --set optimiser.lr=1", "pretrain scenes --minutes nan",
+    "pretrain scenes --set model.patch=0", "pretrain scenes --set optimiser.rate=1", "pretrain scenes --minutes nan",
     "pretrain scenes --steps -1", "pretrain scenes --set x", "pretrain bert", "pretrain scenes --set device=cpu",
     "pretrain scenes --seed 1.5", "evaluate RUN --set shortlist=-1", "evaluate RUN --set tasks=x --out OUT",
-    "evaluate RUN --plan x", "evaluate RUN --all", "finetune bert --from RUN", "finetune sst2 --from RUN --set batch=0",
-    "finetune sst2 --from random", "finetune sst2 --from RUN --grid x --train ROWS --out OUT",
-    "finetune sst2 --from RUN --grid optimiser.rate=-1 --train ROWS --out OUT", "finetune sst2 --from RUN --seeds 0",
-    "finetune sst2 --from RUN --recipe x", "finetune sst2 --from RUN --epochs 0", "finetune sst2 --from RUN",
-    "finetune sst2 --from RUN --column x --train ROWS --out OUT", "finetune sst2 --from RUN --together 0",
-    "finetune sst2 --from RUN --reader x --train ROWS --out OUT", "describe scenes --set heads=7",
-    "describe scenes --set width=1000000000", "describe RUN --set model.size=huge", "bench x", "bench retrieval",
-    "bench sharing --size huge", "bench retrieval RUN --pairs x --shortlists a,b", "search RUN", "search RUN --top 0",
-    "search RUN --text x --only x", "caption RUN image.png --beams 0", "fill RUN text-without-mask",
-    "fill RUN [MASK] --top 0", "classify RUN image.png --names ,", "convert RUN OUT --ours", "initialise OUT",
-    "initialise OUT --set model.heads=7 --vit x", "prepare index x TEXTS", "prepare index texts TEXTS --verify x",
-    "prepare index texts TEXTS --max-bad-share nan", "prepare index texts TEXTS --max-bad-share -1",
+    "evaluate RUN --plan x", "evaluate RUN --all", "finetune bert --init-from RUN",
+    "finetune sst2 --init-from RUN --set batch_size=0",
+    "finetune sst2 --init-from random", "finetune sst2 --init-from RUN --grid x --train ROWS --out OUT",
+    "finetune sst2 --init-from RUN --grid optimizer.lr=-1 --train ROWS --out OUT",
+    "finetune sst2 --init-from RUN --seeds 0",
+    "finetune sst2 --init-from RUN --recipe x", "finetune sst2 --init-from RUN --epochs 0",
+    "finetune sst2 --init-from RUN",
+    "finetune sst2 --init-from RUN --column x --train ROWS --out OUT", "finetune sst2 --init-from RUN --batch-size 0",
+    "finetune sst2 --init-from RUN --reader x --train ROWS --out OUT", "describe scenes --set heads=7",
+    "describe scenes --set width=1000000000", "describe RUN --set model.size=huge", "speed x", "speed retrieval",
+    "speed sharing --size huge", "speed retrieval RUN --pairs x --shortlists a,b", "search RUN", "search RUN --top-k 0",
+    "search RUN --text x --only x", "caption RUN image.png --num-beams 0", "fill-mask RUN text-without-mask",
+    "fill-mask RUN [MASK] --top-k 0", "classify RUN image.png --names ,", "convert RUN OUT --ours",
+    "init-from-pretrained OUT",
+    "init-from-pretrained OUT --set model.heads=7 --vit x", "data check x TEXTS", "data check texts TEXTS --verify x",
+    "data check texts TEXTS --max-bad-fraction nan", "data check texts TEXTS --max-bad-fraction -1",
     "prepare regions images image.png --source x", "prepare regions images image.png --precision x",
     "prepare regions x image.png", "prepare rewrites TEXTS --positives -1", "prepare rewrites TEXTS --ceiling nan",
     "prepare rewrites TEXTS --translate x", "prepare neighbours --pairs TEXTS --out OUT --set pool=0",
@@ -62,7 +67,7 @@ WRONG = [
     "index RUN --out OUT", "index RUN --out OUT --texts TEXTS --precision x",
     "index RUN --out OUT --texts TEXTS --passage 0", "compare RUN", "compare RUN RUN",
     "predict RUN --data ROWS --out missing/there",
-    "quadrants RUN --out OUT --minutes nan",
+    "benchmark RUN --out OUT --minutes nan",
     "evaluate RUN --minutes nan --out OUT", "recipes bert", "pretrain scenes --resume --out OUT",
 ]  # fmt: skip
 
@@ -111,7 +116,7 @@ def test_bad_places_end_by_the_contract(folder, monkeypatch, capsys, bad):
         filled = command.replace("{bad}", bad)
         if (bad, command.split()[0]) in {("text.txt", "prepare"), ("text.txt", "index"), ("image.png", "prepare")}:
             continue  # that is what these read
-        if bad == "image.png" and command.split()[0] in ("caption", "fill", "classify", "index"):
+        if bad == "image.png" and command.split()[0] in ("caption", "fill-mask", "classify", "index"):
             continue
         if bad in ("text.txt", "image.png") and command.startswith(("pretrain scenes --texts", "pretrain photos")):
             continue

@@ -71,7 +71,7 @@ def pairs_tar(path: Path, count=30) -> Path:
 def open_loosely(kind, paths, **options):
     """(corpus, ledger) whatever the share of bad samples."""
     ledger = options.pop("ledger", None) or Ledger()
-    corpus = open_corpus(kind, paths, tokenizer=LETTERS, ledger=ledger, max_bad_share=1.0, **options)
+    corpus = open_corpus(kind, paths, tokenizer=LETTERS, ledger=ledger, max_bad_fraction=1.0, **options)
     assert ledger.offered == ledger.used + ledger.quarantined and ledger.used == len(corpus)
     return corpus, ledger
 
@@ -353,7 +353,7 @@ def test_a_change_that_hides_is_found_on_reading_and_by_recheck(tmp_path):
             opened.image_bytes(7)
         assert "key 007" in str(caught.value.where) and "prepare index" in caught.value.do
         assert opened.image_bytes(6) == image(6)
-    rows = index("pairs", path, tokenizer=LETTERS, max_bad_share=1, say=lambda line: None)
+    rows = index("pairs", path, tokenizer=LETTERS, max_bad_fraction=1, say=lambda line: None)
     assert rows[0]["built"] and rows[0]["offered"] == 12
 
 
@@ -398,7 +398,7 @@ def test_mutated_shards_lose_nothing_in_silence(kind, tmp_path):
         path.write_bytes(body)
         ledger = Ledger()
         try:
-            corpus = open_corpus(kind, path, tokenizer=LETTERS, ledger=ledger, max_bad_share=1.0, verify="header")
+            corpus = open_corpus(kind, path, tokenizer=LETTERS, ledger=ledger, max_bad_fraction=1.0, verify="header")
             delivered = [hashlib.sha256(corpus.image_bytes(i)).hexdigest() for i in range(len(corpus))]
             assert all(images[digest] == key for digest, key in zip(delivered, corpus.keys))
         except DataError:

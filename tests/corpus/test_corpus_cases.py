@@ -176,7 +176,7 @@ def test_images_that_share_a_name_do_not_share_a_caption(tmp_path):
 
 
 def open_corpus_loosely(kind, where, **options):
-    return opened(kind, where, max_bad_share=1.0, **options)
+    return opened(kind, where, max_bad_fraction=1.0, **options)
 
 
 # --- members of a tar -------------------------------------------------------------------------------
@@ -480,8 +480,8 @@ def test_case_a_share_that_is_none_is_refused(share, tmp_path):
     tar_of(tmp_path / "a.tar", pairs_of("xyz"))
     rows = files_in(tmp_path, {"r.jsonl": jsonl([{"text": "t", "label": "l"}])}) / "r.jsonl"
     for use in (
-        lambda: opened("pairs", tmp_path / "a.tar", max_bad_share=share),
-        lambda: open_examples("jsonl", rows, max_bad_share=share),
+        lambda: opened("pairs", tmp_path / "a.tar", max_bad_fraction=share),
+        lambda: open_examples("jsonl", rows, max_bad_fraction=share),
         lambda: Ledger().check(share),
     ):
         with pytest.raises(UsageError, match="not a share"):
@@ -529,7 +529,7 @@ def told(kind, where, tmp_path) -> tuple[Ledger, set[str], set[str], set[str]]:
     ledger = Ledger(tmp_path / "bad.jsonl")
     used: set[str] = set()
     try:
-        used = set(open_corpus(kind, where, tokenizer=Letters(), ledger=ledger, max_bad_share=1.0).keys)
+        used = set(open_corpus(kind, where, tokenizer=Letters(), ledger=ledger, max_bad_fraction=1.0).keys)
     except DataError as error:
         assert error.what.startswith("no usable sample"), error
     assert ledger.offered == ledger.used + ledger.quarantined

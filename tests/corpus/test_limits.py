@@ -49,7 +49,7 @@ def write_tar(path, members):
 
 def opened(path):
     ledger = Ledger()
-    return open_corpus("pairs", path, tokenizer=Letters(), ledger=ledger, max_bad_share=1.0), ledger
+    return open_corpus("pairs", path, tokenizer=Letters(), ledger=ledger, max_bad_fraction=1.0), ledger
 
 
 # ---- one sample
@@ -92,7 +92,7 @@ def test_case_a_image_that_is_only_a_path_is_named(tmp_path):
     rows[1]["image"]["bytes"] = None
     parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     ledger = Ledger(tmp_path / "bad.jsonl")
-    corpus = open_corpus("pairs", tmp_path / "a.parquet", tokenizer=Letters(), ledger=ledger, max_bad_share=1.0)
+    corpus = open_corpus("pairs", tmp_path / "a.parquet", tokenizer=Letters(), ledger=ledger, max_bad_fraction=1.0)
     (entry,) = map(json.loads, (tmp_path / "bad.jsonl").read_text().splitlines())
     assert len(corpus) == 2
     assert entry["where"] == "a.parquet, row 1, field image" and entry["got"] == "only the path 1.png"
@@ -247,7 +247,7 @@ def test_a_long_line_is_read_and_a_long_name_is_not_printed_whole(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"text": "x" * 10_000_000}) + "\n" + json.dumps({"y" * 1_000_000: 1}) + "\n")
     ledger = Ledger(tmp_path / "bad")
-    corpus = open_corpus("texts", path, tokenizer=Letters(), ledger=ledger, max_bad_share=1.0)
+    corpus = open_corpus("texts", path, tokenizer=Letters(), ledger=ledger, max_bad_fraction=1.0)
     assert corpus.token_counts.tolist() == [10_000_000]
     assert ledger.quarantined == 1 and (tmp_path / "bad").stat().st_size < 10_000
 

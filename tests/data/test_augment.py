@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unimo.data.augment import Views, recolour, squeeze, view
+from unimo.data.augment import Views, recolour, resize, view
 from unimo.rng import generator
 
 
@@ -73,7 +73,7 @@ def test_crops_keep_at_least_their_share_and_stay_inside():
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (37, 64), (64, 64)])
 def test_every_shape_is_squeezed_to_the_square(size):
-    squeezed = squeeze(Image.new("RGB", size, (10, 20, 30)), 32)
+    squeezed = resize(Image.new("RGB", size, (10, 20, 30)), 32)
     assert squeezed.shape == (32, 32, 3) and (squeezed == [10, 20, 30]).all()
     assert view(squeezed, 32, replace(WILD, jitter=0.0), generator(0)).shape == (3, 32, 32)
 
@@ -82,7 +82,7 @@ def test_every_shape_is_squeezed_to_the_square(size):
 def test_usual_images_are_squeezed_in_the_published_order(size):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
     wide = image.resize((32, size[1]), Image.Resampling.BICUBIC)
-    assert np.array_equal(squeeze(image, 32), np.asarray(wide.resize((32, 32), Image.Resampling.BICUBIC)))
+    assert np.array_equal(resize(image, 32), np.asarray(wide.resize((32, 32), Image.Resampling.BICUBIC)))
 
 
 @pytest.mark.parametrize("size", [(1, 200_000), (3, 60_000), (200_000, 1), (16, 50_000), (31, 31)])
@@ -96,7 +96,7 @@ def test_case_what_stands_between_two_resizes_is_no_larger_than_what_stands_arou
         return real(self, to, *args, **kwargs)
 
     monkeypatch.setattr(Image.Image, "resize", resize)
-    assert (squeeze(image, 32) == [10, 20, 30]).all()
+    assert (resize(image, 32) == [10, 20, 30]).all()
     assert sum(made) <= size[0] * size[1] + 17 * 32 * 32
 
 
@@ -105,4 +105,4 @@ def test_both_orders_show_the_same_image():
     column = (128 + 100 * np.sin(y / 3000)).astype(np.uint8)
     image = Image.fromarray(np.repeat(np.repeat(column[:, None], 2, 1)[..., None], 3, 2))
     sheet = image.resize((32, 20_000), Image.Resampling.BICUBIC).resize((32, 32), Image.Resampling.BICUBIC)
-    assert np.abs(squeeze(image, 32).astype(int) - np.asarray(sheet, int)).max() <= 2
+    assert np.abs(resize(image, 32).astype(int) - np.asarray(sheet, int)).max() <= 2

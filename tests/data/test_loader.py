@@ -46,7 +46,7 @@ def test_workers_change_no_bit_of_any_batch(world, tmp_path):
 
 
 def test_ranks_together_read_what_one_process_reads(world, tmp_path):
-    run = tiny(world, "batch.shards=4", "batch.pairs=8", "batch.images=4", "batch.text_tokens=256")
+    run = tiny(world, "batch.micro_batches=4", "batch.pairs=8", "batch.images=4", "batch.text_tokens=256")
     alone = stream_of(run, tmp_path)
     for ranks in (2, 4):
         streams = [stream_of(run, tmp_path, rank, ranks) for rank in range(ranks)]
@@ -176,7 +176,7 @@ def test_workers_outlive_the_signals_meant_for_their_parent_and_end_with_it(worl
 
 def test_pairs_that_do_not_divide_into_shards_are_refused(world, tmp_path):
     with pytest.raises(UsageError, match=r"batch\.pairs"):
-        stream_of(tiny(world, "batch.shards=3"), tmp_path)
+        stream_of(tiny(world, "batch.micro_batches=3"), tmp_path)
 
 
 def test_a_stream_travels_to_a_started_process(world, tmp_path):

@@ -11,7 +11,7 @@ from unimo.errors import DataError, UsageError
 from unimo.tokenizer import Tokenizer
 
 CLS, SEP, MASK = Tokenizer.cls, Tokenizer.sep, Tokenizer.mask
-ROOMY = {"longest_source": 99, "longest_target": 99}
+ROOMY = {"max_source_length": 99, "max_target_length": 99}
 segment = st.lists(st.integers(4, 999), min_size=1, max_size=9)
 
 
@@ -31,7 +31,7 @@ def test_a_caption_by_hand():
     alone = seq2seq_record([], [31, 32], **caption)  # of an image without tags
     assert alone.ids.tolist() == [CLS, 31, 32, SEP]
     assert alone.positions.tolist() == [2, 3, 4, 5] and alone.target_begins == 0
-    assert seq2seq_record([], [31, 32, 33], **(caption | {"longest_target": 4})).ids.tolist() == [CLS, 31, 32, SEP]
+    assert seq2seq_record([], [31, 32, 33], **(caption | {"max_target_length": 4})).ids.tolist() == [CLS, 31, 32, SEP]
 
 
 def test_a_dialogue_by_hand():
@@ -46,21 +46,23 @@ def test_a_dialogue_by_hand():
 @given(
     sources=st.lists(segment, min_size=1, max_size=3),
     target=segment,
-    longest_source=st.integers(3, 12),
-    longest_target=st.integers(3, 12),
+    max_source_length=st.integers(3, 12),
+    max_target_length=st.integers(3, 12),
     keep_end=st.booleans(),
 )
-def test_limits_cut_words_and_a_target_s_end_only_where_said(sources, target, longest_source, longest_target, keep_end):
-    limits = {"longest_source": longest_source, "longest_target": longest_target, "keep_end": keep_end}
+def test_limits_cut_words_and_a_target_s_end_only_where_said(
+    sources, target, max_source_length, max_target_length, keep_end
+):
+    limits = {"max_source_length": max_source_length, "max_target_length": max_target_length, "keep_end": keep_end}
     record = seq2seq_record(sources, target, **limits)
     source, written = np.split(record.ids, [record.target_begins])
-    cut = [[*words[: longest_source - 2], SEP] for words in sources]
+    cut = [[*words[: max_source_length - 2], SEP] for words in sources]
     assert source.tolist() == sum(cut, [CLS])
-    assert len(written) == min(len(target) + 2, longest_target)
+    assert len(written) == min(len(target) + 2, max_target_length)
     if keep_end:
-        assert written.tolist() == [CLS, *target[: longest_target - 2], MASK]
+        assert written.tolist() == [CLS, *target[: max_target_length - 2], MASK]
     else:  # a target cut short goes on beyond its last word, so nothing says that it ends there
-        assert written.tolist() == [CLS, *target, MASK][:longest_target]
+        assert written.tolist() == [CLS, *target, MASK][:max_target_length]
 
 
 @settings(max_examples=50, deadline=None)
@@ -148,8 +150,8 @@ def test_impossible_limits_are_refused():
     with pytest.raises(UsageError, match="turn_rows"):
         dialogue_record([[5]], [7], turn_rows=1, **ROOMY)
     with pytest.raises(UsageError, match="source 0"):
-        seq2seq_record([[5]], [7], longest_source=2, longest_target=9)
+        seq2seq_record([[5]], [7], max_source_length=2, max_target_length=9)
     with pytest.raises(UsageError, match="target"):
-        seq2seq_record([[5]], [7], longest_source=9, longest_target=1)
+        seq2seq_record([[5]], [7], max_source_length=9, max_target_length=1)
     with pytest.raises(UsageError, match="without source and target"):
         seq2seq_record([], None, **ROOMY)

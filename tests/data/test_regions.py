@@ -178,12 +178,12 @@ def test_a_caption_line():
 
 
 def test_a_long_caption_loses_words_but_not_its_sep():
-    line = read_caption_line(caption_line(), longest=4, **SMALL)
+    line = read_caption_line(caption_line(), max_length=4, **SMALL)
     assert line.ids.tolist() == [0, 50, 51, 2]
     assert line.positions.tolist() == [2, 3, 4, 5]
     assert line.word_starts.tolist() == [-1, 0, 1, -1]
-    with pytest.raises(UsageError, match="longest"):
-        read_caption_line(caption_line(), longest=1, **SMALL)
+    with pytest.raises(UsageError, match="max_length"):
+        read_caption_line(caption_line(), max_length=1, **SMALL)
 
 
 def test_a_caption_to_be_written_has_no_tokens():

@@ -74,11 +74,11 @@ def test_a_far_place_is_reached_without_reading_what_lies_between():
     assert bins[50_000][0] == 50
 
 
-@pytest.mark.parametrize("longest", [1, 2, 7, 126])
-def test_passages_cut_every_document_without_gap_or_overlap(longest):
-    counts = np.array([1, 2, 3, longest, longest + 1, 5 * longest, 5 * longest + 1, 1000])
-    pieces = passages(counts, longest)
-    assert (pieces[:, 2] - pieces[:, 1] <= longest).all() and (pieces[:, 2] > pieces[:, 1]).all()
+@pytest.mark.parametrize("max_length", [1, 2, 7, 126])
+def test_passages_cut_every_document_without_gap_or_overlap(max_length):
+    counts = np.array([1, 2, 3, max_length, max_length + 1, 5 * max_length, 5 * max_length + 1, 1000])
+    pieces = passages(counts, max_length)
+    assert (pieces[:, 2] - pieces[:, 1] <= max_length).all() and (pieces[:, 2] > pieces[:, 1]).all()
     for document, count in enumerate(counts):
         own = pieces[pieces[:, 0] == document]
         assert own[0, 1] == 0 and own[-1, 2] == count

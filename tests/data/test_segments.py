@@ -25,20 +25,20 @@ def one_by_one(lengths: list[int], room: int) -> list[int]:
     """The published rule, token by token: the longer one gives way, of equals the last."""
     kept = list(lengths)
     while sum(kept) > room:
-        longest = max(range(len(kept)), key=lambda i: (kept[i], i))
-        kept[longest] -= 1
+        max_length = max(range(len(kept)), key=lambda i: (kept[i], i))
+        kept[max_length] -= 1
     return kept
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=4), st.integers(5, 60))
-def test_the_longest_gives_way_token_by_token(lengths, longest):
+def test_the_longest_gives_way_token_by_token(lengths, max_length):
     segments = [np.arange(100 * i + 10, 100 * i + 10 + n) for i, n in enumerate(lengths)]
-    row = joined(segments, max(longest, len(lengths) + 2)).tolist()
-    room = max(longest, len(lengths) + 2) - 1 - len(lengths)
+    row = joined(segments, max(max_length, len(lengths) + 2)).tolist()
+    room = max(max_length, len(lengths) + 2) - 1 - len(lengths)
     expected = [CLS]
     for segment, kept in zip(segments, one_by_one(lengths, room)):
         expected += [*segment[:kept], SEP]
-    assert row == expected and len(row) <= max(longest, len(lengths) + 2)
+    assert row == expected and len(row) <= max(max_length, len(lengths) + 2)
 
 
 def test_no_room_is_refused():

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from unimo.batch import KNOWN, WRITTEN, Texts
 from unimo.data.records import Record, dialogue_record, seq2seq_record
-from unimo.decoding.beam_search import Limits, beam, greedy, sample
-from unimo.decoding.decoder import Cached, Given, Plain
+from unimo.decoding.beam_search import GenerationConfig, beam, greedy, sample
+from unimo.decoding.decoder import CachedDecoder, Given, UncachedDecoder
 from unimo.model.unified import Request, Towers, Unified
 from unimo.model.unimo import UNIMO
 from unimo.model.unimo2 import UNIMO2
@@ -34,16 +34,16 @@ def setting(kind: str) -> dict:
     return {"images": None if kind == "known" else images, "known": None if kind == "image" else known}
 
 
-def writer(model: UNIMO2, images, known, numbers=range(4), form=Cached):
+def decoder(model: UNIMO2, images, known, numbers=range(4), form=CachedDecoder):
     with torch.no_grad():
         encoded = None if images is None else model.encode_images(images[list(numbers)])
     return form(model, Given(encoded, None if known is None else [known[i] for i in numbers]))
 
 
-def write(model: UNIMO2, images, known, numbers=range(4), form=Cached, **options) -> list[list[int]]:
-    limits = {"cls": CLS, "end": END, "longest": 12, "blocked": (), **options}
+def write(model: UNIMO2, images, known, numbers=range(4), form=CachedDecoder, **options) -> list[list[int]]:
+    limits = {"cls": CLS, "end": END, "max_length": 12, "blocked": (), **options}
     limits["blocked"] = (CLS, *limits["blocked"])
-    return greedy(writer(model, images, known, numbers, form), Limits(**limits))
+    return greedy(decoder(model, images, known, numbers, form), GenerationConfig(**limits))
 
 
 @torch.no_grad()
@@ -66,7 +66,7 @@ def likeliest(model: UNIMO2, image, known: np.ndarray, written: list[int]) -> li
 @pytest.mark.parametrize("options", [{}, {"dictionary": 0}], ids=["grounded", "baseline"])
 def test_every_word_is_the_likeliest_of_one_pass_over_the_text(kind, options):
     model, given = lively_model(3, **options), setting(kind)
-    answers = write(model, **given, shortest=2)
+    answers = write(model, **given, min_length=2)
     assert len({tuple(answer) for answer in answers}) > 1  # they do depend on what is given
     for i, answer in enumerate(answers):
         image = None if given["images"] is None else given["images"][i]
@@ -86,7 +86,7 @@ def test_every_word_is_the_likeliest_of_one_pass_over_the_text(kind, options):
 def test_what_is_remembered_says_what_is_computed_again(kind, options):
     """Rows that branch, end and change order, as a beam makes them; many rows go on one prefix."""
     model, given = lively_model(3, **options), setting(kind)
-    plain, cached = (writer(model, **given, form=form) for form in (Plain, Cached))
+    plain, cached = (decoder(model, **given, form=form) for form in (UncachedDecoder, CachedDecoder))
     generator, rows = torch.Generator().manual_seed(0), 4
     for n in (4, 4, 9, 3, 6):
         parents = torch.randint(rows, (n,), generator=generator)
@@ -100,14 +100,15 @@ def test_what_is_remembered_says_what_is_computed_again(kind, options):
 @pytest.mark.parametrize("kind", ["image", "known", "both"])
 def test_a_beam_over_a_model_does_not_depend_on_form_or_batch(kind):
     model, given = lively_model(3), setting(kind)
-    limits = Limits(cls=CLS, end=END, longest=8, shortest=2)
-    together = beam(writer(model, **given), limits, width=3)
-    assert [[told.words for told in told] for told in beam(writer(model, **given, form=Plain), limits, width=3)] == [
-        [told.words for told in told] for told in together
-    ]
+    limits = GenerationConfig(cls=CLS, end=END, max_length=8, min_length=2)
+    batch_size = beam(decoder(model, **given), limits, num_beams=3)
+    assert [
+        [told.words for told in told]
+        for told in beam(decoder(model, **given, form=UncachedDecoder), limits, num_beams=3)
+    ] == [[told.words for told in told] for told in batch_size]
     for i in range(4):
-        alone = beam(writer(model, **given, numbers=[i]), limits, width=3)[0]
-        assert [told.words for told in alone] == [told.words for told in together[i]]
+        alone = beam(decoder(model, **given, numbers=[i]), limits, num_beams=3)[0]
+        assert [told.words for told in alone] == [told.words for told in batch_size[i]]
 
 
 @pytest.mark.parametrize("kind", ["image", "known", "both"])
@@ -124,20 +125,22 @@ def test_limits_are_kept():
     with torch.no_grad():
         model.language_model.bias[END] = 1000.0
     assert write(model, **given) == [[]] * 4
-    assert [len(answer) for answer in write(model, **given, shortest=5)] == [5] * 4
+    assert [len(answer) for answer in write(model, **given, min_length=5)] == [5] * 4
     with torch.no_grad():
         model.language_model.bias[END] = -1000.0
         model.language_model.bias[50] = 500.0
-    assert write(model, **given, longest=7) == [[50] * 7] * 4
-    for answer in write(model, **given, longest=7, blocked=(50, 51)):
+    assert write(model, **given, max_length=7) == [[50] * 7] * 4
+    for answer in write(model, **given, max_length=7, blocked=(50, 51)):
         assert len(answer) == 7 and not {50, 51, CLS, END} & set(answer)
-    assert write(model, **given, longest=0) == [[]] * 4
+    assert write(model, **given, max_length=0) == [[]] * 4
 
 
 def test_nothing_to_write_about():
     model = lively_model()
-    for form in (Plain, Cached):
-        assert greedy(form(model, Given(model.encode_images(random_images(0)))), Limits(cls=CLS, end=END)) == []
+    for form in (UncachedDecoder, CachedDecoder):
+        assert (
+            greedy(form(model, Given(model.encode_images(random_images(0)))), GenerationConfig(cls=CLS, end=END)) == []
+        )
 
 
 @torch.no_grad()
@@ -176,9 +179,9 @@ def test_a_model_that_learned_captions_by_heart_writes_them():
     captions = [ids.tolist() for ids in torch.tensor_split(batch.texts.ids, batch.texts.offsets[1:-1])]
     with torch.no_grad():
         images = model.encode_images(batch.pixels)
-    limits = Limits(cls=CLS, end=END, longest=20)
-    assert greedy(Cached(model, Given(images)), limits) == [ids[1:-1] for ids in captions]
-    assert greedy(Plain(model, Given(images)), limits) == [ids[1:-1] for ids in captions]
+    limits = GenerationConfig(cls=CLS, end=END, max_length=20)
+    assert greedy(CachedDecoder(model, Given(images)), limits) == [ids[1:-1] for ids in captions]
+    assert greedy(UncachedDecoder(model, Given(images)), limits) == [ids[1:-1] for ids in captions]
 
 
 # ---- both members, from records ----
@@ -199,7 +202,7 @@ def member_of(member: str, kind: str, **options) -> Unified:
 def record(kind: str, i: int, answer: list[int] | None = None) -> Record | None:
     """What sequence i is written from, with its answer behind it or without; None: from an image alone."""
     said = [row.tolist() for row in random_rows([4 + i, 3, 6 - i], seed=i)]
-    room = {"longest_source": 20, "longest_target": 20}
+    room = {"max_source_length": 20, "max_target_length": 20}
     if kind == "dialogue":
         return dialogue_record(said[1:], answer, passage=said[0], **room)
     if kind == "image":
@@ -249,7 +252,7 @@ def test_word_by_word_is_one_pass_over_the_record(member, kind):
     """Positions, speakers and turns of the answer too: they come from `unimo.data.records` here."""
     model, words = member_of(member, kind), torch.randint(4, 200, (4, 6), generator=torch.manual_seed(0))
     expected = [in_one_pass(model, kind, i, words[i].tolist()) for i in range(4)]
-    for form in (Plain, Cached):
+    for form in (UncachedDecoder, CachedDecoder):
         writing = form(model, given_of(model, kind))
         last = [torch.full((4,), CLS), *words.T]
         said = torch.stack([writing.advance(word, torch.arange(4)) for word in last], 1)
@@ -260,7 +263,7 @@ def test_word_by_word_is_one_pass_over_the_record(member, kind):
 @pytest.mark.parametrize("member, kind", WAYS)
 def test_remembered_rows_branch_end_and_change_order(member, kind):
     model = member_of(member, kind)
-    plain, cached = (form(model, given_of(model, kind)) for form in (Plain, Cached))
+    plain, cached = (form(model, given_of(model, kind)) for form in (UncachedDecoder, CachedDecoder))
     generator, rows = torch.Generator().manual_seed(0), 4
     for n in (4, 9, 3, 6):
         parents = torch.randint(rows, (n,), generator=generator)
@@ -272,21 +275,21 @@ def test_remembered_rows_branch_end_and_change_order(member, kind):
 @pytest.mark.parametrize("member, kind", WAYS)
 def test_no_search_depends_on_what_else_is_written(member, kind):
     """Greedy and beam answers are those of a batch of 1. A drawn one depends on its own place and on nothing else."""
-    model, limits = member_of(member, kind), Limits(CLS, END, longest=6, shortest=1)
+    model, limits = member_of(member, kind), GenerationConfig(CLS, END, max_length=6, min_length=1)
     with torch.no_grad():
         model.language_model.bias[END] += 4  # texts end early and late, so rows leave the batch
 
     def ask(search, numbers):
-        return search(Cached(model, given_of(model, kind, numbers)))
+        return search(CachedDecoder(model, given_of(model, kind, numbers)))
 
-    def greedily(writer):
-        return greedy(writer, limits)
+    def greedily(decoder):
+        return greedy(decoder, limits)
 
-    def by_beam(writer):
-        return beam(writer, limits, width=3)
+    def by_beam(decoder):
+        return beam(decoder, limits, num_beams=3)
 
-    def by_chance(writer):
-        return sample(writer, limits, temperature=0.7, top_k=50, seed=4)
+    def by_chance(decoder):
+        return sample(decoder, limits, temperature=0.7, top_k=50, seed=4)
 
     alone, ranked = ([ask(search, [i])[0] for i in range(4)] for search in (greedily, by_beam))
     for numbers in (range(4), [2, 0], [3, 1, 2]):
@@ -294,18 +297,21 @@ def test_no_search_depends_on_what_else_is_written(member, kind):
         for i, found in zip(numbers, ask(by_beam, numbers)):
             assert [(one.words, one.ended) for one in found] == [(one.words, one.ended) for one in ranked[i]]
             assert [one.score for one in found] == pytest.approx([one.score for one in ranked[i]], abs=1e-4)
-    together = ask(by_chance, range(4))
-    assert together[0] == ask(by_chance, [0])[0] and len({len(words) for words in together}) > 1
+    batch_size = ask(by_chance, range(4))
+    assert batch_size[0] == ask(by_chance, [0])[0] and len({len(words) for words in batch_size}) > 1
     for i in range(1, 4):
         for other in range(4):
-            assert ask(by_chance, [other] * i + [i])[i] == together[i]
+            assert ask(by_chance, [other] * i + [i])[i] == batch_size[i]
 
 
 @pytest.mark.parametrize("member", MEMBERS)
 def test_many_captions_of_a_image_share_what_was_read_of_it(member):
     """One copy of the image's keys, whatever is written about it; the same answers as with a copy for each."""
     model = MEMBERS[member]()
-    one, five = Cached(model, given_of(model, "both", [1])), Cached(model, given_of(model, "both", [1] * 5))
+    one, five = (
+        CachedDecoder(model, given_of(model, "both", [1])),
+        CachedDecoder(model, given_of(model, "both", [1] * 5)),
+    )
     generator, rows = torch.Generator().manual_seed(0), torch.zeros(5, dtype=torch.int64)
     known = len(record("both", 1).ids)
     for written in range(1, 5):
@@ -330,7 +336,7 @@ def test_images_with_and_without_known_words(member, tagged):
     given = given_of(model, "both", [0, 1])
     nothing = np.zeros(0, np.int64)
     mixed = Given(given.images, [x if tag else nothing for x, tag in zip(given.known, tagged)], given.image_lengths)
-    for form in (Plain, Cached):
+    for form in (UncachedDecoder, CachedDecoder):
         both = form(model, mixed).advance(words, torch.arange(2))
         for i, tag in enumerate(tagged):
             alone = form(model, given_of(model, "both" if tag else "image", [i]))
@@ -344,16 +350,16 @@ V = 6  # [CLS], the end and four words
 
 
 @torch.no_grad()
-def said_after(model: Unified, kind: str, i: int, longest: int) -> dict[tuple[int, ...], Tensor]:
+def said_after(model: Unified, kind: str, i: int, max_length: int) -> dict[tuple[int, ...], Tensor]:
     """Logits after every text of fewer than `longest` words, from one pass over all the longest; never of [CLS]."""
     free = [word for word in range(V) if word not in (CLS, END)]
-    texts = list(itertools.product(free, repeat=longest - 1))
+    texts = list(itertools.product(free, repeat=max_length - 1))
     source = record(kind, i)
     before = [] if source is None else [word % V for word in source.ids.tolist()]
     ids = torch.tensor([[*before, CLS, *words] for words in texts])
-    roles = torch.tensor([KNOWN] * len(before) + [WRITTEN] * longest).repeat(len(texts))
+    roles = torch.tensor([KNOWN] * len(before) + [WRITTEN] * max_length).repeat(len(texts))
     places = [] if source is None else source.positions.tolist()
-    positions = torch.tensor([*places, *(2 + place for place in range(longest))]).repeat(len(texts))
+    positions = torch.tensor([*places, *(2 + place for place in range(max_length))]).repeat(len(texts))
     n, length = ids.shape
     packed = Texts(ids.flatten(), positions, roles, length * torch.arange(n + 1))
     images, lengths = images_of(model, kind)
@@ -366,34 +372,36 @@ def said_after(model: Unified, kind: str, i: int, longest: int) -> dict[tuple[in
     logits = model.word_logits(fused.words(torch.arange(n * length), packed)).unflatten(0, (n, length))
     logits[..., CLS] = -torch.inf
     return {
-        words[:place]: logits[row, len(before) + place] for row, words in enumerate(texts) for place in range(longest)
+        words[:place]: logits[row, len(before) + place]
+        for row, words in enumerate(texts)
+        for place in range(max_length)
     }
 
 
-def tiny_writer(model: Unified, kind: str, i: int, copies: int = 1) -> Cached:
+def tiny_writer(model: Unified, kind: str, i: int, copies: int = 1) -> CachedDecoder:
     given = given_of(model, kind, [i] * copies)
     known = None
     if given.known is not None:
         known = [Record(one.ids % V, one.positions, one.target_begins) for one in given.known]
-    return Cached(model, Given(given.images, known, given.image_lengths))
+    return CachedDecoder(model, Given(given.images, known, given.image_lengths))
 
 
 @pytest.mark.parametrize(
-    "penalty, longest, shortest", [(0.0, 4, 0), (0.6, 3, 2), (1.2, 4, 1), (0.6, 2, 2), (0.6, 1, 0)]
+    "penalty, max_length, min_length", [(0.0, 4, 0), (0.6, 3, 2), (1.2, 4, 1), (0.6, 2, 2), (0.6, 1, 0)]
 )
 @pytest.mark.parametrize("kind", ["image", "known"])
 @pytest.mark.parametrize("member", ["joint", "unimo-2"])
-def test_a_wide_beam_finds_the_best_of_all_texts(member, kind, penalty, longest, shortest):
+def test_a_wide_beam_finds_the_best_of_all_texts(member, kind, penalty, max_length, min_length):
     """Log-probability over ((5 + length) / 6) ** penalty, the end counted; no text ends before its shortest length."""
-    model, limits = MEMBERS[member](vocabulary=V), Limits(CLS, END, longest, shortest, blocked=(CLS,))
-    said, possible = said_after(model, kind, 1, longest), {}
+    model, limits = MEMBERS[member](vocabulary=V), GenerationConfig(CLS, END, max_length, min_length, blocked=(CLS,))
+    said, possible = said_after(model, kind, 1, max_length), {}
 
     def go_on(words: tuple[int, ...], total: float) -> None:
-        if len(words) == longest:
-            possible[words, False] = total / ((5 + longest) / 6) ** penalty
+        if len(words) == max_length:
+            possible[words, False] = total / ((5 + max_length) / 6) ** penalty
             return
         logits = said[words].clone()
-        if len(words) < shortest:
+        if len(words) < min_length:
             logits[END] = -torch.inf
         for word, more in enumerate(logits.log_softmax(-1).tolist()):
             if word == END and more > -np.inf:
@@ -402,7 +410,7 @@ def test_a_wide_beam_finds_the_best_of_all_texts(member, kind, penalty, longest,
                 go_on((*words, word), total + more)
 
     go_on((), 0.0)
-    (found,) = beam(tiny_writer(model, kind, 1), limits, width=V**longest, length_penalty=penalty)
+    (found,) = beam(tiny_writer(model, kind, 1), limits, num_beams=V**max_length, length_penalty=penalty)
     ours = {(told.words, told.ended): told.score for told in found if told.score > -1e4}
     assert found[0].words == max(possible, key=possible.get)[0]
     assert ours.keys() == possible.keys()
@@ -436,7 +444,7 @@ WAYS_TO_DRAW = [
 def test_texts_are_drawn_as_often_as_they_are_likely(member, options):
     """Chi-square over all texts of two words; what is cut off is never drawn, and each option moves the shares."""
     model = MEMBERS[member](vocabulary=V)
-    said, limits = said_after(model, "image", 1, 2), Limits(CLS, END, longest=2, blocked=(CLS,))
+    said, limits = said_after(model, "image", 1, 2), GenerationConfig(CLS, END, max_length=2, blocked=(CLS,))
     drawn = Counter(map(tuple, sample(tiny_writer(model, "image", 1, DRAWS), limits, seed=1, **options)))
 
     def likely(options: dict) -> dict[tuple[int, ...], float]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from unimo.errors import DataError
-from unimo.evaluation.zero_shot import Captioning, Material, SceneTruth
+from unimo.evaluation.zero_shot import Captioning, EvalContext, SceneTruth
 from unimo.evaluation.zero_shot.scenes import find_world, open_world, scene_from_meta
 from unimo.synthetic.dataset import caption_is_true, scene
 
@@ -22,7 +22,7 @@ def test_perfect_captions_and_a_copying_baseline(tmp_path, tools):
     train = tools.write_pairs(tmp_path / "train", [[f"training image {i} with words"] for i in range(6)])
     model = tools.Planted({i: np.eye(6)[i].tolist() for i in range(6)}, {}, set())
     task = Captioning(test, train)
-    answers = task.predict(Material(model))
+    answers = task.predict(EvalContext(model))
     assert answers.sentences == said
     assert answers.nearest == [f"training image {i} with words" for i in range(4)]
     rows = {row["metric"]: row["score"].value for row in task.score(answers)}
@@ -31,13 +31,13 @@ def test_perfect_captions_and_a_copying_baseline(tmp_path, tools):
     assert rows["CIDEr-D"] > rows["CIDEr-D, copied from the nearest training image"]
 
 
-def test_truth_against_scenes(tools, world, material):
+def test_truth_against_scenes(tools, world, context):
     """References are true of their own scene; the random model's babble is about nothing."""
     task = SceneTruth((str(world / "heldout"),))
-    checked = task.predict(material)
+    checked = task.predict(context)
     attributes, true = (row["score"] for row in task.score(checked))
     assert attributes.value < 0.2 and true.value < 0.2
-    corpus = material.corpus("pairs", task.pairs)
+    corpus = context.corpus("pairs", task.pairs)
     own = type(checked)([corpus.text(i) for i in range(len(corpus))], checked.scenes)
     attributes, true = (row["score"] for row in task.score(own))
     assert attributes.value == true.value == 1.0

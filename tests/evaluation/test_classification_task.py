@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from unimo.errors import DataError
-from unimo.evaluation.zero_shot import Classification, Material
+from unimo.evaluation.zero_shot import Classification, EvalContext
 
 
 def write_classes(path, labels: list[str]) -> tuple[str]:
@@ -33,7 +33,7 @@ def test_planted_cosines(tmp_path, tools):
     names = {"cat": [1.0, 0.0, 0.0], "dog": [0.0, 1.0, 0.0], "emu": [0.0, 0.0, 1.0]}
     images = {0: names["cat"], 1: names["dog"], 2: names["dog"], 3: names["emu"]}
     task = Classification(paths, unseen=("emu",))
-    answers = task.predict(Material(tools.Planted(images, names, set())))
+    answers = task.predict(EvalContext(tools.Planted(images, names, set())))
     rows = {row["metric"]: row["score"] for row in task.score(answers)}
     assert rows["top-1"].value == 0.75 and rows["top-1"].chance == pytest.approx(1 / 3)
     assert rows["top-5"].value == 1.0 and rows["top-5"].chance == 1.0  # three classes fill five places
@@ -42,16 +42,16 @@ def test_planted_cosines(tmp_path, tools):
     assert [(item["title"], item["lines"]) for item in gallery["items"]] == [("dog", ["is: cat"])]
 
 
-def test_a_random_model_stays_near_chance(material, world):
+def test_a_random_model_stays_near_chance(context, world):
     task = Classification((str(world / "classes"),))
-    rows = {row["metric"]: row["score"] for row in task.score(task.predict(material))}
+    rows = {row["metric"]: row["score"] for row in task.score(task.predict(context))}
     assert rows["top-1"].n == 64 and rows["top-1"].chance == pytest.approx(1 / 64)
     assert rows["top-1"].value < 0.15
 
 
-def test_images_without_classes(material, tmp_path):
+def test_images_without_classes(context, tmp_path):
     (tmp_path / "images").mkdir()
     for i in range(3):
         Image.new("RGB", (16, 16), (i, 0, 0)).save(tmp_path / "images" / f"{i}.png")
     with pytest.raises(DataError, match="name no classes"):
-        Classification((str(tmp_path / "images"),)).predict(material)
+        Classification((str(tmp_path / "images"),)).predict(context)

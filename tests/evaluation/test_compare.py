@@ -19,7 +19,7 @@ def run(folder, name, rate, value, extra=()):
     scores = [{"task": "Retrieval", "metric": "R@1", "unit": "%", "score": {"value": value, "low": 0.1, "high": 0.9}}]
     scores += [{"task": task, "metric": "loss", "score": {"value": 1.25}} for task in extra]
     (place / "evaluation.json").write_text(json.dumps({"scores": scores}))
-    settings = {"seed": len(name), "optimiser": {"rate": rate, "decay": "cosine"}}
+    settings = {"seed": len(name), "optimizer": {"rate": rate, "decay": "cosine"}}
     (place / "settings.json").write_text(json.dumps(settings))
     return place
 
@@ -27,12 +27,12 @@ def run(folder, name, rate, value, extra=()):
 def test_scores_and_differences(tmp_path):
     a, b = run(tmp_path, "with", 0.1, 0.5, ["Masked words"]), run(tmp_path, "without", 0.2, 0.25)
     page = compare([a, b])
-    assert "| optimiser.rate | 0.1 | 0.2 |" in page and not any("decay" in line or "seed" in line for line in page)
+    assert "| optimizer.lr | 0.1 | 0.2 |" in page and not any("decay" in line or "seed" in line for line in page)
     assert "| Retrieval: R@1 | 50.0 % [10.0, 90.0] | 25.0 % [10.0, 90.0] | no difference |" in page
     assert "| Masked words: loss | 1.250 | – | – |" in page
     assert not any("Masked" in line for line in compare([a, b], tasks=["retrieval"]))
     (b / "settings.json").unlink()
-    assert not any("optimiser" in line for line in compare([a, b]))
+    assert not any("optimizer" in line for line in compare([a, b]))
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
@@ -93,12 +93,12 @@ def test_case_compare_scenes_with_plain_numbers_of_the_dictionary(tmp_path):
 @pytest.mark.parametrize("name", sorted(path.relative_to(RESULTS).as_posix() for path in RESULTS.rglob("*.json")))
 def test_every_report_that_is_kept_can_be_compared(name, tmp_path):
     report = json.loads((RESULTS / name).read_text())
-    if not ({"scores", "quadrants"} & set(report)):
+    if not ({"scores", "tasks"} & set(report)):
         with pytest.raises(DataError, match="report"):
             compare([RESULTS / name, RESULTS / name])
         return
     (tmp_path / "run").mkdir()
-    kept = "evaluation.json" if "scores" in report else "quadrants.json"
+    kept = "evaluation.json" if "scores" in report else "benchmark.json"
     (tmp_path / "run" / kept).write_text((RESULTS / name).read_text())
     page = compare([RESULTS / name, tmp_path / "run"])
     rows = page[page.index("") + 3 :]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unimo.evaluation.zero_shot import DictionaryUse, Material
+from unimo.evaluation.zero_shot import DictionaryUse, EvalContext
 
 
 @pytest.mark.parametrize("method", ["topk", "normal"])
 @pytest.mark.parametrize("projection", [False, True])
 def test_counts_and_images(tools, world, method, projection):
-    material = Material(tools.random_answerer(grounding_method=method, grounding_projection=projection))
+    context = EvalContext(tools.random_answerer(grounding_method=method, grounding_projection=projection))
     task = DictionaryUse((str(world / "heldout"),), show_entries=3)
-    use = task.predict(material)
+    use = task.predict(context)
     assert set(use.reports) == {"images alone", "captions alone", "pairs"}
     per_image = 4 if method == "topk" else 16  # chosen entries, or patches
     assert use.reports["images alone"]["choices"] == 32 * per_image
@@ -26,22 +26,22 @@ def test_counts_and_images(tools, world, method, projection):
 
 def test_a_pair_adds_the_votes_of_both_sides(tools, world):
     """The pair's choice comes from the sum of the tallies, as in training."""
-    answerer = tools.random_answerer()
-    material = Material(answerer)
-    images = material.images(*_some(material, world))
-    texts = material.texts(["a red circle", "a blue star", "two green rings"])
-    both = answerer.codes(images, texts)
+    pipeline = tools.random_answerer()
+    context = EvalContext(pipeline)
+    images = context.images(*_some(context, world))
+    texts = context.texts(["a red circle", "a blue star", "two green rings"])
+    both = pipeline.codes(images, texts)
     want = (images.votes + texts.votes).topk(4, dim=-1).indices.numpy()
     assert (both == want).all()
-    assert answerer.codes(images, None).shape == (3, 4)
+    assert pipeline.codes(images, None).shape == (3, 4)
 
 
 def test_no_dictionary(tools, world):
     task = DictionaryUse((str(world / "heldout"),))
-    use = task.predict(Material(tools.random_answerer(dictionary=0)))
+    use = task.predict(EvalContext(tools.random_answerer(dictionary=0)))
     assert use is None and task.score(use) == [] and task.show(use) == []
 
 
-def _some(material, world):
-    corpus = material.corpus("pairs", (str(world / "heldout"),))
+def _some(context, world):
+    corpus = context.corpus("pairs", (str(world / "heldout"),))
     return corpus, np.arange(3)

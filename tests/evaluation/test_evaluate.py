@@ -46,12 +46,10 @@ def write_run(folder: Path, model: ModelSettings, **data: list[str]) -> Path:
     state = {
         "settings": {"model": to_dict(model), "data": data, "seed": 3},
         "elapsed": 90.0,
-        "averaged": False,
+        "ema": False,
     }
     checkpoint.save(folder / "checkpoints", 5, {"model": dict(network.named_parameters())}, state)
-    records = [
-        {"step": i, "loss": 3.0, "mlm.pairs": 10 - i, "mlm.pairs.accuracy": i / 9, "rate": 1e-3} for i in range(9)
-    ]
+    records = [{"step": i, "loss": 3.0, "mlm.pairs": 10 - i, "mlm.pairs.accuracy": i / 9, "lr": 1e-3} for i in range(9)]
     records[4]["mlm.pairs"] = "nan"
     (folder / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     return folder
@@ -105,9 +103,9 @@ def test_both_files_hold_the_report(run, whole, tmp_path):
     assert page.count("data:image/") > 10 and "Retrieval, held-out scenes" in page
 
 
-@pytest.mark.parametrize("batch", [1, 7])
-def test_no_score_depends_on_the_batch(run, whole, batch, tmp_path):
-    again = evaluate(run, data=FAST, batch=batch, precision="fp32", out=tmp_path, say=lambda _: None)
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_no_score_depends_on_the_batch(run, whole, batch_size, tmp_path):
+    again = evaluate(run, data=FAST, batch_size=batch_size, precision="fp32", out=tmp_path, say=lambda _: None)
     assert again["scores"] == whole["scores"]
 
 

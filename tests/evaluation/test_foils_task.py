@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from unimo.errors import DataError
-from unimo.evaluation.zero_shot import Foils, Material
+from unimo.evaluation.zero_shot import EvalContext, Foils
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def foils(tmp_path, tools):
 def test_planted_margins(foils):
     model, paths, file = foils
     task = Foils(paths, str(file))
-    rows = {row["metric"]: row["score"] for row in task.score(task.predict(Material(model)))}
+    rows = {row["metric"]: row["score"] for row in task.score(task.predict(EvalContext(model)))}
     assert rows["all, by cosine"].value == pytest.approx(0.5)  # 1 + 0 + 1/2 of 3
     assert rows["order, by cosine"].value == 0.5 and rows["tie, by cosine"].value == 0.5
     assert rows["all, fused"].value == 1.0 and rows["all, fused"].chance == 0.5
@@ -45,13 +45,13 @@ def test_case_a_key_of_two_shards_is_ambiguous(foils, tools, tmp_path):
     other = tools.write_pairs(tmp_path / "more", [["x"], ["y"], ["z"]])  # 000 and 001 are the same images
     Image.new("RGB", (16, 16), (9, 9, 9)).save(tmp_path / "more" / "001.png")
     with pytest.raises(DataError, match="several images have this name") as caught:
-        Foils((*paths, *other), str(file)).predict(Material(model))
+        Foils((*paths, *other), str(file)).predict(EvalContext(model))
     assert "001.png" in caught.value.got and "foils.jsonl, line 2" in str(caught.value.where)
 
 
-def test_a_random_model_does_not_know(material, world):
+def test_a_random_model_does_not_know(context, world):
     task = Foils((str(world / "heldout"),), str(world / "foils" / "foils.jsonl"))
-    rows = {row["metric"]: row["score"] for row in task.score(task.predict(material))}
+    rows = {row["metric"]: row["score"] for row in task.score(task.predict(context))}
     assert {"all, fused", "relation, fused", "attribute, by cosine", "object, by cosine"} <= rows.keys()
     assert abs(rows["all, fused"].value - 0.5) < 0.2
 
@@ -69,13 +69,13 @@ def test_broken_lines_are_located(foils, line, said):
     first = file.read_text().splitlines()[0]
     file.write_text(f"{first}\n{line}\n")
     with pytest.raises(DataError, match=said):
-        Foils(paths, str(file)).predict(Material(model))
+        Foils(paths, str(file)).predict(EvalContext(model))
 
 
 def test_missing_and_empty_files(foils, tmp_path):
     model, paths, file = foils
     with pytest.raises(DataError, match="no such file"):
-        Foils(paths, str(tmp_path / "none.jsonl")).predict(Material(model))
+        Foils(paths, str(tmp_path / "none.jsonl")).predict(EvalContext(model))
     file.write_text("")
     with pytest.raises(DataError, match="without foils"):
-        Foils(paths, str(file)).predict(Material(model))
+        Foils(paths, str(file)).predict(EvalContext(model))

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from unimo.errors import DataError
-from unimo.evaluation.zero_shot import MaskedWords, Material
+from unimo.evaluation.zero_shot import EvalContext, MaskedWords
 
 
 def test_a_model_that_always_knows_gets_everything_right(tools, world, monkeypatch):
-    answerer = tools.random_answerer()
+    pipeline = tools.random_answerer()
     seen: dict[str, list] = {"rows": [], "places": []}
 
     def peek(rows, places, images=None):
@@ -20,25 +20,25 @@ def test_a_model_that_always_knows_gets_everything_right(tools, world, monkeypat
         seen["places"].append(places)
         return np.concatenate([answers.pop(0)[p] for p in places])
 
-    monkeypatch.setattr(answerer, "masked_ids", peek)
+    monkeypatch.setattr(pipeline, "masked_ids", peek)
     passages = ["a red circle is left of a blue square", "there are three things"]
-    answers = [answerer.frame(text) for text in passages]
+    answers = [pipeline.frame(text) for text in passages]
     task = MaskedWords(passages=passages)
-    filled = task.predict(Material(answerer))
+    filled = task.predict(EvalContext(pipeline))
     (row,) = task.score(filled)
     assert row["score"].value == 1.0
     # What was hidden is no longer readable, and specials never are hidden.
     for text, hidden_row, places in zip(passages, seen["rows"][0], seen["places"][0]):
-        whole = answerer.frame(text)
+        whole = pipeline.frame(text)
         assert len(places) == int(np.ceil(0.15 * len(whole))) and 0 < places.min() <= places.max() < len(whole) - 1
         kept = np.setdiff1d(np.arange(len(whole)), places)
         assert (hidden_row[kept] == whole[kept]).all()
 
 
-def test_captions_are_asked_the_same_with_and_without_image(material, world):
-    filled = MaskedWords((str(world / "heldout"),)).predict(material)
-    beside, alone = filled["captions beside their images"], filled["captions alone"]
-    assert (beside.labels == alone.labels).all() and (beside.group == alone.group).all()
+def test_captions_are_asked_the_same_with_and_without_image(context, world):
+    filled = MaskedWords((str(world / "heldout"),)).predict(context)
+    side_inputs, alone = filled["captions beside their images"], filled["captions alone"]
+    assert (side_inputs.labels == alone.labels).all() and (side_inputs.group == alone.group).all()
     rows = MaskedWords((str(world / "heldout"),)).score(filled)
     assert [row["metric"] for row in rows][-1] == "gain from the image"
     assert rows[0]["score"].value < 0.1 and 0 < rows[0]["score"].chance < 0.5
@@ -46,22 +46,22 @@ def test_captions_are_asked_the_same_with_and_without_image(material, world):
 
 def test_the_image_is_read(tools, world):
     """Other images beside the same captions give other answers."""
-    answerer = tools.random_answerer()
-    rows = [answerer.frame("a red circle left of a blue square")] * 2
+    pipeline = tools.random_answerer()
+    rows = [pipeline.frame("a red circle left of a blue square")] * 2
     places = [np.array([2, 5])] * 2
-    grey, black = (answerer.encode_images([np.full((32, 32, 3), v, np.uint8)] * 2) for v in (200, 0))
-    logits = [next(answerer._masked_logits(rows, places, images)) for images in (grey, black)]
+    grey, black = (pipeline.encode_images([np.full((32, 32, 3), v, np.uint8)] * 2) for v in (200, 0))
+    logits = [next(pipeline._masked_logits(rows, places, images)) for images in (grey, black)]
     assert not logits[0].equal(logits[1])
 
 
-def test_texts_from_files_are_cut_and_counted(material, tmp_path):
+def test_texts_from_files_are_cut_and_counted(context, tmp_path):
     lines = [{"text": "one two three four five six seven " * 40}, {"text": "short"}]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    filled = MaskedWords(texts=(str(tmp_path),), longest=24).predict(material)["texts"]
+    filled = MaskedWords(texts=(str(tmp_path),), max_length=24).predict(context)["texts"]
     assert len(filled.labels) == int(np.ceil(0.15 * 24)) + 1
     assert len(filled.said) == len(filled.labels) == len(filled.group)
 
 
-def test_nothing_to_hide(material):
+def test_nothing_to_hide(context):
     with pytest.raises(DataError, match="no word to hide"):
-        MaskedWords(passages=[""]).predict(material)
+        MaskedWords(passages=[""]).predict(context)

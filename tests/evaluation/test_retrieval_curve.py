@@ -10,9 +10,9 @@ from tiny_unimo import detected, lively_unimo
 
 from unimo import speed
 from unimo.errors import UsageError
-from unimo.evaluation.zero_shot import Material, Retrieval
+from unimo.evaluation.zero_shot import EvalContext, Retrieval
 from unimo.evaluation.zero_shot.retrieval_curve import curve
-from unimo.inference import Answerer
+from unimo.inference import Pipeline
 from unimo.model.unimo import UNIMO
 from unimo.tokenizer import Tokenizer
 
@@ -30,12 +30,12 @@ def as_values(rows: list[dict]) -> dict:
     return {row["metric"].removesuffix(", re-ranked"): row["score"] for row in rows}
 
 
-def test_every_point_is_retrieval_with_that_shortlist(material, pairs):
-    found = curve(material, Retrieval(pairs), (0, 1, 3, 8), say=quiet)
+def test_every_point_is_retrieval_with_that_shortlist(context, pairs):
+    found = curve(context, Retrieval(pairs), (0, 1, 3, 8), say=quiet)
     assert [point.shortlist for point in found.points] == [0, 1, 3, 8, None]
     for point in found.points:
         task = Retrieval(pairs, shortlist=10**6 if point.shortlist is None else point.shortlist, rerank_queries=None)
-        answers = task.predict(material)
+        answers = task.predict(context)
         rows = task.score(answers)
         stage = [row for row in rows if row["metric"].endswith("re-ranked") == (point.shortlist != 0)]
         assert as_values(stage) == point.recalls
@@ -47,8 +47,8 @@ def test_every_point_is_retrieval_with_that_shortlist(material, pairs):
     }
 
 
-def test_speed_is_measured_for_short_lists_and_scores_are_the_same(material, pairs):
-    found = curve(material, Retrieval(pairs), (0, 1, 20), say=quiet)
+def test_speed_is_measured_for_short_lists_and_scores_are_the_same(context, pairs):
+    found = curve(context, Retrieval(pairs), (0, 1, 20), say=quiet)
     by_length = {point.shortlist: point for point in found.points}
     assert by_length[1].seconds is not None and by_length[1].worst < 1e-4
     assert by_length[20].seconds is None  # more than a quarter of all passes
@@ -69,18 +69,18 @@ def test_what_lies_outside_the_interval_is_said(tmp_path, tools):
         {(i, caption) for i, caption in enumerate(captions)},
     )
     task = Retrieval(tools.write_pairs(tmp_path / "pairs", [[caption] for caption in captions]))
-    rows = {row["shortlist"]: row for row in curve(Material(model), task, (2, 500), say=quiet).rows()}
+    rows = {row["shortlist"]: row for row in curve(EvalContext(model), task, (2, 500), say=quiet).rows()}
     assert list(rows) == [2, "all"]  # longer than the gallery: all of it
     assert rows["all"]["recalls"]["image to text R@1"]["value"] == 1.0
     assert not rows[2]["within the interval of all"] and not rows[2]["recalls"]["image to text R@1"]["within"]
 
 
 def test_a_shared_image_scores_like_a_copy_for_each_text(monkeypatch):
-    answerer = Answerer(
-        lively_unimo(vocabulary=Tokenizer.vocab_size, fusion="prefix", matching=2), precision="fp32", batch=7
+    pipeline = Pipeline(
+        lively_unimo(vocabulary=Tokenizer.vocab_size, fusion="prefix", matching=2), precision="fp32", batch_size=7
     )
-    images = answerer.encode_images(detected([3, 1, 4]))
-    texts = answerer.encode_texts(["a dog", "two cats on a red sofa", "an owl", "it rains"])
+    images = pipeline.encode_images(detected([3, 1, 4]))
+    texts = pipeline.encode_texts(["a dog", "two cats on a red sofa", "an owl", "it rains"])
     every = np.stack(np.divmod(np.arange(12), 4), axis=1)
     rows = []
     fuse = UNIMO.fuse
@@ -91,10 +91,10 @@ def test_a_shared_image_scores_like_a_copy_for_each_text(monkeypatch):
         return found
 
     monkeypatch.setattr(UNIMO, "fuse", counting)
-    shared, held = answerer.match(images, texts, every), sum(rows)
+    shared, held = pipeline.match(images, texts, every), sum(rows)
     rows.clear()
     monkeypatch.setattr(UNIMO, "can_share", False)
-    np.testing.assert_allclose(shared, answerer.match(images, texts, every), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(shared, pipeline.match(images, texts, every), rtol=0, atol=1e-5)
     assert np.ptp(shared) > 0.01
     # Chunks of 7 pairs: images 0 and 1, 1 and 2; 4 + 2 + 2 + 5 rows instead of 4 (4 + 2 + 5).
     assert sum(rows) - held == 4 * (4 + 2 + 5) - (4 + 2 + 2 + 5)
@@ -107,8 +107,8 @@ def test_a_model_fine_tuned_for_retrieval_is_scored_as_it_was_trained(tools):
     images = plain.encode_images(list(rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)))
     texts, pairs = plain.encode_texts(["a dog", "a red cat"]), np.array([[0, 0], [1, 1], [2, 0]])
     settings = {"kind": "retrieval", "rank": {"loss": "circle", "cosine": 0.3}}
-    circle = Answerer(plain.model, precision="fp32", facts={"settings": settings})
-    hard = Answerer(
+    circle = Pipeline(plain.model, precision="fp32", facts={"settings": settings})
+    hard = Pipeline(
         plain.model, precision="fp32", facts={"settings": {**settings, "rank": {"loss": "hard", "cosine": 0.3}}}
     )
     default, weighted = plain.match(images, texts, pairs), plain.match(images, texts, pairs, cosine_weight=0.3)
@@ -117,13 +117,13 @@ def test_a_model_fine_tuned_for_retrieval_is_scored_as_it_was_trained(tools):
     np.testing.assert_array_equal(hard.match(images, texts, pairs), default)
 
 
-def test_the_report_of_the_verb(material, pairs, tmp_path, monkeypatch, capsys):
+def test_the_report_of_the_verb(context, pairs, tmp_path, monkeypatch, capsys):
     from unimo import inference
     from unimo.cli import app
 
-    monkeypatch.setattr(inference, "load", lambda source, **_: material.answerer)
+    monkeypatch.setattr(inference, "load", lambda source, **_: context.pipeline)
     place = tmp_path / "curve.json"
-    ask = ["bench", "retrieval", "RUN", "--pairs", *pairs, "--shortlists", "0,2", "--limit", "9", "--out", str(place)]
+    ask = ["speed", "retrieval", "RUN", "--pairs", *pairs, "--shortlists", "0,2", "--limit", "9", "--out", str(place)]
     app(ask, standalone_mode=False)
     report = json.loads(place.read_text())
     assert [row["shortlist"] for row in report["curve"]] == [0, 2, "all"] and report["facts"]["images"] == 9
@@ -132,8 +132,8 @@ def test_the_report_of_the_verb(material, pairs, tmp_path, monkeypatch, capsys):
     assert all(line in said for line in report["table"]) and "95 % intervals" in said
 
 
-def test_wrong_requests_are_refused(material, pairs):
+def test_wrong_requests_are_refused(context, pairs):
     with pytest.raises(UsageError, match="shortlist"):
-        speed.retrieval(material.answerer, pairs, shortlists=[-1])
+        speed.retrieval(context.pipeline, pairs, shortlists=[-1])
     with pytest.raises(UsageError, match="match images"):
-        speed.retrieval(Answerer(lively_unimo(vocabulary=Tokenizer.vocab_size), precision="fp32"), pairs)
+        speed.retrieval(Pipeline(lively_unimo(vocabulary=Tokenizer.vocab_size), precision="fp32"), pairs)

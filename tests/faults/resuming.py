@@ -18,7 +18,7 @@ from dying import Countdown, counted, ended, fork, killed
 from stage import serve
 from tiny_run import bits_of, log_of, quiet, tiny, warm_up
 
-from unimo import checkpoint
+from unimo import checkpoint, objectives
 from unimo.train import loop as T
 from unimo.train import run_folder
 
@@ -30,8 +30,8 @@ AT_ONCE = 3  # steps in which a process is killed at the latest; with those of i
 def train(run, out: Path, countdown: Countdown | None = None) -> None:
     """Begins the run, or goes on with it; a step is an event, too."""
     if countdown is not None:
-        step = T.objectives.step
-        T.objectives.step = lambda *arguments: (countdown.event("step"), step(*arguments))[1]
+        step = objectives.step
+        objectives.step = lambda *arguments: (countdown.event("step"), step(*arguments))[1]
     T.train(run, out, resume=(out / "settings.json").exists(), say=quiet)
 
 

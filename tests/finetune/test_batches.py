@@ -35,12 +35,14 @@ def rows_of(examples, **options) -> TaskRows:
     return TaskRows(examples, size=16, tokenizer=Tokenizer.default(), **options)
 
 
-def stream_of(examples, batch=4, views=Views(), **options) -> TaskStream:
-    return TaskStream(rows_of(examples, views=views), Classify(HEAD, sees=True), batch=batch, seed=3, **options)
+def stream_of(examples, batch_size=4, views=Views(), **options) -> TaskStream:
+    return TaskStream(
+        rows_of(examples, views=views), Classify(HEAD, sees=True), batch_size=batch_size, seed=3, **options
+    )
 
 
 def test_every_row_comes_once_an_epoch(examples):
-    stream = stream_of(examples, batch=5)
+    stream = stream_of(examples, batch_size=5)
     ids = [one for step in range(8) for one in stream.batch(step).keys["examples"]]
     everyone = sorted(row.id for row in examples.rows)
     epochs = [ids[first : first + 10] for first in range(0, 40, 10)]
@@ -58,22 +60,22 @@ def test_a_batch_is_a_function_of_seed_and_step(examples):
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_ranks_share_what_one_process_reads(examples, world):
-    alone = stream_of(examples, batch=4, shards=4)
-    parts = [stream_of(examples, batch=4, shards=4, rank=rank, world=world) for rank in range(world)]
+    alone = stream_of(examples, batch_size=4, micro_batches=4)
+    parts = [stream_of(examples, batch_size=4, micro_batches=4, rank=rank, world=world) for rank in range(world)]
     for step in range(5):
-        together = [one for part in parts for one in part.batch(step).keys["examples"]]
-        assert together == alone.batch(step).keys["examples"]
+        batch_size = [one for part in parts for one in part.batch(step).keys["examples"]]
+        assert batch_size == alone.batch(step).keys["examples"]
     with pytest.raises(UsageError, match="equal shards"):
-        stream_of(examples, batch=5, shards=2)
+        stream_of(examples, batch_size=5, micro_batches=2)
 
 
 def test_a_image_of_several_rows_is_shown_once_unless_it_varies(examples):
     rows = rows_of(examples)
-    draft = rows.draft([Place(0), Place(5), Place(1)])  # rows 0 and 5 have the same image
-    assert [one.image for one in draft.examples] == [0, 0, 1] and len(draft.pixels["examples"]) == 2
-    varied = rows_of(examples, views=Views(flip=0.5)).draft([Place(0, names=(1,)), Place(5, names=(2,))])
+    builder = rows.builder([Place(0), Place(5), Place(1)])  # rows 0 and 5 have the same image
+    assert [one.image for one in builder.examples] == [0, 0, 1] and len(builder.pixels["examples"]) == 2
+    varied = rows_of(examples, views=Views(flip=0.5)).builder([Place(0, names=(1,)), Place(5, names=(2,))])
     assert [one.image for one in varied.examples] == [0, 1]
-    blind = rows_of(examples, sees=False).draft([Place(0)])
+    blind = rows_of(examples, sees=False).builder([Place(0)])
     assert blind.examples[0].image == -1 and not blind.pixels
 
 

@@ -18,7 +18,7 @@ from tiny_run import bits_of, log_of
 from tiny_task import keys_of, quiet, tiny_run, write_csv, write_images, write_jsonl, write_start
 
 import unimo
-from unimo import checkpoint
+from unimo import checkpoint, objectives
 from unimo.config import override
 from unimo.errors import DataError, Restart, UsageError
 from unimo.evaluation.evaluate import EvaluationData, evaluate
@@ -28,7 +28,7 @@ from unimo.finetune.task_types import mean_loss
 from unimo.metrics.intervals import Score
 from unimo.model.build import build
 from unimo.train import loop as T
-from unimo.train.early_stopping import Marks
+from unimo.train.early_stopping import EarlyStopping
 from unimo.train.run_folder import read_log
 from unimo.weights.loading import load_model
 
@@ -114,7 +114,7 @@ def of_written_texts(start, tmp, shown):
     words = ("cat", "dog", "owl", "fox")
     rows = [{"text": f"{words[i % 4]} number {i}", "target": f"the {words[i % 4]} runs"} for i in range(16)]
     path = write_jsonl(tmp / "rows.jsonl", rows)
-    changes = ("steps=80", "write.only_known_words=true", "write.beams=2")
+    changes = ("steps=80", "write.restrict_vocabulary=true", "write.num_beams=2")
     return tiny_run(start, "generation", TaskData(train=(path,), dev=(path,)), *changes), "rouge_l", 1.0
 
 
@@ -123,7 +123,7 @@ def of_captions(start, tmp, shown):
     rows = [{"image": k, "captions": [f"a {c} wall", f"this is {c}"]} for k, c in zip(keys_of(folder), colours)]
     path = write_jsonl(tmp / "rows.jsonl", rows)
     data = TaskData(train=(path,), dev=(path,), images=(str(folder),))
-    changes = ("steps=100", "write.only_known_words=true", "write.end=sep", "metrics=rouge_l")
+    changes = ("steps=100", "write.restrict_vocabulary=true", "write.end=sep", "metrics=rouge_l")
     return tiny_run(start, "generation", data, *changes), "rouge_l", 1.0
 
 
@@ -145,7 +145,7 @@ def of_dialogue(start, tmp, shown):
     path = tmp / "coqa.json"
     path.write_text(json.dumps({"data": stories}))
     data = TaskData(reader="coqa", train=(str(path),), dev=(str(path),))
-    changes = ("write.dialogue=true", "write.only_known_words=true", "steps=200", "metrics=coqa_f1")
+    changes = ("write.dialogue=true", "write.restrict_vocabulary=true", "steps=200", "metrics=coqa_f1")
     return tiny_run(start, "generation", data, *changes), "coqa_f1", 0.75
 
 
@@ -155,8 +155,8 @@ def of_retrieval(loss):
         rows = [{"image": k, "captions": [f"a {c} wall", f"{c} paint"]} for k, c in zip(keys_of(folder)[:4], colours)]
         path = write_jsonl(tmp / "rows.jsonl", rows)
         data = TaskData(reader="captions", train=(path,), dev=(path,), images=(str(folder),))
-        rank = Ranking(loss=loss, negatives=3, longest=20, matched=8, fresh=loss == "circle")
-        return tiny_run(start, "retrieval", data, "steps=100", "batch=4", rank=rank), "image to text R@1", 1.0
+        rank = Ranking(loss=loss, negatives=3, max_length=20, matched=8, fresh=loss == "circle")
+        return tiny_run(start, "retrieval", data, "steps=100", "batch_size=4", rank=rank), "image to text R@1", 1.0
 
     made.__name__ = f"of_retrieval_{loss}"
     return made
@@ -227,7 +227,7 @@ def learning(tmp_path_factory) -> Finetuning:
     path = write_csv(folder / "rows.csv", sentences(16))
     start = write_start(folder / "lively", dropout=0.1, attention_dropout=0.1)
     data = TaskData(train=(path,), dev=(path,))
-    return tiny_run(start, "classification", data, "steps=12", "dev_steps=3", "save_steps=2", "average=0.9")
+    return tiny_run(start, "classification", data, "steps=12", "dev_steps=3", "save_steps=2", "ema_decay=0.9")
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,7 @@ def calm(learning, tmp_path_factory) -> tuple[Path, Path]:
 
 
 def stop_in(monkeypatch, *steps):
-    waiting, real = list(steps), T.objectives.step
+    waiting, real = list(steps), objectives.step
 
     def told(model, batch, active):
         if waiting and batch.step == waiting[0]:
@@ -246,7 +246,7 @@ def stop_in(monkeypatch, *steps):
             os.kill(os.getpid(), signal.SIGTERM)
         return real(model, batch, active)
 
-    monkeypatch.setattr(T.objectives, "step", told)
+    monkeypatch.setattr(objectives, "step", told)
 
 
 @pytest.mark.parametrize("stops", [(1,), (5,), (2, 3, 8)])
@@ -315,7 +315,7 @@ def test_a_run_stops_when_patience_is_over_and_answers_with_its_best(learning, t
     ("changes", "ends"),
     [
         (["patience_from=0"], 6),  # two questions after the first
-        (["patience_from=0", "least_steps=9"], 10),
+        (["patience_from=0", "min_steps=9"], 10),
         (["patience_from=0.5"], 12),  # steps 10 and 12 are in the second half of 20
         (["patience_from=0.99"], 20),
     ],
@@ -331,29 +331,29 @@ def test_patience_counts_in_the_last_part_of_the_schedule_and_after_the_least_st
 
 
 def test_a_run_of_minutes_makes_its_least_steps_and_its_rate_falls_over_all_of_them(learning, tmp_path):
-    run = override(learning, ["steps=none", "minutes=0.0001", "least_steps=12"])
+    run = override(learning, ["steps=none", "minutes=0.0001", "min_steps=12"])
     T.train(Task(run), tmp_path / "run", say=quiet)
     by_steps = override(learning, ["steps=12"])
     T.train(Task(by_steps), tmp_path / "steps", say=quiet)
-    rates = [[record["rate"] for record in read_log(tmp_path / name / "log.jsonl")] for name in ("run", "steps")]
+    rates = [[record["lr"] for record in read_log(tmp_path / name / "log.jsonl")] for name in ("run", "steps")]
     assert rates[0] == rates[1] and len(rates[0]) == 12
 
 
 def test_marks_know_when_to_ask_and_when_to_give_up():
-    marks = Marks(lambda model: (0.0, 0.0), every=5, patience=2)
+    marks = EarlyStopping(lambda model: (0.0, 0.0), every=5, patience=2)
     assert [step for step in range(1, 13) if marks.is_due(step, step == 12)] == [5, 10, 12]
     assert marks.add(5, float("nan"), float("nan"), 0.1) and not marks.is_due(5, True)
     assert marks.add(10, 0.1, 2.0, 0.2) and not marks.add(15, 0.1, 2.5, 0.3) and not marks.patience_is_over
     marks.add(20, 0.05, 1.0, 0.4)
     assert marks.best is not None and marks.best.step == 10 and marks.patience_is_over
-    again = Marks(lambda model: (0.0, 0.0), every=5, patience=2)
+    again = EarlyStopping(lambda model: (0.0, 0.0), every=5, patience=2)
     again.from_state(json.loads(json.dumps(marks.to_state())))
     assert again.given == marks.given
 
 
 def test_of_equal_scores_the_lower_dev_loss_is_kept_and_of_equal_losses_the_later():
     """Matthews is 0 while all answers are one class: there the loss tells whether anything is learnt."""
-    marks = Marks(lambda model: (0.0, 0.0), every=1, patience=2)
+    marks = EarlyStopping(lambda model: (0.0, 0.0), every=1, patience=2)
     assert [marks.add(step, 0.0, loss, 0.1 * step) for step, loss in enumerate((0.69, 0.65, 0.66, 0.65), 1)] == [
         True, True, False, True,
     ]  # fmt: skip
@@ -365,13 +365,13 @@ def test_the_dev_loss_is_the_training_loss_without_dropout(starts, tmp_path):
     rows = sentences(16)
     path = write_csv(tmp_path / "rows.csv", rows)
     run = tiny_run(starts["unimo-2"], "classification", TaskData(train=(path,), dev=(path,)), "steps=1")
-    work = Task(run)
-    T.train(work, tmp_path / "run", say=quiet)
-    answerer = unimo.load(tmp_path / "run", precision="fp32")
-    said = work.kind.predict(answerer, work.rows("dev"))
+    job = Task(run)
+    T.train(job, tmp_path / "run", say=quiet)
+    pipeline = unimo.load(tmp_path / "run", precision="fp32")
+    said = job.kind.predict(pipeline, job.rows("dev"))
     plain = [-math.log(one.likely[row["label"]]) for one, row in zip(said, rows)]
-    for together in (1, 5, 16):
-        loss = mean_loss(work.kind, answerer, work.rows("dev"), together)
+    for batch_size in (1, 5, 16):
+        loss = mean_loss(job.kind, pipeline, job.rows("dev"), batch_size)
         assert loss == pytest.approx(sum(plain) / len(plain), rel=1e-5)
 
 
@@ -413,7 +413,7 @@ def test_random_weights_of_the_same_settings(starts, tmp_path):
     path = write_csv(tmp_path / "rows.csv", sentences(16))
     pretrained = tiny_run(starts["unimo-2"], "classification", TaskData(train=(path,), dev=(path,)), "steps=2")
     fresh = prepared(pretrained, None, like=starts["unimo-2"])
-    assert fresh.start is None and fresh.model == pretrained.model
+    assert fresh.init_from is None and fresh.model == pretrained.model
     said: list[str] = []
     marked = finetune(fresh, tmp_path / "run", say=said.append)
     assert "all weights are random" in said and marked.report["facts"]["started from"] == "random weights"
@@ -429,7 +429,7 @@ def test_known_words_of_the_start_grow_by_those_to_be_written(tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", [{"text": f"{i}", "target": "zebras graze"} for i in range(8)])
     run = tiny_run(str(tmp_path / "narrow"), "generation", TaskData(train=(path,), dev=(path,)), "steps=2")
     finetune(run, tmp_path / "run", say=quiet)
-    words = set(load_model(tmp_path / "run")[0].known_words.tolist())
+    words = set(load_model(tmp_path / "run")[0].vocabulary_subset.tolist())
     assert words == {*known, *unimo.tokenizer.Tokenizer.default().encode("zebras graze")}
 
 
@@ -519,9 +519,9 @@ def test_settings_that_contradict_each_other_are_refused(starts, tmp_path, chang
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        (["shards=0"], "out of range"),
-        (["optimiser.layer_decay=2"], "out of range"),
-        (["shards=3"], "equal shards"),
+        (["micro_batches=0"], "out of range"),
+        (["optimizer.layer_decay=2"], "out of range"),
+        (["micro_batches=3"], "equal shards"),
         (["kind=regression", "adversarial.steps=2", "adversarial.sides=text"], "adversarial training is for"),
     ],
 )

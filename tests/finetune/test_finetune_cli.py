@@ -32,7 +32,7 @@ def start(tmp_path_factory) -> str:
     return write_start(tmp_path_factory.mktemp("start") / "run")
 
 
-FAST = ("--steps", "6", "--set", "precision=fp32", "--set", "batch=8", "--set", "tensorboard=false")
+FAST = ("--steps", "6", "--set", "precision=fp32", "--set", "batch_size=8", "--set", "tensorboard=false")
 
 
 def command(*arguments: object) -> str:
@@ -54,7 +54,9 @@ def rows_of(path: Path) -> list[dict]:
 def test_a_csv_of_texts_and_labels(start, tmp_path):
     train, dev = write_csv(tmp_path / "my.csv", sentences(12)), write_csv(tmp_path / "dev.csv", sentences(6))
     out = tmp_path / "run"
-    said = command("finetune", "classification", "--from", start, "--train", train, "--dev", dev, "--out", out, *FAST)
+    said = command(
+        "finetune", "classification", "--init-from", start, "--train", train, "--dev", dev, "--out", out, *FAST
+    )
     assert "accuracy, nearest training row" in said and (out / "report.html").is_file()
     assert unimo.load(out).labels == ("no", "yes")
 
@@ -70,7 +72,7 @@ def test_a_folder_of_classes(start, tmp_path):
     write_images(tmp_path / "train", 12)
     write_images(tmp_path / "dev", 4)
     train = ("--train", tmp_path / "train", "--dev", tmp_path / "dev")
-    command("finetune", "imagenet", "--from", start, *train, "--out", tmp_path / "run", *FAST)
+    command("finetune", "imagenet", "--init-from", start, *train, "--out", tmp_path / "run", *FAST)
     assert unimo.load(tmp_path / "run").labels == ("blue", "green", "red", "yellow")
     assert len(rows_of(tmp_path / "run/predictions-dev.jsonl")) == 4
 
@@ -84,7 +86,7 @@ def test_jsonl_of_images_questions_and_answers(start, tmp_path):
     train = write_jsonl(tmp_path / "my.jsonl", rows)
     dev = write_jsonl(tmp_path / "dev.jsonl", [*rows[:3], {**rows[3], "answer": "mauve"}])
     paths = ("--train", train, "--dev", dev, "--images", tmp_path / "images")
-    command("finetune", "classification", "--from", start, *paths, "--out", tmp_path / "run", *FAST)
+    command("finetune", "classification", "--init-from", start, *paths, "--out", tmp_path / "run", *FAST)
     answers = rows_of(tmp_path / "run/predictions-dev.jsonl")
     assert len(answers) == 4  # an answer that training did not have is wrong, not left out
     model = unimo.load(tmp_path / "run")
@@ -97,13 +99,13 @@ def test_columns_are_named_where_they_cannot_be_guessed(start, tmp_path):
     train = write_csv(tmp_path / "my.csv", rows)
     columns = ("--column", "text=said", "--column", "label=mood")
     out = tmp_path / "run"
-    command("finetune", "classification", "--from", start, "--train", train, *columns, "--out", out, *FAST)
+    command("finetune", "classification", "--init-from", start, "--train", train, *columns, "--out", out, *FAST)
     assert unimo.load(out).labels == ("no", "yes")
     with pytest.raises(UsageError, match="part=column"):
         command(
             "finetune",
             "classification",
-            "--from",
+            "--init-from",
             start,
             "--train",
             train,
@@ -116,13 +118,13 @@ def test_columns_are_named_where_they_cannot_be_guessed(start, tmp_path):
 
 def test_random_weights_and_misspelt_tasks(start, tmp_path):
     train = write_csv(tmp_path / "my.csv", sentences(12))
-    random = ("--from", "random", "--like", start)
+    random = ("--init-from", "random", "--like", start)
     said = command("finetune", "classification", *random, "--train", train, "--out", tmp_path / "run", *FAST)
     assert "all weights are random" in said
     with pytest.raises(UsageError, match="did you mean sst2"):
-        command("finetune", "sst", "--from", start, "--train", train)
+        command("finetune", "sst", "--init-from", start, "--train", train)
     with pytest.raises(UsageError, match="which model"):
-        command("finetune", "sst2", "--from", "random", "--train", train)
+        command("finetune", "sst2", "--init-from", "random", "--train", train)
 
 
 def test_predictions_need_a_fine_tuned_model_and_count_bad_rows(start, tmp_path):
@@ -153,10 +155,10 @@ def test_a_prediction_too_few_is_noticed(tmp_path, start):
     train = write_csv(tmp_path / "my.csv", sentences(12))
     from unimo.finetune.job import Task
 
-    work = Task(tiny_run(start, "classification", TaskData(train=(train,))))
-    work.open(tmp_path, quiet)
+    job = Task(tiny_run(start, "classification", TaskData(train=(train,))))
+    job.open(tmp_path, quiet)
     with pytest.raises(UnimoError, match="not one prediction for each row"):
-        write_predictions(tmp_path / "x.jsonl", work.kind, [], work.splits["train"])
+        write_predictions(tmp_path / "x.jsonl", job.kind, [], job.splits["train"])
 
 
 # ------------------------------------------------------------------------------------------- seeds and grids
@@ -167,18 +169,18 @@ def test_every_combination_and_seed_runs_once_and_the_best_on_dev_is_told(start,
     run = tiny_run(start, "classification", TaskData(train=(train,)), "steps=2")
     made = []
 
-    def made_up(given, folder, *, resume, say, together):
+    def made_up(given, folder, *, resume, say, batch_size):
         made.append(folder.name)
         folder.mkdir(parents=True)
-        value = given.optimiser.rate * 1000 + given.seed
+        value = given.optimizer.lr * 1000 + given.seed
         return Marked({}, {"dev": value, "test": -value})
 
     monkeypatch.setattr(S, "finetune", made_up)
-    grid = ["optimiser.rate=1e-3,2e-3", "batch=4,8"]
+    grid = ["optimizer.lr=1e-3,2e-3", "batch_size=4,8"]
     summary = S.sweep(run, tmp_path / "out", seeds=3, grid=grid, say=quiet)
-    assert len(made) == len(set(made)) == 12 and made[0] == "optimiser.rate=1e-3,batch=4,seed=1"
+    assert len(made) == len(set(made)) == 12 and made[0] == "optimizer.lr=1e-3,batch_size=4,seed=1"
     best = summary["best on dev"]
-    assert best["settings"] == ["optimiser.rate=2e-3", "batch=4"]  # of equals the first
+    assert best["settings"] == ["optimizer.lr=2e-3", "batch_size=4"]  # of equals the first
     assert best["dev"]["mean"] == pytest.approx(4.0) and best["dev"]["spread"] == pytest.approx(1.0)
     assert best["test"]["mean"] == pytest.approx(-4.0) and best["dev"]["each"] == pytest.approx([3.0, 4.0, 5.0])
     assert json.loads((tmp_path / "out/summary.json").read_text()) == summary
@@ -187,16 +189,27 @@ def test_every_combination_and_seed_runs_once_and_the_best_on_dev_is_told(start,
     with pytest.raises(UsageError, match="other settings"):  # nor passed off as runs of other settings
         S.sweep(replace(run, steps=3), tmp_path / "out", seeds=3, grid=grid, say=quiet)
     with pytest.raises(UsageError, match="grid"):
-        S.sweep(run, tmp_path / "out", grid=["optimiser.rate"], say=quiet)
+        S.sweep(run, tmp_path / "out", grid=["optimizer.lr"], say=quiet)
 
 
 def test_a_sweep_drops_no_option_of_its_command(start, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(S, "finetune", lambda *_, together, **__: asked.append(together) or Marked({}, {}))
+    monkeypatch.setattr(S, "finetune", lambda *_, batch_size, **__: asked.append(batch_size) or Marked({}, {}))
     (tmp_path / "run").mkdir()  # a run would make it
     train = write_csv(tmp_path / "my.csv", sentences(12))
-    sweep = ("finetune", "classification", "--from", start, "--train", train, "--out", tmp_path / "run", "--seeds", 2)
-    command(*sweep, "--together", 7)
+    sweep = (
+        "finetune",
+        "classification",
+        "--init-from",
+        start,
+        "--train",
+        train,
+        "--out",
+        tmp_path / "run",
+        "--seeds",
+        2,
+    )
+    command(*sweep, "--batch-size", 7)
     assert asked == [7, 7]
     with pytest.raises(UsageError, match="a sweep gives its runs their seeds"):
         command(*sweep, "--seed", 5)
@@ -211,7 +224,7 @@ def test_two_seeds_with_one_command(start, tmp_path):
     train = write_csv(tmp_path / "my.csv", sentences(12))
     out = tmp_path / "run"
     paths = ("--train", train, "--dev", train, "--out", out)
-    said = command("finetune", "classification", "--from", start, *paths, "--seeds", 2, *FAST)
+    said = command("finetune", "classification", "--init-from", start, *paths, "--seeds", 2, *FAST)
     assert "summary.json" in said and {"seed=1", "seed=2"} <= {path.name for path in out.iterdir()}
     each = json.loads((out / "summary.json").read_text())["runs"][0]["dev"]["each"]
     assert len(each) == 2
@@ -233,10 +246,10 @@ def test_every_recipe_can_be_found_and_tells_its_story(name):
 def test_ours_keeps_the_task_and_changes_how_weights_move(start):
     released = find_tuning("flickr30k_retrieval")
     small = ours(released)
-    assert small.rank.loss == "hard" and small.data == released.data and small.optimiser.rate < 1e-4
-    assert small.optimiser.layers == released.optimiser.layers
+    assert small.rank.loss == "hard" and small.data == released.data and small.optimizer.lr < 1e-4
+    assert small.optimizer.matrix_optimizer == released.optimizer.matrix_optimizer
     run = tiny_run(start, "classification", TaskData(train=("x",)), "read.hidden=7", "adversarial.steps=2")
     tiny = ours(run)
-    assert tiny.optimiser.rate == 1.5e-3 and tiny.optimiser.layers == "muon"
+    assert tiny.optimizer.lr == 1.5e-3 and tiny.optimizer.matrix_optimizer == "muon"
     assert tiny.patience == 3 and tiny.adversarial is None
     assert tiny.read == replace(run.read, prior=True) and tiny.data == run.data and tiny.model == run.model

@@ -26,12 +26,12 @@ def tuned(tmp_path):
     """A fine-tuned run of random weights: texts, or texts beside images, in two classes."""
 
     def make(reads: str = "text") -> str:
-        head = HeadSettings(task="mood", labels=("bad", "good"), reads=reads, longest=40)
+        head = HeadSettings(task="mood", labels=("bad", "good"), reads=reads, max_length=40)
         model = ModelSettings("tiny", member="unimo-2", head=head, **SIZES)
         run = Finetuning(task="mood", kind="classification", model=model, metrics=("accuracy",))
-        run = replace(run, read=Reading(longest=40, sees=reads != "text", soft=False, unseen="error"))
+        run = replace(run, read=Reading(max_length=40, sees=reads != "text", soft=False, unseen="error"))
         torch.manual_seed(0)
-        state = {"settings": to_dict(run), "elapsed": 1.0, "averaged": False}
+        state = {"settings": to_dict(run), "elapsed": 1.0, "ema": False}
         checkpoint.save(tmp_path / "run/checkpoints", 5, {"model": dict(build(model).named_parameters())}, state)
         return str(tmp_path / "run")
 

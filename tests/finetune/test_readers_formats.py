@@ -333,7 +333,7 @@ def test_lines(tmp_path):
         ("target is empty", " line 3"),
         ("text is not UTF-8", " line 4"),
     ]
-    assert not open_examples("lines", source, max_bad_share=1).labelled
+    assert not open_examples("lines", source, max_bad_fraction=1).labelled
 
 
 def test_lines_of_unequal_number_name_both(tmp_path):

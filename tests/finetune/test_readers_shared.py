@@ -52,7 +52,7 @@ def test_text_sets(data, counts, reader, folder, segments, target):
     files = [name for name in counts if name.startswith(folder) and name.endswith(".jsonl.gz")]
     assert files
     for name in files:
-        examples = open_examples(reader, data / name, need_targets=True, max_bad_share=0)
+        examples = open_examples(reader, data / name, need_targets=True, max_bad_fraction=0)
         assert len(examples) == counts[name]["rows"] and examples.bad == 0, name
         assert {len(row.texts) for row in examples.rows} == {segments}
         if isinstance(target, set):
@@ -81,7 +81,7 @@ IMAGES = [  # reader, pattern, what the manifest counts, number of classes
 def test_image_sets(data, counts, indexes, reader, pattern, unit, classes):
     expected = sum(counts[str(path.relative_to(data))][unit] for path in data.glob(pattern))
     assert expected
-    examples = open_examples(reader, data / pattern, index_dir=indexes, need_targets=True, max_bad_share=0)
+    examples = open_examples(reader, data / pattern, index_dir=indexes, need_targets=True, max_bad_fraction=0)
     got = sum(len(row.target) for row in examples.rows) if unit == "captions" else len(examples)
     assert got == expected and examples.bad == 0
     assert all(examples.image_item(row.image) >= 0 for row in examples.rows)
@@ -109,7 +109,7 @@ def test_entailment_about_flickr8k_images(data, counts, indexes):
         images = [str(data / "flickr8k" / tar) for tar in tars]
         rows = data / f"visual_entailment/{split}.jsonl.gz"
         for reader in ("visual_entailment", "snli_ve"):
-            examples = open_examples(reader, rows, images=images, index_dir=indexes, max_bad_share=0)
+            examples = open_examples(reader, rows, images=images, index_dir=indexes, max_bad_fraction=0)
             assert len(examples) == counts[f"visual_entailment/{split}.jsonl.gz"]["rows"] and examples.bad == 0
             assert all(len(row.texts) == 1 for row in examples.rows)  # the premise is the image
 
@@ -119,7 +119,7 @@ def test_flickr8k_captions_by_split(data, indexes):
     for split, expected in (("dev", 1000), ("test", 900)):
         tars = data / f"flickr8k/{split}-*.tar"
         examples = open_examples(
-            "captions", path, only={"split": split}, images=tars, index_dir=indexes, max_bad_share=0
+            "captions", path, only={"split": split}, images=tars, index_dir=indexes, max_bad_fraction=0
         )
         assert len(examples) == expected and sum(len(row.target) for row in examples.rows) == 5 * expected
     # Of images of another split none is there: every row is named, none is quietly kept.

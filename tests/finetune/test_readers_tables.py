@@ -205,7 +205,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize("task", GLUE)
 def test_glue_as_published(tmp_path, task):
-    examples = open_examples(task, write(tmp_path / "dev.tsv", GLUE[task]), max_bad_share=0)
+    examples = open_examples(task, write(tmp_path / "dev.tsv", GLUE[task]), max_bad_fraction=0)
     assert (examples.rows[0].texts, examples.rows[0].target) == EXPECTED[task]
     assert len(examples) == (2 if task == "cola" else 1)
 

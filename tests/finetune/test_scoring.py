@@ -29,7 +29,7 @@ def marked(tmp_path: Path, member: str, **changes):
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     start = write_start(tmp_path / "start", member, **changes)
     data = TaskData(reader="captions", train=(path,), dev=(path,), images=(str(tmp_path / "images"),))
-    run = tiny_run(start, "retrieval", data, "steps=3", "batch=4")
+    run = tiny_run(start, "retrieval", data, "steps=3", "batch_size=4")
     return start, run, finetune(run, tmp_path / "out", say=quiet, zero_shot=True)
 
 
@@ -37,12 +37,12 @@ def test_retrieval_before_fine_tuning_is_the_start_models_own_answer(tmp_path):
     start, run, found = marked(tmp_path, "unimo-2")
     rows = {row["metric"]: row["score"] for row in found.report["scores"]}
     assert len(rows) == 12 and not found.report["notes"]
-    answerer = inference.load(start, precision="fp32")
+    pipeline = inference.load(start, precision="fp32")
     resolved = inference.load(tmp_path / "out", precision="fp32").facts["settings"]
-    assert resolved["start"] == start
+    assert resolved["init_from"] == start
     examples = open_split(run, "dev", ledger=Ledger(None), say=quiet)
     kind = question(run)
-    for row in kind.score(kind.predict(answerer, task_rows(run, kind, examples)), examples, run.seed):
+    for row in kind.score(kind.predict(pipeline, task_rows(run, kind, examples)), examples, run.seed):
         assert rows[f"{row['metric']}, before fine-tuning"] == row["score"]
     for name, score in rows.items():
         assert score.chance == pytest.approx(min(1.0, int(name.partition("@")[2].partition(",")[0]) / 6))

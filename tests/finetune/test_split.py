@@ -66,7 +66,7 @@ def test_example_is_a_value():
 def test_a_later_row_with_the_same_id_is_bad(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", [{"id": i % 11, "text": f"t{i}", "label": "x"} for i in range(12)])
     ledger = Ledger(tmp_path / "bad.jsonl")
-    examples = open_examples("jsonl", path, ledger=ledger, max_bad_share=0.2)
+    examples = open_examples("jsonl", path, ledger=ledger, max_bad_fraction=0.2)
     assert [row.texts[0] for row in examples.rows] == [f"t{i}" for i in range(11)]
     (entry,) = map(json.loads, (tmp_path / "bad.jsonl").read_text().splitlines())
     assert entry["what"] == "id appears twice" and entry["key"] == "0"

@@ -126,7 +126,7 @@ def test_images_with_annotations_are_joined(indent, images, tmp_path):
     assert said(examples) == FIVE and [row.id for row in examples.rows] == ["0", "1", "2", "3"]
     value["annotations"][0]["image_id"] = 77
     (tmp_path / "captions.json").write_text(json.dumps(value, indent=indent))
-    assert open_examples("table", tmp_path / "captions.json", images=images, max_bad_share=0.1).bad == 1
+    assert open_examples("table", tmp_path / "captions.json", images=images, max_bad_fraction=0.1).bad == 1
 
 
 def test_an_object_around_one_list_of_rows(tmp_path):
@@ -154,7 +154,7 @@ def test_json_lines_are_still_lines(tmp_path):
     (tmp_path / "long.jsonl").write_text(json.dumps({"text": "x" * 100_000, "label": "a"}) + "\n" + lines)
     assert len(open_examples("table", tmp_path / "long.jsonl")) == 4
     (tmp_path / "torn.jsonl").write_text('{"text": "torn",\n' + lines)
-    torn = open_examples("table", tmp_path / "torn.jsonl", max_bad_share=1)
+    torn = open_examples("table", tmp_path / "torn.jsonl", max_bad_fraction=1)
     assert len(torn) == 3 and torn.bad == 1
 
 
@@ -190,7 +190,7 @@ def test_a_text_is_only_a_list_where_it_is_one(images, tmp_path):
     kept = ["[unclear] a dog", "a dog [sic]", "[a dog]", "{a}", "[1, 2]", '{"a": "b"}', "[", "[]x"]
     assert [unpacked(text, "w") for text in kept] == kept
     path = write(tmp_path / "c.csv", [("0.jpg", "['a man' 'a dog']"), ("1.jpg", "a dog")], ("image", "caption"))
-    found = open_examples("table", path, images=images, kind="generation", max_bad_share=1)
+    found = open_examples("table", path, images=images, kind="generation", max_bad_fraction=1)
     assert len(found) == 1 and "list that cannot be read" in str(found.first_bad[0])  # as numpy prints it
     typed = tmp_path / "c.jsonl"  # JSON has lists of its own: a string is a string
     typed.write_text(json.dumps({"image": "0.jpg", "caption": '["a", "b"]'}) + "\n")
@@ -280,7 +280,7 @@ def test_returns_become_line_feeds_wherever_a_block_ends(size):
 
 def test_line_ends_of_two_sorts_are_named(tmp_path):
     (tmp_path / "mixed.csv").write_bytes(b"text,label\nb,y\na\rc,x\n")
-    found = open_examples("csv", tmp_path / "mixed.csv", max_bad_share=1)
+    found = open_examples("csv", tmp_path / "mixed.csv", max_bad_fraction=1)
     assert len(found) == 1 and "carriage return" in str(found.first_bad[0])
 
 
@@ -328,7 +328,7 @@ def test_random_small_tables_are_read_or_refused_by_name(tmp_path):
             data = data[:at] + rng.choice([b"", b"\xff", b"\0", b'"', b"\r", b"\n"]) + data[at + rng.randint(0, 2) :]
         path.write_bytes(data)
         try:
-            examples = open_examples("table", path, kind=rng.choice(kinds), max_bad_share=rng.choice([0.01, 1.0]))
+            examples = open_examples("table", path, kind=rng.choice(kinds), max_bad_fraction=rng.choice([0.01, 1.0]))
             read += 1
             assert all(row.texts or row.image for row in examples.rows)
             assert all(text.strip() for row in examples.rows for text in row.texts)

@@ -19,7 +19,7 @@ from unimo.finetune.settings import Finetuning, Ranking, Reading, Writing
 from unimo.finetune.split import Example, Examples
 from unimo.finetune.task_type import in_passes
 from unimo.finetune.task_types import Classify, Rank, Regress, Write, as_asked, mark, question, resolved
-from unimo.inference import Answerer
+from unimo.inference import Pipeline
 from unimo.metrics import METRICS
 from unimo.model.build import ModelSettings, build
 from unimo.model.task_heads import HeadSettings
@@ -44,9 +44,9 @@ class Shown(TaskRows):
     def pixels(self, key: str) -> np.ndarray:
         return np.random.default_rng(int(key)).integers(0, 256, (16, 16, 3), np.uint8)
 
-    def show(self, draft, group, key, names):
-        draft.pixels.setdefault(group, []).append(np.ascontiguousarray(self.pixels(key).transpose(2, 0, 1)))
-        return len(draft.pixels[group]) - 1
+    def show(self, builder, group, key, names):
+        builder.pixels.setdefault(group, []).append(np.ascontiguousarray(self.pixels(key).transpose(2, 0, 1)))
+        return len(builder.pixels[group]) - 1
 
     def seen(self, row: int):
         return self.pixels(self.examples.rows[row].image)
@@ -67,10 +67,10 @@ def model_of(head: HeadSettings | None = None, **changes):
 
 def kinds() -> dict:
     """Name -> (kind, its model, rows)."""
-    classes = HeadSettings(labels=LABELS, reads="both", longest=40)
-    number = HeadSettings(kind="number", longest=40, centre=2.0, spread=3.0)
+    classes = HeadSettings(labels=LABELS, reads="both", max_length=40)
+    number = HeadSettings(kind="number", max_length=40, centre=2.0, spread=3.0)
     numbers = Examples("dev", [replace(row, target=float(i)) for i, row in enumerate(examples().rows)])
-    write = Writing(longest_source=40, longest_target=20, beams=2, longest=6)
+    write = Writing(max_source_length=40, max_target_length=20, num_beams=2, max_length=6)
     return {
         "classify": (Classify(classes, sees=True), model_of(classes), examples()),
         "regress": (Regress(number, sees=False), model_of(number), numbers),
@@ -84,31 +84,31 @@ def plain(predictions) -> list:
 
 @pytest.mark.parametrize("name", ["classify", "regress", "write"])
 def test_answers_are_the_same_to_the_last_bit_in_any_order_and_company(name):
-    """With together=1 each row is read alone: no other row, order or batch size of the answerer can touch it."""
+    """With batch_size=1 each row is read alone: no other row, order or batch size of the answerer can touch it."""
     kind, model, rows = kinds()[name]
-    told = plain(kind.predict(Answerer(model, precision="fp32", batch=64), Shown(rows), 1))
-    for batch in (1, 7):
-        again = plain(kind.predict(Answerer(model, precision="fp32", batch=batch), Shown(rows), 1))
+    told = plain(kind.predict(Pipeline(model, precision="fp32", batch_size=64), Shown(rows), 1))
+    for batch_size in (1, 7):
+        again = plain(kind.predict(Pipeline(model, precision="fp32", batch_size=batch_size), Shown(rows), 1))
         assert all(np.array_equal(a, b) for a, b in zip(told, again, strict=True))
     order = np.random.default_rng(0).permutation(len(rows))
     mixed = Examples("mixed", [rows.rows[i] for i in order])
-    again = plain(kind.predict(Answerer(model, precision="fp32"), Shown(mixed), 1))
+    again = plain(kind.predict(Pipeline(model, precision="fp32"), Shown(mixed), 1))
     assert all(np.array_equal(told[i], b) for i, b in zip(order, again, strict=True))
-    few = plain(kind.predict(Answerer(model, precision="fp32"), Shown(Examples("few", rows.rows[3:5])), 1))
+    few = plain(kind.predict(Pipeline(model, precision="fp32"), Shown(Examples("few", rows.rows[3:5])), 1))
     assert all(np.array_equal(a, b) for a, b in zip(told[3:5], few, strict=True))
 
 
-@pytest.mark.parametrize("together", [None, 3, 7, 64])
+@pytest.mark.parametrize("batch_size", [None, 3, 7, 64])
 @pytest.mark.parametrize("name", ["classify", "regress", "write"])
-def test_rows_that_share_a_pass_answer_alike_but_for_rounding(name, together):
+def test_rows_that_share_a_pass_answer_alike_but_for_rounding(name, batch_size):
     kind, model, rows = kinds()[name]
-    answerer = Answerer(model, precision="fp32")
-    alone, shared = (plain(kind.predict(answerer, Shown(rows), n)) for n in (1, together))
+    pipeline = Pipeline(model, precision="fp32")
+    alone, shared = (plain(kind.predict(pipeline, Shown(rows), n)) for n in (1, batch_size))
     if name == "write":
         assert alone == shared
     else:
         np.testing.assert_allclose(np.stack(alone), np.stack(shared), atol=2e-5)
-    own, others = (kind.score(kind.predict(answerer, Shown(rows), n), rows) for n in (1, together))
+    own, others = (kind.score(kind.predict(pipeline, Shown(rows), n), rows) for n in (1, batch_size))
     assert [row["metric"] for row in own] == [row["metric"] for row in others]
     if name != "regress":  # what is counted is the same to the last digit; what is summed up may round
         assert own == others
@@ -116,41 +116,41 @@ def test_rows_that_share_a_pass_answer_alike_but_for_rounding(name, together):
 
 def test_an_answerer_says_what_predictions_say():
     kind, model, rows = kinds()["classify"]
-    answerer = Answerer(model, precision="fp32")
+    pipeline = Pipeline(model, precision="fp32")
     shown = Shown(rows)
     texts = [row.texts for row in rows.rows]
     images = [shown.seen(i) for i in range(len(rows))]
-    told = kind.predict(answerer, shown)
-    assert answerer.labels == LABELS and answerer.answer(texts, images) == [one.answer for one in told]
-    np.testing.assert_allclose(answerer.classify(images, texts=texts), plain(told), atol=2e-5)
-    answerer.size_of_batch = 1
-    alone = plain(kind.predict(answerer, shown, 1))
-    np.testing.assert_array_equal(answerer.classify(images, texts=texts), np.float32(alone))
+    told = kind.predict(pipeline, shown)
+    assert pipeline.labels == LABELS and pipeline.answer(texts, images) == [one.answer for one in told]
+    np.testing.assert_allclose(pipeline.classify(images, texts=texts), plain(told), atol=2e-5)
+    pipeline.batch_size = 1
+    alone = plain(kind.predict(pipeline, shown, 1))
+    np.testing.assert_array_equal(pipeline.classify(images, texts=texts), np.float32(alone))
     for wrong in ({"images": images}, {"texts": texts}, {"images": images[:2], "texts": texts}):
         with pytest.raises(UsageError):
-            answerer.task_logits(**wrong)
+            pipeline.task_logits(**wrong)
     with pytest.raises(UsageError, match="not fine-tuned"):
-        Answerer(model_of(), precision="fp32").answer(["a dog"])
+        Pipeline(model_of(), precision="fp32").answer(["a dog"])
 
 
 def test_a_number_is_given_in_its_own_unit():
     kind, model, rows = kinds()["regress"]
-    answerer = Answerer(model, precision="fp32", batch=1)
-    told = kind.predict(answerer, Shown(rows), 1)
-    logits = answerer.task_logits(texts=[row.texts for row in rows.rows])[:, 0].tolist()
-    assert told == [2.0 + 3.0 * x for x in logits] == answerer.answer([row.texts for row in rows.rows])
-    draft = Shown(rows).draft([Place(4)])
-    kind.corrupt(draft)
-    assert draft.extra["regress.targets"].tolist() == pytest.approx([(4.0 - 2.0) / 3.0])
+    pipeline = Pipeline(model, precision="fp32", batch_size=1)
+    told = kind.predict(pipeline, Shown(rows), 1)
+    logits = pipeline.task_logits(texts=[row.texts for row in rows.rows])[:, 0].tolist()
+    assert told == [2.0 + 3.0 * x for x in logits] == pipeline.answer([row.texts for row in rows.rows])
+    builder = Shown(rows).builder([Place(4)])
+    kind.corrupt(builder)
+    assert builder.extra["regress.targets"].tolist() == pytest.approx([(4.0 - 2.0) / 3.0])
 
 
 def test_soft_answers_are_asked_one_by_one_and_added_up():
-    head = HeadSettings(kind="answers", labels=("no", "two", "yes"), reads="text", longest=40)
+    head = HeadSettings(kind="answers", labels=("no", "two", "yes"), reads="text", max_length=40)
     kind, model = Classify(head, sees=False), model_of(head)
     rows = Examples("d", [Example("x", ("how many?",), None, {"two": 1.0, "seven": 1.0, "no": 0.3})])
-    draft = Shown(rows, sees=False).draft([Place(0)])
-    kind.corrupt(draft)
-    batch = draft.finish()
+    builder = Shown(rows, sees=False).builder([Place(0)])
+    kind.corrupt(builder)
+    batch = builder.finish()
     with torch.no_grad():
         parts, fused = ask(model, batch, {"task": kind})
         p = model.task_logits(fused["task"]).sigmoid().numpy()[0]
@@ -160,11 +160,11 @@ def test_soft_answers_are_asked_one_by_one_and_added_up():
 
 
 def test_what_is_written_is_asked_word_for_word_after_its_source():
-    kind = Write("t", Writing(longest_source=10, longest_target=6), sees=False, reads=True)
+    kind = Write("t", Writing(max_source_length=10, max_target_length=6), sees=False, reads=True)
     rows = Examples("d", [Example("x", ("a b", "c"), None, "d e f g h i j k")])
-    draft = Shown(rows, sees=False).draft([Place(0)])
-    kind.corrupt(draft)
-    batch, encode = draft.finish(), Tokenizer.default().encode
+    builder = Shown(rows, sees=False).builder([Place(0)])
+    kind.corrupt(builder)
+    batch, encode = builder.finish(), Tokenizer.default().encode
     source = [0, *encode("a b"), 2, *encode("c"), 2]
     target = [0, *encode("d e f g h i j k")][:6]  # longer ones lose their end, as published
     assert batch.texts.ids.tolist() == source + target
@@ -173,11 +173,11 @@ def test_what_is_written_is_asked_word_for_word_after_its_source():
 
 
 def test_matched_pairs_of_the_circle_are_one_right_and_others_wrong():
-    kind = Rank("t", Ranking(loss="circle", negatives=3, longest=20), "unimo-2")
+    kind = Rank("t", Ranking(loss="circle", negatives=3, max_length=20), "unimo-2")
     rows = Examples("d", [Example(f"{i}", (), str(i), (f"caption {i}", f"words {i}")) for i in range(8)])
-    draft = Shown(rows).draft([Place(2, 1, (0, 5)), Place(6, 0, (0, 9))])
-    kind.corrupt(draft)
-    batch, model = draft.finish(), model_of()
+    builder = Shown(rows).builder([Place(2, 1, (0, 5)), Place(6, 0, (0, 9))])
+    kind.corrupt(builder)
+    batch, model = builder.finish(), model_of()
     request = kind.requests(model, batch, model.towers(batch))["rank"]
     image, text = request.image.view(2, 7), request.text.view(2, 7)
     assert (image[:, [0, 4, 5, 6]] == image[:, :1]).all() and (text[:, :4] == text[:, :1]).all()
@@ -243,7 +243,7 @@ def test_the_nearest_row_is_found_by_words_and_only_among_rows_with_a_target():
 def test_settings_follow_the_training_rows():
     rows = Examples("t", [Example(str(i), ("?",), str(i), {"yes": 1.0} if i % 2 else {"no": 1.0}) for i in range(4)])
     run = resolved(Finetuning(model=SETTINGS), rows)
-    assert run.read.sees and not run.read.soft and run.read.unseen == "wrong" and run.read.longest == 64
+    assert run.read.sees and not run.read.soft and run.read.unseen == "wrong" and run.read.max_length == 64
     assert run.model.head.labels == ("no", "yes") and run.model.head.reads == "both"
     assert [row.target for row in as_asked(run, rows).rows] == ["no", "yes", "no", "yes"]
     several = Examples("t", [*rows.rows, Example("5", ("?",), "1", {"yes": 0.6, "no": 0.3})])
@@ -267,12 +267,12 @@ def test_a_hypothesis_comes_without_its_premise():
 
 def test_a_request_reads_images_only_where_there_are_some():
     """A row without an image among rows that have one is a text alone, not a text beside nothing."""
-    head = HeadSettings(labels=LABELS, reads="text", longest=40)
+    head = HeadSettings(labels=LABELS, reads="text", max_length=40)
     kind, model = Classify(head, sees=True), model_of(head)
     rows = Examples("d", [Example("0", ("a dog",), "1", "a"), Example("1", ("a dog",), None, "a")])
-    draft = Shown(rows).draft([Place(0), Place(1)])
-    kind.corrupt(draft)
-    batch = draft.finish()
+    builder = Shown(rows).builder([Place(0), Place(1)])
+    kind.corrupt(builder)
+    batch = builder.finish()
     with torch.no_grad():
         towers = model.towers(batch)
         both = model.task_logits(model.fuse(towers, kind.requests(model, batch, towers))["task"])
@@ -282,11 +282,11 @@ def test_a_request_reads_images_only_where_there_are_some():
 
 
 def test_a_fresh_head_may_begin_with_the_frequencies_of_training():
-    head = HeadSettings(labels=LABELS, longest=40)
+    head = HeadSettings(labels=LABELS, max_length=40)
     rows = Examples("t", [Example(str(i), ("x",), None, label) for i, label in enumerate("aaaaab")])
     logits = Classify(head, sees=False).prior(rows)
     np.testing.assert_allclose(np.exp(logits), np.array([6, 2, 1]) / 9, rtol=1e-6)
-    soft = HeadSettings(kind="answers", labels=("no", "yes"), longest=40)
+    soft = HeadSettings(kind="answers", labels=("no", "yes"), max_length=40)
     answers = Examples("t", [Example(str(i), ("x",), None, {"yes": 0.5}) for i in range(8)])
     logits = Classify(soft, sees=False).prior(answers)
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), [0.1, 0.5], rtol=1e-6)
@@ -295,12 +295,12 @@ def test_a_fresh_head_may_begin_with_the_frequencies_of_training():
 def test_segments_may_be_one_with_a_real_separator_as_released():
     example, encode = Example("x", ("a passage", "its [SEP] answer")), Tokenizer.default().encode
     ids = [0, *encode("a passage"), 2, *encode("its [SEP] answer"), 2]  # no text can spell a separator
-    kind = Write("t", Writing(one_segment=True, longest_source=40), sees=False, reads=True)
+    kind = Write("t", Writing(one_segment=True, max_source_length=40), sees=False, reads=True)
     record = kind.record(example, None, Tokenizer.default())
     assert record.ids.tolist() == ids and record.positions.tolist() == [2, *range(3, 2 + len(ids))]
-    short = replace(kind, settings=Writing(one_segment=True, longest_source=6))
+    short = replace(kind, settings=Writing(one_segment=True, max_source_length=6))
     assert short.record(example, None, Tokenizer.default()).ids.tolist() == [*ids[:5], 2]
-    apart = replace(kind, settings=Writing(longest_source=40)).record(example, None, Tokenizer.default())
+    apart = replace(kind, settings=Writing(max_source_length=40)).record(example, None, Tokenizer.default())
     assert apart.ids.tolist() == ids and apart.positions.tolist().count(3) == 2  # each begins anew
 
 
@@ -333,7 +333,7 @@ def test_case_ten_thousand_classes_in_ten_thousand_rows_start_at_once(kind):
     """Looking up a label costs a step, not a table of all labels, and a prior no identity matrix."""
     names = [f"class {i:05d}" for i in range(10_000)]
     rows = Examples("t", [Example(n, ("x",), None, n if kind == "classes" else {n: 1.0}) for n in names])
-    ask = Classify(HeadSettings(kind=kind, labels=Counted(names), longest=40), sees=False)
+    ask = Classify(HeadSettings(kind=kind, labels=Counted(names), max_length=40), sees=False)
     Counted.times = 0
     tracemalloc.start()
     try:
@@ -350,8 +350,8 @@ def test_case_ten_thousand_classes_in_ten_thousand_rows_start_at_once(kind):
 
 def test_a_prediction_keeps_the_likeliest_labels_not_all():
     names = tuple(f"{i}" for i in range(30))
-    head = HeadSettings(labels=names, reads="text", longest=40)
-    told = Classify(head, sees=False).predict(Answerer(model_of(head), precision="fp32"), Shown(examples(), sees=False))
+    head = HeadSettings(labels=names, reads="text", max_length=40)
+    told = Classify(head, sees=False).predict(Pipeline(model_of(head), precision="fp32"), Shown(examples(), sees=False))
     for one in told:
         assert len(one.likely) == 5 and next(iter(one.likely)) == one.answer
         assert list(one.likely.values()) == sorted(one.likely.values(), reverse=True)
@@ -367,22 +367,22 @@ def test_every_row_is_in_one_pass_and_rows_of_like_length_share_it():
 
 
 def test_pairs_of_retrieval_read_alone_know_nothing_of_each_other():
-    kind, model = Rank("t", Ranking(longest=20), "unimo-2"), model_of()
+    kind, model = Rank("t", Ranking(max_length=20), "unimo-2"), model_of()
     rows = [Example(f"{i}", (), str(i), (f"caption {i} of {'some ' * i}", f"words {i}")) for i in range(5)]
-    answerer, order = Answerer(model, precision="fp32"), [3, 0, 4, 2, 1]
-    told = kind.predict(answerer, Shown(Examples("d", rows)), 1)
-    again = kind.predict(answerer, Shown(Examples("d", [rows[i] for i in order])), 1)
+    pipeline, order = Pipeline(model, precision="fp32"), [3, 0, 4, 2, 1]
+    told = kind.predict(pipeline, Shown(Examples("d", rows)), 1)
+    again = kind.predict(pipeline, Shown(Examples("d", [rows[i] for i in order])), 1)
     for i, one in zip(order, again):
         expected = dict(zip(told[i].captions, told[i].scores))
         assert dict(zip(one.captions, one.scores)) == expected
-    shared = kind.predict(answerer, Shown(Examples("d", rows)))
+    shared = kind.predict(pipeline, Shown(Examples("d", rows)))
     np.testing.assert_allclose(np.stack([r.scores for r in told]), np.stack([r.scores for r in shared]), atol=1e-4)
 
 
 def test_rows_without_a_pass_are_refused():
     kind, model, rows = kinds()["classify"]
     with pytest.raises(UsageError, match="at least one row"):
-        kind.predict(Answerer(model, precision="fp32"), Shown(rows), 0)
+        kind.predict(Pipeline(model, precision="fp32"), Shown(rows), 0)
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3])

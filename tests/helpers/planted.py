@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from unimo.inference import Answerer, EncodedImages, EncodedTexts
+from unimo.inference import EncodedImages, EncodedTexts, Pipeline
 from unimo.model.build import ModelSettings, build
 from unimo.tokenizer import Tokenizer
 
 
-def random_answerer(batch: int = 64, **changes) -> Answerer:
+def random_answerer(batch_size: int = 64, **changes) -> Pipeline:
     """One layer per tower, random weights, full precision."""
     torch.manual_seed(0)
     sizes = {
@@ -33,7 +33,7 @@ def random_answerer(batch: int = 64, **changes) -> Answerer:
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(8)
-    return Answerer(model, precision="fp32", batch=batch)
+    return Pipeline(model, precision="fp32", batch_size=batch_size)
 
 
 class Planted:
@@ -64,7 +64,7 @@ class Planted:
     def class_embeddings(self, names, prompts) -> torch.Tensor:
         return torch.tensor([self.known[name] for name in names], dtype=torch.float32)
 
-    def caption(self, images, *, longest) -> list[str]:
+    def caption(self, images, *, max_length) -> list[str]:
         return [f"a picture of {int(red)}" for red in images.hidden[:, 0, 0]]
 
 

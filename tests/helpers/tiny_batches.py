@@ -8,11 +8,11 @@ import numpy as np
 from tiny_unimo2 import SIDE, VOCABULARY
 
 from unimo.batch import Batch
-from unimo.data.batch_builder import Draft, Drawn
+from unimo.data.batch_builder import BatchBuilder, SampledExample
 
 
 def small_tokenizer() -> SimpleNamespace:
-    """What a draft and the objectives ask of a tokenizer; every third id continues the word before it."""
+    """What a batch builder and the objectives ask of a tokenizer; every third id continues the word before it."""
 
     def word_starts(ids: np.ndarray) -> np.ndarray:
         ids = np.asarray(ids)
@@ -26,10 +26,10 @@ def small_tokenizer() -> SimpleNamespace:
     )
 
 
-def drawn(number: int, length: int, place: int = 0, seed: int = 0) -> Drawn:
+def sampled(number: int, length: int, place: int = 0, seed: int = 0) -> SampledExample:
     rng = np.random.default_rng([seed, number])
     ids = rng.integers(4, VOCABULARY - 1, length)
-    return Drawn(f"sample {number}", number, ids, (seed, number), place)
+    return SampledExample(f"sample {number}", number, ids, (seed, number), place)
 
 
 def random_images(n: int, seed: int = 0) -> list[np.ndarray]:
@@ -44,35 +44,35 @@ def tiny_draft(
     images: int = 0,
     masked: int = 0,
     fragments: int = 0,
-    shards: int = 1,
+    micro_batches: int = 1,
     same_image: dict[int, int] | None = None,
     same_words: dict[int, int] | None = None,
     seed: int = 0,
-) -> Draft:
+) -> BatchBuilder:
     """Ragged captions of 4 to 12 words. same_image, same_words: pair -> the earlier one it repeats."""
-    draft = Draft(0, SIDE, small_tokenizer(), shards, shards)
+    builder = BatchBuilder(0, SIDE, small_tokenizer(), micro_batches, micro_batches)
     for i in range(pairs):
         words = (same_words or {}).get(i, i)
-        one = drawn(words, 4 + words % 9, i % (pairs // shards), seed)
-        draft.pairs.append(Drawn(one.name, one.identity, one.ids, (seed, "pair", i), one.place))
+        one = sampled(words, 4 + words % 9, i % (pairs // micro_batches), seed)
+        builder.pairs.append(SampledExample(one.name, one.identity, one.ids, (seed, "pair", i), one.place))
     if pairs:
         source = [(same_image or {}).get(i, i) for i in range(pairs)]
         made = random_images(pairs, seed)
-        draft.pixels["pairs"] = [made[i] for i in source]
-        draft.extra["pairs.image"] = source
-        draft.extra["pairs.caption"] = [one.identity for one in draft.pairs]
+        builder.pixels["pairs"] = [made[i] for i in source]
+        builder.extra["pairs.image"] = source
+        builder.extra["pairs.caption"] = [one.identity for one in builder.pairs]
     if images:
-        draft.images = [drawn(1000 + i, 0, seed=seed) for i in range(images)]
+        builder.images = [sampled(1000 + i, 0, seed=seed) for i in range(images)]
         made = random_images(images, seed + 1)
-        draft.pixels["images.a"] = made
-        draft.pixels["images.b"] = [np.ascontiguousarray(image[:, :, ::-1]) for image in made]
-    draft.masked = [drawn(2000 + i, 10 + i, seed=seed) for i in range(masked)]
-    draft.fragments = [drawn(3000 + i, 24 + i, seed=seed) for i in range(fragments)]
-    return draft
+        builder.pixels["images.a"] = made
+        builder.pixels["images.b"] = [np.ascontiguousarray(image[:, :, ::-1]) for image in made]
+    builder.masked = [sampled(2000 + i, 10 + i, seed=seed) for i in range(masked)]
+    builder.fragments = [sampled(3000 + i, 24 + i, seed=seed) for i in range(fragments)]
+    return builder
 
 
 def tiny_batch(objectives, **what) -> Batch:
-    draft = tiny_draft(**what)
+    builder = tiny_draft(**what)
     for objective in objectives:
-        objective.corrupt(draft)
-    return draft.finish()
+        objective.corrupt(builder)
+    return builder.finish()

@@ -12,7 +12,7 @@ from unimo.model.build import ModelSettings
 from unimo.recipes import RECIPES, prepare_world
 from unimo.recipes.finetuning import TUNINGS
 from unimo.synthetic.dataset import write_world
-from unimo.train.loop import Data, Run
+from unimo.train.settings import Data, Run
 
 ROWS = 20
 
@@ -74,7 +74,7 @@ class TinyRecipes:
             run,
             model=model,
             data=TaskData(**paths, images=images, columns=(columns,) if columns else (), views=run.data.views),
-            write=replace(run.write, dialogue=False, longest=min(run.write.longest, 8), shortest=0),
-            batch=4, steps=2, minutes=None, workers=0, precision="fp32", tensorboard=False,
+            write=replace(run.write, dialogue=False, max_length=min(run.write.max_length, 8), min_length=0),
+            batch_size=4, steps=2, minutes=None, workers=0, precision="fp32", tensorboard=False,
         )  # fmt: skip
         return replace(small, read=replace(small.read, hidden=min(small.read.hidden, 8)))

@@ -9,14 +9,17 @@ import torch
 
 from unimo import checkpoint
 from unimo.config import override
-from unimo.data.loader import Stream
+from unimo.data.loader import Budgets, Stream
 from unimo.errors import Restart
 from unimo.model.build import ModelSettings
 from unimo.objectives import ImageTextMatching, MaskedLanguageModeling, Seq2SeqGeneration
 from unimo.synthetic.dataset import write_world
 from unimo.tokenizer import Tokenizer
 from unimo.train import run_folder
-from unimo.train.loop import Budgets, Data, Objectives, Optimiser, Run, open_corpora, train
+from unimo.train.data import open_corpora
+from unimo.train.loop import train
+from unimo.train.optimizer import OptimizerSettings
+from unimo.train.settings import Data, Objectives, Run
 
 PAIRS, IMAGES, TEXTS = 24, 12, 20
 
@@ -51,12 +54,12 @@ def tiny(world: Path, *assignments: str) -> Run:
             seq2seq=Seq2SeqGeneration(pairs=2),
             itm=ImageTextMatching(pairs=2),
         ),
-        optimiser=Optimiser(rate=1e-3),
+        optimizer=OptimizerSettings(lr=1e-3),
         steps=6,
         save_steps=2,
         workers=0,
         precision="fp32",
-        average=0.9,
+        ema_decay=0.9,
         tensorboard=False,
     )
     last = {assignment.partition("=")[0]: assignment for assignment in assignments}  # a later one replaces an earlier

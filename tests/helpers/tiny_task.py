@@ -16,7 +16,7 @@ from unimo.finetune.job import prepared
 from unimo.finetune.settings import Finetuning, TaskData
 from unimo.model.build import ModelSettings, build
 from unimo.regions.prepare import prepare_regions
-from unimo.train.optimizer import Optimiser
+from unimo.train.optimizer import OptimizerSettings
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (40, 40, 230), "yellow": (230, 220, 30)}
 SIZES = {
@@ -30,7 +30,7 @@ def write_start(folder: Path, member: str = "unimo-2", **changes) -> str:
     """A run's folder as pre-training leaves it, with random weights."""
     settings = ModelSettings("tiny", member=member, **{**SIZES, **changes})
     torch.manual_seed(0)
-    state = {"settings": {"model": to_dict(settings)}, "elapsed": 1.0, "averaged": False}
+    state = {"settings": {"model": to_dict(settings)}, "elapsed": 1.0, "ema": False}
     checkpoint.save(folder / "checkpoints", 5, {"model": dict(build(settings).named_parameters())}, state)
     return str(folder)
 
@@ -38,8 +38,8 @@ def write_start(folder: Path, member: str = "unimo-2", **changes) -> str:
 def tiny_run(start: str, kind: str, data: TaskData, *assignments: str, **settings) -> Finetuning:
     """Quick, without dropout or TensorBoard; everything else as it comes."""
     run = Finetuning(
-        task=kind, kind=kind, data=data, batch=8, steps=60, epochs=None, precision="fp32", tensorboard=False,
-        optimiser=Optimiser(rate=3e-3, warmup=0.1, weight_decay=0.0), **settings,
+        task=kind, kind=kind, data=data, batch_size=8, steps=60, epochs=None, precision="fp32", tensorboard=False,
+        optimizer=OptimizerSettings(lr=3e-3, warmup=0.1, weight_decay=0.0), **settings,
     )  # fmt: skip
     return override(prepared(run, start), assignments)
 

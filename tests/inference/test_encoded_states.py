@@ -5,59 +5,59 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from unimo.evaluation.zero_shot import Material, Retrieval
+from unimo.evaluation.zero_shot import EvalContext, Retrieval
 from unimo.evaluation.zero_shot.context import choose, unique
 from unimo.model.unified import Request, Towers
 
 
 def test_match_equals_one_fused_pass_over_everything(tools):
-    answerer = tools.random_answerer(batch=3)
+    pipeline = tools.random_answerer(batch_size=3)
     rng = np.random.default_rng(0)
-    images = answerer.encode_images(rng.integers(0, 255, (4, 32, 32, 3), dtype=np.uint8))
-    texts = answerer.encode_texts(["a dog", "two small red boxes beside a star", "", "a cat on a mat", "it"])
+    images = pipeline.encode_images(rng.integers(0, 255, (4, 32, 32, 3), dtype=np.uint8))
+    texts = pipeline.encode_texts(["a dog", "two small red boxes beside a star", "", "a cat on a mat", "it"])
     pairs = np.stack([rng.integers(0, 4, 17), rng.integers(0, 5, 17)], axis=1)
     towers = Towers(images.hidden, texts.hidden, texts.texts, images.votes, texts.votes)
     with torch.inference_mode():
         image, text = torch.from_numpy(pairs).T
-        logits = answerer.model.match_logits(answerer.model.fuse(towers, {"m": Request(image, text)})["m"])
+        logits = pipeline.model.match_logits(pipeline.model.fuse(towers, {"m": Request(image, text)})["m"])
         cosine = (images.embedding[image] * texts.embedding[text]).sum(-1)
     for weight, share in ((None, 1 / 0.07), (0.3, 0.3)):  # 0.07: where the temperature starts
         want = (logits[:, 1] - logits[:, 0] + share * cosine).numpy()
         assert want.std() > 1e-4
-        np.testing.assert_allclose(answerer.match(images, texts, pairs, cosine_weight=weight), want, atol=1e-5)
+        np.testing.assert_allclose(pipeline.match(images, texts, pairs, cosine_weight=weight), want, atol=1e-5)
 
 
 def test_picked_texts_are_those_encoded_alone(tools):
-    answerer = tools.random_answerer()
+    pipeline = tools.random_answerer()
     strings = ["a dog", "two small red boxes", "", "a cat on a mat"]
-    some = answerer.encode_texts(strings).pick(torch.tensor([3, 0, 3]))
-    want = answerer.encode_texts([strings[3], strings[0], strings[3]])
+    some = pipeline.encode_texts(strings).pick(torch.tensor([3, 0, 3]))
+    want = pipeline.encode_texts([strings[3], strings[0], strings[3]])
     assert some.texts.offsets.equal(want.texts.offsets) and some.texts.ids.equal(want.texts.ids)
     torch.testing.assert_close(some.hidden, want.hidden, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(some.votes, want.votes, atol=1e-4, rtol=1e-4)
 
 
 def test_masked_ids_agree_with_one_row_at_a_time(tools):
-    answerer = tools.random_answerer(batch=2)
-    rows = [answerer.frame(text) for text in ("a red circle", "two small boxes beside a star", "it is")]
+    pipeline = tools.random_answerer(batch_size=2)
+    rows = [pipeline.frame(text) for text in ("a red circle", "two small boxes beside a star", "it is")]
     places = [np.array([2]), np.array([1, 4]), np.array([2])]
     images = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
     for some in (None, images):
-        encoded = None if some is None else answerer.encode_images(some)
+        encoded = None if some is None else pipeline.encode_images(some)
         want = [
-            answerer.masked_words(row, place, None if some is None else some[i]).argmax(-1)
+            pipeline.masked_words(row, place, None if some is None else some[i]).argmax(-1)
             for i, (row, place) in enumerate(zip(rows, places))
         ]
-        assert answerer.masked_ids(rows, places, encoded).tolist() == np.concatenate(want).tolist()
+        assert pipeline.masked_ids(rows, places, encoded).tolist() == np.concatenate(want).tolist()
 
 
 def test_nothing_passes_its_tower_twice(tools, world, monkeypatch):
-    answerer = tools.random_answerer()
+    pipeline = tools.random_answerer()
     counted = []
-    encode = answerer.encode_images
-    monkeypatch.setattr(answerer, "encode_images", lambda images: counted.append(1) or encode(images))
-    material, task = Material(answerer), Retrieval((str(world / "heldout"),), shortlist=0)
-    first, second = task.predict(material), task.predict(material)
+    encode = pipeline.encode_images
+    monkeypatch.setattr(pipeline, "encode_images", lambda images: counted.append(1) or encode(images))
+    context, task = EvalContext(pipeline), Retrieval((str(world / "heldout"),), shortlist=0)
+    first, second = task.predict(context), task.predict(context)
     assert counted == [1] and (first.cosine == second.cosine).all()
 
 

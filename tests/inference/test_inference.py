@@ -12,7 +12,7 @@ from tiny_unimo2 import lively_model, random_images
 from unimo.data.records import seq2seq_record
 from unimo.data.regions import image_regions
 from unimo.errors import DataError, UsageError
-from unimo.inference import Answerer
+from unimo.inference import Pipeline
 from unimo.model.unimo import UNIMO
 from unimo.model.unimo2 import Released
 from unimo.tokenizer import Tokenizer
@@ -22,10 +22,10 @@ PAIRS = np.array([[i, t] for i in range(3) for t in range(5)])
 
 
 @pytest.fixture(scope="module")
-def answerer():
-    """batch size -> the same tiny model behind an Answerer of that batch size."""
+def pipeline():
+    """batch size -> the same tiny model behind an Pipeline of that batch size."""
     model = lively_model(vocabulary=Tokenizer.vocab_size)
-    return lambda batch=64: Answerer(model, precision="fp32", batch=batch)
+    return lambda batch_size=64: Pipeline(model, precision="fp32", batch_size=batch_size)
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,8 @@ def images() -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
-def test_answers_do_not_depend_on_the_batch_size(answerer, images, batch):
-    one, other = answerer(64), answerer(batch)
+def test_answers_do_not_depend_on_the_batch_size(pipeline, images, batch):
+    one, other = pipeline(64), pipeline(batch)
     encoded, texts = one.encode_images(images), one.encode_texts(TEXTS)
     other_images, other_texts = other.encode_images(images), other.encode_texts(TEXTS)
     for name in ("hidden", "embedding", "votes"):
@@ -47,14 +47,14 @@ def test_answers_do_not_depend_on_the_batch_size(answerer, images, batch):
     np.testing.assert_allclose(scores, other.match(other_images, other_texts, PAIRS), rtol=0, atol=2e-5)
     np.testing.assert_allclose(scores[::-1], other.match(encoded, texts, PAIRS[::-1]), rtol=0, atol=2e-5)
     np.testing.assert_allclose(one.similarity(images, TEXTS), other.similarity(images, TEXTS), atol=2e-5)
-    assert one.caption(images, longest=6) == other.caption(images, longest=6)
-    assert one.caption(images, longest=6, beams=3) == other.caption(images, longest=6, beams=3)
+    assert one.caption(images, max_length=6) == other.caption(images, max_length=6)
+    assert one.caption(images, max_length=6, num_beams=3) == other.caption(images, max_length=6, num_beams=3)
     classes = ["dog", "cat", "owl"]
     np.testing.assert_allclose(one.classify(images, classes), other.classify(images, classes), atol=1e-4)
 
 
-def test_embeddings_are_unit_length_and_similarity_is_their_cosine(answerer, images):
-    model = answerer()
+def test_embeddings_are_unit_length_and_similarity_is_their_cosine(pipeline, images):
+    model = pipeline()
     image, text = model.embed_image(images), model.embed_text(TEXTS)
     np.testing.assert_allclose(np.linalg.norm(image, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(text, axis=1), 1, atol=1e-5)
@@ -63,16 +63,16 @@ def test_embeddings_are_unit_length_and_similarity_is_their_cosine(answerer, ima
     np.testing.assert_allclose(cosine[3, 1], float(image[3] @ text[1]), atol=1e-6)
 
 
-def test_every_kind_of_image_reads_the_same(answerer, images, tmp_path):
+def test_every_kind_of_image_reads_the_same(pipeline, images, tmp_path):
     path = tmp_path / "image.png"
     Image.fromarray(images[0]).save(path)
     kinds = [images[0], Image.fromarray(images[0]), str(path), path, path.read_bytes()]
-    embeddings = answerer().embed_image(kinds)
+    embeddings = pipeline().embed_image(kinds)
     for embedding in embeddings[1:]:
         np.testing.assert_allclose(embedding, embeddings[0], atol=1e-5)
 
 
-def test_an_open_image_reads_like_its_file(answerer, images, tmp_path):
+def test_an_open_image_reads_like_its_file(pipeline, images, tmp_path):
     """Transparency over white, 16 bits scaled and not clipped, EXIF upright."""
     rows = np.linspace(0, 65535, 23 * 9).astype(np.uint16).reshape(23, 9)
     colour, turned = Image.fromarray(images[0]), Image.Exif()
@@ -82,15 +82,15 @@ def test_an_open_image_reads_like_its_file(answerer, images, tmp_path):
     colour.putalpha(Image.fromarray((rows >> 8).astype(np.uint8)).resize(colour.size))
     colour.save(tmp_path / "clear.png")
     for path in sorted(tmp_path.iterdir()):
-        seen, read = answerer().embed_image([Image.open(path), path])
+        seen, read = pipeline().embed_image([Image.open(path), path])
         np.testing.assert_allclose(seen, read, atol=1e-5, err_msg=path.name)
     (tmp_path / "torn.png").write_bytes((tmp_path / "clear.png").read_bytes()[:200])
     with pytest.raises(DataError, match=r"cannot decode.*torn\.png"):
-        answerer().embed_image([Image.open(tmp_path / "torn.png")])
+        pipeline().embed_image([Image.open(tmp_path / "torn.png")])
 
 
-def test_what_is_no_image_or_text_is_said_so(answerer, images):
-    model, several = answerer(), pytest.raises(UsageError, match="a list of")
+def test_what_is_no_image_or_text_is_said_so(pipeline, images):
+    model, several = pipeline(), pytest.raises(UsageError, match="a list of")
     for ask in (
         lambda: model.similarity("photo.png", ["a dog"]),
         lambda: model.similarity(Image.fromarray(images[0]), ["a dog"]),
@@ -110,13 +110,13 @@ def test_what_is_no_image_or_text_is_said_so(answerer, images):
             model.embed_text([text])
     with pytest.raises(UsageError, match="not a text"):
         model.fill_mask(5)
-    for options in ({"beams": 0}, {"longest": 0}):
+    for options in ({"num_beams": 0}, {"max_length": 0}):
         with pytest.raises(UsageError, match="at least 1"):
             model.caption(images, **options)
 
 
-def test_class_probabilities_come_from_the_mean_of_the_prompts(answerer, images):
-    model, names, prompts = answerer(), ["dog", "cat"], ("{}", "a photo of {}")
+def test_class_probabilities_come_from_the_mean_of_the_prompts(pipeline, images):
+    model, names, prompts = pipeline(), ["dog", "cat"], ("{}", "a photo of {}")
     probabilities = model.classify(images, names, prompts=prompts)
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
     image = model.embed_image(images)
@@ -129,13 +129,13 @@ def test_class_probabilities_come_from_the_mean_of_the_prompts(answerer, images)
     np.testing.assert_allclose(probabilities, expected, atol=1e-4)
 
 
-def test_fill_mask_ranks_the_pieces_of_one_blank(answerer, images):
-    model = answerer()
-    best = model.fill_mask("a red [MASK] on the left", top=4)
+def test_fill_mask_ranks_the_pieces_of_one_blank(pipeline, images):
+    model = pipeline()
+    best = model.fill_mask("a red [MASK] on the left", top_k=4)
     assert len(best) == 4 and all(0 <= p <= 1 for _, p in best)
     assert [p for _, p in best] == sorted((p for _, p in best), reverse=True)
-    beside = model.fill_mask("a red [MASK] on the left", images[0], top=4)
-    assert beside != best  # an image beside it counts
+    side_inputs = model.fill_mask("a red [MASK] on the left", images[0], top_k=4)
+    assert side_inputs != best  # an image beside it counts
     for text in ("no blank", "[MASK] and [MASK]"):
         with pytest.raises(UsageError, match="one"):
             model.fill_mask(text)
@@ -143,9 +143,9 @@ def test_fill_mask_ranks_the_pieces_of_one_blank(answerer, images):
         model.fill_mask("word " * 500 + "[MASK]")
 
 
-def test_the_blank_takes_the_space_before_it(answerer):
+def test_the_blank_takes_the_space_before_it(pipeline):
     """A piece carries the space before it, so the row must be the one the whole sentence would give."""
-    model, tokenizer, seen = answerer(), Tokenizer.default(), []
+    model, tokenizer, seen = pipeline(), Tokenizer.default(), []
     masked_words = model.masked_words
     model.masked_words = lambda ids, places, image=None: seen.append((ids, places)) or masked_words(ids, places)
     model.fill_mask("a red [MASK] on the left")
@@ -154,8 +154,8 @@ def test_the_blank_takes_the_space_before_it(answerer):
     assert ids.tolist() == [0, *whole[:2], tokenizer.mask, *whole[3:], 2] and places.tolist() == [3]
 
 
-def test_masked_words_are_probabilities_at_the_places(answerer):
-    model = answerer()
+def test_masked_words_are_probabilities_at_the_places(pipeline):
+    model = pipeline()
     ids = model.frame("a dog runs on the beach")
     probabilities = model.masked_words(ids, np.array([1, 3, 5]))
     assert probabilities.shape == (3, Tokenizer.vocab_size)
@@ -163,8 +163,8 @@ def test_masked_words_are_probabilities_at_the_places(answerer):
     np.testing.assert_allclose(model.masked_words(ids, np.array([3]))[0], probabilities[1], atol=1e-6)
 
 
-def test_long_texts_are_cut_to_the_position_table(answerer):
-    model = answerer()
+def test_long_texts_are_cut_to_the_position_table(pipeline):
+    model = pipeline()
     row = model.frame("word " * 500)
     assert len(row) == 62 and row[0] == 0 and row[-1] == 2  # 64 positions, of which 2 .. 63 are used
     assert model.embed_text(["word " * 500]).shape == (1, 16)
@@ -172,26 +172,26 @@ def test_long_texts_are_cut_to_the_position_table(answerer):
     np.testing.assert_array_equal(model.frame(ids), [0, *ids, 2])
 
 
-def test_captions_hold_no_special_tokens(answerer, images):
-    for sentence in answerer().caption(images, longest=8, shortest=3):
+def test_captions_hold_no_special_tokens(pipeline, images):
+    for sentence in pipeline().caption(images, max_length=8, min_length=3):
         assert sentence == " ".join(sentence.split()) and not set("[]<>") & set(sentence)
 
 
 def test_a_model_without_a_dictionary_has_no_codes_but_answers(images):
-    model = Answerer(lively_model(vocabulary=Tokenizer.vocab_size, dictionary=0), precision="fp32")
+    model = Pipeline(lively_model(vocabulary=Tokenizer.vocab_size, dictionary=0), precision="fp32")
     encoded, texts = model.encode_images(images), model.encode_texts(TEXTS)
     assert model.codes(encoded, None) is None and model.codes(None, texts) is None
     assert np.isfinite(model.match(encoded, texts, PAIRS)).all()
 
 
-def test_nothing_given_is_said_so(answerer):
-    for ask in (answerer().encode_images, answerer().encode_texts):
+def test_nothing_given_is_said_so(pipeline):
+    for ask in (pipeline().encode_images, pipeline().encode_texts):
         with pytest.raises(UsageError, match="at least one"):
             ask([])
 
 
-def test_match_is_the_matching_head_and_a_share_of_the_cosine(answerer, images):
-    model = answerer()
+def test_match_is_the_matching_head_and_a_share_of_the_cosine(pipeline, images):
+    model = pipeline()
     encoded, texts = model.encode_images(images), model.encode_texts(TEXTS)
     with_cosine, without = (model.match(encoded, texts, PAIRS, cosine_weight=w) for w in (0.3, 0.0))
     cosine = F.cosine_similarity(encoded.hidden[PAIRS[:, 0], 0], texts.hidden[texts.texts.offsets[PAIRS[:, 1]]])
@@ -199,14 +199,14 @@ def test_match_is_the_matching_head_and_a_share_of_the_cosine(answerer, images):
     assert np.ptp(without) > 1e-3
 
 
-def test_write_continues_a_source_and_tags_change_a_caption(answerer, images):
-    model = answerer()
-    asked = {"longest": 6, "shortest": 6}
+def test_write_continues_a_source_and_tags_change_a_caption(pipeline, images):
+    model = pipeline()
+    asked = {"max_length": 6, "min_length": 6}
     texts = model.write(["a red circle", "two dogs play"], **asked)
     assert texts == [model.write([source], **asked)[0] for source in ("a red circle", "two dogs play")]
     ids = np.asarray(Tokenizer.default().encode("a red circle"))
     assert model.write([ids], **asked) == texts[:1]
-    record = seq2seq_record([ids], None, longest_source=20, longest_target=5)
+    record = seq2seq_record([ids], None, max_source_length=20, max_target_length=5)
     assert model.write([record], **asked) == texts[:1]
     tagged = model.caption(images[:2], tags=["dog", "red circle"], **asked)
     assert tagged != model.caption(images[:2], **asked)
@@ -217,16 +217,16 @@ def test_write_continues_a_source_and_tags_change_a_caption(answerer, images):
         model.write()
 
 
-def test_no_three_words_stand_twice_where_that_is_forbidden(answerer, images):
+def test_no_three_words_stand_twice_where_that_is_forbidden(pipeline, images):
     """With room in the beam; where every proposal repeats, the published rule lets one through."""
 
     def threes(sentence):
         words = sentence.split()
         return list(zip(words, words[1:], words[2:]))
 
-    asked = {"longest": 14, "shortest": 14, "beams": 8}
-    free = answerer().caption(images, **asked)
-    strict = answerer().caption(images, repeat_trigrams=False, **asked)
+    asked = {"max_length": 14, "min_length": 14, "num_beams": 8}
+    free = pipeline().caption(images, **asked)
+    strict = pipeline().caption(images, no_repeat_ngram_size=3, **asked)
     assert any(len(set(threes(sentence))) < len(threes(sentence)) for sentence in free)
     assert all(len(set(threes(sentence))) == len(threes(sentence)) for sentence in strict)
 
@@ -235,11 +235,11 @@ def test_released_padding_votes_and_the_released_score(images):
     """As published, a caption's entries depend on what it is padded to; ours do not. The score is one logit + 0.3 x."""
     options = {"vocabulary": Tokenizer.vocab_size}
     short, long = "a dog", "a dog runs on the beach and another dog looks at the sea"
-    ours = Answerer(lively_model(**options), precision="fp32")
-    released = Answerer(lively_model(**options, released=Released(*[True] * 4)), precision="fp32")
+    ours = Pipeline(lively_model(**options), precision="fp32")
+    released = Pipeline(lively_model(**options, released=Released(*[True] * 4)), precision="fp32")
     for model, same in ((ours, True), (released, False)):
-        alone, beside = model.encode_texts([short]), model.encode_texts([short, long])
-        assert np.allclose(alone.votes[0], beside.votes[0], atol=1e-4) == same
+        alone, side_inputs = model.encode_texts([short]), model.encode_texts([short, long])
+        assert np.allclose(alone.votes[0], side_inputs.votes[0], atol=1e-4) == same
     encoded, texts = released.encode_images(images[:1]), released.encode_texts([short])
     pair = np.array([[0, 0]])
     raw = released.match(encoded, texts, pair, cosine_weight=0.0)
@@ -251,7 +251,7 @@ def test_released_padding_votes_and_the_released_score(images):
 def test_unimo_answers_from_regions(images):
     torch.manual_seed(0)
     model = UNIMO(width=16, heads=2, depth=2, region_size=6, positions=64, matching=2, initial_std=0.3)
-    unimo, rng = Answerer(model, precision="fp32", batch=2), np.random.default_rng(0)
+    unimo, rng = Pipeline(model, precision="fp32", batch_size=2), np.random.default_rng(0)
     boxes = [[0, 0, 5, 5], [2, 2, 9, 9], [1, 0, 4, 8]]
     seen = [image_regions(rng.normal(size=(n, 6)).astype(np.float32), boxes[:n], 10, 10) for n in (1, 3, 2)]
     encoded, texts = unimo.encode_images(seen), unimo.encode_texts(TEXTS)
@@ -262,18 +262,18 @@ def test_unimo_answers_from_regions(images):
     pairs = np.array([[0, 0], [1, 0], [2, 1]])
     scores = unimo.match(encoded, texts, pairs)
     np.testing.assert_allclose(unimo.match(encoded, texts, pairs[1:2]), scores[1:2], atol=1e-5)
-    assert unimo.caption(seen, longest=5, shortest=5) == [
-        unimo.caption([one], longest=5, shortest=5)[0] for one in seen
+    assert unimo.caption(seen, max_length=5, min_length=5) == [
+        unimo.caption([one], max_length=5, min_length=5)[0] for one in seen
     ]
     assert unimo.codes(encoded, None) is None
     assert unimo.fill_mask("a red [MASK] on", seen[0]) != unimo.fill_mask("a red [MASK] on")
     with pytest.raises(UsageError, match="pixels"):
         unimo.encode_images(images)
     with pytest.raises(UsageError, match="regions"):
-        Answerer(lively_model(), precision="fp32").encode_images(seen)
+        Pipeline(lively_model(), precision="fp32").encode_images(seen)
 
 
 def test_images_may_be_larger_than_the_table_was_made_for(images):
-    model = Answerer(lively_model(vocabulary=Tokenizer.vocab_size, image_size=16, pixels=32), precision="fp32")
+    model = Pipeline(lively_model(vocabulary=Tokenizer.vocab_size, image_size=16, pixels=32), precision="fp32")
     per_side = 32 // model.model.patches.patch
     assert model.encode_images(images).hidden.shape[1] == 1 + per_side**2 > 1 + model.model.patches.grid**2

@@ -113,9 +113,9 @@ def test_groups_widen_every_interval(rng):
     copies, groups = 6, np.repeat(np.arange(60), 6)
     for metric in (accuracy, f1, matthews, *CORRELATIONS):
         apart = metric(np.repeat(said, copies), np.repeat(label, copies))
-        together = metric(np.repeat(said, copies), np.repeat(label, copies), groups=groups)
-        assert together.value == pytest.approx(apart.value)
-        assert together.high - together.low > 1.8 * (apart.high - apart.low)
+        batch_size = metric(np.repeat(said, copies), np.repeat(label, copies), groups=groups)
+        assert batch_size.value == pytest.approx(apart.value)
+        assert batch_size.high - batch_size.low > 1.8 * (apart.high - apart.low)
 
 
 def test_a_model_that_says_one_thing_scores_nothing():

@@ -15,8 +15,8 @@ from unimo.metrics import METRICS, Score, soft_targets
 ITEMS = 83
 
 
-def texts(r, count, longest=9):
-    return [" ".join(r.choice(WORDS) for _ in range(r.randint(1, longest))) for _ in range(count)]
+def texts(r, count, max_length=9):
+    return [" ".join(r.choice(WORDS) for _ in range(r.randint(1, max_length))) for _ in range(count)]
 
 
 @pytest.fixture(scope="module")

@@ -99,10 +99,10 @@ def test_captions_of_one_image_are_resampled_together():
     owner = np.repeat(np.arange(200), 5)
     similarity = np.where(np.arange(200)[:, None] == owner, np.where(found[owner], 2.0, -2.0), 0.0)
     similarity += 0.01 * rng.random(similarity.shape)
-    together = retrieval_report(similarity, owner)["text_to_image"]["R@1"]
+    batch_size = retrieval_report(similarity, owner)["text_to_image"]["R@1"]
     apart = recall_at_k(similarity.T, owner)["R@1"]
-    assert together.value == apart.value
-    assert together.high - together.low > 1.8 * (apart.high - apart.low)
+    assert batch_size.value == apart.value
+    assert batch_size.high - batch_size.low > 1.8 * (apart.high - apart.low)
 
 
 def test_a_caption_shared_word_for_word_shares_its_point():

@@ -22,8 +22,8 @@ PIECES = [
 GAPS = [" ", " ", " ", " ", "\n", "  ", "\t", ", "]
 
 
-def text(r, longest=18):
-    return "".join(r.choice(PIECES) + r.choice(GAPS) for _ in range(r.randint(0, longest)))
+def text(r, max_length=18):
+    return "".join(r.choice(PIECES) + r.choice(GAPS) for _ in range(r.randint(0, max_length)))
 
 
 def cases(n=1000, most_references=3):

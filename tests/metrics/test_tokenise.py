@@ -63,7 +63,7 @@ def test_layout_does_not_matter():
 
 
 def test_ngrams_are_counted_with_repetition():
-    counts = ngram_counts(["a", "b", "a", "b"], longest=3)
+    counts = ngram_counts(["a", "b", "a", "b"], max_length=3)
     assert counts[("a",)] == counts[("a", "b")] == 2
     assert counts[("b", "a", "b")] == 1
     assert max(map(len, counts)) == 3

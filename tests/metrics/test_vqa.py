@@ -179,10 +179,10 @@ def test_accuracy_has_an_interval_over_images_and_one_of_each_kind():
     predictions, people = cases(300)
     each = vqa_accuracy_each(predictions, people)
     apart = vqa_accuracy(predictions * 3, people * 3, chance=0.1)
-    together = vqa_accuracy(predictions * 3, people * 3, groups=list(range(300)) * 3)
-    assert apart.value == together.value == pytest.approx(each.mean())
+    batch_size = vqa_accuracy(predictions * 3, people * 3, groups=list(range(300)) * 3)
+    assert apart.value == batch_size.value == pytest.approx(each.mean())
     assert apart.chance == 0.1
-    assert together.high - together.low > 1.5 * (apart.high - apart.low)
+    assert batch_size.high - batch_size.low > 1.5 * (apart.high - apart.low)
     kinds = np.where(np.arange(300) % 3 == 0, "number", "other")
     by_kind = share_by_kind(each, kinds)
     assert {kind: score.n for kind, score in by_kind.items()} == {"number": 100, "other": 200}

@@ -23,11 +23,11 @@ def test_a_clamp_but_for_gradients_that_lead_back(value, sign):
 
 
 @pytest.mark.parametrize("start", [-0.3, 0.0, 0.0009, 0.7, 40.0])
-@pytest.mark.parametrize("optimiser", [torch.optim.AdamW, torch.optim.SGD])
-def test_case_a_temperature_outside_its_range_returns(start, optimiser):
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
+def test_case_a_temperature_outside_its_range_returns(start, optimizer):
     """The loss wants 0.1. A clamp alone would leave it where it is for ever."""
     temperature = Temperature(start)
-    moves = optimiser(temperature.parameters(), lr=0.05, weight_decay=0.0)
+    moves = optimizer(temperature.parameters(), lr=0.05, weight_decay=0.0)
     for _ in range(1500):
         moves.zero_grad()
         (temperature(torch.ones(1)).log() - torch.tensor(10.0).log()).square().sum().backward()

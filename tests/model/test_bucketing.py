@@ -33,7 +33,7 @@ def test_known_words_alone_are_predicted_by_the_same_softmax():
     assert torch.isinf(restricted[:, rest]).all()
     assert torch.equal(known[model.word_columns(torch.tensor([5, 40, 0]))], torch.tensor([5, 40, 0]))
     labels = torch.tensor([5, 40, 0, 2, 2, 11, 5, 0, 40])
-    columns = model.known_word_logits(states, model.word_table())
+    columns = model.subset_logits(states, model.word_table())
     torch.testing.assert_close(
         F.cross_entropy(columns, model.word_columns(labels)),
         F.cross_entropy(everything[:, known], model.word_columns(labels)),

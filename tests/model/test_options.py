@@ -11,7 +11,7 @@ from torch import Tensor
 from weights.test_published import TINY, archive
 
 from unimo.batch import KNOWN, TEXT, WRITTEN
-from unimo.decoding.decoder import Cached, Given, Plain
+from unimo.decoding.decoder import CachedDecoder, Given, UncachedDecoder
 from unimo.errors import WeightsError
 from unimo.model.build import ModelSettings, build
 from unimo.model.unified import Request
@@ -70,7 +70,7 @@ def test_grounded_positions_act_while_writing_too():
     for option in (True, False):
         model = lively_model(grounding_positions=option)
         given = Given(model.encode_images(random_images(3)), [ids.numpy() for ids in random_rows(LENGTHS)])
-        plain, cached = (form(model, given).advance(words, rows) for form in (Plain, Cached))
+        plain, cached = (form(model, given).advance(words, rows) for form in (UncachedDecoder, CachedDecoder))
         torch.testing.assert_close(plain, cached, rtol=0, atol=2e-5)
         answers.append(plain)
     assert (answers[0] - answers[1]).abs().max() > 1e-2

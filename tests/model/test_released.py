@@ -14,7 +14,7 @@ from tiny_unimo2 import PATCHES, as_batch, lively_model, no_texts, pack, random_
 from torch import Tensor
 
 from unimo.batch import GROUND, IMAGE, KNOWN, PADDING, TEXT, WRITTEN, Texts, pad_texts
-from unimo.decoding.decoder import Cached, Given
+from unimo.decoding.decoder import CachedDecoder, Given
 from unimo.model.attention import MASK_BIAS, UNDERSTANDING_AND_GENERATION, Plan, attend, with_padding, with_padding_read
 from unimo.model.build import ModelSettings, as_released, build
 from unimo.model.unified import Request
@@ -132,14 +132,14 @@ def test_padding_read():
     images = lively_model().encode_images(random_images(3))
 
     def logits(model: UNIMO2, numbers: list[int]) -> Tensor:
-        return Cached(model, Given(images[numbers], [rows[i] for i in numbers])).advance(
+        return CachedDecoder(model, Given(images[numbers], [rows[i] for i in numbers])).advance(
             words[: len(numbers)], everyone[: len(numbers)]
         )
 
     off, on = lively_model(), released("padding_read")
-    together, expected = logits(on, [0, 1, 2]), logits(off, [0, 1, 2])
-    torch.testing.assert_close(together[1], expected[1], rtol=0, atol=2e-5)  # the longest has no padding beside it
-    assert ((together - expected).abs().max(1).values > 1e-2).tolist() == [True, False, True]
+    batch_size, expected = logits(on, [0, 1, 2]), logits(off, [0, 1, 2])
+    torch.testing.assert_close(batch_size[1], expected[1], rtol=0, atol=2e-5)  # the longest has no padding beside it
+    assert ((batch_size - expected).abs().max(1).values > 1e-2).tolist() == [True, False, True]
     for i in range(3):  # alone there is none
         torch.testing.assert_close(logits(on, [i])[0], expected[i], rtol=0, atol=2e-5)
 

@@ -113,7 +113,7 @@ def test_nothing_else_is_added_to_what_enters(fusion):
 @torch.no_grad()
 def test_dialogue_tables_are_added_where_somebody_speaks_and_only_there():
     model = lively_unimo(dialogue=True)
-    record = dialogue_record([[11, 12], [21]], None, passage=[51, 52], longest_source=20, longest_target=9)
+    record = dialogue_record([[11, 12], [21]], None, passage=[51, 52], max_source_length=20, max_target_length=9)
     ids, positions, speakers, turns = (
         torch.from_numpy(getattr(record, name)) for name in ("ids", "positions", "speakers", "turns")
     )
@@ -197,8 +197,8 @@ def test_partners_their_order_and_rows_of_padding_change_no_answer(fusion, kind)
 
     alone = {i: answers([i])[i] for i in range(4)}
     for order in ([0, 1, 2, 3], [3, 1, 0, 2], [2, 1]):
-        for i, together in answers(order).items():
-            for name, value in together.items():
+        for i, batch_size in answers(order).items():
+            for name, value in batch_size.items():
                 torch.testing.assert_close(value, alone[i][name], rtol=0, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 

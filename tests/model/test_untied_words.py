@@ -13,8 +13,8 @@ from torch import nn
 from weights.test_pretrained import SETTINGS, lively
 from weights.test_published import archive
 
-from unimo.decoding.beam_search import Limits, beam, greedy
-from unimo.decoding.decoder import Cached, Given
+from unimo.decoding.beam_search import GenerationConfig, beam, greedy
+from unimo.decoding.decoder import CachedDecoder, Given
 from unimo.errors import WeightsError
 from unimo.model.build import build
 from unimo.model.unified import Request
@@ -42,7 +42,7 @@ def asked(model):
     unimo = hasattr(model, "regions")
     batch = regions_batch(random_regions([2, 3, 4]), texts) if unimo else as_batch(random_images(3), texts)
     fused = model.fuse(model.towers(batch), {"x": Request(EVERYONE, EVERYONE)})["x"]
-    return model.known_word_logits(fused.words(torch.arange(len(texts.ids)), texts), fused.word_table)
+    return model.subset_logits(fused.words(torch.arange(len(texts.ids)), texts), fused.word_table)
 
 
 @pytest.mark.parametrize("known", [None, [0, 2, 5, 9, 30, 100]])
@@ -91,7 +91,9 @@ def test_it_writes_what_the_tied_model_writes(search):
 
     def written(model):
         images = model.encode_images(random_images(2))
-        return search(Cached(model, Given(images, known)), Limits(cls=0, end=2, longest=8, blocked=(0,)))
+        return search(
+            CachedDecoder(model, Given(images, known)), GenerationConfig(cls=0, end=2, max_length=8, blocked=(0,))
+        )
 
     assert written(tied) == written(untied)
     before = written(untied)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from unimo.cli import app
 from unimo.corpus.bad_samples import Ledger
 from unimo.corpus.corpus import Corpus, open_corpus
-from unimo.data.augment import squeeze
+from unimo.data.augment import resize
 from unimo.data.images import load_rgb
 from unimo.data.regions import ImageRegions
 from unimo.errors import DataError, UsageError
@@ -92,7 +92,7 @@ def test_objects_are_confident_classes_and_nothing_is_none(corpora, tmp_path, so
 
 
 def looks(corpus: Corpus, i: int) -> np.ndarray:
-    return colours_and_edges(squeeze(load_rgb(corpus.image_bytes(i)), 32)).astype(np.float64)
+    return colours_and_edges(resize(load_rgb(corpus.image_bytes(i)), 32)).astype(np.float64)
 
 
 def by_definition(pairs: Corpus, images: Corpus) -> list[list[int]]:

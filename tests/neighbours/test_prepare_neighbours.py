@@ -24,7 +24,7 @@ from unimo.cluster import on_ray
 from unimo.corpus.bad_samples import Ledger
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.errors import DataError, ResourceError, UsageError
-from unimo.inference import Answerer
+from unimo.inference import Pipeline
 from unimo.nearest import words
 from unimo.neighbours import image_vectors
 from unimo.neighbours import images as neighbour_images
@@ -158,7 +158,7 @@ def test_objects_choose_among_the_visually_similar(corpora, tmp_path):
 
 def test_a_model_ranks_sentences_and_sees_images(corpora, tmp_path):
     pairs, images, texts = corpora
-    model = Answerer(lively_model(vocabulary=Tokenizer.vocab_size), precision="fp32")
+    model = Pipeline(lively_model(vocabulary=Tokenizer.vocab_size), precision="fp32")
     quietly(pairs, images, texts, tmp_path, model=model)
     near = Neighbours.open(tmp_path, pairs, images, texts)
     caption = model.embed_text(captions_of(pairs, 1))[0]

@@ -11,7 +11,7 @@ from tiny_unimo2 import pack, random_rows
 from torch import Tensor
 
 from unimo.batch import KNOWN, WRITTEN, Batch, Regions, Texts
-from unimo.finetune.adversarial import AdversarialLearner
+from unimo.finetune.adversarial import AdversarialTrainStep
 from unimo.finetune.task_types import Classify
 from unimo.model.task_heads import HeadSettings, TaskHead
 from unimo.objectives.adversarial import Adversarial, adversarial_losses, climb, first_pushes, owners
@@ -50,15 +50,15 @@ def test_first_pushes_are_small_and_leave_known_words_and_missing_regions_alone(
 def test_a_step_has_its_length_per_sample_and_stays_within_bounds():
     push, gradient = torch.zeros(5, WIDTH), torch.randn(5, WIDTH) * torch.tensor([[9.0]] * 3 + [[0.01]] * 2)
     owner = owners(batch(), "text")
-    free = climb(push, gradient, owner, Adversarial(rate=0.3, most=0.0))
+    free = climb(push, gradient, owner, Adversarial(lr=0.3, most=0.0))
     assert size_of_samples(free, owner) == pytest.approx([0.3, 0.3])
-    villa = climb(push, gradient, owner, Adversarial(rate=0.3, most=0.2, projection="villa"))
+    villa = climb(push, gradient, owner, Adversarial(lr=0.3, most=0.2, projection="villa"))
     assert size_of_samples(villa, owner) == pytest.approx([0.2, 0.2])
     # As released the gradient's size decides: the first sample's is large and shrinks its push, the second's is not.
-    released = climb(push, gradient, owner, Adversarial(rate=0.3, most=0.2))
+    released = climb(push, gradient, owner, Adversarial(lr=0.3, most=0.2))
     large = size_of_samples(gradient, owner)[0]
     assert size_of_samples(released, owner) == pytest.approx([0.3 * 0.2 / large, 0.3])
-    by_largest = climb(push, gradient, owner, Adversarial(rate=0.3, most=0.25, norm="inf"))
+    by_largest = climb(push, gradient, owner, Adversarial(lr=0.3, most=0.25, norm="inf"))
     assert size_of_samples(by_largest, owner, math.inf) == pytest.approx([0.25, 0.25])
 
 
@@ -79,7 +79,7 @@ def test_every_step_pushes_towards_a_larger_loss():
     torch.manual_seed(0)
     weights = torch.randn(WIDTH, 2)
     ask, given = linear_question(weights), batch()
-    settings = Adversarial(steps=6, start=0.0, rate=0.1, most=0.0, kl_weight=0.0, clean=False, sides=("text",))
+    settings = Adversarial(steps=6, start=0.0, lr=0.1, most=0.0, kl_weight=0.0, clean=False, sides=("text",))
     pushes = first_pushes(given, WIDTH, settings, torch.Generator())
     losses = [loss.item() * settings.steps for loss in adversarial_losses(ask, given, settings, pushes)]
     assert losses[0] == pytest.approx(float(ask(given)[1]))
@@ -112,7 +112,7 @@ def test_what_is_known_and_what_is_missing_is_never_pushed_and_has_no_part_in_th
         loss = words + (batch.regions.features.sum(-1) * missing).sum()
         return loss * torch.tensor([[1.0, -1.0]]), loss
 
-    settings = Adversarial(steps=3, rate=0.1, most=0.0, start=0.0, norm=norm)
+    settings = Adversarial(steps=3, lr=0.1, most=0.0, start=0.0, norm=norm)
     pushes = first_pushes(given, WIDTH, settings, torch.Generator())
     assert len(list(adversarial_losses(ask, given, settings, pushes))) == 3
     assert not pushes["text"][0].any() and not pushes["image"][0, 2:].any()
@@ -140,7 +140,7 @@ def test_a_side_that_is_not_there_is_left_out(reads):
         regions=random_regions([2, 3]) if reads == "image" else None,
     )
     kind = Classify(head, sees=reads == "image")
-    loss, _, _ = AdversarialLearner(model, {"task": kind}, Adversarial(steps=2), seed=0)(given)
+    loss, _, _ = AdversarialTrainStep(model, {"task": kind}, Adversarial(steps=2), seed=0)(given)
     loss.backward()
     assert torch.isfinite(loss) and model.head.output.weight.grad.any()
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unimo.batch import KNOWN, WRITTEN, Batch, Targets, Texts
 from unimo.finetune import adversarial as adversarial_training
-from unimo.finetune.adversarial import AdversarialLearner
+from unimo.finetune.adversarial import AdversarialTrainStep
 from unimo.finetune.settings import Writing
 from unimo.finetune.task_types import Write
 from unimo.objectives.adversarial import Adversarial
@@ -148,7 +148,7 @@ def plain(w: dict[str, Tensor], given: list[Sample], settings: Adversarial, firs
                 if gradient is None or not gradient.numel():
                     continue
                 length = size(gradient, settings)
-                moved = now[i].detach() + settings.rate * gradient / length
+                moved = now[i].detach() + settings.lr * gradient / length
                 if settings.most and settings.norm == "inf":
                     moved = moved.clamp(-settings.most, settings.most)
                 elif settings.most:
@@ -164,7 +164,7 @@ ABOUT = {
     "released, free": {"most": 0.0},
     "released": {"most": 0.02},
     "villa": {"most": 0.6, "projection": "villa"},
-    "largest number": {"norm": "inf", "most": 0.5, "rate": 0.3},
+    "largest number": {"norm": "inf", "most": 0.5, "lr": 0.3},
 }
 
 
@@ -175,7 +175,7 @@ def test_three_steps_with_tags_are_the_plain_computation(monkeypatch, sides, abo
     try:
         model = lively_unimo(dropout=0.0, attention_dropout=0.0)
         given, batch = samples()
-        settings = Adversarial(**{"steps": 3, "sides": sides, "rate": 0.4, "kl_weight": 0.7, **ABOUT[about]})
+        settings = Adversarial(**{"steps": 3, "sides": sides, "lr": 0.4, "kl_weight": 0.7, **ABOUT[about]})
         generator = torch.Generator().manual_seed(1)
         first = {
             "text": [0.1 * torch.randn(len(one.caption), WIDTH, generator=generator) for one in given],
@@ -188,7 +188,7 @@ def test_three_steps_with_tags_are_the_plain_computation(monkeypatch, sides, abo
         last = {side: packed[side].clone() for side in sides}
         monkeypatch.setattr(adversarial_training, "first_pushes", lambda *_: last)
         kind = Write("captions", Writing(smoothing=SMOOTHING), sees=True, reads=True)
-        loss, _, _ = AdversarialLearner(model, {"task": kind}, settings, seed=0)(batch)
+        loss, _, _ = AdversarialTrainStep(model, {"task": kind}, settings, seed=0)(batch)
         ours = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
 
         weights = dict(model.named_parameters())

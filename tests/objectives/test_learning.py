@@ -68,9 +68,9 @@ def losses(model: UNIMO2, batch, objectives) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_starts_at_chance_and_learns_one_batch(name):
-    drawn, settings, chance, near = CASES[name]
+    sampled, settings, chance, near = CASES[name]
     objectives = {name: OBJECTIVES[name](**settings)}
-    batch, model = tiny_batch(objectives.values(), **drawn), fresh_model()
+    batch, model = tiny_batch(objectives.values(), **sampled), fresh_model()
     parameters, rate, goal = list(model.parameters()), 3e-3, 0.05
     if name == "masked_grounding":
         # Hidden tokens of one sequence look alike, so one of each is hidden; and the choice of entries is
@@ -120,26 +120,26 @@ def test_the_dictionary_learns_to_rebuild_what_voted_for_it():
 def test_all_objectives_share_one_step():
     """One forward pass for all gives each the loss it has alone."""
     objectives = {name: OBJECTIVES[name](**CASES.get(name, (0, {}))[1]) for name in OBJECTIVES}
-    drawn = {"pairs": PAIRS, "images": 4, "masked": 3, "fragments": 2}
+    sampled = {"pairs": PAIRS, "images": 4, "masked": 3, "fragments": 2}
     model = fresh_model().eval()
     with torch.no_grad():
-        together = losses(model, tiny_batch(objectives.values(), **drawn), objectives)
-        assert len(together) == 13
+        batch_size = losses(model, tiny_batch(objectives.values(), **sampled), objectives)
+        assert len(batch_size) == 13
         names = {part for name, one in objectives.items() if name != "mrm" for part in one.parts}  # no regions
-        assert set(step(model, tiny_batch(objectives.values(), **drawn), objectives)[0]) == names
+        assert set(step(model, tiny_batch(objectives.values(), **sampled), objectives)[0]) == names
         for name in CASES:
             alone = {name: objectives[name]}
-            for part, value in losses(model, tiny_batch(alone.values(), **drawn), alone).items():
-                torch.testing.assert_close(together[part], value, rtol=0, atol=1e-5)
+            for part, value in losses(model, tiny_batch(alone.values(), **sampled), alone).items():
+                torch.testing.assert_close(batch_size[part], value, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    "drawn",
+    "sampled",
     [{"pairs": 4}, {"images": 3}, {"masked": 2}, {"fragments": 2}, {"masked": 1, "images": 2}],
     ids=str,
 )
-def test_a_step_with_only_some_kinds_of_data(drawn):
+def test_a_step_with_only_some_kinds_of_data(sampled):
     objectives = {name: make() for name, make in OBJECTIVES.items() if name != "masked_grounding"}
-    now = losses(fresh_model().eval(), tiny_batch(objectives.values(), **drawn), objectives)
+    now = losses(fresh_model().eval(), tiny_batch(objectives.values(), **sampled), objectives)
     assert now and all(value.isfinite() for value in now.values())
     sum(now.values()).backward()

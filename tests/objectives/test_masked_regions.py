@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unimo.batch import Batch
-from unimo.data.batch_builder import Draft, Drawn
+from unimo.data.batch_builder import BatchBuilder, SampledExample
 from unimo.data.regions import ImageRegions, image_regions
 from unimo.model.unimo import UNIMO
 from unimo.objectives import step
@@ -32,19 +32,19 @@ def image(seed: int, n: int = 8) -> ImageRegions:
     return image_regions(features, boxes, 100, 100, classes=rng.dirichlet(np.ones(CLASSES), size=n))
 
 
-def draft(pairs: int = 4, images: int = 3) -> Draft:
-    made = Draft(0, 16, Tokenizer.default())
+def builder(pairs: int = 4, images: int = 3) -> BatchBuilder:
+    made = BatchBuilder(0, 16, Tokenizer.default())
     for i in range(pairs):
-        made.pairs.append(Drawn(f"pair {i}", i, np.array([10 + i, 20 + i]), (0, i, 0), i))
+        made.pairs.append(SampledExample(f"pair {i}", i, np.array([10 + i, 20 + i]), (0, i, 0), i))
         made.regions.setdefault("pairs", []).append(image(i))
     for i in range(images):
-        made.images.append(Drawn(f"image {i}", i, np.zeros(0, np.int64), (0, 100 + i, 0), i))
+        made.images.append(SampledExample(f"image {i}", i, np.zeros(0, np.int64), (0, 100 + i, 0), i))
         made.regions.setdefault("images", []).append(image(100 + i))
     return made
 
 
 def batch(**options) -> Batch:
-    made = draft()
+    made = builder()
     MaskedRegionModeling(**{"pairs": 4, **options}).corrupt(made)
     return made.finish()
 
@@ -115,15 +115,15 @@ def test_every_hidden_row_is_asked_for_what_it_was():
 def test_losses_begin_at_chance_and_can_be_learnt(squared_error):
     model, made = tiny(), batch(squared_error=squared_error)
     asked = {"mrm": MaskedRegionModeling(squared_error=squared_error)}
-    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     history = []
     for _ in range(150):
         parts, _ = step(model, made, asked)
         means = {name: float(part.total.detach()) / int(part.count) for name, part in parts.items()}
         loss = sum(part.weight * part.total / part.count for part in parts.values())
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         history.append(means)
     targets = torch.cat([made.extra[f"mrm.{stream}.features"] for stream in ("pairs", "images")])
     variance = float(targets.square().mean()) * (FEATURES if squared_error == "sum" else 1)
@@ -143,6 +143,6 @@ def test_captions_help_beside_pairs_and_are_absent_beside_images():
 
 
 def test_without_regions_nothing_is_asked():
-    made = Draft(0, 16, Tokenizer.default())
+    made = BatchBuilder(0, 16, Tokenizer.default())
     MaskedRegionModeling().corrupt(made)
     assert not made.finish().image_groups

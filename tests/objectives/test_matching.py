@@ -29,15 +29,15 @@ def drawn_negatives(objective: ImageTextMatching, rounds: int, **what) -> tuple[
 
 
 @pytest.mark.parametrize("hard", [True, False])
-@pytest.mark.parametrize("shards", [1, 2, 3])
-def test_never_itself_never_a_copy_and_from_the_same_shard(shards, hard):
+@pytest.mark.parametrize("micro_batches", [1, 2, 3])
+def test_never_itself_never_a_copy_and_from_the_same_shard(micro_batches, hard):
     copies = {"same_image": {2: 0, 11: 6}, "same_words": {1: 0, 9: 8}}
     texts, images, valid = drawn_negatives(
-        ImageTextMatching(pairs=12, hard=hard), 200, pairs=12, shards=shards, **copies
+        ImageTextMatching(pairs=12, hard=hard), 200, pairs=12, micro_batches=micro_batches, **copies
     )
-    batch = tiny_batch([ImageTextMatching(pairs=12)], pairs=12, shards=shards, **copies)
+    batch = tiny_batch([ImageTextMatching(pairs=12)], pairs=12, micro_batches=micro_batches, **copies)
     image, words = batch.extra["pairs.image"].numpy(), batch.extra["pairs.caption"].numpy()
-    size = 12 // shards
+    size = 12 // micro_batches
     assert valid.all()
     for other in (texts, images):
         for i in range(12):
@@ -56,10 +56,10 @@ def test_draws_follow_the_softmax_of_similarity():
         similarity = torch.einsum("id,jd->ij", *pair_features(model, batch, model.towers(batch))) / 0.07
     left_out = torch.eye(6, dtype=torch.bool)
     left_out[1, 3] = left_out[3, 1] = True
-    for drawn, scores in ((texts, similarity), (images, similarity.T)):
+    for sampled, scores in ((texts, similarity), (images, similarity.T)):
         expected = scores.masked_fill(left_out, float("-inf")).softmax(-1)
         for i in range(6):
-            share = torch.from_numpy(np.bincount(drawn[:, i], minlength=6) / rounds).float()
+            share = torch.from_numpy(np.bincount(sampled[:, i], minlength=6) / rounds).float()
             deviation = 4.5 * (expected[i] * (1 - expected[i]) / rounds).sqrt() + 1e-3
             assert ((share - expected[i]).abs() <= deviation).all()
     assert expected.max() > 2 / 6  # far from uniform, or this would show little
@@ -111,12 +111,12 @@ def test_without_candidates_there_is_no_negative(what, matched, negatives):
 
 
 @pytest.mark.parametrize(
-    "shards, pairs, chosen", [(1, 3, [0, 1, 2]), (2, 4, [0, 1, 4, 5]), (4, 4, [0, 2, 4, 6]), (1, 0, [])]
+    "micro_batches, pairs, chosen", [(1, 3, [0, 1, 2]), (2, 4, [0, 1, 4, 5]), (4, 4, [0, 2, 4, 6]), (1, 0, [])]
 )
-def test_matched_pairs_are_the_first_of_every_shard(shards, pairs, chosen):
-    draft = tiny_draft(pairs=8, shards=shards)
-    ImageTextMatching(pairs=pairs).corrupt(draft)
-    assert draft.extra.get("itm.pairs", []) == chosen
+def test_matched_pairs_are_the_first_of_every_shard(micro_batches, pairs, chosen):
+    builder = tiny_draft(pairs=8, micro_batches=micro_batches)
+    ImageTextMatching(pairs=pairs).corrupt(builder)
+    assert builder.extra.get("itm.pairs", []) == chosen
 
 
 @torch.no_grad()

@@ -47,10 +47,10 @@ class Related:
 OBJECT, RELATION = {1, 2}, {4}  # their places behind [CLS]
 
 
-def related(draft, count: int):
-    for i, pair in enumerate(draft.pairs[:count]):
+def related(builder, count: int):
+    for i, pair in enumerate(builder.pairs[:count]):
         object.__setattr__(pair, "beside", Related(i))
-    return draft
+    return builder
 
 
 def rows_of(batch: Batch, group: str, column: str = "ids") -> list[list[int]]:
@@ -89,10 +89,10 @@ def test_masked_words_differ_from_the_text_only_where_they_are_asked():
 @pytest.mark.parametrize(("relations", "nodes"), [(0.0, 0.0), (0.0, 1.0), (0.5, 0.0), (0.4, 0.3), (1.0, 0.0)])
 def test_nodes_and_relations_are_hidden_in_their_shares_of_the_captions(relations, nodes):
     objective = MaskedLanguageModeling(pairs=400, relations=relations, nodes=nodes, node_ratio=1.0)
-    draft = related(tiny_draft(pairs=400), 400)
-    CrossModalContrastive().corrupt(draft)
-    objective.corrupt(draft)
-    batch = draft.finish()
+    builder = related(tiny_draft(pairs=400), 400)
+    CrossModalContrastive().corrupt(builder)
+    objective.corrupt(builder)
+    batch = builder.finish()
     clean, masked = rows_of(batch, "pairs.clean"), rows_of(batch, "pairs.masked")
     met = Counter()
     for i, (text, shown, asked) in enumerate(zip(clean, masked, questions(batch, "mlm.pairs", "pairs.masked"))):
@@ -114,21 +114,21 @@ def test_shares_beyond_all_captions_are_refused():
 
 
 def test_what_was_not_prepared_has_spans_hidden():
-    draft = tiny_draft(pairs=20)
-    MaskedLanguageModeling(pairs=20, relations=0.5, nodes=0.5).corrupt(draft)
-    for asked, pair in zip(questions(draft.finish(), "mlm.pairs", "pairs.masked"), draft.pairs):
+    builder = tiny_draft(pairs=20)
+    MaskedLanguageModeling(pairs=20, relations=0.5, nodes=0.5).corrupt(builder)
+    for asked, pair in zip(questions(builder.finish(), "mlm.pairs", "pairs.masked"), builder.pairs):
         assert len(asked) == min(len(pair.ids), -(-15 * (len(pair.ids) + 2) // 100))
 
 
 def test_some_nodes_are_hidden_and_never_none():
     for ratio in (0.0, 0.5, 1.0):
-        draft = related(tiny_draft(pairs=200), 200)
+        builder = related(tiny_draft(pairs=200), 200)
         for objective in (
             CrossModalContrastive(),
             MaskedLanguageModeling(pairs=200, nodes=1.0, node_ratio=ratio),
         ):
-            objective.corrupt(draft)
-        asked = [set(one) for one in questions(draft.finish(), "mlm.pairs", "pairs.masked")][1::2]
+            objective.corrupt(builder)
+        asked = [set(one) for one in questions(builder.finish(), "mlm.pairs", "pairs.masked")][1::2]
         both, one = asked.count(OBJECT | RELATION), asked.count(OBJECT) + asked.count(RELATION)
         assert both + one == 100  # nodes are hidden whole
         assert {0.0: both == 0, 0.5: 20 < both < 60, 1.0: both == 100}[ratio]
@@ -140,11 +140,11 @@ def test_some_nodes_are_hidden_and_never_none():
 def test_hidden_nodes_then_relations_are_at_first_all_that_is_asked(progress, shares):
     objective = MaskedLanguageModeling(pairs=2, relations=0.2, nodes=0.1, alone_until=0.6, relations_from=0.4)
     assert objective.alone(progress) == (progress < 0.6) and objective.shares(progress) == pytest.approx(shares)
-    draft = related(tiny_draft(pairs=8), 8)
-    draft.progress = progress
-    CrossModalContrastive().corrupt(draft)
-    objective.corrupt(draft)
-    asked = questions(draft.finish(), "mlm.pairs", "pairs.masked")
+    builder = related(tiny_draft(pairs=8), 8)
+    builder.progress = progress
+    CrossModalContrastive().corrupt(builder)
+    objective.corrupt(builder)
+    asked = questions(builder.finish(), "mlm.pairs", "pairs.masked")
     assert len(asked) == (8 if progress < 0.6 else 2)
     if progress == 0.4:  # of a caption without relations, some other node
         assert all(set(one) == RELATION for one in asked[1::2]) and all(set(one) == OBJECT for one in asked[::2])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unimo.batch import Batch
-from unimo.data.batch_builder import Draft, Drawn
+from unimo.data.batch_builder import BatchBuilder, SampledExample
 from unimo.data.regions import image_regions
 from unimo.model.unified import Request
 from unimo.model.unimo import UNIMO
@@ -25,7 +25,7 @@ def image(seed: int):
     return image_regions(np.random.default_rng(seed).normal(size=(2, FEATURES)), BOXES, 100, 100)
 
 
-class Beside:
+class SideInputs:
     """What was prepared for pair i of four: two rewritings that are true, nine that are not, an image, a sentence."""
 
     def __init__(self, i: int):
@@ -43,18 +43,18 @@ class Beside:
         return [np.array([10 + self.i, 61])][:count]
 
 
-def draft(pairs: int = 4, rewritten: bool = True) -> Draft:
-    made = Draft(0, 16, Tokenizer.default())
+def builder(pairs: int = 4, rewritten: bool = True) -> BatchBuilder:
+    made = BatchBuilder(0, 16, Tokenizer.default())
     for i in range(pairs):
         ids = np.array([10 + i, 50, 60 + i])
-        made.pairs.append(Drawn(f"pair {i}", i, ids, (0, i, 0), i, Beside(i) if rewritten else None))
+        made.pairs.append(SampledExample(f"pair {i}", i, ids, (0, i, 0), i, SideInputs(i) if rewritten else None))
         made.regions.setdefault("pairs", []).append(image(i))
     made.extra |= {"pairs.image": list(range(pairs)), "pairs.caption": list(range(pairs))}
     return made
 
 
 def batch(rewritten: bool = True, **options) -> Batch:
-    made = draft(rewritten=rewritten)
+    made = builder(rewritten=rewritten)
     RewritingContrastive(**options).corrupt(made)
     return made.finish()
 
@@ -81,9 +81,9 @@ def test_numbers_per_step_are_as_set_and_duplicates_are_never_wrong():
     made = batch(pairs=3, positives=2, negatives=5, others=2)
     right, anchor = made.extra["rewriting.right"], made.extra["rewriting.anchor"]
     assert right.sum().item() == 3 * 3 and (~right).sum().item() == 3 * 7 and anchor.tolist() == sorted(anchor.tolist())
-    one = draft(rewritten=False)
-    one.pairs[1] = Drawn("same words", one.pairs[0].identity, one.pairs[0].ids, (0, 1, 0), 1)
-    one.pairs[2] = Drawn("same image", 7, np.array([5]), (0, 0, 1), 2)
+    one = builder(rewritten=False)
+    one.pairs[1] = SampledExample("same words", one.pairs[0].identity, one.pairs[0].ids, (0, 1, 0), 1)
+    one.pairs[2] = SampledExample("same image", 7, np.array([5]), (0, 0, 1), 2)
     RewritingContrastive(others=9).corrupt(one)
     done = one.finish()
     first = [i for i, a in enumerate(done.extra["rewriting.anchor"].tolist()) if a == 0]
@@ -100,10 +100,10 @@ def single_scores(model, made: Batch, requests, asked):
         return seen, None if text is None else model.text_pooler(one.text_cls())
 
     both = requests["rewriting.together"]
-    together = torch.cat([asked.score(model, *pooled(i[None], t[None])) for i, t in zip(both.image, both.text)])
+    batch_size = torch.cat([asked.score(model, *pooled(i[None], t[None])) for i, t in zip(both.image, both.text)])
     seen = [pooled(i[None], None)[0] for i in requests["rewriting.images"].image]
     read = [pooled(None, t[None])[1] for t in requests["rewriting.sentences"].text]
-    return together, torch.stack([torch.cat([asked.score_alone(model, a, b)[0] for b in read]) for a in seen])
+    return batch_size, torch.stack([torch.cat([asked.score_alone(model, a, b)[0] for b in read]) for a in seen])
 
 
 @torch.no_grad()
@@ -116,12 +116,12 @@ def test_a_step_as_published_is_the_loss_of_single_comparisons(fusion, scorer):
     parts, fused = step(model, made, {"rewriting": asked})
     requests = {name: one.request for name, one in fused.items()}
     assert requests["rewriting.together"].share == (fusion == "prefix") and "rewriting.alone" not in parts
-    together, alone = single_scores(model, made, requests, asked)
+    batch_size, alone = single_scores(model, made, requests, asked)
     right, anchor = made.extra["rewriting.right"], made.extra["rewriting.anchor"]
     expected = 0.0
     for i in range(2):  # alone: rows 0 and 1 are the anchors' images, 2 and 3 related ones; columns likewise
-        positives = [*together[right & (anchor == i)], alone[2 + i, i], alone[i, 2 + i]]
-        everything = [*together[anchor == i], alone[2 + i, i], alone[i, 2 + i]]
+        positives = [*batch_size[right & (anchor == i)], alone[2 + i, i], alone[i, 2 + i]]
+        everything = [*batch_size[anchor == i], alone[2 + i, i], alone[i, 2 + i]]
         expected -= math.log(sum(map(math.exp, positives)) / sum(map(math.exp, everything)))
     assert float(parts["rewriting"].total) == pytest.approx(expected, rel=1e-4)
     assert int(parts["rewriting"].count) == 2
@@ -134,7 +134,7 @@ def test_what_is_encoded_alone_has_a_sum_of_its_own(scorer):
     model, asked, made = tiny().eval(), RewritingContrastive(**options), batch(**options)
     parts, fused = step(model, made, {"rewriting": asked})
     requests = {name: one.request for name, one in fused.items()}
-    together, alone = single_scores(model, made, requests, asked)
+    batch_size, alone = single_scores(model, made, requests, asked)
     e = alone.double().exp()
     assert alone.abs().max() <= 1 / (0.07 if scorer == "joint" else 1.0)  # a cosine, divided
     # A related image (2, 3) and a related sentence say nothing of each other.
@@ -146,7 +146,7 @@ def test_what_is_encoded_alone_has_a_sum_of_its_own(scorer):
     part = parts["rewriting.alone"]
     assert float(part.total) / part.count == pytest.approx(float(expected), rel=1e-4)
     right, anchor = made.extra["rewriting.right"], made.extra["rewriting.anchor"]
-    expected = multiple_positives(together, right, anchor, 2).sum()
+    expected = multiple_positives(batch_size, right, anchor, 2).sum()
     assert float(parts["rewriting"].total) == pytest.approx(float(expected), rel=1e-4)
 
 
@@ -158,12 +158,12 @@ def test_as_published_the_loss_can_vanish_without_telling_a_caption_from_its_rew
     for related in ("inside", "apart"):
         model, options = tiny(fusion="prefix"), {"pairs": 4, "negatives": 6, "others": 0, "related": related}
         made, asked = batch(**options, positives=0), {"rewriting": RewritingContrastive(**options, positives=0)}
-        optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+        optimizer = torch.optim.Adam(model.parameters(), 3e-3)
         for _ in range(60):
             parts, _ = step(model, made, asked)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             sum(part.total / part.count for part in parts.values() if part.weight).backward()
-            optimiser.step()
+            optimizer.step()
         lost[related] = (
             parts["rewriting"].total.item() / 4,
             int(parts["rewriting.accuracy"].total),
@@ -173,7 +173,7 @@ def test_as_published_the_loss_can_vanish_without_telling_a_caption_from_its_rew
 
 @torch.no_grad()
 def test_anchors_that_share_a_caption_are_not_negatives_of_each_other():
-    made = draft()
+    made = builder()
     made.extra |= {"pairs.image": [0, 1, 2, 3], "pairs.caption": [5, 5, 6, 7]}
     RewritingContrastive(related_images=0, related_texts=0).corrupt(made)
     positive, compared = belong(made.finish())
@@ -184,13 +184,13 @@ def test_anchors_that_share_a_caption_are_not_negatives_of_each_other():
 def test_it_begins_at_chance_and_can_be_learnt():
     model, options = tiny(fusion="prefix"), {"pairs": 4, "negatives": 6, "related_images": 0, "related_texts": 0}
     made, asked = batch(**options, positives=0, others=0), {"rewriting": RewritingContrastive(**options)}
-    optimiser, history = torch.optim.Adam(model.parameters(), 3e-3), []
+    optimizer, history = torch.optim.Adam(model.parameters(), 3e-3), []
     for _ in range(60):
         parts, _ = step(model, made, asked)
         loss = parts["rewriting"].total / parts["rewriting"].count
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         history.append(loss.item())
     assert history[0] == pytest.approx(math.log(7), rel=0.25) and history[-1] < 0.1
     assert int(parts["rewriting.accuracy"].total) == 4
@@ -206,14 +206,14 @@ def test_each_ingredient_can_be_left_away():
         parts, fused = step(tiny(), bare, {"rewriting": RewritingContrastive(others=3, **none)})
         requests = {name: one.request for name, one in fused.items()}
         assert set(requests) == {"rewriting.together"} and "rewriting.alone" not in parts
-    nothing = Draft(0, 16, Tokenizer.default())
+    nothing = BatchBuilder(0, 16, Tokenizer.default())
     RewritingContrastive().corrupt(nothing)
     assert step(tiny(), nothing.finish(), {"rewriting": RewritingContrastive()}) == ({}, {})
 
 
 def test_nothing_is_contrasted_before_its_share_of_the_run():
     for progress, contrasted in ((0.69, False), (0.7, True)):
-        made = draft()
+        made = builder()
         made.progress = progress
         RewritingContrastive(begins=0.7).corrupt(made)
         assert ("pairs.rewritten" in made.finish().text_groups) == contrasted

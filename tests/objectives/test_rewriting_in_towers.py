@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from objectives.test_rewriting_contrastive import Beside, batch, tiny
+from objectives.test_rewriting_contrastive import SideInputs, batch, tiny
 from tiny_batches import random_images, tiny_draft
 from tiny_unimo2 import lively_model, pack
 
@@ -21,19 +21,19 @@ from unimo.objectives.rewriting_contrastive import RewritingContrastive
 SETTINGS = {"pairs": 3, "negatives": 4, "others": 1, "scorer": "cosine", "temperature": 0.2}
 
 
-class Seen(Beside):
-    """As `Beside`, with an image in pixels."""
+class Seen(SideInputs):
+    """As `SideInputs`, with an image in pixels."""
 
     def related_images(self, count, rng):
         return random_images(1, seed=100 + self.i)[:count]
 
 
 def shown(**options) -> Batch:
-    draft = tiny_draft(pairs=4)
-    for i, pair in enumerate(draft.pairs):
+    builder = tiny_draft(pairs=4)
+    for i, pair in enumerate(builder.pairs):
         object.__setattr__(pair, "beside", Seen(i))
-    RewritingContrastive(**options).corrupt(draft)
-    return draft.finish()
+    RewritingContrastive(**options).corrupt(builder)
+    return builder.finish()
 
 
 def by_definition(made: Batch, see, read, related: str, temperature: float) -> tuple[float, float]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_batches import drawn, small_tokenizer, tiny_batch, tiny_draft
+from tiny_batches import sampled, small_tokenizer, tiny_batch, tiny_draft
 from tiny_unimo2 import lively_model
 
 from unimo.objectives import TextContrastive, step
@@ -16,11 +16,11 @@ from unimo.objectives.text_contrastive import HALVES, halves
 
 
 def test_a_passage_is_cut_at_the_word_nearest_its_middle_and_nothing_of_it_is_lost():
-    draft = tiny_draft(masked=4, fragments=3)
-    draft.masked.append(drawn(1, 1))  # one word cannot be cut
-    TextContrastive(weight=1.0).corrupt(draft)
-    batch = draft.finish()
-    texts, passages = batch.texts, [*draft.masked[:-1], *draft.fragments]
+    builder = tiny_draft(masked=4, fragments=3)
+    builder.masked.append(sampled(1, 1))  # one word cannot be cut
+    TextContrastive(weight=1.0).corrupt(builder)
+    batch = builder.finish()
+    texts, passages = batch.texts, [*builder.masked[:-1], *builder.fragments]
     assert [len(batch.texts_of(group)) for group in HALVES] == [len(passages)] * 2
     for i, one in enumerate(passages):
         parts = []

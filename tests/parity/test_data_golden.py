@@ -21,14 +21,14 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from unimo.batch import IMAGE, KNOWN, TEXT, WRITTEN
-from unimo.data.augment import squeeze
-from unimo.data.batch_builder import Draft, Drawn
+from unimo.data.augment import resize
+from unimo.data.batch_builder import BatchBuilder, SampledExample
 from unimo.data.images import to_rgb
 from unimo.data.masking import mask_spans
 from unimo.data.records import Record, dialogue_record, read_field, read_turns, seq2seq_record
 from unimo.data.regions import ImageRegions, box_vectors, read_caption_line, read_tag_line, stack_regions
 from unimo.data.text_rows import positions
-from unimo.decoding.beam_search import Limits, beam
+from unimo.decoding.beam_search import GenerationConfig, beam
 from unimo.errors import DataError
 from unimo.metrics import METRICS, bleu, bleu_as_released
 from unimo.model.attention import JOINT, Plan
@@ -90,12 +90,12 @@ def same_permissions(published: np.ndarray, real: np.ndarray, roles) -> None:
 
 def packed(records: list[Record]):
     """Our batch of some records, all of whose written tokens are asked for."""
-    draft = Draft(step=0, size=1, tokenizer=Tokenizer.default())
+    builder = BatchBuilder(step=0, size=1, tokenizer=Tokenizer.default())
     for record in records:
-        text = draft.add_text("written", record.ids, role=record.roles, positions=record.positions)
+        text = builder.add_text("written", record.ids, role=record.roles, positions=record.positions)
         places = np.arange(record.target_begins, len(record.ids) - 1)
-        draft.ask("written", "written", text, places, record.ids[places + 1])
-    return draft.finish()
+        builder.ask("written", "written", text, places, record.ids[places + 1])
+    return builder.finish()
 
 
 # ---- batches
@@ -103,21 +103,21 @@ def packed(records: list[Record]):
 
 def test_batching(golden):
     x = Fixture(golden, "batching")
-    draft = Draft(step=0, size=1, tokenizer=Tokenizer.default())
+    builder = BatchBuilder(step=0, size=1, tokenizer=Tokenizer.default())
     for ids in x["insts"]:
-        draft.add_text("read", ids)
-    texts = draft.finish().texts
-    lengths, (longest, tokens) = texts.lengths.tolist(), x["max_len,num_token"]
-    assert [max(lengths), len(texts.ids)] == [longest, tokens]
+        builder.add_text("read", ids)
+    texts = builder.finish().texts
+    lengths, (max_length, tokens) = texts.lengths.tolist(), x["max_len,num_token"]
+    assert [max(lengths), len(texts.ids)] == [max_length, tokens]
     assert x["out.seq2seq.seq_lens"].tolist() == lengths
-    ids = rectangle(torch.split(texts.ids, lengths), longest, fill=Tokenizer.pad)
+    ids = rectangle(torch.split(texts.ids, lengths), max_length, fill=Tokenizer.pad)
     for name in ("out.nlu.ids", "out.seq2seq.ids"):
         np.testing.assert_array_equal(x[name], ids)
-    from_zero = rectangle([positions(n, start=0) for n in lengths], longest, fill=Tokenizer.pad)
+    from_zero = rectangle([positions(n, start=0) for n in lengths], max_length, fill=Tokenizer.pad)
     np.testing.assert_array_equal(x["out.seq2seq.pos"], from_zero)
 
     real = x["out.nlu.mask"]
-    np.testing.assert_array_equal(real, rectangle([np.ones(n) for n in lengths], longest))
+    np.testing.assert_array_equal(real, rectangle([np.ones(n) for n in lengths], max_length))
     same_permissions(real[:, :, None] * real[:, None, :], real, [TEXT] * tokens)
     starts = [2, 1, 4]  # of the targets
     roles = np.concatenate([np.repeat([KNOWN, WRITTEN], [start, n - start]) for start, n in zip(starts, lengths)])
@@ -138,9 +138,9 @@ def test_batching(golden):
 def test_caption_batch(golden):
     x = Fixture(golden, "unimo_caption_batch")
     limits = x["settings"]
-    most, most_tags, longest = (limits[name] for name in ("max_img_len", "max_obj_len", "max_tgt_len"))
+    most, most_tags, max_length = (limits[name] for name in ("max_img_len", "max_obj_len", "max_tgt_len"))
     sizes = {"feature_size": 6, "classes": 4}
-    lines = [read_caption_line(line, longest=longest, most=most, **sizes) for line in x["input_lines"]]
+    lines = [read_caption_line(line, max_length=max_length, most=most, **sizes) for line in x["input_lines"]]
     tags = {line.image: line for line in map(read_tag_line, x["object_file"].splitlines())}
     for i, line in enumerate(lines):
         np.testing.assert_array_equal(x[f"out.record{i}.image_loc"], line.regions.boxes)
@@ -161,29 +161,29 @@ def test_caption_batch(golden):
         seq2seq_record(
             [tags[line.image].ids[1:-1]],
             line.ids[1:-1],
-            longest_source=most_tags,
-            longest_target=longest,
+            max_source_length=most_tags,
+            max_target_length=max_length,
             end=Tokenizer.sep,
             keep_end=True,
         )
         for line in whole
     ]
     regions = stack_regions([line.regions for line in lines])
-    training_batch(x, records, regions, most_tags, longest)
+    training_batch(x, records, regions, most_tags, max_length)
     decoding_batch(x, records, regions, most_tags, [line.image for line in lines])
     x.finished()
 
 
-def training_batch(x: Fixture, records: list[Record], regions, most_tags: int, longest: int) -> None:
+def training_batch(x: Fixture, records: list[Record], regions, most_tags: int, max_length: int) -> None:
     known = same_images_and_tags(x, "out.train", records, regions, most_tags)
     written = [np.split(record.ids, [record.target_begins])[1] for record in records]
     at = [record.positions[record.target_begins :] for record in records]
-    np.testing.assert_array_equal(x["out.train.token_ids"], rectangle(written, longest, fill=Tokenizer.pad))
-    np.testing.assert_array_equal(x["out.train.position_ids"], rectangle(at, longest, fill=Tokenizer.pad))
-    ignored = rectangle([0 * ids for ids in written], longest, fill=Tokenizer.pad)
+    np.testing.assert_array_equal(x["out.train.token_ids"], rectangle(written, max_length, fill=Tokenizer.pad))
+    np.testing.assert_array_equal(x["out.train.position_ids"], rectangle(at, max_length, fill=Tokenizer.pad))
+    ignored = rectangle([0 * ids for ids in written], max_length, fill=Tokenizer.pad)
     np.testing.assert_array_equal(x["out.train.sent_ids"], ignored)
 
-    there = rectangle([np.ones(len(ids)) for ids in written], longest)
+    there = rectangle([np.ones(len(ids)) for ids in written], max_length)
     np.testing.assert_array_equal(x["out.train.token_mask"], there)
     np.testing.assert_array_equal(x["out.train.image_mask"], known[:, : regions.features.shape[1]])
     roles = np.concatenate([[*[IMAGE] * n, *record.roles] for n, record in zip(regions.lengths.tolist(), records)])
@@ -195,7 +195,7 @@ def training_batch(x: Fixture, records: list[Record], regions, most_tags: int, l
     sample = texts.owner[targets.rows]
     begins = torch.tensor([record.target_begins for record in records])
     place = targets.rows - texts.offsets[sample] - begins[sample]
-    assert x["out.train.tgt_pos"].tolist() == (sample * longest + place).tolist()
+    assert x["out.train.tgt_pos"].tolist() == (sample * max_length + place).tolist()
 
 
 def decoding_batch(x: Fixture, records: list[Record], regions, most_tags: int, images: list[str]) -> None:
@@ -216,9 +216,9 @@ def decoding_batch(x: Fixture, records: list[Record], regions, most_tags: int, i
         return torch.zeros(len(words), 9)
 
     writer = SimpleNamespace(n=len(records), advance=advance)
-    beam(writer, Limits(cls=Tokenizer.cls, end=Tokenizer.sep, longest=1))
+    beam(writer, GenerationConfig(cls=Tokenizer.cls, end=Tokenizer.sep, max_length=1))
     assert heard == [(x["out.decode.tgt_ids"].flatten().tolist(), x["out.decode.parent_idx"].tolist())]
-    unwritten = beam(writer, Limits(cls=Tokenizer.cls, end=Tokenizer.sep, longest=0))
+    unwritten = beam(writer, GenerationConfig(cls=Tokenizer.cls, end=Tokenizer.sep, max_length=0))
     assert x["out.decode.init_scores"].tolist() == [told.score for told, *_ in unwritten]
     first = [record.positions[record.target_begins] for record in records]
     assert x["out.decode.tgt_pos"].flatten().tolist() == first
@@ -248,7 +248,7 @@ def test_pretraining_batch(golden):
     labels, maskable, *flags = ([row[column] for row in rows] for column in (4, 6, 11, 12, 13))
     kinds = np.array([0, 0, 1, 2])  # pair, pair, text, image
 
-    class Lucky(Drawn):
+    class Lucky(SampledExample):
         def rng(self, purpose):
             return draws  # one generator for all samples, as published
 
@@ -259,12 +259,12 @@ def test_pretraining_batch(golden):
         word_starts=lambda row: word_starts[tuple(row.tolist())],
     )
     pair, second, text, _ = (Lucky("", 0, np.array(row[1:-1]), ()) for row in ids)
-    draft = Draft(step=0, size=1, tokenizer=tokenizer, pairs=[pair, second], masked=[text])
-    MaskedLanguageModeling().corrupt(draft)
-    batch = draft.finish()
+    builder = BatchBuilder(step=0, size=1, tokenizer=tokenizer, pairs=[pair, second], masked=[text])
+    MaskedLanguageModeling().corrupt(builder)
+    batch = builder.finish()
     assert batch.text_groups == {"pairs.masked": (0, 2), "texts.masked": (2, 3)}
 
-    longest = x["out.src_ids"].shape[1]
+    max_length = x["out.src_ids"].shape[1]
     lengths = batch.texts.lengths.tolist()
     read = kinds < 2
     assert maskable == read.tolist()
@@ -273,16 +273,16 @@ def test_pretraining_batch(golden):
         ("out.pos_ids", batch.texts.positions, placed[3]),
         ("out.sent_ids", 0 * batch.texts.ids, [0] * len(ids[3])),  # ignored by the models
     ):
-        rectangular = rectangle([*torch.split(ours, lengths), unread], longest, fill=Tokenizer.pad)
+        rectangular = rectangle([*torch.split(ours, lengths), unread], max_length, fill=Tokenizer.pad)
         np.testing.assert_array_equal(x[name], rectangular)
-    assert x["src_ids equal unmasked input"] == (rectangle(ids, longest, 1).tolist() == x["out.src_ids"].tolist())
-    there = rectangle([np.ones(n) for n in [*lengths, len(ids[3])]], longest)
+    assert x["src_ids equal unmasked input"] == (rectangle(ids, max_length, 1).tolist() == x["out.src_ids"].tolist())
+    there = rectangle([np.ones(n) for n in [*lengths, len(ids[3])]], max_length)
     np.testing.assert_array_equal(x["out.text_mask"][:, 0], there)
 
     asked = [batch.targets["mlm.pairs"], batch.targets["mlm.texts"]]
     place, label = (torch.cat([getattr(targets, name) for targets in asked]) for name in ("rows", "labels"))
     sample = batch.texts.owner[place]
-    assert x["out.mask_pos"].tolist() == (sample * longest + place - batch.texts.offsets[sample]).tolist()
+    assert x["out.mask_pos"].tolist() == (sample * max_length + place - batch.texts.offsets[sample]).tolist()
     assert x["out.mask_label"].tolist() == label.tolist()
     # Published rows carry a flag by which mismatched pairs drop out; ours mask only texts that belong.
     assert x["out.mask_pair_label"].tolist() == [labels[i] for i in sample]
@@ -304,10 +304,10 @@ def test_word_bounds_and_merged_spans(golden):
 
     def hidden(starts, anchors, count):
         """What is hidden where these anchors are drawn and each span takes one word."""
-        drawn = iter(anchors)
+        sampled = iter(anchors)
         rng = SimpleNamespace(
             random=lambda size=None: 0.0 if size is None else np.zeros(size),
-            integers=lambda low, high, size=None: next(drawn) if size is None else np.full(size, low),
+            integers=lambda low, high, size=None: next(sampled) if size is None else np.full(size, low),
         )
         row = np.arange(10, 10 + len(starts))
         ratio = (count - 0.5) / len(row)
@@ -334,8 +334,8 @@ def test_seq2seq_records(golden):
             ours = seq2seq_record(
                 [read_field(field) for field in example["src"]],
                 read_field(example["tgt"]),
-                longest_source=said["max_src_len"],
-                longest_target=said["max_tgt_len"],
+                max_source_length=said["max_src_len"],
+                max_target_length=said["max_tgt_len"],
                 continuous=said["continuous_position"],
             )
             written = said["tgt_type_id"] * (ours.roles == WRITTEN)
@@ -356,8 +356,8 @@ def test_dialogue_records(golden):
             read_turns(turns),
             read_field(example["tgt"]),
             passage=passage and read_field(passage),
-            longest_source=said["max_src_len"],
-            longest_target=said["max_tgt_len"],
+            max_source_length=said["max_src_len"],
+            max_target_length=said["max_tgt_len"],
             turn_rows=said["turn_type_size"],
             continuous=said["continuous_position"],
         )
@@ -383,14 +383,14 @@ def test_gpt2_ids_of_the_tokenizer(golden):
 
 def test_image_preprocessing(golden):
     x = Fixture(golden, "image_preprocessing")
-    assert x["pillow_version"] == "9.5.0"  # left to right first, then top to bottom: see `squeeze`
+    assert x["pillow_version"] == "9.5.0"  # left to right first, then top to bottom: see `resize`
     embed = PatchEmbedding(width=3, image_size=32, patch=1)  # one pixel a patch and weights of 1: shows what it reads
     with torch.no_grad():
         embed.projection.weight.copy_(torch.eye(3)[:, :, None, None])
         embed.projection.bias.zero_()
         embed.positions.zero_()
         for name in ("rgb_wide", "rgb_tall", "gray"):
-            image = squeeze(to_rgb(Image.fromarray(x[f"in.{name}"])), 32)
+            image = resize(to_rgb(Image.fromarray(x[f"in.{name}"])), 32)
             theirs = torch.from_numpy(x[f"out.{name}"])
             assert ((theirs + 1) * 127.5).round().byte().equal(torch.from_numpy(image.copy()))
             ours = embed(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])[0, 1:]
@@ -439,7 +439,7 @@ def test_metrics(golden):
 
     texts = x["bleu_hyps"], x["bleu_refs"]
     length = sum(map(len, x["bleu_hyps"]))
-    shortest, closest = 5 + 7, 6 + 7  # words of the references: the first image has one of 5 and one of 6
+    min_length, closest = 5 + 7, 6 + 7  # words of the references: the first image has one of 5 and one of 6
     # Ours is brevity * (p1 ... pn) ** (1 / n), with the brevity of the closest references.
     products = [(score.value / np.exp(1 - closest / length)) ** n for n, score in enumerate(bleu(*texts).values(), 1)]
     same_scores(
@@ -447,8 +447,8 @@ def test_metrics(golden):
         {
             "bleu": bleu_as_released(*texts),
             "precisions": [after / before for before, after in itertools.pairwise([1.0, *products])],
-            "brevity": np.exp(1 - 1 / (length / shortest + 1e-4)),
-            "ratio": length / shortest,
+            "brevity": np.exp(1 - 1 / (length / min_length + 1e-4)),
+            "ratio": length / min_length,
         },
     )
     x.finished()

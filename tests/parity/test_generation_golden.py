@@ -15,8 +15,8 @@ from torch import Tensor
 
 from unimo.batch import Regions
 from unimo.data.records import Record
-from unimo.decoding.beam_search import Limits, beam
-from unimo.decoding.decoder import Cached, Given
+from unimo.decoding.beam_search import GenerationConfig, beam
+from unimo.decoding.decoder import CachedDecoder, Given
 
 CLS, END = 0, 2
 
@@ -27,26 +27,28 @@ def tags_of(x: dict[str, Tensor], real: Tensor) -> list[Record]:
     return [Record(ids[kept].numpy(), at[kept].numpy(), int(kept.sum())) for ids, at, kept in columns]
 
 
-def begin(golden, member: str, name: str) -> tuple[dict[str, Tensor], Cached]:
+def begin(golden, member: str, name: str) -> tuple[dict[str, Tensor], CachedDecoder]:
     """The fixture, and our model about to write the captions of its samples."""
     x = scenario(golden / member, name)
     if member == "unimo2":
         model = published_unimo2(golden / member, released=True)
         with torch.no_grad():
-            return x, Cached(model, Given(model.encode_images(pixels_of(x)), tags_of(x, x["in.obj_mask"].any(1))))
+            return x, CachedDecoder(
+                model, Given(model.encode_images(pixels_of(x)), tags_of(x, x["in.obj_mask"].any(1)))
+            )
     model, rows = published_unimo(golden / member), x["in.image_embedding"].shape[1]
     real = real_tokens(x["in.input_mask"])
     lengths = real[:, :rows].sum(1)
     with torch.no_grad():
         images = model.encode_images(Regions(x["in.image_embedding"], x["in.image_loc"], lengths))
-        return x, Cached(model, Given(images, tags_of(x, real[:, rows:]), lengths))
+        return x, CachedDecoder(model, Given(images, tags_of(x, real[:, rows:]), lengths))
 
 
 @pytest.mark.parametrize("member", ["unimo", "unimo2"])
 def test_single_steps(golden, member):
-    x, writer = begin(golden, member, "caption_decode_steps")
+    x, decoder = begin(golden, member, "caption_decode_steps")
     for t in range(4):
-        logits = writer.advance(x[f"in.step{t}.token"], x[f"in.step{t}.parent"].long())
+        logits = decoder.advance(x[f"in.step{t}.token"], x[f"in.step{t}.parent"].long())
         close(logits, x[f"out.step{t}.logits"], 3e-5 if member == "unimo2" else 1e-5)
 
 
@@ -58,15 +60,16 @@ def word_starts(size: int) -> np.ndarray:
 @pytest.mark.parametrize("variant", ["lp06", "lp12_beam5", "trigram"])
 @pytest.mark.parametrize("member", ["unimo", "unimo2"])
 def test_beam_search(golden, member, variant):
-    _, writer = begin(golden, member, "caption_beam")
+    _, decoder = begin(golden, member, "caption_beam")
     values = json.loads((golden / member / "caption_beam.json").read_text())["values"]
     options = values[f"{variant}.settings"]
     found = beam(
-        writer,
-        Limits(CLS, END, longest=options["max_out_len"], shortest=options["min_out_len"]),
-        width=options["beam_size"],
+        decoder,
+        GenerationConfig(CLS, END, max_length=options["max_out_len"], min_length=options["min_out_len"]),
+        num_beams=options["beam_size"],
         length_penalty=options["length_penalty"],
-        word_starts=word_starts(writer.model.words.word.num_embeddings) if options["block_trigram"] else None,
+        no_repeat_ngram_size=3 if options["block_trigram"] else 0,
+        word_starts=word_starts(decoder.model.words.word.num_embeddings),
     )
     for sample in range(2):
         ours = {(CLS, *one.words, *[END] * one.ended): one.score for one in found[sample]}

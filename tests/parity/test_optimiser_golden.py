@@ -1,4 +1,4 @@
-"""Six updates of a toy network, and learning-rate schedules, against the published optimisers."""
+"""Six updates of a toy network, and learning-rate schedules, against the published optimizers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load_file
 from torch import nn
 
-from unimo.train.optimizer import Optimiser, learning_rate, make_optimiser
+from unimo.train.optimizer import OptimizerSettings, learning_rate, make_optimizer
 
 NAMES = {  # published name -> ours, chosen so that our rule sees what theirs sees
     "toy_fc.w_0": "fc.weight",
@@ -48,9 +48,9 @@ def test_six_updates(golden, member, variant):
     x = load_file(golden / member / "optimizer.safetensors")
     said = json.loads((golden / member / "optimizer.json").read_text())["values"][f"{variant}.settings"]
     total = said["num_train_steps"]
-    settings = Optimiser(
+    settings = OptimizerSettings(
         **{
-            "rate": said["learning_rate"],
+            "lr": said["learning_rate"],
             "warmup": said["warmup_steps"] / total,
             "weight_decay": said["weight_decay"],
             "beta1": said["beta1"],
@@ -63,18 +63,18 @@ def test_six_updates(golden, member, variant):
     )
     first = {name.removeprefix("in.initial."): array for name, array in x.items() if name.startswith("in.initial.")}
     module = toy(first)
-    optimiser = make_optimiser(module, settings)
+    optimizer = make_optimizer(module, settings)
     own = dict(module.named_parameters())
     assert len(own) == len(first) >= 7
     for step in range(6):
         rate = learning_rate(settings, step / total)
         assert rate == pytest.approx(float(x[f"out.{variant}.lr"][step]), rel=1e-6)
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = rate
         for theirs in first:
             own[NAMES[theirs]].grad = torch.from_numpy(x[f"out.{variant}.grad.{theirs}"][step].copy())
         nn.utils.clip_grad_norm_(own.values(), settings.clip)
-        optimiser.step()
+        optimizer.step()
         for theirs in first:
             want = torch.from_numpy(x[f"out.{variant}.param.{theirs}"][step])
             torch.testing.assert_close(own[NAMES[theirs]].detach(), want, rtol=0, atol=1e-5 * max(1, want.abs().max()))
@@ -90,8 +90,8 @@ def test_schedules(golden, member, name):
     if name == "piecewise":
         changes["boundaries"] = tuple(step / total for step in said["boundaries"])
         changes["factors"] = tuple(value / said["learning_rate"] for value in said["values"])
-    settings = Optimiser(
-        rate=said["learning_rate"],
+    settings = OptimizerSettings(
+        lr=said["learning_rate"],
         warmup=said["warmup_steps"] / total,
         decay=member if name == "linear" else name,
         **changes,

@@ -13,7 +13,7 @@ from parity.test_unimo_golden import published_model, regions_of, texts_of
 from unimo import objectives
 from unimo.batch import Batch
 from unimo.finetune import adversarial as adversarial_training
-from unimo.finetune.adversarial import AdversarialLearner
+from unimo.finetune.adversarial import AdversarialTrainStep
 from unimo.finetune.task_types import Classify, Regress
 from unimo.model.task_heads import HeadSettings, TaskHead
 from unimo.model.unimo import UNIMO
@@ -79,9 +79,9 @@ def test_entailment_by_a_image_with_pushes(files, monkeypatch):
     batch = batch_of(texts_of(x, real), {"classify.labels": x["in.labels"][:, 0]}, regions_of(x))
     pushes = {"text": x["out.released.text_delta.0"][real], "image": x["out.released.image_delta.0"]}
     monkeypatch.setattr(adversarial_training, "first_pushes", lambda *_: dict(pushes))
-    settings = Adversarial(steps=values["adv_step"], rate=values["adv_lr"], most=values["adv_max_norm"])
-    learner = AdversarialLearner(model, {"task": Classify(head, sees=True)}, settings, seed=0)
-    loss, told, _ = learner(batch)
+    settings = Adversarial(steps=values["adv_step"], lr=values["adv_lr"], most=values["adv_max_norm"])
+    train_step = AdversarialTrainStep(model, {"task": Classify(head, sees=True)}, settings, seed=0)
+    loss, told, _ = train_step(batch)
     close(loss, x["out.released.total_loss"].squeeze())
     loss.backward()
     close(model.head.output.weight.grad.T, x["grad.released.cls_out_w_1"])

@@ -269,7 +269,7 @@ def test_adversarial_training_of_visual_entailment(files):
         answers.append((logits, F.cross_entropy(logits, x["in.labels"][:, 0])))
         return answers[-1]
 
-    settings = Adversarial(steps=values["adv_step"], rate=values["adv_lr"], most=values["adv_max_norm"])
+    settings = Adversarial(steps=values["adv_step"], lr=values["adv_lr"], most=values["adv_max_norm"])
     pushes = {"text": x["out.released.text_delta.0"][real], "image": x["out.released.image_delta.0"]}
     total = torch.zeros(())
     for i, loss in enumerate(adversarial_losses(ask, batch, settings, pushes)):

@@ -19,7 +19,7 @@ import unimo
 from unimo.corpus.bad_samples import Ledger
 from unimo.corpus.corpus import open_corpus
 from unimo.errors import DataError, ResourceError, UnimoError, UsageError, WeightsError
-from unimo.inference import Answerer
+from unimo.inference import Pipeline
 from unimo.regions.rows import RowFormat
 from unimo.regions.sidecar import open_header, sidecar_path
 from unimo.regions.writer import SidecarWriter
@@ -34,8 +34,8 @@ CAPTIONS = [["a dog", "it runs"], ["a cat"], ["an owl at night", "a bird", "a do
 
 
 @pytest.fixture(scope="module")
-def answerer() -> Answerer:
-    return Answerer(lively_model(vocabulary=Tokenizer.vocab_size), precision="fp32")
+def pipeline() -> Pipeline:
+    return Pipeline(lively_model(vocabulary=Tokenizer.vocab_size), precision="fp32")
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +66,15 @@ def everything(data, **more):
 
 
 @pytest.fixture(scope="module")
-def built(answerer, data, tmp_path_factory):
+def built(pipeline, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("index") / "all"
-    build_index(answerer, folder, **everything(data), say=str)
+    build_index(pipeline, folder, **everything(data), say=str)
     return folder
 
 
 @pytest.fixture(scope="module")
-def index(answerer, built):
-    return open_index(built, model=answerer)
+def index(pipeline, built):
+    return open_index(built, model=pipeline)
 
 
 def bytes_of(folder):
@@ -133,20 +133,20 @@ def test_rows_say_where_they_come_from(index, data):
     assert all(json.loads(raw[row.place :].split(b"\n")[0])["text"] == row.text for row in lines)
     captions = [(row.key, row.caption, row.text) for row in rows if row.key.startswith("pair")]
     assert captions == [(f"pair{i}.png", j, text) for i, some in enumerate(CAPTIONS) for j, text in enumerate(some)]
-    (hit,) = index.search("three owls on a tree", only="texts", top=1)
+    (hit,) = index.search("three owls on a tree", only="texts", top_k=1)
     assert (hit.text, hit.path, hit.place) == (lines[2].text, str(data / "texts" / "lines.jsonl"), lines[2].place)
-    (hit,) = index.search(image=data / "images" / "3.png", only="images", top=1)
+    (hit,) = index.search(image=data / "images" / "3.png", only="images", top_k=1)
     assert hit.path == str(data / "images" / "3.png") and hit.score == pytest.approx(1, abs=2e-3)
-    (hit,) = index.search(image=data / "pairs" / "pair2.png", only="images", top=1)
+    (hit,) = index.search(image=data / "pairs" / "pair2.png", only="images", top_k=1)
     assert hit.path == str(data / "pairs" / "pair2.png")
 
 
-def test_embeddings_are_the_models_own(index, answerer, data):
+def test_embeddings_are_the_models_own(index, pipeline, data):
     rows, embeddings = all_rows(index, "text")
-    np.testing.assert_allclose(embeddings, answerer.embed_text([row.text for row in rows]), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(embeddings, pipeline.embed_text([row.text for row in rows]), rtol=0, atol=1e-3)
     rows, embeddings = all_rows(index, "image")
     paths = [data / ("pairs" if row.key.startswith("pair") else "images") / row.key for row in rows]
-    np.testing.assert_allclose(embeddings, answerer.embed_image(paths), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(embeddings, pipeline.embed_image(paths), rtol=0, atol=1e-3)
 
 
 # ---- what is found
@@ -165,11 +165,11 @@ QUERIES = [
 
 
 @pytest.mark.parametrize(("query", "only"), QUERIES)
-@pytest.mark.parametrize("top", [1, 4, 1000])
-def test_search_finds_what_comparing_with_everything_finds(index, answerer, data, query, only, top):
+@pytest.mark.parametrize("top_k", [1, 4, 1000])
+def test_search_finds_what_comparing_with_everything_finds(index, pipeline, data, query, only, top_k):
     asked = {name: data / value if name == "image" else value for name, value in query.items()}
-    sides = [*(answerer.embed_text([asked["text"]]) if "text" in asked else ())]
-    sides += [*(answerer.embed_image([asked["image"]]) if "image" in asked else ())]
+    sides = [*(pipeline.embed_text([asked["text"]]) if "text" in asked else ())]
+    sides += [*(pipeline.embed_image([asked["image"]]) if "image" in asked else ())]
     mean = np.mean(np.array(sides, np.float64), axis=0)
     vector = mean / np.linalg.norm(mean)
     expected = {}
@@ -178,46 +178,46 @@ def test_search_finds_what_comparing_with_everything_finds(index, answerer, data
         scores = embeddings @ vector
         order = np.lexsort((np.arange(len(rows)), -scores.astype(np.float32)))
         expected[kind] = [(rows[i].key, rows[i].begin, rows[i].text, pytest.approx(scores[i], abs=1e-6)) for i in order]
-    hits = index.search(**asked, only=only, top=top)
+    hits = index.search(**asked, only=only, top_k=top_k)
     total = sum(len(some) for some in expected.values())
-    assert [hit.rank for hit in hits] == list(range(1, 1 + min(top, total)))
+    assert [hit.rank for hit in hits] == list(range(1, 1 + min(top_k, total)))
     for kind, some in expected.items():
         found = [(hit.key, hit.begin, hit.text, hit.score) for hit in hits if hit.kind == kind]
         assert found == some[: len(found)]
         turns = sum(min(len(other), len(some)) for other in expected.values())  # while both kinds last, they take turns
-        assert len(found) in ((top // len(expected), -(-top // len(expected))) if top <= turns else (len(some),))
+        assert len(found) in ((top_k // len(expected), -(-top_k // len(expected))) if top_k <= turns else (len(some),))
 
 
 def test_equal_texts_tie_in_the_order_of_the_index(index):
-    hits = index.search("a red house", only="texts", top=2)
+    hits = index.search("a red house", only="texts", top_k=2)
     assert [hit.key for hit in hits] == ["lines.jsonl:1", "lines.jsonl:4"] and hits[0].score == hits[1].score
 
 
 def test_two_kinds_take_turns_the_larger_cosine_first(index, data):
     both = 2 * min(index.rows.values())
     for query, first in (({"text": "a red house"}, "text"), ({"image": data / "images" / "1.png"}, "image")):
-        hits = index.search(**query, top=100)
+        hits = index.search(**query, top_k=100)
         assert hits[0].kind == first and hits[0].score == pytest.approx(1, abs=2e-3)
         for one, other in zip(hits[:both:2], hits[1:both:2]):
             assert {one.kind, other.kind} == {"text", "image"} and one.score >= other.score
         assert len({hit.kind for hit in hits[both:]}) == 1
 
 
-def test_the_whole_of_a_long_query_counts(index, answerer):
-    pieces = passages(STORY, answerer.tokenizer, answerer.longest - 2)
+def test_the_whole_of_a_long_query_counts(index, pipeline):
+    pieces = passages(STORY, pipeline.tokenizer, pipeline.max_length - 2)
     assert len(pieces) > 1
-    mean = answerer.embed_text([STORY[p.begin : p.end] for p in pieces]).mean(0)
+    mean = pipeline.embed_text([STORY[p.begin : p.end] for p in pieces]).mean(0)
     scores = all_rows(index, "text")[1] @ (mean / np.linalg.norm(mean))
-    assert index.search(STORY, only="texts", top=1)[0].score == pytest.approx(scores.max(), abs=1e-5)
+    assert index.search(STORY, only="texts", top_k=1)[0].score == pytest.approx(scores.max(), abs=1e-5)
 
 
-def test_half_precision_keeps_the_order_of_all_but_near_ties(answerer, data, index, tmp_path):
-    build_index(answerer, tmp_path / "single", **everything(data, precision="float32"), say=str)
-    single = open_index(tmp_path / "single", model=answerer)
+def test_half_precision_keeps_the_order_of_all_but_near_ties(pipeline, data, index, tmp_path):
+    build_index(pipeline, tmp_path / "single", **everything(data, precision="float32"), say=str)
+    single = open_index(tmp_path / "single", model=pipeline)
     for query in ({"text": "a dog"}, {"image": data / "images" / "0.png"}):
         for only in ("texts", "images"):
             halves, singles = (
-                {(h.key, h.begin, h.text): h.score for h in one.search(**query, only=only, top=99)}
+                {(h.key, h.begin, h.text): h.score for h in one.search(**query, only=only, top_k=99)}
                 for one in (index, single)
             )
             assert halves.keys() == singles.keys()
@@ -227,9 +227,9 @@ def test_half_precision_keeps_the_order_of_all_but_near_ties(answerer, data, ind
             assert max(abs(halves[row] - singles[row]) for row in order) < 1e-3
 
 
-def test_approximate_search_names_its_extra_or_finds_the_same(index, answerer, built):
+def test_approximate_search_names_its_extra_or_finds_the_same(index, pipeline, built):
     for method in ("ivf", "hnsw"):
-        other = open_index(built, model=answerer, approximate_above=3, method=method)
+        other = open_index(built, model=pipeline, approximate_above=3, method=method)
         try:
             import faiss  # noqa: F401
         except ImportError:
@@ -237,8 +237,8 @@ def test_approximate_search_names_its_extra_or_finds_the_same(index, answerer, b
                 other.search("a dog", only="texts")
             continue
         for query in ({"text": "a dog"}, {"image": Image.new("RGB", (8, 8), (200, 10, 10))}):
-            assert [h.text for h in other.search(**query, only="texts", top=3)] == [
-                h.text for h in index.search(**query, only="texts", top=3)
+            assert [h.text for h in other.search(**query, only="texts", top_k=3)] == [
+                h.text for h in index.search(**query, only="texts", top_k=3)
             ]
     with pytest.raises(UsageError, match="ivf or hnsw"):
         open_index(built, method="lsh")
@@ -248,64 +248,64 @@ def test_approximate_search_names_its_extra_or_finds_the_same(index, answerer, b
 
 
 @pytest.mark.parametrize("both", [False, True])
-def test_rerank_orders_images_by_their_fused_score_with_the_text(index, answerer, data, both):
+def test_rerank_orders_images_by_their_fused_score_with_the_text(index, pipeline, data, both):
     text, image = "three owls", data / "pairs" / "pair1.png"
     query = {"text": text, "image": image} if both else {"text": text}
-    first = index.search(**query, only="images", top=9)
-    second = index.search(**query, only="images", top=9, rerank=6)
+    first = index.search(**query, only="images", top_k=9)
+    second = index.search(**query, only="images", top_k=9, rerank=6)
     paths = [hit.path for hit in first]
-    fused = answerer.match(
-        answerer.encode_images(paths), answerer.encode_texts([text]), np.array([[i, 0] for i in range(9)])
+    fused = pipeline.match(
+        pipeline.encode_images(paths), pipeline.encode_texts([text]), np.array([[i, 0] for i in range(9)])
     )
     if both:  # the other side by its cosine, over the temperature of contrast
-        fused = fused + answerer.embed_image(paths) @ answerer.embed_image([image])[0] / 0.07
+        fused = fused + pipeline.embed_image(paths) @ pipeline.embed_image([image])[0] / 0.07
     order = np.argsort(-fused[:6])
     assert order.tolist() != list(range(6))  # or the test could not see the second stage
     assert [hit.path for hit in second] == [paths[i] for i in order] + paths[6:]
     np.testing.assert_allclose([hit.fused for hit in second[:6]], fused[:6][order], rtol=0, atol=0.02 if both else 1e-3)
     assert all(hit.fused is None for hit in second[6:]) and [hit.rank for hit in second] == list(range(1, 10))
-    assert index.search(**query, only="images", top=9, rerank=500) == index.search(
-        **query, only="images", top=9, rerank=9
+    assert index.search(**query, only="images", top_k=9, rerank=500) == index.search(
+        **query, only="images", top_k=9, rerank=9
     )
 
 
-def test_rerank_orders_texts_by_their_fused_score_with_the_image(index, answerer, data):
+def test_rerank_orders_texts_by_their_fused_score_with_the_image(index, pipeline, data):
     image = data / "images" / "2.png"
-    first = index.search(image=image, only="texts", top=5)
-    second = index.search(image=image, only="texts", top=3, rerank=5)
-    texts = answerer.encode_texts([hit.text for hit in first])
-    fused = answerer.match(answerer.encode_images([image]), texts, np.array([[0, i] for i in range(5)]))
+    first = index.search(image=image, only="texts", top_k=5)
+    second = index.search(image=image, only="texts", top_k=3, rerank=5)
+    texts = pipeline.encode_texts([hit.text for hit in first])
+    fused = pipeline.match(pipeline.encode_images([image]), texts, np.array([[0, i] for i in range(5)]))
     best = np.argsort(-fused, kind="stable")[:3]
     assert [hit.text for hit in second] == [first[i].text for i in best]
 
 
-def test_rerank_looks_further_than_what_is_shown(index, answerer, data):
+def test_rerank_looks_further_than_what_is_shown(index, pipeline, data):
     """For some image the best by fused score is not the best by cosine."""
     changed = 0
     for i in range(5):
         image = data / "images" / f"{i}.png"
-        every = index.search(image=image, only="texts", top=99)
-        texts = answerer.encode_texts([hit.text for hit in every])
+        every = index.search(image=image, only="texts", top_k=99)
+        texts = pipeline.encode_texts([hit.text for hit in every])
         pairs = np.array([[0, t] for t in range(len(every))])
-        fused = answerer.match(answerer.encode_images([image]), texts, pairs)
-        (hit,) = index.search(image=image, only="texts", top=1, rerank=99)
+        fused = pipeline.match(pipeline.encode_images([image]), texts, pairs)
+        (hit,) = index.search(image=image, only="texts", top_k=1, rerank=99)
         assert hit.text == every[int(fused.argmax())].text
         changed += int(fused.argmax()) > 0
     assert changed
 
 
-def test_rerank_reads_all_of_a_long_query(index, answerer, data):
-    pieces = passages(STORY, answerer.tokenizer, answerer.longest - 2)
+def test_rerank_reads_all_of_a_long_query(index, pipeline, data):
+    pieces = passages(STORY, pipeline.tokenizer, pipeline.max_length - 2)
     hits = index.search(STORY, only="images", rerank=9)
     pairs = np.array([[i, t] for i in range(9) for t in range(len(pieces))])
-    images = answerer.encode_images([hit.path for hit in hits])
-    fused = answerer.match(images, answerer.encode_texts([piece.ids for piece in pieces]), pairs).reshape(9, -1)
+    images = pipeline.encode_images([hit.path for hit in hits])
+    fused = pipeline.match(images, pipeline.encode_texts([piece.ids for piece in pieces]), pairs).reshape(9, -1)
     np.testing.assert_allclose([hit.fused for hit in hits], fused.mean(1), rtol=0, atol=1e-4)
     assert np.ptp(fused, axis=1).min() > 1e-3  # the passages differ
 
 
 def test_what_cannot_be_fused_keeps_its_places(index):
-    first, second = (index.search("a dog runs", top=12, rerank=n) for n in (0, 12))
+    first, second = (index.search("a dog runs", top_k=12, rerank=n) for n in (0, 12))
     assert [hit.kind for hit in first] == [hit.kind for hit in second]
     texts = [[hit.text for hit in hits if hit.kind == "text"] for hits in (first, second)]
     assert texts[0] == texts[1] and {hit.fused is None for hit in second if hit.kind == "text"} == {True}
@@ -314,11 +314,11 @@ def test_what_cannot_be_fused_keeps_its_places(index):
         index.search("a dog runs", only="texts", rerank=5)
 
 
-def test_images_that_changed_are_not_reranked(answerer, data, tmp_path):
+def test_images_that_changed_are_not_reranked(pipeline, data, tmp_path):
     shutil.copytree(data / "images", tmp_path / "images", ignore=shutil.ignore_patterns(".*"))
-    build_index(answerer, tmp_path / "index", images=tmp_path / "images", say=str)
+    build_index(pipeline, tmp_path / "index", images=tmp_path / "images", say=str)
     Image.new("RGB", (20, 20)).save(tmp_path / "images" / "2.png")
-    index = open_index(tmp_path / "index", model=answerer)
+    index = open_index(tmp_path / "index", model=pipeline)
     assert len(index.search("a dog")) == 5  # what was encoded is still there
     with pytest.raises(DataError, match="not those that were indexed"):
         index.search("a dog", rerank=5)
@@ -326,7 +326,7 @@ def test_images_that_changed_are_not_reranked(answerer, data, tmp_path):
 
 def test_unimo_sees_regions(tmp_path):
     """Images of a model of regions: read beside their shards, searched by text, read again for the second stage."""
-    model = Answerer(lively_unimo(vocabulary=Tokenizer.vocab_size, fusion="prefix", matching=2), precision="fp32")
+    model = Pipeline(lively_unimo(vocabulary=Tokenizer.vocab_size, fusion="prefix", matching=2), precision="fp32")
     (tmp_path / "images").mkdir()
     for i in range(4):
         Image.new("RGB", (100, 80), (60 * i, 9, 9)).save(tmp_path / "images" / f"{i}.png")
@@ -344,7 +344,7 @@ def test_unimo_sees_regions(tmp_path):
     build_index(model, tmp_path / "index", images=tmp_path / "images", say=str)
     index = open_index(tmp_path / "index", model=model)
     np.testing.assert_allclose(all_rows(index, "image")[1], model.embed_image(images), atol=2e-3)
-    (hit,) = index.search(image=images[2], top=1)
+    (hit,) = index.search(image=images[2], top_k=1)
     assert hit.key == "2.png"
     fused = model.match(
         model.encode_images(images), model.encode_texts(["a dog"]), np.array([[i, 0] for i in range(4)])
@@ -360,36 +360,36 @@ def test_unimo_sees_regions(tmp_path):
 # ---- wrong questions
 
 
-def test_empty_and_impossible_queries_are_refused(index, answerer, data, tmp_path):
+def test_empty_and_impossible_queries_are_refused(index, pipeline, data, tmp_path):
     for query in ({}, {"text": ""}, {"text": " \n"}):
         with pytest.raises(UsageError, match="empty query"):
             index.search(**query)
     with pytest.raises(UsageError, match="not a text"):
         index.search(["a dog"])
     with pytest.raises(UsageError, match="top"):
-        index.search("a dog", top=0)
+        index.search("a dog", top_k=0)
     with pytest.raises(UsageError, match="texts or images"):
         index.search("a dog", only="videos")
-    build_index(answerer, tmp_path / "index", images=data / "images", say=str)
+    build_index(pipeline, tmp_path / "index", images=data / "images", say=str)
     with pytest.raises(UsageError, match="holds no texts"):
-        open_index(tmp_path / "index", model=answerer).search("a dog", only="texts")
+        open_index(tmp_path / "index", model=pipeline).search("a dog", only="texts")
     with pytest.raises(UnimoError):
         index.search(image=data / "nothing.png")
 
 
-def test_an_index_of_one_item(answerer, tmp_path):
+def test_an_index_of_one_item(pipeline, tmp_path):
     (tmp_path / "one.txt").write_text("a dog")
-    build_index(answerer, tmp_path / "index", texts=tmp_path / "one.txt", say=str)
-    index = unimo.open_index(tmp_path / "index", model=answerer)
+    build_index(pipeline, tmp_path / "index", texts=tmp_path / "one.txt", say=str)
+    index = unimo.open_index(tmp_path / "index", model=pipeline)
     assert len(index) == 1
-    (hit,) = index.search("a dog", top=10)
+    (hit,) = index.search("a dog", top_k=10)
     assert (hit.text, hit.rank) == ("a dog", 1) and hit.score == pytest.approx(1, abs=2e-3)
 
 
 # ---- stopped, and started again
 
 
-def test_a_restart_goes_on_and_leaves_the_same_bytes(answerer, data, built, tmp_path, monkeypatch):
+def test_a_restart_goes_on_and_leaves_the_same_bytes(pipeline, data, built, tmp_path, monkeypatch):
     """Every possible place to be killed at: behind each part, and while one is written."""
     write, names = encode.Encoder.write, sorted(path.name for path in built.glob("part-*"))
     assert len(names) == 4
@@ -405,7 +405,7 @@ def test_a_restart_goes_on_and_leaves_the_same_bytes(answerer, data, built, tmp_
 
         monkeypatch.setattr(encode.Encoder, "write", dying)
         with pytest.raises(KeyboardInterrupt):
-            build_index(answerer, out, **everything(data), say=str)
+            build_index(pipeline, out, **everything(data), say=str)
         assert not out.exists()
         with pytest.raises(DataError, match="not a finished index"):
             open_index(out)
@@ -416,12 +416,12 @@ def test_a_restart_goes_on_and_leaves_the_same_bytes(answerer, data, built, tmp_
             write(self, path, work)
 
         monkeypatch.setattr(encode.Encoder, "write", living)
-        build_index(answerer, out, **everything(data), say=str)
+        build_index(pipeline, out, **everything(data), say=str)
         assert made == names[stop:]  # what stood there was kept
         assert bytes_of(out) == bytes_of(built) and not list(out.parent.glob("*.partial"))
 
 
-def test_a_damaged_part_is_made_again(answerer, data, built, tmp_path):
+def test_a_damaged_part_is_made_again(pipeline, data, built, tmp_path):
     out = tmp_path / "index"
     partial = tmp_path / "index.partial"
     shutil.copytree(built, partial)
@@ -432,22 +432,22 @@ def test_a_damaged_part_is_made_again(answerer, data, built, tmp_path):
     raw[-3] ^= 1
     path.write_bytes(raw)
     (partial / "part-00002.safetensors").write_bytes(b"")
-    build_index(answerer, out, **everything(data), say=str)
+    build_index(pipeline, out, **everything(data), say=str)
     assert bytes_of(out) == bytes_of(built)
 
 
-def test_small_parts_find_the_same(answerer, data, index, tmp_path, monkeypatch):
+def test_small_parts_find_the_same(pipeline, data, index, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "_ITEMS_OF_A_PART", 2)
     monkeypatch.setattr(files, "ROWS_AT_ONCE", 3)
-    build_index(answerer, tmp_path / "index", **everything(data), say=str)
-    other = open_index(tmp_path / "index", model=answerer)
+    build_index(pipeline, tmp_path / "index", **everything(data), say=str)
+    other = open_index(tmp_path / "index", model=pipeline)
     assert len(other.parts) > len(index.parts) and other.rows == index.rows
     for query in ("a dog", "three owls"):
-        for a, b in zip(other.search(query, top=50), index.search(query, top=50)):
+        for a, b in zip(other.search(query, top_k=50), index.search(query, top_k=50)):
             assert (a.key, a.text) == (b.key, b.text) and a.score == pytest.approx(b.score, abs=1e-3)
 
 
-def test_two_processes_do_not_write_one_index(answerer, data, tmp_path):
+def test_two_processes_do_not_write_one_index(pipeline, data, tmp_path):
     other = build._partial(tmp_path / "index", {})
     with build._partial(tmp_path / "index", {}), pytest.raises(ResourceError, match="another process"):
         other.__enter__()
@@ -456,19 +456,19 @@ def test_two_processes_do_not_write_one_index(answerer, data, tmp_path):
 # ---- another model, other data
 
 
-def test_another_model_or_corpus_is_refused(answerer, data, built, tmp_path):
+def test_another_model_or_corpus_is_refused(pipeline, data, built, tmp_path):
     said = []
-    build_index(answerer, built, **everything(data), say=said.append)
+    build_index(pipeline, built, **everything(data), say=said.append)
     assert "already" in said[0]
-    other = Answerer(lively_model(seed=1, vocabulary=Tokenizer.vocab_size), precision="fp32")
+    other = Pipeline(lively_model(seed=1, vocabulary=Tokenizer.vocab_size), precision="fp32")
     with pytest.raises(UsageError, match="another model"):
         build_index(other, built, **everything(data), say=str)
     with pytest.raises(UsageError, match="other data"):
-        build_index(answerer, built, texts=data / "texts", passage=40, say=str)
+        build_index(pipeline, built, texts=data / "texts", passage=40, say=str)
     with pytest.raises(UsageError, match="passages of another length"):
-        build_index(answerer, built, **everything(data, passage=50), say=str)
+        build_index(pipeline, built, **everything(data, passage=50), say=str)
     with pytest.raises(UsageError, match="another precision"):
-        build_index(answerer, built, **everything(data, precision="float32"), say=str)
+        build_index(pipeline, built, **everything(data, precision="float32"), say=str)
     with pytest.raises(WeightsError, match="not the model the index was made with"):
         open_index(built, model=other).search("a dog")
     with pytest.raises(WeightsError, match="where its model is"):
@@ -476,40 +476,40 @@ def test_another_model_or_corpus_is_refused(answerer, data, built, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="something else in the way"):
-        build_index(answerer, tmp_path / "full", **everything(data), say=str)
+        build_index(pipeline, tmp_path / "full", **everything(data), say=str)
     assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
 
 
-def test_a_partial_index_of_another_model_is_refused(answerer, data, tmp_path, monkeypatch):
+def test_a_partial_index_of_another_model_is_refused(pipeline, data, tmp_path, monkeypatch):
     def dying(self, path, work):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(encode.Encoder, "write", dying)
-        build_index(answerer, tmp_path / "index", **everything(data), say=str)
-    other = Answerer(lively_model(seed=1, vocabulary=Tokenizer.vocab_size), precision="fp32")
+        build_index(pipeline, tmp_path / "index", **everything(data), say=str)
+    other = Pipeline(lively_model(seed=1, vocabulary=Tokenizer.vocab_size), precision="fp32")
     with pytest.raises(UsageError, match="another model"):
         build_index(other, tmp_path / "index", **everything(data), say=str)
-    build_index(answerer, tmp_path / "index", **everything(data), say=str)
+    build_index(pipeline, tmp_path / "index", **everything(data), say=str)
 
 
-def test_wrong_requests_are_refused_before_anything_is_written(answerer, data, tmp_path):
+def test_wrong_requests_are_refused_before_anything_is_written(pipeline, data, tmp_path):
     out = tmp_path / "index"
     with pytest.raises(UsageError, match="nothing to index"):
-        build_index(answerer, out)
+        build_index(pipeline, out)
     with pytest.raises(UsageError, match="precision"):
-        build_index(answerer, out, texts=data / "texts", precision="int8")
+        build_index(pipeline, out, texts=data / "texts", precision="int8")
     with pytest.raises(UsageError, match="passage"):
-        build_index(answerer, out, texts=data / "texts", passage=0)
+        build_index(pipeline, out, texts=data / "texts", passage=0)
     with pytest.raises(DataError, match="does not exist"):
-        build_index(answerer, out, texts=tmp_path / "nowhere")
+        build_index(pipeline, out, texts=tmp_path / "nowhere")
     assert not list(tmp_path.iterdir())
 
 
 # ---- bad samples
 
 
-def test_bad_samples_are_counted_and_named(answerer, data, tmp_path):
+def test_bad_samples_are_counted_and_named(pipeline, data, tmp_path):
     shutil.copytree(data / "images", tmp_path / "images", ignore=shutil.ignore_patterns(".*"))
     (tmp_path / "images" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
     raw = bytearray((tmp_path / "images" / "1.png").read_bytes())
@@ -517,18 +517,18 @@ def test_bad_samples_are_counted_and_named(answerer, data, tmp_path):
     (tmp_path / "images" / "1.png").write_bytes(raw)
     ledger, said = Ledger(tmp_path / "bad.jsonl"), []
     build_index(
-        answerer,
+        pipeline,
         tmp_path / "index",
         images=tmp_path / "images",
         verify="header",
-        max_bad_share=1.0,
+        max_bad_fraction=1.0,
         ledger=ledger,
         say=said.append,
     )
     assert "4 images" in said[-1] and "2 bad samples left out" in said[-1]
     named = {json.loads(line)["key"] for line in (tmp_path / "bad.jsonl").read_text().splitlines()}
     assert named == {"broken.png", "1.png"}
-    index = open_index(tmp_path / "index", model=answerer)
+    index = open_index(tmp_path / "index", model=pipeline)
     assert index.rows["image"] == 4
     assert index.header["counts"] == {"offered": 5, "used": 4, "quarantined": 1}  # of those that the corpus holds
     assert ledger.quarantined == 1 and {hit.key for hit in index.search("a dog")} == {f"{i}.png" for i in (0, 2, 3, 4)}
@@ -536,15 +536,15 @@ def test_bad_samples_are_counted_and_named(answerer, data, tmp_path):
 
 def test_what_the_model_cannot_embed_is_left_out_and_named(data, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "_ITEMS_OF_A_PART", 1)  # so that some parts are empty
-    model = Answerer(lively_model(vocabulary=Tokenizer.vocab_size), precision="fp32")
+    model = Pipeline(lively_model(vocabulary=Tokenizer.vocab_size), precision="fp32")
     house = model.tokenizer.encode("a red house")[-1]
     with torch.no_grad():
         model.model.words.word.weight[house] = float("nan")
     ledger = Ledger(tmp_path / "bad.jsonl")
-    build_index(model, tmp_path / "index", texts=data / "texts", max_bad_share=1.0, ledger=ledger, say=str)
+    build_index(model, tmp_path / "index", texts=data / "texts", max_bad_fraction=1.0, ledger=ledger, say=str)
     entries = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert [entry["key"] for entry in entries] == ["lines.jsonl:1", "lines.jsonl:4"]
-    assert {hit.key for hit in open_index(tmp_path / "index", model=model).search("owls", top=99)}.isdisjoint(
+    assert {hit.key for hit in open_index(tmp_path / "index", model=model).search("owls", top_k=99)}.isdisjoint(
         {"lines.jsonl:1", "lines.jsonl:4"}
     )
 
@@ -613,12 +613,12 @@ def test_hostile_parts_are_located(built, tmp_path, case):
     assert files.part_name(number) in caught.value.parts()["where"]
 
 
-def test_strings_that_are_no_text_are_located(built, tmp_path, answerer):
+def test_strings_that_are_no_text_are_located(built, tmp_path, pipeline):
     folder = tmp_path / "index"
     shutil.copytree(built, folder)
     rewrite(folder, 1, poke("keys_blob", 0, 0xFF))
     with pytest.raises(DataError, match="UTF-8"):
-        open_index(folder, model=answerer).search("a dog", only="images", top=9)
+        open_index(folder, model=pipeline).search("a dog", only="images", top_k=9)
 
 
 @pytest.mark.parametrize("name", [files.INDEX, "part-00000.safetensors", "part-00003.safetensors", files.MANIFEST])
@@ -706,7 +706,7 @@ def test_a_folder_that_is_no_index(tmp_path):
             open_index(folder)
 
 
-def test_without_verifying_sizes_still_count(built, tmp_path, answerer):
+def test_without_verifying_sizes_still_count(built, tmp_path, pipeline):
     folder = tmp_path / "index"
     shutil.copytree(built, folder)
     path = folder / "part-00000.safetensors"
@@ -725,19 +725,19 @@ def test_without_verifying_sizes_still_count(built, tmp_path, answerer):
 def test_the_table_is_one_safe_line_for_each_hit(index):
     from dataclasses import replace
 
-    hits = index.search("a dog", top=2)
+    hits = index.search("a dog", top_k=2)
     lines = table([replace(hits[0], text="two\nlines \x1b[31mred\u202e"), hits[1]])
     assert len(lines) == 2 and all(line.isprintable() for line in lines) and lines[0].lstrip().startswith("1 ")
 
 
-def test_the_verbs(answerer, data, tmp_path, capsys, monkeypatch):
+def test_the_verbs(pipeline, data, tmp_path, capsys, monkeypatch):
     from unimo import inference
     from unimo.cli import app
 
     saved = str(tmp_path / "model")
-    monkeypatch.setattr(build, "load", lambda source: answerer)
-    monkeypatch.setattr(inference, "load", lambda source, **_: answerer)
-    monkeypatch.setattr("unimo.retrieval.models.load", lambda source, **_: answerer)
+    monkeypatch.setattr(build, "load", lambda source: pipeline)
+    monkeypatch.setattr(inference, "load", lambda source, **_: pipeline)
+    monkeypatch.setattr("unimo.retrieval.models.load", lambda source, **_: pipeline)
     out = str(tmp_path / "index")
     app(
         ["index", saved, "--texts", str(data / "texts"), "--images", str(data / "images"), "--out", out],

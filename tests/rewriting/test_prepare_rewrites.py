@@ -353,12 +353,12 @@ def marian(tmp_path_factory) -> str:
     """A random Marian model and a tokenizer of words, as folders of `transformers`."""
     transformers = pytest.importorskip("transformers")
     import torch
-    from tokenizers import Tokenizer as Plain
+    from tokenizers import Tokenizer as UncachedDecoder
     from tokenizers import models, pre_tokenizers
 
     folder = tmp_path_factory.mktemp("marian") / "tiny"
     words = ["</s>", "<unk>", "<pad>", "a", "red", "blue", "circle", "square", "is", "the", *map(str, range(40))]
-    plain = Plain(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    plain = UncachedDecoder(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     plain.pre_tokenizer = pre_tokenizers.Whitespace()
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=plain, eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
@@ -640,7 +640,7 @@ def test_the_command_says_what_was_left_out_and_how_much_may_be(tmp_path):
     options = ["prepare", "rewrites", str(path), "--out", str(tmp_path / "out")]
     refused = CliRunner().invoke(app, options)
     assert isinstance(refused.exception, DataError) and "too many bad samples" in str(refused.exception)
-    done = CliRunner().invoke(app, [*options, "--max-bad-share", "0.1"])
+    done = CliRunner().invoke(app, [*options, "--max-bad-fraction", "0.1"])
     assert done.exit_code == 0, done.output
     (line,) = [line for line in done.output.splitlines() if " are bad (" in line]
     assert "1 x cannot decode image" in line and "--ledger" in line

@@ -21,7 +21,7 @@ import torch
 from stage import serve, stage
 from tiny_run import log_of, quiet, tiny, warm_up
 
-from unimo import checkpoint, distributed
+from unimo import checkpoint, distributed, objectives
 from unimo.cli.failures import tell
 from unimo.errors import DataError, UnimoError
 from unimo.train import data as opening
@@ -29,7 +29,7 @@ from unimo.train import loop as T
 from unimo.train import run_folder
 
 PLAIN = (
-    "batch.shards=2", "batch.text_tokens=64", "steps=5", "save_steps=100", "save_minutes=100",
+    "batch.micro_batches=2", "batch.text_tokens=64", "steps=5", "save_steps=100", "save_minutes=100",
     "model.dropout=0", "model.attention_dropout=0",
 )  # fmt: skip
 RATE = 1e-5  # weights are compared while Adam's first steps, of the sign of tiny gradients, are still small
@@ -38,7 +38,7 @@ RATE = 1e-5  # weights are compared while Adam's first steps, of the sign of tin
 # ---------------------------------------------------------------------------------------------- the ranks
 
 
-def ranks_of(world_size: int, work, folder: Path) -> list[dict]:
+def ranks_of(world_size: int, job, folder: Path) -> list[dict]:
     """Runs work(rank) in forked ranks; of each: code, parts of its error, hash of its weights.
 
     The ranks meet at a store of this process, as torchrun's do: it holds a free port from the start.
@@ -54,7 +54,7 @@ def ranks_of(world_size: int, work, folder: Path) -> list[dict]:
             os.environ |= meeting
             told: dict = {"code": 0}
             try:
-                told["path"] = str(work(rank))
+                told["path"] = str(job(rank))
             except UnimoError as error:
                 told |= {"code": error.exit_code, "kind": type(error).__name__, **error.parts()}
                 with contextlib.redirect_stderr(io.StringIO()) as stderr:
@@ -75,7 +75,7 @@ def ranks_of(world_size: int, work, folder: Path) -> list[dict]:
 MODELS: list = []
 
 
-class Remembered(T.Learner):
+class Remembered(T.TrainStep):
     """Keeps the model, so that every rank's weights can be compared in the end."""
 
     def __init__(self, model, active):
@@ -87,13 +87,13 @@ class Remembered(T.Learner):
 
 def in_step(step, act):
     """Acts in the middle of a step."""
-    real = T.objectives.step
+    real = objectives.step
 
     def acting(model, batch, active):
         parts, fused = real(model, batch, active)
         return (act(parts) or parts if batch.step == step else parts), fused
 
-    T.objectives.step = acting
+    objectives.step = acting
 
 
 def spoiled(parts):
@@ -104,34 +104,34 @@ def scenario(name: str, world: Path, folder: Path) -> dict:
     out = folder / "run"
     run = tiny(world, *PLAIN)
 
-    def work(rank, run=run, resume=False):
+    def job(rank, run=run, resume=False):
         return T.train(run, out, resume=resume, say=quiet)
 
     if name == "same":
-        run = tiny(world, *PLAIN, f"optimiser.rate={RATE}")
+        run = tiny(world, *PLAIN, f"optimizer.lr={RATE}")
         (folder / "one").mkdir()
         alone = ranks_of(1, lambda rank: T.train(run, folder / "one/run", say=quiet), folder / "one")
-        return {"alone": alone, "ranks": ranks_of(2, lambda rank: work(rank, run), folder)}
+        return {"alone": alone, "ranks": ranks_of(2, lambda rank: job(rank, run), folder)}
     if name == "uneven":  # bins of one passage: a step may have nothing to mask, or to write, on one rank
         few = [f"objectives.{o}.weight=0" for o in ("cmcl", "itm", "image_contrastive")]
         run = tiny(world, *PLAIN, "data.pairs=", "data.images=", "batch.text_tokens=64", "steps=8", *few)
-        return {"ranks": ranks_of(2, lambda rank: work(rank, run), folder)}
+        return {"ranks": ranks_of(2, lambda rank: job(rank, run), folder)}
     if name == "minutes":
         run = tiny(world, *PLAIN, "steps=none", "minutes=0.025")
 
         def by_its_own_clock(rank):  # a step takes an eighth of a second here and a quarter there
             T.time = SimpleNamespace(monotonic=count(0, 0.125 * (rank + 1)).__next__)
-            return work(rank, run)
+            return job(rank, run)
 
         return {"ranks": ranks_of(2, by_its_own_clock, folder)}
     if name == "recompute":
-        run = tiny(world, *PLAIN, "recompute=true", "steps=2")
-        return {"ranks": ranks_of(2, lambda rank: work(rank, run), folder)}
+        run = tiny(world, *PLAIN, "activation_checkpointing=true", "steps=2")
+        return {"ranks": ranks_of(2, lambda rank: job(rank, run), folder)}
 
     def acting(rank, at, who, act):
         if rank == who:
             in_step(at, act)
-        return work(rank)
+        return job(rank)
 
     if name == "sigterm":
         stopped = ranks_of(2, lambda r: acting(r, 2, 1, lambda _: os.kill(os.getpid(), signal.SIGTERM)), folder)
@@ -139,7 +139,7 @@ def scenario(name: str, world: Path, folder: Path) -> dict:
         return {
             "stopped": stopped,
             "left": left,
-            "ranks": ranks_of(2, lambda r: work(r, resume=True), folder),
+            "ranks": ranks_of(2, lambda r: job(r, resume=True), folder),
         }
     if name == "nan":
         return {"ranks": ranks_of(2, lambda r: acting(r, 2, 1, spoiled), folder)}
@@ -150,7 +150,7 @@ def scenario(name: str, world: Path, folder: Path) -> dict:
         def killed_while_opening(rank):
             if rank == 1:
                 opening.check_sizes = lambda *_: os.kill(os.getpid(), 9)
-            return work(rank)
+            return job(rank)
 
         return {"ranks": ranks_of(2, killed_while_opening, folder)}
     if name == "killed":
@@ -163,28 +163,28 @@ def scenario(name: str, world: Path, folder: Path) -> dict:
         return {"ranks": ranks_of(2, lambda r: acting(r, 2, 1, fail), folder)}
     if name == "refused":  # what only the first rank looks at: a folder in use
         with run_folder.RunFolder(out):
-            return {"ranks": ranks_of(2, work, folder)}
+            return {"ranks": ranks_of(2, job, folder)}
     if name == "disk":
         real = checkpoint.Disk.write
 
         def full(disk, file, data):
-            if "optimiser" in str(file.name):
+            if "optimizer" in str(file.name):
                 raise OSError(28, "No space left on device")
             return real(disk, file, data)
 
         def without_space(rank):
             checkpoint.Disk.write = full
-            return work(rank)
+            return job(rank)
 
         return {"ranks": ranks_of(2, without_space, folder)}
     if name == "shards":
-        return {"ranks": ranks_of(2, lambda r: work(r, tiny(world, *PLAIN, "batch.shards=1")), folder)}
+        return {"ranks": ranks_of(2, lambda r: job(r, tiny(world, *PLAIN, "batch.micro_batches=1")), folder)}
     if name == "bug":  # an error nobody foresaw, on one rank, while the other waits
 
         def broken(rank):
             if rank == 1:
                 opening.check_sizes = lambda *_: 1 / 0
-            return work(rank)
+            return job(rank)
 
         return {"ranks": ranks_of(2, broken, folder)}
     raise ValueError(name)
@@ -297,14 +297,14 @@ def test_alone_every_collective_step_is_the_identity():
     assert distributed.gather(x) is x and torch.equal(distributed.total(x), x.detach())
     assert distributed.mean(0.1, 2.0) == [0.1, 2.0] and distributed.everyone("a") == ["a"]
     assert (distributed.rank(), distributed.world()) == (0, 1)
-    with pytest.raises(ZeroDivisionError), distributed.together():
+    with pytest.raises(ZeroDivisionError), distributed.collective_errors():
         1 / 0  # noqa: B018
 
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     T.matmul_rate = lambda *_: 1e9
-    T.Learner = Remembered
+    T.TrainStep = Remembered
     world = warm_up(folder)
 
     def play(name: str) -> dict:

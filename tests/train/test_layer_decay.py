@@ -11,7 +11,7 @@ from unimo.finetune.settings import TaskData
 from unimo.model.build import ModelSettings, build
 from unimo.model.task_heads import HeadSettings
 from unimo.train import loop as T
-from unimo.train.optimizer import Optimiser, layer_shares, make_optimiser
+from unimo.train.optimizer import OptimizerSettings, layer_shares, make_optimizer
 
 DEEP = {**SIZES, "depth": 3, "image_depth": 2, "text_depth": 2, "grounded_depth": 2}
 
@@ -53,33 +53,33 @@ def test_shares_are_powers_of_the_layers_above(member, expected):
 def test_every_parameter_is_in_one_group_with_its_own_share(layers):
     model = model_of("unimo-2")
     shares = layer_shares(model, 0.8)
-    optimiser = make_optimiser(model, Optimiser(layer_decay=0.8, layers=layers))
-    told = {id(p): group["share"] for group in optimiser.param_groups for p in group["params"]}
-    assert sum(len(group["params"]) for group in optimiser.param_groups) == len(told) == len(shares)
+    optimizer = make_optimizer(model, OptimizerSettings(layer_decay=0.8, matrix_optimizer=layers))
+    told = {id(p): group["share"] for group in optimizer.param_groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(told) == len(shares)
     assert all(told[id(p)] == shares[name] for name, p in model.named_parameters())
 
 
 def test_deep_layers_move_less_in_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr(T, "matmul_rate", lambda *_: 1e9)
     rates: list[dict[float, float]] = []
-    real = T.make_optimiser
+    real = T.make_optimizer
 
     def watched(model, settings):
-        optimiser = real(model, settings)
-        step = optimiser.step
+        optimizer = real(model, settings)
+        step = optimizer.step
 
         def told():
-            rates.append({group["share"]: group["lr"] for group in optimiser.param_groups})
+            rates.append({group["share"]: group["lr"] for group in optimizer.param_groups})
             step()
 
-        optimiser.step = told
-        return optimiser
+        optimizer.step = told
+        return optimizer
 
     monkeypatch.setattr(T, "make_optimiser", watched)
     rows = [{"text": f"film {i}", "label": str(i % 2)} for i in range(8)]
     path = write_csv(tmp_path / "rows.csv", rows)
     run = tiny_run(write_start(tmp_path / "start"), "classification", TaskData(train=(path,)), "steps=3",
-                   "optimiser.layer_decay=0.5", "optimiser.warmup=0")  # fmt: skip
+                   "optimizer.layer_decay=0.5", "optimizer.warmup=0")  # fmt: skip
     torch.manual_seed(0)
     T.train(Task(run), tmp_path / "run", say=quiet)
     assert len(rates) == 3 and len(rates[0]) > 2

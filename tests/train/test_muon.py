@@ -28,9 +28,9 @@ def test_steps_are_those_of_torch():
     mine, its = Muon(ours, **SETTINGS), torch.optim.Muon(theirs, adjust_lr_fn="match_rms_adamw", **SETTINGS)
     before = [parameter.detach().clone() for parameter in ours]
     for seed in range(4):
-        for parameters, optimiser in ((ours, mine), (theirs, its)):
+        for parameters, optimizer in ((ours, mine), (theirs, its)):
             give_gradients(parameters, seed, absent=(1,) if seed == 2 else ())  # one was not asked in this step
-            optimiser.step()
+            optimizer.step()
     for start, one, other in zip(before, ours, theirs):
         assert torch.equal(mine.state[one]["momentum_buffer"], its.state[other]["momentum_buffer"])
         moved, should = ((parameter.detach() - start).flatten() for parameter in (one, other))

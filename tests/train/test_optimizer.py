@@ -9,7 +9,7 @@ from torch import nn
 from unimo.config import check_settings
 from unimo.errors import UsageError
 from unimo.model.build import ModelSettings, build
-from unimo.train.optimizer import Optimiser, learning_rate, make_optimiser, moments, put_back, rate_of_step
+from unimo.train.optimizer import OptimizerSettings, learning_rate, make_optimizer, moments, put_back, rate_of_step
 
 TINY = ModelSettings(
     size="tiny", width=16, heads=2, image_depth=1, text_depth=1, grounded_depth=1, image_size=32, vocabulary=40,
@@ -21,7 +21,7 @@ RATE = 1e-2
 def fresh(layers):
     torch.manual_seed(0)
     model = build(TINY)
-    return model, make_optimiser(model, Optimiser(rate=RATE, weight_decay=0.0, layers=layers))
+    return model, make_optimizer(model, OptimizerSettings(lr=RATE, weight_decay=0.0, matrix_optimizer=layers))
 
 
 def give_gradients(model, seed):
@@ -32,17 +32,17 @@ def give_gradients(model, seed):
 
 @pytest.mark.parametrize("layers", ["adamw", "muon"])
 def test_every_parameter_has_exactly_one_mover(layers):
-    model, optimiser = fresh(layers)
-    moved = [id(p) for group in optimiser.param_groups for p in group["params"]]
+    model, optimizer = fresh(layers)
+    moved = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(moved) == sorted(id(p) for p in model.parameters())
 
 
 def test_muon_moves_the_matrices_inside_layers_along_an_orthogonal_direction():
     """Its first step is the gradient with all singular values made (nearly) one, as large as Adam's step."""
-    model, optimiser = fresh("muon")
+    model, optimizer = fresh("muon")
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     give_gradients(model, 1)
-    optimiser.step()
+    optimizer.step()
     for name, parameter in model.named_parameters():
         step = (before[name] - parameter.detach()) / RATE
         if ".layers." in name and parameter.ndim == 2:
@@ -52,7 +52,7 @@ def test_muon_moves_the_matrices_inside_layers_along_an_orthogonal_direction():
             assert torch.cosine_similarity(step.flatten(), exact.flatten(), dim=0) > 0.95, name
             assert 0.1 < step.square().mean().sqrt() < 0.3, name
         else:
-            adam = parameter.grad / (parameter.grad.abs() + Optimiser().epsilon)  # its first step
+            adam = parameter.grad / (parameter.grad.abs() + OptimizerSettings().epsilon)  # its first step
             assert torch.allclose(step, adam, atol=2e-3), name
 
 
@@ -63,13 +63,15 @@ def test_queries_keys_and_values_can_be_three_matrices(layer_decay):
     for split in (False, True):
         torch.manual_seed(0)
         model = build(TINY)
-        settings = Optimiser(rate=RATE, weight_decay=0.0, layers="muon", split_qkv=split, layer_decay=layer_decay)
-        optimiser = make_optimiser(model, settings)
-        moved = [id(p) for group in optimiser.param_groups for p in group["params"]]
+        settings = OptimizerSettings(
+            lr=RATE, weight_decay=0.0, matrix_optimizer="muon", split_qkv=split, layer_decay=layer_decay
+        )
+        optimizer = make_optimizer(model, settings)
+        moved = [id(p) for group in optimizer.param_groups for p in group["params"]]
         assert sorted(moved) == sorted(id(p) for p in model.parameters())
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
         give_gradients(model, 1)
-        optimiser.step()
+        optimizer.step()
         moves.append({name: before[name] - p.detach() for name, p in model.named_parameters()})
     for name, parameter in model.named_parameters():
         if not name.endswith("qkv.weight"):
@@ -83,14 +85,14 @@ def test_queries_keys_and_values_can_be_three_matrices(layer_decay):
 
 @pytest.mark.parametrize("layers", ["adamw", "muon"])
 def test_saved_moments_go_on_exactly(layers):
-    model, optimiser = fresh(layers)
+    model, optimizer = fresh(layers)
     give_gradients(model, 1)
-    optimiser.step()
-    saved = {name: value.clone() for name, value in moments(model, optimiser).items()}
+    optimizer.step()
+    saved = {name: value.clone() for name, value in moments(model, optimizer).items()}
     twin, other = fresh(layers)
     twin.load_state_dict(model.state_dict())
     put_back(twin, other, saved)
-    for one, its in ((model, optimiser), (twin, other)):
+    for one, its in ((model, optimizer), (twin, other)):
         give_gradients(one, 2)
         its.step()
     for name, parameter in model.named_parameters():
@@ -98,35 +100,35 @@ def test_saved_moments_go_on_exactly(layers):
 
 
 def test_the_rate_rises_then_falls():
-    settings = Optimiser(rate=2.0, warmup=0.1, final=0.25, decay="cosine")
+    settings = OptimizerSettings(lr=2.0, warmup=0.1, final=0.25, decay="cosine")
     rates = [learning_rate(settings, progress) for progress in (0.0, 0.05, 0.1, 0.55, 1.0)]
     assert rates == pytest.approx([0.0, 1.0, 2.0, 1.25, 0.5])
 
 
 @pytest.mark.parametrize("decay", ["linear", "cosine"])
 def test_the_rate_can_be_held_at_its_peak(decay):
-    settings = Optimiser(rate=2.0, warmup=0.1, hold=0.6, decay=decay)
+    settings = OptimizerSettings(lr=2.0, warmup=0.1, hold=0.6, decay=decay)
     rates = [learning_rate(settings, progress) for progress in (0.05, 0.1, 0.3, 0.6, 0.8, 1.0)]
     assert rates == pytest.approx([1.0, 2.0, 2.0, 2.0, 1.0, 0.0])
 
 
 def test_a_released_schedule_is_not_held():
-    with pytest.raises(UsageError, match=r"optimiser\.hold.*noam"):
-        check_settings(Optimiser(hold=0.5, decay="noam"), "optimiser")
+    with pytest.raises(UsageError, match=r"optimizer\.hold.*noam"):
+        check_settings(OptimizerSettings(hold=0.5, decay="noam"), "optimizer")
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.3, 0.99, 1.0, 1.5])
 def test_case_the_released_line_without_a_warm_up_stays_at_its_peak(progress):
     """The release builds its schedule only `if warmup_steps > 0`; else the rate is one number."""
-    assert learning_rate(Optimiser(rate=2.0, warmup=0.0, decay="unimo"), progress) == 2.0
-    fallen = learning_rate(Optimiser(rate=2.0, warmup=0.01, decay="unimo"), progress)
+    assert learning_rate(OptimizerSettings(lr=2.0, warmup=0.0, decay="unimo"), progress) == 2.0
+    fallen = learning_rate(OptimizerSettings(lr=2.0, warmup=0.01, decay="unimo"), progress)
     assert fallen == pytest.approx(2.0 * max(0.0, 1 - progress) if progress else 0.0)
 
 
 @pytest.mark.parametrize("decay", ["linear", "cosine"])
 @pytest.mark.parametrize("steps", [1, 7, 20, 400])
 def test_case_every_step_of_a_run_moves_the_weights(decay, steps):
-    settings = Optimiser(rate=2.0, warmup=0.05, decay=decay)
+    settings = OptimizerSettings(lr=2.0, warmup=0.05, decay=decay)
     rates = [rate_of_step(settings, step / steps, 1 / steps) for step in range(steps)]
     assert min(rates) > 0 and max(rates) <= 2.0
     rises = rates[: 1 + rates.index(max(rates))]
@@ -137,7 +139,7 @@ def test_case_every_step_of_a_run_moves_the_weights(decay, steps):
 
 def test_released_steps_have_the_rate_of_their_beginning():
     for decay in ("unimo", "unimo2", "noam", "piecewise"):
-        settings = Optimiser(rate=2.0, warmup=0.25, decay=decay)
+        settings = OptimizerSettings(lr=2.0, warmup=0.25, decay=decay)
         for step in range(8):
             assert rate_of_step(settings, step / 8, 1 / 8) == learning_rate(settings, step / 8)
 
@@ -149,8 +151,8 @@ def test_case_maps_and_the_word_table_decay_and_nothing_else(member):
         TINY, member=member, dialogue=member == "unimo", depth=1, masked_grounding=member == "unimo-2",
         contrastive_projection=member == "unimo-2", region_size=5, region_classes=3,
     ))  # fmt: skip
-    optimiser = make_optimiser(model, Optimiser(weight_decay=0.3))
-    decay = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
+    optimizer = make_optimizer(model, OptimizerSettings(weight_decay=0.3))
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     maps = {id(part.weight) for part in model.modules() if isinstance(part, (nn.Linear, nn.Conv2d))}
     for name, parameter in model.named_parameters():
         wanted = id(parameter) in maps or name == "words.word.weight"

@@ -43,19 +43,19 @@ def rows(folder: Path, name: str, nouns: slice) -> str:
 def test_labels_of_nouns_never_labelled_are_known_from_unlabelled_texts(texts, tmp_path, monkeypatch):
     monkeypatch.setattr(T, "matmul_rate", lambda *_: 1e9)
     pretraining = tiny(
-        tmp_path, f"data.texts={texts}", "data.pairs=", "data.images=", "steps=250", "save_steps=250", "average=0",
-        "batch.text_tokens=192", "batch.passage_length=16", "only_known_words=true", "optimiser.rate=0.01",
+        tmp_path, f"data.texts={texts}", "data.pairs=", "data.images=", "steps=250", "save_steps=250", "ema_decay=0",
+        "batch.text_tokens=192", "batch.passage_length=16", "restrict_vocabulary=true", "optimizer.lr=0.01",
         "model.width=32", "model.initial_std=0.1", "model.dictionary=0", "model.dropout=0", "model.attention_dropout=0",
         "objectives.seq2seq.weight=0", "objectives.cmcl.weight=0", "objectives.itm.weight=0",
         "objectives.image_contrastive.weight=0", "objectives.dictionary.weight=0",
     )  # fmt: skip
     T.train(pretraining, tmp_path / "pretrained", say=quiet)
     data = TaskData(train=(rows(tmp_path, "train.csv", slice(6)),), test=(rows(tmp_path, "test.csv", slice(6, 12)),))
-    run = tiny_run(str(tmp_path / "pretrained"), "classification", data, "steps=30", "optimiser.rate=0.003")
+    run = tiny_run(str(tmp_path / "pretrained"), "classification", data, "steps=30", "optimizer.lr=0.003")
     right = {}
     for seed in range(3):
         for name, start in (("pretrained", run.start), ("random", None)):
             one = prepared(replace(run, seed=seed), start, like=run.start)
-            marked = finetune(one, tmp_path / f"{name}-{seed}", say=quiet, together=16)
+            marked = finetune(one, tmp_path / f"{name}-{seed}", say=quiet, batch_size=16)
             right.setdefault(name, []).append(marked.marks["test"])
     assert min(right["pretrained"]) > max(right["random"])

@@ -24,7 +24,7 @@ from unimo.finetune.settings import Finetuning
 from unimo.recipes import RECIPES
 from unimo.recipes.finetuning import TUNINGS
 from unimo.train import loop as T
-from unimo.train.loop import Run
+from unimo.train.settings import Run
 
 DRAWS = int(os.environ.get("UNIMO_DRAWS", "340"))  # half of them for either kind of run: more than there are keys
 TOGETHER = 6  # values that share a tiny run
@@ -105,7 +105,7 @@ def works(settings: Any, out: Any) -> UnimoError | None:
     """Two steps, and of fine-tuning the answers. The error that refused it, or None; others are faults of ours."""
     try:
         T.train(settings, out, say=quiet) if isinstance(settings, Run) else finetune(
-            settings, out, say=quiet, together=2
+            settings, out, say=quiet, batch_size=2
         )
     except Restart:
         return None

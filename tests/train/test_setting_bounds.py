@@ -26,8 +26,8 @@ from unimo.neighbours.settings import NeighbourSettings
 from unimo.objectives.adversarial import Adversarial
 from unimo.recipes import RECIPES
 from unimo.recipes.finetuning import TUNINGS, find_tuning
-from unimo.train.loop import Run
-from unimo.train.optimizer import Optimiser
+from unimo.train.optimizer import OptimizerSettings
+from unimo.train.settings import Run
 
 ROOTS = (Run, Finetuning, EvaluationData, NeighbourSettings, ModelSettings, HeadSettings, Adversarial, Entry)
 # Numbers that may be anything finite: chance, and where a scale lies.
@@ -54,9 +54,9 @@ def refusal(text: str, settings: Any = None) -> UsageError:
     [
         "model.patch=0", "model.heads=0", "model.initial_std=0", "model.dropout=5", "model.width=-16",
         "model.grounding_method=x", "model.image_depth=-1", "model.attention_dropout=-1", "model.chosen=-1",
-        "model.heads=-2", "model.image_size=0", "optimiser.final=-1", "optimiser.weight_decay=-1",
-        "optimiser.layer_decay=7", "data.pair_views.crop=3", "data.pair_views.grey=-1", "data.image_views.jitter=-2",
-        "data.max_bad_share=nan", "optimiser.rate=inf", "minutes=nan", "data.max_bad_share=1.5",
+        "model.heads=-2", "model.image_size=0", "optimizer.final=-1", "optimizer.weight_decay=-1",
+        "optimizer.layer_decay=7", "data.pair_views.crop=3", "data.pair_views.grey=-1", "data.image_views.jitter=-2",
+        "data.max_bad_fraction=nan", "optimizer.lr=inf", "minutes=nan", "data.max_bad_fraction=1.5",
     ],
 )  # fmt: skip
 def test_case_a_value_that_cannot_be_is_refused_by_name(text):
@@ -65,7 +65,8 @@ def test_case_a_value_that_cannot_be_is_refused_by_name(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["data.views.crop=3", "data.views.grey=-1", "optimiser.final=-1", "model.patch=0", "batch=0", "seed=1.5"]
+    "text",
+    ["data.views.crop=3", "data.views.grey=-1", "optimizer.final=-1", "model.patch=0", "batch_size=0", "seed=1.5"],
 )
 def test_case_fine_tuning_refuses_them_too(text):
     assert refusal(text, Finetuning()).where == text.partition("=")[0]
@@ -94,21 +95,21 @@ def test_case_an_unknown_size_gets_the_list_of_sizes():
 @pytest.mark.parametrize(
     ("key", "settings", "hint"),
     [
-        ("optimiser.lr", Run(), "optimiser.rate"),
-        ("lr", Finetuning(), "optimiser.rate"),
-        ("optimizer.weight_decay", Run(), "optimiser.weight_decay"),
+        ("optimizer.lr", Run(), "optimizer.lr"),
+        ("lr", Finetuning(), "optimizer.lr"),
+        ("optimizer.weight_decay", Run(), "optimizer.weight_decay"),
         ("device", Run(), "CUDA_VISIBLE_DEVICES"),
         ("batch_size", Run(), "batch.pairs"),
         ("batch_size", Finetuning(), "batch"),
         ("num_train_epochs", Finetuning(), "epochs"),
         ("max_steps", Run(), "steps"),
-        ("warmup_ratio", Run(), "optimiser.warmup"),
-        ("weight_decay", Run(), "optimiser.weight_decay"),
+        ("warmup_ratio", Run(), "optimizer.warmup"),
+        ("weight_decay", Run(), "optimizer.weight_decay"),
         ("num_workers", Run(), "workers"),
         ("fp16", Run(), "precision"),
         ("gradient_checkpointing", Run(), "recompute"),
-        ("max_length", Finetuning(), "read.longest"),
-        ("num_beams", Finetuning(), "write.beams"),
+        ("max_length", Finetuning(), "read.max_length"),
+        ("num_beams", Finetuning(), "write.num_beams"),
         ("model.hidden-size", Run(), "model.width"),
         ("output_dir", Run(), "--out"),
     ],
@@ -192,7 +193,7 @@ def test_what_is_wrong_in_python_is_refused_too():
         (dataclasses.replace(Run(), model=None), "model"),
         (dataclasses.replace(Run(), model={"width": 5}), "model"),
         (dataclasses.replace(Run(), model=ModelSettings(dropout=float("nan"))), "model.dropout"),
-        (dataclasses.replace(Run(), optimiser=Optimiser(factors=(1.0, float("inf")))), "optimiser.factors"),
+        (dataclasses.replace(Run(), optimizer=OptimizerSettings(factors=(1.0, float("inf")))), "optimizer.factors"),
         (dataclasses.replace(Finetuning(), read=Views()), "read"),
     ]
     for settings, key in wrong:
@@ -222,8 +223,8 @@ def test_contradictions_are_told_with_all_their_keys():
         (["model.heads=7"], ("model.heads",)),
         (["model.image_size=100"], ("model.image_size",)),
         (["model.patch_padding=16"], ("model.patch_padding",)),
-        (["optimiser.hold=0.5", "optimiser.decay=noam"], ("optimiser.hold", "optimiser.decay")),
-        (["optimiser.boundaries=0.8,0.6"], ("optimiser.boundaries", "optimiser.factors")),
+        (["optimizer.hold=0.5", "optimizer.decay=noam"], ("optimizer.hold", "optimizer.decay")),
+        (["optimizer.boundaries=0.8,0.6"], ("optimizer.boundaries", "optimizer.factors")),
         (["objectives.mlm.nodes=0.6", "objectives.mlm.relations=0.6"], ("objectives.mlm.nodes",)),
         (["model.chosen=5000"], ("model.chosen", "model.dictionary")),
         (["model.vocabulary=1000"], ("model.vocabulary",)),

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from tiny_run import bits_of, log_of, quiet, tiny, train_until_done, write_tiny_world
 
-from unimo import checkpoint
+from unimo import checkpoint, objectives
 from unimo.errors import (
     DataError,
     NumericsError,
@@ -31,7 +31,7 @@ from unimo.model.build import build
 from unimo.objectives import OBJECTIVES
 from unimo.train import loop as T
 from unimo.train import run_folder
-from unimo.train.optimizer import make_optimiser
+from unimo.train.optimizer import OptimizerSettings, learning_rate, make_optimizer
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def undisturbed(world, tmp_path_factory):
 def stop_in(monkeypatch, *steps, number=signal.SIGTERM):
     """Sends the process a signal in the middle of these steps."""
     waiting = list(steps)
-    real = T.objectives.step
+    real = objectives.step
 
     def told(model, batch, active):
         if waiting and batch.step == waiting[0]:
@@ -62,7 +62,7 @@ def stop_in(monkeypatch, *steps, number=signal.SIGTERM):
             os.kill(os.getpid(), number)
         return real(model, batch, active)
 
-    monkeypatch.setattr(T.objectives, "step", told)
+    monkeypatch.setattr(objectives, "step", told)
 
 
 # ------------------------------------------------------------------------------------------- resume
@@ -132,8 +132,8 @@ def test_workers_and_saving_may_change_on_resume_and_nothing_else(world, undistu
     with pytest.raises(Restart):
         T.train(tiny(world), tmp_path / "run", say=quiet)
     with pytest.raises(DataError, match="other settings") as caught:
-        T.train(tiny(world, "optimiser.rate=0.1"), tmp_path / "run", resume=True, say=quiet)
-    assert "optimiser.rate = 0.1" in caught.value.got and "optimiser.rate = 0.001" in caught.value.expected
+        T.train(tiny(world, "optimizer.lr=0.1"), tmp_path / "run", resume=True, say=quiet)
+    assert "optimizer.lr = 0.1" in caught.value.got and "optimizer.lr = 0.001" in caught.value.expected
     allowed = tiny(world, "workers=1", "save_steps=100", "keep=3", "data.cache_gb=0.001")
     path = T.train(allowed, tmp_path / "run", resume=True, say=quiet)
     assert bits_of(path) == bits_of(last) and log_of(tmp_path / "run") == log_of(out)
@@ -191,7 +191,7 @@ def test_a_signal_in_the_very_last_step_leaves_a_finished_run(world, undisturbed
 
 def poison(monkeypatch, steps, how):
     """Spoils the loss, or only the gradient, of some steps."""
-    real = T.objectives.step
+    real = objectives.step
 
     def poisoned(model, batch, active):
         parts, fused = real(model, batch, active)
@@ -203,7 +203,7 @@ def poison(monkeypatch, steps, how):
             parts["cmcl"] = replace(part, total=bad)
         return parts, fused
 
-    monkeypatch.setattr(T.objectives, "step", poisoned)
+    monkeypatch.setattr(objectives, "step", poisoned)
 
 
 @pytest.mark.parametrize(("how", "at"), [("loss", 0), ("loss", 3), ("gradient", 3)])
@@ -249,30 +249,30 @@ def test_two_in_a_row_then_a_good_one_go_on(world, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("layers", ["adamw", "muon"])
 def test_a_checkpoint_holds_every_tensor_a_step_changes(world, tmp_path, layers):
-    """Walks the model, its modules' plain attributes, the optimiser and the averages: what a step changes
+    """Walks the model, its modules' plain attributes, the optimizer and the averages: what a step changes
     is saved.
     """
-    run = tiny(world, f"optimiser.layers={layers}")
+    run = tiny(world, f"optimizer.matrix_optimizer={layers}")
     model = build(run.model)
-    optimiser = make_optimiser(model, run.optimiser)
-    averaged = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = make_optimizer(model, run.optimizer)
+    ema = {name: p.detach().clone() for name, p in model.named_parameters()}
     before = plain_attributes(model)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
-    optimiser.step()
-    for tensor in [*model.parameters(), *averaged.values()]:
+    optimizer.step()
+    for tensor in [*model.parameters(), *ema.values()]:
         tensor.data.normal_()
     assert plain_attributes(model) == before and not list(model.buffers())
     loose = [f"{n}.{k}" for n, m in model.named_modules() for k, v in vars(m).items() if torch.is_tensor(v)]
     assert not loose, "a tensor that is neither a parameter nor a buffer is not saved"
 
     state = {"step": 7, "elapsed": 1.25, "skipped": 3, "skipped_in_a_row": 1}
-    path = checkpoint.save(tmp_path, 7, T.tensors(model, optimiser, averaged), state)
+    path = checkpoint.save(tmp_path, 7, T.tensors(model, optimizer, ema), state)
     fresh = build(run.model)
-    fresh_optimiser = make_optimiser(fresh, run.optimiser)
+    fresh_optimiser = make_optimizer(fresh, run.optimizer)
     fresh_averaged = {name: torch.zeros_like(p) for name, p in fresh.named_parameters()}
     assert T.restore(path, fresh, fresh_optimiser, fresh_averaged) == state
-    assert everything(fresh, fresh_optimiser, fresh_averaged) == everything(model, optimiser, averaged)
+    assert everything(fresh, fresh_optimiser, fresh_averaged) == everything(model, optimizer, ema)
 
 
 def plain_attributes(model):
@@ -284,12 +284,12 @@ def plain_attributes(model):
     }
 
 
-def everything(model, optimiser, averaged):
+def everything(model, optimizer, ema):
     """All tensors by name, found by walking the objects rather than through the code that saves them."""
-    found = {f"model.{n}": t for n, t in model.state_dict().items()} | {f"average.{n}": t for n, t in averaged.items()}
+    found = {f"model.{n}": t for n, t in model.state_dict().items()} | {f"average.{n}": t for n, t in ema.items()}
     for n, parameter in model.named_parameters():
-        for key, value in optimiser.state[parameter].items():
-            found[f"optimiser.{n}.{key}"] = torch.as_tensor(value)
+        for key, value in optimizer.state[parameter].items():
+            found[f"optimizer.{n}.{key}"] = torch.as_tensor(value)
     return {name: tensor.detach().numpy().tobytes() for name, tensor in found.items()}
 
 
@@ -316,7 +316,7 @@ def test_the_clock_goes_on_where_it_stopped(world, tmp_path, monkeypatch):
     T.train(run, tmp_path / "run", resume=True, say=quiet)
     seconds = [r["seconds"] for r in run_folder.read_log(tmp_path / "run/log.jsonl")]
     assert seconds == [step / 8 for step in range(1, 13)]  # 1.5 s are 0.025 minutes
-    rates = [r["rate"] for r in log_of(tmp_path / "run")]
+    rates = [r["lr"] for r in log_of(tmp_path / "run")]
     assert rates.index(max(rates)) < len(rates) - 1  # it fell towards the end of the minutes
 
 
@@ -359,18 +359,18 @@ def test_absent_streams_and_objectives_leave_the_rest_training(world, tmp_path, 
     told = {name for record in log_of(tmp_path / "run") for name in record}
     assert expected <= told
     known = {name for objective in run.objectives.active().values() for name in objective.parts}
-    assert told - known == {"step", "loss", "norm", "rate"}
+    assert told - known == {"step", "loss", "norm", "lr"}
     if "data.pairs=" in changes:
         assert not told & {"cmcl", "itm", "mlm.pairs"}
 
 
 @pytest.mark.parametrize(("peak", "final", "decay"), [(1.0, 0.0, "linear"), (2.0, 0.1, "cosine")])
 def test_the_rate_rises_to_its_peak_and_falls_to_its_end(peak, final, decay):
-    settings = T.Optimiser(rate=peak, warmup=0.1, final=final, decay=decay)
-    assert T.learning_rate(settings, 0.0) == 0 and T.learning_rate(settings, 0.05) == pytest.approx(peak / 2)
-    assert T.learning_rate(settings, 0.1) == pytest.approx(peak)
-    assert T.learning_rate(settings, 0.55) == pytest.approx(peak * (final + (1 - final) / 2))
-    assert T.learning_rate(settings, 1.0) == T.learning_rate(settings, 1.7) == pytest.approx(peak * final)
+    settings = OptimizerSettings(lr=peak, warmup=0.1, final=final, decay=decay)
+    assert learning_rate(settings, 0.0) == 0 and learning_rate(settings, 0.05) == pytest.approx(peak / 2)
+    assert learning_rate(settings, 0.1) == pytest.approx(peak)
+    assert learning_rate(settings, 0.55) == pytest.approx(peak * (final + (1 - final) / 2))
+    assert learning_rate(settings, 1.0) == learning_rate(settings, 1.7) == pytest.approx(peak * final)
 
 
 def test_lines_of_progress_fit_a_terminal_and_the_headline_says_what_runs(world, tmp_path):
@@ -473,7 +473,7 @@ def test_bad_input_is_refused_before_a_run_begins(world, tmp_path, case):
     run, kind, match = case(world, tmp_path)
     refused(run, tmp_path / "run", kind, match)
     assert not (tmp_path / "run/settings.json").exists()
-    T.runs.RunFolder(tmp_path / "run").close()  # still free for the corrected command
+    T.run_folder.RunFolder(tmp_path / "run").close()  # still free for the corrected command
 
 
 @pytest.mark.parametrize(
@@ -482,10 +482,10 @@ def test_bad_input_is_refused_before_a_run_begins(world, tmp_path, case):
         (["batch.passage_length=65"], "longer than the model"),
         (only(), "no objective"),
         (["keep=1"], "out of range"),
-        (["batch.shards=3"], "equal shards"),
+        (["batch.micro_batches=3"], "equal shards"),
         (only("masked_grounding"), "needs a part of the model"),
         (["model.chosen=17"], "more entries are chosen"),
-        (["optimiser.warmup=2"], "out of range"),
+        (["optimizer.warmup=2"], "out of range"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_at_once(world, assignments, match):
@@ -522,7 +522,7 @@ def bad_images(folder, good, bad):
 def test_a_few_bad_images_are_named_and_training_goes_on(world, tmp_path):
     assert bad_images(tmp_path / "images", good=27, bad=3) == {"cut", "html", "giant"}
     said = []
-    run = tiny(world, f"data.pairs={tmp_path / 'images'}", "data.max_bad_share=0.15", "steps=7")
+    run = tiny(world, f"data.pairs={tmp_path / 'images'}", "data.max_bad_fraction=0.15", "steps=7")
     T.train(run, tmp_path / "run", say=said.append)
     assert any(line.startswith("3 of ") and "bad_samples.jsonl" in line for line in said)
     bad = [json.loads(line) for line in (tmp_path / "run/bad_samples.jsonl").read_text().splitlines()]
@@ -567,7 +567,7 @@ def test_a_full_disk_while_saving_leaves_the_last_checkpoint(world, tmp_path, mo
 
     class Full(checkpoint.Disk):
         def write(self, file, data):
-            if "step-00000004" in str(file.name) and "optimiser" in str(file.name):
+            if "step-00000004" in str(file.name) and "optimizer" in str(file.name):
                 raise OSError(28, "No space left on device")
             return real(self, file, data)
 

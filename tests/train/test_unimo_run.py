@@ -16,9 +16,17 @@ from unimo.evaluation.evaluate import EvaluationData, evaluate
 from unimo.recipes.unimo import unimo_scenes
 from unimo.synthetic.dataset import write_world
 from unimo.train import loop as T
+from unimo.train.settings import Data, Run
 
 SMALL = ["model.width=16", "model.heads=2", "model.depth=1", "batch.pairs=6", "batch.images=2", "batch.text_tokens=64"]
-SMALL += ["optimiser.layers=adamw", "steps=4", "minutes=none", "save_steps=2", "precision=fp32", "tensorboard=false"]
+SMALL += [
+    "optimizer.matrix_optimizer=adamw",
+    "steps=4",
+    "minutes=none",
+    "save_steps=2",
+    "precision=fp32",
+    "tensorboard=false",
+]
 SMALL += ["batch.caption_length=24", "batch.passage_length=32", "objectives.rewriting.pairs=3"]
 # Everything at once from the first step: a few steps have no time for turns.
 SMALL += ["objectives.mlm.alone_until=0", "objectives.rewriting.begins=0"]
@@ -36,10 +44,10 @@ def no_benchmark(monkeypatch):
     monkeypatch.setattr(T, "matmul_rate", lambda *_: 1e9)
 
 
-def small(world: tuple[Path, dict], *changes: str) -> T.Run:
+def small(world: tuple[Path, dict], *changes: str) -> Run:
     folder, prepared = world
     paths = {kind: (str(folder / kind),) for kind in ("texts", "images", "pairs")}
-    return override(override(replace(unimo_scenes(), data=T.Data(**paths, **prepared)), SMALL), changes)
+    return override(override(replace(unimo_scenes(), data=Data(**paths, **prepared)), SMALL), changes)
 
 
 def test_all_ingredients_take_part_and_a_resumed_run_is_the_same(world, tmp_path):

@@ -21,7 +21,7 @@ from unimo.model.task_heads import HeadSettings
 from unimo.model.unified import Request
 from unimo.model.unimo import UNIMO
 from unimo.train.loop import train
-from unimo.weights.convert import convert_published, initialise
+from unimo.weights.convert import convert_published, init_from_pretrained
 from unimo.weights.loading import load_model
 
 HEADS = ["model.heads=2"]
@@ -35,7 +35,7 @@ def run(monkeypatch, *arguments: str) -> None:
 
 
 def test_an_archive_of_unimo(golden, tmp_path, monkeypatch, capsys):
-    """One file a variable, optimiser state among them; the converted model computes what the published graph did."""
+    """One file a variable, optimizer state among them; the converted model computes what the published graph did."""
     folder = golden / "checkpoints"
     run(monkeypatch, "convert", str(folder / "paddle1_per_variable"), str(tmp_path / "out"), "--set", *HEADS)
     told = capsys.readouterr().out
@@ -153,12 +153,12 @@ def test_a_model_from_roberta_and_vit(tmp_path, monkeypatch, capsys):
     assignments += [f"{part}_depth=1" for part in ("image", "text", "grounded")] + ["dictionary=8", "chosen=4"]
     options = [word for change in assignments for word in ("--set", f"model.{change}")]
     towers = ["--roberta", str(tmp_path / "roberta"), "--vit", str(tmp_path / "vit")]
-    run(monkeypatch, "initialise", str(tmp_path / "out"), *towers, *options)
+    run(monkeypatch, "init-from-pretrained", str(tmp_path / "out"), *towers, *options)
     told = capsys.readouterr().out
     assert "fresh" in told and "dictionary.entries" in told and "words.word.weight" in told
     model, saved = load_model(tmp_path / "out")
     assert torch.equal(model.words.word.weight, roberta.get_input_embeddings().weight)
     assert saved.state["facts"]["seed"] == 0
     with pytest.raises(UsageError, match="nothing to start from"):
-        initialise(tmp_path / "none", ModelSettings(size="tiny"))
+        init_from_pretrained(tmp_path / "none", ModelSettings(size="tiny"))
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "unimo-2"

@@ -60,7 +60,7 @@ def test_what_is_saved_comes_back(tmp_path, kind):
     assert type(again) is type(model) and not again.training
     for (name, a), b in zip(model.named_parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b), name
-    assert again.known_words.tolist() == [4, 5, 9] and config["facts"]["step"] == 7
+    assert again.vocabulary_subset.tolist() == [4, 5, 9] and config["facts"]["step"] == 7
     loaded, saved = load_model(folder)
     assert saved.step == 7 and type(loaded) is type(model)
     card = (folder / "README.md").read_text()

@@ -122,9 +122,9 @@ def test_case_known_words_of_wrong_types_or_out_of_range(saved, tmp_path, monkey
 
 def test_known_words_that_are_right_are_taken(saved, tmp_path):
     for value in (None, [0], [WORDS - 1], list(range(WORDS))):
-        folder = changed(saved, tmp_path, "unimo", lambda config, value=value: config.update(known_words=value))
+        folder = changed(saved, tmp_path, "unimo", lambda config, value=value: config.update(vocabulary_subset=value))
         model, state = load_model(folder)
-        assert (None if model.known_words is None else model.known_words.tolist()) == value
+        assert (None if model.vocabulary_subset is None else model.vocabulary_subset.tolist()) == value
         assert state.state["known_words"] == value and settings_and_words(folder)[0] == TINY["unimo"]
     for wrong in ([5, 4], [0, 0], [], [WORDS], [-1, 2]):
         with pytest.raises(UsageError, match="known words"):
@@ -143,7 +143,7 @@ def test_what_a_run_noted_does_not_stand_above_the_folder(saved, tmp_path):
     facts = {"settings": {"model": 3}, "known_words": ["x"], "step": 9}
     folder = changed(saved, tmp_path, "unimo", lambda config: config.update(facts=facts))
     model, state = load_model(folder)
-    assert state.step == 9 and state.state["known_words"] == [4, 5, 9] == model.known_words.tolist()
+    assert state.step == 9 and state.state["known_words"] == [4, 5, 9] == model.vocabulary_subset.tolist()
     assert state.state["settings"]["model"]["member"] == "unimo"
     load_model(changed(saved, tmp_path, "unimo", lambda config: config.pop("facts")))
 
@@ -173,7 +173,7 @@ def test_case_checkpoints_are_compared_too(tmp_path, key, value):
 
 
 def test_case_known_words_of_a_checkpoint(tmp_path):
-    assert load_model(checkpoint_of(tmp_path / "good", words=[2, 3]))[0].known_words.tolist() == [2, 3]
+    assert load_model(checkpoint_of(tmp_path / "good", words=[2, 3]))[0].vocabulary_subset.tolist() == [2, 3]
     assert settings_and_words(tmp_path / "good")[1].tolist() == [2, 3]
     for name, words in (("order", [3, 2]), ("type", ["x"]), ("range", [WORDS])):
         folder = checkpoint_of(tmp_path / name, words=words)

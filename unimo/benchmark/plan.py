@@ -1,7 +1,7 @@
 """A plan of the four quadrants: which tasks a model is fine-tuned for, on which rows, and what it is asked again after.
 
     {"tasks": [{"task": "sst2", "quadrant": "understanding, single-modal",
-                "train": ["sst2/train.tsv"], "dev": ["sst2/dev.tsv"], "set": ["batch=16"]}],
+                "train": ["sst2/train.tsv"], "dev": ["sst2/dev.tsv"], "set": ["batch_size=16"]}],
      "abilities": {"pairs": ["flickr8k/val"], "tasks": ["retrieval", "masked_words"]}}
 
 A task is one of `unimo recipes`; keys of a task are the fields of `Entry`, those of abilities the settings of

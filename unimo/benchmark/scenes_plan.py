@@ -81,7 +81,7 @@ def scenes_plan(world: str | Path, out: str | Path, *, regions: Iterable[str] = 
             "generation, single-modal",
             "question generation",
             **rows("asking"),
-            set=("write.sees=false", "write.beams=1", "write.longest=32", "metrics=bleu,rouge_l"),
+            set=("write.sees=false", "write.num_beams=1", "write.max_length=32", "metrics=bleu,rouge_l"),
             about="captions of a scene and an answer are read, a question with that answer is written",
         ),
         Entry(
@@ -100,7 +100,7 @@ def scenes_plan(world: str | Path, out: str | Path, *, regions: Iterable[str] = 
         ),
         Entry(
             "captions", "generation, cross-modal", "captions", **rows("captions"), **shown,
-            set=("write.beams=1",), about="a sentence about a held-out scene",
+            set=("write.num_beams=1",), about="a sentence about a held-out scene",
         ),
     )  # fmt: skip
     return Plan(entries, {**ABILITIES, "pairs": [str(world / "heldout")], "regions": list(seen)})

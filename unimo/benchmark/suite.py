@@ -3,8 +3,8 @@
     DIR/pretrained        abilities of the model itself
     DIR/TASK              one fine-tuned run each: its scores, examples, the same abilities again and what was forgotten
     DIR/TASK-random       the same task from random weights
-    DIR/quadrants.json    the table, written anew after every task
-    DIR/quadrants.html    its page, with the examples that each DIR/TASK/gallery.json holds
+    DIR/benchmark.json    the table, written anew after every task
+    DIR/benchmark.html    its page, with the examples that each DIR/TASK/gallery.json holds
 
 A task and its partner from random weights are compared under equal rules: the same number of steps, fixed before
 either begins, the same whole schedule (nothing stops early), the same rows and the same way to choose a checkpoint.
@@ -76,7 +76,7 @@ class Job:
         return self.entry.called + (RANDOM if self.random else "") + later
 
 
-def quadrants(
+def run_suite(
     model: str | Path,
     plan: str | Path | Plan,
     out: str | Path,
@@ -85,10 +85,10 @@ def quadrants(
     random: bool = False,
     seeds: int = 1,
     assignments: Sequence[str] = (),
-    together: int | None = None,
+    batch_size: int | None = None,
     say: Say = print,
 ) -> dict[str, Any]:
-    """Fine-tunes and marks all tasks of a plan in folder `out`; returns what quadrants.json says.
+    """Fine-tunes and marks all tasks of a plan in folder `out`; returns what benchmark.json says.
 
     plan: a JSON file (`unimo.benchmark.plan`), "scenes" for a run that was trained on the generated world, or a `Plan`.
     minutes: of the whole call; nothing is begun that would not end in time. random: every task from random weights
@@ -104,9 +104,9 @@ def quadrants(
     if seeds < 1 or (seeds > 1 and not random):
         expected = "1, or more with --random"
         raise UsageError("seeds are for tasks beside their partners", where="--seeds", got=seeds, expected=expected)
-    answerer = inference.load(model, precision="fp32")
-    facts = answerer.facts
-    weights = "average.safetensors" if facts.get("averaged") else "model.safetensors"
+    pipeline = inference.load(model, precision="fp32")
+    facts = pipeline.facts
+    weights = "ema.safetensors" if facts.get("ema") else "model.safetensors"
     start = weights_hash(Path(facts["path"]), weights)
     settings = facts.get("settings") or {}
     plan = _opened(plan, settings.get("data", {}), out)
@@ -123,13 +123,13 @@ def quadrants(
         whole = _whole(plan, out, random, not_begun)
         whole["title"] = f"{Path(model).resolve().name}: four quadrants"
         whole["facts"] = {
-            **_facts(answerer, start, weights),
-            "rows in a pass": str(together or TOGETHER),
+            **_facts(pipeline, start, weights),
+            "rows in a pass": str(batch_size or TOGETHER),
             "minutes": f"{spent:.1f} of {minutes:g} in this call",
         }
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "quadrants.json", whole)
-        report.render({**page(whole), "galleries": _galleries(whole, out)}, out / "quadrants.html")
+        write_json(out / "benchmark.json", whole)
+        report.render({**page(whole), "galleries": _galleries(whole, out)}, out / "benchmark.html")
         return whole
 
     not_begun: list[str] = []
@@ -164,7 +164,7 @@ def quadrants(
             clock, folder = time.monotonic(), out / job.folder
             resume = (folder / "settings.json").is_file()
             first = not job.random and job.seed == 1
-            finetune(run, folder, resume=resume, say=say, together=together, zero_shot=first)
+            finetune(run, folder, resume=resume, say=say, batch_size=batch_size, zero_shot=first)
             if plan.abilities and first:
                 again = _abilities(folder, plan, folder / ABILITIES)
                 write_json(folder / ABILITIES / FORGOTTEN, forgotten(out / PRETRAINED / SUMS, again))
@@ -173,7 +173,7 @@ def quadrants(
             told(not_begun)
     whole = told(not_begun)
     say(report.tables_text(page(whole)))
-    say(f"{out / 'quadrants.json'}  {out / 'quadrants.html'}")
+    say(f"{out / 'benchmark.json'}  {out / 'benchmark.html'}")
     return whole
 
 
@@ -282,13 +282,13 @@ def _abilities(model: str | Path, plan: Plan, out: Path) -> dict[str, Any]:
 # ---- what came of it
 
 
-def _facts(answerer: inference.Answerer, start: str, weights: str) -> dict[str, str]:
+def _facts(pipeline: inference.Pipeline, start: str, weights: str) -> dict[str, str]:
     return {
         "command": shlex.join(sys.argv),
         "commit": commit() or "unknown (not a git checkout)",
-        "checkpoint": f"{answerer.facts['path']}, step {answerer.facts['step']}",
+        "checkpoint": f"{pipeline.facts['path']}, step {pipeline.facts['step']}",
         "checkpoint hash": f"{start} ({weights})",
-        "parameters": f"{sum(p.numel() for p in answerer.model.parameters()):,}",
+        "parameters": f"{sum(p.numel() for p in pipeline.model.parameters()):,}",
         "machine": ", ".join(f"{name} {value}" for name, value in describe_machine().items()),
     }
 
@@ -313,7 +313,7 @@ def _whole(plan: Plan, out: Path, random: bool, not_begun: Sequence[str]) -> dic
     rows = in_order([*rows, *untrained_rows(before)])
     shown = {entry.called: f"{entry.called}/{EXAMPLES}" for entry in plan.entries if entry.called not in missing}
     shown = {name: path for name, path in shown.items() if (out / path).is_file()}
-    return {"quadrants": rows, "forgetting": differences, "galleries": shown, "missing": missing, "notes": notes}
+    return {"tasks": rows, "forgetting": differences, "galleries": shown, "missing": missing, "notes": notes}
 
 
 def _rows(entry: Entry, out: Path) -> list[Row]:

@@ -92,7 +92,7 @@ def is_lesser(metric: str) -> bool:
 
 
 def page(whole: Mapping[str, Any]) -> dict[str, Any]:
-    """What quadrants.json says as a report for `unimo.evaluation.report`."""
+    """What benchmark.json says as a report for `unimo.evaluation.report`."""
     tables = [
         {
             "title": "Four quadrants",
@@ -114,14 +114,14 @@ def page(whole: Mapping[str, Any]) -> dict[str, Any]:
                     "; ".join(f"{p['model']} {p['metric']} {p['value']} ({p['split']})" for p in row["published"])
                     or "–",
                 ]
-                for row in whole["quadrants"]
+                for row in whole["tasks"]
             ],
         },
         {
             "title": "Forgetting",
             "note": "Abilities of the model before and after fine-tuning. Before minus after: above 0, something was "
             "forgotten. Intervals of differences are paired, by a bootstrap over the same items; one of no width: no "
-            "item changed. R@5 and R@10 are in quadrants.json.",
+            "item changed. R@5 and R@10 are in benchmark.json.",
             "columns": ["fine-tuned for", "ability", "before", "after", "before - after"],
             "rows": [
                 [row["task"], row["ability"], *(_spelled(row[k], row["unit"]) for k in ("before", "after")),

@@ -1,10 +1,10 @@
 """Every verb of `unimo`, one function each. Heavy imports wait inside them, so that help comes at once.
 
-    training    pretrain, evaluate, finetune, quadrants, predict
-    runs        compare, bench, recipes, describe
-    inference   index, search, caption, fill, classify
-    weights     convert, initialise
-    prepare     prepare index, regions, rewrites, neighbours
+    training    pretrain, evaluate, finetune, benchmark, predict
+    runs        compare, speed, recipes, describe
+    inference   index, search, caption, fill-mask, classify
+    weights     convert, init-from-pretrained
+    prepare     data check, prepare regions, rewrites, neighbours
 
 Help shows them in the order in which they are imported here.
 """

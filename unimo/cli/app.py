@@ -12,7 +12,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-prepare = typer.Typer(help="Work done once, before training.", no_args_is_help=True)
+data = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
+app.add_typer(data, name="data")
+prepare = typer.Typer(
+    help="Regions, rewritten captions and neighbours, made once before training.", no_args_is_help=True
+)
 app.add_typer(prepare, name="prepare")
 
 Paths = Annotated[list[str] | None, typer.Option(help="Folder, glob or file; may be given several times.")]

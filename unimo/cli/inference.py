@@ -22,7 +22,7 @@ def make_index(
     regions: Annotated[list[str] | None, typer.Option(help="UNIMO's regions, if not beside the shards.")] = None,
     index_dir: Annotated[str | None, typer.Option(help="Where shard indexes go, if not beside the shards.")] = None,
     verify: Annotated[str, typer.Option(help="decode every image once, or read only its header")] = "decode",
-    max_bad_share: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
+    max_bad_fraction: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
     ledger: Annotated[str | None, typer.Option(help="File that names every bad sample.")] = None,
 ) -> None:
     """Encode texts, images or pairs once, to be searched; started again, it goes on where it was."""
@@ -30,7 +30,7 @@ def make_index(
     from unimo.retrieval import build_index
 
     given: dict[str, Any] = {"texts": texts, "images": images, "pairs": pairs, "regions": regions or ()}
-    options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_share": max_bad_share}
+    options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": max_bad_fraction}
     build_index(model, out, precision=precision, passage=passage, ledger=Ledger(ledger), say=say, **given, **options)
 
 
@@ -39,7 +39,7 @@ def search(
     folder: Annotated[str, typer.Argument(help="An index, made by `unimo index`.")],
     text: Annotated[str | None, typer.Option(help="What is looked for, in words.")] = None,
     image: Annotated[str | None, typer.Option(help="What is looked for, as an image file.")] = None,
-    top: Annotated[int, typer.Option(help="How many to show.", min=1)] = 10,
+    top_k: Annotated[int, typer.Option(help="How many to show.", min=1)] = 10,
     only: Annotated[str | None, typer.Option(help="Show only texts, or only images.")] = None,
     rerank: Annotated[int, typer.Option(help="So many of the nearest are read together with the query.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
@@ -61,7 +61,7 @@ def search(
 
     options: dict[str, Any] = {"approximate_above": approximate_above, "method": method}
     index = open_index(folder, model=model, verify=verify, **options)
-    hits = index.search(text, image, top=top, only=only, rerank=rerank)  # type: ignore[arg-type]
+    hits = index.search(text, image, top_k=top_k, only=only, rerank=rerank)  # type: ignore[arg-type]
     for line in (json.dumps(hit.to_dict()) for hit in hits) if as_json else table(hits):
         say(line)
 
@@ -69,34 +69,34 @@ def search(
 @app.command()
 def caption(
     model: AnyModel,
-    images: Annotated[list[str], typer.Argument(help="ImageInput files.")],
-    beams: Annotated[int, typer.Option(help="Hypotheses kept; 1 is greedy.", min=1, max=64)] = 1,
+    images: Annotated[list[str], typer.Argument(help="Image files.")],
+    num_beams: Annotated[int, typer.Option(help="Hypotheses kept; 1 is greedy.", min=1, max=64)] = 1,
 ) -> None:
     """Write a caption for each image."""
     from unimo.inference import load
 
-    for path, sentence in zip(images, load(model).caption(images, beams=beams)):
+    for path, sentence in zip(images, load(model).caption(images, num_beams=num_beams)):
         say(f"{path}: {sentence}")
 
 
-@app.command("fill")
+@app.command("fill-mask")
 def fill_mask(
     model: AnyModel,
     text: Annotated[str, typer.Argument(help="A sentence with one [MASK].")],
     image: Annotated[str | None, typer.Option(help="An image to look at.")] = None,
-    top: Annotated[int, typer.Option(help="How many words to show.", min=1)] = 5,
+    top_k: Annotated[int, typer.Option(help="How many words to show.", min=1)] = 5,
 ) -> None:
     """Fill in the [MASK] of a sentence, alone or beside an image."""
     from unimo.inference import load
 
-    for piece, probability in load(model).fill_mask(text, image, top=top):
+    for piece, probability in load(model).fill_mask(text, image, top_k=top_k):
         say(f"{probability:6.1%} {piece!r}")
 
 
 @app.command()
 def classify(
     model: AnyModel,
-    images: Annotated[list[str], typer.Argument(help="ImageInput files.")],
+    images: Annotated[list[str], typer.Argument(help="Image files.")],
     names: Annotated[str, typer.Option(help="Class names, separated by commas.")],
 ) -> None:
     """Choose a class name for each image."""

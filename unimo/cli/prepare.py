@@ -1,4 +1,4 @@
-"""Verbs of `unimo prepare`: work done once, before training."""
+"""Verbs of `unimo data` and `unimo prepare`: what is done once, before training."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Annotated, Any
 
 import typer
 
-from unimo.cli.app import prepare, say
+from unimo.cli.app import data, prepare, say
 
 
-@prepare.command("index")
-def prepare_index(
+@data.command("check")
+def check_data(
     kind: Annotated[str, typer.Argument(help="texts, images or pairs")],
     paths: Annotated[list[str], typer.Argument(help="Folders, globs or files.")],
     index_dir: Annotated[str | None, typer.Option(help="Where indexes go, if not beside the shards.")] = None,
     verify: Annotated[str, typer.Option(help="decode every image once, or read only its header")] = "decode",
-    max_bad_share: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
+    max_bad_fraction: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
     ledger: Annotated[str | None, typer.Option(help="File that names every bad sample.")] = None,
 ) -> None:
     """Check every sample and write each shard's index."""
     from unimo.corpus.bad_samples import Ledger
     from unimo.corpus.check import index
 
-    options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_share": max_bad_share}
+    options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": max_bad_fraction}
     index(kind, paths, ledger=Ledger(ledger), say=say, **options)  # type: ignore[arg-type]
 
 
@@ -74,7 +74,7 @@ def prepare_rewrites(
     device: Annotated[str, typer.Option(help="Where translation models run.")] = "cpu",
     index_dir: Annotated[str | None, typer.Option(help="Where indexes are, if not beside the shards.")] = None,
     verify: Annotated[str, typer.Option(help="decode or header, as for the index")] = "decode",
-    max_bad_share: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
+    max_bad_fraction: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
     ledger: Annotated[str | None, typer.Option(help="File that names every bad sample and caption.")] = None,
     page: Annotated[str | None, typer.Option(help="Write an HTML page with random captions.")] = None,
     rows: Annotated[int, typer.Option(help="Captions on the page.", min=1)] = 50,
@@ -93,7 +93,7 @@ def prepare_rewrites(
     options: dict[str, Any] = {"index_dir": index_dir, "verify": verify}
     made: dict[str, Any] = {"counts": counts, "ceiling": ceiling, "translate": pivots(translate or []), "seed": seed}
     bad = Ledger(ledger)
-    rewrites(paths, out=out, device=device, ledger=bad, say=say, max_bad_share=max_bad_share, **made, **options)
+    rewrites(paths, out=out, device=device, ledger=bad, say=say, max_bad_fraction=max_bad_fraction, **made, **options)
     tell_left_out(bad, say)
     if page or sample:
         from unimo.corpus.corpus import open_corpus
@@ -125,7 +125,7 @@ def prepare_neighbours(
     assignments: Annotated[list[str] | None, typer.Option("--set", help="A setting, such as sentences=50.")] = None,
     index_dir: Annotated[str | None, typer.Option(help="Where indexes go, if not beside the shards.")] = None,
     verify: Annotated[str, typer.Option(help="decode every image once, or read only its header")] = "decode",
-    max_bad_share: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
+    max_bad_fraction: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
     ledger: Annotated[str | None, typer.Option(help="File that names every bad sample.")] = None,
     ray: Annotated[bool, typer.Option("--ray", help="Work on the cluster that ray finds.")] = False,
     page: Annotated[str | None, typer.Option(help="Write an HTML page with random pairs.")] = None,
@@ -140,7 +140,7 @@ def prepare_neighbours(
 
     bad = Ledger(ledger)
     settings = override(NeighbourSettings(), assignments or ())
-    options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_share": max_bad_share}
+    options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": max_bad_fraction}
     options |= {"model": model, "settings": settings, "ledger": bad, "ray": ray, "say": say}
     options |= {"regions": regions or None, "confidence": confidence, "page": page, "rows": rows, "draw": draw}
     neighbours(pairs, images or None, texts or None, out, **options)

@@ -27,8 +27,8 @@ def compare_runs(
     say("\n".join(compare(runs, tasks=task or ())))
 
 
-@app.command("bench")
-def run_benchmark(
+@app.command("speed")
+def measure_speed(
     name: Annotated[str, typer.Argument(help="Which one: sharing, mask, retrieval.")],
     model: Annotated[str | None, typer.Argument(help="Of retrieval: a run's folder or one of its checkpoints.")] = None,
     size: Annotated[str, typer.Option(help="Of sharing: size of the model.")] = "small",
@@ -36,7 +36,7 @@ def run_benchmark(
     limit: Annotated[int | None, typer.Option(help="Of retrieval: images at most.", min=2)] = None,
     captions: Annotated[int | None, typer.Option(help="Of retrieval: captions of an image at most.", min=1)] = None,
     shortlists: Annotated[str, typer.Option(help="Of retrieval: lengths, by commas.")] = "0,4,8,16,32,64,128",
-    batch: Annotated[int, typer.Option(help="Of retrieval: pairs fused at a time.", min=1)] = 64,
+    batch_size: Annotated[int, typer.Option(help="Of retrieval: pairs fused at a time.", min=1)] = 64,
     regions: Annotated[list[str] | None, typer.Option(help="UNIMO's regions, if not beside the shards.")] = None,
     index_dir: Annotated[str | None, typer.Option(help="Where shard indexes go, if not beside the shards.")] = None,
     out: Annotated[str | None, typer.Option(help="Of retrieval: a JSON file for the result.")] = None,
@@ -48,10 +48,10 @@ def run_benchmark(
     """
     import json
 
-    from unimo import speed as bench
+    from unimo import speed
 
     if name != "retrieval":
-        for row in bench.bench(name, size=size):
+        for row in speed.measure(name, size=size):
             say(json.dumps(row))
         return
     from unimo.inference import load
@@ -62,11 +62,11 @@ def run_benchmark(
     if not all(length.isdecimal() for length in lengths):
         raise UsageError("a shortlist is a number", where="--shortlists", got=shortlists, expected="0,4,8,...")
     if model is None or not pairs:
-        raise UsageError("what is to be asked?", expected="unimo bench retrieval MODEL --pairs PATH")
-    answerer = load(model)
-    answerer.size_of_batch = batch
+        raise UsageError("what is to be asked?", expected="unimo speed retrieval MODEL --pairs PATH")
+    pipeline = load(model)
+    pipeline.batch_size = batch_size
     options: dict[str, Any] = {"limit": limit, "captions": captions, "regions": regions or (), "index_dir": index_dir}
-    found = bench.retrieval(answerer, pairs, shortlists=[int(s) for s in lengths], say=say, **options)
+    found = speed.retrieval(pipeline, pairs, shortlists=[int(s) for s in lengths], say=say, **options)
     found["facts"]["commit"] = provenance.commit() or "unknown (not a git checkout)"
     say("\n".join(found["table"]))
     if out:

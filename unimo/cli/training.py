@@ -10,7 +10,7 @@ import typer
 from unimo.cli.app import Model, Paths, Sets, app, say
 from unimo.errors import UsageError
 
-Together = Annotated[
+BatchSize = Annotated[
     int | None,
     typer.Option(help="Rows answered in one pass (32); 1: no bit of an answer depends on another row.", min=1),
 ]
@@ -25,7 +25,9 @@ def pretrain(
     images: Paths = None,
     pairs: Paths = None,
     out: Annotated[str | None, typer.Option(help="Folder of the run; default runs/RECIPE.")] = None,
-    start: Annotated[str | None, typer.Option(help="Weights to start from: a run, saved folder or hub name.")] = None,
+    init_from: Annotated[
+        str | None, typer.Option(help="Weights to start from: a run, saved folder or hub name.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     minutes: Annotated[
         float | None, typer.Option(help="Train for so long (the learning rate follows the clock).")
@@ -55,12 +57,12 @@ def pretrain(
     if seed is not None:
         changes += [f"seed={seed}"]
     run = override(run, changes)
-    if start is not None:
-        run = replace(run, start=start)
+    if init_from is not None:
+        run = replace(run, init_from=init_from)
     folder = Path(out or f"runs/{Path(recipe).stem}")
     check_folder(folder, resume)  # before a world is written for it
     rank, _ = distributed.start()
-    with distributed.together():  # one process writes the world, the others then find it
+    with distributed.collective_errors():  # one process writes the world, the others then find it
         if rank == 0:
             run = recipes.with_world(recipe, run, folder, say)
     run = recipes.with_world(recipe, run, folder, lambda _: None)
@@ -82,7 +84,7 @@ def evaluate(
         bool,
         typer.Option(
             "--all",
-            help="Fine-tune and score all four quadrants in --out, as `unimo quadrants`; --set then sets fine-tuning.",
+            help="Fine-tune and score the benchmark suite in --out, as `unimo benchmark`; --set then sets fine-tuning.",
         ),
     ] = False,
     plan: Annotated[str | None, typer.Option(help="With --all: a JSON file of tasks; default `scenes`.")] = None,
@@ -98,10 +100,10 @@ def evaluate(
             what, do = "where should the runs and the table go?", "name their folder with --out"
             raise UsageError(what, where="--all", got="no --out", do=do)
         length = 15.0 if minutes is None else minutes
-        quadrants(model, out, plan or "scenes", minutes=length, random=random, assignments=assignments)
+        benchmark(model, out, plan or "scenes", minutes=length, random=random, assignments=assignments)
         return
     if plan or random:
-        raise UsageError("an option of all four quadrants", where="--plan, --random", do="add --all")
+        raise UsageError("an option of the benchmark suite", where="--plan, --random", do="add --all")
     run_evaluation(model, out=out, data=override(EvaluationData(), assignments or ()), minutes=minutes, say=say)
 
 
@@ -111,7 +113,7 @@ def finetune(
         str, typer.Argument(help="A benchmark, or classification, regression, generation, captions, retrieval.")
     ],
     source: Annotated[
-        str, typer.Option("--from", help="Weights to start from: a run, saved folder or hub name; or `random`.")
+        str, typer.Option("--init-from", help="Weights to start from: a run, saved folder or hub name; or `random`.")
     ],
     train: Paths = None,
     dev: Paths = None,
@@ -119,7 +121,9 @@ def finetune(
     images: Paths = None,
     regions: Paths = None,
     out: Annotated[str | None, typer.Option(help="Folder of the run; default runs/TASK.")] = None,
-    like: Annotated[str | None, typer.Option(help="With --from random: the run whose model settings to take.")] = None,
+    like: Annotated[
+        str | None, typer.Option(help="With --init-from random: the run whose model settings to take.")
+    ] = None,
     column: Annotated[
         list[str] | None, typer.Option(help="PART=COLUMN of your own file: text, text2, image, label, score, target.")
     ] = None,
@@ -134,7 +138,7 @@ def finetune(
     seed: Annotated[int | None, typer.Option(help="All chance of the run.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Make so many runs, with seeds from 1 on.", min=1)] = None,
     grid: Annotated[list[str] | None, typer.Option(help="KEY=A,B: a run for every combination.")] = None,
-    together: Together = None,
+    batch_size: BatchSize = None,
     assignments: Sets = None,
 ) -> None:
     """Fine-tune a model for a task, or for your own files, and score it beside baselines."""
@@ -170,14 +174,14 @@ def finetune(
         if seed is not None:
             what, do = "a sweep gives its runs their seeds", "leave --seed out; --seeds N makes 1 to N"
             raise UsageError(what, where="--seed", got=seed, do=do)
-        sweep(run, folder, seeds=seeds or 1, grid=grid or (), say=say, together=together)
+        sweep(run, folder, seeds=seeds or 1, grid=grid or (), say=say, batch_size=batch_size)
     else:
-        run_finetuning(run, folder, resume=resume, say=say, together=together)
+        run_finetuning(run, folder, resume=resume, say=say, batch_size=batch_size)
     distributed.stop()
 
 
 @app.command()
-def quadrants(
+def benchmark(
     model: Model,
     out: Annotated[str, typer.Option(help="Folder of all runs and of the table.")],
     plan: Annotated[
@@ -188,15 +192,15 @@ def quadrants(
     seeds: Annotated[
         int, typer.Option(help="With --random: so many seeds of a task whose first is not better.", min=1)
     ] = 1,
-    together: Together = None,
+    batch_size: BatchSize = None,
     assignments: Sets = None,
 ) -> None:
-    """Fine-tune a model for tasks of all four quadrants, score them, and tell what it forgot; goes on where it was."""
+    """Fine-tune a model for every task of a benchmark suite and score it; started again, it goes on where it was."""
     from unimo import distributed
-    from unimo.benchmark.suite import quadrants as run_quadrants
+    from unimo.benchmark.suite import run_suite
 
-    options: dict[str, Any] = {"assignments": assignments or (), "together": together}
-    run_quadrants(model, plan, out, minutes=minutes, random=random, seeds=seeds, say=say, **options)
+    options: dict[str, Any] = {"assignments": assignments or (), "batch_size": batch_size}
+    run_suite(model, plan, out, minutes=minutes, random=random, seeds=seeds, say=say, **options)
     distributed.stop()
 
 
@@ -208,7 +212,7 @@ def predict(
     images: Paths = None,
     regions: Paths = None,
     column: Annotated[list[str] | None, typer.Option(help="PART=COLUMN, if not as in training.")] = None,
-    together: Together = None,
+    batch_size: BatchSize = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="End with an error if any row cannot be answered, and write nothing.")
     ] = False,
@@ -218,6 +222,6 @@ def predict(
     from unimo.finetune.predict import predict as run_prediction
 
     options: dict[str, Any] = {"images": images or (), "regions": regions or (), "columns": column or ()}
-    scores = run_prediction(model, data, out, together=together, strict=strict, say=say, **options)
+    scores = run_prediction(model, data, out, batch_size=batch_size, strict=strict, say=say, **options)
     if scores:
         say(report.scores_table({"title": "predictions", "scores": scores}))

@@ -58,9 +58,9 @@ def convert(
     say(f"saved {save_converted(converted, source, out)}")
 
 
-@app.command()
-def initialise(
-    out: Annotated[str, typer.Argument(help="New folder, to `unimo pretrain RECIPE --start` from.")],
+@app.command("init-from-pretrained")
+def init_from_pretrained(
+    out: Annotated[str, typer.Argument(help="New folder, to `unimo pretrain RECIPE --init-from`.")],
     recipe: Annotated[str, typer.Option(help="Recipe (or settings.json) whose model it shall be.")] = "base",
     roberta: Annotated[str | None, typer.Option(help="RoBERTa in Hugging Face format: folder or hub name.")] = None,
     vit: Annotated[str | None, typer.Option(help="ViT in Hugging Face format: folder or hub name.")] = None,
@@ -70,7 +70,7 @@ def initialise(
     """Build a model from RoBERTa's and ViT's weights, as the papers did before pre-training."""
     from unimo import recipes
     from unimo.config import override
-    from unimo.weights.convert import initialise as build_model
+    from unimo.weights.convert import init_from_pretrained as build_model
 
     settings = override(recipes.find(recipe).model, [change.removeprefix("model.") for change in assignments or ()])
     for line in build_model(out, settings, roberta=roberta, vit=vit, seed=seed):

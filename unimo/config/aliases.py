@@ -13,38 +13,38 @@ from unimo.errors import nearest
 
 T = TypeVar("T")
 
-RATE, BATCH, LENGTH = ("optimiser.rate",), ("batch.pairs", "batch"), ("steps", "epochs", "minutes")
-TEXT = ("batch.caption_length", "batch.passage_length", "read.longest", "write.longest_source", "rank.longest")
+LR, BATCH, LENGTH = ("optimizer.lr",), ("batch.pairs", "batch_size"), ("steps", "epochs", "minutes")
+TEXT = ("batch.caption_length", "batch.passage_length", "read.max_length", "write.max_source_length", "rank.max_length")
 DEPTH = ("model.image_depth", "model.text_depth", "model.grounded_depth", "model.depth")
 
 # Their name -> our keys, of which those are told that the settings at hand have.
 SETTINGS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("lr", "learning_rate", "base_lr", "peak_lr", "max_lr"), RATE),
-    **dict.fromkeys(("warmup_ratio", "warmup_steps", "num_warmup_steps", "warmup_proportion"), ("optimiser.warmup",)),
-    **dict.fromkeys(("scheduler", "schedule", "lr_scheduler", "lr_scheduler_type", "lr_decay"), ("optimiser.decay",)),
-    **dict.fromkeys(("optimizer", "optim", "opt"), ("optimiser.layers", "optimiser.rate")),
-    **dict.fromkeys(("max_grad_norm", "grad_clip", "gradient_clip_val", "clip_norm", "clip_grad"), ("optimiser.clip",)),
-    **dict.fromkeys(("betas", "adam_beta1", "adam_beta2"), ("optimiser.beta1", "optimiser.beta2")),
-    **dict.fromkeys(("eps", "adam_epsilon", "adam_eps"), ("optimiser.epsilon",)),
-    **dict.fromkeys(("wd", "adamw_weight_decay"), ("optimiser.weight_decay",)),
-    **dict.fromkeys(("llrd", "layerwise_lr_decay", "layer_lr_decay"), ("optimiser.layer_decay",)),
+    **dict.fromkeys(("lr", "learning_rate", "base_lr", "peak_lr", "max_lr", "rate"), LR),
+    **dict.fromkeys(("warmup_ratio", "warmup_steps", "num_warmup_steps", "warmup_proportion"), ("optimizer.warmup",)),
+    **dict.fromkeys(("scheduler", "schedule", "lr_scheduler", "lr_scheduler_type", "lr_decay"), ("optimizer.decay",)),
+    **dict.fromkeys(("optim", "opt", "layers"), ("optimizer.matrix_optimizer", "optimizer.lr")),
+    **dict.fromkeys(("max_grad_norm", "grad_clip", "gradient_clip_val", "clip_norm", "clip_grad"), ("optimizer.clip",)),
+    **dict.fromkeys(("betas", "adam_beta1", "adam_beta2"), ("optimizer.beta1", "optimizer.beta2")),
+    **dict.fromkeys(("eps", "adam_epsilon", "adam_eps"), ("optimizer.epsilon",)),
+    **dict.fromkeys(("wd", "adamw_weight_decay"), ("optimizer.weight_decay",)),
+    **dict.fromkeys(("llrd", "layerwise_lr_decay", "layer_lr_decay"), ("optimizer.layer_decay",)),
     **dict.fromkeys(("batch_size", "train_batch_size", "per_device_train_batch_size", "bs", "bsz"), BATCH),
     **dict.fromkeys(("epoch", "num_epochs", "num_train_epochs", "max_epochs", "n_epochs"), ("epochs", "steps")),
     **dict.fromkeys(("max_steps", "num_steps", "total_steps", "train_steps", "iterations", "max_iters"), ("steps",)),
     **dict.fromkeys(("duration", "max_time", "hours"), ("minutes",)),
     **dict.fromkeys(("num_workers", "dataloader_num_workers", "n_workers"), ("workers",)),
-    **dict.fromkeys(("gradient_checkpointing", "activation_checkpointing", "grad_checkpointing"), ("recompute",)),
-    **dict.fromkeys(("ema", "ema_decay", "model_ema"), ("average",)),
+    **dict.fromkeys(("gradient_checkpointing", "grad_checkpointing", "recompute"), ("activation_checkpointing",)),
+    **dict.fromkeys(("ema", "model_ema", "average"), ("ema_decay",)),
     **dict.fromkeys(("fp16", "bf16", "fp32", "amp", "dtype", "mixed_precision", "half", "torch_dtype"), ("precision",)),
     **dict.fromkeys(("save_every", "save_interval", "checkpoint_every"), ("save_steps", "save_minutes")),
     **dict.fromkeys(("save_total_limit", "keep_last", "max_checkpoints"), ("keep",)),
     **dict.fromkeys(("early_stopping", "early_stopping_patience"), ("patience",)),
     **dict.fromkeys(("eval_steps", "eval_every", "val_check_interval"), ("dev_steps", "dev_epochs")),
-    **dict.fromkeys(("max_length", "max_len", "max_seq_length", "max_seq_len", "seq_len", "context_length"), TEXT),
-    **dict.fromkeys(("max_target_length", "max_new_tokens", "max_output_length"), ("write.longest",)),
-    **dict.fromkeys(("min_length", "min_new_tokens"), ("write.shortest",)),
-    **dict.fromkeys(("num_beams", "beam_size", "beam_width", "beam"), ("write.beams",)),
-    **dict.fromkeys(("no_repeat_ngram_size", "repetition_penalty"), ("write.repeat_trigrams",)),
+    **dict.fromkeys(("longest", "max_len", "max_seq_length", "max_seq_len", "seq_len", "context_length"), TEXT),
+    **dict.fromkeys(("max_new_tokens", "max_output_length"), ("write.max_length",)),
+    **dict.fromkeys(("min_new_tokens", "shortest"), ("write.min_length",)),
+    **dict.fromkeys(("beam_size", "beam_width", "beam", "beams"), ("write.num_beams",)),
+    **dict.fromkeys(("repeat_trigrams", "repetition_penalty"), ("write.no_repeat_ngram_size",)),
     **dict.fromkeys(("label_smoothing", "label_smoothing_factor"), ("write.smoothing", "objectives.seq2seq.smoothing")),
     **dict.fromkeys(("hidden_size", "hidden_dim", "d_model", "n_embd", "embed_dim", "dim"), ("model.width",)),
     **dict.fromkeys(("num_attention_heads", "num_heads", "n_heads", "n_head"), ("model.heads",)),
@@ -63,7 +63,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("train_file", "train_data", "train_path", "dataset", "data_dir"), ("data.train", "data.pairs")),
     **dict.fromkeys(("validation_file", "val", "valid", "validation", "eval_file", "dev_file"), ("data.dev",)),
     **dict.fromkeys(("test_file",), ("data.test",)),
-    **dict.fromkeys(("model_name_or_path", "pretrained", "init_checkpoint", "weights"), ("start",)),
+    **dict.fromkeys(("model_name_or_path", "pretrained", "init_checkpoint", "weights", "start"), ("init_from",)),
     **dict.fromkeys(("metric", "metric_for_best_model"), ("metrics",)),
 }
 
@@ -79,16 +79,16 @@ ELSEWHERE: dict[str, str] = {
     **dict.fromkeys(("output_dir", "out", "out_dir", "save_dir", "logging_dir", "run_name"), "--out FOLDER"),
     **dict.fromkeys(("resume", "resume_from_checkpoint"), "--resume"),
     **dict.fromkeys(
-        ("eval_batch_size", "per_device_eval_batch_size", "val_batch_size"), "--together ROWS, where rows are scored"
+        ("eval_batch_size", "per_device_eval_batch_size", "val_batch_size"), "--batch-size ROWS, where rows are scored"
     ),
     **dict.fromkeys(
         ("gradient_accumulation_steps", "accumulate_grad_batches", "grad_accum"),
-        "no setting: a step is one batch; recompute=true, or torchrun with more shards, makes room for a larger one",
+        "no setting: a step is one batch; activation_checkpointing=true or more processes make room for a larger one",
     ),
     **dict.fromkeys(("report_to", "wandb", "logger", "log_with"), "tensorboard=true; every step is in log.jsonl"),
 }
 
-MODEL = "no task but a model to start from: `unimo initialise OUT {option}`, then `unimo finetune TASK --from OUT`"
+MODEL = "no task, a model: `unimo init-from-pretrained OUT {option}`, then `unimo finetune TASK --init-from OUT`"
 # Names given for tasks -> the task, several to choose from, or what it is instead.
 TASKS: dict[str, str] = {
     **dict.fromkeys(("bert", "roberta", "roberta_base", "bert_base"), MODEL.format(option="--roberta roberta-base")),

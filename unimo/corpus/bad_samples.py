@@ -71,7 +71,7 @@ class Notes(Counter[str]):
         ]
 
 
-def check_share(value: float, where: str = "max_bad_share") -> None:
+def check_share(value: float, where: str = "max_bad_fraction") -> None:
     """UsageError for a share that is none; NaN would switch the limit off."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise UsageError(
@@ -133,12 +133,12 @@ class Ledger:
             "file": None if self.path is None else str(self.path),
         }
 
-    def check(self, max_bad_share: float = 0.01, *, report: Path | None = None) -> None:
+    def check(self, max_bad_fraction: float = 0.01, *, report: Path | None = None) -> None:
         """Raise DataError when too many of the offered samples are bad; a broken count is our own fault.
 
         report: the ledger file to name, if it is another's than this one's. UsageError for a share that is none.
         """
-        check_share(max_bad_share)
+        check_share(max_bad_fraction)
         if self.offered != self.used + self.quarantined:
             raise UnimoError(
                 "the ledger does not balance",
@@ -147,14 +147,14 @@ class Ledger:
                 do="report this as a fault of unimo",
             )
         judged = self.offered >= SMALLEST_JUDGED
-        if judged and self.quarantined > max_bad_share * self.offered:
+        if judged and self.quarantined > max_bad_fraction * self.offered:
             top = "; ".join(f"{count} x {reason}" for reason, count in self._reasons.most_common(5))
             raise DataError(
                 "too many bad samples",
                 where=report or self.path or "see the reasons; give the ledger a path for the full list",
                 got=f"{self.quarantined} of {self.offered} samples are bad: {top}",
-                expected=f"at most a share of {max_bad_share:g}",
-                do="repair or remove the samples named in the ledger, or raise max_bad_share",
+                expected=f"at most a share of {max_bad_fraction:g}",
+                do="repair or remove the samples named in the ledger, or raise max_bad_fraction",
             )
 
     def _append(self, line: str) -> None:

@@ -1,4 +1,4 @@
-"""Build or verify the sidecar indexes of a set of shards (`unimo prepare index`)."""
+"""Build or verify the sidecar indexes of a set of shards (`unimo data check`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def index(
     ledger: Ledger | None = None,
     index_dir: str | Path | None = None,
     verify: Verify = "decode",
-    max_bad_share: float = 0.01,
+    max_bad_fraction: float = 0.01,
     say: Callable[[str], None] = print,
 ) -> list[dict]:
     """Hash every shard, build the indexes that are missing or do not fit, and say one row per shard and a
@@ -49,7 +49,7 @@ def index(
         ledger=ledger,
         index_dir=index_dir,
         verify=verify,
-        max_bad_share=max_bad_share,
+        max_bad_fraction=max_bad_fraction,
         recheck=True,
         on_shard=tell,
     )

@@ -46,7 +46,7 @@ def open_corpus(
     ledger: Ledger | None = None,
     index_dir: str | Path | None = None,
     verify: Verify = "decode",
-    max_bad_share: float = 0.01,
+    max_bad_fraction: float = 0.01,
     recheck: bool = False,
     on_shard: Callable[[dict], None] | None = None,
 ) -> Corpus:
@@ -64,7 +64,7 @@ def open_corpus(
     Raises DataError (nothing found, too many bad samples, unreadable shard) or UsageError (not a path, wrong
     kind, a share of bad samples that is none).
     """
-    check_share(max_bad_share)
+    check_share(max_bad_fraction)
     if kind not in EXPECTED:
         raise UsageError(
             "unknown kind of data",
@@ -131,7 +131,7 @@ def open_corpus(
             expected=EXPECTED[kind],
             do=f"the first bad one: {DataError(**_parts(first)).one_line()}" if first else "point to other data",
         )
-    own.check(max_bad_share, report=ledger.path)
+    own.check(max_bad_fraction, report=ledger.path)
     folders = [f"what folder {error.where} holds: {error.what}, {error.got}" for error in found.failed]
     return Corpus(kind, sources, indexes, (*folders, *found.notes.lines()))
 
@@ -303,7 +303,7 @@ class Corpus:
                 where=self.where(i),
                 got=f"{len(data)} bytes, sha256 {found.hex()[:16]}…",
                 expected=f"sha256 {expected.tobytes().hex()[:16]}…",
-                do="restore the file, or run `unimo prepare index` again",
+                do="restore the file, or run `unimo data check` again",
             )
 
 

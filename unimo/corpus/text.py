@@ -272,7 +272,7 @@ def read_parquet_at(path: Path, row: int) -> dict[str, Any]:
         "row is missing",
         where=f"{path}, row {row}",
         got=f"{begin} rows",
-        do="run `unimo prepare index` again",
+        do="run `unimo data check` again",
     )
 
 

@@ -6,7 +6,7 @@ shards.py    where bytes lie: tar headers, positioned reads, the sidecar index
 text.py      strict readers of .txt, .jsonl(.gz), .parquet and JSON
 images.py    bytes -> upright RGB, or a located error (`load_rgb`)
 ledger.py    every bad sample by name: offered = used + quarantined
-pack.py      a draft that objectives write on, then one batch; loader.py: batches by step number
+pack.py      a batch builder that objectives write on, then one batch; loader.py: batches by step number
 
 regions.py, region_rows.py       what UNIMO sees of an image, and how it is stored
 region_sidecar.py, region_writer.py, region_store.py    the regions of a shard: read, written; of a corpus

@@ -26,7 +26,7 @@ class Views:
     grey: float = setting(0.0, "chance of losing all colour", at_least=0, at_most=1)
 
 
-def squeeze(image: Image.Image, size: int) -> np.ndarray:
+def resize(image: Image.Image, size: int) -> np.ndarray:
     """The whole image as a (size, size, 3) uint8 array, bicubic, aspect ratio not kept."""
     if image.size != (size, size):
         # Each pass rounds to whole levels. Their order is said here: Pillow 13 turned it round for tall images.

@@ -1,4 +1,4 @@
-"""From samples to one batch: a draft that objectives write on, packed when everyone has had a turn.
+"""From samples to one batch: a batch builder that objectives write on, packed when everyone has had a turn.
 
     S side in pixels · M texts · T packed tokens
 
@@ -17,7 +17,7 @@ import torch
 
 from unimo.batch import TEXT, Batch, Targets, Texts
 from unimo.data.regions import ImageRegions, stack_regions
-from unimo.data.side_inputs import Beside
+from unimo.data.side_inputs import SideInputs
 from unimo.rng import generator
 from unimo.tokenizer import Tokenizer
 
@@ -25,7 +25,7 @@ FIRST_POSITION = 2  # position ids start at 2 (spec unimo2 §5.2)
 
 
 @dataclass
-class Drawn:
+class SampledExample:
     """One chosen sample.
 
     name: printable. identity: equal for equal content. ids: token ids without specials. names: what its luck
@@ -38,7 +38,7 @@ class Drawn:
     ids: np.ndarray
     names: tuple[int | str, ...]
     place: int = 0
-    beside: Beside | None = None
+    side_inputs: SideInputs | None = None
     shard: int = 0
 
     def rng(self, purpose: str) -> np.random.Generator:
@@ -47,7 +47,7 @@ class Drawn:
 
 
 @dataclass
-class Draft:
+class BatchBuilder:
     """The open batch of one rank.
 
     shards: equal parts of the whole step, all ranks together; local_shards: how many of them are here. progress: share
@@ -60,13 +60,13 @@ class Draft:
     step: int
     size: int
     tokenizer: Tokenizer
-    shards: int = 1
-    local_shards: int = 1
+    micro_batches: int = 1
+    local_micro_batches: int = 1
     progress: float = 0.0
-    pairs: list[Drawn] = field(default_factory=list)
-    images: list[Drawn] = field(default_factory=list)
-    masked: list[Drawn] = field(default_factory=list)
-    fragments: list[Drawn] = field(default_factory=list)
+    pairs: list[SampledExample] = field(default_factory=list)
+    images: list[SampledExample] = field(default_factory=list)
+    masked: list[SampledExample] = field(default_factory=list)
+    fragments: list[SampledExample] = field(default_factory=list)
     pixels: dict[str, list[np.ndarray]] = field(default_factory=dict)
     regions: dict[str, list[ImageRegions]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
@@ -79,18 +79,20 @@ class Draft:
 
     def first_pairs(self, count: int) -> list[int]:
         """Numbers of the first pairs of every shard, `count` of them in the whole step."""
-        return [i for i, drawn in enumerate(self.pairs) if drawn.place * self.shards < count]
+        return [i for i, sampled in enumerate(self.pairs) if sampled.place * self.micro_batches < count]
 
     def last_pairs(self, count: int) -> list[int]:
         """Numbers of the last pairs of every shard, `count` of them in the whole step."""
-        per_shard = len(self.pairs) // self.local_shards
-        return [i for i, drawn in enumerate(self.pairs) if (per_shard - 1 - drawn.place) * self.shards < count]
+        per_shard = len(self.pairs) // self.local_micro_batches
+        return [
+            i for i, sampled in enumerate(self.pairs) if (per_shard - 1 - sampled.place) * self.micro_batches < count
+        ]
 
     def read_captions(self) -> None:
         """Adds the captions as they are, as group "pairs.clean", unless another objective has."""
         if "pairs.clean" not in self._texts:
-            for drawn in self.pairs:
-                self.add_text("pairs.clean", self.framed(drawn.ids))
+            for sampled in self.pairs:
+                self.add_text("pairs.clean", self.framed(sampled.ids))
 
     def add_image(self, group: str, image: ImageRegions | np.ndarray) -> None:
         """Adds the regions of an image, or its pixels (3, S, S) uint8, to a group."""
@@ -160,7 +162,7 @@ class Draft:
             extra={name: torch.from_numpy(np.asarray(array)) for name, array in self.extra.items()},
             regions=stack_regions(regions) if regions else None,
             keys={
-                stream: [drawn.name for drawn in getattr(self, stream)]
+                stream: [sampled.name for sampled in getattr(self, stream)]
                 for stream in ("pairs", "images", "masked", "fragments")
             },
         )

@@ -21,8 +21,8 @@ import numpy as np
 from unimo import rng
 from unimo.batch import Batch
 from unimo.config import Contradiction, check_settings, setting
-from unimo.data.augment import Views, squeeze, view
-from unimo.data.batch_builder import Draft, Drawn
+from unimo.data.augment import Views, resize, view
+from unimo.data.batch_builder import BatchBuilder, SampledExample
 from unimo.data.images import load_rgb
 from unimo.data.sample import Indexed, Regions
 from unimo.data.schedule import Bins, Shuffled, passages
@@ -34,7 +34,7 @@ from unimo.tokenizer import Tokenizer
 class Corrupts(Protocol):
     """The half of an objective the loader needs."""
 
-    def corrupt(self, draft: Draft) -> None: ...
+    def corrupt(self, builder: BatchBuilder) -> None: ...
 
 
 @runtime_checkable
@@ -46,7 +46,7 @@ class AsksAlone(Protocol):
 
 @dataclass(frozen=True)
 class Budgets:
-    """How much of each kind every step holds, over all shards and ranks."""
+    """How much of each kind every step holds, over all micro-batches and ranks."""
 
     pairs: int = setting(128, "image-text pairs per step; 0 switches the stream off", at_least=0)
     images: int = setting(
@@ -60,16 +60,16 @@ class Budgets:
     fragments: float = setting(
         0.5, "share of the passages that are cut and written (seq2seq); the rest is masked", at_least=0, at_most=1
     )
-    shards: int = setting(1, "equal parts of a step; a multiple of the number of processes", at_least=1)
+    micro_batches: int = setting(1, "equal parts of a step; a multiple of the number of processes", at_least=1)
 
     def contradictions(self) -> Iterator[Contradiction]:
         for kind in ("pairs", "images"):
-            if getattr(self, kind) % self.shards:
+            if getattr(self, kind) % self.micro_batches:
                 yield Contradiction(
-                    f"{kind} per step cannot be cut into equal shards",
-                    (kind, "shards"),
+                    f"{kind} per step cannot be cut into equal micro-batches",
+                    (kind, "micro_batches"),
                     got=getattr(self, kind),
-                    expected=f"a multiple of batch.shards = {self.shards}",
+                    expected=f"a multiple of batch.micro_batches = {self.micro_batches}",
                 )
 
 
@@ -121,8 +121,8 @@ class Stream:
         self.corpora, self.budgets, self.objectives = corpora, budgets, list(objectives)
         self.size, self.tokenizer, self.seed, self.steps = size, tokenizer, seed, steps
         self.views = {"pairs": pair_views, "images": image_views}
-        per_rank = budgets.shards // world
-        self.shards = range(rank * per_rank, (rank + 1) * per_rank)
+        per_rank = budgets.micro_batches // world
+        self.micro_batches = range(rank * per_rank, (rank + 1) * per_rank)
         self.cache, self.regions, self.prepared = Cache(cache_bytes), regions or {}, prepared
         # Room for random crops; without crops the images are kept at the size the model reads.
         self.kept_size = {kind: size if v.crop == 1 else round(size * 8 / 7) for kind, v in self.views.items()}
@@ -133,36 +133,38 @@ class Stream:
         if "texts" in corpora:
             self.passages = passages(corpora["texts"].token_counts, budgets.passage_length - 2)
             lengths = self.passages[:, 2] - self.passages[:, 1] + 2
-            budget = max(budgets.text_tokens // budgets.shards, budgets.passage_length)
+            budget = max(budgets.text_tokens // budgets.micro_batches, budgets.passage_length)
             self.bins = Bins(lengths, budget, seed, "texts")
 
     def batch(self, step: int) -> Batch:
         """This rank's share of a step."""
         progress = step / self.steps if self.steps else 0.0
-        draft = Draft(step, self.size, self.tokenizer, self.budgets.shards, len(self.shards), progress)
+        builder = BatchBuilder(
+            step, self.size, self.tokenizer, self.budgets.micro_batches, len(self.micro_batches), progress
+        )
         alone = [one for one in self.objectives if isinstance(one, AsksAlone) and one.alone(progress)]
-        for shard in self.shards:
-            self._draw_pairs(draft, shard)
-        for shard in self.shards if not alone else ():
-            self._draw_images(draft, shard)
-        for shard in self.shards if not alone else ():
-            self._draw_texts(draft, shard)
+        for shard in self.micro_batches:
+            self._draw_pairs(builder, shard)
+        for shard in self.micro_batches if not alone else ():
+            self._draw_images(builder, shard)
+        for shard in self.micro_batches if not alone else ():
+            self._draw_texts(builder, shard)
         for objective in alone or self.objectives:
-            objective.corrupt(draft)
-        return draft.finish()
+            objective.corrupt(builder)
+        return builder.finish()
 
     def _places(self, kind: str, step: int, shard: int) -> range:
         """This shard's places in the endless shuffled run."""
-        per_shard = getattr(self.budgets, kind) // self.budgets.shards
-        first = (step * self.budgets.shards + shard) * per_shard
+        per_shard = getattr(self.budgets, kind) // self.budgets.micro_batches
+        first = (step * self.budgets.micro_batches + shard) * per_shard
         return range(first, first + per_shard)
 
-    def _draw_pairs(self, draft: Draft, shard: int) -> None:
+    def _draw_pairs(self, builder: BatchBuilder, shard: int) -> None:
         if "pairs" not in self.corpora:
             return
-        corpus, longest = self.corpora["pairs"], self.budgets.caption_length - 2
+        corpus, max_length = self.corpora["pairs"], self.budgets.caption_length - 2
         assert corpus.caption_offsets is not None
-        for place_in_shard, place in enumerate(self._places("pairs", draft.step, shard)):
+        for place_in_shard, place in enumerate(self._places("pairs", builder.step, shard)):
             epoch, chosen = self.orders["pairs"][place]
             item = int(self.items["pairs"][chosen])
             captions = int(np.diff(corpus.caption_offsets[item : item + 2])[0])
@@ -171,46 +173,46 @@ class Stream:
             turn, place_in_turn = divmod(epoch, captions)
             order = rng.generator(self.seed, "captions", item, turn).permutation(captions)
             caption = int(order[place_in_turn])
-            ids = np.asarray(corpus.tokens(item, caption))[:longest]
+            ids = np.asarray(corpus.tokens(item, caption))[:max_length]
             names = (self.seed, item, epoch)
             name = f"{corpus.keys[item]}#{caption}"
             show = partial(self._related, names) if "images" in self.corpora and not self.regions else None
-            beside = None if self.prepared is None else self.prepared.of(item, caption, longest, show)
-            draft.pairs.append(Drawn(name, _content(ids), ids, names, place_in_shard, beside))
+            side_inputs = None if self.prepared is None else self.prepared.of(item, caption, max_length, show)
+            builder.pairs.append(SampledExample(name, _content(ids), ids, names, place_in_shard, side_inputs))
             if "pairs" in self.regions:
-                draft.regions.setdefault("pairs", []).append(self.regions["pairs"].image(item))
+                builder.regions.setdefault("pairs", []).append(self.regions["pairs"].image(item))
             else:
-                draft.pixels.setdefault("pairs", []).append(self._image("pairs", item, names))
-            draft.extra.setdefault("pairs.image", []).append(item)
-            draft.extra.setdefault("pairs.caption", []).append(draft.pairs[-1].identity)
+                builder.pixels.setdefault("pairs", []).append(self._image("pairs", item, names))
+            builder.extra.setdefault("pairs.image", []).append(item)
+            builder.extra.setdefault("pairs.caption", []).append(builder.pairs[-1].identity)
 
-    def _draw_images(self, draft: Draft, shard: int) -> None:
+    def _draw_images(self, builder: BatchBuilder, shard: int) -> None:
         if "images" not in self.corpora:
             return
-        for place in self._places("images", draft.step, shard):
+        for place in self._places("images", builder.step, shard):
             epoch, chosen = self.orders["images"][place]
             item = int(self.items["images"][chosen])
             name = str(self.corpora["images"].keys[item])
-            draft.images.append(Drawn(name, item, np.zeros(0, np.int64), (self.seed, item, epoch)))
+            builder.images.append(SampledExample(name, item, np.zeros(0, np.int64), (self.seed, item, epoch)))
             if "images" in self.regions:
-                draft.regions.setdefault("images", []).append(self.regions["images"].image(item))
+                builder.regions.setdefault("images", []).append(self.regions["images"].image(item))
                 continue
             for side in ("a", "b"):
                 image = self._image("images", item, (self.seed, item, epoch, side))
-                draft.pixels.setdefault(f"images.{side}", []).append(image)
+                builder.pixels.setdefault(f"images.{side}", []).append(image)
 
-    def _draw_texts(self, draft: Draft, shard: int) -> None:
+    def _draw_texts(self, builder: BatchBuilder, shard: int) -> None:
         if "texts" not in self.corpora:
             return
         corpus = self.corpora["texts"]
-        epoch, chosen = self.bins[draft.step * self.budgets.shards + shard]
+        epoch, chosen = self.bins[builder.step * self.budgets.micro_batches + shard]
         for passage in chosen:
             document, first, last = self.passages[passage]
             ids = np.asarray(corpus.tokens(int(document))[first:last])
             name = f"{corpus.keys[int(document)]}[{first}:{last}]"
-            drawn = Drawn(name, int(passage), ids, (self.seed, int(passage), epoch), shard=shard)
-            written = drawn.rng("masked or fragments").random() < self.budgets.fragments
-            (draft.fragments if written else draft.masked).append(drawn)
+            sampled = SampledExample(name, int(passage), ids, (self.seed, int(passage), epoch), shard=shard)
+            written = sampled.rng("masked or fragments").random() < self.budgets.fragments
+            (builder.fragments if written else builder.masked).append(sampled)
 
     def _related(self, names: tuple[int | str, ...], item: int) -> np.ndarray:
         """An image of the image corpus that is related to the pair of these names, and so varied as pairs are."""
@@ -220,7 +222,7 @@ class Stream:
         corpus, side, views = self.corpora[kind], self.kept_size[kind], views or self.views[kind]
 
         def decode() -> np.ndarray:
-            return squeeze(load_rgb(corpus.image_bytes(item), where=corpus.keys[item]), side)
+            return resize(load_rgb(corpus.image_bytes(item), where=corpus.keys[item]), side)
 
         image = self.cache.get((kind, item), decode)
         if views == Views() and side == self.size:  # shown as it is: nothing to draw

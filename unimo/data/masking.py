@@ -32,7 +32,7 @@ def mask_spans(
     *,
     ratio: float = 0.15,
     p: float = 0.2,
-    longest: int = 10,
+    max_length: int = 10,
     vocab_size: int,
     mask_id: int,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -49,7 +49,7 @@ def mask_spans(
     """
     if len(word_start) != len(ids):
         raise UsageError("ids and word_start differ in length", got=len(word_start), expected=len(ids))
-    hidden = _choose_spans(np.asarray(word_start), rng, ratio=ratio, length_steps=_length_steps(p, longest))
+    hidden = _choose_spans(np.asarray(word_start), rng, ratio=ratio, length_steps=_length_steps(p, max_length))
     return hide(ids, hidden, rng, vocab_size=vocab_size, mask_id=mask_id), hidden
 
 
@@ -113,15 +113,15 @@ def _choose_spans(
 
 
 @functools.cache
-def _length_steps(p: float, longest: int) -> list[float]:
+def _length_steps(p: float, max_length: int) -> list[float]:
     """Cumulative probabilities of 0..longest words; a length is the number of steps up to a uniform draw."""
-    if not 0 < p <= 1 or longest < 0:
+    if not 0 < p <= 1 or max_length < 0:
         raise UsageError(
             "Not a span length distribution",
-            got=f"p {p}, longest {longest}",
+            got=f"p {p}, longest {max_length}",
             expected="0 < p <= 1, longest >= 0",
         )
-    chances = p * (1 - p) ** np.arange(longest + 1)
+    chances = p * (1 - p) ** np.arange(max_length + 1)
     steps = (chances / chances.sum()).cumsum()
     return (steps / steps[-1]).tolist()
 
@@ -153,8 +153,8 @@ def cut_fragments(
     *,
     variant: Literal["paper", "lineage", "released"] = "paper",
     share: float = 0.25,
-    shortest: int = 4,
-    longest: int = 32,
+    min_length: int = 4,
+    max_length: int = 32,
 ) -> Fragments:
     """Cut fragments out of a text; the rest is the source, the fragments are the target (UNIMO 2.2.2).
 
@@ -176,7 +176,7 @@ def cut_fragments(
     if len(row) < 2:
         raise UsageError("No [CLS] and [SEP] around the text", got=f"{len(row)} tokens", expected="2 or more")
     if variant == "paper":
-        apart = _place_fragments(len(row) - 2, rng, share=share, shortest=shortest, longest=longest)
+        apart = _place_fragments(len(row) - 2, rng, share=share, min_length=min_length, max_length=max_length)
         return _assemble(row, apart, end_marks=True)
     if variant not in ("lineage", "released"):
         raise UsageError("Unknown way to cut a text", got=variant, expected="paper, lineage or released")
@@ -188,20 +188,20 @@ def cut_fragments(
 
 
 def _place_fragments(
-    words: int, rng: np.random.Generator, *, share: float, shortest: int, longest: int
+    words: int, rng: np.random.Generator, *, share: float, min_length: int, max_length: int
 ) -> list[tuple[int, int]]:
     """The paper's fragments as intervals of a row whose text takes rows 1..words."""
-    if not 0 < share <= 0.5 or not 1 <= shortest <= longest:
+    if not 0 < share <= 0.5 or not 1 <= min_length <= max_length:
         raise UsageError(
             "Fragments cannot be placed apart from each other",
-            got=f"share {share}, lengths {shortest} to {longest}",
+            got=f"share {share}, lengths {min_length} to {max_length}",
             expected="0 < share <= 0.5 and 1 <= shortest <= longest",
         )
     left = math.ceil(share * words)
     kept = words - left
     lengths: list[int] = []
     while left:
-        lengths.append(min(left, int(rng.integers(shortest, longest + 1))))
+        lengths.append(min(left, int(rng.integers(min_length, max_length + 1))))
         left -= lengths[-1]
     # Different gaps between the kept tokens: every arrangement is equally likely and no two fragments touch.
     gaps = np.sort(rng.permutation(kept + 1)[: len(lengths)])

@@ -61,8 +61,8 @@ def seq2seq_record(
     sources: Sequence[Ids],
     target: Ids | None,
     *,
-    longest_source: int,
-    longest_target: int,
+    max_source_length: int,
+    max_target_length: int,
     end: int = Tokenizer.mask,
     keep_end: bool = False,
     continuous: bool = False,
@@ -71,14 +71,14 @@ def seq2seq_record(
     """A text, summary, question or caption that is written after its sources.
 
     sources: token ids of each source segment; none for a caption of an image alone. target: ids of what is written,
-    None where it is unknown. longest_source, longest_target: tokens of a segment and of the target, special ones
+    None where it is unknown. max_source_length, max_target_length: tokens of a segment and of the target, special ones
     included; of several segments each may be that long. end: what follows the target, [SEP] for captions.
     keep_end: shorten a long target before its end, as published captions are. Other published targets lose it with the
     words cut off: such a text goes on. continuous: number positions through instead of beginning anew with each
     segment. where: named in errors.
     """
-    segments = [_segment(ids, longest_source, f"{where}, source {i}") for i, ids in enumerate(sources)]
-    answer = None if target is None else _target(target, longest_target, end, keep_end, f"{where}, target")
+    segments = [_segment(ids, max_source_length, f"{where}, source {i}") for i, ids in enumerate(sources)]
+    answer = None if target is None else _target(target, max_target_length, end, keep_end, f"{where}, target")
     return _laid_out(segments, answer, continuous, where)
 
 
@@ -87,8 +87,8 @@ def dialogue_record(
     target: Ids | None,
     *,
     passage: Ids | None = None,
-    longest_source: int,
-    longest_target: int,
+    max_source_length: int,
+    max_target_length: int,
     turn_rows: int = 16,
     continuous: bool = False,
     where: object = "this record",
@@ -97,7 +97,7 @@ def dialogue_record(
 
     turns: ids of what was said, oldest first. turn_rows: rows of the model's table of turns. Row 0 is the passage's and
     the answer's, so the last turn_rows - 1 turns are kept. Everything else as for `seq2seq_record`; the passage and
-    each turn may take longest_source tokens.
+    each turn may take max_source_length tokens.
     """
     if turn_rows < 2:
         raise UsageError(
@@ -106,9 +106,9 @@ def dialogue_record(
     if not len(turns):
         raise DataError("A dialogue without a turn", where=where, expected="at least the question to be answered")
     first = max(0, len(turns) - (turn_rows - 1))
-    kept = [_segment(ids, longest_source, f"{where}, turn {i}") for i, ids in enumerate(turns[first:], start=first)]
-    segments = kept if passage is None else [_segment(passage, longest_source, f"{where}, passage"), *kept]
-    answer = None if target is None else _target(target, longest_target, Tokenizer.mask, False, f"{where}, target")
+    kept = [_segment(ids, max_source_length, f"{where}, turn {i}") for i, ids in enumerate(turns[first:], start=first)]
+    segments = kept if passage is None else [_segment(passage, max_source_length, f"{where}, passage"), *kept]
+    answer = None if target is None else _target(target, max_target_length, Tokenizer.mask, False, f"{where}, target")
     record = _laid_out(segments, answer, continuous, where)
 
     # A segment's turn tells who speaks, but for the passage, which nobody says.
@@ -147,22 +147,22 @@ def read_turns(field: str, tokenizer: Tokenizer | None = None, *, where: object 
     return [read_field(turn, tokenizer, where=f"{where}, turn {i}") for i, turn in enumerate(field.split("[SEP]"))]
 
 
-def _segment(ids: Ids, longest: int, where: str) -> np.ndarray:
+def _segment(ids: Ids, max_length: int, where: str) -> np.ndarray:
     """ids [SEP], cut to leave room for the record's [CLS] before them."""
-    row = _checked(ids, longest, 3, where)
-    return np.append(row[: longest - 2], Tokenizer.sep)
+    row = _checked(ids, max_length, 3, where)
+    return np.append(row[: max_length - 2], Tokenizer.sep)
 
 
-def _target(ids: Ids, longest: int, end: int, keep_end: bool, where: str) -> np.ndarray:
+def _target(ids: Ids, max_length: int, end: int, keep_end: bool, where: str) -> np.ndarray:
     """[CLS] ids end."""
-    row = _checked(ids, longest, 3 if keep_end else 2, where)
-    words = row[: longest - 2] if keep_end else row
-    return np.concatenate([[Tokenizer.cls], words, [end]])[:longest]
+    row = _checked(ids, max_length, 3 if keep_end else 2, where)
+    words = row[: max_length - 2] if keep_end else row
+    return np.concatenate([[Tokenizer.cls], words, [end]])[:max_length]
 
 
-def _checked(ids: Ids, longest: int, shortest: int, where: str) -> np.ndarray:
-    if longest < shortest:
-        raise UsageError("No room for a word between special tokens", where=where, got=longest, expected=shortest)
+def _checked(ids: Ids, max_length: int, min_length: int, where: str) -> np.ndarray:
+    if max_length < min_length:
+        raise UsageError("No room for a word between special tokens", where=where, got=max_length, expected=min_length)
     row = np.asarray(ids)
     if not row.size:
         raise DataError("An empty segment", where=where, got="0 ids", expected="1 or more", do="leave the record out")

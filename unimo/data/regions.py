@@ -150,7 +150,7 @@ class TagLine:
 def read_caption_line(
     line: str,
     *,
-    longest: int | None = None,
+    max_length: int | None = None,
     most: int | None = None,
     feature_size: int = 2048,
     classes: int = 1601,
@@ -161,13 +161,13 @@ def read_caption_line(
     longest: tokens kept of the caption, its [SEP] always among them. most: as for `image_regions`. Not read: sentence
     ids and attributes, which the models have no use for, and the places of scene graph nodes.
     """
-    if longest is not None and longest < 2:
-        raise UsageError("No room for [CLS] and [SEP]", where="longest", got=longest, expected="2 or more")
+    if max_length is not None and max_length < 2:
+        raise UsageError("No room for [CLS] and [SEP]", where="max_length", got=max_length, expected="2 or more")
     fields = _fields(line, CAPTION_FIELDS, where)
     ids, positions, word_starts = _rows(fields, ("token ids", "positions", "segment labels"), where)
-    if longest is not None and len(ids) > longest:
-        kept = [*range(longest - 1), len(ids) - 1]
-        ids, positions, word_starts = ids[kept], positions[:longest], word_starts[kept]
+    if max_length is not None and len(ids) > max_length:
+        kept = [*range(max_length - 1), len(ids) - 1]
+        ids, positions, word_starts = ids[kept], positions[:max_length], word_starts[kept]
     count = _number(fields, "number of boxes", where)
     regions = image_regions(
         _floats(fields, "features", count, feature_size, where),

@@ -70,9 +70,9 @@ class Bins:
         return Bins, (self.lengths, self.budget, self.seed, self.purpose)
 
 
-def passages(token_counts: np.ndarray, longest: int) -> np.ndarray:
+def passages(token_counts: np.ndarray, max_length: int) -> np.ndarray:
     """Cuts documents into passages of at most `longest` tokens: (passages, 3) of document, first, last + 1."""
-    pieces = np.maximum(1, -(-token_counts // longest))
+    pieces = np.maximum(1, -(-token_counts // max_length))
     document = np.repeat(np.arange(len(token_counts)), pieces)
     first_piece = np.cumsum(pieces) - pieces
     # Equal parts rather than full ones and a stub: short leftovers teach little and pack badly.

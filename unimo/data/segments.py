@@ -10,17 +10,17 @@ from unimo.errors import UsageError
 from unimo.tokenizer import Tokenizer
 
 
-def joined(segments: Sequence[np.ndarray], longest: int) -> np.ndarray:
+def joined(segments: Sequence[np.ndarray], max_length: int) -> np.ndarray:
     """(n,) int64 framed ids, n <= longest. Too long rows lose the end of whichever segment is longest, token by token.
 
     segments: token ids without special ones. An empty segment keeps its [SEP].
     """
-    room = longest - 1 - len(segments)
+    room = max_length - 1 - len(segments)
     if room < 1:
         raise UsageError(
             "no room for a word between special tokens",
-            where="longest",
-            got=longest,
+            where="max_length",
+            got=max_length,
             expected=f"at least {len(segments) + 2} for {len(segments)} texts",
         )
     parts = [Tokenizer.cls]

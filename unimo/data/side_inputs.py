@@ -20,20 +20,22 @@ class Prepared:
     neighbours: Neighbours | None = None
     regions: Regions | None = None
 
-    def of(self, item: int, caption: int, longest: int, show: Callable[[int], np.ndarray] | None = None) -> Beside:
+    def of(
+        self, item: int, caption: int, max_length: int, show: Callable[[int], np.ndarray] | None = None
+    ) -> SideInputs:
         """longest: tokens of a caption, special ones not counted. show: pixels (3, S, S) of an image of the image
         corpus, for UNIMO-2."""
-        return Beside(self, item, caption, longest, show)
+        return SideInputs(self, item, caption, max_length, show)
 
 
 @dataclass(frozen=True)
-class Beside:
+class SideInputs:
     """Of one caption of one pair. All are drawn without replacement; where there are fewer, all are given."""
 
     prepared: Prepared
     item: int
     caption: int
-    longest: int
+    max_length: int
     show: Callable[[int], np.ndarray] | None = None
 
     def rewritten(
@@ -48,14 +50,14 @@ class Beside:
         same, wrong = rewrites.sample(
             self.item, self.caption, rng, positives=positives, negatives=negatives, only_relations=only_relations
         )
-        return [ids[: self.longest] for ids in same], [ids[: self.longest] for ids in wrong]
+        return [ids[: self.max_length] for ids in same], [ids[: self.max_length] for ids in wrong]
 
     def nodes(self) -> Nodes:
         """The nodes of the caption's scene graph, as `Rewrites.nodes`; none without rewrites."""
         if self.prepared.rewrites is None:
             return NO_NODES
         nodes = self.prepared.rewrites.nodes(self.item, self.caption)
-        return nodes.at(nodes.places < self.longest)
+        return nodes.at(nodes.places < self.max_length)
 
     def related_images(self, count: int, rng: np.random.Generator) -> list[ImageRegions] | list[np.ndarray]:
         """Regions of related images, those without any passed over; or their pixels, where there are no regions."""
@@ -74,4 +76,4 @@ class Beside:
         if neighbours is None or not count:
             return []
         ids = neighbours.sentences(self.item)
-        return [neighbours.tokens(int(i))[: self.longest] for i in ids[rng.permutation(len(ids))[:count]]]
+        return [neighbours.tokens(int(i))[: self.max_length] for i in ids[rng.permutation(len(ids))[:count]]]

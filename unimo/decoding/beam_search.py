@@ -2,8 +2,8 @@
 
     n sequences · r rows being written · V words
 
-A `Writer` holds rows of words. Search asks it to append a word to some of its rows and reads the logits of the next;
-whether the writer computes everything again or remembers keys and values is its own affair. No answer depends on what
+A `Decoder` holds rows of words. Search asks it to append a word to some of its rows and reads the logits of the next;
+whether the decoder computes everything again or remembers keys and values is its own affair. No answer depends on what
 else is in the batch.
 """
 
@@ -21,11 +21,11 @@ from torch import Tensor
 from unimo import rng
 from unimo.errors import UsageError
 
-TRIGRAM_PENALTY = -65000.0  # the published graph's
+REPEAT_PENALTY = -65000.0  # the published graph's
 FORBIDDEN = -1e18  # added to the end's logit while it is too early to end
 
 
-class Writer(Protocol):
+class Decoder(Protocol):
     """n: sequences; writing begins with one empty row for each."""
 
     n: int
@@ -36,7 +36,7 @@ class Writer(Protocol):
 
 
 @dataclass(frozen=True)
-class Limits:
+class GenerationConfig:
     """cls begins a row, end ends it; neither is part of an answer.
 
     longest, shortest: words written; the end is not counted in `shortest`. blocked: ids never written.
@@ -44,27 +44,27 @@ class Limits:
 
     cls: int
     end: int
-    longest: int = 50
-    shortest: int = 0
+    max_length: int = 50
+    min_length: int = 0
     blocked: tuple[int, ...] = ()
 
     def apply(self, logits: Tensor, written: int) -> Tensor:
         """Logits with what may not be written now made impossible."""
         if self.blocked:
             logits[:, list(self.blocked)] = float("-inf")
-        if written < self.shortest:
+        if written < self.min_length:
             logits[:, self.end] += FORBIDDEN
         return logits
 
 
-def greedy(writer: Writer, limits: Limits) -> list[list[int]]:
+def greedy(decoder: Decoder, limits: GenerationConfig) -> list[list[int]]:
     """The likeliest next word, again and again: n lists of ids."""
-    return _one_row_each(writer, limits, lambda logits, going, written: logits.argmax(-1).tolist())
+    return _one_row_each(decoder, limits, lambda logits, going, written: logits.argmax(-1).tolist())
 
 
 def sample(
-    writer: Writer,
-    limits: Limits,
+    decoder: Decoder,
+    limits: GenerationConfig,
     *,
     temperature: float = 1.0,
     top_k: int = 0,
@@ -85,7 +85,7 @@ def sample(
             got=f"{temperature}, {top_k}, {top_p}",
             expected="above 0, at least 0, in (0, 1]",
         )
-    names = range(writer.n) if numbers is None else numbers
+    names = range(decoder.n) if numbers is None else numbers
 
     def pick(logits: Tensor, going: Sequence[int], written: int) -> list[int]:
         ordered, words = (logits / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
@@ -100,19 +100,19 @@ def sample(
             :, 0
         ].tolist()
 
-    return _one_row_each(writer, limits, pick)
+    return _one_row_each(decoder, limits, pick)
 
 
 def _one_row_each(
-    writer: Writer, limits: Limits, pick: Callable[[Tensor, Sequence[int], int], list[int]]
+    decoder: Decoder, limits: GenerationConfig, pick: Callable[[Tensor, Sequence[int], int], list[int]]
 ) -> list[list[int]]:
-    answers: list[list[int]] = [[] for _ in range(writer.n)]
-    going = list(range(writer.n))
-    words, parents = [limits.cls] * writer.n, list(range(writer.n))
-    for written in range(limits.longest):
+    answers: list[list[int]] = [[] for _ in range(decoder.n)]
+    going = list(range(decoder.n))
+    words, parents = [limits.cls] * decoder.n, list(range(decoder.n))
+    for written in range(limits.max_length):
         if not going:
             break
-        logits = limits.apply(writer.advance(torch.tensor(words), torch.tensor(parents)), written)
+        logits = limits.apply(decoder.advance(torch.tensor(words), torch.tensor(parents)), written)
         picked = pick(logits, going, written)
         parents = [row for row, word in enumerate(picked) if word != limits.end]
         words, going = [picked[row] for row in parents], [going[row] for row in parents]
@@ -131,28 +131,30 @@ class Hypothesis:
 
 
 def beam(
-    writer: Writer,
-    limits: Limits,
+    decoder: Decoder,
+    limits: GenerationConfig,
     *,
-    width: int = 5,
+    num_beams: int = 5,
     length_penalty: float = 0.6,
+    no_repeat_ngram_size: int = 0,
     word_starts: np.ndarray | None = None,
 ) -> list[list[Hypothesis]]:
-    """The best hypotheses of every sequence that a beam of `width` finds, best first (spec unimo §6.5, with U6).
+    """The best hypotheses of every sequence that `num_beams` beams find, best first (spec unimo §6.5, with U6).
 
-    Scores are kept length-normalised and un-normalised before each word is added. word_starts: (V,) bool, which ids
-    begin a word: given, a hypothesis that repeats three words in a row is made (almost) impossible.
+    Scores are kept length-normalised and un-normalised before each word is added. no_repeat_ngram_size: so
+    many words in a row that come a second time are made (almost) impossible; 0: they are not. word_starts: (V,) bool,
+    which ids begin a word.
     """
     rows = [
-        (sequence, Hypothesis((), 0.0, False), sequence) for sequence in range(writer.n)
-    ]  # the third: row of writer
-    last, parents = [limits.cls] * writer.n, list(range(writer.n))
+        (sequence, Hypothesis((), 0.0, False), sequence) for sequence in range(decoder.n)
+    ]  # the third: row of the decoder
+    last, parents = [limits.cls] * decoder.n, list(range(decoder.n))
     done: dict[int, list[Hypothesis]] = {}
-    for written in range(limits.longest):
+    for written in range(limits.max_length):
         if not rows:
             break
-        logits = limits.apply(writer.advance(torch.tensor(last), torch.tensor(parents)), written)
-        best, words = logits.log_softmax(-1).topk(min(width, logits.shape[1]), dim=-1)
+        logits = limits.apply(decoder.advance(torch.tensor(last), torch.tensor(parents)), written)
+        best, words = logits.log_softmax(-1).topk(min(num_beams, logits.shape[1]), dim=-1)
         proposals = list(zip(best.tolist(), words.tolist()))
         before, after = (((5 + t) / 6) ** length_penalty for t in (written, written + 1))
         candidates: dict[int, list[tuple[float, int, Hypothesis]]] = defaultdict(list)
@@ -163,15 +165,18 @@ def beam(
             for log_probability, word in zip(*proposals[row]):
                 if log_probability == float("-inf"):  # blocked: a beam wider than the words that are left
                     continue
-                if word_starts is not None and repeats_three_words((limits.cls, *told.words), word, word_starts):
-                    log_probability += TRIGRAM_PENALTY
+                repeats = no_repeat_ngram_size and repeats_ngram(
+                    (limits.cls, *told.words), word, word_starts, no_repeat_ngram_size
+                )
+                if repeats:
+                    log_probability += REPEAT_PENALTY
                 score = (told.score * before + log_probability) / after
                 ended = word == limits.end
                 grown = Hypothesis(told.words if ended else (*told.words, word), score, ended)
                 candidates[sequence].append((score, place, grown))
         survivors = []
         for sequence, found in candidates.items():
-            kept = sorted(sorted(found, key=lambda one: -one[0])[:width], key=lambda one: one[1])
+            kept = sorted(sorted(found, key=lambda one: -one[0])[:num_beams], key=lambda one: one[1])
             if all(told.ended for _, _, told in kept):
                 done[sequence] = [told for _, _, told in kept]
             else:
@@ -183,19 +188,20 @@ def beam(
         rows = [(sequence, told, row_of.get(i, -1)) for i, (sequence, told, _) in enumerate(survivors)]
     for sequence, told, _ in rows:
         done.setdefault(sequence, []).append(told)
-    return [sorted(done.get(i, [Hypothesis((), 0.0, False)]), key=lambda one: -one.score) for i in range(writer.n)]
+    return [sorted(done.get(i, [Hypothesis((), 0.0, False)]), key=lambda one: -one.score) for i in range(decoder.n)]
 
 
-def repeats_three_words(ids: Sequence[int], candidate: int, word_starts: np.ndarray) -> bool:
-    """Whether the last three words of ids + candidate stand there before, as words (spec unimo §6.5).
+def repeats_ngram(ids: Sequence[int], candidate: int, word_starts: np.ndarray | None, n: int) -> bool:
+    """Whether the last n words of ids + candidate stand there before, as words (spec unimo §6.5).
 
-    A word is a piece that begins one and the pieces after it; the first id always begins one.
+    A word is a piece that begins one and the pieces after it; the first id always begins one. word_starts None: every
+    piece is a word.
     """
     words: list[tuple[int, ...]] = []
     for place, piece in enumerate((*ids, candidate)):
-        if place == 0 or word_starts[piece]:
+        if place == 0 or word_starts is None or word_starts[piece]:
             words.append((piece,))
         else:
             words[-1] += (piece,)
-    last = words[-3:]
-    return len(words) > 3 and any(words[i : i + 3] == last for i in range(len(words) - 3))
+    last = words[-n:]
+    return len(words) > n and any(words[i : i + n] == last for i in range(len(words) - n))

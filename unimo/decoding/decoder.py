@@ -2,8 +2,8 @@
 
     n sequences · r rows being written · R image rows · V words · D width
 
-`Plain` encodes everything again for every word; `Cached` keeps keys and values, of many rows about one sequence only
-once. Text never looks forward (see the masks in `unimo.model.attention`), so both say the same.
+`UncachedDecoder` encodes everything again for every word; `CachedDecoder` keeps keys and values, of many rows about one
+sequence only once. Text never looks forward (see the masks in `unimo.model.attention`), so both say the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from unimo.batch import KNOWN, WRITTEN, Texts, pad_texts
 from unimo.data.batch_builder import FIRST_POSITION
 from unimo.data.records import Record
 from unimo.errors import UsageError
-from unimo.model.kv_cache import memories
+from unimo.model.kv_cache import caches
 from unimo.model.unified import Request, Towers, Unified
 from unimo.model.unimo2 import UNIMO2
 from unimo.tokenizer import Tokenizer
@@ -54,7 +54,7 @@ class Given:
         return found
 
 
-class Plain:
+class UncachedDecoder:
     """The reference form of a `unimo.decoding.beam_search.Writer`."""
 
     def __init__(self, model: Unified, given: Given):
@@ -79,8 +79,8 @@ class Plain:
         return model.word_logits(fused.words(texts.offsets[1:] - 1, texts)).float()
 
 
-class Cached:
-    """The fast form; the same arguments and answers as `Plain`.
+class CachedDecoder:
+    """The fast form; the same arguments and answers as `UncachedDecoder`.
 
     Except that with `Released.padding_read` the padding of known texts is read, which only this form, like the
     published decoder, can do.
@@ -108,15 +108,15 @@ class Cached:
         request = Request(None if given.images is None else rows, rows if known else None)
         fused = model.fuse(towers, {"write": request}, in_fused)["write"]
         seen = fused.image_length + fused.ground_length + (texts.lengths if known else 0)
-        self.in_text = memories(in_text, texts.offsets[:-1] if known else torch.zeros_like(lengths), lengths)
-        self.in_fused = memories(in_fused, fused.starts, seen)
+        self.in_text = caches(in_text, texts.offsets[:-1] if known else torch.zeros_like(lengths), lengths)
+        self.in_fused = caches(in_fused, fused.starts, seen)
 
     @torch.no_grad()
     def advance(self, words: Tensor, parents: Tensor) -> Tensor:
         model, device = self.model, self.model.words.word.weight.device
         words, parents = words.to(device), parents.to(device)
-        for memory in (*self.in_text, *self.in_fused):
-            memory.follow(parents)
+        for cache in (*self.in_text, *self.in_fused):
+            cache.follow(parents)
         self.first = self.first[parents]
         nobody = torch.zeros_like(words) if self.dialogue else None  # the answer's speaker and turn are both 0
         x = model.words(words, self.first + self.length, nobody, nobody)

@@ -16,14 +16,14 @@ from unimo.json_files import load_json
 from unimo.metrics.verdict import is_smaller_better, verdict
 
 IGNORED = ("seed", "data.index_dir", "save_minutes", "keep", "tensorboard", "workers")
-REPORT, SETTINGS, QUADRANTS, SWEEP = "evaluation.json", "settings.json", "quadrants.json", "summary.json"
+REPORT, SETTINGS, QUADRANTS, SWEEP = "evaluation.json", "settings.json", "benchmark.json", "summary.json"
 Row = Mapping[str, Any]
 
 
 def compare(folders: Sequence[str | Path], *, tasks: Sequence[str] = ()) -> list[str]:
     """Lines of a Markdown page: first what was set otherwise than in the first run, then one row a score.
 
-    folders: runs, or folders or JSON files of reports, pre-trained or fine-tuned, or of `unimo quadrants`. tasks: only
+    folders: runs, or folders or JSON files of reports, pre-trained or fine-tuned, or of `unimo benchmark`. tasks: only
     tasks whose name contains one of these. A score stands with its 95 % interval; a run that was not asked has a dash.
     Raises UsageError for a folder without a report, with the command that makes it, and DataError for a broken one.
     """
@@ -92,7 +92,7 @@ def _missing(path: Path) -> UsageError:
 
 def _checked(report: Any, where: Path) -> list[Row]:
     """The scores of a report; a table of quadrants kept as a file is one too."""
-    if isinstance(report, dict) and "quadrants" in report:
+    if isinstance(report, dict) and "tasks" in report:
         return _of_quadrants(report, where)
     if not isinstance(report, dict) or not isinstance(report.get("scores"), list):
         raise DataError("not a report of unimo", where=where, expected="scores")
@@ -103,10 +103,10 @@ def _checked(report: Any, where: Path) -> list[Row]:
 
 def _of_quadrants(table: Any, where: Path) -> list[Row]:
     """Each task's score, and that of its partner from random weights, as score rows."""
-    if not isinstance(table, dict) or not isinstance(table.get("quadrants"), list):
-        raise DataError("not a table of unimo quadrants", where=where, expected="quadrants")
+    if not isinstance(table, dict) or not isinstance(table.get("tasks"), list):
+        raise DataError("not a table of unimo benchmark", where=where, expected="tasks")
     found: list[Row] = []
-    for i, row in enumerate(table["quadrants"]):
+    for i, row in enumerate(table["tasks"]):
         _check_row(row, where, f"quadrants[{i}]", ("task", "metric", "split"))
         task = f"{row['task']}, {row['split']}"
         found.append({**row, "task": task})

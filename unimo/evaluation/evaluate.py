@@ -28,9 +28,9 @@ from unimo.evaluation.zero_shot import (
     Captioning,
     Classification,
     DictionaryUse,
+    EvalContext,
     Foils,
     MaskedWords,
-    Material,
     Retrieval,
     SceneTruth,
 )
@@ -92,7 +92,7 @@ def evaluate(
     *,
     out: str | Path | None = None,
     data: EvaluationData | None = None,
-    batch: int = 64,
+    batch_size: int = 64,
     precision: str = "auto",
     device: str | None = None,
     minutes: float | None = None,
@@ -100,7 +100,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Asks the model of a run's folder (its newest good checkpoint) or of one checkpoint; returns the report.
 
-    Writes evaluation.json and report.html into `out` (a run's own folder unless told otherwise). batch:
+    Writes evaluation.json and report.html into `out` (a run's own folder unless told otherwise). batch_size:
     images at a time; no score depends on it in fp32, while in bf16 two candidates that all but tie may
     change places. minutes: no task is begun after so long. Raises WeightsError, DataError and UsageError for
     what cannot be read or asked.
@@ -123,18 +123,18 @@ def evaluate(
     _check_names(data.tasks)
     if minutes is not None and not minutes >= 0:  # nan is neither
         raise UsageError("how many minutes?", where="minutes", got=minutes, expected="0 or more")
-    if batch < 1:
-        raise UsageError("a batch holds at least one image", where="batch", got=batch)
+    if batch_size < 1:
+        raise UsageError("a batch holds at least one image", where="batch_size", got=batch_size)
     keep_freed_memory()
     kinds: tuple[Kind, ...] = ("pairs", "images", "texts")
     for kind in kinds:
         if getattr(data, kind):
             find_sources(kind, getattr(data, kind))  # a wrong path is told now, not minutes later
-    answerer = inference.load(path, device=device, precision=precision)
-    answerer.size_of_batch = batch
-    trained = answerer.facts.get("settings", {}).get("data", {})
-    material = Material(answerer, data.index_dir, regions=data.regions or tuple(trained.get("regions", ())))
-    questions = plan(data, trained, has_dictionary=answerer.model.dictionary is not None)
+    pipeline = inference.load(path, device=device, precision=precision)
+    pipeline.batch_size = batch_size
+    trained = pipeline.facts.get("settings", {}).get("data", {})
+    context = EvalContext(pipeline, data.index_dir, regions=data.regions or tuple(trained.get("regions", ())))
+    questions = plan(data, trained, has_dictionary=pipeline.model.dictionary is not None)
     scores, galleries, notes, seconds = [], [], [], {}
     for question in questions:
         reason, began = question.reason, time.monotonic()
@@ -144,18 +144,18 @@ def evaluate(
             notes.append(f"{question.name} skipped: {reason}")
             say(notes[-1])
             continue
-        answers = question.task.predict(material)
+        answers = question.task.predict(context)
         scores += question.task.score(answers)
         galleries += question.task.show(answers)
         seconds[question.task.title] = round(time.monotonic() - began, 1)
         say(f"{question.task.title}: {seconds[question.task.title]} s")
-    if material.ledger.quarantined:
-        bad = material.ledger
+    if context.ledger.quarantined:
+        bad = context.ledger
         left_out = f"{bad.quarantined} of {bad.offered} samples are bad and were left out"
         notes.append(f"{left_out}: {bad.summary()['reasons']}")
     whole = {
         "title": f"{(folder or Path(path)).resolve().name}: evaluation",
-        "facts": _facts(answerer, data, material, time.monotonic() - started, seconds),
+        "facts": _facts(pipeline, data, context, time.monotonic() - started, seconds),
         "scores": scores,
         "curves": curves(folder / "log.jsonl") if folder is not None and (folder / "log.jsonl").is_file() else [],
         "galleries": galleries,
@@ -296,14 +296,14 @@ def _run_folder(path: Path) -> Path | None:
 
 
 def _facts(
-    answerer: inference.Answerer,
+    pipeline: inference.Pipeline,
     data: EvaluationData,
-    material: Material,
+    context: EvalContext,
     elapsed: float,
     seconds: dict[str, float],
 ) -> dict[str, str]:
-    facts = answerer.facts
-    weights = "average.safetensors" if facts.get("averaged") else "model.safetensors"
+    facts = pipeline.facts
+    weights = "ema.safetensors" if facts.get("ema") else "model.safetensors"
     machine = describe_machine()
     asked = {key: value for key, value in to_dict(data).items() if value != to_dict(EvaluationData())[key]}
     return {
@@ -314,19 +314,19 @@ def _facts(
         "seed of training": str(facts.get("settings", {}).get("seed", "unknown")),
         "seed of evaluation": str(data.seed),
         "settings of evaluation": ", ".join(f"{key}={value}" for key, value in asked.items()) or "as shipped",
-        "parameters": f"{sum(p.numel() for p in answerer.model.parameters()):,}",
+        "parameters": f"{sum(p.numel() for p in pipeline.model.parameters()):,}",
         "machine": ", ".join(f"{name} {value}" for name, value in machine.items()),
-        "precision": str(answerer.dtype).removeprefix("torch."),
+        "precision": str(pipeline.dtype).removeprefix("torch."),
         "minutes trained": f"{facts.get('elapsed', math.nan) / 60:.1f}",
         "minutes evaluated": f"{elapsed / 60:.2f}",
         "seconds by task": ", ".join(f"{title} {spent}" for title, spent in seconds.items()),
-        **{f"data, {name}": fingerprint for name, fingerprint in material.fingerprints.items()},
+        **{f"data, {name}": fingerprint for name, fingerprint in context.fingerprints.items()},
     }
 
 
 # ---- curves
 
-OWN_CHART = ("rate", "norm")
+OWN_CHART = ("lr", "norm")
 
 
 def curves(log: str | Path) -> list[dict[str, Any]]:
@@ -346,7 +346,7 @@ def curves(log: str | Path) -> list[dict[str, Any]]:
         else:
             charts.setdefault(f"{name.partition('.')[0]} loss", {})[name] = smooth(values)
     order = sorted(charts, key=lambda title: (title in OWN_CHART, title.startswith("accuracy"), title))
-    titles = {"rate": "learning rate", "norm": "gradient norm before clipping"}
+    titles = {"lr": "learning rate", "norm": "gradient norm before clipping"}
     return [{"title": titles.get(title, title), "x": "step", "series": charts[title]} for title in order]
 
 

@@ -16,10 +16,10 @@ from unimo.finetune.task_types import Classify, Write
 from unimo.model.unified import Fused, Unified
 from unimo.objectives import Objective, Part
 from unimo.objectives.adversarial import Adversarial, adversarial_losses, first_pushes
-from unimo.train.step import Learner
+from unimo.train.step import TrainStep
 
 
-class AdversarialLearner(Learner):
+class AdversarialTrainStep(TrainStep):
     """Classification or generation. The losses of all pushes are one graph: its memory grows with their number.
 
     Sides that a batch lacks (words of an image alone) are left out.

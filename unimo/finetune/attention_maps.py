@@ -20,7 +20,7 @@ from unimo.finetune.batches import TaskRows
 from unimo.finetune.classification import Classify
 from unimo.finetune.regression import Regress
 from unimo.finetune.task_type import ASKED, answered, precision_of
-from unimo.inference import Answerer
+from unimo.inference import Pipeline
 from unimo.model.attention import Plan
 
 Look = list[list[float]]  # left, top, right, bottom in 0..1 of the image, and a share of the attention, each
@@ -29,13 +29,13 @@ DARKEST = 50  # of 255: the light on a part that was not looked at
 
 
 @torch.inference_mode()
-def looked_at(kind: Classify | Regress, answerer: Answerer, rows: TaskRows, number: int) -> Look:
+def looked_at(kind: Classify | Regress, pipeline: Pipeline, rows: TaskRows, number: int) -> Look:
     """Boxes (P) of one row's image with their shares of the attention, which add up to 1; mean of the heads."""
     seen: dict[str, Any] = {}
-    attention: Any = answerer.model.fuser.layers[-1].attention
+    attention: Any = pipeline.model.fuser.layers[-1].attention
     hook = attention.register_forward_pre_hook(lambda _, given: seen.update(x=given[0], plan=given[1]))
     try:
-        one = answered(kind, answerer, rows, [number])[2][ASKED]
+        one = answered(kind, pipeline, rows, [number])[2][ASKED]
     finally:
         hook.remove()
     first, last = int(one.image_starts[0]) + 1, int(one.image_starts[0] + one.image_length[0])
@@ -44,7 +44,7 @@ def looked_at(kind: Classify | Regress, answerer: Answerer, rows: TaskRows, numb
     plan: Plan = seen["plan"]
     if kind.reads_texts and bool(plan.allowed(torch.tensor(text), torch.tensor(first))):
         asking = text
-    with precision_of(answerer):
+    with precision_of(pipeline):
         weights = attention_of(attention, seen["x"], plan, asking)[:, first:last].mean(0)
     shares = (weights / weights.sum().clamp_min(1e-12)).float().cpu().numpy()
     return [
@@ -82,11 +82,11 @@ def drawn(image: Image.Image, look: Look) -> Image.Image:
         if corners[0] < corners[2] and corners[1] < corners[3]:
             level = DARKEST + round((255 - DARKEST) * share / most)
             ImageDraw.Draw(light).rectangle(corners, fill=level)
-    beside = Image.new("RGB", (2 * image.width + 4, image.height), (255, 255, 255))
-    beside.paste(image, (0, 0))
+    both = Image.new("RGB", (2 * image.width + 4, image.height), (255, 255, 255))
+    both.paste(image, (0, 0))
     black = Image.new("RGB", image.size)
-    beside.paste(Image.composite(image, black, light), (image.width + 4, 0))
-    return beside
+    both.paste(Image.composite(image, black, light), (image.width + 4, 0))
+    return both
 
 
 __all__ = ["Look", "attention_of", "drawn", "looked_at"]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from unimo.data.augment import squeeze
+from unimo.data.augment import resize
 from unimo.data.images import load_rgb
 from unimo.finetune.split import Examples
 from unimo.nearest import (
@@ -78,5 +78,5 @@ def _described(examples: Examples, rows: Sequence[int]) -> np.ndarray:
         key = examples.rows[i].image
         if key is not None and key not in found:
             image = load_rgb(examples.images.image_bytes(examples.image_item(key)), where=key)
-            found[key] = colours_and_edges(squeeze(image, SIDE))
+            found[key] = colours_and_edges(resize(image, SIDE))
     return np.stack([found.get(examples.rows[i].image or "", empty) for i in rows])

@@ -1,9 +1,10 @@
-"""Batches of a task: the rows of one split, with their images, as a draft that the task's question writes on.
+"""Batches of a task: the rows of one split, with their images, as a batch builder that the task's question writes on.
 
     n rows of a split · k rows of a batch · S side in pixels
 
-`TaskRows` turns any chosen rows into a draft; evaluation asks it for rows one after the other. `TaskStream` chooses
-them for training, as `unimo.data.loader.Stream` does for pre-training: what a step reads is a function of (seed, step).
+`TaskRows` turns any chosen rows into a batch builder; evaluation asks it for rows one after the other. `TaskStream`
+chooses them for training, as `unimo.data.loader.Stream` does for pre-training: what a step reads is a function of
+(seed, step).
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from unimo.batch import Batch
-from unimo.data.augment import Views, squeeze, view
-from unimo.data.batch_builder import Draft
+from unimo.data.augment import Views, resize, view
+from unimo.data.batch_builder import BatchBuilder
 from unimo.data.images import load_rgb
 from unimo.data.loader import Cache, Corrupts, Regions
 from unimo.data.regions import ImageRegions
@@ -26,7 +27,7 @@ from unimo.finetune.split import Example, Examples
 from unimo.rng import generator
 from unimo.tokenizer import Tokenizer
 
-IMAGES = "examples"  # group of the images of a draft's rows
+IMAGES = "examples"  # group of the images of a batch builder's rows
 BYTES_PER_TOKEN = 8  # of a text that is read at most: English has 4 to 5
 
 
@@ -39,8 +40,8 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DrawnExample:
-    """One row of a draft. image: its number in the group of images, -1 for none."""
+class SampledRow:
+    """One row of a batch builder. image: its number in the group of images, -1 for none."""
 
     example: Example
     row: int
@@ -53,15 +54,15 @@ class DrawnExample:
 
 
 @dataclass
-class TaskDraft(Draft):
+class TaskBatchBuilder(BatchBuilder):
     """examples: the rows that were drawn. rows: the whole split they are from, for whoever needs other rows too."""
 
-    examples: list[DrawnExample] = field(default_factory=list)
+    examples: list[SampledRow] = field(default_factory=list)
     rows: TaskRows | None = None
 
-    def ids(self, text: str, longest: int) -> np.ndarray:
+    def ids(self, text: str, max_length: int) -> np.ndarray:
         """Token ids of a text without special ones; not much more of a long text than `longest` tokens is read."""
-        ids = self.tokenizer.encode(text, max_bytes=BYTES_PER_TOKEN * longest)
+        ids = self.tokenizer.encode(text, max_bytes=BYTES_PER_TOKEN * max_length)
         return np.asarray(ids, np.int64)
 
     def finish(self) -> Batch:
@@ -94,9 +95,11 @@ class TaskRows:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def draft(self, places: Sequence[Place], step: int = 0, shards: int = 1, local_shards: int = 1) -> TaskDraft:
+    def builder(
+        self, places: Sequence[Place], step: int = 0, micro_batches: int = 1, local_micro_batches: int = 1
+    ) -> TaskBatchBuilder:
         """The rows at these places; an image of several rows is shown once, unless views vary it."""
-        draft = TaskDraft(step, self.size, self.tokenizer, shards, local_shards, rows=self)
+        builder = TaskBatchBuilder(step, self.size, self.tokenizer, micro_batches, local_micro_batches, rows=self)
         shown: dict[object, int] = {}
         for place in places:
             example = self.examples.rows[place.row]
@@ -104,19 +107,19 @@ class TaskRows:
             if self.sees and example.image is not None:
                 same = example.image if self.views == Views() else place
                 if same not in shown:
-                    shown[same] = self.show(draft, IMAGES, example.image, place.names)
+                    shown[same] = self.show(builder, IMAGES, example.image, place.names)
                 image = shown[same]
-            draft.examples.append(DrawnExample(example, place.row, image, place.target, place.names))
-        return draft
+            builder.examples.append(SampledRow(example, place.row, image, place.target, place.names))
+        return builder
 
-    def show(self, draft: Draft, group: str, key: str, names: tuple[int | str, ...]) -> int:
-        """Adds an image to a group of a draft; returns its number there."""
+    def show(self, builder: BatchBuilder, group: str, key: str, names: tuple[int | str, ...]) -> int:
+        """Adds an image to a group of a batch builder; returns its number there."""
         item = self.examples.image_item(key)
         if self.regions is not None:
-            rows = draft.regions.setdefault(group, [])
+            rows = builder.regions.setdefault(group, [])
             rows.append(self.regions.image(item))
             return len(rows) - 1
-        pixels = draft.pixels.setdefault(group, [])
+        pixels = builder.pixels.setdefault(group, [])
         image = self._square(item, key)
         if self.views == Views():
             pixels.append(np.ascontiguousarray(image.transpose(2, 0, 1)))
@@ -125,7 +128,7 @@ class TaskRows:
         return len(pixels) - 1
 
     def seen(self, row: int) -> bytes | ImageRegions:
-        """What an `Answerer` takes for the image of a row: the file, or its regions."""
+        """What an `Pipeline` takes for the image of a row: the file, or its regions."""
         key = self.examples.rows[row].image
         if key is None:
             raise DataError("a row without an image", where=f"{self.examples.source}, {self.examples.rows[row].id}")
@@ -139,12 +142,13 @@ class TaskRows:
         corpus = self.examples.images
         assert corpus is not None
         return self.cache.get(
-            ("task", item), lambda: squeeze(load_rgb(corpus.image_bytes(item), where=key), self.kept_size)
+            ("task", item), lambda: resize(load_rgb(corpus.image_bytes(item), where=key), self.kept_size)
         )
 
 
 class TaskStream:
-    """Training batches of a task. batch: rows of a step, over all shards and ranks; each is drawn once an epoch.
+    """Training batches of a task. batch_size: rows of a step, over all micro-batches and ranks; each is drawn once an
+    epoch.
 
     A row with several targets (captions, references) counts as many times as it has targets: see `places_of`.
     """
@@ -154,25 +158,33 @@ class TaskStream:
         rows: TaskRows,
         question: Corrupts,
         *,
-        batch: int,
+        batch_size: int,
         seed: int,
-        shards: int = 1,
+        micro_batches: int = 1,
         rank: int = 0,
         world: int = 1,
         each_target: bool = False,
     ):
-        if batch % shards or shards % world:
+        if batch_size % micro_batches or micro_batches % world:
             raise UsageError(
-                "a step cannot be cut into equal shards, or these not be shared equally among the processes",
-                where="batch, shards",
-                got=f"{batch} rows, {shards} shards, {world} processes",
-                expected="batch a multiple of shards, shards a multiple of the processes",
+                "a step cannot be cut into equal micro-batches, or these not be shared equally among the processes",
+                where="batch_size, micro_batches",
+                got=f"{batch_size} rows, {micro_batches} micro-batches, {world} processes",
+                expected="batch_size a multiple of micro_batches, micro_batches a multiple of the processes",
             )
-        self.rows, self.question, self.size, self.seed, self.shards = rows, question, batch, seed, shards
+        self.rows, self.question, self.size, self.seed, self.micro_batches = (
+            rows,
+            question,
+            batch_size,
+            seed,
+            micro_batches,
+        )
         self.places = places_of(rows.examples, each_target)
         self.order = Shuffled(len(self.places), seed, "examples")
-        self.local = shards // world
-        self.mine = range(rank * self.local * (batch // shards), (rank + 1) * self.local * (batch // shards))
+        self.local = micro_batches // world
+        self.mine = range(
+            rank * self.local * (batch_size // micro_batches), (rank + 1) * self.local * (batch_size // micro_batches)
+        )
 
     def batch(self, step: int) -> Batch:
         """This rank's share of a step."""
@@ -181,9 +193,9 @@ class TaskStream:
             epoch, number = self.order[step * self.size + place]
             row, target = self.places[number]
             chosen.append(Place(row, target, (self.seed, number, epoch)))
-        draft = self.rows.draft(chosen, step, self.shards, self.local)
-        self.question.corrupt(draft)
-        return draft.finish()
+        builder = self.rows.builder(chosen, step, self.micro_batches, self.local)
+        self.question.corrupt(builder)
+        return builder.finish()
 
 
 def places_of(examples: Examples, each_target: bool = False) -> list[tuple[int, int]]:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unimo.batch import Batch
-from unimo.data.batch_builder import Draft
+from unimo.data.batch_builder import BatchBuilder
 from unimo.data.segments import joined
 from unimo.finetune.baselines import most_frequent, nearest_rows
 from unimo.finetune.batches import TaskRows
@@ -41,7 +41,7 @@ from unimo.finetune.task_type import (
     report_row,
     taken,
 )
-from unimo.inference import Answerer
+from unimo.inference import Pipeline
 from unimo.metrics import METRICS
 from unimo.metrics.intervals import share_score
 from unimo.model.task_heads import HeadSettings
@@ -89,14 +89,14 @@ class Classify:
 
     # ---- asked ----------------------------------------------------------------------------------------------------
 
-    def corrupt(self, draft: Draft) -> None:
-        draft = taken(draft)
-        for one in draft.examples:
+    def corrupt(self, builder: BatchBuilder) -> None:
+        builder = taken(builder)
+        for one in builder.examples:
             if self.reads_texts:
-                segments = [draft.ids(text, self.head.longest) for text in one.example.texts]
-                draft.add_text(EXAMPLES, joined(segments, self.head.longest))
-        draft.extra[f"{EXAMPLES}.image"] = [one.image for one in draft.examples]
-        draft.extra["classify.labels"] = np.stack([self.label(one.example) for one in draft.examples])
+                segments = [builder.ids(text, self.head.max_length) for text in one.example.texts]
+                builder.add_text(EXAMPLES, joined(segments, self.head.max_length))
+        builder.extra[f"{EXAMPLES}.image"] = [one.image for one in builder.examples]
+        builder.extra["classify.labels"] = np.stack([self.label(one.example) for one in builder.examples])
 
     @cached_property
     def numbers(self) -> dict[str, int]:
@@ -151,12 +151,12 @@ class Classify:
     # ---- answered -------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def predict(self, answerer: Answerer, rows: TaskRows, together: int | None = None) -> list[Classified]:
+    def predict(self, pipeline: Pipeline, rows: TaskRows, batch_size: int | None = None) -> list[Classified]:
         found: dict[int, Classified] = {}
-        for numbers in in_passes(rows, company(answerer, together)):
-            batch, _, fused = answered(self, answerer, rows, numbers)
-            with precision_of(answerer):
-                logits = self.logits(answerer.model, batch, fused)
+        for numbers in in_passes(rows, company(pipeline, batch_size)):
+            batch, _, fused = answered(self, pipeline, rows, numbers)
+            with precision_of(pipeline):
+                logits = self.logits(pipeline.model, batch, fused)
             probabilities = (logits.softmax(-1) if self.head.kind == "classes" else logits.sigmoid()).cpu().numpy()
             best = logits.argmax(-1).tolist()  # of equals the first label
             likely = np.argsort(-probabilities, axis=1, kind="stable")[:, :SHOWN]

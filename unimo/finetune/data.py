@@ -50,7 +50,7 @@ def open_rows(
         name=name,
         need_targets=name in ("train", "dev"),
         keep_unlabelled=tolerant,
-        max_bad_share=1.0 if tolerant else 0.01,
+        max_bad_fraction=1.0 if tolerant else 0.01,
         ledger=ledger,
         index_dir=data.index_dir,
         **options,

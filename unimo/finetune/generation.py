@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unimo.batch import Batch
-from unimo.data.batch_builder import Draft
+from unimo.data.batch_builder import BatchBuilder
 from unimo.data.records import Record, dialogue_record, seq2seq_record
 from unimo.errors import DataError, UsageError
 from unimo.finetune.baselines import nearest_rows
@@ -36,7 +36,7 @@ from unimo.finetune.task_type import (
     report_row,
     taken,
 )
-from unimo.inference import Answerer
+from unimo.inference import Pipeline
 from unimo.metrics import METRICS, tokenise
 from unimo.metrics.intervals import Score
 from unimo.model.unified import Fused, Request, Towers, Unified
@@ -81,35 +81,40 @@ class Write:
         """The row as the published readers lay it out."""
         options = self.settings
 
-        def ids(text: str, longest: int) -> np.ndarray:
-            return np.asarray(tokenizer.encode(text, max_bytes=BYTES_PER_TOKEN * longest), np.int64)
+        def ids(text: str, max_length: int) -> np.ndarray:
+            return np.asarray(tokenizer.encode(text, max_bytes=BYTES_PER_TOKEN * max_length), np.int64)
 
-        written = None if target is None else ids(target, options.longest_target)
-        sources = [ids(text, options.longest_source) for text in (example.texts if self.reads else ())]
+        written = None if target is None else ids(target, options.max_target_length)
+        sources = [ids(text, options.max_source_length) for text in (example.texts if self.reads else ())]
         if options.one_segment and len(sources) > 1:
             parts = [part for source in sources for part in ([tokenizer.sep], source)]
             sources = [np.concatenate(parts[1:]).astype(np.int64)]
-        longest: dict[str, Any] = {"longest_source": options.longest_source, "longest_target": options.longest_target}
+        max_length: dict[str, Any] = {
+            "max_source_length": options.max_source_length,
+            "max_target_length": options.max_target_length,
+        }
         if options.dialogue:  # the first text is the passage
             passage = sources.pop(0) if len(sources) > 1 else None
-            return dialogue_record(sources, written, passage=passage, where=example.id, **longest)
+            return dialogue_record(sources, written, passage=passage, where=example.id, **max_length)
         end = tokenizer.sep if options.end == "sep" else tokenizer.mask
         if not sources and written is None:  # an image alone: nothing is known in words
             return Record(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
-        return seq2seq_record(sources, written, end=end, keep_end=options.keep_end, where=example.id, **longest)
+        return seq2seq_record(sources, written, end=end, keep_end=options.keep_end, where=example.id, **max_length)
 
-    def corrupt(self, draft: Draft) -> None:
-        draft = taken(draft)
-        for one in draft.examples:
+    def corrupt(self, builder: BatchBuilder) -> None:
+        builder = taken(builder)
+        for one in builder.examples:
             wanted = targets_of(one.example)
-            record = self.record(one.example, wanted[one.target], draft.tokenizer)
+            record = self.record(one.example, wanted[one.target], builder.tokenizer)
             spoken = None
             if record.speakers is not None and record.turns is not None:
                 spoken = (record.speakers, record.turns)
-            text = draft.add_text(EXAMPLES, record.ids, role=record.roles, positions=record.positions, dialogue=spoken)
+            text = builder.add_text(
+                EXAMPLES, record.ids, role=record.roles, positions=record.positions, dialogue=spoken
+            )
             places = np.arange(record.target_begins, len(record.ids) - 1)
-            draft.ask("write", EXAMPLES, text, places, record.ids[places + 1])
-        draft.extra[f"{EXAMPLES}.image"] = [one.image for one in draft.examples]
+            builder.ask("write", EXAMPLES, text, places, record.ids[places + 1])
+        builder.extra[f"{EXAMPLES}.image"] = [one.image for one in builder.examples]
 
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
         return {ASKED: Request(images_of(batch) if self.sees else None, batch.texts_of(EXAMPLES))}
@@ -117,7 +122,7 @@ class Write:
     def logits(self, model: Unified, batch: Batch, fused: dict[str, Fused]) -> Tensor:
         """(n, known words) at every place that is asked."""
         one = fused[ASKED]
-        return model.known_word_logits(one.words(batch.targets["write"].rows, batch.texts), one.word_table).float()
+        return model.subset_logits(one.words(batch.targets["write"].rows, batch.texts), one.word_table).float()
 
     def loss_of(self, logits: Tensor, batch: Batch, model: Unified) -> tuple[Tensor, int]:
         labels = model.word_columns(batch.targets["write"].labels)
@@ -131,29 +136,29 @@ class Write:
     # ---- answered -------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def predict(self, answerer: Answerer, rows: TaskRows, together: int | None = None) -> list[str]:
+    def predict(self, pipeline: Pipeline, rows: TaskRows, batch_size: int | None = None) -> list[str]:
         options, found = self.settings, dict[int, str]()
-        together = company(answerer, together)
-        before, answerer.size_of_batch = answerer.size_of_batch, together
-        end = answerer.tokenizer.sep if options.end == "sep" else answerer.tokenizer.mask
+        batch_size = company(pipeline, batch_size)
+        before, pipeline.batch_size = pipeline.batch_size, batch_size
+        end = pipeline.tokenizer.sep if options.end == "sep" else pipeline.tokenizer.mask
         try:
-            for numbers in in_passes(rows, together):
+            for numbers in in_passes(rows, batch_size):
                 examples = [rows.examples.rows[i] for i in numbers]
                 images = [rows.seen(i) for i in numbers] if self.sees else None
-                sources = [self.record(one, None, answerer.tokenizer) for one in examples] if self.reads else None
-                texts = answerer.write(
+                sources = [self.record(one, None, pipeline.tokenizer) for one in examples] if self.reads else None
+                texts = pipeline.write(
                     sources,
                     images,
-                    beams=options.beams,
-                    longest=options.longest,
-                    shortest=options.shortest,
+                    num_beams=options.num_beams,
+                    max_length=options.max_length,
+                    min_length=options.min_length,
                     length_penalty=options.length_penalty,
-                    repeat_trigrams=options.repeat_trigrams,
+                    no_repeat_ngram_size=options.no_repeat_ngram_size,
                     end=end,
                 )
                 found |= zip(numbers, texts)
         finally:
-            answerer.size_of_batch = before
+            pipeline.batch_size = before
         return [found[i] for i in range(len(rows))]
 
     def written(self, prediction: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from unimo import distributed, inference, rng
 from unimo.corpus.bad_samples import Ledger
 from unimo.data.augment import Views
 from unimo.errors import DataError, UsageError
-from unimo.finetune.adversarial import AdversarialLearner
+from unimo.finetune.adversarial import AdversarialTrainStep
 from unimo.finetune.batches import TaskRows, TaskStream, places_of
 from unimo.finetune.data import open_split, say_shared
 from unimo.finetune.generation import targets_of
@@ -35,7 +35,7 @@ from unimo.model.unified import Unified
 from unimo.objectives import Objective
 from unimo.regions.store import RegionStore
 from unimo.tokenizer import Tokenizer
-from unimo.train.early_stopping import Marks
+from unimo.train.early_stopping import EarlyStopping
 from unimo.train.job import Say
 from unimo.train.loop import train
 from unimo.weights import key_map
@@ -50,12 +50,12 @@ class Task:
     def __init__(self, run: Finetuning):
         self.settings = run
         self.steps: int | None = None
-        self.least_steps = run.least_steps
+        self.min_steps = run.min_steps
         self.active: dict[str, Any] = {}
         self.fingerprints: dict[str, str] = {}
         self.facts: dict[str, Any] = {}
-        self.marks: Marks | None = None
-        self.learner: Callable[[Unified, dict[str, Objective]], nn.Module] | None = None
+        self.early_stopping: EarlyStopping | None = None
+        self.train_step: Callable[[Unified, dict[str, Objective]], nn.Module] | None = None
         self.headline = ""
         self.splits: dict[str, Examples] = {}
 
@@ -91,22 +91,24 @@ class Task:
         rows = ", ".join(f"{len(examples):,} {name}" for name, examples in self.splits.items())
         self.headline = f"{run.task} ({run.kind}): {rows}"
         if run.adversarial is not None:
-            self.learner = partial(AdversarialLearner, settings=run.adversarial, seed=run.seed)
-        self._plan(len(places_of(training, self.kind.each_target)) / run.batch, say)
+            self.train_step = partial(AdversarialTrainStep, settings=run.adversarial, seed=run.seed)
+        self._plan(len(places_of(training, self.kind.each_target)) / run.batch_size, say)
 
     def _plan(self, epoch: float, say: Say) -> None:
         """How long the run is, and when its dev split is asked. epoch: its length in steps."""
         run = self.settings
         if run.minutes is None:
-            self.steps = run.steps or max(1, run.least_steps, int(epoch * (run.epochs or 0)))
-            self.least_steps = min(run.least_steps, self.steps)
+            self.steps = run.steps or max(1, run.min_steps, int(epoch * (run.epochs or 0)))
+            self.min_steps = min(run.min_steps, self.steps)
         if "dev" not in self.splits:
             say("no dev split: the last weights are kept, and nothing stops the run early")
             return
         # An epoch of a few rows is too short to tell anything: at most twenty questions a run, or as told.
         least = self.steps // 20 if self.steps else 50
         every = run.dev_steps or max(1, round(epoch * run.dev_epochs), least)
-        self.marks = Marks(self._ask, every, run.patience, begins=run.patience_from, least=self.least_steps)
+        self.early_stopping = EarlyStopping(
+            self._ask, every, run.patience, begins=run.patience_from, least=self.min_steps
+        )
         examples = limited(self.splits["dev"], run.dev_limit, run.seed)
         self.asked = examples, task_rows(run, self.kind, examples)
 
@@ -118,9 +120,9 @@ class Task:
         return TaskStream(
             self.rows("train", run.data.views),
             self.kind,
-            batch=run.batch,
+            batch_size=run.batch_size,
             seed=run.seed,
-            shards=run.shards,
+            micro_batches=run.micro_batches,
             rank=rank,
             world=world,
             each_target=self.kind.each_target,
@@ -129,9 +131,9 @@ class Task:
     def build(self) -> Unified:
         run, known = self.settings, None
         model = build(run.model)
-        if run.start is not None:
-            known = _known_words_of(run.start)
-        if isinstance(self.kind, Write) and (known is not None or run.write.only_known_words):
+        if run.init_from is not None:
+            known = _known_words_of(run.init_from)
+        if isinstance(self.kind, Write) and (known is not None or run.write.restrict_vocabulary):
             known = sorted({*(known or ()), *_written_words(self.splits["train"])})
         if known is not None:
             model.know_words(torch.tensor(known))
@@ -145,12 +147,12 @@ class Task:
 
     def start(self, model: Unified, say: Say) -> None:
         run = self.settings
-        if run.start is None:
+        if run.init_from is None:
             say("all weights are random")
             return
-        account = start_without_head(model, run.start, self._fresh_parts())
-        self.facts["started"] = {"from": run.start, "loaded": len(account.loaded), "fresh": account.missing}
-        say(f"{len(account.loaded)} tensors from {run.start}; fresh: {', '.join(account.missing) or 'none'}")
+        account = start_without_head(model, run.init_from, self._fresh_parts())
+        self.facts["started"] = {"from": run.init_from, "loaded": len(account.loaded), "fresh": account.missing}
+        say(f"{len(account.loaded)} tensors from {run.init_from}; fresh: {', '.join(account.missing) or 'none'}")
 
     def _fresh_parts(self) -> tuple[str, ...]:
         """Beginnings of the names of tensors that stay random whatever the run starts from."""
@@ -165,10 +167,10 @@ class Task:
     def _ask(self, model: Unified) -> tuple[float, float]:
         """Score and loss on the dev split, many rows at a time: they only choose among checkpoints."""
         run, (examples, rows) = self.settings, self.asked
-        answerer = inference.Answerer(model, precision=run.precision)
-        predictions = self.kind.predict(answerer, rows, together=run.batch)
+        pipeline = inference.Pipeline(model, precision=run.precision)
+        predictions = self.kind.predict(pipeline, rows, batch_size=run.batch_size)
         score = mark(self.kind, self.kind.score(predictions, examples, seed=run.seed))
-        return score, mean_loss(self.kind, answerer, rows, together=run.batch)
+        return score, mean_loss(self.kind, pipeline, rows, batch_size=run.batch_size)
 
 
 def finetune(
@@ -177,7 +179,7 @@ def finetune(
     *,
     resume: bool = False,
     say: Say = print,
-    together: int | None = None,
+    batch_size: int | None = None,
     zero_shot: bool = False,
 ) -> Marked:
     """Fine-tunes in folder `out` and scores what came of it.
@@ -186,16 +188,16 @@ def finetune(
     row. zero_shot: the model it started from is asked too, where it can answer untrained (see `mark_task`). Raises what
     `unimo.train.loop.train` raises.
     """
-    out, work = Path(out), Task(run)
-    train(work, out, resume=resume, say=say)
+    out, job = Path(out), Task(run)
+    train(job, out, resume=resume, say=say)
     if distributed.rank() != 0:
         return Marked({}, {})
-    answerer = inference.load(out, precision="fp32")
-    splits = {name: Split(examples, work.rows(name)) for name, examples in work.splits.items() if name != "train"}
-    asked = zero_shot and run.kind == "retrieval" and run.start is not None
-    before = inference.load(str(run.start), precision="fp32") if asked else None
-    options: dict[str, Any] = {"train": work.splits["train"], "before": before, "say": say, "together": together}
-    return mark_task(work.settings, work.kind, answerer, splits, out, **options)
+    pipeline = inference.load(out, precision="fp32")
+    splits = {name: Split(examples, job.rows(name)) for name, examples in job.splits.items() if name != "train"}
+    asked = zero_shot and run.kind == "retrieval" and run.init_from is not None
+    before = inference.load(str(run.init_from), precision="fp32") if asked else None
+    options: dict[str, Any] = {"train": job.splits["train"], "before": before, "say": say, "batch_size": batch_size}
+    return mark_task(job.settings, job.kind, pipeline, splits, out, **options)
 
 
 # ---- weights to start from
@@ -206,8 +208,10 @@ def prepared(run: Finetuning, source: str | None, like: str | None = None) -> Fi
     weights."""
     of = source or like
     if of is None:
-        raise UsageError("which model?", where="--from", expected="a run, a checkpoint, a saved folder or a hub name")
-    return replace(run, model=replace(model_settings_of(of), head=None), start=source)
+        raise UsageError(
+            "which model?", where="--init-from", expected="a run, a checkpoint, a saved folder or a hub name"
+        )
+    return replace(run, model=replace(model_settings_of(of), head=None), init_from=source)
 
 
 def model_settings_of(source: str) -> ModelSettings:
@@ -220,7 +224,7 @@ def _known_words_of(source: str) -> list[int] | None:
     return None if words is None else words.tolist()
 
 
-def start_without_head(model: Unified, source: str, drop: tuple[str, ...] = ()) -> key_map.Account:
+def start_without_head(model: Unified, source: str, drop: tuple[str, ...] = ()) -> key_map.LoadReport:
     """Puts the weights of another model into this one, but for the head of its task; what it lacks stays as it is.
 
     A head of the same task and shape is taken too: STS-B may start from MNLI's model, not from MNLI's answers. drop:
@@ -244,16 +248,16 @@ def start_without_head(model: Unified, source: str, drop: tuple[str, ...] = ()) 
 
 def resolved_lengths(run: Finetuning) -> Finetuning:
     """The run as far as it can be checked before its data is opened. Texts are shortened to the model's positions."""
-    longest = run.model.positions - 2
+    max_length = run.model.positions - 2
     return replace(
         run,
-        read=replace(run.read, longest=min(run.read.longest, longest)),
+        read=replace(run.read, max_length=min(run.read.max_length, max_length)),
         write=replace(
             run.write,
-            longest_source=min(run.write.longest_source, longest),
-            longest_target=min(run.write.longest_target, longest),
+            max_source_length=min(run.write.max_source_length, max_length),
+            max_target_length=min(run.write.max_target_length, max_length),
         ),
-        rank=replace(run.rank, longest=min(run.rank.longest, longest)),
+        rank=replace(run.rank, max_length=min(run.rank.max_length, max_length)),
         model=replace(run.model, dialogue=run.model.dialogue or run.model.member == "unimo"),
     )
 

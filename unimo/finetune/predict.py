@@ -28,7 +28,7 @@ def predict(
     images: Sequence[str] = (),
     regions: Sequence[str] = (),
     columns: Sequence[str] = (),
-    together: int | None = None,
+    batch_size: int | None = None,
     precision: str = "fp32",
     strict: bool = False,
     say: Callable[[str], None] = print,
@@ -45,8 +45,8 @@ def predict(
         raise UsageError("the file exists", where=out, expected="a new name", do="choose another name, or remove it")
     if not out.parent.is_dir():  # found out now, not when all rows are answered
         raise UsageError("no such folder", where=out, got=out.parent, do="make it, or choose another --out")
-    answerer = inference.load(model, precision=precision)
-    run = task_settings(answerer)
+    pipeline = inference.load(model, precision=precision)
+    run = task_settings(pipeline)
     seen, named = tuple(regions) or run.data.regions, tuple(columns) or run.data.columns
     run = replace(run, data=replace(run.data, regions=seen, columns=named))
     kind = question(run)
@@ -59,7 +59,7 @@ def predict(
     kind.check(examples)
     bad = list(read.first_bad)
     try:
-        predictions = kind.predict(answerer, task_rows(run, kind, examples), together)
+        predictions = kind.predict(pipeline, task_rows(run, kind, examples), batch_size)
     except DataError:
         examples, broken = _readable(examples, task_rows(run, kind, examples))
         if not broken or not len(examples):
@@ -67,7 +67,7 @@ def predict(
         for key, error in broken:
             ledger.add(error, key=key, shard=examples.source)
         bad += [error for _, error in broken]
-        predictions = kind.predict(answerer, task_rows(run, kind, examples), together)
+        predictions = kind.predict(pipeline, task_rows(run, kind, examples), batch_size)
     count = read.bad + len(read) - len(examples)
     if count and strict:
         raise DataError(
@@ -91,22 +91,22 @@ def _readable(examples: Examples, rows: TaskRows) -> tuple[Examples, list[tuple[
     kept, broken = [], list[tuple[str, DataError]]()
     for i, row in enumerate(examples.rows):
         try:
-            rows.draft([Place(i)])
+            rows.builder([Place(i)])
             kept.append(row)
         except DataError as error:
             broken.append((row.id, error))
     return replace(examples, rows=kept), broken
 
 
-def task_settings(answerer: inference.Answerer) -> Finetuning:
+def task_settings(pipeline: inference.Pipeline) -> Finetuning:
     """The settings a model was fine-tuned with. WeightsError for a model that was not."""
-    facts = answerer.facts
+    facts = pipeline.facts
     settings = facts.get("run") or facts.get("settings") or {}
     if not isinstance(settings, dict) or "kind" not in settings:
         raise WeightsError(
             "not a fine-tuned model",
             where=facts.get("path"),
             expected="a run of `unimo finetune`",
-            do="unimo finetune TASK --from this model",
+            do="unimo finetune TASK --init-from this model",
         )
     return from_dict(Finetuning, settings)

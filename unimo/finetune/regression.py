@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unimo.batch import Batch
-from unimo.data.batch_builder import Draft
+from unimo.data.batch_builder import BatchBuilder
 from unimo.data.segments import joined
 from unimo.errors import DataError
 from unimo.finetune.baselines import nearest_rows
@@ -33,7 +33,7 @@ from unimo.finetune.task_type import (
     report_row,
     taken,
 )
-from unimo.inference import Answerer
+from unimo.inference import Pipeline
 from unimo.metrics import METRICS
 from unimo.metrics.intervals import mean_score
 from unimo.model.task_heads import HeadSettings
@@ -69,15 +69,15 @@ class Regress:
                 do="for classes fine-tune classification",
             )
 
-    def corrupt(self, draft: Draft) -> None:
-        draft = taken(draft)
-        for one in draft.examples:
+    def corrupt(self, builder: BatchBuilder) -> None:
+        builder = taken(builder)
+        for one in builder.examples:
             if self.reads_texts:
-                segments = [draft.ids(text, self.head.longest) for text in one.example.texts]
-                draft.add_text(EXAMPLES, joined(segments, self.head.longest))
-        draft.extra[f"{EXAMPLES}.image"] = [one.image for one in draft.examples]
-        targets = np.array([_number(one.example.target) for one in draft.examples])
-        draft.extra["regress.targets"] = ((targets - self.head.centre) / self.head.spread).astype(np.float32)
+                segments = [builder.ids(text, self.head.max_length) for text in one.example.texts]
+                builder.add_text(EXAMPLES, joined(segments, self.head.max_length))
+        builder.extra[f"{EXAMPLES}.image"] = [one.image for one in builder.examples]
+        targets = np.array([_number(one.example.target) for one in builder.examples])
+        builder.extra["regress.targets"] = ((targets - self.head.centre) / self.head.spread).astype(np.float32)
 
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
         images = images_of(batch) if self.sees else None
@@ -92,12 +92,12 @@ class Regress:
         return {"regress": Part(apart.square().sum(), len(apart), self.weight)}
 
     @torch.inference_mode()
-    def predict(self, answerer: Answerer, rows: TaskRows, together: int | None = None) -> list[float]:
+    def predict(self, pipeline: Pipeline, rows: TaskRows, batch_size: int | None = None) -> list[float]:
         found: dict[int, float] = {}
-        for numbers in in_passes(rows, company(answerer, together)):
-            _, _, fused = answered(self, answerer, rows, numbers)
-            with precision_of(answerer):
-                outputs = self.outputs(answerer.model, fused)
+        for numbers in in_passes(rows, company(pipeline, batch_size)):
+            _, _, fused = answered(self, pipeline, rows, numbers)
+            with precision_of(pipeline):
+                outputs = self.outputs(pipeline.model, fused)
             found |= {i: self.head.centre + self.head.spread * x for i, x in zip(numbers, outputs.tolist())}
         return [found[i] for i in range(len(rows))]
 

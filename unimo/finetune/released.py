@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Literal
 
 from unimo.finetune.settings import Finetuning, Reading, TaskData
-from unimo.train.optimizer import Optimiser
+from unimo.train.optimizer import OptimizerSettings
 
 
 def adam(
-    rate: float,
+    lr: float,
     *,
     warmup: float = 0.06,
     weight_decay: float = 0.0,
     beta2: float = 0.98,
     decay: Literal["unimo", "unimo2", "piecewise"] = "unimo",
-) -> Optimiser:
+) -> OptimizerSettings:
     """Adam with epsilon 1e-6, clipping at 1, and by default the line that is not shifted by its warm-up."""
-    return Optimiser(rate=rate, warmup=warmup, decay=decay, beta2=beta2, epsilon=1e-6, weight_decay=weight_decay)
+    return OptimizerSettings(lr=lr, warmup=warmup, decay=decay, beta2=beta2, epsilon=1e-6, weight_decay=weight_decay)
 
 
 def of_texts(
@@ -37,9 +37,9 @@ def of_texts(
         task=task,
         kind=kind,
         data=TaskData(reader=task),
-        read=Reading(longest=512, positive=positive),
+        read=Reading(max_length=512, positive=positive),
         metrics=metrics,
-        batch=32,
+        batch_size=32,
         epochs=10.0,
-        optimiser=adam(2e-5),
+        optimizer=adam(2e-5),
     )

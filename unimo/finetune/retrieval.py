@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from unimo.batch import Batch
-from unimo.data.batch_builder import Draft, Drawn
+from unimo.data.batch_builder import BatchBuilder, SampledExample
 from unimo.data.segments import joined
-from unimo.finetune.batches import DrawnExample, TaskDraft, TaskRows
+from unimo.finetune.batches import SampledRow, TaskBatchBuilder, TaskRows
 from unimo.finetune.generation import targets_of
 from unimo.finetune.settings import Ranking
 from unimo.finetune.split import Example, Examples
 from unimo.finetune.task_type import Row, check_rows, report_row, taken
-from unimo.inference import Answerer
+from unimo.inference import Pipeline
 from unimo.metrics import retrieval_report
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.model.unimo2 import UNIMO2
@@ -82,36 +82,36 @@ class Rank:
 
     # ---- asked ----------------------------------------------------------------------------------------------------
 
-    def corrupt(self, draft: Draft) -> None:
-        draft = taken(draft)
+    def corrupt(self, builder: BatchBuilder) -> None:
+        builder = taken(builder)
         if self.settings.loss == "circle":
-            self._against_random(draft)
+            self._against_random(builder)
         else:
-            self._against_each_other(draft)
+            self._against_each_other(builder)
 
-    def _against_random(self, draft: TaskDraft) -> None:
+    def _against_random(self, builder: TaskBatchBuilder) -> None:
         """Texts and images of each caption: itself, then k of others."""
-        rows = draft.rows
+        rows = builder.rows
         assert rows is not None
         images, texts = [], []
-        for one in draft.examples:
+        for one in builder.examples:
             others = self._others(rows, one)
             own = [one.image]
             for row in others[: self.settings.negatives]:
                 key = rows.examples.rows[row].image
                 assert key is not None
-                own.append(rows.show(draft, "examples", key, (*one.names, row)))
+                own.append(rows.show(builder, "examples", key, (*one.names, row)))
             images.append(own)
-            read = [self._ids(draft, captions_of(one.example)[one.target])]
+            read = [self._ids(builder, captions_of(one.example)[one.target])]
             rng = one.rng("captions of others")
             for row in others[self.settings.negatives :]:
                 said = captions_of(rows.examples.rows[row])
-                read.append(self._ids(draft, said[int(rng.integers(len(said)))]))
-            texts.append([draft.add_text(TEXTS, ids) for ids in read])
-        draft.extra["rank.images"] = np.array(images, np.int64)  # (g, 1 + k)
-        draft.extra["rank.texts"] = np.array(texts, np.int64)
+                read.append(self._ids(builder, said[int(rng.integers(len(said)))]))
+            texts.append([builder.add_text(TEXTS, ids) for ids in read])
+        builder.extra["rank.images"] = np.array(images, np.int64)  # (g, 1 + k)
+        builder.extra["rank.texts"] = np.array(texts, np.int64)
 
-    def _others(self, rows: TaskRows, one: DrawnExample) -> list[int]:
+    def _others(self, rows: TaskRows, one: SampledRow) -> list[int]:
         """2k rows of other images, k distinct ones for either side, drawn uniformly; of too few some come twice."""
         rng, k = one.rng("negatives"), self.settings.negatives
         sides: list[int] = []
@@ -128,23 +128,25 @@ class Rank:
             sides += [chosen[j % len(chosen)] for j in range(k)]
         return sides
 
-    def _against_each_other(self, draft: TaskDraft) -> None:
-        per_shard = len(draft.examples) // draft.local_shards
-        kept = draft.regions if draft.regions else draft.pixels
+    def _against_each_other(self, builder: TaskBatchBuilder) -> None:
+        per_shard = len(builder.examples) // builder.local_micro_batches
+        kept = builder.regions if builder.regions else builder.pixels
         shown: Any = kept.pop("examples", [])
-        for i, one in enumerate(draft.examples):
-            ids = draft.ids(captions_of(one.example)[one.target], self.settings.longest)[: self.settings.longest - 2]
+        for i, one in enumerate(builder.examples):
+            ids = builder.ids(captions_of(one.example)[one.target], self.settings.max_length)[
+                : self.settings.max_length - 2
+            ]
             identity = number("caption", ids.tobytes().hex())
             names = (*one.names[:1], one.row, *one.names[1:])
-            draft.pairs.append(Drawn(one.example.id, identity, ids, names, i % per_shard))
+            builder.pairs.append(SampledExample(one.example.id, identity, ids, names, i % per_shard))
             kept.setdefault("pairs", []).append(shown[one.image])
-        draft.extra["pairs.image"] = [number("picture", one.example.image or "") for one in draft.examples]
-        draft.extra["pairs.caption"] = [one.identity for one in draft.pairs]
+        builder.extra["pairs.image"] = [number("picture", one.example.image or "") for one in builder.examples]
+        builder.extra["pairs.caption"] = [one.identity for one in builder.pairs]
         for objective in self.objectives:
-            objective.corrupt(draft)
+            objective.corrupt(builder)
 
-    def _ids(self, draft: TaskDraft, text: str) -> np.ndarray:
-        return joined([draft.ids(text, self.settings.longest)], self.settings.longest)
+    def _ids(self, builder: TaskBatchBuilder, text: str) -> np.ndarray:
+        return joined([builder.ids(text, self.settings.max_length)], self.settings.max_length)
 
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
         if self.settings.loss == "hard":
@@ -172,7 +174,7 @@ class Rank:
         return {"circle": Part(losses.sum(), n, self.weight), "circle.accuracy": Part(first, n, 0.0)}
 
     def scores(self, model: Unified, towers: Towers, fused: Fused) -> Tensor:
-        """(n,) of the pairs of a request, as `Answerer.match` gives them with the same weight of the cosine."""
+        """(n,) of the pairs of a request, as `Pipeline.match` gives them with the same weight of the cosine."""
         logits = model.match_logits(fused).float()
         score = logits[:, -1]
         released = isinstance(model, UNIMO2) and model.released.raw_text_score
@@ -188,7 +190,7 @@ class Rank:
 
     @property
     def cosine_weight(self) -> float | None:
-        """None: the score by which "hard" trains, see `Answerer.match`."""
+        """None: the score by which "hard" trains, see `Pipeline.match`."""
         if self.settings.loss == "hard":
             return None
         return self.settings.cosine if self.member == "unimo-2" else 0.0
@@ -196,19 +198,19 @@ class Rank:
     # ---- answered -------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def predict(self, answerer: Answerer, rows: TaskRows, together: int | None = None) -> list[RankedRow]:
+    def predict(self, pipeline: Pipeline, rows: TaskRows, batch_size: int | None = None) -> list[RankedRow]:
         examples = rows.examples.rows
         captions = [text for row in examples for text in captions_of(row)]
         if not captions:
             return [RankedRow(np.zeros(0, np.float32), []) for _ in examples]
-        before, answerer.size_of_batch = answerer.size_of_batch, pairs_of_a_pass(together)
+        before, pipeline.batch_size = pipeline.batch_size, pairs_of_a_pass(batch_size)
         try:
-            images = answerer.encode_images(rows.seen(i) for i in range(len(rows)))
-            texts = answerer.encode_texts(captions)
+            images = pipeline.encode_images(rows.seen(i) for i in range(len(rows)))
+            texts = pipeline.encode_texts(captions)
             pairs = self._candidates(images.embedding.cpu().numpy() @ texts.embedding.cpu().numpy().T)
-            found = answerer.match(images, texts, pairs, cosine_weight=self.cosine_weight)
+            found = pipeline.match(images, texts, pairs, cosine_weight=self.cosine_weight)
         finally:
-            answerer.size_of_batch = before
+            pipeline.batch_size = before
         scores = np.full((len(rows), len(captions)), -np.inf, np.float32)
         scores[pairs[:, 0], pairs[:, 1]] = found
         return [RankedRow(row, captions) for row in scores]
@@ -248,9 +250,9 @@ class Rank:
         ]
 
 
-def pairs_of_a_pass(together: int | None) -> int:
+def pairs_of_a_pass(batch_size: int | None) -> int:
     """Pairs that are fused at once: of N x M many, unless each is to be read alone."""
-    return 1 if together == 1 else max(together or 0, MATCHED)
+    return 1 if batch_size == 1 else max(batch_size or 0, MATCHED)
 
 
 def captions_of(example: Example) -> list[str]:

@@ -31,7 +31,7 @@ from unimo.finetune.settings import Finetuning
 from unimo.finetune.split import Examples
 from unimo.finetune.task_type import company
 from unimo.finetune.task_types import Classify, Kind, Rank, Regress, Write, mark
-from unimo.inference import Answerer
+from unimo.inference import Pipeline
 from unimo.json_files import write_json
 from unimo.machine import describe_machine
 from unimo.train.provenance import commit, weights_hash
@@ -57,14 +57,14 @@ class Marked:
 def mark_task(
     run: Finetuning,
     kind: Kind,
-    answerer: Answerer,
+    pipeline: Pipeline,
     splits: Mapping[str, Split],
     out: Path,
     *,
     train: Examples | None = None,
-    before: Answerer | None = None,
+    before: Pipeline | None = None,
     say: Callable[[str], None] = print,
-    together: int | None = None,
+    batch_size: int | None = None,
 ) -> Marked:
     """Asks and scores every split; writes predictions, evaluation.json and report.html into `out`.
 
@@ -80,7 +80,7 @@ def mark_task(
     shown: list[dict[str, Any]] = []
     for name, split in splits.items():
         examples = split.examples
-        predictions = kind.predict(answerer, split.rows, together)
+        predictions = kind.predict(pipeline, split.rows, batch_size)
         write_predictions(out / f"predictions-{name}.jsonl", kind, predictions, examples)
         items[f"items, {name}"] = f"{len(predictions)} predictions for {len(examples)} rows of {examples.source}"
         if not examples.labelled:
@@ -88,7 +88,7 @@ def mark_task(
             say(notes[-1])
             continue
         headed = kind if isinstance(kind, (Classify, Regress)) and kind.sees else None
-        look = None if headed is None else partial(looked_at, headed, answerer, split.rows)
+        look = None if headed is None else partial(looked_at, headed, pipeline, split.rows)
         shown.append(gallery(kind, predictions, examples, seed=run.seed, look=look))
         own = kind.score(predictions, examples, run.seed)
         marks[name] = mark(kind, own)
@@ -100,7 +100,7 @@ def mark_task(
                 notes.append(f"{name}: the baseline '{told}' has no score: {fault.one_line()}")
                 say(notes[-1])
         if isinstance(kind, Rank) and before is not None and before.model.matching is not None:
-            untrained = kind.predict(before, split.rows, together)
+            untrained = kind.predict(before, split.rows, batch_size)
             scores += _named(kind.score(untrained, examples, run.seed), name, BEFORE)
         elif isinstance(kind, Rank) and before is not None:
             notes.append(f"{name} was not asked {BEFORE}: the model had no matching head")
@@ -111,8 +111,8 @@ def mark_task(
     whole = {
         "title": f"{run.task}: {out.resolve().name}",
         "facts": {
-            **_facts(run, kind, answerer, together),
-            **_length(run, answerer, out),
+            **_facts(run, kind, pipeline, batch_size),
+            **_length(run, pipeline, out),
             **items,
             "minutes marked": _minutes(started),
         },
@@ -152,9 +152,9 @@ def _named(rows: list[dict[str, Any]], split: str, baseline: str | None = None) 
     return [{**row, "task": f"{row['task']}, {split}", "metric": f"{row['metric']}{suffix}"} for row in rows]
 
 
-def _facts(run: Finetuning, kind: Kind, answerer: Answerer, together: int | None) -> dict[str, str]:
-    facts = answerer.facts
-    weights = "average.safetensors" if facts.get("averaged") else "model.safetensors"
+def _facts(run: Finetuning, kind: Kind, pipeline: Pipeline, batch_size: int | None) -> dict[str, str]:
+    facts = pipeline.facts
+    weights = "ema.safetensors" if facts.get("ema") else "model.safetensors"
     machine = describe_machine()
     started = facts.get("started", {})
     fresh: Counter[str] = Counter(name.partition(".")[0] for name in started.get("fresh", ()))
@@ -168,22 +168,22 @@ def _facts(run: Finetuning, kind: Kind, answerer: Answerer, together: int | None
         "kind": run.kind,
         "seed": str(run.seed),
         "read as": _layout(run, kind),
-        "answered": _company(kind, answerer, together),
-        "precision": str(answerer.dtype).removeprefix("torch."),
+        "answered": _company(kind, pipeline, batch_size),
+        "precision": str(pipeline.dtype).removeprefix("torch."),
         "chosen by": f"{run.metrics[0]} on dev; of equals the lower loss, then the later",
-        "parameters": f"{sum(p.numel() for p in answerer.model.parameters()):,}",
+        "parameters": f"{sum(p.numel() for p in pipeline.model.parameters()):,}",
         "machine": ", ".join(f"{name} {value}" for name, value in machine.items()),
     }
     if isinstance(kind, Write):
-        wanted = ("beams", "length_penalty", "shortest", "longest", "repeat_trigrams", "end")
+        wanted = ("num_beams", "length_penalty", "min_length", "max_length", "no_repeat_ngram_size", "end")
         decoding = {name: value for name, value in to_dict(run.write).items() if name in wanted}
         found["decoding"] = ", ".join(f"{name} {value}" for name, value in decoding.items())
     return found
 
 
-def _length(run: Finetuning, answerer: Answerer, out: Path) -> dict[str, str]:
+def _length(run: Finetuning, pipeline: Pipeline, out: Path) -> dict[str, str]:
     """How long the run was, and where in it the checkpoint that answers lies."""
-    facts = answerer.facts
+    facts = pipeline.facts
     made = {"step": facts["step"] - 1, "seconds": facts.get("elapsed", 0.0)}  # of a saved folder nothing else is known
     if (out / "log.jsonl").is_file():
         *_, made = read_log(out / "log.jsonl")
@@ -197,10 +197,10 @@ def _length(run: Finetuning, answerer: Answerer, out: Path) -> dict[str, str]:
     return found
 
 
-def _company(kind: Kind, answerer: Answerer, together: int | None) -> str:
+def _company(kind: Kind, pipeline: Pipeline, batch_size: int | None) -> str:
     """How many rows share a pass: only alone are answers free of each other to the last bit."""
     what, n = (
-        ("row", company(answerer, together)) if not isinstance(kind, Rank) else ("pair", pairs_of_a_pass(together))
+        ("row", company(pipeline, batch_size)) if not isinstance(kind, Rank) else ("pair", pairs_of_a_pass(batch_size))
     )
     return f"each {what} alone" if n == 1 else f"{n} {what}s in a pass"
 
@@ -212,13 +212,13 @@ def _layout(run: Finetuning, kind: Kind) -> str:
         if not run.write.reads:
             return f"{seen}[CLS] target".strip()
         layout = "[CLS] passage [SEP] turn [SEP] ..." if run.write.dialogue else "[CLS] source [SEP] ..."
-        return f"{seen}{layout}, up to {run.write.longest_source} tokens each"
+        return f"{seen}{layout}, up to {run.write.max_source_length} tokens each"
     if run.kind == "retrieval":
-        return f"image, then [CLS] caption [SEP], up to {run.rank.longest} tokens"
+        return f"image, then [CLS] caption [SEP], up to {run.rank.max_length} tokens"
     assert run.model.head is not None
     if run.model.head.reads == "image":
         return "image alone"
-    return f"{seen}[CLS] text [SEP] (second text [SEP]), up to {run.model.head.longest} tokens"
+    return f"{seen}[CLS] text [SEP] (second text [SEP]), up to {run.model.head.max_length} tokens"
 
 
 def _minutes(started: float) -> str:

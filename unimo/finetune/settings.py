@@ -12,7 +12,7 @@ from unimo.errors import UsageError
 from unimo.model.build import ModelSettings
 from unimo.objectives.adversarial import Adversarial
 from unimo.tokenizer import Tokenizer
-from unimo.train.optimizer import Optimiser
+from unimo.train.optimizer import OptimizerSettings
 
 KINDS = ("classification", "regression", "retrieval", "generation")
 
@@ -45,7 +45,7 @@ class TaskData:
 class Reading:
     """Classification and regression: what is read, and the head that answers."""
 
-    longest: int = setting(512, "tokens of a text or a pair of texts, special ones included", at_least=3)
+    max_length: int = setting(512, "tokens of a text or a pair of texts, special ones included", at_least=3)
     texts: int | None = setting(
         None, "texts that a row must have, such as 1: a hypothesis without its premise", at_least=0
     )
@@ -79,24 +79,26 @@ class Writing:
     reads: bool | None = setting(None, "read the rows' texts before writing; none: where rows have them")
     one_segment: bool = setting(False, "texts of a row are one segment with [SEP] between, as released; else one each")
     dialogue: bool = setting(False, "texts are a passage and turns, with tables of speakers and turns (CoQA, UNIMO)")
-    longest_source: int = setting(512, "tokens of a source segment, special ones included", at_least=3)
-    longest_target: int = setting(128, "tokens of a target, special ones included", at_least=3)
+    max_source_length: int = setting(512, "tokens of a source segment, special ones included", at_least=3)
+    max_target_length: int = setting(128, "tokens of a target, special ones included", at_least=3)
     end: Literal["mask", "sep"] = setting("mask", "the token that ends a text: mask, or sep as in captions")
     keep_end: bool = setting(False, "shorten a long target before its end, not with it (captions)")
     smoothing: float = setting(0.1, "label smoothing, uniform over the vocabulary", at_least=0, below=1)
-    beams: int = setting(5, "decoding: hypotheses kept; 1 is greedy", at_least=1, at_most=64)
+    num_beams: int = setting(5, "decoding: hypotheses kept; 1 is greedy", at_least=1, at_most=64)
     length_penalty: float = setting(
         0.6, "decoding: power of the length by which a score is divided", at_least=-100, at_most=100
     )
-    shortest: int = setting(0, "decoding: least tokens written", at_least=0)
-    longest: int = setting(50, "decoding: most tokens written", at_least=1, at_most=100_000)
-    repeat_trigrams: bool = setting(True, "decoding: whether three words in a row may come twice")
-    only_known_words: bool = setting(False, "write only words of the training targets (and what the start model knows)")
+    min_length: int = setting(0, "decoding: least tokens written", at_least=0)
+    max_length: int = setting(50, "decoding: most tokens written", at_least=1, at_most=100_000)
+    no_repeat_ngram_size: int = setting(0, "decoding: words in a row that may not come twice; 0: any may", at_least=0)
+    restrict_vocabulary: bool = setting(
+        False, "write only words of the training targets (and what the start model knows)"
+    )
 
     def contradictions(self) -> Iterator[Contradiction]:
-        if self.shortest > self.longest:
-            got = f"{self.shortest} to {self.longest} tokens"
-            yield Contradiction("no text is so long", ("shortest", "longest"), got=got, expected="shortest first")
+        if self.min_length > self.max_length:
+            got = f"{self.min_length} to {self.max_length} tokens"
+            yield Contradiction("no text is so long", ("min_length", "max_length"), got=got, expected="shortest first")
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Ranking:
     loss: Literal["circle", "hard"] = setting(
         "hard", "circle: as released, against random negatives; hard: contrast and matching with the batch's hardest"
     )
-    longest: int = setting(128, "tokens of a caption, special ones included", at_least=3)
+    max_length: int = setting(128, "tokens of a caption, special ones included", at_least=3)
     negatives: int = setting(
         10, "circle: other images of a caption, and other captions of an image", at_least=1, at_most=10_000
     )
@@ -128,7 +130,7 @@ class Finetuning:
     kind: Literal["classification", "regression", "retrieval", "generation"] = setting(
         "classification", "what is asked"
     )
-    start: str | None = setting(
+    init_from: str | None = setting(
         None, "weights to start from: a run, checkpoint, saved folder or hub name; none: random", filled=True
     )
     model: ModelSettings = setting(ModelSettings(), "the model: that of `start`, with the task's head")
@@ -138,13 +140,13 @@ class Finetuning:
     rank: Ranking = setting(Ranking(), "retrieval")
     metrics: tuple[str, ...] = setting((), "scores (unimo.metrics); the first decides. Empty: those of the kind")
     adversarial: Adversarial | None = setting(None, "pushed inputs in classification and generation, or none")
-    batch: int = setting(32, "rows of a step, over all shards and processes", at_least=1)
-    shards: int = setting(1, "equal parts of a step; a multiple of the number of processes", at_least=1)
-    optimiser: Optimiser = setting(Optimiser(), "how the weights move")
+    batch_size: int = setting(32, "rows of a step, over all micro-batches and processes", at_least=1)
+    micro_batches: int = setting(1, "equal parts of a step; a multiple of the number of processes", at_least=1)
+    optimizer: OptimizerSettings = setting(OptimizerSettings(), "how the weights move")
     epochs: float | None = setting(10.0, "length of the run in epochs; used when steps and minutes are none", above=0)
     steps: int | None = setting(None, "length of the run in steps; used when minutes is none", at_least=1)
     minutes: float | None = setting(None, "length of the run in minutes", above=0)
-    least_steps: int = setting(0, "steps at least, however few the rows or the minutes", at_least=0)
+    min_steps: int = setting(0, "steps at least, however few the rows or the minutes", at_least=0)
     dev_epochs: float = setting(1.0, "epochs between two questions to the dev split", above=0)
     dev_steps: int | None = setting(
         None, "steps between two questions to the dev split, in place of dev_epochs", at_least=1
@@ -162,19 +164,19 @@ class Finetuning:
     save_steps: int | None = setting(None, "steps between checkpoints", at_least=1)
     save_minutes: float = setting(10.0, "minutes between checkpoints when save_steps is none", at_least=0)
     keep: int = setting(2, "checkpoints kept", at_least=2)
-    average: float = setting(
+    ema_decay: float = setting(
         0.0, "decay of a running average of the weights, used for answering; 0 keeps none", at_least=0, at_most=0.999999
     )
-    recompute: bool = setting(False, "recompute activations in the backward pass to save memory")
+    activation_checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory")
     tensorboard: bool = setting(True, "write TensorBoard curves when the package is installed")
 
     def contradictions(self) -> Iterator[Contradiction]:
-        if self.batch % self.shards:
+        if self.batch_size % self.micro_batches:
             yield Contradiction(
-                "a step cannot be cut into equal shards",
-                ("batch", "shards"),
-                got=f"{self.batch} rows, {self.shards} shards",
-                expected="batch a multiple of shards",
+                "a step cannot be cut into equal micro-batches",
+                ("batch_size", "micro_batches"),
+                got=f"{self.batch_size} rows, {self.micro_batches} micro-batches",
+                expected="batch_size a multiple of micro_batches",
             )
         if self.adversarial is not None and self.kind not in ("classification", "generation"):
             yield Contradiction(
@@ -191,22 +193,22 @@ MAY_CHANGE = ("workers", "save_*", "keep", "minutes", "tensorboard", "data.cache
 def check(run: Finetuning, world: int) -> None:
     """Settings that cannot be, or with which no run can start on `world` processes: before anything is opened."""
     check_settings(run, cls=Finetuning)
-    longest = run.model.positions - 2
+    max_length = run.model.positions - 2
     lengths = {
-        "classification": ["read.longest"],
-        "regression": ["read.longest"],
-        "generation": ["write.longest_source", "write.longest_target"],
-        "retrieval": ["rank.longest"],
+        "classification": ["read.max_length"],
+        "regression": ["read.max_length"],
+        "generation": ["write.max_source_length", "write.max_target_length"],
+        "retrieval": ["rank.max_length"],
     }
     settings = flatten(run)
     for key in lengths[run.kind]:
-        if settings[key] > longest:
+        if settings[key] > max_length:
             raise UsageError(
                 "texts longer than the model has positions",
                 where=key,
                 got=settings[key],
-                expected=f"at most {longest}, model.positions - 2",
-                do=f"--set {key}={longest}",
+                expected=f"at most {max_length}, model.positions - 2",
+                do=f"--set {key}={max_length}",
             )
     if run.model.vocabulary < Tokenizer.vocab_size:
         raise UsageError(
@@ -219,13 +221,13 @@ def check(run: Finetuning, world: int) -> None:
         raise UsageError("how long should the run be?", where="epochs, steps, minutes", do="--epochs 10")
     if not run.data.train:
         raise UsageError("nothing to learn from", where="data.train", do="--train FILE")
-    if run.shards % world:
+    if run.micro_batches % world:
         raise UsageError(
-            "the shards of a step cannot be shared equally among the processes",
-            where="shards",
-            got=run.shards,
+            "the micro-batches of a step cannot be shared equally among the processes",
+            where="micro_batches",
+            got=run.micro_batches,
             expected=f"a multiple of {world}",
-            do=f"--set shards={world}",
+            do=f"--set micro_batches={world}",
         )
     if run.adversarial is not None and run.model.member == "unimo-2" and "image" in run.adversarial.sides:
         raise UsageError(

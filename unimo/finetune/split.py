@@ -107,7 +107,7 @@ def open_examples(
     keep_unlabelled: bool = False,
     ledger: Ledger | None = None,
     index_dir: str | Path | None = None,
-    max_bad_share: float = 0.01,
+    max_bad_fraction: float = 0.01,
     **options: Any,
 ) -> Examples:
     """Read one split.
@@ -116,13 +116,13 @@ def open_examples(
     (questions and annotations, source and target), both in this order. images: folder, tars or an opened corpus with
     the rows' images; if not given, images beside a table are found by themselves. fields: part of an example ->
     column. name: of the split; by default of the file. ledger: also counts this split's rows, for a whole run.
-    keep_unlabelled: rows without a target are kept beside others that have one. max_bad_share: of rows, and of images
-    that are opened here. options: of the reader, such as split="val".
+    keep_unlabelled: rows without a target are kept beside others that have one. max_bad_fraction: of rows, and of
+    images that are opened here. options: of the reader, such as split="val".
 
     Raises UsageError (no such reader, option or column) and DataError (a file that is missing, ends early or is of
-    another layout; more than max_bad_share of the rows bad; no row at all; need_targets and there are none).
+    another layout; more than max_bad_fraction of the rows bad; no row at all; need_targets and there are none).
     """
-    check_share(max_bad_share)
+    check_share(max_bad_fraction)
     reader = _reader(reader_name)
     options |= {} if fields is None else {"fields": fields}
     _check_options(reader_name, reader, options)
@@ -133,7 +133,7 @@ def open_examples(
     if not paths:
         raise UsageError("no path given", where=f"reader {reader_name}", expected="a file, a pattern or a list of them")
     source = ", ".join(map(str, paths))
-    options_of_images: dict[str, Any] = {"ledger": ledger, "index_dir": index_dir, "max_bad_share": max_bad_share}
+    options_of_images: dict[str, Any] = {"ledger": ledger, "index_dir": index_dir, "max_bad_fraction": max_bad_fraction}
 
     def open_images(paths: Paths) -> Corpus:
         return open_corpus("images", paths, **options_of_images)
@@ -157,7 +157,7 @@ def open_examples(
         beside = _images_beside(book.rows, paths[0])
         given = None if beside is None else open_images(beside)
     rows = book.settled(given)
-    book.report(ledger, max_bad_share)
+    book.report(ledger, max_bad_fraction)
     called = name or paths[0].name.partition(".")[0]
     notes = dict(book.own.notes)
     first_bad = [error for _, error in book.bad[:SHOWN]]

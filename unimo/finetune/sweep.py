@@ -1,6 +1,6 @@
 """Several runs of one task: seeds, and every combination of a grid of settings, in folders of their own; one summary.
 
-    runs/mine/optimiser.rate=1e-5,seed=1/ ...     each a whole fine-tuning run
+    runs/mine/optimizer.lr=1e-5,seed=1/ ...     each a whole fine-tuning run
     runs/mine/summary.json                        mean and spread over seeds, and what was best on dev
 
 Started again, finished runs are left alone, if they were asked for the same, and the one that was interrupted goes on.
@@ -36,11 +36,11 @@ def sweep(
     seeds: int = 1,
     grid: Sequence[str] = (),
     say: Callable[[str], None] = print,
-    together: int | None = None,
+    batch_size: int | None = None,
 ) -> dict[str, Any]:
     """Fine-tunes every combination of the grid with every seed, from 1 on; returns what summary.json says.
 
-    grid: texts such as "optimiser.rate=1e-5,3e-5". The best combination is that with the highest mean on dev; with it
+    grid: texts such as "optimizer.lr=1e-5,3e-5". The best combination is that with the highest mean on dev; with it
     stands its mean on test, which had no say. together: see `unimo.finetune.job.finetune`. UsageError where `out`
     holds a finished run of other settings.
     """
@@ -55,14 +55,14 @@ def sweep(
         for seed in range(1, seeds + 1):
             name = ",".join([*chosen, f"seed={seed}"])
             say(f"---- {name}")
-            marks.append(_one(override(changed, [f"seed={seed}"]), out / name.replace("/", "_"), say, together))
+            marks.append(_one(override(changed, [f"seed={seed}"]), out / name.replace("/", "_"), say, batch_size))
         rows.append({"settings": list(chosen), "seeds": seeds, **_summary(marks)})
     scored = [row for row in rows if "dev" in row]
     best = max(scored, key=lambda row: row["dev"]["mean"], default=None)
     facts = {
         "command": shlex.join(sys.argv),
         "commit": commit() or "unknown (not a git checkout)",
-        "started from": run.start or "random weights",
+        "started from": run.init_from or "random weights",
         "machine": ", ".join(f"{name} {value}" for name, value in describe_machine().items()),
     }
     summary = {"task": run.task, "chosen by": list(run.metrics[:1]), "facts": facts, "runs": rows, "best on dev": best}
@@ -78,7 +78,7 @@ def parse(text: str) -> list[str]:
     key, equals, values = (part.strip() for part in text.partition("="))
     found = [value.strip() for value in values.split(",") if value.strip()]
     if not key or not equals or not found:
-        raise UsageError("a grid must read key=value,value", got=text, expected="optimiser.rate=1e-5,3e-5")
+        raise UsageError("a grid must read key=value,value", got=text, expected="optimizer.lr=1e-5,3e-5")
     return [f"{key}={value}" for value in dict.fromkeys(found)]
 
 
@@ -95,7 +95,7 @@ def table(rows: Sequence[dict[str, Any]], best: dict[str, Any] | None) -> list[s
     return lines
 
 
-def _one(run: Finetuning, folder: Path, say: Callable[[str], None], together: int | None) -> dict[str, float]:
+def _one(run: Finetuning, folder: Path, say: Callable[[str], None], batch_size: int | None) -> dict[str, float]:
     """The marks of one run, made or found."""
     if (folder / DONE).is_file():
         changed = diff(load_json(folder / ASKED), run) if (folder / ASKED).is_file() else []
@@ -109,7 +109,7 @@ def _one(run: Finetuning, folder: Path, say: Callable[[str], None], together: in
             )
         return dict(load_json(folder / DONE))
     resume = (folder / "settings.json").is_file()
-    marks = finetune(run, folder, resume=resume, say=say, together=together).marks
+    marks = finetune(run, folder, resume=resume, say=say, batch_size=batch_size).marks
     if marks:
         write_json(folder / ASKED, to_dict(run))
         write_json(folder / DONE, marks)

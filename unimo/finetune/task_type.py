@@ -19,17 +19,17 @@ import torch
 from torch import Tensor
 
 from unimo.batch import Batch
-from unimo.data.batch_builder import Draft
+from unimo.data.batch_builder import BatchBuilder
 from unimo.errors import DataError, UsageError
-from unimo.finetune.batches import IMAGES, Place, TaskDraft, TaskRows
+from unimo.finetune.batches import IMAGES, Place, TaskBatchBuilder, TaskRows
 from unimo.finetune.split import Example, Examples
-from unimo.inference import Answerer
+from unimo.inference import Pipeline
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.objectives.objective import Part
 
 Row = dict[str, Any]  # of a report
-EXAMPLES = "examples"  # group of the texts of a draft's rows
-ASKED = "task"  # name of the request of a draft's rows
+EXAMPLES = "examples"  # group of the texts of a batch builder's rows
+ASKED = "task"  # name of the request of a batch builder's rows
 TOGETHER = 32  # rows answered in one pass, if nobody says otherwise
 
 
@@ -49,19 +49,19 @@ class Kind(Protocol):
     def sees(self) -> bool: ...
 
     def check(self, examples: Examples) -> None: ...
-    def corrupt(self, draft: Draft) -> None: ...
+    def corrupt(self, builder: BatchBuilder) -> None: ...
     def requests(self, model: Any, batch: Batch, towers: Towers) -> dict[str, Request]: ...
     def loss(self, model: Any, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]: ...
-    def predict(self, answerer: Answerer, rows: TaskRows, together: int | None = None) -> list[Any]: ...
+    def predict(self, pipeline: Pipeline, rows: TaskRows, batch_size: int | None = None) -> list[Any]: ...
     def baseline(self, train: Examples, examples: Examples) -> dict[str, list[Any]]: ...
     def score(self, predictions: Sequence[Any], examples: Examples, seed: int = 0) -> list[Row]: ...
     def written(self, prediction: Any) -> dict[str, Any]: ...
 
 
-def taken(draft: Draft) -> TaskDraft:
+def taken(builder: BatchBuilder) -> TaskBatchBuilder:
     """The draft of a task; other drafts have no rows to ask about."""
-    assert isinstance(draft, TaskDraft), "a task needs the draft of a TaskStream"
-    return draft
+    assert isinstance(builder, TaskBatchBuilder), "a task needs the batch builder of a TaskStream"
+    return builder
 
 
 def images_of(batch: Batch) -> Tensor | None:
@@ -72,39 +72,39 @@ def images_of(batch: Batch) -> Tensor | None:
     return torch.where(number >= 0, number + batch.image_groups[IMAGES][0], number)
 
 
-def company(answerer: Answerer, together: int | None) -> int:
+def company(pipeline: Pipeline, batch_size: int | None) -> int:
     """Rows of a pass. None: TOGETHER; 1 where padding has a say, as in UNIMO-2's release."""
-    if together is None:
-        return 1 if answerer.company_matters else TOGETHER
-    if together < 1:
-        raise UsageError("a pass holds at least one row", where="together", got=together, expected="1 or more")
-    return together
+    if batch_size is None:
+        return 1 if pipeline.company_matters else TOGETHER
+    if batch_size < 1:
+        raise UsageError("a pass holds at least one row", where="batch_size", got=batch_size, expected="1 or more")
+    return batch_size
 
 
-def in_passes(rows: TaskRows, together: int) -> Iterator[list[int]]:
+def in_passes(rows: TaskRows, batch_size: int) -> Iterator[list[int]]:
     """Numbers of all rows of a split, `together` at a time, the shortest texts first."""
     lengths = [sum(map(len, row.texts)) for row in rows.examples.rows]
     order = sorted(range(len(rows)), key=lengths.__getitem__)
-    for first in range(0, len(order), together):
-        yield order[first : first + together]
+    for first in range(0, len(order), batch_size):
+        yield order[first : first + batch_size]
 
 
 @torch.inference_mode()
 def answered(
-    question: Kind, answerer: Answerer, rows: TaskRows, numbers: Sequence[int]
+    question: Kind, pipeline: Pipeline, rows: TaskRows, numbers: Sequence[int]
 ) -> tuple[Batch, Towers, dict[str, Fused]]:
     """One forward pass over some rows, as in training but for its chance and its loss."""
-    draft = rows.draft([Place(number, names=(0, number, 0)) for number in numbers])
-    question.corrupt(draft)
-    batch = draft.finish().to(answerer.device)
-    model: Unified = answerer.model
-    with precision_of(answerer):
+    builder = rows.builder([Place(number, names=(0, number, 0)) for number in numbers])
+    question.corrupt(builder)
+    batch = builder.finish().to(pipeline.device)
+    model: Unified = pipeline.model
+    with precision_of(pipeline):
         towers = model.towers(batch)
         fused = model.fuse(towers, question.requests(model, batch, towers))
     return batch, towers, fused
 
 
-def mean_loss(kind: Kind, answerer: Answerer, rows: TaskRows, together: int) -> float:
+def mean_loss(kind: Kind, pipeline: Pipeline, rows: TaskRows, batch_size: int) -> float:
     """The training loss over the labelled rows of a split, without dropout; nan where none has a label.
 
     Of several targets of a row the first counts. A loss that depends on which rows share a pass (contrast) is that of
@@ -112,19 +112,19 @@ def mean_loss(kind: Kind, answerer: Answerer, rows: TaskRows, together: int) -> 
     """
     numbers = labelled(rows.examples).tolist()
     total, count = 0.0, 0
-    for first in range(0, len(numbers), together):
-        batch, towers, fused = answered(kind, answerer, rows, numbers[first : first + together])
-        with torch.inference_mode(), precision_of(answerer):
-            parts = kind.loss(answerer.model, batch, towers, fused)
+    for first in range(0, len(numbers), batch_size):
+        batch, towers, fused = answered(kind, pipeline, rows, numbers[first : first + batch_size])
+        with torch.inference_mode(), precision_of(pipeline):
+            parts = kind.loss(pipeline.model, batch, towers, fused)
         n = len(batch.keys["examples"])
         total += n * sum(part.weight * float(part.total) / max(1, int(part.count)) for part in parts.values())
         count += n
     return total / count if count else float("nan")
 
 
-def precision_of(answerer: Answerer) -> torch.autocast:
+def precision_of(pipeline: Pipeline) -> torch.autocast:
     """The precision in which a model answers, for everything that follows its last layer too."""
-    return torch.autocast(answerer.device.type, answerer.dtype, enabled=answerer.dtype != torch.float32)
+    return torch.autocast(pipeline.device.type, pipeline.dtype, enabled=pipeline.dtype != torch.float32)
 
 
 def labelled(examples: Examples) -> np.ndarray:

@@ -42,7 +42,7 @@ def resolved(run: Finetuning, train: Examples) -> Finetuning:
 
     A text cannot be longer than the model's table of positions: lengths beyond it are shortened to it.
     """
-    longest = run.model.positions - 2
+    max_length = run.model.positions - 2
     images, texts = any(row.image is not None for row in train.rows), any(row.texts for row in train.rows)
     read, write, rank = run.read, run.write, run.rank
     reading = run.kind in ("classification", "regression")
@@ -63,19 +63,19 @@ def resolved(run: Finetuning, train: Examples) -> Finetuning:
         metrics=run.metrics or (("soft_accuracy",) if run.kind == "classification" and soft else METRICS_OF[run.kind]),
         read=replace(
             read,
-            longest=min(read.longest, longest),
+            max_length=min(read.max_length, max_length),
             sees=images if read.sees is None else read.sees,
             soft=soft,
             unseen=read.unseen or ("wrong" if answers else "error"),
         ),
         write=replace(
             write,
-            longest_source=min(write.longest_source, longest),
-            longest_target=min(write.longest_target, longest),
+            max_source_length=min(write.max_source_length, max_length),
+            max_target_length=min(write.max_target_length, max_length),
             sees=images if write.sees is None else write.sees,
             reads=texts if write.reads is None else write.reads,
         ),
-        rank=replace(rank, longest=min(rank.longest, longest)),
+        rank=replace(rank, max_length=min(rank.max_length, max_length)),
     )
     if run.kind == "generation" and not (run.write.sees or run.write.reads):
         raise UsageError(
@@ -160,7 +160,7 @@ def _model_for(run: Finetuning, train: Examples, texts: bool) -> ModelSettings:
         hidden=run.read.hidden,
         activation=run.read.activation,
         dropout=run.read.dropout,
-        longest=run.read.longest,
+        max_length=run.read.max_length,
     )
     if run.kind == "regression" and run.read.standardise:
         numbers = numbers_of(train)

@@ -89,7 +89,7 @@ class Classifier(Encoder):
             if head.settings.reads in (side, "both") and given is None:
                 raise UsageError(f"this model reads a {side} in every row", where=head.settings.task, got="none")
         found = []
-        for some in chunks(range(n), 1 if self.company_matters else self.size_of_batch):
+        for some in chunks(range(n), 1 if self.company_matters else self.batch_size):
             towers = self._no_towers() if shown is None else self._see([shown[i] for i in some])
             if texts is not None:
                 towers.texts = self.pack([self._read(texts[i], head) for i in some])
@@ -104,8 +104,8 @@ class Classifier(Encoder):
     def _read(self, text: str | Sequence[str], head: TaskHead) -> np.ndarray:
         """The ids of one row: a string, or its segments."""
         segments = [text] if isinstance(text, str) else list(text)
-        ids = self.tokenizer.encode_batch(segments, max_bytes=8 * self.longest)
-        return joined([np.asarray(one, np.int64) for one in ids], min(head.settings.longest, self.longest))
+        ids = self.tokenizer.encode_batch(segments, max_bytes=8 * self.max_length)
+        return joined([np.asarray(one, np.int64) for one in ids], min(head.settings.max_length, self.max_length))
 
     def _head(self) -> TaskHead:
         if self.model.head is None:

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from unimo.batch import TEXT, Texts, pad_texts
-from unimo.data.augment import squeeze
+from unimo.data.augment import resize
 from unimo.data.images import load_rgb, to_rgb
 from unimo.data.regions import ImageRegions, stack_regions
 from unimo.errors import DataError, UsageError
@@ -31,21 +31,27 @@ ImageInput = str | Path | bytes | Image.Image | np.ndarray | ImageRegions
 
 
 class Encoder:
-    """What every part of `unimo.inference.Answerer` stands on.
+    """What every part of `unimo.inference.Pipeline` stands on.
 
-    batch: inputs of a pass. Answers do not depend on it but for rounding; with 1 they do not depend on each other to
-    the last bit.
+    batch_size: inputs of a pass. Answers do not depend on it but for rounding; with 1 they do not depend on each other
+    to the last bit.
     """
 
     def __init__(
-        self, model: Unified, *, precision: str = "auto", batch: int = 64, longest: int | None = None, facts: Any = None
+        self,
+        model: Unified,
+        *,
+        precision: str = "auto",
+        batch_size: int = 64,
+        max_length: int | None = None,
+        facts: Any = None,
     ):
-        self.model, self.tokenizer, self.size_of_batch = model.eval(), Tokenizer.default(), batch
+        self.model, self.tokenizer, self.batch_size = model.eval(), Tokenizer.default(), batch_size
         self.device = next(model.parameters()).device
         self.dtype = autocast_dtype(precision, self.device)
         self.side = model.pixels if isinstance(model, UNIMO2) else None
         self.sees_regions = isinstance(model, UNIMO)
-        self.longest = longest or model.words.position.num_embeddings - 2
+        self.max_length = max_length or model.words.position.num_embeddings - 2
         self.facts = facts or {}
 
     @property
@@ -60,7 +66,7 @@ class Encoder:
         UNIMO sees regions: it takes what `unimo.data.regions.image_regions` makes of a detector's answer.
         """
         hidden, embedding, votes, lengths = [], [], [], []
-        for some in chunks(several(images, "image"), self.size_of_batch):
+        for some in chunks(several(images, "image"), self.batch_size):
             with self._autocast():
                 towers = self._see(some)
                 self.model.count_votes(towers)
@@ -70,8 +76,8 @@ class Encoder:
             votes.append(towers.image_votes)
         if not hidden:
             raise UsageError("no images were given", expected="at least one")
-        longest = max(part.shape[1] for part in hidden)
-        states = torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in hidden])
+        max_length = max(part.shape[1] for part in hidden)
+        states = torch.cat([F.pad(part, (0, 0, 0, max_length - part.shape[1])) for part in hidden])
         return EncodedImages(states, torch.cat(embedding), _joined(votes), _joined(lengths))
 
     @torch.inference_mode()
@@ -81,7 +87,7 @@ class Encoder:
         if not rows:
             raise UsageError("no texts were given", expected="at least one")
         packs, hidden, embedding, votes = [], [], [], []
-        for some in chunks(rows, 4 * self.size_of_batch if self.size_of_batch > 1 else 1):
+        for some in chunks(rows, 4 * self.batch_size if self.batch_size > 1 else 1):
             packs.append(packed := self.pack(some))
             with self._autocast():
                 towers = Towers(self._no_images(), self.model.encode_texts(packed), packed)
@@ -131,8 +137,8 @@ class Encoder:
             got = f"{type(text).__name__} {text!r}"[:80]
             raise UsageError("not a text", got=got, expected="a string, or an array of token ids")
         if isinstance(text, str):
-            text = np.asarray(self.tokenizer.encode(text, max_bytes=8 * self.longest), np.int64)
-        kept = np.asarray(text, np.int64)[: self.longest - 2]
+            text = np.asarray(self.tokenizer.encode(text, max_bytes=8 * self.max_length), np.int64)
+        kept = np.asarray(text, np.int64)[: self.max_length - 2]
         return np.concatenate([[self.tokenizer.cls], kept, [self.tokenizer.sep]])
 
     def pack(self, rows: Sequence[np.ndarray], role: int = TEXT) -> Texts:
@@ -162,7 +168,7 @@ class Encoder:
         assert isinstance(self.model, UNIMO2) and self.side is not None
         if regions:
             raise UsageError("UNIMO-2 sees pixels", got="regions of a detector", expected="images")
-        arrays = [squeeze(_open(image), self.side) for image in images]
+        arrays = [resize(_open(image), self.side) for image in images]
         pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).to(self.device)
         return Towers(self.model.encode_images(pixels), self._no_words(), self._no_texts())
 

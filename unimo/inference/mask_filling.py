@@ -21,7 +21,7 @@ class MaskFiller(Encoder):
     """The masked language model as it was trained: places of a text, and what may stand there (V words)."""
 
     @torch.inference_mode()
-    def fill_mask(self, text: str, image: ImageInput | None = None, *, top: int = 5) -> list[tuple[str, float]]:
+    def fill_mask(self, text: str, image: ImageInput | None = None, *, top_k: int = 5) -> list[tuple[str, float]]:
         """The likeliest pieces at the one [MASK] of a text, read beside an image or alone, with probabilities."""
         if not isinstance(text, str):
             raise UsageError("not a text", got=type(text).__name__, expected=f"a string with one {MASK}")
@@ -31,15 +31,15 @@ class MaskFiller(Encoder):
         # A piece carries the space before it, so the blank takes it from the text.
         before, after = (self.tokenizer.encode(part) for part in (parts[0].removesuffix(" "), parts[1]))
         ids = np.array([self.tokenizer.cls, *before, self.tokenizer.mask, *after, self.tokenizer.sep])
-        if len(ids) > self.longest:
+        if len(ids) > self.max_length:
             raise UsageError(
                 "the text is longer than the model reads",
                 got=f"{len(ids)} tokens, [CLS] and [SEP] included",
-                expected=f"at most {self.longest}",
+                expected=f"at most {self.max_length}",
                 do=f"keep what stands near the {MASK}",
             )
         probabilities = self.masked_words(ids, np.array([1 + len(before)]), image)[0]
-        best = np.argsort(-probabilities)[:top]
+        best = np.argsort(-probabilities)[:top_k]
         return [(self.tokenizer.decode([i]), float(probabilities[i])) for i in best]
 
     @torch.inference_mode()
@@ -62,7 +62,7 @@ class MaskFiller(Encoder):
     ) -> Iterator[Tensor]:
         """(n, V) of so many places at a time, end to end; see `masked_ids`."""
         states = []
-        for some in chunks(range(len(rows)), self.size_of_batch):
+        for some in chunks(range(len(rows)), self.batch_size):
             packed = self.pack([rows[i] for i in some])
             asked = np.concatenate([first + places[i] for first, i in zip(packed.offsets.tolist(), some)])
             everyone = torch.arange(len(some), device=self.device)
@@ -71,8 +71,8 @@ class MaskFiller(Encoder):
                 if images is None:
                     towers = Towers(self._no_images(), words, packed)
                 else:
-                    beside = images.pick(torch.tensor(some, device=self.device))
-                    towers = Towers(beside.hidden, words, packed, image_lengths=beside.lengths)
+                    side_inputs = images.pick(torch.tensor(some, device=self.device))
+                    towers = Towers(side_inputs.hidden, words, packed, image_lengths=side_inputs.lengths)
                 self.model.count_votes(towers)
                 request = Request(None if images is None else everyone, everyone)
                 fused = self.model.fuse(towers, {"read": request})["read"]

@@ -44,7 +44,7 @@ class Matcher(Encoder):
         cosine_weight = self.trained_weight if cosine_weight is None else cosine_weight
         scores = []
         numbers = torch.from_numpy(np.ascontiguousarray(pairs, np.int64)).to(self.device)
-        for some in numbers.split(self.size_of_batch):
+        for some in numbers.split(self.batch_size):
             # Only what this chunk needs: fusing gathers from all states it is given.
             (image_numbers, image), (text_numbers, text) = (side.unique(return_inverse=True) for side in some.T)
             seen, read = images.pick(image_numbers), texts.pick(text_numbers)

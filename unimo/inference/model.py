@@ -9,7 +9,7 @@ import torch
 
 from unimo.config import from_dict
 from unimo.inference.classification import Classifier
-from unimo.inference.generation import Writer
+from unimo.inference.generation import Generator
 from unimo.inference.mask_filling import MaskFiller
 from unimo.inference.matching import Matcher
 from unimo.model.build import ModelSettings
@@ -17,7 +17,7 @@ from unimo.weights import pretrained
 from unimo.weights.loading import load_model
 
 
-class Answerer(Matcher, Writer, MaskFiller, Classifier):
+class Pipeline(Matcher, Generator, MaskFiller, Classifier):
     """A model with its tokenizer and image pipeline. Answers do not depend on how inputs are batched."""
 
     def save_pretrained(self, folder: str | Path) -> Path:
@@ -36,8 +36,8 @@ class Answerer(Matcher, Writer, MaskFiller, Classifier):
 
 def load(
     source: str | Path, *, device: str | None = None, precision: str = "auto", revision: str | None = None
-) -> Answerer:
+) -> Pipeline:
     """The model of a run, a checkpoint, a folder of `save_pretrained` or a name on the hub, ready to answer."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model, saved = load_model(source, device=device, revision=revision)
-    return Answerer(model, precision=precision, facts={"path": str(saved.path), "step": saved.step, **saved.state})
+    return Pipeline(model, precision=precision, facts={"path": str(saved.path), "step": saved.step, **saved.state})

@@ -110,8 +110,8 @@ def bleu_as_released(candidates: Sequence[Words], references: References) -> flo
     """
     totals = bleu_sums_each(candidates, references).sum(axis=0)
     precision = totals[:LONGEST] / np.maximum(totals[LONGEST : 2 * LONGEST], 1)
-    shortest = sum(min(len(reference) for reference in wanted) for wanted in references)
-    ratio = totals[-2] / max(shortest, 1)
+    min_length = sum(min(len(reference) for reference in wanted) for wanted in references)
+    ratio = totals[-2] / max(min_length, 1)
     brevity = 1.0 if ratio > 1 else np.exp(1 - 1 / (ratio + 1e-4))
     return float(precision.prod() ** (1 / LONGEST) * brevity)
 

@@ -66,9 +66,9 @@ def tokenise(text: str) -> list[str]:
     return words
 
 
-def ngram_counts(words: Sequence[str], longest: int = 4) -> Counter[tuple[str, ...]]:
+def ngram_counts(words: Sequence[str], max_length: int = 4) -> Counter[tuple[str, ...]]:
     """How often each run of 1..`longest` words occurs; its length tells its order."""
     counts: Counter[tuple[str, ...]] = Counter()
-    for length in range(1, longest + 1):
+    for length in range(1, max_length + 1):
         counts.update(zip(*(words[start:] for start in range(length))))
     return counts

@@ -185,9 +185,9 @@ class Plan:
         for left in ((groups.shared == 0).nonzero()[:, 0], groups.shared.nonzero()[:, 0]):
             left = left[torch.argsort(groups.lengths[left], descending=True, stable=True)]
             while len(left):
-                longest = int(groups.lengths[left[0]])
+                max_length = int(groups.lengths[left[0]])
                 # Groups join while they fill enough of the rectangle on their own.
-                n = int((groups.lengths[left] >= (1 - self.waste) * longest).sum())
+                n = int((groups.lengths[left] >= (1 - self.waste) * max_length).sum())
                 mine, left = left[:n].sort().values, left[n:]
                 bucket, rows, valid = self._bucket(groups, mine)
                 slots[rows[valid]] = first + torch.arange(rows.numel()).reshape(rows.shape)[valid]
@@ -235,9 +235,9 @@ class Plan:
         bias = None if bool(allowed.all()) else (~allowed).float().mul_(MASK_BIAS)[:, None]
         start = int(rows[0, 0])
         slice_of_row = start + torch.arange(rows.numel(), device=device)
-        together = bool(valid.all()) and bool((flat == slice_of_row).all())
+        joined = bool(valid.all()) and bool((flat == slice_of_row).all())
         looked_at = None if key_rows is rows else key_rows.flatten().to(device)
-        return Bucket(n, length, start, None if together else flat, looked_at, bias), rows, valid
+        return Bucket(n, length, start, None if joined else flat, looked_at, bias), rows, valid
 
     @cached_property
     def block_mask(self):

@@ -35,7 +35,7 @@ class Shapes:
 
     @classmethod
     def of(cls, model: Unified) -> Shapes:
-        words = model.words.word.num_embeddings if model.known_words is None else len(model.known_words)
+        words = model.words.word.num_embeddings if model.vocabulary_subset is None else len(model.vocabulary_subset)
         shared = {"width": model.width, "ffn": model.fuser.ffn, "vocabulary": words}
         if isinstance(model, UNIMO):
             inputs = model.regions.feature.in_features + model.regions.box.in_features

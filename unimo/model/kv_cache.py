@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-class Memory:
+class KVCache:
     """Keys and values of one layer. keys, values: (T, D), the packed row a prefix pass left.
 
     starts, lengths: (n,) where each sequence's prefix lies in that row. Rows begin as one a sequence.
@@ -48,6 +48,6 @@ class Memory:
         return (scores.softmax(-1).to(values.dtype) @ values).transpose(1, 2).flatten(1)
 
 
-def memories(kept: list[tuple[Tensor, Tensor]], starts: Tensor, lengths: Tensor) -> list[Memory]:
+def caches(kept: list[tuple[Tensor, Tensor]], starts: Tensor, lengths: Tensor) -> list[KVCache]:
     """One memory a layer, from what a prefix pass kept."""
-    return [Memory(keys, values, starts, lengths) for keys, values in kept]
+    return [KVCache(keys, values, starts, lengths) for keys, values in kept]

@@ -17,7 +17,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from unimo.config import Contradiction, setting
-from unimo.model.transformer import initialise
+from unimo.model.transformer import init_weights
 
 Reads = Literal["text", "image", "both"]
 
@@ -36,7 +36,7 @@ class HeadSettings:
     hidden: int = setting(0, "width of a layer in between; 0: none", at_least=0, at_most=65536)
     activation: Literal["none", "relu"] = setting("none", "what follows that layer")
     dropout: float = setting(0.1, "dropout before the last layer", at_least=0, below=1)
-    longest: int = setting(512, "tokens of a text that are read, special ones included", at_least=3)
+    max_length: int = setting(512, "tokens of a text that are read, special ones included", at_least=3)
     centre: float = setting(0.0, "a number is `centre` + `spread` x the output")
     spread: float = setting(1.0, "see centre")
 
@@ -55,7 +55,7 @@ class TaskHead(nn.Module):
         self.between = nn.Linear(width, settings.hidden) if settings.hidden else None
         self.dropout = nn.Dropout(settings.dropout)
         self.output = nn.Linear(settings.hidden or width, outputs)
-        initialise(self, initial_std)
+        init_weights(self, initial_std)
 
     def forward(self, image: Tensor | None, text: Tensor | None) -> Tensor:
         if image is None or text is None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from unimo.model.attention import Plan, attend
 from unimo.model.bucketing import rounded
-from unimo.model.kv_cache import Memory
+from unimo.model.kv_cache import KVCache
 
 # `hidden_act` of published configurations; gelu is the exact (erf) form
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
@@ -37,8 +37,8 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, plan: Plan | Memory, form: str = "dense", kept: Kept | None = None) -> Tensor:
-        if isinstance(plan, Memory):
+    def forward(self, x: Tensor, plan: Plan | KVCache, form: str = "dense", kept: Kept | None = None) -> Tensor:
+        if isinstance(plan, KVCache):
             q, k, v = self.qkv(x).chunk(3, dim=-1)
             return plan.attend(q, k, v, self.heads)
         q, k, v = (part[: len(plan)] for part in self.qkv(x).chunk(3, dim=-1))
@@ -77,7 +77,7 @@ class Layer(nn.Module):
         self.ffn_norm = nn.LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, plan: Plan | Memory, form: str = "dense", kept: Kept | None = None) -> Tensor:
+    def forward(self, x: Tensor, plan: Plan | KVCache, form: str = "dense", kept: Kept | None = None) -> Tensor:
         return self.after(x, self.attention(self.attention_norm(x) if self.norm_first else x, plan, form, kept))
 
     def after(self, x: Tensor, seen: Tensor) -> Tensor:
@@ -178,14 +178,14 @@ class Transformer(nn.Module):
         last: Layer = self.layers[-1]  # type: ignore[assignment]
         return States(x, len(plan), last, last.attention(x, plan, form, kept))
 
-    def step(self, x: Tensor, seen: list[Memory]) -> Tensor:
+    def step(self, x: Tensor, seen: list[KVCache]) -> Tensor:
         """One more word a row, (r, D) -> (r, D), after what `seen` (one a layer) remembers; it remembers this too."""
-        for layer, memory in zip(self.layers, seen, strict=True):
-            x = layer(x, memory)
+        for layer, cache in zip(self.layers, seen, strict=True):
+            x = layer(x, cache)
         return x if self.final_norm is None else self.final_norm(x)
 
 
-def initialise(module: nn.Module, std: float = 0.02) -> None:
+def init_weights(module: nn.Module, std: float = 0.02) -> None:
     """Truncated normal weights, zero biases, unit LayerNorms (spec §2.1), in place."""
     for part in module.modules():
         if isinstance(part, (nn.Linear, nn.Embedding, nn.Conv2d)):

@@ -24,7 +24,7 @@ from unimo.model.attention import NO, Plan, Table
 from unimo.model.embeddings import WordEmbedding
 from unimo.model.grounding import GroundedDictionary
 from unimo.model.heads import MatchingHead, Pooler, TiedHead
-from unimo.model.kv_cache import Memory
+from unimo.model.kv_cache import KVCache
 from unimo.model.task_heads import TaskHead
 from unimo.model.transformer import Kept, States, Transformer
 
@@ -134,7 +134,7 @@ class Unified(nn.Module, ABC):
         super().__init__()
         self.width = width
         self.attention_form = "dense"
-        self.known_words: Tensor | None = None  # ids the language model may predict; None: all
+        self.vocabulary_subset: Tensor | None = None  # ids the language model may predict; None: all
         self.dictionary: GroundedDictionary | None = None
         self.matching: MatchingHead | None = None
         self.head: TaskHead | None = None  # of a fine-tuned task
@@ -169,7 +169,7 @@ class Unified(nn.Module, ABC):
         """The Transformer over the fused row."""
 
     @abstractmethod
-    def step(self, words: Tensor, in_text: list[Memory], in_fused: list[Memory]) -> Tensor:
+    def step(self, words: Tensor, in_text: list[KVCache], in_fused: list[KVCache]) -> Tensor:
         """One more embedded word a row, (r, D) -> (r, D), after what text tower and fused row remember."""
 
     @property
@@ -257,19 +257,19 @@ class Unified(nn.Module, ABC):
 
     def word_logits(self, rows: Tensor) -> Tensor:
         """(n, D) supervised states -> (n, V); words outside the known vocabulary score -inf."""
-        logits = self.known_word_logits(rows, self.word_table())
-        if self.known_words is None:
+        logits = self.subset_logits(rows, self.word_table())
+        if self.vocabulary_subset is None:
             return logits
         return logits.new_full((len(rows), len(self.output_table)), float("-inf")).index_copy(
-            1, self.known_words, logits
+            1, self.vocabulary_subset, logits
         )
 
-    def known_word_logits(self, rows: Tensor, table: Tensor) -> Tensor:
+    def subset_logits(self, rows: Tensor, table: Tensor) -> Tensor:
         """(n, D) supervised states -> (n, known words), in the order of `known_words`. table: `word_table()`.
 
         Where the training texts hold a few hundred of 50,265 words, the rest of the softmax is work for nothing.
         """
-        return self.language_model(rows, table, self.known_words)
+        return self.language_model(rows, table, self.vocabulary_subset)
 
     @property
     def output_table(self) -> Tensor:
@@ -279,11 +279,11 @@ class Unified(nn.Module, ABC):
 
     def word_table(self) -> Tensor:
         """The rows of the output table of the known words, (known words, D); all V without a known vocabulary."""
-        return self.output_table if self.known_words is None else self.output_table[self.known_words]
+        return self.output_table if self.vocabulary_subset is None else self.output_table[self.vocabulary_subset]
 
     def word_columns(self, ids: Tensor) -> Tensor:
         """(n,) word ids -> (n,) their columns among the known words."""
-        return ids if self.known_words is None else torch.searchsorted(self.known_words, ids)
+        return ids if self.vocabulary_subset is None else torch.searchsorted(self.vocabulary_subset, ids)
 
     def know_words(self, ids: Tensor) -> None:
         """From now on only these words are ever predicted; ids: (k,) whole numbers, ascending, each once."""
@@ -294,7 +294,7 @@ class Unified(nn.Module, ABC):
                 got=f"{len(ids)} of {ids.dtype}, {ids.tolist()[:3]} ...",
                 expected=f"whole numbers from 0 to {last}, ascending, each once",
             )
-        self.known_words = ids.to(self.words.word.weight.device)
+        self.vocabulary_subset = ids.to(self.words.word.weight.device)
 
     def task_logits(self, fused: Fused) -> Tensor:
         """(n, k) of the head of the fine-tuned task."""
@@ -327,7 +327,7 @@ def _first_with_image(requests: dict[str, Request], image: Tensor) -> Tensor:
 
 
 def _numbers(requests: dict[str, Request], side: str) -> Tensor:
-    """ImageInput or text numbers of all requests end to end; -1 where that side is absent."""
+    """Image or text numbers of all requests end to end; -1 where that side is absent."""
     parts = []
     for request in requests.values():
         mine = getattr(request, side)

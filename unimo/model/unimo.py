@@ -17,8 +17,8 @@ from unimo.batch import Batch, Regions, Texts
 from unimo.model.attention import JOINT, PREFIX
 from unimo.model.embeddings import RegionEmbedding, WordEmbedding, waves
 from unimo.model.heads import MatchingHead, Pooler, TiedHead
-from unimo.model.kv_cache import Memory
-from unimo.model.transformer import Kept, Transformer, initialise
+from unimo.model.kv_cache import KVCache
+from unimo.model.transformer import Kept, Transformer, init_weights
 from unimo.model.unified import Request, Towers, Unified
 
 FUSIONS = {"joint": JOINT, "prefix": PREFIX}
@@ -70,7 +70,7 @@ class UNIMO(Unified):
         self.matching = MatchingHead(width, dropout, matching_fusion, matching) if matching else None
         self.region_features = nn.Linear(width, region_size) if region_heads else None
         self.region_classes = nn.Linear(width, region_classes) if region_heads else None
-        initialise(self, initial_std)
+        init_weights(self, initial_std)
         with torch.no_grad():
             self.regions.box.weight *= initial_boxes
             if initial_waves:
@@ -103,5 +103,5 @@ class UNIMO(Unified):
     def fuser(self) -> Transformer:
         return self.encoder
 
-    def step(self, words: Tensor, in_text: list[Memory], in_fused: list[Memory]) -> Tensor:
+    def step(self, words: Tensor, in_text: list[KVCache], in_fused: list[KVCache]) -> Tensor:
         return self.encoder.step(words, in_fused)

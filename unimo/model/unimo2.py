@@ -22,8 +22,8 @@ from unimo.model.attention import BASELINE, UNDERSTANDING_AND_GENERATION, Plan, 
 from unimo.model.embeddings import PatchEmbedding, WordEmbedding
 from unimo.model.grounding import GroundedDictionary
 from unimo.model.heads import MatchingHead, Pooler, Temperature, TiedHead
-from unimo.model.kv_cache import Memory
-from unimo.model.transformer import Kept, Transformer, initialise
+from unimo.model.kv_cache import KVCache
+from unimo.model.transformer import Kept, Transformer, init_weights
 from unimo.model.unified import Request, Towers, Unified
 
 
@@ -101,19 +101,19 @@ class UNIMO2(Unified):
             {side: nn.Linear(width, width) for side in ("image", "text")} if own else {}
         )
         self.shared_projection = shared_projection
-        initialise(self, initial_std)
+        init_weights(self, initial_std)
         self.ground_norm: nn.LayerNorm | None = None
         self.masked_grounding: TiedHead | None = None
         if dictionary:
             self.dictionary = GroundedDictionary(
                 width, dictionary, chosen, method=grounding_method, projection=grounding_projection
             )
-            initialise(self.dictionary.project, initial_std)
+            init_weights(self.dictionary.project, initial_std)
             self.ground_norm = nn.LayerNorm(width)
             self.ground_dropout = nn.Dropout(dropout)
             if masked_grounding:
                 self.masked_grounding = TiedHead(width, dictionary, hidden_act=hidden_act)
-                initialise(self.masked_grounding, initial_std)
+                init_weights(self.masked_grounding, initial_std)
         self.table = UNDERSTANDING_AND_GENERATION if dictionary else BASELINE
 
     # ---- the towers -----------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ class UNIMO2(Unified):
     def fuser(self) -> Transformer:
         return self.grounded_encoder
 
-    def step(self, words: Tensor, in_text: list[Memory], in_fused: list[Memory]) -> Tensor:
+    def step(self, words: Tensor, in_text: list[KVCache], in_fused: list[KVCache]) -> Tensor:
         return self.grounded_encoder.step(self.text_encoder.step(words, in_text), in_fused)
 
 

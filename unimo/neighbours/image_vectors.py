@@ -16,13 +16,13 @@ from PIL import Image
 
 from unimo.cluster import Each
 from unimo.corpus.corpus import Corpus
-from unimo.data.augment import squeeze
+from unimo.data.augment import resize
 from unimo.data.images import load_rgb
 from unimo.disk import write_atomic
 from unimo.nearest import colours_and_edges
 
 if TYPE_CHECKING:
-    from unimo.inference import Answerer
+    from unimo.inference import Pipeline
 
 _AT_ONCE = 4096  # images described, stored and searched together
 _SEEN_AT_ONCE = 256  # images whose hidden states are in memory together
@@ -97,10 +97,10 @@ def _reading(corpus: Corpus, items: Iterable[int], hashes: list[bytes]) -> Itera
 
 
 def colours(images: Iterable[Image.Image]) -> np.ndarray:
-    return np.stack([colours_and_edges(squeeze(image, _SIDE)) for image in images])
+    return np.stack([colours_and_edges(resize(image, _SIDE)) for image in images])
 
 
-def seen_by(model: Answerer) -> Describe:
+def seen_by(model: Pipeline) -> Describe:
     def describe(images: Iterable[Image.Image]) -> np.ndarray:
         waiting = iter(images)
         chunks = iter(lambda: list(islice(waiting, _SEEN_AT_ONCE)), [])

@@ -15,7 +15,7 @@ from unimo.neighbours.objects import Objects, Overlap
 from unimo.neighbours.settings import NeighbourSettings
 
 if TYPE_CHECKING:
-    from unimo.inference import Answerer
+    from unimo.inference import Pipeline
 
 _QUERIES_AT_ONCE = 512
 
@@ -30,7 +30,7 @@ class Gallery:
         images: Corpus,
         folder: Path,
         settings: NeighbourSettings,
-        model: Answerer | None,
+        model: Pipeline | None,
         objects: Objects | None,
         each: Each,
         say: Callable[[str], None],

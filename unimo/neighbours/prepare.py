@@ -47,7 +47,7 @@ from unimo.ragged import offsets_of
 from unimo.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from unimo.inference import Answerer
+    from unimo.inference import Pipeline
 
 _VECTORS = ".images-"  # folders of vectors, there while the work goes on
 
@@ -93,14 +93,14 @@ def neighbours(
         None if texts is None else opened("texts", texts),
     )
     labels = None if regions is None or gallery is None else detected(regions, paired, gallery, confidence)
-    answerer = None
+    pipeline = None
     if model is not None:
         from unimo.inference import load  # torch is not needed without a model
 
-        answerer = load(model)
+        pipeline = load(model)
     each: Each = on_ray if ray else map
     done = prepare_neighbours(
-        *corpora, out, settings=settings, model=answerer, labels=labels, ledger=ledger, each=each, say=say
+        *corpora, out, settings=settings, model=pipeline, labels=labels, ledger=ledger, each=each, say=say
     )
     if page is not None:
         show(out, *corpora, page, n=rows, seed=draw)
@@ -115,7 +115,7 @@ def prepare_neighbours(
     *,
     settings: NeighbourSettings | None = None,
     tokenizer=None,
-    model: Answerer | None = None,
+    model: Pipeline | None = None,
     labels: tuple[Labels, Labels] | None = None,
     ledger: Ledger | None = None,
     each: Each = map,
@@ -201,7 +201,7 @@ class _Search:
     gallery: Gallery | None
     library: Sentences | None
     settings: NeighbourSettings
-    model: Answerer | None
+    model: Pipeline | None
 
     def __call__(self, number: int) -> int:
         path, header = self.files[number]
@@ -261,7 +261,7 @@ def _require_other(images: object, texts: object) -> None:
         raise UsageError("nothing to search in", expected="images, texts or both", do="name --images or --texts")
 
 
-def _weights_hash(model: Answerer) -> str:
+def _weights_hash(model: Pipeline) -> str:
     digest = hashlib.sha256()
     for name, weight in model.model.state_dict().items():
         digest.update(f"{name} {tuple(weight.shape)}".encode())

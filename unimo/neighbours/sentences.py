@@ -31,7 +31,7 @@ from unimo.neighbours.settings import NeighbourSettings
 from unimo.ragged import offsets_of
 
 if TYPE_CHECKING:
-    from unimo.inference import Answerer
+    from unimo.inference import Pipeline
 
 _TEXTS_AT_ONCE = 4096
 
@@ -78,7 +78,7 @@ class Sentences:
         columns = np.array(self.spans, np.int32).reshape(-1, 3)
         return {name: columns[:, i] for i, name in enumerate(("document", "first", "last"))}
 
-    def near(self, pairs: Corpus, rows: range, settings: NeighbourSettings, model: Answerer | None) -> list[Found]:
+    def near(self, pairs: Corpus, rows: range, settings: NeighbourSettings, model: Pipeline | None) -> list[Found]:
         captions = [captions_of(pairs, i) for i in rows]
         queries = bags(
             word_numbers(([word for text in some for word in words(text)] for some in captions), self.vocabulary)
@@ -93,7 +93,7 @@ class Sentences:
         return found if model is None else self._ranked(captions, found, settings, model)
 
     def _ranked(
-        self, captions: list[list[str]], found: list[Found], settings: NeighbourSettings, model: Answerer
+        self, captions: list[list[str]], found: list[Found], settings: NeighbourSettings, model: Pipeline
     ) -> list[Found]:
         """Candidates by the cosine of their embedding with the mean of the captions'."""
         used = np.unique(np.concatenate([numbers for numbers, _ in found]))
@@ -146,7 +146,7 @@ def captions_of(pairs: Corpus, i: int) -> list[str]:
     return [pairs.text(i, j) for j in range(int(pairs.caption_offsets[i + 1] - pairs.caption_offsets[i]))]
 
 
-def _embed_texts(model: Answerer, texts: Sequence[str | np.ndarray]) -> np.ndarray:
+def _embed_texts(model: Pipeline, texts: Sequence[str | np.ndarray]) -> np.ndarray:
     """(len(texts), D) float32; some at a time, because the towers' states of all would not fit."""
     steps = range(0, len(texts), _TEXTS_AT_ONCE)
     return np.concatenate([model.encode_texts(texts[i : i + _TEXTS_AT_ONCE]).embedding.cpu().numpy() for i in steps])

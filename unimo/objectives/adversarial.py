@@ -28,7 +28,7 @@ SMALLEST_NORM = 1e-8
 @dataclass(frozen=True)
 class Adversarial:
     steps: int = setting(4, "K, pushes before one update of the weights", at_least=1, at_most=1000)
-    rate: float = setting(0.05, "length of a push", at_least=0, at_most=1e6)
+    lr: float = setting(0.05, "length of a push", at_least=0, at_most=1e6)
     start: float = setting(0.4, "size of the random first push; 0 begins at nothing", at_least=0, at_most=1e6)
     most: float = setting(0.4, "bound of the push, see `projection`; 0: none", at_least=0, at_most=1e6)
     norm: Literal["l2", "inf"] = setting("l2", "how pushes are measured, per sample: l2 or inf")
@@ -119,7 +119,7 @@ def owners(batch: Batch, side: str) -> Tensor:
 def climb(push: Tensor, gradient: Tensor, owner: Tensor, settings: Adversarial) -> Tensor:
     """The next push: a step along the gradient, then back within bounds. Norms are of all a sample's rows together."""
     size = _norm(gradient, owner, settings.norm)
-    moved = push + settings.rate * gradient / size.clamp_min(SMALLEST_NORM)
+    moved = push + settings.lr * gradient / size.clamp_min(SMALLEST_NORM)
     if not settings.most:
         return moved
     if settings.norm == "inf":

@@ -18,7 +18,7 @@ from torch import Tensor
 from unimo import distributed
 from unimo.batch import Batch
 from unimo.config import setting
-from unimo.data.batch_builder import Draft
+from unimo.data.batch_builder import BatchBuilder
 from unimo.model.unified import Fused, Request, Towers
 from unimo.model.unimo2 import UNIMO2
 from unimo.objectives.objective import Part, pair_features, same
@@ -34,8 +34,8 @@ class CrossModalContrastive:
         "both", "L2-normalised sides: both (ours), image (released, one process) or none (released, many processes)"
     )
 
-    def corrupt(self, draft: Draft) -> None:
-        draft.read_captions()
+    def corrupt(self, builder: BatchBuilder) -> None:
+        builder.read_captions()
 
     def requests(self, model: UNIMO2, batch: Batch, towers: Towers) -> dict[str, Request]:
         return {}

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unimo.batch import Batch
 from unimo.config import setting
-from unimo.data.batch_builder import Draft
+from unimo.data.batch_builder import BatchBuilder
 from unimo.model.bucketing import rounded
 from unimo.model.grounding import DICTIONARY_WEIGHT, ENCODER_WEIGHT
 from unimo.model.unified import Fused, Request, Towers
@@ -41,7 +41,7 @@ class GroundedDictionaryLoss:
         1.0, "weight of the dictionary loss; 0 switches it off (the dictionary stays)", at_least=0, at_most=1e6
     )
 
-    def corrupt(self, draft: Draft) -> None:
+    def corrupt(self, builder: BatchBuilder) -> None:
         """Nothing is hidden."""
 
     def requests(self, model: UNIMO2, batch: Batch, towers: Towers) -> dict[str, Request]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from unimo import distributed
 from unimo.batch import Batch
 from unimo.config import setting
-from unimo.data.batch_builder import Draft
+from unimo.data.batch_builder import BatchBuilder
 from unimo.model.unified import Fused, Request, Towers
 from unimo.model.unimo2 import UNIMO2
 from unimo.objectives.objective import Part, same
@@ -31,9 +31,9 @@ class ImageContrastive:
         1.0, "weight of the image contrastive loss; 0 switches the objective off", at_least=0, at_most=1e6
     )
 
-    def corrupt(self, draft: Draft) -> None:
-        if draft.images:
-            draft.extra["images.identity"] = [drawn.identity for drawn in draft.images]
+    def corrupt(self, builder: BatchBuilder) -> None:
+        if builder.images:
+            builder.extra["images.identity"] = [sampled.identity for sampled in builder.images]
 
     def requests(self, model: UNIMO2, batch: Batch, towers: Towers) -> dict[str, Request]:
         if "images.a" not in batch.image_groups:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from unimo.batch import Batch
 from unimo.config import setting
-from unimo.data.batch_builder import Draft
+from unimo.data.batch_builder import BatchBuilder
 from unimo.model.unified import Fused, Request, Towers
 from unimo.model.unimo2 import UNIMO2
 from unimo.objectives.objective import Part, nothing, pair_features
@@ -32,16 +32,16 @@ class ImageTextMatching:
     pairs: int = setting(16, "pairs per step that are matched, each with two negatives", at_least=0)
     hard: bool = setting(True, "draw negatives by similarity; false draws them uniformly")
 
-    def corrupt(self, draft: Draft) -> None:
-        draft.read_captions()
-        chosen = draft.first_pairs(self.pairs)
+    def corrupt(self, builder: BatchBuilder) -> None:
+        builder.read_captions()
+        chosen = builder.first_pairs(self.pairs)
         if not chosen:
             return
-        draft.extra["itm.pairs"] = chosen
-        candidates = len(draft.pairs) // draft.local_shards
-        draft.extra["itm.noise"] = np.array(
-            [draft.pairs[i].rng("itm").gumbel(size=(2, candidates)) for i in chosen], dtype=np.float32
-        ).reshape(draft.local_shards, -1, 2, candidates)
+        builder.extra["itm.pairs"] = chosen
+        candidates = len(builder.pairs) // builder.local_micro_batches
+        builder.extra["itm.noise"] = np.array(
+            [builder.pairs[i].rng("itm").gumbel(size=(2, candidates)) for i in chosen], dtype=np.float32
+        ).reshape(builder.local_micro_batches, -1, 2, candidates)
 
     def requests(self, model: UNIMO2, batch: Batch, towers: Towers) -> dict[str, Request]:
         chosen = batch.extra.get("itm.pairs")
@@ -60,20 +60,20 @@ class ImageTextMatching:
     def negatives(self, model: UNIMO2, batch: Batch, towers: Towers) -> tuple[Tensor, Tensor, Tensor]:
         """For each matched pair another caption, another image (pair numbers, (s * k,)), and if there is one."""
         noise = batch.extra["itm.noise"]  # (s, k, 2, n), Gumbel: the largest score + noise is a draw from the softmax
-        shards, matched, _, n = noise.shape
-        duplicate = torch.zeros(shards, matched, n, dtype=torch.bool, device=noise.device)
+        micro_batches, matched, _, n = noise.shape
+        duplicate = torch.zeros(micro_batches, matched, n, dtype=torch.bool, device=noise.device)
         for identity in (batch.extra["pairs.image"], batch.extra["pairs.caption"]):
-            identity = identity.unflatten(0, (shards, n))
+            identity = identity.unflatten(0, (micro_batches, n))
             duplicate |= identity[:, :matched, None] == identity[:, None, :]
         near = [torch.zeros((), device=noise.device)] * 2
         if self.hard:
-            image, text = (side.unflatten(0, (shards, n)) for side in pair_features(model, batch, towers))
+            image, text = (side.unflatten(0, (micro_batches, n)) for side in pair_features(model, batch, towers))
             sides = ((image, text), (text, image))
             near = [model.contrastive_temperature(rows[:, :matched] @ columns.mT) for rows, columns in sides]
         choices = []
         for side in range(2):
             score = (near[side] + noise[:, :, side]).masked_fill(duplicate, float("-inf"))
-            choices.append(score.argmax(-1) + n * torch.arange(shards, device=noise.device)[:, None])
+            choices.append(score.argmax(-1) + n * torch.arange(micro_batches, device=noise.device)[:, None])
         return choices[0].flatten(), choices[1].flatten(), ~duplicate.all(-1).flatten()
 
     def loss(self, model: UNIMO2, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from unimo.batch import Batch
 from unimo.config import setting
-from unimo.data.batch_builder import Draft
+from unimo.data.batch_builder import BatchBuilder
 from unimo.errors import UsageError
 from unimo.model.unified import Fused, Request, Towers
 from unimo.model.unimo2 import UNIMO2
@@ -27,14 +27,14 @@ class MaskedGrounding:
     ratio: float = setting(0.15, "chance of each grounded token to be zeroed", at_least=0, at_most=1)
     chosen: int = setting(100, "an upper bound of the grounded tokens of a sequence", at_least=1, at_most=100_000)
 
-    def corrupt(self, draft: Draft) -> None:
-        if not draft.pairs:
+    def corrupt(self, builder: BatchBuilder) -> None:
+        if not builder.pairs:
             return
-        draft.read_captions()
-        numbers = draft.first_pairs(self.pairs)
-        draft.extra["masked_grounding.pairs"] = numbers
-        noise = [draft.pairs[i].rng("masked grounding").random(self.chosen) for i in numbers]
-        draft.extra["masked_grounding.noise"] = np.array(noise, dtype=np.float32).reshape(len(numbers), self.chosen)
+        builder.read_captions()
+        numbers = builder.first_pairs(self.pairs)
+        builder.extra["masked_grounding.pairs"] = numbers
+        noise = [builder.pairs[i].rng("masked grounding").random(self.chosen) for i in numbers]
+        builder.extra["masked_grounding.noise"] = np.array(noise, dtype=np.float32).reshape(len(numbers), self.chosen)
 
     def requests(self, model: UNIMO2, batch: Batch, towers: Towers) -> dict[str, Request]:
         numbers = batch.extra.get("masked_grounding.pairs")

@@ -23,7 +23,7 @@ import numpy as np
 
 from unimo.batch import Batch
 from unimo.config import Contradiction, setting
-from unimo.data.batch_builder import Draft, Drawn
+from unimo.data.batch_builder import BatchBuilder, SampledExample
 from unimo.data.masking import hide, mask_spans
 from unimo.data.sample import NO_NODES, NODE_KINDS, Nodes
 from unimo.model.unified import Fused, Request, Towers, Unified
@@ -42,7 +42,7 @@ class MaskedLanguageModeling:
         0.15, "share of a text's tokens that is asked (specials counted in its length)", above=0, at_most=1
     )
     geometric: float = setting(0.2, "p of the geometric span length in words", above=0, at_most=1)
-    longest: int = setting(10, "longest span in words", at_least=1)
+    max_length: int = setting(10, "longest span in words", at_least=1)
     nodes: float = setting(
         0.0,
         "share of rewritten captions beside their image in which nodes of the scene graph are hidden, not spans",
@@ -85,20 +85,20 @@ class MaskedLanguageModeling:
         relations = 1.0 if progress >= self.relations_from else self.relations
         return relations, 1.0 - relations
 
-    def corrupt(self, draft: Draft) -> None:
-        alone = self.alone(draft.progress)
-        chosen = list(range(len(draft.pairs))) if alone else draft.first_pairs(self.pairs)
-        draft.extra["mlm.pairs"] = chosen
+    def corrupt(self, builder: BatchBuilder) -> None:
+        alone = self.alone(builder.progress)
+        chosen = list(range(len(builder.pairs))) if alone else builder.first_pairs(self.pairs)
+        builder.extra["mlm.pairs"] = chosen
         for i in chosen:
-            nodes = self._hidden_nodes(draft.pairs[i], *self.shares(draft.progress))
-            self._mask(draft, draft.pairs[i], "pairs.masked", "mlm.pairs", nodes)
-        for drawn in draft.masked:
-            self._mask(draft, drawn, "texts.masked", "mlm.texts", NO_NODES)
+            nodes = self._hidden_nodes(builder.pairs[i], *self.shares(builder.progress))
+            self._mask(builder, builder.pairs[i], "pairs.masked", "mlm.pairs", nodes)
+        for sampled in builder.masked:
+            self._mask(builder, sampled, "texts.masked", "mlm.texts", NO_NODES)
 
-    def _mask(self, draft: Draft, drawn: Drawn, group: str, asked: str, nodes: Nodes) -> None:
+    def _mask(self, builder: BatchBuilder, sampled: SampledExample, group: str, asked: str, nodes: Nodes) -> None:
         """Hides `nodes`; random spans where there are none."""
-        ids, tokenizer = draft.framed(drawn.ids), draft.tokenizer
-        rng, vocab_size, mask_id = drawn.rng("mlm"), tokenizer.vocab_size, tokenizer.mask
+        ids, tokenizer = builder.framed(sampled.ids), builder.tokenizer
+        rng, vocab_size, mask_id = sampled.rng("mlm"), tokenizer.vocab_size, tokenizer.mask
         if len(nodes.places):
             places = 1 + nodes.places  # behind [CLS]
             masked = hide(ids, places, rng, vocab_size=vocab_size, mask_id=mask_id, instead=nodes.instead)
@@ -109,24 +109,24 @@ class MaskedLanguageModeling:
                 rng,
                 ratio=self.ratio,
                 p=self.geometric,
-                longest=self.longest,
+                max_length=self.max_length,
                 vocab_size=vocab_size,
                 mask_id=mask_id,
             )
-        draft.ask(asked, group, draft.add_text(group, masked), places, ids[places])
+        builder.ask(asked, group, builder.add_text(group, masked), places, ids[places])
 
-    def _hidden_nodes(self, drawn: Drawn, relations: float, nodes: float) -> Nodes:
+    def _hidden_nodes(self, sampled: SampledExample, relations: float, nodes: float) -> Nodes:
         """All relations of a caption, or some nodes, if it is among the share whose turn it is; else none.
 
         relations, nodes: see `shares`. A caption that tells no relation has nodes hidden instead.
         """
-        if drawn.beside is None:
+        if sampled.side_inputs is None:
             return NO_NODES
-        rng = drawn.rng("mlm nodes")
+        rng = sampled.rng("mlm nodes")
         luck = rng.random()
         if luck >= relations + nodes:
             return NO_NODES
-        known = drawn.beside.nodes()
+        known = sampled.side_inputs.nodes()
         told = known.at(known.kinds == NODE_KINDS.index("relation"))
         if luck < relations and len(told.places):
             return told

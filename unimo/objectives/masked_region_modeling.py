@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from unimo.batch import Batch
 from unimo.config import setting
-from unimo.data.batch_builder import Draft, Drawn
+from unimo.data.batch_builder import BatchBuilder, SampledExample
 from unimo.data.regions import ImageRegions
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.model.unimo import UNIMO
@@ -45,27 +45,27 @@ class MaskedRegionModeling:
         "mean", "over a region's features: mean (ours), or sum (the paper's formula)"
     )
 
-    def corrupt(self, draft: Draft) -> None:
-        if not draft.regions:
+    def corrupt(self, builder: BatchBuilder) -> None:
+        if not builder.regions:
             return
-        draft.read_captions()
-        chosen = draft.first_pairs(self.pairs)
-        draft.extra["mrm.pairs"] = chosen
-        drawn = {"pairs": [(i, draft.pairs[i]) for i in chosen], "images": list(enumerate(draft.images))}
+        builder.read_captions()
+        chosen = builder.first_pairs(self.pairs)
+        builder.extra["mrm.pairs"] = chosen
+        sampled = {"pairs": [(i, builder.pairs[i]) for i in chosen], "images": list(enumerate(builder.images))}
         for stream in STREAMS:
-            for i, one in drawn[stream]:
-                self._hide(draft, stream, draft.regions[stream][i], one)
+            for i, one in sampled[stream]:
+                self._hide(builder, stream, builder.regions[stream][i], one)
 
-    def _hide(self, draft: Draft, stream: str, seen: ImageRegions, drawn: Drawn) -> None:
-        rows = masked_rows(seen.boxes, drawn.rng("mrm"), self.ratio, self.overlap)
+    def _hide(self, builder: BatchBuilder, stream: str, seen: ImageRegions, sampled: SampledExample) -> None:
+        rows = masked_rows(seen.boxes, sampled.rng("mrm"), self.ratio, self.overlap)
         hidden = without(seen, rows, whole_again=self.whole_again)
-        group = draft.regions.setdefault(f"{stream}.hidden", [])
-        asked = draft.extra.setdefault(f"mrm.{stream}.rows", [])
+        group = builder.regions.setdefault(f"{stream}.hidden", [])
+        asked = builder.extra.setdefault(f"mrm.{stream}.rows", [])
         asked += [(len(group), row) for row in rows.tolist()]
         group.append(hidden)
-        draft.extra.setdefault(f"mrm.{stream}.features", []).extend(seen.features[rows])
+        builder.extra.setdefault(f"mrm.{stream}.features", []).extend(seen.features[rows])
         if seen.classes is not None:
-            draft.extra.setdefault(f"mrm.{stream}.classes", []).extend(seen.classes[rows])
+            builder.extra.setdefault(f"mrm.{stream}.classes", []).extend(seen.classes[rows])
 
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
         asked = {}

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unimo.batch import Batch, Targets
-from unimo.data.batch_builder import Draft
+from unimo.data.batch_builder import BatchBuilder
 from unimo.model.bucketing import rounded
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.model.unimo2 import UNIMO2
@@ -50,7 +50,7 @@ class Objective(Protocol):
     @property
     def weight(self) -> float: ...
 
-    def corrupt(self, draft: Draft) -> None: ...
+    def corrupt(self, builder: BatchBuilder) -> None: ...
 
     def requests(self, model: Any, batch: Batch, towers: Towers) -> dict[str, Request]: ...
 
@@ -67,7 +67,7 @@ def predict_words(
     extra = rounded(len(targets.rows)) - len(targets.rows)
     rows = torch.cat([targets.rows, targets.rows[:1].expand(extra)])
     labels = F.pad(model.word_columns(targets.labels), (0, extra), value=NOT_ASKED)
-    logits = model.known_word_logits(fused.words(rows, batch.texts), fused.word_table).float()
+    logits = model.subset_logits(fused.words(rows, batch.texts), fused.word_table).float()
     total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing, ignore_index=NOT_ASKED)
     right = (logits.detach().argmax(-1) == labels).sum()
     count = len(targets.labels)

@@ -36,7 +36,7 @@ from torch import Tensor
 
 from unimo.batch import Batch
 from unimo.config import Contradiction, setting
-from unimo.data.batch_builder import Draft
+from unimo.data.batch_builder import BatchBuilder
 from unimo.errors import UsageError
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.model.unimo2 import UNIMO2
@@ -90,48 +90,48 @@ class RewritingContrastive:
                 expected="a number, or the cosine scorer",
             )
 
-    def corrupt(self, draft: Draft) -> None:
-        chosen = draft.first_pairs(self.pairs) if draft.progress >= self.begins else []
+    def corrupt(self, builder: BatchBuilder) -> None:
+        chosen = builder.first_pairs(self.pairs) if builder.progress >= self.begins else []
         if not chosen:
             return
         seen_in, right, who = [], [], []  # of every text: its image, whether it is a positive, its anchor
         for anchor, i in enumerate(chosen):
-            pair = draft.pairs[i]
+            pair = builder.pairs[i]
             rng = pair.rng("rewriting")
-            said, wrong = [pair.ids], self._of_others(draft, i, rng)
-            if pair.beside is not None:
+            said, wrong = [pair.ids], self._of_others(builder, i, rng)
+            if pair.side_inputs is not None:
                 only_relations = pair.rng("rewriting relations").random() < self.relations
-                true, not_true = pair.beside.rewritten(self.positives, self.negatives, rng, only_relations)
+                true, not_true = pair.side_inputs.rewritten(self.positives, self.negatives, rng, only_relations)
                 said, wrong = said + true, not_true + wrong
             for ids in [*said, *wrong]:
-                draft.add_text(TEXTS, draft.framed(ids))
+                builder.add_text(TEXTS, builder.framed(ids))
             seen_in += [i] * len(said + wrong)
             right += [True] * len(said) + [False] * len(wrong)
             who += [anchor] * len(said + wrong)
-        draft.extra |= {"rewriting.image": seen_in, "rewriting.right": right, "rewriting.anchor": who}
-        draft.extra["rewriting.pairs"] = chosen
-        self._add_related(draft, chosen)
+        builder.extra |= {"rewriting.image": seen_in, "rewriting.right": right, "rewriting.anchor": who}
+        builder.extra["rewriting.pairs"] = chosen
+        self._add_related(builder, chosen)
 
-    def _of_others(self, draft: Draft, i: int, rng: np.random.Generator) -> list[np.ndarray]:
+    def _of_others(self, builder: BatchBuilder, i: int, rng: np.random.Generator) -> list[np.ndarray]:
         """Captions of other images of the same shard, none of them equal to this one's."""
-        mine, per_shard = draft.pairs[i], len(draft.pairs) // draft.local_shards
-        shard = draft.pairs[i // per_shard * per_shard :][:per_shard]
+        mine, per_shard = builder.pairs[i], len(builder.pairs) // builder.local_micro_batches
+        shard = builder.pairs[i // per_shard * per_shard :][:per_shard]
         others = [one.ids for one in shard if one.names[1] != mine.names[1] and one.identity != mine.identity]
         return [others[i] for i in rng.permutation(len(others))[: self.others]]
 
-    def _add_related(self, draft: Draft, chosen: list[int]) -> None:
+    def _add_related(self, builder: BatchBuilder, chosen: list[int]) -> None:
         images, texts = [], []
         for anchor, i in enumerate(chosen):
-            beside, rng = draft.pairs[i].beside, draft.pairs[i].rng("related")
-            if beside is None:
+            side_inputs, rng = builder.pairs[i].side_inputs, builder.pairs[i].rng("related")
+            if side_inputs is None:
                 continue
-            for image in beside.related_images(self.related_images, rng):
-                draft.add_image(IMAGES, image)
+            for image in side_inputs.related_images(self.related_images, rng):
+                builder.add_image(IMAGES, image)
                 images.append(anchor)
-            for ids in beside.related_texts(self.related_texts, rng):
-                draft.add_text(SENTENCES, draft.framed(ids))
+            for ids in side_inputs.related_texts(self.related_texts, rng):
+                builder.add_text(SENTENCES, builder.framed(ids))
                 texts.append(anchor)
-        draft.extra |= {  # arrays: an empty list would have no type
+        builder.extra |= {  # arrays: an empty list would have no type
             "related.image.anchor": np.array(images, np.int64),
             "related.text.anchor": np.array(texts, np.int64),
         }
@@ -169,11 +169,11 @@ class RewritingContrastive:
         images, texts, alone = _numbers(batch)
         if self.encode == "together" and not self.in_towers(model):
             both = fused["rewriting.together"]
-            beside = model.image_pooler(both.image_cls()), model.text_pooler(both.text_cls())
+            side_inputs = model.image_pooler(both.image_cls()), model.text_pooler(both.text_cls())
             if not self.compares_alone(batch):
-                return beside
+                return side_inputs
             image, text = fused["rewriting.images"].image_cls(), fused["rewriting.sentences"].text_cls()
-            return *beside, model.image_pooler(image), model.text_pooler(text)
+            return *side_inputs, model.image_pooler(image), model.text_pooler(text)
         if self.in_towers(model):
             assert isinstance(model, UNIMO2)
             image = model.contrastive_feature(towers.image_cls(images), "image")
@@ -181,8 +181,8 @@ class RewritingContrastive:
         else:
             image = model.image_pooler(fused["rewriting.images"].image_cls())
             text = model.text_pooler(fused["rewriting.sentences"].text_cls())
-        beside = image[anchor], text[: len(anchor)]
-        return (*beside, image, text[alone]) if self.compares_alone(batch) else beside
+        side_inputs = image[anchor], text[: len(anchor)]
+        return (*side_inputs, image, text[alone]) if self.compares_alone(batch) else side_inputs
 
     def loss(self, model: Unified, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
         if TEXTS not in batch.text_groups:

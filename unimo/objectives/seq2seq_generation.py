@@ -14,7 +14,7 @@ import numpy as np
 
 from unimo.batch import KNOWN, WRITTEN, Batch
 from unimo.config import setting
-from unimo.data.batch_builder import Draft
+from unimo.data.batch_builder import BatchBuilder
 from unimo.data.masking import cut_fragments
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.objectives.objective import Part, predict_words
@@ -33,24 +33,24 @@ class Seq2SeqGeneration:
         "lineage", "how passages are cut: lineage (released code) or paper (25 %, 4 to 32 tokens)"
     )
 
-    def corrupt(self, draft: Draft) -> None:
-        chosen = draft.last_pairs(self.pairs)
-        draft.extra["seq2seq.pairs"] = chosen
+    def corrupt(self, builder: BatchBuilder) -> None:
+        chosen = builder.last_pairs(self.pairs)
+        builder.extra["seq2seq.pairs"] = chosen
         for i in chosen:
-            ids = draft.framed(draft.pairs[i].ids)
-            text = draft.add_text("pairs.written", ids, role=WRITTEN)
-            draft.ask("seq2seq.pairs", "pairs.written", text, np.arange(len(ids) - 1), ids[1:])
-        for drawn in draft.fragments:
-            cut = cut_fragments(draft.framed(drawn.ids), drawn.rng("fragments"), variant=self.fragments)
+            ids = builder.framed(builder.pairs[i].ids)
+            text = builder.add_text("pairs.written", ids, role=WRITTEN)
+            builder.ask("seq2seq.pairs", "pairs.written", text, np.arange(len(ids) - 1), ids[1:])
+        for sampled in builder.fragments:
+            cut = cut_fragments(builder.framed(sampled.ids), sampled.rng("fragments"), variant=self.fragments)
             source = len(cut.source_ids)
-            text = draft.add_text(
+            text = builder.add_text(
                 "texts.written",
                 np.concatenate([cut.source_ids, cut.target_ids]),
                 role=np.repeat([KNOWN, WRITTEN], [source, len(cut.target_ids)]),
                 positions=np.concatenate([cut.source_positions, cut.target_positions]),
             )
             places = np.asarray(cut.supervised)
-            draft.ask("seq2seq.texts", "texts.written", text, source + places, cut.target_ids[places + 1])
+            builder.ask("seq2seq.texts", "texts.written", text, source + places, cut.target_ids[places + 1])
 
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
         asked = {}

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from unimo.batch import Batch
 from unimo.config import setting
-from unimo.data.batch_builder import Draft
+from unimo.data.batch_builder import BatchBuilder
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.objectives.objective import Part, same
 
@@ -37,19 +37,19 @@ class TextContrastive:
     )
     temperature: float = setting(0.05, "divides cosines", at_least=0.001, at_most=100)
 
-    def corrupt(self, draft: Draft) -> None:
+    def corrupt(self, builder: BatchBuilder) -> None:
         passages = []
-        for drawn in (*draft.masked, *draft.fragments):
-            starts = np.flatnonzero(draft.tokenizer.word_starts(drawn.ids) == 0)
+        for sampled in (*builder.masked, *builder.fragments):
+            starts = np.flatnonzero(builder.tokenizer.word_starts(sampled.ids) == 0)
             starts = starts[starts > 0]
             if not len(starts):  # one word
                 continue
-            cut = int(starts[np.abs(starts - len(drawn.ids) / 2).argmin()])
-            for group, ids in zip(HALVES, (drawn.ids[:cut], drawn.ids[cut:])):
-                draft.add_text(group, draft.framed(ids))
-            passages.append((drawn.identity, drawn.shard))
+            cut = int(starts[np.abs(starts - len(sampled.ids) / 2).argmin()])
+            for group, ids in zip(HALVES, (sampled.ids[:cut], sampled.ids[cut:])):
+                builder.add_text(group, builder.framed(ids))
+            passages.append((sampled.identity, sampled.shard))
         if passages:
-            draft.extra["text_contrastive.passages"] = passages
+            builder.extra["text_contrastive.passages"] = passages
 
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
         if HALVES[0] not in batch.text_groups:

@@ -17,7 +17,7 @@ from unimo.errors import UsageError, nearest
 from unimo.json_files import load_json
 from unimo.recipes.pretraining import base, large, photos, scenes, small
 from unimo.recipes.unimo import unimo_base, unimo_large, unimo_photos, unimo_scenes
-from unimo.train.loop import Run
+from unimo.train.settings import Run
 
 RECIPES: dict[str, Callable[[], Run]] = {
     "scenes": scenes,

@@ -17,51 +17,52 @@ from unimo.finetune.benchmarks import BENCHMARKS
 from unimo.finetune.settings import Finetuning, Ranking, Reading, TaskData, Writing
 from unimo.json_files import load_json
 from unimo.model.build import SIZES
-from unimo.train.optimizer import Optimiser
+from unimo.train.optimizer import OptimizerSettings
 
 
 def classification() -> Finetuning:
     """Your own labels: of texts, pairs of texts, images, or images with texts.
 
     source    ours
-    command   unimo finetune classification --from RUN --train my.csv --dev my-dev.csv --out runs/mine
+    command   unimo finetune classification --init-from RUN --train my.csv --dev my-dev.csv --out runs/mine
     hardware  2 CPU cores for small models
     expect    more than the commonest label and the nearest training row, which stand beside every score
     """
-    return _own("classification", read=Reading(longest=128, fusion="sum"))
+    return _own("classification", read=Reading(max_length=128, fusion="sum"))
 
 
 def regression() -> Finetuning:
     """Your own numbers, in whatever unit: learnt as deviations from the training split's mean.
 
     source    ours
-    command   unimo finetune regression --from RUN --train my.csv --dev my-dev.csv --out runs/mine
+    command   unimo finetune regression --init-from RUN --train my.csv --dev my-dev.csv --out runs/mine
     hardware  2 CPU cores for small models
     expect    more than the mean and the nearest training row
     """
-    return _own("regression", read=Reading(longest=128, fusion="sum", standardise=True))
+    return _own("regression", read=Reading(max_length=128, fusion="sum", standardise=True))
 
 
 def generation() -> Finetuning:
     """Your own texts to write: after a text, about an image, or both.
 
     source    ours
-    command   unimo finetune generation --from RUN --train my.jsonl --dev my-dev.jsonl --out runs/mine
+    command   unimo finetune generation --init-from RUN --train my.jsonl --dev my-dev.jsonl --out runs/mine
     hardware  2 CPU cores for small models
     expect    more than the target of the nearest training row
     """
-    return _own("generation", write=Writing(longest_source=256, longest_target=64, beams=3, repeat_trigrams=False))
+    return _own(
+        "generation", write=Writing(max_source_length=256, max_target_length=64, num_beams=3, no_repeat_ngram_size=3)
+    )
 
 
 def captions() -> Finetuning:
     """A sentence about each of your own images.
 
     source    ours
-    command   unimo finetune captions --from RUN --train my.jsonl --dev my-dev.jsonl --images images --out runs/mine
-    hardware  2 CPU cores for small models
-    expect    more than the caption of the nearest training image
+    command   unimo finetune captions --init-from RUN --train my.jsonl --dev my-dev.jsonl --images images --out
+    runs/mine hardware  2 CPU cores for small models expect    more than the caption of the nearest training image
     """
-    write = Writing(sees=True, reads=False, longest_target=50, end="sep", keep_end=True, beams=3, longest=50)
+    write = Writing(sees=True, reads=False, max_target_length=50, end="sep", keep_end=True, num_beams=3, max_length=50)
     run = replace(_own("generation", write=write), task="captions", metrics=("cider_d", "bleu", "rouge_l"))
     return replace(run, data=TaskData(reader="captions"))
 
@@ -70,17 +71,16 @@ def retrieval() -> Finetuning:
     """Your own images and captions, to be found by each other.
 
     source    ours: contrast of embeddings and matching of the hardest pairs, as in pre-training
-    command   unimo finetune retrieval --from RUN --train my.jsonl --dev my-dev.jsonl --images images --out runs/mine
-    hardware  2 CPU cores for small models
-    expect    more than chance, which stands beside every score
+    command   unimo finetune retrieval --init-from RUN --train my.jsonl --dev my-dev.jsonl --images images --out
+    runs/mine hardware  2 CPU cores for small models expect    more than chance, which stands beside every score
     """
-    run = _own("retrieval", rank=Ranking(loss="hard", longest=64, shortlist=32))
+    run = _own("retrieval", rank=Ranking(loss="hard", max_length=64, shortlist=32))
     return replace(run, data=TaskData(reader="captions"))
 
 
 def _own(kind, **settings) -> Finetuning:
     return Finetuning(
-        task=kind, kind=kind, batch=32, epochs=10.0, patience=3, optimiser=Optimiser(rate=2e-5), **settings
+        task=kind, kind=kind, batch_size=32, epochs=10.0, patience=3, optimizer=OptimizerSettings(lr=2e-5), **settings
     )
 
 
@@ -102,16 +102,16 @@ def ours(run: Finetuning) -> Finetuning:
     better answer; retrieval learns from the hardest pairs of the batch, not from random ones.
     """
     width = run.model.width or SIZES[run.model.size]["width"]
-    rate = next(rate for most, rate in RATES if width <= most)
+    lr = next(lr for most, lr in RATES if width <= most)
     return replace(
         run,
-        optimiser=Optimiser(
-            rate=rate, warmup=0.1, decay="linear", weight_decay=0.01, layers="muon" if width <= MUON else "adamw"
+        optimizer=OptimizerSettings(
+            lr=lr, warmup=0.1, decay="linear", weight_decay=0.01, matrix_optimizer="muon" if width <= MUON else "adamw"
         ),
         adversarial=None,
         read=replace(run.read, prior=True),
         patience=run.patience or 3,
-        least_steps=300,
+        min_steps=300,
         rank=replace(run.rank, loss="hard", fresh=False),
     )
 

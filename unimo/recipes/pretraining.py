@@ -14,8 +14,8 @@ from unimo.objectives import (
     MaskedLanguageModeling,
     Seq2SeqGeneration,
 )
-from unimo.train.loop import Data, Objectives, Run
-from unimo.train.optimizer import Optimiser
+from unimo.train.optimizer import OptimizerSettings
+from unimo.train.settings import Data, Objectives, Run
 
 
 def scenes() -> Run:
@@ -53,10 +53,10 @@ def scenes() -> Run:
             image_contrastive=ImageContrastive(weight=0.25),
             dictionary=GroundedDictionaryLoss(weight=0.25),
         ),
-        optimiser=Optimiser(rate=5e-3, warmup=0.05, decay="cosine", weight_decay=0.05, layers="muon"),
+        optimizer=OptimizerSettings(lr=5e-3, warmup=0.05, decay="cosine", weight_decay=0.05, matrix_optimizer="muon"),
         minutes=5.0,
         workers=0,
-        only_known_words=True,
+        restrict_vocabulary=True,
     )
 
 
@@ -92,10 +92,10 @@ def photos() -> Run:
             image_contrastive=ImageContrastive(weight=0.25),
             dictionary=GroundedDictionaryLoss(weight=0.1),
         ),
-        optimiser=Optimiser(rate=4e-3, warmup=0.05, decay="cosine", weight_decay=0.1, layers="muon"),
+        optimizer=OptimizerSettings(lr=4e-3, warmup=0.05, decay="cosine", weight_decay=0.1, matrix_optimizer="muon"),
         minutes=60.0,
         workers=0,
-        average=0.999,
+        ema_decay=0.999,
     )
 
 
@@ -113,7 +113,7 @@ def small() -> Run:
         run,
         model=replace(run.model, size="small"),
         batch=replace(run.batch, pairs=512, images=128, text_tokens=16384),
-        optimiser=replace(run.optimiser, rate=5e-4),
+        optimizer=replace(run.optimizer, lr=5e-4),
     )
 
 
@@ -122,7 +122,7 @@ def base() -> Run:
 
     source    spec unimo2 §2.1 and §4.7; batch, schedule and loss weights are not published and are ours (§11)
     command   torchrun --nproc-per-node 8 -m unimo pretrain base --pairs PAIRS --images IMAGES --texts TEXTS \
-              --set batch.shards=8
+              --set batch.micro_batches=8
     hardware  8 GPUs with 80 GB
     time      not measured yet
     expect    not measured yet
@@ -136,7 +136,7 @@ def base() -> Run:
             itm=ImageTextMatching(pairs=256),
             seq2seq=Seq2SeqGeneration(pairs=512),
         ),
-        optimiser=Optimiser(rate=3e-4, warmup=0.02, decay="cosine", weight_decay=0.05),
+        optimizer=OptimizerSettings(lr=3e-4, warmup=0.02, decay="cosine", weight_decay=0.05),
         steps=200_000,
         workers=12,
         save_minutes=30.0,
@@ -148,7 +148,7 @@ def large() -> Run:
 
     source    spec unimo2 §2.1: shipped as a configuration by the authors, without weights or results
     command   torchrun --nproc-per-node 8 -m unimo pretrain large --pairs PAIRS --images IMAGES --texts TEXTS \
-              --set batch.shards=8
+              --set batch.micro_batches=8
     hardware  8 GPUs with 80 GB
     time      not measured yet
     expect    not measured yet
@@ -157,6 +157,6 @@ def large() -> Run:
     return replace(
         run,
         model=replace(run.model, size="large"),
-        optimiser=replace(run.optimiser, rate=1.5e-4),
-        recompute=True,
+        optimizer=replace(run.optimizer, lr=1.5e-4),
+        activation_checkpointing=True,
     )

@@ -19,8 +19,8 @@ from unimo.objectives import (
     Seq2SeqGeneration,
 )
 from unimo.synthetic.dataset import COMBINATIONS
-from unimo.train.loop import Objectives, Run
-from unimo.train.optimizer import Optimiser
+from unimo.train.optimizer import OptimizerSettings
+from unimo.train.settings import Objectives, Run
 
 NOT_UNIMO: dict[str, Any] = {  # what only UNIMO-2 is asked, and the matching that rewriting takes the place of
     "cmcl": CrossModalContrastive(weight=0.0),
@@ -76,10 +76,12 @@ def unimo_scenes() -> Run:
                 weight=3.0, pairs=20, positives=1, negatives=4, others=1, relations=0.3, alone_weight=0.3, begins=0.7
             ),
         ),
-        optimiser=Optimiser(rate=2e-3, warmup=0.03, hold=0.45, decay="linear", weight_decay=0.05, layers="muon"),
+        optimizer=OptimizerSettings(
+            lr=2e-3, warmup=0.03, hold=0.45, decay="linear", weight_decay=0.05, matrix_optimizer="muon"
+        ),
         steps=1760,
         workers=1,
-        only_known_words=True,
+        restrict_vocabulary=True,
     )
 
 
@@ -122,20 +124,21 @@ def unimo_photos() -> Run:
             mrm=MaskedRegionModeling(weight=0.25, pairs=8),
             rewriting=RewritingContrastive(pairs=64, positives=0, negatives=3, others=4),
         ),
-        optimiser=Optimiser(rate=2e-3, warmup=0.05, decay="cosine", weight_decay=0.1, layers="muon"),
+        optimizer=OptimizerSettings(lr=2e-3, warmup=0.05, decay="cosine", weight_decay=0.1, matrix_optimizer="muon"),
         minutes=60.0,
         workers=0,
-        average=0.999,
+        ema_decay=0.999,
     )
 
 
 def unimo_base() -> Run:
-    """UNIMO base, from RoBERTa's weights (--start, see `unimo initialise --recipe unimo-base`).
+    """UNIMO base, from RoBERTa's weights (--init-from, see `unimo init-from-pretrained --recipe unimo-base`).
 
     source    spec unimo §1.2, §2, §3, §5: 500,000 steps, Adam, rate 5e-5, linear decay; 36 regions, 512 tokens; 0.3 of
               a scene graph's nodes hidden. Batch, warm-up, mixture and weights are not published and are ours (§13)
     command   torchrun --nproc-per-node 32 -m unimo pretrain unimo-base --pairs PAIRS --images IMAGES --texts TEXTS \
-              --start START --set batch.shards=32 --set data.rewrites=REWRITES --set data.neighbours=NEIGHBOURS
+              --init-from START --set batch.micro_batches=32 --set data.rewrites=REWRITES \
+              --set data.neighbours=NEIGHBOURS
     hardware  published: 32 V100 with 32 GB
     time      published: about 7 days
     expect    not measured yet
@@ -150,7 +153,7 @@ def unimo_base() -> Run:
             mrm=MaskedRegionModeling(pairs=512, overlap=0.4),
             rewriting=RewritingContrastive(pairs=256, positives=1, negatives=16, others=4),
         ),
-        optimiser=Optimiser(rate=5e-5, warmup=0.06, decay="linear", beta2=0.98, epsilon=1e-6, weight_decay=0.01),
+        optimizer=OptimizerSettings(lr=5e-5, warmup=0.06, decay="linear", beta2=0.98, epsilon=1e-6, weight_decay=0.01),
         steps=500_000,
         workers=12,
         save_minutes=30.0,
@@ -161,7 +164,7 @@ def unimo_large() -> Run:
     """UNIMO large: the base recipe with 24 layers at width 1024, 100 regions, overlap of 0.3, 0.4 of the nodes.
 
     source    as unimo-base
-    command   as unimo-base, with --set batch.shards=64
+    command   as unimo-base, with --set batch.micro_batches=64
     hardware  published: 64 V100 with 32 GB
     time      published: about 10 days
     expect    not measured yet
@@ -172,5 +175,5 @@ def unimo_large() -> Run:
         run,
         model=replace(run.model, size="large"),
         objectives=replace(run.objectives, mrm=mrm, mlm=mlm),
-        recompute=True,
+        activation_checkpointing=True,
     )

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from unimo.corpus.corpus import Corpus
-from unimo.data.augment import squeeze
+from unimo.data.augment import resize
 from unimo.errors import UsageError, WeightsError
 from unimo.json_files import load_json
 from unimo.regions.grid import Look
@@ -31,17 +31,17 @@ class OurTower:
         from unimo.inference import load
         from unimo.model.unimo2 import UNIMO2
 
-        self.answerer = load(place, device=device, precision="fp32")
-        if not isinstance(self.answerer.model, UNIMO2):
+        self.pipeline = load(place, device=device, precision="fp32")
+        if not isinstance(self.pipeline.model, UNIMO2):
             raise UsageError("this model sees no pixels", where=place, expected="a UNIMO-2, or another ViT")
-        tower = self.answerer.model
+        tower = self.pipeline.model
         self._digest = weights_digest({"patches": tower.patches, "image_encoder": tower.image_encoder})
 
     def facts(self) -> dict[str, Any]:
-        return {"look": "unimo-2", "weights": self._digest, "side": self.answerer.side}
+        return {"look": "unimo-2", "weights": self._digest, "side": self.pipeline.side}
 
     def states(self, image: Image.Image) -> np.ndarray:
-        patches = self.answerer.encode_images([image]).hidden[0, 1:]
+        patches = self.pipeline.encode_images([image]).hidden[0, 1:]
         return _square(patches.float().cpu().numpy())
 
 
@@ -70,7 +70,7 @@ class TheirViT:
         import torch
 
         with torch.inference_mode():
-            batch = torch.from_numpy(self.pixels.normalise(squeeze(image, self.side)))[None].to(self.device)
+            batch = torch.from_numpy(self.pixels.normalise(resize(image, self.side)))[None].to(self.device)
             hidden = self.model(pixel_values=batch).last_hidden_state[0]
         return _square(hidden[-self.patches :].float().cpu().numpy())
 
@@ -116,8 +116,8 @@ class Preprocessing:
         """(3, height, width) float32."""
         height, width = self.size
         if self.keep:
-            shortest, longest = self.size
-            scale = min(shortest / min(image.size), longest / max(image.size))
+            min_length, max_length = self.size
+            scale = min(min_length / min(image.size), max_length / max(image.size))
             width, height = (max(1, round(side * scale)) for side in image.size)
         return self.normalise(np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)))
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from unimo.corpus.corpus import Corpus
 from unimo.corpus.index_file import Index, load_index, save_index
-from unimo.data.augment import squeeze
+from unimo.data.augment import resize
 from unimo.errors import DataError, UsageError
 from unimo.regions.source import Found, Say, Shown, arrays_digest, random_projection, softmax
 from unimo.rng import generator
@@ -49,7 +49,7 @@ class Pixels:
 
     def states(self, image: Image.Image) -> np.ndarray:
         g, p = self.grid, self.patch
-        pixels = squeeze(image, g * p)
+        pixels = resize(image, g * p)
         x = pixels.astype(np.float32) / 255
         patches = x.reshape(g, p, g, p, 3)
         grey = x.mean(axis=2)

@@ -102,7 +102,7 @@ def prepare_regions(
         ledger=unread,
         index_dir=index_dir,
         verify=verify,
-        max_bad_share=1,
+        max_bad_fraction=1,
     )
     folder = None if out is None else Path(out)
     rows = RowFormat(source.feature_size, source.classes, precision, min(top, source.classes))

@@ -24,7 +24,7 @@ from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.corpus.finding import Kind as CorpusKind
 from unimo.disk import disk_error, sync_folder
 from unimo.errors import DataError, ResourceError, UsageError
-from unimo.inference import Answerer, load
+from unimo.inference import Pipeline, load
 from unimo.json_files import write_json
 from unimo.regions.store import RegionStore
 from unimo.retrieval import files
@@ -41,7 +41,7 @@ Paths = str | Path | Sequence[str | Path] | None
 
 
 def build_index(
-    model: Answerer | str | Path,
+    model: Pipeline | str | Path,
     out: str | Path,
     *,
     texts: Paths = None,
@@ -52,14 +52,14 @@ def build_index(
     regions: Sequence[str] = (),
     index_dir: str | Path | None = None,
     verify: str = "decode",
-    max_bad_share: float = 0.01,
+    max_bad_fraction: float = 0.01,
     ledger: Ledger | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Writes the index of some texts, images or pairs (both sides of them) into the new folder `out`.
 
     precision: of the stored embeddings, float16 or float32. passage: tokens a text is cut into, at most what the model
-    can read. regions: where UNIMO's regions lie, if not beside the shards. index_dir, verify, max_bad_share: as of
+    can read. regions: where UNIMO's regions lie, if not beside the shards. index_dir, verify, max_bad_fraction: as of
     `open_corpus`. ledger: names every bad sample; one that cannot be encoded is left out and named too.
 
     Raises UsageError (nothing to index; `out` or its partial folder holds something else, made with another model, from
@@ -71,20 +71,20 @@ def build_index(
         raise UsageError("nothing to index", expected="texts, images or pairs", do="name --texts, --images or --pairs")
     if precision not in files.PRECISIONS:
         raise UsageError("unknown precision of embeddings", got=precision, expected=", ".join(files.PRECISIONS))
-    answerer = model if isinstance(model, Answerer) else load(model)
-    longest = answerer.longest - 2
+    pipeline = model if isinstance(model, Pipeline) else load(model)
+    max_length = pipeline.max_length - 2
     if passage < 1:
-        raise UsageError("a passage holds tokens", where="passage", got=passage, expected=f"1 to {longest}")
-    passage = min(passage, longest)
+        raise UsageError("a passage holds tokens", where="passage", got=passage, expected=f"1 to {max_length}")
+    passage = min(passage, max_length)
     ledger = Ledger() if ledger is None else ledger
     before = ledger.quarantined
-    options = {"index_dir": index_dir, "verify": verify, "max_bad_share": max_bad_share, "ledger": ledger}
-    opened = [_open(answerer, kind, paths, regions, options) for kind, paths in asked.items() if paths]
+    options = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": max_bad_fraction, "ledger": ledger}
+    opened = [_open(pipeline, kind, paths, regions, options) for kind, paths in asked.items() if paths]
     made_from = {
         "version": files.VERSION,
         "precision": precision,
         "passage": passage,
-        "model": identity(answerer),
+        "model": identity(pipeline),
         "corpora": [{name: one.entry[name] for name in ("kind", "fingerprint", "regions")} for one in opened],
     }
     if _stands(out, made_from):
@@ -93,10 +93,10 @@ def build_index(
     with _partial(out, made_from) as folder:
         corpora, stores = [one.corpus for one in opened], [one.store for one in opened]
         works = list(_plan(corpora))
-        encoder = Encoder(answerer, corpora, stores, passage, files.PRECISIONS[precision], made_from)
+        encoder = Encoder(pipeline, corpora, stores, passage, files.PRECISIONS[precision], made_from)
         own = Ledger(ledger.path)
         parts = [_part(encoder, folder, work, own, say, len(works)) for work in works]
-        own.check(max_bad_share)
+        own.check(max_bad_fraction)
         if not any(len(part) for part in parts):
             raise DataError("nothing left to index", where=folder, got=own.summary()["reasons"])
         rows: Counter[str] = Counter()
@@ -104,7 +104,7 @@ def build_index(
             rows[work.kind] += len(part)
         index = {
             "made_from": made_from,
-            "model": {"source": source_of(answerer), "step": answerer.facts.get("step")},
+            "model": {"source": source_of(pipeline), "step": pipeline.facts.get("step")},
             "width": int(parts[0].embeddings.shape[1]),
             "precision": precision,
             "passage": passage,
@@ -137,11 +137,11 @@ class _Opened:
 
 
 def _open(
-    answerer: Answerer, kind: CorpusKind, paths: Paths, regions: Sequence[str], options: dict[str, Any]
+    pipeline: Pipeline, kind: CorpusKind, paths: Paths, regions: Sequence[str], options: dict[str, Any]
 ) -> _Opened:
     assert paths is not None
-    corpus = open_corpus(kind, paths, tokenizer=answerer.tokenizer, **options)
-    needed = answerer.sees_regions and kind != "texts"
+    corpus = open_corpus(kind, paths, tokenizer=pipeline.tokenizer, **options)
+    needed = pipeline.sees_regions and kind != "texts"
     store = RegionStore.open(list(regions) or None, corpus) if needed else None
     index_dir = options["index_dir"]
     entry = {

@@ -14,7 +14,7 @@ from unimo.config import fingerprint
 from unimo.corpus.corpus import Corpus
 from unimo.data.images import load_rgb
 from unimo.errors import DataError, NumericsError, UnimoError
-from unimo.inference import Answerer, ImageInput
+from unimo.inference import ImageInput, Pipeline
 from unimo.regions.store import RegionStore
 from unimo.retrieval.files import Kind, Row, write_part
 from unimo.retrieval.models import IMAGES_AT_ONCE, TEXTS_AT_ONCE, embed_images, embed_texts
@@ -48,7 +48,7 @@ class Encoder:
     sources: every shard, as index.json lists them.
     """
 
-    answerer: Answerer
+    pipeline: Pipeline
     corpora: list[Corpus]
     stores: list[RegionStore | None]
     passage: int
@@ -67,12 +67,12 @@ class Encoder:
     def write(self, path: Path, work: Work) -> None:
         """Encodes the items of a part; its header also says how many were offered, and which are left out and why."""
         bad, kept = Bad(), list[Row]()
-        blocks = [np.zeros((0, self.answerer.model.width), self.dtype)]
+        blocks = [np.zeros((0, self.pipeline.model.width), self.dtype)]
         is_text = work.kind == "text"
         read = self._texts(work, bad) if is_text else self._images(work, bad)
         while some := list(islice(read, TEXTS_AT_ONCE if is_text else IMAGES_AT_ONCE)):
             inputs = [what for _, what in some]
-            vectors = embed_texts(self.answerer, inputs) if is_text else embed_images(self.answerer, inputs)
+            vectors = embed_texts(self.pipeline, inputs) if is_text else embed_images(self.pipeline, inputs)
             good = np.isfinite(vectors).all(1)
             blocks.append(vectors[good].astype(self.dtype))
             for (row, _), fine in zip(some, good):
@@ -97,7 +97,7 @@ class Encoder:
             yield Row(corpus.keys[i], "", i, source=self._source(corpus, i), place=int(place)), image
 
     def _texts(self, work: Work, bad: Bad) -> Read:
-        corpus, tokenizer = self.corpora[work.corpus], self.answerer.tokenizer
+        corpus, tokenizer = self.corpora[work.corpus], self.pipeline.tokenizer
         for i in range(work.first, work.end):
             key, source, place = corpus.keys[i], self._source(corpus, i), int(corpus._record_at[i, 0])
             for j in range(_captions(corpus, i)):

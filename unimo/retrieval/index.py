@@ -8,7 +8,7 @@ they have in the index. Texts and images found together take turns: the best of 
 equal place the larger cosine first. Embeddings of the two modalities lie apart (Liang et al., "Mind the gap", 2022): by
 cosine alone, a text finds nearly every text before the first image.
 
-In a second stage the best are read together with the query (`Answerer.match`): images with its text, texts with its
+In a second stage the best are read together with the query (`Pipeline.match`): images with its text, texts with its
 image. If the query has both, the other side counts too: fused score + cosine, weighted as in the fused score. Each
 kind is then ordered anew among the places it holds.
 """
@@ -26,7 +26,7 @@ import torch
 from unimo.corpus.bad_samples import Ledger
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.errors import DataError, UsageError
-from unimo.inference import Answerer, EncodedImages, EncodedTexts, ImageInput
+from unimo.inference import EncodedImages, EncodedTexts, ImageInput, Pipeline
 from unimo.model.unimo2 import UNIMO2
 from unimo.nearest import Found, nearest
 from unimo.paths import user_path
@@ -74,7 +74,7 @@ class _Query:
 def open_index(
     folder: str | Path,
     *,
-    model: Answerer | str | Path | None = None,
+    model: Pipeline | str | Path | None = None,
     device: str | None = None,
     verify: bool = True,
     approximate_above: int | None = None,
@@ -107,7 +107,7 @@ class Index:
         self,
         folder: Path,
         header: dict[str, Any],
-        model: Answerer | str | Path | None = None,
+        model: Pipeline | str | Path | None = None,
         device: str | None = None,
     ):
         self.folder, self.header, self.device = folder, header, device
@@ -121,18 +121,18 @@ class Index:
         self.method: Method = "ivf"
         self._approximate: dict[Kind, Approximate] = {}
         self._corpora: dict[int, tuple[Corpus, RegionStore | None]] = {}
-        self._model: Answerer | None = None
+        self._model: Pipeline | None = None
         self._named = model
 
     def __len__(self) -> int:
         return sum(self.rows.values())
 
     @property
-    def model(self) -> Answerer:
+    def model(self) -> Pipeline:
         """The model that encodes queries, loaded when first needed. WeightsError if it is not the index's own."""
         if self._model is None:
             expected = self.header["made_from"]["model"]
-            if isinstance(self._named, Answerer):
+            if isinstance(self._named, Pipeline):
                 check_same(self._named, expected, where="the model given")
                 self._model = self._named
             else:
@@ -145,7 +145,7 @@ class Index:
         text: str | None = None,
         image: ImageInput | None = None,
         *,
-        top: int = 10,
+        top_k: int = 10,
         only: Only | None = None,
         rerank: int = 0,
     ) -> list[Hit]:
@@ -160,8 +160,10 @@ class Index:
         kinds = self._kinds(only)
         if text is not None and not isinstance(text, str):
             raise UsageError("not a text", got=type(text).__name__, expected="a string")
-        if top < 1 or rerank < 0:
-            raise UsageError("nothing to show", got=f"top {top}, rerank {rerank}", expected="top >= 1, rerank >= 0")
+        if top_k < 1 or rerank < 0:
+            raise UsageError(
+                "nothing to show", got=f"top_k {top_k}, rerank {rerank}", expected="top_k >= 1, rerank >= 0"
+            )
         if image is None and not (text or "").strip():
             raise UsageError("an empty query", got=repr(text), expected="a text, an image or both")
         if rerank:
@@ -177,13 +179,13 @@ class Index:
             )
         hits: list[tuple[int, Hit]] = []  # with the number among the rows of its kind; ranked within its kind for now
         for kind in kinds:
-            (found,) = self.nearest(query.vector[None], kind, max(top, rerank))
+            (found,) = self.nearest(query.vector[None], kind, max(top_k, rerank))
             for i, (number, score) in enumerate(zip(*found)):
                 hits.append((int(number), self._hit(i, kind, int(number), float(score))))
         hits.sort(key=lambda one: (one[1].rank, -one[1].score))
         for kind in fusible if rerank else ():
             self._rerank(query, kind, hits, rerank)
-        return [replace(hit, rank=1 + i) for i, (_, hit) in enumerate(hits[:top])]
+        return [replace(hit, rank=1 + i) for i, (_, hit) in enumerate(hits[:top_k])]
 
     def nearest(self, queries: np.ndarray, kind: Kind, k: int) -> list[Found]:
         """Of each query (Q, D) the numbers and cosines of the k nearest rows of a kind, best first."""
@@ -216,7 +218,7 @@ class Index:
         sides: dict[Kind, np.ndarray] = {}
         if (text or "").strip():
             assert text is not None
-            pieces = passages(text, self.model.tokenizer, self.model.longest - 2)
+            pieces = passages(text, self.model.tokenizer, self.model.max_length - 2)
             texts = self.model.encode_texts([piece.ids for piece in pieces])
             sides["text"] = _mean_direction(unit(texts.embedding))
         if image is not None:
@@ -292,7 +294,7 @@ class Index:
                 tokenizer=self.model.tokenizer,
                 index_dir=entry["index_dir"],
                 ledger=Ledger(),
-                max_bad_share=1.0,
+                max_bad_fraction=1.0,
             )
             if corpus.fingerprint != entry["fingerprint"]:
                 raise DataError(

@@ -12,30 +12,30 @@ import numpy as np
 from torch import Tensor
 
 from unimo.errors import WeightsError
-from unimo.inference import Answerer, ImageInput, load
+from unimo.inference import ImageInput, Pipeline, load
 
 TEXTS_AT_ONCE = 512
 IMAGES_AT_ONCE = 128
 
 
-def identity(answerer: Answerer) -> dict[str, Any]:
+def identity(pipeline: Pipeline) -> dict[str, Any]:
     """What decides its embeddings but for rounding: SHA-256 over settings, weights and their names; and precision."""
-    settings = answerer.facts.get("settings")
+    settings = pipeline.facts.get("settings")
     model = settings.get("model") if isinstance(settings, dict) else None
-    digest = hashlib.sha256(json.dumps([type(answerer.model).__name__, model], sort_keys=True).encode())
-    for name, weight in sorted(answerer.model.state_dict().items()):
+    digest = hashlib.sha256(json.dumps([type(pipeline.model).__name__, model], sort_keys=True).encode())
+    for name, weight in sorted(pipeline.model.state_dict().items()):
         digest.update(f"{name} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().float().numpy().tobytes())  # numpy has no bfloat16
-    return {"sha256": digest.hexdigest(), "precision": str(answerer.dtype).removeprefix("torch.")}
+    return {"sha256": digest.hexdigest(), "precision": str(pipeline.dtype).removeprefix("torch.")}
 
 
-def source_of(answerer: Answerer) -> str:
+def source_of(pipeline: Pipeline) -> str:
     """Where the model lies: a path that holds from any folder, or a name on the hub; "" for one made in memory."""
-    path = str(answerer.facts.get("path", ""))
+    path = str(pipeline.facts.get("path", ""))
     return str(Path(path).resolve()) if path and Path(path).exists() else path
 
 
-def load_same(source: str | Path, expected: dict[str, Any], *, device: str | None = None) -> Answerer:
+def load_same(source: str | Path, expected: dict[str, Any], *, device: str | None = None) -> Pipeline:
     """The model of an index. Raises WeightsError if it is not there, or not the one the index was made with."""
     if not str(source):
         raise WeightsError(
@@ -43,13 +43,13 @@ def load_same(source: str | Path, expected: dict[str, Any], *, device: str | Non
             expected="the model it was made with",
             do="name it with --model",
         )
-    answerer = load(source, device=device)
-    check_same(answerer, expected, where=source)
-    return answerer
+    pipeline = load(source, device=device)
+    check_same(pipeline, expected, where=source)
+    return pipeline
 
 
-def check_same(answerer: Answerer, expected: dict[str, Any], *, where: object) -> None:
-    found = identity(answerer)["sha256"]
+def check_same(pipeline: Pipeline, expected: dict[str, Any], *, where: object) -> None:
+    found = identity(pipeline)["sha256"]
     if found != expected.get("sha256"):
         raise WeightsError(
             "this is not the model the index was made with",
@@ -60,15 +60,15 @@ def check_same(answerer: Answerer, expected: dict[str, Any], *, where: object) -
         )
 
 
-def embed_images(answerer: Answerer, images: Iterable[ImageInput]) -> np.ndarray:
+def embed_images(pipeline: Pipeline, images: Iterable[ImageInput]) -> np.ndarray:
     """(n, D) float32 of length 1; see `unit`."""
-    return unit(answerer.encode_images(images).embedding)
+    return unit(pipeline.encode_images(images).embedding)
 
 
-def embed_texts(answerer: Answerer, texts: Sequence[str | np.ndarray]) -> np.ndarray:
+def embed_texts(pipeline: Pipeline, texts: Sequence[str | np.ndarray]) -> np.ndarray:
     """(n, D) float32 of length 1; see `unit`. texts: strings, or ids without specials."""
     steps = range(0, len(texts), TEXTS_AT_ONCE)
-    parts = [unit(answerer.encode_texts(texts[i : i + TEXTS_AT_ONCE]).embedding) for i in steps]
+    parts = [unit(pipeline.encode_texts(texts[i : i + TEXTS_AT_ONCE]).embedding) for i in steps]
     return np.concatenate(parts)
 
 

@@ -14,10 +14,10 @@ from unimo.file_access import hash_file
 class BackTranslation:
     """Sentences through another language and back, by two sequence-to-sequence models of `transformers`."""
 
-    def __init__(self, there: str, back: str, *, device: str = "cpu", beams: int = 4, max_new_tokens: int = 96):
+    def __init__(self, there: str, back: str, *, device: str = "cpu", num_beams: int = 4, max_new_tokens: int = 96):
         """there, back: folders or hub names, as "Helsinki-NLP/opus-mt-en-de" and "...-de-en"."""
         self.there, self.back = (_translator(name, device) for name in (there, back))
-        self.device, self.beams, self.max_new_tokens = device, beams, max_new_tokens
+        self.device, self.num_beams, self.max_new_tokens = device, num_beams, max_new_tokens
 
     def __call__(self, texts: Sequence[str], n: int) -> list[list[str]]:
         """n variants of each text: the best translation, brought back in n ways (beam search; nothing is drawn)."""
@@ -36,7 +36,7 @@ class BackTranslation:
                 written = model.generate(
                     input_ids=inputs["input_ids"].to(self.device),
                     attention_mask=inputs["attention_mask"].to(self.device),
-                    num_beams=max(self.beams, n),
+                    num_beams=max(self.num_beams, n),
                     num_return_sequences=n,
                     do_sample=False,
                     max_new_tokens=self.max_new_tokens,

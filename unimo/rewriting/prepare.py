@@ -64,7 +64,7 @@ def rewrites(
     ledger: Ledger | None = None,
     index_dir: str | Path | None = None,
     verify: Verify = "decode",
-    max_bad_share: float = 0.01,
+    max_bad_fraction: float = 0.01,
     device: str = "cpu",
     say: Callable[[str], None] = print,
 ) -> list[dict]:
@@ -94,7 +94,7 @@ def rewrites(
         ledger=ledger,
         index_dir=index_dir,
         verify=verify,
-        max_bad_share=max_bad_share,
+        max_bad_fraction=max_bad_fraction,
     )
     settings = {
         **asdict(counts),

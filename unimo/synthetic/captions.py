@@ -178,14 +178,14 @@ def _mentions(a_scene: Scene, rng: random.Random) -> list[Mention]:
         members = tuple(i for i, thing in enumerate(a_scene.things) if thing.kind == kind)
         noun = _pick(rng, SHAPE_WORDS[kind[1]])
         # One mention at least stays unmistakable, for the others to be tied to.
-        together = rng.random() < 0.6 or (not grouped and kind == kinds[-1])
-        for n, things in enumerate([members] if together else [(i,) for i in members]):
+        joined = rng.random() < 0.6 or (not grouped and kind == kinds[-1])
+        for n, things in enumerate([members] if joined else [(i,) for i in members]):
             sizes = {a_scene.things[i].size for i in things}
             size = sizes.pop() if len(sizes) == 1 and rng.random() < sized else None
             size_word = _pick(rng, SIZE_WORDS[size]) if size else ""
             short = sum(shape == kind[1] for _, shape in kinds) == 1 and rng.random() < 0.4
             mention = Mention(things, *kind, noun, size, size_word, n > 0, short)
-            (grouped if together or len(members) == 1 else single).append(mention)
+            (grouped if joined or len(members) == 1 else single).append(mention)
     return grouped + single
 
 

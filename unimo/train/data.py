@@ -32,7 +32,7 @@ def open_corpora(run: Run, out: Path, say: Callable[[str], None]) -> dict[str, C
             ledger=ledger,
             index_dir=run.data.index_dir,
             verify=run.data.verify,
-            max_bad_share=run.data.max_bad_share,
+            max_bad_fraction=run.data.max_bad_fraction,
         )
         for kind in wanted(run)
     }
@@ -83,7 +83,7 @@ def open_prepared(run: Run, corpora: dict[str, Corpus], regions: dict[str, Regio
     return Prepared(rewrites, neighbours, regions.get("images"))
 
 
-def known_words(corpora: dict[str, Corpus]) -> np.ndarray:
+def vocabulary_subset(corpora: dict[str, Corpus]) -> np.ndarray:
     """(k,) sorted ids of all words of all texts, and of the special tokens that are written."""
     special = [Tokenizer.cls, Tokenizer.sep, Tokenizer.mask]
     return np.unique(np.concatenate([special, *(corpus.vocabulary() for corpus in corpora.values())]))

@@ -17,7 +17,7 @@ from unimo.model.unified import Unified
 WORST = float("-inf")
 
 
-class Mark(NamedTuple):
+class ValidationScore(NamedTuple):
     """The dev split scored once. score: larger is better. progress: share of the schedule that was done, 0 to 1."""
 
     step: int
@@ -35,7 +35,7 @@ class Mark(NamedTuple):
 
 
 @dataclass
-class Marks:
+class EarlyStopping:
     """Early stopping. ask: the model's (score, loss) on the dev split. every: steps between two questions.
 
     patience: questions without a new best after which the run stops; 0: never. begins: share of the schedule from which
@@ -48,7 +48,7 @@ class Marks:
     patience: int = 0
     begins: float = 0.0
     least: int = 0
-    given: list[Mark] = field(default_factory=list)
+    given: list[ValidationScore] = field(default_factory=list)
 
     def is_due(self, step: int, done: bool) -> bool:
         """Whether the dev split is scored after so many steps; always when the run is done, never twice at a step."""
@@ -57,12 +57,12 @@ class Marks:
 
     def add(self, step: int, score: float, loss: float, progress: float) -> bool:
         """Takes a mark; whether it is the best so far. A score or loss that is no number is the worst."""
-        mark = Mark(step, score if score == score else WORST, loss if loss == loss else -WORST, progress)
+        mark = ValidationScore(step, score if score == score else WORST, loss if loss == loss else -WORST, progress)
         self.given.append(mark)
         return self.best == mark
 
     @property
-    def best(self) -> Mark | None:
+    def best(self) -> ValidationScore | None:
         """None before the first question."""
         return max(self.given, key=lambda mark: mark.rank, default=None)
 
@@ -80,18 +80,18 @@ class Marks:
 
     def from_state(self, state: list[list[Any]]) -> None:
         self.given = [
-            Mark(step, WORST if score is None else score, -WORST if loss is None else loss, progress)
+            ValidationScore(step, WORST if score is None else score, -WORST if loss is None else loss, progress)
             for step, score, loss, progress in state
         ]
 
 
 @contextlib.contextmanager
-def answering(model: nn.Module, averaged: dict[str, Tensor]) -> Iterator[None]:
+def answering(model: nn.Module, ema: dict[str, Tensor]) -> Iterator[None]:
     """The model as it answers: without dropout, and with its averaged weights where there are any."""
-    own = {name: p.detach().clone() for name, p in model.named_parameters()} if averaged else {}
+    own = {name: p.detach().clone() for name, p in model.named_parameters()} if ema else {}
     try:
         model.eval()
-        _put(model, averaged)
+        _put(model, ema)
         yield
     finally:
         _put(model, own)

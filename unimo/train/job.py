@@ -10,8 +10,8 @@ from torch import nn
 
 from unimo.model.unified import Unified
 from unimo.objectives import Objective
-from unimo.train.early_stopping import Marks
-from unimo.train.optimizer import Optimiser
+from unimo.train.early_stopping import EarlyStopping
+from unimo.train.optimizer import OptimizerSettings
 
 Say = Callable[[str], None]
 
@@ -20,7 +20,7 @@ class LoopSettings(Protocol):
     """The settings every run has, whatever it learns. Exactly one of steps and minutes is its length."""
 
     @property
-    def optimiser(self) -> Optimiser: ...
+    def optimizer(self) -> OptimizerSettings: ...
     @property
     def minutes(self) -> float | None: ...
     @property
@@ -36,22 +36,22 @@ class LoopSettings(Protocol):
     @property
     def keep(self) -> int: ...
     @property
-    def average(self) -> float: ...
+    def ema_decay(self) -> float: ...
     @property
-    def recompute(self) -> bool: ...
+    def activation_checkpointing(self) -> bool: ...
     @property
     def tensorboard(self) -> bool: ...
 
 
-class Work(Protocol):
+class TrainingJob(Protocol):
     """One run. may_change: settings that a resumed run may have changed. marks: when the dev split is asked, or None.
 
     check: refuses settings that contradict each other, before anything is opened. open: opens the data; one process
     does it first, all others after it. From then on: fingerprints of the data, headline, steps (the length, or None
-    where minutes are), least_steps (made however soon the minutes are over), active objectives, and facts to be kept in
+    where minutes are), min_steps (made however soon the minutes are over), active objectives, and facts to be kept in
     every checkpoint. build: the model as it begins. stream: its share of the batches by step number, a pure function
     (`unimo.data.loader.Stream`, or a task's). start: puts the weights in that it starts from. learner: one step as a
-    module, in place of the ordinary `Learner`.
+    module, in place of the ordinary `TrainStep`.
     """
 
     settings: Any
@@ -59,11 +59,11 @@ class Work(Protocol):
     fingerprints: dict[str, str]
     headline: str
     steps: int | None
-    least_steps: int
+    min_steps: int
     active: dict[str, Objective]
     facts: dict[str, Any]
-    marks: Marks | None
-    learner: Callable[[Unified, dict[str, Objective]], nn.Module] | None
+    early_stopping: EarlyStopping | None
+    train_step: Callable[[Unified, dict[str, Objective]], nn.Module] | None
 
     def check(self, world: int) -> None: ...
 

@@ -3,7 +3,7 @@
     settings -> data -> model -> [ batch -> losses -> update -> log -> sometimes ask, save ] -> last checkpoint
 
 What a step reads, hides and drops out is a function of (seed, step), so a checkpoint holds the weights, the
-optimiser's moments and a handful of numbers; killed anywhere and resumed, a run of fixed `steps` repeats
+optimizer's moments and a handful of numbers; killed anywhere and resumed, a run of fixed `steps` repeats
 itself bit for bit. With `minutes` instead, the learning rate follows the clock (time in the loop, not time
 waiting to be resumed).
 
@@ -23,40 +23,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unimo import checkpoint, distributed, objectives, rng
+from unimo import checkpoint, distributed, rng
 from unimo.config import to_dict
-from unimo.data.loader import Budgets
 from unimo.data.workers import batches
 from unimo.errors import NumericsError, Restart, UsageError, WeightsError
 from unimo.machine import autocast_dtype, keep_freed_memory, located_faults, matmul_rate
 from unimo.model.build import fill
 from unimo.model.transformer import Attention, Transformer
 from unimo.train import run_folder
-from unimo.train.data import open_corpora
 from unimo.train.early_stopping import answering, forget_later
-from unimo.train.job import LoopSettings, Work
+from unimo.train.job import LoopSettings, TrainingJob
 from unimo.train.logging import Board, Meter
-from unimo.train.optimizer import Optimiser, Optimisers, learning_rate, make_optimiser, moments, put_back, rate_of_step
+from unimo.train.optimizer import (
+    Optimizers,
+    make_optimizer,
+    moments,
+    put_back,
+    rate_of_step,
+)
 from unimo.train.pretraining import Pretraining
-from unimo.train.settings import Data, Objectives, Run
-from unimo.train.step import Learner
-
-__all__ = [
-    "Budgets",
-    "Data",
-    "Learner",
-    "Objectives",
-    "Optimiser",
-    "Pretraining",
-    "Run",
-    "learning_rate",
-    "objectives",
-    "open_corpora",
-    "train",
-]
+from unimo.train.settings import Run
+from unimo.train.step import TrainStep
 
 
-def train(run: Run | Work, out: str | Path, *, resume: bool = False, say: Callable[[str], None] = print) -> Path:
+def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say: Callable[[str], None] = print) -> Path:
     """Trains as `run` says, in folder `out`; returns the last checkpoint.
 
     run: settings of a pre-training run, or another work. resume: go on with the run in `out`, which must have the same
@@ -64,13 +54,13 @@ def train(run: Run | Work, out: str | Path, *, resume: bool = False, say: Callab
     ResourceError when the machine gives out; NumericsError after three steps in a row that were not finite; Restart
     when asked to stop by a signal, after saving.
     """
-    work: Work = Pretraining(run) if isinstance(run, Run) else run
-    settings: LoopSettings = work.settings
+    job: TrainingJob = Pretraining(run) if isinstance(run, Run) else run
+    settings: LoopSettings = job.settings
     out = Path(out)
     rank, world = distributed.start()
     chief = rank == 0
     say = say if chief else (lambda _: None)
-    work.check(world)
+    job.check(world)
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     dtype = autocast_dtype(settings.precision, device)
     keep_freed_memory()
@@ -79,111 +69,111 @@ def train(run: Run | Work, out: str | Path, *, resume: bool = False, say: Callab
 
     with located_faults(), contextlib.ExitStack() as stack:
         # Data: indexes are built by one process, then read by all.
-        with distributed.together():
+        with distributed.collective_errors():
             folder = stack.enter_context(_open_folder(out, resume)) if chief else None
             if chief:
-                work.open(out, say)
-        with distributed.together():
+                job.open(out, say)
+        with distributed.collective_errors():
             if not chief:
-                work.open(out, say)
-        settings = work.settings  # what the data decided is now part of them: the labels of a task
-        stream = work.stream(rank, world)
+                job.open(out, say)
+        settings = job.settings  # what the data decided is now part of them: the labels of a task
+        stream = job.stream(rank, world)
 
-        # Model and optimiser: as they begin, or as they were.
+        # Model and optimizer: as they begin, or as they were.
         torch.manual_seed(rng.number(settings.seed, "initialise"))
-        model = work.build().to(device)
+        model = job.build().to(device)
         for part in model.modules():
             if isinstance(part, Transformer):
-                part.checkpointing = settings.recompute
+                part.checkpointing = settings.activation_checkpointing
         if not resume:
-            work.start(model, say)
+            job.start(model, say)
         if device.type == "cuda" and not any(getattr(part, "dropout", 0) for part in _attentions(model)):
             model.attention_form = "flex"  # FlexAttention has no dropout
-        optimiser = make_optimiser(model, settings.optimiser)
+        optimizer = make_optimizer(model, settings.optimizer)
         state: dict[str, Any] = {"step": 0, "elapsed": 0.0, "skipped": 0, "skipped_in_a_row": 0}
-        with distributed.together():
+        with distributed.collective_errors():
             if folder is not None and resume:
-                folder.resume(settings, work.fingerprints, may_change=work.may_change)
+                folder.resume(settings, job.fingerprints, may_change=job.may_change)
             elif folder is not None:
-                folder.start(settings, work.fingerprints)
+                folder.start(settings, job.fingerprints)
         path = _last_checkpoint(out, say) if resume else None
         if resume and path is None:  # stopped before anything was saved: it begins where it began
-            work.start(model, say)
-        averaged = {name: p.detach().clone() for name, p in model.named_parameters()} if settings.average else {}
+            job.start(model, say)
+        ema = {name: p.detach().clone() for name, p in model.named_parameters()} if settings.ema_decay else {}
         if path is not None:
-            state |= restore(path, model, optimiser, averaged)
-            work.facts |= {"started": state.pop("started")} if "started" in state else {}
+            state |= restore(path, model, optimizer, ema)
+            job.facts |= {"started": state.pop("started")} if "started" in state else {}
             say(f"resumed from step {state['step']} ({path})")
-        if work.marks is not None:
-            work.marks.from_state(state.pop("marks", []))
+        if job.early_stopping is not None:
+            job.early_stopping.from_state(state.pop("marks", []))
             if chief:
                 forget_later(out / "best", state["step"])
         saved_step, saved_at, before = state["step"] if path else None, state["elapsed"], state["elapsed"]
 
         # The folder's writers, and what is shown.
         log = board = None
-        with distributed.together():
+        with distributed.collective_errors():
             if folder is not None:
                 log = stack.enter_context(contextlib.closing(run_folder.JsonlLog(folder.log_path)))
                 log.truncate_after(state["step"] - 1)
                 board = stack.enter_context(contextlib.closing(Board(settings.tensorboard, out, state["step"])))
         meter = stack.enter_context(contextlib.closing(Meter(matmul_rate(device, dtype), say)))
-        say(f"{work.headline} | {_size(model)} | {device.type} x {world}, {str(dtype).removeprefix('torch.')}")
+        say(f"{job.headline} | {_size(model)} | {device.type} x {world}, {str(dtype).removeprefix('torch.')}")
 
         def facts() -> dict[str, Any]:
-            marks = {"marks": work.marks.to_state()} if work.marks is not None else {}
-            known = {"settings": to_dict(settings), "data": work.fingerprints, "averaged": bool(averaged)}
-            return {**state, **marks, **known, **work.facts}
+            early_stopping = {"marks": job.early_stopping.to_state()} if job.early_stopping is not None else {}
+            known = {"settings": to_dict(settings), "data": job.fingerprints, "ema": bool(ema)}
+            return {**state, **early_stopping, **known, **job.facts}
 
         def save() -> Path | None:
-            with distributed.together():
+            with distributed.collective_errors():
                 if log is None:
                     return None
                 log.sync()
-                groups = tensors(model, optimiser, averaged)
+                groups = tensors(model, optimizer, ema)
                 return checkpoint.save(out / "checkpoints", state["step"], groups, facts(), keep=settings.keep)
 
         def ask() -> tuple[float, float]:
             """The model's score and loss on the dev split; the best weights so far are kept apart."""
-            assert work.marks is not None
-            with answering(model, averaged):
-                score, dev_loss = distributed.mean(*work.marks.ask(model))
-            best = work.marks.add(state["step"], score, dev_loss, _schedule(work, state))
-            with distributed.together():
+            assert job.early_stopping is not None
+            with answering(model, ema):
+                score, dev_loss = distributed.mean(*job.early_stopping.ask(model))
+            best = job.early_stopping.add(state["step"], score, dev_loss, _schedule(job, state))
+            with distributed.collective_errors():
                 if best and chief:
                     weights: dict[str, dict[str, Tensor]]
-                    weights = {"average": averaged} if averaged else {"model": dict(model.named_parameters())}
+                    weights = {"ema": ema} if ema else {"model": dict(model.named_parameters())}
                     checkpoint.save(out / "best", state["step"], weights, facts())
             return score, dev_loss
 
         # Steps.
-        learner: nn.Module = (work.learner or Learner)(model, work.active)
+        train_step: nn.Module = (job.train_step or TrainStep)(model, job.active)
         if world > 1:
-            learner = nn.parallel.DistributedDataParallel(learner, find_unused_parameters=True)
+            train_step = nn.parallel.DistributedDataParallel(train_step, find_unused_parameters=True)
         model.train()
         stop = stack.enter_context(run_folder.StopFlag())
         asked = False
         started = time.monotonic()
-        made = batches(stream, state["step"], work.steps, settings.workers, stop.__bool__)
+        made = batches(stream, state["step"], job.steps, settings.workers, stop.__bool__)
         stack.enter_context(contextlib.closing(made))
         for batch in made:
-            if _progress(work, state) >= 1:
+            if _progress(job, state) >= 1:
                 break
-            rate = rate_of_step(settings.optimiser, _progress(work, state), _share(work, state))
-            for group in optimiser.param_groups:
-                group["lr"] = rate * group.get("share", 1.0)
+            lr = rate_of_step(settings.optimizer, _progress(job, state), _share(job, state))
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group.get("share", 1.0)
             torch.manual_seed(rng.number(settings.seed, "dropout", state["step"], rank))
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                loss, losses, cost = learner(batch.to(device))
+                loss, losses, cost = train_step(batch.to(device))
             loss.backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), settings.optimiser.clip).item()
-            record = {"step": state["step"], **losses, "norm": norm, "rate": rate}
+            norm = nn.utils.clip_grad_norm_(model.parameters(), settings.optimizer.clip).item()
+            record = {"step": state["step"], **losses, "norm": norm, "lr": lr}
             if math.isfinite(losses["loss"]) and math.isfinite(norm):
-                optimiser.step()
+                optimizer.step()
                 state["skipped_in_a_row"] = 0
-                decay = _averaging(settings.average, state["step"])
-                for name, parameter in model.named_parameters() if averaged else ():
-                    averaged[name].lerp_(parameter.detach(), 1 - decay)
+                decay = _averaging(settings.ema_decay, state["step"])
+                for name, parameter in model.named_parameters() if ema else ():
+                    ema[name].lerp_(parameter.detach(), 1 - decay)
             else:  # the update is dropped, the order of the data is not: the next step is the next step
                 state["skipped"] += 1
                 state["skipped_in_a_row"] += 1
@@ -192,32 +182,34 @@ def train(run: Run | Work, out: str | Path, *, resume: bool = False, say: Callab
                     f"step {state['step']} skipped: loss {losses['loss']}, gradient norm {norm}; "
                     "its samples are named in log.jsonl"
                 )
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             state["step"] += 1
             # The clock and a signal must mean the same on every rank.
             state["elapsed"], stops = distributed.mean(before + time.monotonic() - started, bool(stop))
             record["seconds"] = round(state["elapsed"], 3)
-            was_asked = work.marks is not None and work.marks.is_due(state["step"], _progress(work, state) >= 1)
+            was_asked = job.early_stopping is not None and job.early_stopping.is_due(
+                state["step"], _progress(job, state) >= 1
+            )
             if was_asked:
                 record["dev"], record["dev_loss"] = ask()
             if log is not None:
                 log.write(**record)
             if board is not None:
                 board.plot(record)
-            meter.show(record, batch, cost, _progress(work, state), state["elapsed"])
+            meter.show(record, batch, cost, _progress(job, state), state["elapsed"])
             if state["skipped_in_a_row"] == 3:
                 raise NumericsError(
                     "three steps in a row were not finite",
                     where=f"steps {state['step'] - 3} to {state['step'] - 1} of {out / 'log.jsonl'}",
                     got=f"loss {losses['loss']}, gradient norm {norm}",
-                    do=f"look at the samples, or start anew with a lower optimiser.rate; last good checkpoint: {path}",
+                    do=f"look at the samples, or start anew with a lower optimizer.lr; last good checkpoint: {path}",
                 )
-            asked = stops > 0 and _progress(work, state) < 1
+            asked = stops > 0 and _progress(job, state) < 1
             if asked or was_asked or _save_is_due(settings, state, saved_at):
                 path, saved_step, saved_at = save(), state["step"], state["elapsed"]
             if asked:
                 break
-        if stop and not asked and world == 1 and _progress(work, state) < 1:
+        if stop and not asked and world == 1 and _progress(job, state) < 1:
             asked = True  # while it waited for a batch that did not come
         if saved_step != state["step"]:
             path = save()
@@ -234,22 +226,22 @@ def train(run: Run | Work, out: str | Path, *, resume: bool = False, say: Callab
 # ---- its parts ---------------------------------------------------------------------------------------------
 
 
-def tensors(model: nn.Module, optimiser: Optimisers, averaged: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+def tensors(model: nn.Module, optimizer: Optimizers, ema: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Everything a step changes that is a tensor, in the groups of a checkpoint; `restore` is its inverse."""
     groups: dict[str, dict[str, Tensor]] = {
         "model": dict(model.named_parameters()),
-        "optimiser": moments(model, optimiser),
+        "optimizer": moments(model, optimizer),
     }
-    return groups | ({"average": averaged} if averaged else {})
+    return groups | ({"ema": ema} if ema else {})
 
 
-def restore(path: Path, model: nn.Module, optimiser: Optimisers, averaged: dict[str, Tensor]) -> dict[str, Any]:
+def restore(path: Path, model: nn.Module, optimizer: Optimizers, ema: dict[str, Tensor]) -> dict[str, Any]:
     """Puts a checkpoint's weights, moments and averages in place; returns its step, clock and skipped steps."""
     saved = checkpoint.load(path)
     fill(model, saved.tensors["model"], where=path)
-    put_back(model, optimiser, saved.tensors["optimiser"])
-    for name in averaged:
-        averaged[name].copy_(saved.tensors["average"][name])
+    put_back(model, optimizer, saved.tensors["optimizer"])
+    for name in ema:
+        ema[name].copy_(saved.tensors["ema"][name])
     counters = ("step", "elapsed", "skipped", "skipped_in_a_row", "marks", "started")
     return {name: saved.state[name] for name in counters if name in saved.state}
 
@@ -293,26 +285,26 @@ def _open_folder(out: Path, resume: bool) -> run_folder.RunFolder:
     return folder
 
 
-def _progress(work: Work, state: dict[str, Any]) -> float:
+def _progress(job: TrainingJob, state: dict[str, Any]) -> float:
     """Share of the run that is done; one that stops early is done before its schedule is."""
-    if work.marks is not None and work.marks.patience_is_over:
+    if job.early_stopping is not None and job.early_stopping.patience_is_over:
         return 1.0
-    return _schedule(work, state)
+    return _schedule(job, state)
 
 
-def _schedule(work: Work, state: dict[str, Any]) -> float:
+def _schedule(job: TrainingJob, state: dict[str, Any]) -> float:
     """Share of the schedule that is done: by steps, or by the clock, but not before the least steps are made."""
-    if work.steps:
-        return state["step"] / work.steps
-    by_clock = state["elapsed"] / (60 * (work.settings.minutes or 1))
-    return min(by_clock, state["step"] / work.least_steps) if work.least_steps else by_clock
+    if job.steps:
+        return state["step"] / job.steps
+    by_clock = state["elapsed"] / (60 * (job.settings.minutes or 1))
+    return min(by_clock, state["step"] / job.min_steps) if job.min_steps else by_clock
 
 
-def _share(work: Work, state: dict[str, Any]) -> float:
+def _share(job: TrainingJob, state: dict[str, Any]) -> float:
     """Share of the schedule that the next step takes; by the clock what steps took so far, the first a thousandth."""
-    if work.steps or not state["step"]:
-        return 1 / (work.steps or work.least_steps or 1000)
-    return _schedule(work, state) / state["step"]
+    if job.steps or not state["step"]:
+        return 1 / (job.steps or job.min_steps or 1000)
+    return _schedule(job, state) / state["step"]
 
 
 def _save_is_due(settings: LoopSettings, state: dict[str, Any], saved_at: float) -> bool:

@@ -15,8 +15,8 @@ from unimo.train.muon import Muon
 
 
 @dataclass(frozen=True)
-class Optimiser:
-    rate: float = setting(5e-5, "peak learning rate", at_least=0, at_most=10)
+class OptimizerSettings:
+    lr: float = setting(5e-5, "peak learning rate", at_least=0, at_most=10)
     warmup: float = setting(
         0.06,
         "share of the run over which the rate rises from 0; at 0 a released unimo schedule stays at its peak",
@@ -49,7 +49,7 @@ class Optimiser:
         0.01, "decoupled decay of weight matrices; LayerNorms, biases and scalars have none", at_least=0, at_most=100
     )
     clip: float = setting(1.0, "largest global gradient norm", above=0)
-    layers: Literal["adamw", "muon"] = setting(
+    matrix_optimizer: Literal["adamw", "muon"] = setting(
         "adamw", "what moves the matrices inside Transformer layers: adamw or muon; all else has adamw"
     )
     momentum: float = setting(0.95, "Muon's momentum", at_least=0, below=1)
@@ -73,7 +73,7 @@ class Optimiser:
                 ("hold", "decay"),
                 got=f"{self.hold} and {self.decay}",
                 expected="linear or cosine",
-                do="--set optimiser.hold=0",
+                do="--set optimizer.hold=0",
             )
         if self.decay == "noam" and not self.warmup:
             yield Contradiction(
@@ -88,8 +88,8 @@ class Optimiser:
             )
 
 
-class Optimisers:
-    """Several optimisers of disjoint parameters that step as one and keep their state in one place."""
+class Optimizers:
+    """Several optimizers of disjoint parameters that step as one and keep their state in one place."""
 
     def __init__(self, *parts: torch.optim.Optimizer, epsilon: float | None = None):
         """epsilon: Adam's, where it stands as in released UNIMO (see `make_optimiser`)."""
@@ -112,17 +112,19 @@ class Optimisers:
             part.zero_grad(set_to_none)
 
 
-def make_optimiser(model: nn.Module, settings: Optimiser) -> Optimisers:
+def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizers:
     """Fused AdamW; matrices decay, tables (see TABLES), LayerNorms, biases, temperatures and other vectors do not.
 
-    layers="muon" gives the matrices inside Transformer layers to Muon, whose updates are as large as Adam's: one rate
-    serves both.
+    matrix_optimizer="muon" gives the matrices inside Transformer layers to Muon, whose updates are as large as Adam's:
+    one rate serves both.
 
     As released: UNIMO divides by sqrt(v) + epsilon before the bias of v is corrected (spec unimo, U2), which is this
     Adam with epsilon / sqrt(1 - beta2^t); UNIMO-2's patch bias decays, by a slip of its name rule (spec unimo2, V6).
     """
     named = dict(model.named_parameters())
-    inside = {name for name, p in named.items() if ".layers." in name and p.ndim == 2 and settings.layers == "muon"}
+    inside = {
+        name for name, p in named.items() if ".layers." in name and p.ndim == 2 and settings.matrix_optimizer == "muon"
+    }
     rest = {name: p for name, p in named.items() if name not in inside}
     decays = {name for name, p in rest.items() if _decays(name, p, settings.decayed)}
     share = layer_shares(model, settings.layer_decay)
@@ -132,14 +134,14 @@ def make_optimiser(model: nn.Module, settings: Optimiser) -> Optimisers:
             for decay, wanted in ((1, decays), (0, rest.keys() - decays))
             for part, names in _by_share([name for name in rest if name in wanted], share)
         ],
-        lr=settings.rate,
+        lr=settings.lr,
         betas=(settings.beta1, settings.beta2),
         eps=settings.epsilon,
         fused=True,
     )
     epsilon = settings.epsilon if settings.epsilon_form == "unimo" else None
     if not inside:
-        return Optimisers(adamw, epsilon=epsilon)
+        return Optimizers(adamw, epsilon=epsilon)
     stacked = {name for name in inside if name.endswith("attention.qkv.weight") and settings.split_qkv}
     muon = Muon(
         [
@@ -148,11 +150,11 @@ def make_optimiser(model: nn.Module, settings: Optimiser) -> Optimisers:
             if wanted
             for part, names in _by_share([name for name in named if name in wanted], share)
         ],
-        lr=settings.rate,
+        lr=settings.lr,
         weight_decay=settings.weight_decay,
         momentum=settings.momentum,
     )
-    return Optimisers(adamw, muon, epsilon=epsilon)
+    return Optimizers(adamw, muon, epsilon=epsilon)
 
 
 # Rows of these are looked up, or are the vectors themselves: nothing multiplies them, so decay bounds no map; it only
@@ -209,7 +211,7 @@ def _decays(name: str, parameter: Tensor, rule: str) -> bool:
     return name.endswith("patches.projection.bias") or not ("norm" in name or name.endswith(".bias"))
 
 
-def learning_rate(settings: Optimiser, progress: float) -> float:
+def learning_rate(settings: OptimizerSettings, progress: float) -> float:
     """The rate at `progress` in [0, 1] of the run: up linearly, then down to `final`.
 
     The released forms (spec unimo §6.1, unimo2 §6) count from the run's beginning: after the warm-up unimo goes on at
@@ -218,22 +220,22 @@ def learning_rate(settings: Optimiser, progress: float) -> float:
     """
     warmup = settings.warmup
     if settings.decay == "piecewise":
-        return settings.rate * settings.factors[sum(progress >= boundary for boundary in settings.boundaries)]
+        return settings.lr * settings.factors[sum(progress >= boundary for boundary in settings.boundaries)]
     if progress < warmup:
-        return settings.rate * progress / warmup
+        return settings.lr * progress / warmup
     if settings.decay == "unimo":
-        return settings.rate * max(0.0, 1 - progress) if warmup else settings.rate
+        return settings.lr * max(0.0, 1 - progress) if warmup else settings.lr
     if settings.decay == "unimo2":
-        return settings.rate * max(0.0, 1 - (progress - warmup))
+        return settings.lr * max(0.0, 1 - (progress - warmup))
     if settings.decay == "noam":
-        return settings.rate * math.sqrt(warmup / progress)
+        return settings.lr * math.sqrt(warmup / progress)
     begins = max(warmup, settings.hold)
     rest = min(1.0, max(0.0, progress - begins) / max(1e-9, 1 - begins))
     fall = 1 - rest if settings.decay == "linear" else 0.5 * (1 + math.cos(math.pi * rest))
-    return settings.rate * (settings.final + (1 - settings.final) * fall)
+    return settings.lr * (settings.final + (1 - settings.final) * fall)
 
 
-def rate_of_step(settings: Optimiser, progress: float, share: float) -> float:
+def rate_of_step(settings: OptimizerSettings, progress: float, share: float) -> float:
     """The rate of a step that begins at `progress` and takes `share` of the run.
 
     linear and cosine: that of the step's middle, so that the first step moves the weights, and the last one too.
@@ -242,18 +244,18 @@ def rate_of_step(settings: Optimiser, progress: float, share: float) -> float:
     return learning_rate(settings, progress + (share / 2 if settings.decay in ("linear", "cosine") else 0.0))
 
 
-def moments(model: nn.Module, optimiser: Optimisers) -> dict[str, Tensor]:
-    """The optimisers' state by parameter name; parameters that never had a gradient have none."""
+def moments(model: nn.Module, optimizer: Optimizers) -> dict[str, Tensor]:
+    """The optimizers' state by parameter name; parameters that never had a gradient have none."""
     return {
         f"{name}.{key}": value
         for name, parameter in model.named_parameters()
-        for key, value in optimiser.state.get(parameter, {}).items()
+        for key, value in optimizer.state.get(parameter, {}).items()
     }
 
 
-def put_back(model: nn.Module, optimiser: Optimisers, saved: dict[str, Tensor]) -> None:
+def put_back(model: nn.Module, optimizer: Optimizers, saved: dict[str, Tensor]) -> None:
     """The inverse of `moments`."""
     parameters = dict(model.named_parameters())
     for name, value in saved.items():
         owner, _, key = name.rpartition(".")
-        optimiser.state[parameters[owner]][key] = value.to(parameters[owner].device)
+        optimizer.state[parameters[owner]][key] = value.to(parameters[owner].device)

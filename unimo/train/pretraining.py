@@ -17,7 +17,7 @@ from unimo.model.unified import Unified
 from unimo.objectives import Objective
 from unimo.tokenizer import Tokenizer
 from unimo.train import data as opening
-from unimo.train.early_stopping import Marks
+from unimo.train.early_stopping import EarlyStopping
 from unimo.train.job import Say
 from unimo.train.settings import MAY_CHANGE, Run, check
 from unimo.weights.loading import start_from
@@ -27,9 +27,9 @@ class Pretraining:
     """See `unimo.train.job.Work`."""
 
     may_change: tuple[str, ...] = MAY_CHANGE
-    marks: Marks | None = None
-    least_steps = 0
-    learner: Callable[[Unified, dict[str, Objective]], nn.Module] | None = None
+    early_stopping: EarlyStopping | None = None
+    min_steps = 0
+    train_step: Callable[[Unified, dict[str, Objective]], nn.Module] | None = None
 
     def __init__(self, run: Run):
         self.settings: Run = run
@@ -73,16 +73,16 @@ class Pretraining:
 
     def build(self) -> Unified:
         model = build(self.settings.model)
-        if self.settings.only_known_words:
-            known = opening.known_words(self.corpora)
+        if self.settings.restrict_vocabulary:
+            known = opening.vocabulary_subset(self.corpora)
             model.know_words(torch.from_numpy(known))
             self.facts["known_words"] = known.tolist()
         return model
 
     def start(self, model: Unified, say: Say) -> None:
-        if self.settings.start is not None:
-            account = start_from(model, self.settings.start)
-            say(f"{len(account.loaded)} tensors from {self.settings.start}, {len(account.missing)} as initialised")
+        if self.settings.init_from is not None:
+            account = start_from(model, self.settings.init_from)
+            say(f"{len(account.loaded)} tensors from {self.settings.init_from}, {len(account.missing)} as initialised")
 
 
 def _shared_out(budgets: Budgets, active: dict[str, Objective]) -> Budgets:

@@ -27,7 +27,7 @@ from unimo.objectives import (
     TextContrastive,
 )
 from unimo.tokenizer import Tokenizer
-from unimo.train.optimizer import Optimiser
+from unimo.train.optimizer import OptimizerSettings
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Data:
     neighbours: str | None = setting(
         None, "folder of related images and sentences (unimo prepare neighbours)", filled=True
     )
-    max_bad_share: float = setting(
+    max_bad_fraction: float = setting(
         0.01, "share of bad samples beyond which a run stops and says why", at_least=0, at_most=1
     )
     index_dir: str | None = setting(
@@ -83,11 +83,13 @@ class Run:
     """Everything a run is made of; saved with it as settings.json and accepted back as a recipe."""
 
     model: ModelSettings = setting(ModelSettings(), "the model")
-    start: str | None = setting(None, "weights to start from: a run, a saved folder, or a name on the hub", filled=True)
+    init_from: str | None = setting(
+        None, "weights to start from: a run, a saved folder, or a name on the hub", filled=True
+    )
     data: Data = setting(Data(), "where the data is and how it is read")
     batch: Budgets = setting(Budgets(), "what one step holds")
     objectives: Objectives = setting(Objectives(), "what is asked, and how much it counts")
-    optimiser: Optimiser = setting(Optimiser(), "how the weights move")
+    optimizer: OptimizerSettings = setting(OptimizerSettings(), "how the weights move")
     steps: int | None = setting(None, "length of the run in steps (exactly resumable)", at_least=1)
     minutes: float | None = setting(None, "length of the run in minutes; used when steps is none", above=0)
     seed: int = setting(0, "all chance of the run")
@@ -96,26 +98,26 @@ class Run:
     save_steps: int | None = setting(None, "steps between checkpoints", at_least=1)
     save_minutes: float = setting(10.0, "minutes between checkpoints when save_steps is none", at_least=0)
     keep: int = setting(2, "checkpoints kept", at_least=2)
-    average: float = setting(
+    ema_decay: float = setting(
         0.0, "decay of a running average of the weights, used for answering; 0 keeps none", at_least=0, at_most=0.999999
     )
-    only_known_words: bool = setting(
+    restrict_vocabulary: bool = setting(
         False, "predict only words the training texts hold: the same softmax over fewer columns"
     )
-    recompute: bool = setting(False, "recompute activations in the backward pass to save memory")
+    activation_checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory")
     tensorboard: bool = setting(True, "write TensorBoard curves when the package is installed")
 
     def contradictions(self) -> Iterator[Contradiction]:
         model, active = self.model, self.objectives.active()
-        longest = model.positions - 2
+        max_length = model.positions - 2
         for name in ("caption_length", "passage_length"):
-            if getattr(self.batch, name) > longest:
+            if getattr(self.batch, name) > max_length:
                 yield Contradiction(
                     "texts longer than the model has positions",
                     (f"batch.{name}", "model.positions"),
                     got=getattr(self.batch, name),
-                    expected=f"at most {longest}, model.positions - 2",
-                    do=f"--set batch.{name}={longest}, or raise model.positions for longer texts",
+                    expected=f"at most {max_length}, model.positions - 2",
+                    do=f"--set batch.{name}={max_length}, or raise model.positions for longer texts",
                 )
         if model.dictionary and model.chosen > model.dictionary:
             yield Contradiction(
@@ -259,13 +261,13 @@ def check(run: Run, world: int) -> None:
             do="--set data.rewrites=FOLDER, or "
             + " ".join(f"--set {name}=0" for name, value in of_graphs.items() if value),
         )
-    if run.batch.shards % world:
+    if run.batch.micro_batches % world:
         raise UsageError(
-            "the shards of a step cannot be shared equally among the processes",
-            where="batch.shards",
-            got=run.batch.shards,
+            "the micro-batches of a step cannot be shared equally among the processes",
+            where="batch.micro_batches",
+            got=run.batch.micro_batches,
             expected=f"a multiple of {world}",
-            do=f"--set batch.shards={world}",
+            do=f"--set batch.micro_batches={world}",
         )
     if not wanted(run):
         raise UsageError(

@@ -13,7 +13,7 @@ from unimo.model.unified import Fused, Unified
 from unimo.objectives import Objective, Part
 
 
-class Learner(nn.Module):
+class TrainStep(nn.Module):
     """One step of all objectives as a module, so that DistributedDataParallel sees its forward.
 
     forward: Batch -> (loss to differentiate, {"loss" and every part: mean over all ranks}, forward operations

@@ -24,7 +24,7 @@ from unimo.model.build import SIZES, ModelSettings, Size, as_released, build
 from unimo.model.unified import Unified
 from unimo.weights import files
 from unimo.weights.huggingface import start_from_roberta, start_from_vit
-from unimo.weights.key_map import Account, convert, line
+from unimo.weights.key_map import LoadReport, convert, line
 from unimo.weights.pretrained import save_pretrained
 from unimo.weights.published_config import configured, find_config
 from unimo.weights.published_names import is_leftover, origins
@@ -40,14 +40,14 @@ class Converted:
 
     model: Unified
     settings: ModelSettings
-    account: Account
+    account: LoadReport
     skipped: list[str]
     heads: dict[str, Tensor]
     notes: list[str] = field(default_factory=list)
 
     def table(self) -> list[str]:
         """One line for each fate of a tensor, and the notes."""
-        fates = [*self.account.table(), line("optimiser", self.skipped), line("task heads", sorted(self.heads))]
+        fates = [*self.account.table(), line("optimizer", self.skipped), line("task heads", sorted(self.heads))]
         return [*fates, *self.notes]
 
 
@@ -184,7 +184,7 @@ def save_converted(converted: Converted, source: str | Path, out: str | Path) ->
     return folder
 
 
-def initialise(
+def init_from_pretrained(
     out: str | Path, settings: ModelSettings, *, roberta: str | None = None, vit: str | None = None, seed: int = 0
 ) -> list[str]:
     """A model started from other people's towers, saved; returns what became of every tensor, line by line."""

@@ -23,7 +23,7 @@ from unimo.model.embeddings import PatchEmbedding
 from unimo.model.transformer import Transformer
 from unimo.weights import files as weight_files
 from unimo.weights.hub import fetch
-from unimo.weights.key_map import OWN_TABLE, Account, Origin, convert
+from unimo.weights.key_map import OWN_TABLE, KeyMap, LoadReport, convert
 
 # Parts of a layer: ours, and those of theirs that are joined to it.
 ROBERTA_LAYER = {
@@ -71,7 +71,7 @@ UNSAID = {  # fields that older files leave out, and what leaving them out means
 }
 
 
-def start_from_roberta(model: nn.Module, source: str | Path, *, grounded: bool = True) -> Account:
+def start_from_roberta(model: nn.Module, source: str | Path, *, grounded: bool = True) -> LoadReport:
     """Fills words, language model and the Transformers over words with the weights of a RobertaForMaskedLM.
 
     model: UNIMO or UNIMO-2. grounded: fill UNIMO-2's Grounded Transformer too, with the same layers.
@@ -125,9 +125,9 @@ def start_from_roberta(model: nn.Module, source: str | Path, *, grounded: bool =
     for name, count in zip(tables, (their_rows, 1)):
         _expect_shape(weights.get(name), (count, words.word.embedding_dim), f"{folder}, {name}")
     origins = {
-        "words.word.weight": Origin(("embeddings.word_embeddings.weight",)),
-        "words.position.weight": Origin(tables, change=with_type),
-        "language_model.bias": Origin(("lm_head.bias",)),
+        "words.word.weight": KeyMap(("embeddings.word_embeddings.weight",)),
+        "words.position.weight": KeyMap(tables, change=with_type),
+        "language_model.bias": KeyMap(("lm_head.bias",)),
         **_pair("words.norm", "embeddings.LayerNorm"),
         **_pair("language_model.transform", "lm_head.dense"),
         **_pair("language_model.norm", "lm_head.layer_norm"),
@@ -136,7 +136,7 @@ def start_from_roberta(model: nn.Module, source: str | Path, *, grounded: bool =
         origins |= _layers(name, stack, ROBERTA_LAYER)
     if words_head.table is not None:  # then the decoder is what counts, and no copy of anything
         for ours, decoder in ((OWN_TABLE, "lm_head.decoder.weight"), ("language_model.bias", "lm_head.decoder.bias")):
-            origins[ours] = Origin((decoder if decoder in weights else ROBERTA_TIED[decoder],))
+            origins[ours] = KeyMap((decoder if decoder in weights else ROBERTA_TIED[decoder],))
     for copy, original in ROBERTA_TIED.items() if words_head.table is None else ():
         if copy in weights and not torch.equal(weights[copy], weights.setdefault(original, weights[copy])):
             raise WeightsError(
@@ -149,7 +149,7 @@ def start_from_roberta(model: nn.Module, source: str | Path, *, grounded: bool =
     return _start(model, origins, weights, extra, folder)
 
 
-def start_from_vit(model: nn.Module, source: str | Path) -> Account:
+def start_from_vit(model: nn.Module, source: str | Path) -> LoadReport:
     """Fills patches and image tower with the weights of a ViT, of whatever image size it was trained with.
 
     model: UNIMO-2. Its patches are the ViT's own where model.patch_padding is 0. Raises as `start_from_roberta`.
@@ -182,8 +182,8 @@ def start_from_vit(model: nn.Module, source: str | Path) -> Account:
     width = patches.cls.shape[-1]
     _expect_shape(weights.get(place), (1, 1 + (side // patches.patch) ** 2, width), f"{folder}, {place}")
     origins = {
-        "patches.cls": Origin(("embeddings.cls_token",)),
-        "patches.positions": Origin((place,), change=resized),
+        "patches.cls": KeyMap(("embeddings.cls_token",)),
+        "patches.positions": KeyMap((place,), change=resized),
         **_pair("patches.projection", "embeddings.patch_embeddings.projection"),
         **_pair("image_encoder.final_norm", "layernorm"),
         **_layers("image_encoder", stack, VIT_LAYER),
@@ -266,13 +266,13 @@ def _weights(folder: Path, prefix: str, renamed: dict[str, str] | None = None) -
     return found
 
 
-def _pair(ours: str, *theirs: str) -> dict[str, Origin]:
+def _pair(ours: str, *theirs: str) -> dict[str, KeyMap]:
     """Weight and bias."""
-    return {f"{ours}.{kind}": Origin(tuple(f"{name}.{kind}" for name in theirs)) for kind in ("weight", "bias")}
+    return {f"{ours}.{kind}": KeyMap(tuple(f"{name}.{kind}" for name in theirs)) for kind in ("weight", "bias")}
 
 
-def _layers(ours: str, stack: Transformer, parts: dict[str, tuple[str, ...]]) -> dict[str, Origin]:
-    found: dict[str, Origin] = {}
+def _layers(ours: str, stack: Transformer, parts: dict[str, tuple[str, ...]]) -> dict[str, KeyMap]:
+    found: dict[str, KeyMap] = {}
     for i in range(len(stack.layers)):
         for part, theirs in parts.items():
             found |= _pair(f"{ours}.layers.{i}.{part}", *(f"encoder.layer.{i}.{name}" for name in theirs))
@@ -280,8 +280,8 @@ def _layers(ours: str, stack: Transformer, parts: dict[str, tuple[str, ...]]) ->
 
 
 def _start(
-    model: nn.Module, origins: dict[str, Origin], weights: dict[str, Tensor], extra: tuple[str, ...], folder: Path
-) -> Account:
+    model: nn.Module, origins: dict[str, KeyMap], weights: dict[str, Tensor], extra: tuple[str, ...], folder: Path
+) -> LoadReport:
     """`convert`, after a look at the names on both sides. extra: how names begin that may be left over."""
     wanted = {name for origin in origins.values() for name in origin.names}
     missing = sorted(wanted - set(weights))

@@ -12,7 +12,7 @@ from unimo.errors import WeightsError
 
 
 @dataclass(frozen=True)
-class Origin:
+class KeyMap:
     """names: published tensors, joined along the first axis after each was turned, where `turned`.
 
     change: what makes ours of the joined tensor, where it is not the same.
@@ -34,20 +34,20 @@ class Origin:
 OWN_TABLE, WORD_TABLE = "language_model.table.weight", "words.word.weight"
 
 
-def by_name(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Origin]:
+def by_name(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, KeyMap]:
     """Origins of a model's parameters in weights of the same names.
 
     A model with an output table of its own that starts from one without has the word table there: it is what theirs
     predicts words with.
     """
-    same = {name: Origin((name,)) for name, _ in model.named_parameters()}
+    same = {name: KeyMap((name,)) for name, _ in model.named_parameters()}
     if OWN_TABLE in same and OWN_TABLE not in weights:
-        same[OWN_TABLE] = Origin((WORD_TABLE,))
+        same[OWN_TABLE] = KeyMap((WORD_TABLE,))
     return same
 
 
 @dataclass
-class Account:
+class LoadReport:
     """What became of every tensor: ours that were found, are missing or have another shape; theirs that nobody took."""
 
     loaded: list[str] = field(default_factory=list)
@@ -67,19 +67,19 @@ def line(kind: str, names: Sequence[str]) -> str:
 
 def convert(
     model: nn.Module,
-    origins: Mapping[str, Origin],
+    origins: Mapping[str, KeyMap],
     weights: Mapping[str, Tensor],
     *,
     where: object,
     strict: bool = True,
-) -> Account:
+) -> LoadReport:
     """Puts somebody else's weights into a model of the same sizes, and says what became of each.
 
     origins: our parameter name -> where it comes from, for every parameter they have too.
 
     strict: WeightsError if any of ours is missing or has another shape, or any of theirs is left over.
     """
-    account, own = Account(), dict(model.named_parameters())
+    account, own = LoadReport(), dict(model.named_parameters())
     left = set(weights)
     for name, parameter in own.items():
         origin = origins.get(name)

@@ -35,8 +35,8 @@ def load_model(
     saved = checkpoint.load(newest(path) or path, groups=[])
     place = saved.path / checkpoint.STATE
     settings = saved_settings.model_settings(saved.state, place)
-    known = saved_settings.known_words(saved.state, settings, place)
-    group = "average" if saved.state.get("averaged") else "model"
+    known = saved_settings.vocabulary_subset(saved.state, settings, place)
+    group = "ema" if saved.state.get("ema") else "model"
     weights = saved.path / f"{group}.safetensors"
     shapes = files.shapes(weights)
     saved_settings.check_shapes(settings, shapes, where=f"{place}: settings.model", weights=weights)
@@ -58,7 +58,7 @@ def settings_and_words(source: str | Path) -> tuple[ModelSettings, Tensor | None
         saved = checkpoint.load(place, groups=[])
         state, where = saved.state, saved.path / checkpoint.STATE
     settings = saved_settings.model_settings(state, where)
-    return settings, saved_settings.known_words(state, settings, where)
+    return settings, saved_settings.vocabulary_subset(state, settings, where)
 
 
 def newest(source: str | Path) -> Path | None:
@@ -71,7 +71,7 @@ def newest(source: str | Path) -> Path | None:
     return path / "checkpoints" if (path / "checkpoints").is_dir() else path
 
 
-def start_from(model: Unified, source: str | Path) -> key_map.Account:
+def start_from(model: Unified, source: str | Path) -> key_map.LoadReport:
     """Puts the weights of another model into this one, where both have a parameter; what it lacks stays as it is.
 
     source: as of `load_model`. Raises WeightsError if it has a parameter that this model has not, or in another shape.
@@ -82,7 +82,7 @@ def start_from(model: Unified, source: str | Path) -> key_map.Account:
     return account
 
 
-def refuse_unfit(account: key_map.Account, source: str | Path) -> None:
+def refuse_unfit(account: key_map.LoadReport, source: str | Path) -> None:
     """WeightsError if the other model has a parameter that this one has not, or in another shape."""
     if account.misshapen or account.extra:
         raise WeightsError(

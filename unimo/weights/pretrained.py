@@ -55,7 +55,7 @@ def save_pretrained(
         "unimo_version": __version__,
         "vocab_size": settings.vocabulary,
         "settings": {"model": to_dict(settings)},
-        "known_words": None if model.known_words is None else model.known_words.tolist(),
+        "known_words": None if model.vocabulary_subset is None else model.vocabulary_subset.tolist(),
         "facts": dict(facts or {}),
     }
     device, training = next(model.parameters()).device, model.training
@@ -94,7 +94,7 @@ def from_pretrained(
         raise WeightsError("not a saved model", where=folder, expected=f"a folder with {CONFIG}, {WEIGHTS}, {CHECK}")
     config, place = load_json(folder / CONFIG, error=WeightsError), folder / CONFIG
     settings = saved_settings.model_settings(config, place)
-    known = saved_settings.known_words(config, settings, place)
+    known = saved_settings.vocabulary_subset(config, settings, place)
     if not isinstance(config.setdefault("facts", {}), dict):
         got = type(config["facts"]).__name__
         raise WeightsError("facts that are none", where=f"{place}: facts", got=got, expected="an object, or nothing")

@@ -76,8 +76,8 @@ def find_config(source: str | Path) -> Path | None:
     """
     source = Path(source)
     found = [path for path in sorted(source.glob("*.json")) if _is_configuration(path)] if source.is_dir() else []
-    beside = source.parent / "config" / f"{source.stem if source.is_file() else source.name}.json"
-    found += [beside] if beside.is_file() else []
+    side_inputs = source.parent / "config" / f"{source.stem if source.is_file() else source.name}.json"
+    found += [side_inputs] if side_inputs.is_file() else []
     if len(found) > 1:
         raise WeightsError(
             "several configurations lie with these weights",

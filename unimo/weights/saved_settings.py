@@ -37,7 +37,7 @@ def model_settings(state: Any, where: object) -> ModelSettings:
     return settings_of(settings.get("model"), f"{where}: settings.model")
 
 
-def known_words(state: Mapping[str, Any], settings: ModelSettings, where: object) -> Tensor | None:
+def vocabulary_subset(state: Mapping[str, Any], settings: ModelSettings, where: object) -> Tensor | None:
     """The ids that the model may predict, (k,) int64 ascending, or None for all."""
     value, key = state.get("known_words"), f"{where}: known_words"
     if value is None:

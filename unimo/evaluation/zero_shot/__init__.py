@@ -1,7 +1,7 @@
 """All tasks by name; one file each. A task asks a trained model and marks its answers:
 
     task = Retrieval(pairs=("data/test",))
-    answers = task.predict(Material(answerer))    # the model runs here, and nowhere else
+    answers = task.predict(EvalContext(answerer))    # the model runs here, and nowhere else
     rows = task.score(answers)                    # rows of a report: see `unimo.evaluation.report`
     pages = task.show(answers)                    # and its galleries
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from unimo.evaluation.zero_shot.captioning import Captioning
 from unimo.evaluation.zero_shot.classification import Classification
-from unimo.evaluation.zero_shot.context import Material
+from unimo.evaluation.zero_shot.context import EvalContext
 from unimo.evaluation.zero_shot.dictionary import DictionaryUse
 from unimo.evaluation.zero_shot.foils import Foils
 from unimo.evaluation.zero_shot.masked_words import MaskedWords
@@ -29,4 +29,4 @@ TASKS = {
     "dictionary": DictionaryUse,
 }
 
-__all__ = ["TASKS", "Material", *(task.__name__ for task in TASKS.values())]
+__all__ = ["TASKS", "EvalContext", *(task.__name__ for task in TASKS.values())]

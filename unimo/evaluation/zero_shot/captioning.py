@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unimo.corpus.corpus import Corpus
-from unimo.evaluation.zero_shot.context import Material, Paths, choose, in_blocks, references
+from unimo.evaluation.zero_shot.context import EvalContext, Paths, choose, in_blocks, references
 from unimo.metrics.captions import caption_report
 
 METRICS = {"CIDEr-D": ("", "0 to 10; published x 100"), "BLEU-4": ("%", ""), "ROUGE-L": ("%", "")}
@@ -34,30 +34,30 @@ class Captioning:
     title: str = "Captions, greedy"
     limit: int | None = 256
     train_limit: int | None = 2000
-    longest: int = 50
+    max_length: int = 50
     seed: int = 0
 
-    def predict(self, material: Material) -> Captions:
-        corpus = material.corpus("pairs", self.pairs)
+    def predict(self, context: EvalContext) -> Captions:
+        corpus = context.corpus("pairs", self.pairs)
         items = choose(len(corpus), self.limit, "pairs", self.seed)
-        sentences = material.captions(corpus, items, self.longest)
+        sentences = context.captions(corpus, items, self.max_length)
         return Captions(
             corpus,
             items,
             sentences,
             [references(corpus, int(i)) for i in items],
-            self._nearest(material, corpus, items),
+            self._nearest(context, corpus, items),
         )
 
-    def _nearest(self, material: Material, corpus: Corpus, items: np.ndarray) -> list[str] | None:
+    def _nearest(self, context: EvalContext, corpus: Corpus, items: np.ndarray) -> list[str] | None:
         if not self.train_pairs:
             return None
-        train = material.corpus("pairs", self.train_pairs)
+        train = context.corpus("pairs", self.train_pairs)
         kept = choose(len(train), self.train_limit, "training pairs", self.seed)
-        asking = material.images(corpus, items).embedding.cpu().numpy()
+        asking = context.images(corpus, items).embedding.cpu().numpy()
         best, near = np.full(len(items), -np.inf, np.float32), np.zeros(len(items), np.int64)
         for block in in_blocks(len(kept), 256):  # a training image's states are needed once: they are not kept
-            some = material.answerer.encode_images(material.shown(train, kept[block]))
+            some = context.pipeline.encode_images(context.shown(train, kept[block]))
             cosine = asking @ some.embedding.cpu().numpy().T
             nearer = cosine.max(1) > best
             near[nearer] = kept[block][cosine.argmax(1)[nearer]]

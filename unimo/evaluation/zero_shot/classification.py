@@ -9,7 +9,7 @@ import numpy as np
 
 from unimo.corpus.corpus import Corpus
 from unimo.errors import DataError
-from unimo.evaluation.zero_shot.context import Material, Paths, choose
+from unimo.evaluation.zero_shot.context import EvalContext, Paths, choose
 from unimo.inference import PROMPTS
 from unimo.metrics.retrieval import recall_at_k
 
@@ -36,8 +36,8 @@ class Classification:
     unseen: Sequence[str] = ()
     seed: int = 0
 
-    def predict(self, material: Material) -> Classified:
-        corpus = material.corpus("images", self.images)
+    def predict(self, context: EvalContext) -> Classified:
+        corpus = context.corpus("images", self.images)
         label_of = {i: label for i, label in enumerate(corpus.labels or ()) if label is not None}
         names = sorted(set(label_of.values()))
         if len(names) < 2:
@@ -48,8 +48,8 @@ class Classification:
                 expected="a field label_name or label in each image's JSON",
             )
         items = np.array(list(label_of))[choose(len(label_of), self.limit, "classes", self.seed)]
-        classes = material.answerer.class_embeddings(names, self.prompts).numpy()
-        cosine = material.images(corpus, items).embedding.cpu().numpy() @ classes.T
+        classes = context.pipeline.class_embeddings(names, self.prompts).numpy()
+        cosine = context.images(corpus, items).embedding.cpu().numpy() @ classes.T
         number = {name: k for k, name in enumerate(names)}
         labels = np.array([number[label_of[int(i)]] for i in items])
         return Classified(corpus, items, names, labels, cosine)

@@ -12,7 +12,7 @@ import numpy as np
 from unimo.corpus.bad_samples import Ledger
 from unimo.corpus.corpus import Corpus, Kind, open_corpus
 from unimo.data.regions import ImageRegions
-from unimo.inference import Answerer, EncodedImages, EncodedTexts
+from unimo.inference import EncodedImages, EncodedTexts, Pipeline
 from unimo.regions.store import RegionStore
 from unimo.rng import generator
 
@@ -20,14 +20,14 @@ Paths = tuple[str, ...]
 
 
 @dataclass
-class Material:
+class EvalContext:
     """Gives tasks what they ask for and remembers it, so that no image or text passes its tower twice.
 
     index_dir: where shard indexes go when they should not lie beside the shards. ledger: counts bad samples.
     fingerprints: of every corpus opened so far. regions: where UNIMO's regions lie, if not beside the shards.
     """
 
-    answerer: Answerer
+    pipeline: Pipeline
     index_dir: str | Path | None = None
     ledger: Ledger = field(default_factory=Ledger)
     regions: Paths = ()
@@ -41,7 +41,7 @@ class Material:
             self._kept[key] = open_corpus(
                 kind,
                 list(paths),
-                tokenizer=self.answerer.tokenizer,
+                tokenizer=self.pipeline.tokenizer,
                 ledger=self.ledger,
                 index_dir=self.index_dir,
             )
@@ -52,12 +52,12 @@ class Material:
         """Some images of a corpus after their tower."""
         key = ("images", corpus.fingerprint, items.tobytes())
         if key not in self._kept:
-            self._kept[key] = self.answerer.encode_images(self.shown(corpus, items))
+            self._kept[key] = self.pipeline.encode_images(self.shown(corpus, items))
         return self._kept[key]
 
     def shown(self, corpus: Corpus, items: np.ndarray) -> Iterator[bytes | ImageRegions]:
         """What the model sees of some images: their files, or for UNIMO their regions."""
-        if not self.answerer.sees_regions:
+        if not self.pipeline.sees_regions:
             return (corpus.image_bytes(int(i)) for i in items)
         key = ("regions", corpus.fingerprint)
         if key not in self._kept:
@@ -69,14 +69,14 @@ class Material:
         """Some texts after their tower."""
         key = ("texts", *strings)
         if key not in self._kept:
-            self._kept[key] = self.answerer.encode_texts(strings)
+            self._kept[key] = self.pipeline.encode_texts(strings)
         return self._kept[key]
 
-    def captions(self, corpus: Corpus, items: np.ndarray, longest: int) -> list[str]:
+    def captions(self, corpus: Corpus, items: np.ndarray, max_length: int) -> list[str]:
         """What the model writes about some images of a corpus, greedily, in at most `longest` pieces."""
-        key = ("captions", corpus.fingerprint, items.tobytes(), longest)
+        key = ("captions", corpus.fingerprint, items.tobytes(), max_length)
         if key not in self._kept:
-            self._kept[key] = self.answerer.caption(self.images(corpus, items), longest=longest)
+            self._kept[key] = self.pipeline.caption(self.images(corpus, items), max_length=max_length)
         return self._kept[key]
 
 
@@ -110,4 +110,4 @@ def in_blocks(n: int, size: int = 1024) -> Iterator[slice]:
     return (slice(first, min(first + size, n)) for first in range(0, n, size))
 
 
-__all__ = ["Material", "Paths", "choose", "in_blocks", "references", "unique"]
+__all__ = ["EvalContext", "Paths", "choose", "in_blocks", "references", "unique"]

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from unimo.data.augment import squeeze
+from unimo.data.augment import resize
 from unimo.data.images import load_rgb
-from unimo.evaluation.zero_shot.context import Material, Paths, choose, references
+from unimo.evaluation.zero_shot.context import EvalContext, Paths, choose, references
 from unimo.metrics.codebook import codebook_report
 
 TILES = 4  # a shown entry is a square of 4 x 4 patches
@@ -50,30 +50,30 @@ class DictionaryUse:
     seed: int = 0
 
     @torch.inference_mode()
-    def predict(self, material: Material) -> Use | None:
+    def predict(self, context: EvalContext) -> Use | None:
         """None when the model has no dictionary."""
-        answerer = material.answerer
-        dictionary = answerer.model.dictionary
+        pipeline = context.pipeline
+        dictionary = pipeline.model.dictionary
         if dictionary is None:
             return None
-        corpus = material.corpus("pairs", self.pairs)
+        corpus = context.corpus("pairs", self.pairs)
         items = choose(len(corpus), self.limit, "pairs", self.seed)
-        images = material.images(corpus, items)
-        texts = material.texts([references(corpus, int(i), 1)[0] for i in items])
+        images = context.images(corpus, items)
+        texts = context.texts([references(corpus, int(i), 1)[0] for i in items])
         asked = {"images alone": (images, None), "captions alone": (None, texts), "pairs": (images, texts)}
         size = len(dictionary.entries)
         reports = {}
         for name, sides in asked.items():
-            codes = answerer.codes(*sides)
+            codes = pipeline.codes(*sides)
             assert codes is not None, "the model has a dictionary"
             reports[name] = codebook_report(codes, size)
         use = np.array(reports["pairs"]["use"])
         top = np.argsort(-use, kind="stable")[: self.show_entries]
-        wanted = dictionary.entries[torch.from_numpy(top).to(answerer.device)].float()
+        wanted = dictionary.entries[torch.from_numpy(top).to(pipeline.device)].float()
         patches = dictionary.positions_of(images.hidden[:, 1:], "image").float() @ wanted.T  # (N, P, S)
         words = dictionary.positions_of(texts.hidden, "text").float() @ wanted.T  # (T, S)
-        crops = [_crops(answerer, corpus, items, best.cpu().numpy()) for best in patches.movedim(-1, 0)]
-        read = [_words(answerer, texts.texts.ids, vote) for vote in words.T]
+        crops = [_crops(pipeline, corpus, items, best.cpu().numpy()) for best in patches.movedim(-1, 0)]
+        read = [_words(pipeline, texts.texts.ids, vote) for vote in words.T]
         shown = [Entry(int(e), int(use[e]), crop, said) for e, crop, said in zip(top, crops, read)]
         return Use(reports, size, shown)
 
@@ -114,15 +114,15 @@ class DictionaryUse:
         return [{"title": f"{self.title}: the most used entries", "note": note, "items": items}]
 
 
-def _crops(answerer, corpus, items: np.ndarray, votes: np.ndarray) -> Image.Image:
+def _crops(pipeline, corpus, items: np.ndarray, votes: np.ndarray) -> Image.Image:
     """The best patches, one of an image, as a square. votes: (N, P)."""
-    patch = answerer.model.patches.patch
-    grid = answerer.side // patch
+    patch = pipeline.model.patches.patch
+    grid = pipeline.side // patch
     best = np.argsort(-votes.max(1), kind="stable")[: TILES * TILES]
     square = Image.new("RGB", (2 * patch * TILES, 2 * patch * TILES), (255, 255, 255))
     for place, i in enumerate(best):
         row, column = divmod(int(votes[i].argmax()), grid)
-        image = Image.fromarray(squeeze(load_rgb(corpus.image_bytes(int(items[i]))), answerer.side))
+        image = Image.fromarray(resize(load_rgb(corpus.image_bytes(int(items[i]))), pipeline.side))
         left, top = (int(x * patch - patch / 2) for x in (column, row))
         tile = image.crop((left, top, left + 2 * patch, top + 2 * patch))  # black beyond the image's edge
         down, across = divmod(place, TILES)
@@ -130,11 +130,11 @@ def _crops(answerer, corpus, items: np.ndarray, votes: np.ndarray) -> Image.Imag
     return square
 
 
-def _words(answerer, ids: torch.Tensor, votes: torch.Tensor, most: int = 6) -> list[str]:
+def _words(pipeline, ids: torch.Tensor, votes: torch.Tensor, most: int = 6) -> list[str]:
     """The pieces whose states come nearest to an entry on average, specials left out. ids, votes: (T,)."""
     distinct, place = ids.unique(return_inverse=True)
     mean = torch.zeros(len(distinct), device=votes.device).scatter_reduce(0, place, votes, "mean", include_self=False)
-    special: Sequence[int] = sorted(answerer.tokenizer.special_ids)
+    special: Sequence[int] = sorted(pipeline.tokenizer.special_ids)
     mean[torch.isin(distinct, torch.tensor(special, device=ids.device))] = -torch.inf
     best = mean.argsort(descending=True, stable=True)[:most]
-    return [answerer.tokenizer.decode([int(i)]).strip() for i in distinct[best] if int(i) not in special]
+    return [pipeline.tokenizer.decode([int(i)]).strip() for i in distinct[best] if int(i) not in special]

@@ -10,7 +10,7 @@ import numpy as np
 from unimo.corpus.image_names import ImageKeys
 from unimo.corpus.text import Row, read_jsonl
 from unimo.errors import DataError
-from unimo.evaluation.zero_shot.context import Material, Paths, choose, unique
+from unimo.evaluation.zero_shot.context import EvalContext, Paths, choose, unique
 from unimo.metrics.intervals import share_score
 
 FIELDS = ("image", "positive", "negative")
@@ -36,8 +36,8 @@ class Foils:
     limit: int | None = None
     seed: int = 0
 
-    def predict(self, material: Material) -> Judged:
-        corpus = material.corpus("pairs", self.pairs)
+    def predict(self, context: EvalContext) -> Judged:
+        corpus = context.corpus("pairs", self.pairs)
         path = Path(self.foils)
         if not path.is_file():
             raise DataError("no such file of foils", where=path, expected=f"JSON lines with {', '.join(FIELDS)}")
@@ -51,10 +51,10 @@ class Foils:
             raise DataError("a file without foils", where=path, expected="at least one line")
         items, image = np.unique([place[line["image"]] for line in lines], return_inverse=True)
         strings, text = unique([line[side] for line in lines for side in ("positive", "negative")])
-        images, texts = material.images(corpus, items), material.texts(strings)
+        images, texts = context.images(corpus, items), context.texts(strings)
         pairs = np.stack([np.repeat(image, 2), text], axis=1)
         near = images.embedding.cpu().numpy()[pairs[:, 0]] * texts.embedding.cpu().numpy()[pairs[:, 1]]
-        scores = {"by cosine": near.sum(-1), "fused": material.answerer.match(images, texts, pairs)}
+        scores = {"by cosine": near.sum(-1), "fused": context.pipeline.match(images, texts, pairs)}
         return Judged(
             [str(line.get("kind", "foil")) for line in lines],
             pairs[::2, 0],

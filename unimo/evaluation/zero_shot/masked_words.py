@@ -14,7 +14,7 @@ import numpy as np
 
 from unimo.data.masking import mask_spans
 from unimo.errors import DataError
-from unimo.evaluation.zero_shot.context import Material, Paths, choose, references
+from unimo.evaluation.zero_shot.context import EvalContext, Paths, choose, references
 from unimo.metrics.intervals import mean_score, share_score
 from unimo.rng import generator
 
@@ -44,39 +44,39 @@ class MaskedWords:
     passages: Sequence[str] = ()
     title: str = "Masked words"
     ratio: float = 0.15
-    longest: int = 96
+    max_length: int = 96
     limit: int | None = 512
     seed: int = 0
 
-    def predict(self, material: Material) -> dict[str, Filled]:
+    def predict(self, context: EvalContext) -> dict[str, Filled]:
         filled = {}
         if self.pairs:
-            corpus = material.corpus("pairs", self.pairs)
+            corpus = context.corpus("pairs", self.pairs)
             items = choose(len(corpus), self.limit, "pairs", self.seed)
             rows = [references(corpus, int(i), 1)[0] for i in items]
-            for name, images in ((BESIDE, material.images(corpus, items)), (ALONE, None)):
-                filled[name] = self._fill(material, rows, images)
+            for name, images in ((BESIDE, context.images(corpus, items)), (ALONE, None)):
+                filled[name] = self._fill(context, rows, images)
         if self.texts:
-            corpus = material.corpus("texts", self.texts)
+            corpus = context.corpus("texts", self.texts)
             items = choose(len(corpus), self.limit, "masked texts", self.seed)
-            filled["texts"] = self._fill(material, [corpus.text(int(i)) for i in items])
+            filled["texts"] = self._fill(context, [corpus.text(int(i)) for i in items])
         if self.passages:
-            filled["texts not read in training"] = self._fill(material, list(self.passages)[: self.limit])
+            filled["texts not read in training"] = self._fill(context, list(self.passages)[: self.limit])
         return filled
 
-    def _fill(self, material: Material, strings: Sequence[str], images=None) -> Filled:
-        answerer, rows, places, labels = material.answerer, [], [], []
+    def _fill(self, context: EvalContext, strings: Sequence[str], images=None) -> Filled:
+        pipeline, rows, places, labels = context.pipeline, [], [], []
         for number, text in enumerate(strings):
-            ids = answerer.frame(text)
-            if len(ids) > self.longest:
-                ids = np.append(ids[: self.longest - 1], answerer.tokenizer.sep)
+            ids = pipeline.frame(text)
+            if len(ids) > self.max_length:
+                ids = np.append(ids[: self.max_length - 1], pipeline.tokenizer.sep)
             hidden_row, hidden = mask_spans(
                 ids,
-                answerer.tokenizer.word_starts(ids),
+                pipeline.tokenizer.word_starts(ids),
                 generator(self.seed, "masked words", number, text),
                 ratio=self.ratio,
-                vocab_size=answerer.tokenizer.vocab_size,
-                mask_id=answerer.tokenizer.mask,
+                vocab_size=pipeline.tokenizer.vocab_size,
+                mask_id=pipeline.tokenizer.mask,
             )
             rows.append(hidden_row)
             places.append(hidden)
@@ -84,7 +84,7 @@ class MaskedWords:
         if not any(map(len, labels)):
             raise DataError("no word to hide", where=self.title, got=f"{len(rows)} texts, all empty")
         group = np.repeat(np.arange(len(rows)), [len(hidden) for hidden in places])
-        return Filled(np.concatenate(labels), answerer.masked_ids(rows, places, images), group)
+        return Filled(np.concatenate(labels), pipeline.masked_ids(rows, places, images), group)
 
     def score(self, filled: dict[str, Filled]) -> list[dict]:
         """Share of hidden pieces named exactly; chance is always saying the piece hidden most often."""

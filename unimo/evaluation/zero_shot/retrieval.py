@@ -3,7 +3,7 @@
     N images · M captions · U distinct captions · Q queries
 
 Two stages. First every caption is compared with every image by the cosine of their embeddings. Then a
-query's best candidates are read together with it, and ordered by the score of `Answerer.match`. The papers
+query's best candidates are read together with it, and ordered by the score of `Pipeline.match`. The papers
 fuse all N x M pairs; a shortlist of 32 costs 32 (N + M) at most.
 
 A caption found word for word beside two images is right for its own only, as in the published protocol;
@@ -18,7 +18,7 @@ import numpy as np
 
 from unimo.corpus.corpus import Corpus
 from unimo.errors import DataError
-from unimo.evaluation.zero_shot.context import Material, Paths, choose, in_blocks, references, unique
+from unimo.evaluation.zero_shot.context import EvalContext, Paths, choose, in_blocks, references, unique
 from unimo.inference import EncodedImages, EncodedTexts
 from unimo.metrics.retrieval import recall_at_k, retrieval_report
 
@@ -85,9 +85,9 @@ class Retrieval:
     ks: tuple[int, ...] = (1, 5, 10)
     seed: int = 0
 
-    def gallery(self, material: Material) -> Gallery:
+    def gallery(self, context: EvalContext) -> Gallery:
         """Raises DataError for fewer than two images."""
-        corpus = material.corpus("pairs", self.pairs)
+        corpus = context.corpus("pairs", self.pairs)
         items = choose(len(corpus), self.limit, "pairs", self.seed)
         if len(items) < 2:
             what = "retrieval needs something to choose from"
@@ -95,12 +95,12 @@ class Retrieval:
         told = [references(corpus, int(i), self.captions) for i in items]
         owner = np.repeat(np.arange(len(items)), [len(captions) for captions in told])
         strings, text_of = unique([caption for captions in told for caption in captions])
-        images, texts = material.images(corpus, items), material.texts(strings)
+        images, texts = context.images(corpus, items), context.texts(strings)
         cosine = images.embedding.cpu().numpy() @ texts.embedding.cpu().numpy().T
         return Gallery(corpus, items, strings, text_of, owner, images, texts, cosine)
 
-    def predict(self, material: Material) -> Ranked:
-        at = self.gallery(material)
+    def predict(self, context: EvalContext) -> Ranked:
+        at = self.gallery(context)
         second, passes = {}, 0
         if self.shortlist:
             asking = {
@@ -112,7 +112,7 @@ class Retrieval:
             # Both directions often want the same pair, and so do equal captions: each is fused once.
             codes = {way: pair_codes(way, rows[way], best[way], len(at.strings)) for way in DIRECTIONS}
             wanted = np.unique(np.concatenate([some.ravel() for some in codes.values()]))
-            scores = material.answerer.match(at.images, at.texts, np.stack(np.divmod(wanted, len(at.strings)), axis=1))
+            scores = context.pipeline.match(at.images, at.texts, np.stack(np.divmod(wanted, len(at.strings)), axis=1))
             passes = len(wanted)
             for way in DIRECTIONS:
                 fused = scores[np.searchsorted(wanted, codes[way])]

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from unimo.evaluation.zero_shot.context import Material
+from unimo.evaluation.zero_shot.context import EvalContext
 from unimo.evaluation.zero_shot.retrieval import (
     DIRECTIONS,
     Gallery,
@@ -28,7 +28,7 @@ from unimo.evaluation.zero_shot.retrieval import (
     pair_codes,
     second_stage,
 )
-from unimo.inference import Answerer
+from unimo.inference import Pipeline
 from unimo.metrics.intervals import Score
 from unimo.metrics.retrieval import recall_at_k
 
@@ -112,7 +112,7 @@ class Curve:
 
 
 def curve(
-    material: Material,
+    context: EvalContext,
     task: Retrieval,
     shortlists: Sequence[int] = SHORTLISTS,
     *,
@@ -120,7 +120,7 @@ def curve(
 ) -> Curve:
     """Of all images and captions of a task; its own shortlist and sample of queries play no part."""
     began = time.perf_counter()
-    at = task.gallery(material)
+    at = task.gallery(context)
     towers = time.perf_counter() - began
     n, strings = at.cosine.shape
     lengths = sorted({s for s in shortlists if 0 < s < max(n, strings)})
@@ -132,7 +132,7 @@ def curve(
         chosen[s] = np.unique(np.concatenate(pairs))
         choosing[s] = time.perf_counter() - began
     timed = {s: codes for s, codes in chosen.items() if len(codes) <= _TIMED * n * strings}
-    fused, seconds, worst = _fuse(material.answerer, at, timed, say)
+    fused, seconds, worst = _fuse(context.pipeline, at, timed, say)
     points = []
     if 0 in shortlists:
         points.append(Point(0, 0, 0.0, _recalls(task, at, at.cosine, at.cosine.T)))
@@ -146,7 +146,7 @@ def curve(
 
 
 def _fuse(
-    answerer: Answerer, at: Gallery, timed: dict[int, np.ndarray], say: Callable[[str], None]
+    pipeline: Pipeline, at: Gallery, timed: dict[int, np.ndarray], say: Callable[[str], None]
 ) -> tuple[np.ndarray, dict[int | None, float], dict[int, float]]:
     """All fused scores (N, U); the seconds of them (None) and of each second stage; how far those scores differ."""
     n, strings = at.cosine.shape
@@ -155,7 +155,7 @@ def _fuse(
     worst = dict.fromkeys(timed, 0.0)
 
     def match(codes: np.ndarray) -> np.ndarray:
-        return answerer.match(at.images, at.texts, np.stack(np.divmod(codes, strings), axis=1))
+        return pipeline.match(at.images, at.texts, np.stack(np.divmod(codes, strings), axis=1))
 
     fewest = min((len(codes) for codes in timed.values()), default=n * strings)
     blocks = max(1, min(_BLOCKS, n, fewest // _PAIRS_OF_A_TURN))

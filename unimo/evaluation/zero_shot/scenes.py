@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from unimo.errors import DataError
-from unimo.evaluation.zero_shot.context import Material, Paths, choose
+from unimo.evaluation.zero_shot.context import EvalContext, Paths, choose
 from unimo.json_files import load_json
 from unimo.metrics.intervals import share_score, sums_score
 from unimo.synthetic.dataset import Scene, Thing, caption_attributes, caption_is_true, texts
@@ -33,14 +33,14 @@ class SceneTruth:
     pairs: Paths
     title: str = "Captions against the scene"
     limit: int | None = 256
-    longest: int = 50
+    max_length: int = 50
     seed: int = 0
 
-    def predict(self, material: Material) -> Checked:
-        corpus = material.corpus("pairs", self.pairs)
+    def predict(self, context: EvalContext) -> Checked:
+        corpus = context.corpus("pairs", self.pairs)
         items = choose(len(corpus), self.limit, "pairs", self.seed)
         scenes = [scene_from_meta(corpus.meta(int(i)), where=corpus.where(int(i))) for i in items]
-        return Checked(material.captions(corpus, items, self.longest), scenes)
+        return Checked(context.captions(corpus, items, self.max_length), scenes)
 
     def score(self, checked: Checked) -> list[dict]:
         """Share of objects whose colour, shape and said size are right; share of captions true throughout.

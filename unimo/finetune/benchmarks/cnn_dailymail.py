@@ -2,7 +2,7 @@
 
     source    spec unimo §6.4, §6.5; no numbers or code for UNIMO-2 (spec unimo2 §6.4)
     data      287,113 / 13,368 / 11,490 articles; published: the first 2,000 of dev
-    command   unimo finetune cnn_dailymail --from RUN --train train.source --train train.target --dev val.source \
+    command   unimo finetune cnn_dailymail --init-from RUN --train train.source --train train.target --dev val.source \
               --dev val.target --out runs/cnn_dailymail
     hardware  published: 4 V100, 32 hours (base)
     expect    ROUGE-1/2/L, published: UNIMO 42.42/20.12/39.61 base, 43.51/20.65/40.63 large
@@ -22,16 +22,16 @@ def cnn_dailymail() -> Finetuning:
         kind="generation",
         data=TaskData(reader="lines"),
         write=Writing(
-            longest_source=512,
-            longest_target=128,
-            beams=5,
+            max_source_length=512,
+            max_target_length=128,
+            num_beams=5,
             length_penalty=0.6,
-            shortest=20,
-            longest=128,
-            repeat_trigrams=False,
+            min_length=20,
+            max_length=128,
+            no_repeat_ngram_size=3,
         ),
         metrics=("rouge",),
-        batch=32,
+        batch_size=32,
         epochs=20.0,
-        optimiser=adam(4e-5, weight_decay=0.01),
+        optimizer=adam(4e-5, weight_decay=0.01),
     )

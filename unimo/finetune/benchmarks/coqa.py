@@ -2,7 +2,7 @@
 
 source    spec unimo §6.4, §6.5; no numbers or code for UNIMO-2 (spec unimo2 §6.4)
 data      CoQA (108,647 / 7,983 questions); scored on dev, the only public split
-command   unimo finetune coqa --from RUN --train coqa-train-v1.0.json --dev coqa-dev-v1.0.json --out runs/coqa
+command   unimo finetune coqa --init-from RUN --train coqa-train-v1.0.json --dev coqa-dev-v1.0.json --out runs/coqa
 hardware  published: 4 V100, 7 hours (base)
 expect    F1 on dev (the papers' column "Acc"), published: UNIMO 80.2 base, 84.9 large
 
@@ -23,14 +23,14 @@ def coqa() -> Finetuning:
         data=TaskData(reader="coqa"),
         write=Writing(
             dialogue=True,
-            longest_source=480,
-            longest_target=32,
-            beams=3,
+            max_source_length=480,
+            max_target_length=32,
+            num_beams=3,
             length_penalty=0.0,
-            longest=30,
+            max_length=30,
         ),
         metrics=("coqa_f1", "coqa_em"),
-        batch=32,
+        batch_size=32,
         epochs=20.0,
-        optimiser=adam(1e-5, weight_decay=0.01),
+        optimizer=adam(1e-5, weight_decay=0.01),
     )

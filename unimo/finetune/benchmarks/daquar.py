@@ -2,7 +2,7 @@
 
 source    ours: the head of VQA with answers that are right or wrong; no paper of the family reports it
 data      tars of images with `qas` in their JSON
-command   unimo finetune daquar --from RUN --train train.tar --dev dev.tar --test test.tar --out runs/daquar
+command   unimo finetune daquar --init-from RUN --train train.tar --dev dev.tar --test test.tar --out runs/daquar
 hardware  not measured
 expect    share of questions answered with just the right set; the most frequent answer gets 4.8 % on test
 """
@@ -18,9 +18,9 @@ def daquar() -> Finetuning:
         task="daquar",
         kind="classification",
         data=TaskData(reader="questions"),
-        read=Reading(longest=48, texts=1, sees=True, reads="both", fusion="sum", soft=True, answers=1000),
+        read=Reading(max_length=48, texts=1, sees=True, reads="both", fusion="sum", soft=True, answers=1000),
         metrics=("daquar_accuracy",),
-        batch=64,
+        batch_size=64,
         epochs=20.0,
-        optimiser=adam(3e-5),
+        optimizer=adam(3e-5),
     )

@@ -2,7 +2,7 @@
 
     source    spec unimo §6.6, unimo2 §6.1
     data      dataset_flickr30k.json (Karpathy's splits: 29,000 / 1,014 / 1,000 images of five captions)
-    command   unimo finetune flickr30k_retrieval --from RUN --train dataset_flickr30k.json \
+    command   unimo finetune flickr30k_retrieval --init-from RUN --train dataset_flickr30k.json \
               --dev dataset_flickr30k.json \
               --test dataset_flickr30k.json --images flickr30k-images --out runs/flickr30k_retrieval
     hardware  published: 16 V100, 3 days
@@ -26,9 +26,9 @@ def flickr30k_retrieval() -> Finetuning:
         task="flickr30k_retrieval",
         kind="retrieval",
         data=TaskData(reader="karpathy"),
-        rank=Ranking(loss="circle", longest=128, negatives=10, margin=0.2, scale=1.0, cosine=0.3, fresh=True),
-        batch=16,
+        rank=Ranking(loss="circle", max_length=128, negatives=10, margin=0.2, scale=1.0, cosine=0.3, fresh=True),
+        batch_size=16,
         epochs=40.0,
-        optimiser=adam(5e-6, decay="piecewise", weight_decay=0.1, warmup=0.0),
+        optimizer=adam(5e-6, decay="piecewise", weight_decay=0.1, warmup=0.0),
         dev_steps=10_000,
     )

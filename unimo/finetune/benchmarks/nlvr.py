@@ -2,7 +2,7 @@
 
 source    no paper of the family reports it; head and rates are those of entailment (spec unimo §6.7)
 data      NLVR (12,409 sentences, each with its three boxes in six orders)
-command   unimo finetune nlvr --from RUN --train train.tar --dev dev.tar --test test.tar --out runs/nlvr
+command   unimo finetune nlvr --init-from RUN --train train.tar --dev dev.tar --test test.tar --out runs/nlvr
 hardware  not measured
 expect    accuracy; the majority class gets 55.4 % on test
 
@@ -20,8 +20,8 @@ def nlvr() -> Finetuning:
         task="nlvr",
         kind="classification",
         data=TaskData(reader="nlvr"),
-        read=Reading(longest=64, texts=1, sees=True, reads="both", fusion="sum"),
-        batch=64,
+        read=Reading(max_length=64, texts=1, sees=True, reads="both", fusion="sum"),
+        batch_size=64,
         epochs=20.0,
-        optimiser=adam(2e-5),
+        optimizer=adam(2e-5),
     )

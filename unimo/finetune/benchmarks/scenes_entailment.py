@@ -2,7 +2,7 @@
 
     source    ours
     data      entailment/*.jsonl of the world, with its images
-    command   unimo finetune scenes_entailment --from runs/scenes --train WORLD/entailment/train.jsonl \
+    command   unimo finetune scenes_entailment --init-from runs/scenes --train WORLD/entailment/train.jsonl \
               --dev WORLD/entailment/heldout.jsonl --images WORLD/pairs --images WORLD/heldout \
               --out runs/scenes_entailment
     hardware  2 CPU cores
@@ -20,8 +20,8 @@ def scenes_entailment() -> Finetuning:
         task="scenes_entailment",
         kind="classification",
         data=TaskData(reader="scenes_entailment"),
-        read=Reading(longest=64, texts=1, sees=True, reads="both", fusion="sum"),
-        batch=64,
+        read=Reading(max_length=64, texts=1, sees=True, reads="both", fusion="sum"),
+        batch_size=64,
         epochs=10.0,
-        optimiser=adam(2e-5),
+        optimizer=adam(2e-5),
     )

@@ -2,7 +2,8 @@
 
     source    ours
     data      qa/train.jsonl and qa/heldout.jsonl of the world, with its images
-    command   unimo finetune scenes_vqa --from runs/scenes --train WORLD/qa/train.jsonl --dev WORLD/qa/heldout.jsonl \
+    command   unimo finetune scenes_vqa --init-from runs/scenes --train WORLD/qa/train.jsonl --dev
+    WORLD/qa/heldout.jsonl \
               --images WORLD/pairs --images WORLD/heldout --out runs/scenes_vqa
     hardware  2 CPU cores
     expect    not measured yet
@@ -19,9 +20,9 @@ def scenes_vqa() -> Finetuning:
         task="scenes_vqa",
         kind="classification",
         data=TaskData(reader="scenes_qa"),
-        read=Reading(longest=48, texts=1, sees=True, reads="both", fusion="sum"),
+        read=Reading(max_length=48, texts=1, sees=True, reads="both", fusion="sum"),
         metrics=("accuracy",),
-        batch=64,
+        batch_size=64,
         epochs=10.0,
-        optimiser=adam(2e-5),
+        optimizer=adam(2e-5),
     )

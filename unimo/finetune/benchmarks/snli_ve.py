@@ -2,7 +2,7 @@
 
     source    spec unimo §6.7, §6.8, unimo2 §6.4
     data      SNLI-VE (529,527 / 17,858 / 17,901 pairs), images of Flickr30k
-    command   unimo finetune snli_ve --from RUN --train snli_ve_train.jsonl --dev snli_ve_dev.jsonl \
+    command   unimo finetune snli_ve --init-from RUN --train snli_ve_train.jsonl --dev snli_ve_dev.jsonl \
               --test snli_ve_test.jsonl --images flickr30k-images --out runs/snli_ve
     hardware  published: 16 V100, 16 hours (base)
     expect    accuracy on val/test, published: UNIMO 80.00/79.10 base, 81.11/80.63 large; UNIMO-2 81.97/81.48
@@ -25,9 +25,9 @@ def snli_ve() -> Finetuning:
         task="snli_ve",
         kind="classification",
         data=TaskData(reader="snli_ve"),
-        read=Reading(longest=512, texts=1, sees=True, reads="both", fusion="sum", hidden=2048),
-        adversarial=Adversarial(steps=4, rate=0.05, start=0.4, most=0.4),
-        batch=192,
+        read=Reading(max_length=512, texts=1, sees=True, reads="both", fusion="sum", hidden=2048),
+        adversarial=Adversarial(steps=4, lr=0.05, start=0.4, most=0.4),
+        batch_size=192,
         epochs=10.0,
-        optimiser=adam(1e-5, beta2=0.999),
+        optimizer=adam(1e-5, beta2=0.999),
     )

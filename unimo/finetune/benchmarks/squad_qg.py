@@ -2,7 +2,7 @@
 
 source    spec unimo §6.4, §6.5; no numbers or code for UNIMO-2 (spec unimo2 §6.4)
 data      SQuAD 1.1 in the split of question generation (75,722 / 10,570 / 11,877)
-command   unimo finetune squad_qg --from RUN --train train.json --dev dev.json --out runs/squad_qg
+command   unimo finetune squad_qg --init-from RUN --train train.json --dev dev.json --out runs/squad_qg
 hardware  published: 4 V100, 4 hours (base)
 expect    BLEU-4/METEOR/ROUGE-L, published: UNIMO 22.78/25.24/51.34 base, 24.59/26.39/52.47 large
 
@@ -23,15 +23,15 @@ def squad_qg() -> Finetuning:
         data=TaskData(reader="squad"),
         write=Writing(
             one_segment=True,
-            longest_source=416,
-            longest_target=96,
-            beams=5,
+            max_source_length=416,
+            max_target_length=96,
+            num_beams=5,
             length_penalty=1.0,
-            shortest=5,
-            longest=48,
+            min_length=5,
+            max_length=48,
         ),
         metrics=("bleu", "rouge_l", "meteor"),
-        batch=32,
+        batch_size=32,
         epochs=20.0,
-        optimiser=adam(1.25e-5, weight_decay=0.01),
+        optimizer=adam(1.25e-5, weight_decay=0.01),
     )

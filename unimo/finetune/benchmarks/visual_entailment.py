@@ -2,7 +2,7 @@
 
     source    ours: the recipe of SNLI-VE without adversarial training
     data      .jsonl with image, hypothesis and label; images of Flickr8k
-    command   unimo finetune visual_entailment --from RUN --train train.jsonl.gz --dev dev.jsonl.gz \
+    command   unimo finetune visual_entailment --init-from RUN --train train.jsonl.gz --dev dev.jsonl.gz \
               --test test.jsonl.gz \
               --images flickr8k --out runs/visual_entailment
     hardware  not measured
@@ -22,8 +22,8 @@ def visual_entailment() -> Finetuning:
         task="visual_entailment",
         kind="classification",
         data=TaskData(reader="visual_entailment"),
-        read=Reading(longest=64, texts=1, sees=True, reads="both", fusion="sum"),
-        batch=64,
+        read=Reading(max_length=64, texts=1, sees=True, reads="both", fusion="sum"),
+        batch_size=64,
         epochs=10.0,
-        optimiser=adam(2e-5),
+        optimizer=adam(2e-5),
     )

@@ -3,7 +3,7 @@
     source    never released by the authors. Head and loss: the sister model ERNIE-ViL's (spec unimo §6.10); rate and
               length are the specification's advice (unimo2 §6.4)
     data      VQA v2 (443,757 / 214,354 questions), images of COCO
-    command   unimo finetune vqa --from RUN \
+    command   unimo finetune vqa --init-from RUN \
               --train v2_OpenEnded_mscoco_train2014_questions.json --train v2_mscoco_train2014_annotations.json \
               --dev v2_OpenEnded_mscoco_val2014_questions.json --dev v2_mscoco_val2014_annotations.json \
               --images coco --out runs/vqa
@@ -27,7 +27,7 @@ def vqa() -> Finetuning:
         kind="classification",
         data=TaskData(reader="vqa"),
         read=Reading(
-            longest=32,
+            max_length=32,
             texts=1,
             sees=True,
             reads="both",
@@ -40,7 +40,7 @@ def vqa() -> Finetuning:
             least=9,
         ),
         metrics=("vqa_accuracy",),
-        batch=256,
+        batch_size=256,
         epochs=10.0,
-        optimiser=adam(3e-5),
+        optimizer=adam(3e-5),
     )

@@ -116,7 +116,7 @@ class Book:
     def refuse(self, key: str, error: DataError) -> None:
         self.bad.append((key or str(error.where), error))
 
-    def report(self, ledger: Ledger | None, max_bad_share: float) -> None:
+    def report(self, ledger: Ledger | None, max_bad_fraction: float) -> None:
         """Hand everything to the ledgers. DataError when too many rows are bad, or none is left."""
         for book in (self.own, ledger):
             if book is None:
@@ -140,7 +140,7 @@ class Book:
                 do=first,
             )
         try:
-            self.own.check(max_bad_share, report=None if ledger is None else ledger.path)
+            self.own.check(max_bad_fraction, report=None if ledger is None else ledger.path)
         except DataError as error:
             raise DataError(
                 "too many bad rows", where=self.source, got=error.got, expected=error.expected, do=first
