@@ -113,7 +113,7 @@ def filled(readme: str, folder: Path) -> str:
     for mark, table in (
         ("results", runs_table(whole, RUNS)),
         ("ablations", runs_table(ablations, ABLATIONS)),
-        ("tasks", tasks_table(sorted(folder.glob("quadrants/*.json")))),
+        ("tasks", tasks_table(sorted(folder.glob("benchmark/*.json")))),
     ):
         before, rest = readme.split(f"<!-- {mark} -->")
         after = rest.split(f"<!-- end of {mark} -->")[1]

@@ -1,4 +1,4 @@
-"""The four quadrants: every task of a plan, its table, what was forgotten; stopped, gone on with, misspelt."""
+"""The benchmark suite: every task of a plan, its table, what was forgotten; stopped, gone on with, misspelt."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from unimo.train import loop as T
 from unimo.train.run_folder import read_log
 
 FAST = ("steps=2", "tensorboard=false", "batch_size=4", "precision=fp32")
-QUADRANTS = {
+GROUPS = {
     f"{kind}, {modality}" for kind in ("understanding", "generation") for modality in ("single-modal", "cross-modal")
 }
 
@@ -70,9 +70,9 @@ def made(start, tmp_path_factory) -> tuple[Path, dict]:
         return out, Q.run_suite(start, "scenes", out, random=True, assignments=FAST, say=quiet)
 
 
-def test_every_task_of_all_four_quadrants_is_trained_and_marked(made):
+def test_every_task_of_all_four_groups_is_trained_and_marked(made):
     out, whole = made
-    assert {row["quadrant"] for row in whole["tasks"]} == QUADRANTS and not whole["missing"]
+    assert {row["group"] for row in whole["tasks"]} == GROUPS and not whole["missing"]
     tuned = [row for row in whole["tasks"] if row["folder"] != PRETRAINED]
     assert {row["task"] for row in tuned} == {
         "text entailment", "question generation", "vqa", "entailment", "retrieval", "captions",
@@ -94,7 +94,7 @@ def test_retrieval_stands_beside_chance_and_the_model_as_it_was(made):
     assert {row["metric"] for row in rows} == {
         f"{way} R@{k}" for way in ("image to text", "text to image") for k in (1, 5, 10)
     }
-    assert {row["quadrant"] for row in rows} == {"understanding, cross-modal"}
+    assert {row["group"] for row in rows} == {"understanding, cross-modal"}
     asked = {row["metric"]: row["score"] for row in report_of(out / "pretrained") if row["task"].startswith("Retriev")}
     for row in rows:
         k = int(row["metric"].partition("@")[2])
@@ -125,7 +125,7 @@ def test_what_was_forgotten_is_the_paired_difference_of_two_reports(made):
 
 def test_the_page_holds_the_table_and_asks_for_nothing_outside(made):
     page = (made[0] / "benchmark.html").read_text()
-    assert "Four quadrants" in page and "Forgetting" in page and "question generation" in page
+    assert "Benchmark suite" in page and "Forgetting" in page and "question generation" in page
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
     for task in ("vqa", "captions", "text entailment"):
         shown = json.loads((made[0] / task / "gallery.json").read_text())
@@ -259,8 +259,8 @@ def test_a_plan_from_a_file_by_the_command_line(start, tmp_path):
 def test_all_of_evaluate_needs_a_folder_and_its_options_need_all(start, tmp_path):
     for arguments, what in (
         (["--all"], "where should the runs"),
-        (["--random", "--out", str(tmp_path / "out")], "an option of all four quadrants"),
-        (["--plan", "plan.json", "--out", str(tmp_path / "out")], "an option of all four quadrants"),
+        (["--random", "--out", str(tmp_path / "out")], "an option of all benchmark suite"),
+        (["--plan", "plan.json", "--out", str(tmp_path / "out")], "an option of all benchmark suite"),
     ):
         done = CliRunner().invoke(app, ["evaluate", start, *arguments])
         assert isinstance(done.exception, UsageError) and what in done.exception.what
@@ -271,7 +271,7 @@ def test_all_of_evaluate_needs_a_folder_and_its_options_need_all(start, tmp_path
     ("change", "where"),
     [
         ({"task": "sst"}, "tasks[1].task"),
-        ({"quadrant": "both"}, "tasks[1].quadrant"),
+        ({"group": "both"}, "tasks[1].group"),
         ({"trian": []}, "tasks[1].trian"),
         ({"train": ["gone.csv"]}, "tasks[1].train"),
         ({"name": "first"}, "tasks[1].name"),
@@ -315,7 +315,7 @@ def test_the_rows_of_the_plan_of_scenes(world, tmp_path):
     assert len(rows["asking-test"]) == 5 and all(row["target"] for row in rows["asking-train"])
     for row in rows["texts-train"]:  # no image can be seen, by name or otherwise
         assert set(row) == {"id", "text", "text2", "label", "group"}
-    assert not any(entry.images for entry in plan.entries if entry.quadrant.endswith("single-modal"))
+    assert not any(entry.images for entry in plan.entries if entry.group.endswith("single-modal"))
     asked = json.loads((world / "qa/heldout.jsonl").read_text().splitlines()[0])
     assert asked in rows["vqa-test"]
 

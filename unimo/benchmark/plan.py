@@ -1,6 +1,6 @@
-"""A plan of the four quadrants: which tasks a model is fine-tuned for, on which rows, and what it is asked again after.
+"""A plan of the benchmark suite: the tasks a model is fine-tuned for, their files, and the zero-shot tasks repeated after.
 
-    {"tasks": [{"task": "sst2", "quadrant": "understanding, single-modal",
+    {"tasks": [{"task": "sst2", "group": "understanding, single-modal",
                 "train": ["sst2/train.tsv"], "dev": ["sst2/dev.tsv"], "set": ["batch_size=16"]}],
      "abilities": {"pairs": ["flickr8k/val"], "tasks": ["retrieval", "masked_words"]}}
 
@@ -21,7 +21,7 @@ from unimo.errors import DataError, UsageError
 from unimo.json_files import load_json
 from unimo.paths import matches
 
-Quadrant = Literal[
+Group = Literal[
     "understanding, single-modal", "understanding, cross-modal", "generation, single-modal", "generation, cross-modal"
 ]
 
@@ -31,7 +31,7 @@ class Entry:
     """One task of a plan."""
 
     task: str = setting("", "a fine-tuning recipe")
-    quadrant: Quadrant = setting("understanding, single-modal", "where in the table it stands")
+    group: Group = setting("understanding, single-modal", "where in the table it stands")
     name: str = setting("", "its name in the table and its folder; empty: that of the recipe")
     train: tuple[str, ...] = setting((), "files of the training split")
     dev: tuple[str, ...] = setting((), "files of the split that chooses the weights")
@@ -108,4 +108,4 @@ RANDOM = "-random"  # ends the folder of a task that began with random weights
 SEED = "-seed-"  # with a number, ends the folder of a task's later seeds
 RESERVED = ("data", "pretrained")  # folders beside those of the tasks
 
-__all__ = ["RANDOM", "SEED", "Entry", "Plan", "Quadrant", "check_plan", "read_plan"]
+__all__ = ["RANDOM", "SEED", "Entry", "Group", "Plan", "check_plan", "read_plan"]

@@ -1,4 +1,4 @@
-"""The plan of the generated world: every quadrant asked with what the world's own files hold.
+"""The plan of the generated world: every group of tasks with what the world's own files hold.
 
     understanding, single-modal   does a sentence follow from the captions? (as MNLI asks of texts)
     generation, single-modal      captions and an answer -> a question with that answer (as SQuAD's questions)

@@ -1,4 +1,4 @@
-"""The four quadrants: one model fine-tuned for every task of a plan, marked, and asked again what it could do before.
+"""The benchmark suite: one model fine-tuned for every task of a plan, marked, and asked again what it could do before.
 
     DIR/pretrained        abilities of the model itself
     DIR/TASK              one fine-tuned run each: its scores, examples, the same abilities again and what was forgotten
@@ -121,7 +121,7 @@ def run_suite(
     def told(not_begun: Sequence[str]) -> dict[str, Any]:
         spent = (time.monotonic() - began) / 60
         whole = _whole(plan, out, random, not_begun)
-        whole["title"] = f"{Path(model).resolve().name}: four quadrants"
+        whole["title"] = f"{Path(model).resolve().name}: benchmark suite"
         whole["facts"] = {
             **_facts(pipeline, start, weights),
             "rows in a pass": str(batch_size or TOGETHER),

@@ -1,4 +1,4 @@
-"""The table of the four quadrants, from the reports of its parts, and how it is shown with what was forgotten.
+"""the table of the benchmark suite, from the reports of its parts, and how it is shown with what was forgotten.
 
 scores of a fine-tuned task -> rows beside baselines, random weights and published numbers
 """
@@ -38,7 +38,7 @@ def task_rows(
         score, partner = (_of_seeds(seeds, row["task"], row["metric"]) for seeds in (told, random))
         found.append(
             {
-                "quadrant": entry.quadrant,
+                "group": entry.group,
                 "task": entry.called,
                 "about": entry.about,
                 "metric": metric,
@@ -63,14 +63,14 @@ def _of_seeds(seeds: Sequence[Sequence[Row]], task: str, metric: str) -> Row | N
 
 
 def untrained_rows(before: Sequence[Row]) -> list[Row]:
-    """Abilities of the model itself that belong to a quadrant."""
+    """Abilities of the model itself that belong to a group."""
     return [
-        {"quadrant": quadrant, "task": row["task"], "about": "asked without fine-tuning", "metric": row["metric"],
+        {"group": group, "task": row["task"], "about": "asked without fine-tuning", "metric": row["metric"],
          "unit": row.get("unit", ""), "split": "of abilities", "score": row["score"], "baselines": {},
          "from_random": None, "verdict": None, "published": [], "steps": None, "minutes_trained": None,
          "folder": PRETRAINED}
         for row in before
-        for name, quadrant in UNTRAINED.items()
+        for name, group in UNTRAINED.items()
         if row["task"].startswith(name) and not is_lesser(row["metric"])
     ]  # fmt: skip
 
@@ -79,7 +79,7 @@ def in_order(rows: Sequence[Row]) -> list[Row]:
     """Understanding before generation, one modality before two; tasks as they come."""
 
     def place(row: Row) -> tuple[bool, bool]:
-        return not row["quadrant"].startswith("understanding"), not row["quadrant"].endswith("single-modal")
+        return not row["group"].startswith("understanding"), not row["group"].endswith("single-modal")
 
     return sorted(rows, key=place)
 
@@ -95,15 +95,15 @@ def page(whole: Mapping[str, Any]) -> dict[str, Any]:
     """What benchmark.json says as a report for `unimo.evaluation.report`."""
     tables = [
         {
-            "title": "Four quadrants",
+            "title": "Benchmark suite",
             "note": "Scores with 95 % intervals. Verdict: the model beside random weights, same steps and schedule; no "
             "difference where the intervals meet. Published: other models, data and machines; the split in brackets.",
             "columns": [
-                "quadrant", "task", "metric", "split", "score", "baselines", "random weights", "verdict", "published",
+                "group", "task", "metric", "split", "score", "baselines", "random weights", "verdict", "published",
             ],
             "rows": [
                 [
-                    row["quadrant"],
+                    row["group"],
                     row["task"] + (" (not fine-tuned)" if row["folder"] == PRETRAINED else ""),
                     row["metric"],
                     row["split"],

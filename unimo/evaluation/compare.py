@@ -16,7 +16,7 @@ from unimo.json_files import load_json
 from unimo.metrics.verdict import is_smaller_better, verdict
 
 IGNORED = ("seed", "data.index_dir", "save_minutes", "keep", "tensorboard", "workers")
-REPORT, SETTINGS, QUADRANTS, SWEEP = "evaluation.json", "settings.json", "benchmark.json", "summary.json"
+REPORT, SETTINGS, SUITE, SWEEP = "evaluation.json", "settings.json", "benchmark.json", "summary.json"
 Row = Mapping[str, Any]
 
 
@@ -62,13 +62,13 @@ def _line(*cells: str) -> str:
 
 
 def _scores(path: Path) -> list[Row]:
-    """The score rows of a run, of a report's file or folder, or of the table of quadrants."""
+    """The score rows of a run, of a report's file or folder, or of the table of a benchmark suite."""
     if path.is_file():
         return _checked(load_json(path), path)
     if (path / REPORT).is_file():
         return _checked(load_json(path / REPORT), path / REPORT)
-    if (path / QUADRANTS).is_file():
-        return _of_quadrants(load_json(path / QUADRANTS), path / QUADRANTS)
+    if (path / SUITE).is_file():
+        return _of_suite(load_json(path / SUITE), path / SUITE)
     raise _missing(path)
 
 
@@ -91,9 +91,9 @@ def _missing(path: Path) -> UsageError:
 
 
 def _checked(report: Any, where: Path) -> list[Row]:
-    """The scores of a report; a table of quadrants kept as a file is one too."""
+    """The scores of a report; a table of a benchmark suite kept as a file is one too."""
     if isinstance(report, dict) and "tasks" in report:
-        return _of_quadrants(report, where)
+        return _of_suite(report, where)
     if not isinstance(report, dict) or not isinstance(report.get("scores"), list):
         raise DataError("not a report of unimo", where=where, expected="scores")
     for i, row in enumerate(report["scores"]):
@@ -101,13 +101,13 @@ def _checked(report: Any, where: Path) -> list[Row]:
     return report["scores"]
 
 
-def _of_quadrants(table: Any, where: Path) -> list[Row]:
+def _of_suite(table: Any, where: Path) -> list[Row]:
     """Each task's score, and that of its partner from random weights, as score rows."""
     if not isinstance(table, dict) or not isinstance(table.get("tasks"), list):
         raise DataError("not a table of unimo benchmark", where=where, expected="tasks")
     found: list[Row] = []
     for i, row in enumerate(table["tasks"]):
-        _check_row(row, where, f"quadrants[{i}]", ("task", "metric", "split"))
+        _check_row(row, where, f"tasks[{i}]", ("task", "metric", "split"))
         task = f"{row['task']}, {row['split']}"
         found.append({**row, "task": task})
         if row.get("from_random") is not None:
@@ -117,7 +117,7 @@ def _of_quadrants(table: Any, where: Path) -> list[Row]:
                 "metric": f"{row['metric']}, from random weights",
                 "score": row["from_random"],
             }
-            _check_row(other, where, f"quadrants[{i}].from_random", ())
+            _check_row(other, where, f"tasks[{i}].from_random", ())
             found.append(other)
     return found
 
