@@ -1,4 +1,4 @@
-"""Writes the README's tables of results from results/, between their marks. Run after adding a result.
+"""Writes the tables of README.md and docs/results.md from results/, between their marks. Run after adding a result.
 
 A file in results/ is what `scripts/keep_result.py` keeps of a run's evaluation.json or benchmark.json. Files
 NAME-seed-N are one line: the mean, and the lowest to the highest. A single file's line has its 95 % interval.
@@ -13,10 +13,22 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from unimo.benchmark.published_scores import PUBLISHED
 from unimo.metrics.verdict import verdict
+from unimo.recipes.finetuning import TUNINGS
 
+COLUMNS = ("UNIMO base", "UNIMO-2")
 ROOT = Path(__file__).resolve().parent.parent
 Columns = dict[tuple[str, str], str]  # (first words of a task, its metric) -> the column's head
+HEADLINE: Columns = {
+    ("Retrieval", "image to text R@1"): "image to text R@1",
+    ("Retrieval", "text to image R@1"): "text to image R@1",
+    ("Retrieval", "text to image R@10"): "text to image R@10",
+    ("Retrieval", "text to image R@10, re-ranked"): "re-ranked",
+    ("Foils", "all, fused"): "hard negatives told apart",
+    ("Captions against the scene, held-out", "objects with right attributes"): "attributes right in captions",
+}
+IN_HEADLINE = ("scenes-seed-", "unimo-scenes-seed-", "flickr8k-60-minutes")
 RUNS: Columns = {
     ("Retrieval, held-out", "image to text R@1"): "image to text R@1",
     ("Retrieval, held-out", "image to text R@1, re-ranked"): "re-ranked R@1",
@@ -36,8 +48,8 @@ ABLATIONS: Columns = {
 }
 
 
-def runs_table(paths: Iterable[Path], columns: Columns) -> str:
-    """A Markdown table: a line per run or set of seeds, in percent."""
+def runs_table(paths: Iterable[Path], columns: Columns, root: str) -> str:
+    """A Markdown table: a line per run or set of seeds, in percent. root: from the page to the repository."""
     found: dict[str, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
     files: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
@@ -52,12 +64,12 @@ def runs_table(paths: Iterable[Path], columns: Columns) -> str:
     lines = [f"| run | {' | '.join(heads)} |", f"| --- |{' --- |' * len(heads)}"]
     for name, scores in found.items():
         cells = [_spread(scores[head]) if scores[head] else "" for head in heads]
-        lines.append(f"| {_linked(name, files[name])} | {' | '.join(cells)} |")
+        lines.append(f"| {_linked(name, files[name], root)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _linked(name: str, files: list[Path]) -> str:
-    links = [path.relative_to(ROOT) for path in files]
+def _linked(name: str, files: list[Path], root: str) -> str:
+    links = [f"{root}{path.relative_to(ROOT)}" for path in files]
     if len(links) == 1:
         return f"[{name}]({links[0]})"
     return f"{name}, seeds " + " ".join(f"[{n}]({link})" for n, link in enumerate(links))
@@ -69,14 +81,14 @@ def _spread(scores: list[dict]) -> str:
     return f"{100 * sum(values) / len(values):.1f} ({100 * low:.0f} to {100 * high:.0f})"
 
 
-def tasks_table(paths: Iterable[Path]) -> str:
+def tasks_table(paths: Iterable[Path], root: str) -> str:
     """What `unimo benchmark` told: a line per task, its first metric. Better, worse: intervals that lie apart."""
     lines = [
         "| task | rows, metric | fine-tuned | from random weights | pre-trained is | best simple baseline |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for path in paths:
-        lines.append(f"| **[{path.stem}]({path.relative_to(ROOT)})** | | | | | |")
+        lines.append(f"| **[{path.stem}]({root}{path.relative_to(ROOT)})** | | | | | |")
         seen = set()
         for row in json.loads(path.read_text())["tasks"]:
             if row["task"] in seen:
@@ -106,25 +118,58 @@ def _score(score: dict | None, unit: str) -> str:
     return value + (f" ({ends[0]} to {ends[1]}{seeds})" if len(ends) == 2 else "")
 
 
-def filled(readme: str, folder: Path) -> str:
-    """The README's text with its tables made anew."""
-    ablations = [*sorted(folder.glob("unimo-scenes-*.json")), *sorted(folder.glob("ablations/*.json"))]
-    whole = [path for path in sorted(folder.glob("*.json")) if "scores" in json.loads(path.read_text())]
-    for mark, table in (
-        ("results", runs_table(whole, RUNS)),
-        ("ablations", runs_table(ablations, ABLATIONS)),
-        ("tasks", tasks_table(sorted(folder.glob("benchmark/*.json")))),
-    ):
-        before, rest = readme.split(f"<!-- {mark} -->")
+def papers_table(paths: Iterable[Path]) -> str:
+    """The papers' tasks: command, published numbers, and ours where the same rows were scored."""
+    ours = {row["task"]: row for path in paths for row in reversed(json.loads(path.read_text())["tasks"])}
+    lines = [
+        "| paper's task | `unimo finetune ...` | metric, split | UNIMO base | UNIMO-2 | ours (14.5 M, an hour) |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for task, numbers in PUBLISHED.items():
+        first = next((each for each in numbers if each.model == "UNIMO base"), numbers[0])
+        values = [next((each.value for each in numbers if each.model == model), "") for model in COLUMNS]
+        here = ours.get(task)
+        score = "" if here is None else f"{_score(here['score'], here['unit'])} {here['split']}"
+        cells = (TUNINGS[task].__doc__ or "").strip().splitlines()
+        name = (cells[0] if cells else sys.modules[TUNINGS[task].__module__].__doc__ or task).splitlines()[0]
+        lines.append(
+            f"| {name.split(':')[0]} | `{task}` | {first.metric}, {first.split} | {' | '.join(values)} | {score} |"
+        )
+    return "\n".join(lines)
+
+
+def filled(page: str, tables: dict[str, str]) -> str:
+    """A page's text with its tables made anew; every table must have its mark."""
+    for mark, table in tables.items():
+        before, rest = page.split(f"<!-- {mark} -->")
         after = rest.split(f"<!-- end of {mark} -->")[1]
-        readme = f"{before}<!-- {mark} -->\n\n{table}\n\n<!-- end of {mark} -->{after}"
-    return readme
+        page = f"{before}<!-- {mark} -->\n\n{table}\n\n<!-- end of {mark} -->{after}"
+    return page
+
+
+def pages(folder: Path) -> dict[Path, dict[str, str]]:
+    """File -> its tables."""
+    whole = [path for path in sorted(folder.glob("*.json")) if "scores" in json.loads(path.read_text())]
+    ablations = [*sorted(folder.glob("unimo-scenes-*.json")), *sorted(folder.glob("ablations/*.json"))]
+    tasks = sorted(folder.glob("benchmark/*.json"))
+    headline = [path for path in whole if path.stem.startswith(IN_HEADLINE)]
+    return {
+        ROOT / "README.md": {
+            "headline": runs_table(headline, HEADLINE, ""),
+            "papers": papers_table([path for path in tasks if path.stem.startswith("research")]),
+        },
+        ROOT / "docs" / "results.md": {
+            "results": runs_table(whole, RUNS, "../"),
+            "ablations": runs_table(ablations, ABLATIONS, "../"),
+            "tasks": tasks_table(tasks, "../"),
+        },
+    }
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    text = filled(path.read_text(), ROOT / "results")
-    if "--check" not in sys.argv[1:]:
-        path.write_text(text)
-    elif text != path.read_text():
-        sys.exit("the README's tables are not those of results/: run python scripts/readme_results.py")
+    for path, tables in pages(ROOT / "results").items():
+        text = filled(path.read_text(), tables)
+        if "--check" not in sys.argv[1:]:
+            path.write_text(text)
+        elif text != path.read_text():
+            sys.exit(f"the tables of {path.name} are not those of results/: run python scripts/readme_results.py")

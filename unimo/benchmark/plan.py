@@ -1,4 +1,4 @@
-"""A plan of the benchmark suite: the tasks a model is fine-tuned for, their files, and the zero-shot tasks repeated after.
+"""A plan of the benchmark suite: tasks to fine-tune for, their files, and the zero-shot tasks repeated afterwards.
 
     {"tasks": [{"task": "sst2", "group": "understanding, single-modal",
                 "train": ["sst2/train.tsv"], "dev": ["sst2/dev.tsv"], "set": ["batch_size=16"]}],

@@ -1,10 +1,13 @@
-"""All objectives by the name they have in recipes; one file each. `step` lets them take their turns."""
+"""All objectives, one file each. A new one is its file and a row in `Objectives`. `step` computes all their losses."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 from unimo.batch import Batch
+from unimo.config import setting
 from unimo.model.unified import Fused, Request, Unified
 from unimo.objectives.cross_modal_contrastive import CrossModalContrastive
 from unimo.objectives.grounded_dictionary import GroundedDictionaryLoss
@@ -18,18 +21,28 @@ from unimo.objectives.rewriting_contrastive import RewritingContrastive
 from unimo.objectives.seq2seq_generation import Seq2SeqGeneration
 from unimo.objectives.text_contrastive import TextContrastive
 
-OBJECTIVES = {
-    "mlm": MaskedLanguageModeling,
-    "seq2seq": Seq2SeqGeneration,
-    "cmcl": CrossModalContrastive,
-    "itm": ImageTextMatching,
-    "image_contrastive": ImageContrastive,
-    "dictionary": GroundedDictionaryLoss,
-    "masked_grounding": MaskedGrounding,
-    "mrm": MaskedRegionModeling,
-    "rewriting": RewritingContrastive,
-    "text_contrastive": TextContrastive,
-}
+
+@dataclass(frozen=True)
+class Objectives:
+    """The settings of every objective by its name in recipes; with weight 0 it is off."""
+
+    mlm: MaskedLanguageModeling = setting(MaskedLanguageModeling(), "masked words")
+    seq2seq: Seq2SeqGeneration = setting(Seq2SeqGeneration(), "written captions and fragments")
+    cmcl: CrossModalContrastive = setting(CrossModalContrastive(), "images and captions that find each other")
+    itm: ImageTextMatching = setting(ImageTextMatching(), "does the caption belong to the image")
+    image_contrastive: ImageContrastive = setting(ImageContrastive(), "two views of an image that find each other")
+    dictionary: GroundedDictionaryLoss = setting(GroundedDictionaryLoss(), "entries and their voters move together")
+    masked_grounding: MaskedGrounding = setting(MaskedGrounding(), "masked grounded tokens")
+    mrm: MaskedRegionModeling = setting(MaskedRegionModeling(weight=0.0), "masked regions (UNIMO)")
+    rewriting: RewritingContrastive = setting(RewritingContrastive(weight=0.0), "captions and their rewritings")
+    text_contrastive: TextContrastive = setting(TextContrastive(), "halves of a passage that find each other")
+
+    def active(self) -> dict[str, Objective]:
+        named = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: objective for name, objective in named.items() if objective.weight}
+
+
+OBJECTIVES: dict[str, Any] = {field.name: type(field.default) for field in fields(Objectives)}
 
 
 def step(model: Unified, batch: Batch, objectives: Mapping[str, Objective]) -> tuple[dict[str, Part], dict[str, Fused]]:
@@ -59,6 +72,7 @@ __all__ = [
     "MaskedLanguageModeling",
     "MaskedRegionModeling",
     "Objective",
+    "Objectives",
     "Part",
     "RewritingContrastive",
     "Seq2SeqGeneration",

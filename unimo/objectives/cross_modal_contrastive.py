@@ -26,6 +26,7 @@ from unimo.objectives.objective import Part, pair_features, same
 
 @dataclass(frozen=True)
 class CrossModalContrastive:
+    members = ("unimo-2",)
     parts = ("cmcl", "cmcl.accuracy")
     weight: float = setting(
         1.0, "weight of the contrastive loss; 0 switches the objective off", at_least=0, at_most=1e6

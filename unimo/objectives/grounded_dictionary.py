@@ -36,6 +36,7 @@ SEQUENCES = {
 
 @dataclass(frozen=True)
 class GroundedDictionaryLoss:
+    members = ("unimo-2",)
     parts = ("dictionary.entries", "dictionary.encoders")
     weight: float = setting(
         1.0, "weight of the dictionary loss; 0 switches it off (the dictionary stays)", at_least=0, at_most=1e6

@@ -26,6 +26,7 @@ from unimo.objectives.objective import Part, same
 
 @dataclass(frozen=True)
 class ImageContrastive:
+    members = ("unimo-2",)
     parts = ("image_contrastive", "image_contrastive.accuracy")
     weight: float = setting(
         1.0, "weight of the image contrastive loss; 0 switches the objective off", at_least=0, at_most=1e6

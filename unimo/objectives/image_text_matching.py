@@ -22,11 +22,12 @@ from unimo.config import setting
 from unimo.data.batch_builder import BatchBuilder
 from unimo.model.unified import Fused, Request, Towers
 from unimo.model.unimo2 import UNIMO2
-from unimo.objectives.objective import Part, nothing, pair_features
+from unimo.objectives.objective import MEMBERS, Part, nothing, pair_features
 
 
 @dataclass(frozen=True)
 class ImageTextMatching:
+    members = MEMBERS
     parts = ("itm", "itm.accuracy")
     weight: float = setting(1.0, "weight of the matching loss; 0 switches the objective off", at_least=0, at_most=1e6)
     pairs: int = setting(16, "pairs per step that are matched, each with two negatives", at_least=0)

@@ -21,6 +21,7 @@ from unimo.objectives.objective import Part
 
 @dataclass(frozen=True)
 class MaskedGrounding:
+    members = ("unimo-2",)
     parts = ("masked_grounding", "masked_grounding.accuracy")
     weight: float = setting(0.0, "weight of masked grounding; 0 switches the objective off", at_least=0, at_most=1e6)
     pairs: int = setting(16, "pairs per step whose grounded tokens are masked", at_least=0)

@@ -27,11 +27,12 @@ from unimo.data.batch_builder import BatchBuilder, SampledExample
 from unimo.data.masking import hide, mask_spans
 from unimo.data.sample import NO_NODES, NODE_KINDS, Nodes
 from unimo.model.unified import Fused, Request, Towers, Unified
-from unimo.objectives.objective import Part, predict_words
+from unimo.objectives.objective import MEMBERS, Part, predict_words
 
 
 @dataclass(frozen=True)
 class MaskedLanguageModeling:
+    members = MEMBERS
     parts = ("mlm.pairs", "mlm.pairs.accuracy", "mlm.texts", "mlm.texts.accuracy")
     weight: float = setting(1.0, "weight of masked words; 0 switches the objective off", at_least=0, at_most=1e6)
     text_weight: float = setting(

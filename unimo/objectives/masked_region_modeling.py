@@ -30,6 +30,7 @@ STREAMS = ("pairs", "images")
 
 @dataclass(frozen=True)
 class MaskedRegionModeling:
+    members = ("unimo",)
     parts = ("mrm.features", "mrm.classes", "mrm.classes.accuracy")
     weight: float = setting(1.0, "weight of masked regions; 0 switches the objective off", at_least=0, at_most=1e6)
     class_weight: float = setting(

@@ -27,6 +27,7 @@ from unimo.model.bucketing import rounded
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.model.unimo2 import UNIMO2
 
+MEMBERS = ("unimo", "unimo-2")
 NOT_ASKED = -100  # label of rows that only round the shape
 
 
@@ -40,9 +41,11 @@ class Part:
 
 
 class Objective(Protocol):
-    """parts: every name that `loss` may return, so that ranks agree on them where one has nothing to ask.
+    """A loss of pre-training, or of a task.
 
-    model is the member an objective is for, or either (`Unified`).
+    members: the models it is for, `MEMBERS` for both. parts: every name that `loss` may return, so that ranks agree on
+    them where one has nothing to compute. An objective with a method `alone(progress)` is the only one of its run while
+    that is true (`unimo.data.loader.AsksAlone`).
     """
 
     parts: tuple[str, ...]

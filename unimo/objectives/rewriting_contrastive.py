@@ -40,13 +40,14 @@ from unimo.data.batch_builder import BatchBuilder
 from unimo.errors import UsageError
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.model.unimo2 import UNIMO2
-from unimo.objectives.objective import Part, same
+from unimo.objectives.objective import MEMBERS, Part, same
 
 TEXTS, IMAGES, SENTENCES = "pairs.rewritten", "pairs.related", "texts.related"
 
 
 @dataclass(frozen=True)
 class RewritingContrastive:
+    members = MEMBERS
     parts = ("rewriting", "rewriting.accuracy", "rewriting.alone")
     weight: float = setting(
         1.0, "weight of the contrastive loss with rewriting; 0 switches the objective off", at_least=0, at_most=1e6

@@ -17,11 +17,12 @@ from unimo.config import setting
 from unimo.data.batch_builder import BatchBuilder
 from unimo.data.masking import cut_fragments
 from unimo.model.unified import Fused, Request, Towers, Unified
-from unimo.objectives.objective import Part, predict_words
+from unimo.objectives.objective import MEMBERS, Part, predict_words
 
 
 @dataclass(frozen=True)
 class Seq2SeqGeneration:
+    members = MEMBERS
     parts = ("seq2seq.pairs", "seq2seq.pairs.accuracy", "seq2seq.texts", "seq2seq.texts.accuracy")
     weight: float = setting(1.0, "weight of written words; 0 switches the objective off", at_least=0, at_most=1e6)
     text_weight: float = setting(

@@ -24,13 +24,14 @@ from unimo.batch import Batch
 from unimo.config import setting
 from unimo.data.batch_builder import BatchBuilder
 from unimo.model.unified import Fused, Request, Towers, Unified
-from unimo.objectives.objective import Part, same
+from unimo.objectives.objective import MEMBERS, Part, same
 
 HALVES = ("texts.first_half", "texts.second_half")
 
 
 @dataclass(frozen=True)
 class TextContrastive:
+    members = MEMBERS
     parts = ("text_contrastive", "text_contrastive.accuracy")
     weight: float = setting(
         0.0, "weight of the text contrastive loss; 0 switches the objective off", at_least=0, at_most=1e6

@@ -15,12 +15,13 @@ from unimo.objectives import (
     MaskedGrounding,
     MaskedLanguageModeling,
     MaskedRegionModeling,
+    Objectives,
     RewritingContrastive,
     Seq2SeqGeneration,
 )
 from unimo.synthetic.dataset import COMBINATIONS
 from unimo.train.optimizer import OptimizerSettings
-from unimo.train.settings import Objectives, Run
+from unimo.train.settings import Run
 
 NOT_UNIMO: dict[str, Any] = {  # what only UNIMO-2 is asked, and the matching that rewriting takes the place of
     "cmcl": CrossModalContrastive(weight=0.0),

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,11 @@ class Board:
 class Meter:
     """Live progress: losses, pairs/s, tokens/s, share of the measured matrix-product rate, time left."""
 
-    def __init__(self, peak: float, say: Callable[[str], None]):
+    def __init__(self, peak: float, say: Callable[[str], None], names: Sequence[str] = ()):
+        """peak: FLOP/s of a matrix product. names: of the parts of the losses; those of a part (x.accuracy of x) are
+        not shown."""
         self.peak, self.say = peak, say
+        self.names = [name for name in names if not any(name.startswith(f"{other}.") for other in names)] + ["dev"]
         self.terminal = sys.stdout is not None and sys.stdout.isatty() and distributed.rank() == 0
         self.every = 1.0 if self.terminal else 15.0
         self.began = self.shown = time.monotonic()
@@ -57,7 +60,7 @@ class Meter:
             return
         seconds = now - self.began
         left = elapsed * max(0.0, 1 - share) / share
-        losses = " ".join(f"{name} {record[name]:.3f}" for name in SHOWN if name in record)
+        losses = " ".join(f"{name} {record[name]:.3f}" for name in self.names if name in record)
         line = (
             f"step {record['step']:>6} {min(share, 1):4.0%} | loss {record['loss']:.3f} | {losses} | "
             f"{self.pairs / seconds:.0f} {self.noun}/s {self.tokens / seconds:,.0f} tokens/s | "
@@ -77,6 +80,3 @@ class Meter:
         if self.live:
             print(flush=True)
             self.live = False
-
-
-SHOWN = ("mlm.pairs", "mlm.texts", "seq2seq.pairs", "cmcl", "itm", "image_contrastive", "dev")

@@ -117,7 +117,8 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
                 log = stack.enter_context(contextlib.closing(run_folder.JsonlLog(folder.log_path)))
                 log.truncate_after(state["step"] - 1)
                 board = stack.enter_context(contextlib.closing(Board(settings.tensorboard, out, state["step"])))
-        meter = stack.enter_context(contextlib.closing(Meter(matmul_rate(device, dtype), say)))
+        names = [name for objective in job.active.values() for name in objective.parts]
+        meter = stack.enter_context(contextlib.closing(Meter(matmul_rate(device, dtype), say, names)))
         say(f"{job.headline} | {_size(model)} | {device.type} x {world}, {str(dtype).removeprefix('torch.')}")
 
         def facts() -> dict[str, Any]:

@@ -13,19 +13,7 @@ from unimo.data.augment import Views
 from unimo.data.loader import Budgets
 from unimo.errors import UsageError
 from unimo.model.build import ModelSettings
-from unimo.objectives import (
-    CrossModalContrastive,
-    GroundedDictionaryLoss,
-    ImageContrastive,
-    ImageTextMatching,
-    MaskedGrounding,
-    MaskedLanguageModeling,
-    MaskedRegionModeling,
-    Objective,
-    RewritingContrastive,
-    Seq2SeqGeneration,
-    TextContrastive,
-)
+from unimo.objectives import Objectives
 from unimo.tokenizer import Tokenizer
 from unimo.train.optimizer import OptimizerSettings
 
@@ -58,24 +46,6 @@ class Data:
     image_views: Views = setting(
         Views(crop=0.3, flip=0.5, jitter=0.4, grey=0.2), "how the two views of an image differ"
     )
-
-
-@dataclass(frozen=True)
-class Objectives:
-    mlm: MaskedLanguageModeling = setting(MaskedLanguageModeling(), "masked words")
-    seq2seq: Seq2SeqGeneration = setting(Seq2SeqGeneration(), "written captions and fragments")
-    cmcl: CrossModalContrastive = setting(CrossModalContrastive(), "images and captions that find each other")
-    itm: ImageTextMatching = setting(ImageTextMatching(), "does the caption belong to the image")
-    image_contrastive: ImageContrastive = setting(ImageContrastive(), "two views of an image that find each other")
-    dictionary: GroundedDictionaryLoss = setting(GroundedDictionaryLoss(), "entries and their voters move together")
-    masked_grounding: MaskedGrounding = setting(MaskedGrounding(), "masked grounded tokens")
-    mrm: MaskedRegionModeling = setting(MaskedRegionModeling(weight=0.0), "masked regions (UNIMO)")
-    rewriting: RewritingContrastive = setting(RewritingContrastive(weight=0.0), "captions and their rewritings")
-    text_contrastive: TextContrastive = setting(TextContrastive(), "halves of a passage that find each other")
-
-    def active(self) -> dict[str, Objective]:
-        named = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {name: objective for name, objective in named.items() if objective.weight}
 
 
 @dataclass(frozen=True)
@@ -136,13 +106,13 @@ class Run:
             )
         if not active:
             yield Contradiction("no objective", ("objectives",), expected="at least one weight above 0")
-        others = ONLY_UNIMO2 if model.member == "unimo" else ONLY_UNIMO
-        if foreign := sorted(set(active) & others):
+        known = {name for name, objective in objectives.OBJECTIVES.items() if model.member in objective.members}
+        if foreign := sorted(set(active) - known):
             yield Contradiction(
                 f"an objective that {model.member} does not have",
                 ("model.member", *(f"objectives.{name}.weight" for name in foreign)),
                 got=", ".join(foreign),
-                expected=", ".join(sorted(set(objectives.OBJECTIVES) - others)),
+                expected=", ".join(sorted(known)),
                 do=" ".join(f"--set objectives.{name}.weight=0" for name in foreign),
             )
         if "itm" in active and model.member == "unimo" and self.objectives.itm.hard:
@@ -199,10 +169,6 @@ class Run:
                     do=f"--set model.{name}=true, or --set objectives.{name}.weight=0",
                 )
 
-
-# Objectives that only one member can be asked.
-ONLY_UNIMO2 = {"cmcl", "image_contrastive", "dictionary", "masked_grounding"}
-ONLY_UNIMO = {"mrm"}
 
 MAY_CHANGE = (
     "workers",
