@@ -78,6 +78,8 @@ def test_starts_at_chance_and_learns_one_batch(name):
         batch.extra["masked_grounding.noise"][:] = 1 - torch.eye(4)[torch.arange(PAIRS) % 4]
         parameters, rate = [*model.masked_grounding.parameters(), *model.grounded_encoder.parameters()], 1e-2
         goal = 0.25
+    if name == "text_contrastive":
+        rate = 1e-3  # at 3e-3 some halves end on the same side for good, on some processors
     with torch.no_grad():
         start = losses(model.eval(), batch, objectives)
     assert start.keys() == chance.keys()

@@ -49,7 +49,7 @@ OBJECT, RELATION = {1, 2}, {4}  # their places behind [CLS]
 
 def related(builder, count: int):
     for i, pair in enumerate(builder.pairs[:count]):
-        object.__setattr__(pair, "beside", Related(i))
+        object.__setattr__(pair, "side_inputs", Related(i))
     return builder
 
 

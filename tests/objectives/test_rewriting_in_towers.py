@@ -31,7 +31,7 @@ class Seen(SideInputs):
 def shown(**options) -> Batch:
     builder = tiny_draft(pairs=4)
     for i, pair in enumerate(builder.pairs):
-        object.__setattr__(pair, "beside", Seen(i))
+        object.__setattr__(pair, "side_inputs", Seen(i))
     RewritingContrastive(**options).corrupt(builder)
     return builder.finish()
 

@@ -7,8 +7,9 @@ product with an image's (spec unimo2 §2.6) and so comes to a task of texts half
 belong together is Contriever's (Izacard et al. 2022, §3.1), and needs no dropout; the loss and its temperature are
 SimCSE's (Gao et al. 2021).
 
-Asked of the text pooler on the [CLS] after the Transformer, without an image. Negatives are the halves of the other
-passages of the same shard, so that one process and many ask the same.
+Compared are the outputs of the text pooler's linear map, before its ReLU, on the [CLS] after the Transformer, without
+an image. Negatives are the halves of the other passages of the same micro-batch, so that one process and many compute
+the same.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ class TextContrastive:
     def loss(self, model: Unified, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
         if "text_contrastive" not in fused:
             return {}
-        features = F.normalize(model.text_pooler(fused["text_contrastive"].text_cls()).float(), dim=-1)
+        states = model.text_pooler.linear(fused["text_contrastive"].text_cls())
+        features = F.normalize(
+            states.float(), dim=-1
+        )  # before the ReLU: a half whose units all die would learn no more
         identity, shard = batch.extra["text_contrastive.passages"].T
         total, right, count = halves(features, identity, shard, self.temperature)
         return {
