@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import unimo
 from unimo.errors import DataError, UsageError
-from unimo.tokenizer import Tokenizer
+from unimo.tokenizer import Tokenizer, positions
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "data" / "tokenizer.json").read_text())["data"]
 ASSETS = Path(unimo.__file__).parent / "assets"
@@ -320,3 +320,7 @@ def test_spans_are_the_characters_of_each_id(text):
 def test_only_text_has_spans():
     with pytest.raises(DataError, match="Not a text"):
         Tokenizer.default().spans(3)
+
+
+def test_positions_leave_0_and_1_free():
+    assert positions(3).tolist() == [2, 3, 4] and positions(2, start=5).tolist() == [5, 6] and not len(positions(0))

@@ -8,7 +8,6 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from unimo.disk import write_atomic
 from unimo.errors import DataError, UnimoError
 
 
@@ -101,6 +100,8 @@ def json_bytes(value: Any, *, where: object = None) -> bytes:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Writes a JSON file, whole or not at all. Raises as `json_bytes` and `unimo.disk.write_atomic` do."""
+    from unimo.disk import write_atomic  # most readers of JSON never write any
+
     write_atomic(path, json_bytes(value, where=path))
 
 

@@ -184,3 +184,8 @@ def _asset_lines(name: str) -> list[str]:
         raise DataError(
             "The vocabulary shipped with unimo is damaged", where=path, got=error, do="reinstall unimo"
         ) from error
+
+
+def positions(n: int, start: int = 2) -> np.ndarray:
+    """(n,) int64 position numbers of a row. They begin at 2 because, as in RoBERTa, 1 marks padding."""
+    return np.arange(start, start + n, dtype=np.int64)

@@ -27,14 +27,13 @@ from unimo.data.images import to_rgb
 from unimo.data.masking import mask_spans
 from unimo.data.records import Record, dialogue_record, read_field, read_turns, seq2seq_record
 from unimo.data.regions import ImageRegions, box_vectors, read_caption_line, read_tag_line, stack_regions
-from unimo.data.text_rows import positions
 from unimo.decoding.beam_search import GenerationConfig, beam
 from unimo.errors import DataError
 from unimo.metrics import METRICS, bleu, bleu_as_released
 from unimo.model.attention import JOINT, Plan
 from unimo.model.embeddings import PatchEmbedding
 from unimo.objectives.masked_language_modeling import MaskedLanguageModeling
-from unimo.tokenizer import Tokenizer
+from unimo.tokenizer import Tokenizer, positions
 
 HERE = Path(__file__).parent
 COVERED = {  # file of tests/golden/data -> where every value of it is compared with ours

@@ -15,7 +15,6 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from unimo.config.aliases import elsewhere, keys_meant
 from unimo.errors import UsageError, nearest
 from unimo.json_files import parse_json
 
@@ -151,6 +150,8 @@ def joined(where: str, name: str) -> str:
 def unknown(key: str, known: Iterable[str]) -> UsageError:
     """The error for a key that does not exist, with what is meant if that can be told."""
     known = list(known)
+    from unimo.config.aliases import elsewhere, keys_meant  # a table that only a refusal needs
+
     instead = elsewhere(key)
     meant = [] if instead else keys_meant(key, known)
     group = key.rpartition(".")[0] + "."

@@ -17,8 +17,8 @@ from typing import Literal
 
 import numpy as np
 
-from unimo.data.text_rows import positions
 from unimo.errors import UsageError
+from unimo.tokenizer import positions
 
 FIRST_WORD_ID = 4  # ids below are special and never serve as a random replacement
 

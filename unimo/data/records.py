@@ -21,9 +21,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from unimo.batch import KNOWN, WRITTEN
-from unimo.data.text_rows import positions
 from unimo.errors import DataError, UsageError, nearest
-from unimo.tokenizer import Tokenizer
+from unimo.tokenizer import Tokenizer, positions
 
 Ids = Sequence[int] | np.ndarray
 

@@ -21,12 +21,14 @@ from torch import Tensor, nn
 from unimo.batch import GROUND, IMAGE, TEXT, Batch, Texts
 from unimo.errors import UsageError
 from unimo.model.attention import NO, Plan, Table
-from unimo.model.embeddings import WordEmbedding
-from unimo.model.grounding import GroundedDictionary
-from unimo.model.heads import MatchingHead, Pooler, TiedHead
-from unimo.model.kv_cache import KVCache
-from unimo.model.task_heads import TaskHead
 from unimo.model.transformer import Kept, States, Transformer
+
+if TYPE_CHECKING:
+    from unimo.model.embeddings import WordEmbedding
+    from unimo.model.grounding import GroundedDictionary
+    from unimo.model.heads import MatchingHead, Pooler, TiedHead
+    from unimo.model.kv_cache import KVCache
+    from unimo.model.task_heads import TaskHead
 
 
 @dataclass(frozen=True)

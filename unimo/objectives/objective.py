@@ -15,7 +15,7 @@ and many compute the same mean.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,9 @@ from unimo.batch import Batch, Targets
 from unimo.data.batch_builder import BatchBuilder
 from unimo.model.bucketing import rounded
 from unimo.model.unified import Fused, Request, Towers, Unified
-from unimo.model.unimo2 import UNIMO2
+
+if TYPE_CHECKING:
+    from unimo.model.unimo2 import UNIMO2
 
 MEMBERS = ("unimo", "unimo-2")
 NOT_ASKED = -100  # label of rows that only round the shape
