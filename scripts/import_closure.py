@@ -4,7 +4,7 @@
     python scripts/import_closure.py --check    the same; fails where one is above its limit
     python scripts/import_closure.py MODULE     the modules behind one
 
-Imports inside functions count where a module is used by them alone (`lazily` below): what a reader has to open is the same.
+Imports inside functions and for type checkers do not count.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ def imported(path: Path) -> Iterator[str]:
                 yield whole if file_of(whole) else node.module
         elif isinstance(node, ast.Import):
             yield from (name.name for name in node.names if name.name.startswith("unimo"))
-        elif isinstance(node, (ast.Try, ast.With)) or (
-            isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.dump(node.test)
-        ):
+        elif isinstance(node, (ast.Try, ast.If)) and "TYPE_CHECKING" not in ast.dump(node):
             nodes += ast.iter_child_nodes(node)
 
 
