@@ -25,14 +25,13 @@ from unimo.errors import UsageError
 from unimo.evaluation.zero_shot.context import EvalContext
 from unimo.evaluation.zero_shot.retrieval import Retrieval
 from unimo.evaluation.zero_shot.retrieval_curve import SHORTLISTS, Curve, curve
-from unimo.inference import Pipeline
+from unimo.inference import Pipeline, identity
 from unimo.machine import describe_machine
 from unimo.model.attention import Plan
 from unimo.model.block_mask import block_mask
 from unimo.model.build import ModelSettings, build
 from unimo.model.flops import batch_cost
 from unimo.model.unified import Request, Unified
-from unimo.retrieval.models import identity
 from unimo.version import __version__
 
 ROUNDS = 7

@@ -7,22 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from unimo.nearest import (
-    Bags,
-    Postings,
-    bags,
-    bm25,
-    colours_and_edges,
-    cosines,
-    document_frequency,
-    nearest,
-    overlaps,
-    sentences,
-    tf_idf,
-    top_k,
-    word_numbers,
-    words,
-)
+from unimo.nearest import TfIdf, colours_and_edges, nearest, top_k
+from unimo.neighbours.objects import Objects
+from unimo.sentences import sentences, words
 
 TEXTS = [
     "A dog runs on the beach.",
@@ -74,39 +61,11 @@ def test_words_are_lower_case_without_punctuation():
     assert words("A dog's ball, don’t_you (3.5)") == ["a", "dog's", "ball", "don’t", "you", "3", "5"]
 
 
-# ---- sparse rows
-
-
-def corpus() -> tuple[Bags, np.ndarray, dict[str, int]]:
-    numbers: dict[str, int] = {}
-    rows = bags(word_numbers(map(words, TEXTS), numbers, grow=True))
-    return rows, document_frequency(rows, len(numbers)), numbers
-
-
-def test_bags_count_and_are_sorted():
-    rows = bags([[3, 1, 3], [], [2]])
-    assert rows.terms.tolist() == [1, 3, 2]
-    assert rows.values.tolist() == [1, 2, 1]
-    assert rows.offsets.tolist() == [0, 2, 2, 3]
-    assert len(bags([])) == 0
-    picked = rows.pick(np.array([2, 0, 1, 2]))
-    assert picked.terms.tolist() == [2, 1, 3, 2] and picked.offsets.tolist() == [0, 1, 3, 3, 4]
-
-
-def plain_bm25(query: str, text: str, k1: float = 1.2, b: float = 0.75) -> float:
-    """The formula of the textbook, word by word."""
-    documents = [words(one) for one in TEXTS]
-    mean = sum(map(len, documents)) / len(documents)
-    score = 0.0
-    for word in words(query):
-        frequency = sum(word in document for document in documents)
-        count, length = words(text).count(word), len(words(text))
-        idf = math.log(1 + (len(documents) - frequency + 0.5) / (frequency + 0.5))
-        score += idf * count * (k1 + 1) / (count + k1 * (1 - b + b * length / mean))
-    return score
+# ---- texts
 
 
 def plain_tf_idf(query: str, text: str) -> float:
+    """The formula of the textbook, word by word."""
     documents = [words(one) for one in TEXTS]
     known = sorted({word for document in documents for word in document})
 
@@ -118,50 +77,28 @@ def plain_tf_idf(query: str, text: str) -> float:
     return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12))
 
 
-@pytest.mark.parametrize("block", [1, 2, 4, 100])
-@pytest.mark.parametrize("weighting", ["bm25", "tfidf"])
-def test_search_gives_the_plain_formula_in_order(weighting, block):
-    rows, frequency, numbers = corpus()
-    query = bags(word_numbers([words(QUERY)], numbers))
-    if weighting == "tfidf":
-        query = tf_idf(query, frequency, len(rows))
-    weighed = bm25(rows, frequency) if weighting == "bm25" else tf_idf(rows, frequency, len(rows))
-    found, scores = Postings(weighed, block=block).search(*query.row(0), 10)
-    plain = plain_bm25 if weighting == "bm25" else plain_tf_idf
-    expected = [plain(QUERY, text) for text in TEXTS]
+def test_search_by_words_gives_the_plain_formula_in_order():
+    index = TfIdf(TEXTS)
+    ((found, scores),) = index.search(index.weigh([QUERY]), 10)
+    expected = [plain_tf_idf(QUERY, text) for text in TEXTS]
     assert found.tolist() == [i for i in sorted(range(6), key=lambda i: (-round(expected[i], 5), i)) if expected[i] > 0]
     np.testing.assert_allclose(scores, [expected[i] for i in found], rtol=1e-5)
     assert found.tolist().index(0) + 1 == found.tolist().index(5)  # the same text twice: the earlier one first
 
 
-def test_search_excludes_and_has_a_floor():
-    rows, frequency, numbers = corpus()
-    query = bags(word_numbers([words("dog")], numbers))
-    index = Postings(bm25(rows, frequency), block=2)
-    assert index.search(*query.row(0), 10)[0].tolist() == [0, 5]
-    assert index.search(*query.row(0), 10, exclude=[0])[0].tolist() == [5]
-    assert index.search(*query.row(0), 1)[0].tolist() == [0]
-    assert index.search(*query.row(0), 0)[0].tolist() == []
-    assert index.search(*query.row(0), 10, least=100.0)[0].tolist() == []
-    unknown = bags(word_numbers([words("zebra")], numbers))
-    assert index.search(*unknown.row(0), 10)[0].tolist() == []
+def test_search_by_words_excludes_and_has_bounds():
+    index = TfIdf(TEXTS)
 
+    def search(text, k=10, **options):
+        ((found, _),) = index.search(index.weigh([text]), k, **options)
+        return found.tolist()
 
-@pytest.mark.parametrize("block", [1, 7, 64, 1000])
-def test_sparse_search_equals_brute_force(block):
-    rng = np.random.default_rng(0)
-    rows = bags([rng.integers(0, 12, rng.integers(0, 9)) for _ in range(200)])
-    queries = bags([rng.integers(0, 12, rng.integers(0, 5)) for _ in range(20)])
-    table = np.zeros((200, 12))
-    table[rows.owners(), rows.terms] = rows.values
-    index = Postings(rows, block=block)
-    for i in range(20):
-        terms, values = queries.row(i)
-        expected = table[:, terms] @ values
-        order = [j for j in np.lexsort((np.arange(200), -expected)) if expected[j] > 0][:15]
-        found, scores = index.search(terms, values, 15)
-        assert found.tolist() == order
-        np.testing.assert_array_equal(scores, expected[order])
+    assert search("dog") == [0, 5] and search("dog", exclude=[[0]]) == [5] and search("dog", 1) == [0]
+    assert search("dog", 0) == search("dog", least=1.0) == search("zebra") == []
+    assert search(TEXTS[0]) == [0, 5, 2, 1] and search(TEXTS[0], below=0.99) == [2, 1]
+    for nothing in ([], ["", "!"]):
+        empty = TfIdf(nothing)
+        assert [len(found) for found, _ in empty.search(empty.weigh(["dog", ""]), 3, exclude=[[0], []])] == [0, 0]
 
 
 # ---- dense rows
@@ -201,18 +138,12 @@ def test_ties_go_to_the_earlier():
 
 def test_overlap_is_the_jaccard_of_multisets():
     dog, cat, car = 0, 1, 5
-    images = bags([[dog, cat], [dog, dog], [car], [], [dog, dog, cat, cat]])
-    query = bags([[dog, dog], []])
-    np.testing.assert_allclose(overlaps(images, np.arange(5), query, 0), [1 / 3, 1, 0, 0, 1 / 2])
-    np.testing.assert_allclose(overlaps(images, np.array([4, 1]), query, 0), [1 / 2, 1])
-    assert overlaps(images, np.arange(5), query, 1).tolist() == [0] * 5
-
-
-def test_cosines_of_objects_are_products_of_rows():
-    images = bags([[0, 1], [0, 0], [5], []])
-    frequency = document_frequency(images, 6)
-    weighed = tf_idf(images, frequency, 4)
-    np.testing.assert_allclose(cosines(weighed, np.arange(4), weighed, 1), [weighed.row(0)[1][0], 1, 0, 0], rtol=1e-6)
+    pairs = [np.array([dog, dog]), np.zeros(0, int)]
+    images = [np.array(one, int) for one in ([dog, cat], [dog, dog], [car], [], [cat, dog, cat, dog])]
+    objects = Objects.counted(pairs, images)
+    np.testing.assert_allclose(objects.overlap(0, np.arange(5)), [1 / 3, 1, 0, 0, 1 / 2])
+    np.testing.assert_allclose(objects.overlap(0, np.array([4, 1])), [1 / 2, 1])
+    assert objects.overlap(1, np.arange(5)).tolist() == [0] * 5 and objects.without() == 1
 
 
 def test_colours_and_edges_tell_images_apart():

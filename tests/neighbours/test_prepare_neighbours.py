@@ -20,20 +20,17 @@ from dying import Countdown, ended, fork
 from PIL import Image
 from tiny_unimo2 import lively_model
 
-from unimo.cluster import on_ray
 from unimo.corpus.bad_samples import Ledger
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.errors import DataError, ResourceError, UsageError
 from unimo.inference import Pipeline
-from unimo.nearest import words
-from unimo.neighbours import image_vectors
 from unimo.neighbours import images as neighbour_images
 from unimo.neighbours import store as reading
-from unimo.neighbours.judging import auc, caption_neighbour_precision
 from unimo.neighbours.page import show
-from unimo.neighbours.prepare import NeighbourSettings, neighbours, prepare_neighbours
+from unimo.neighbours.prepare import NeighbourSettings, neighbours, on_ray, prepare_neighbours
 from unimo.neighbours.sentences import captions_of, token_spans
 from unimo.neighbours.store import Neighbours
+from unimo.sentences import words
 from unimo.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.default()
@@ -93,7 +90,7 @@ def corpora(tmp_path_factory) -> tuple[Corpus, Corpus, Corpus]:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(image_vectors, "_AT_ONCE", 4)
+    monkeypatch.setattr(neighbour_images, "_AT_ONCE", 4)
     monkeypatch.setattr(neighbour_images, "_QUERIES_AT_ONCE", 2)
 
 
@@ -149,9 +146,6 @@ def test_objects_choose_among_the_visually_similar(corpora, tmp_path):
     assert set(near.images(0).tolist()) <= {0, 3, 6, 1, 4, 7} and {3, 6} <= set(near.images(0).tolist())
     assert set(near.images(1).tolist()) == {4, 7}  # item 1 is the pair's own image
     assert near.images(2).tolist() == []  # nothing was detected on it
-    settings = NeighbourSettings(images=3, overlap="tfidf")
-    quietly(pairs, images, None, tmp_path, labels=(ours, theirs), settings=settings)
-    assert set(Neighbours.open(tmp_path, pairs, images).images(1).tolist()) == {4, 7}
     with pytest.raises(UsageError, match="labels of other images"):
         quietly(pairs, images, None, tmp_path, labels=(ours, theirs[:-1]))
 
@@ -192,7 +186,7 @@ def test_stopped_at_any_write_it_goes_on_to_the_same_bytes(corpora, tmp_path, mo
     quietly(*corpora, tmp_path / "whole")
     expected = bytes_of(tmp_path / "whole")
     assert sorted(expected) == ["00000.safetensors", "00001.safetensors", "sentences.safetensors"]
-    original, stops = image_vectors.write_atomic, 0
+    original, stops = neighbour_images.write_atomic, 0
     for stop in range(100):
         left = iter(range(stop))
 
@@ -201,7 +195,7 @@ def test_stopped_at_any_write_it_goes_on_to_the_same_bytes(corpora, tmp_path, mo
                 raise ResourceError("stopped here")
             original(path, data)
 
-        monkeypatch.setattr(image_vectors, "write_atomic", write)
+        monkeypatch.setattr(neighbour_images, "write_atomic", write)
         monkeypatch.setattr(reading, "write_atomic", write)
         try:
             quietly(*corpora, tmp_path / str(stop))
@@ -214,11 +208,11 @@ def test_stopped_at_any_write_it_goes_on_to_the_same_bytes(corpora, tmp_path, mo
             small_blocks_again(monkeypatch)
         quietly(*corpora, tmp_path / str(stop))
         assert bytes_of(tmp_path / str(stop)) == expected
-    assert stops == 13  # 2 + 3 blocks of vectors with their hashes, 2 parts and the sentences
+    assert stops == 8  # 2 + 3 blocks of vectors with their hashes, 2 parts and the sentences
 
 
 def small_blocks_again(monkeypatch) -> None:
-    monkeypatch.setattr(image_vectors, "_AT_ONCE", 4)
+    monkeypatch.setattr(neighbour_images, "_AT_ONCE", 4)
     monkeypatch.setattr(neighbour_images, "_QUERIES_AT_ONCE", 2)
 
 
@@ -306,22 +300,6 @@ def test_a_collection_of_the_pairs_own_image_alone(tmp_path):
     near = Neighbours.open(tmp_path / "out", pairs, images, texts)
     assert near.sample_image(0, np.random.default_rng(0)) is None
     assert near.sample_sentence(0, np.random.default_rng(0)) is None
-
-
-def test_approximate_search_names_its_extra(corpora, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(UsageError, match=r"unimo\[faiss\]"):
-        quietly(corpora[0], corpora[1], None, tmp_path, settings=NeighbourSettings(approximate_above=1))
-
-
-def test_approximate_search_finds_what_exact_search_finds(corpora, tmp_path):
-    pytest.importorskip("faiss")
-    quietly(corpora[0], corpora[1], None, tmp_path / "exact")
-    settings = NeighbourSettings(images=3, approximate_above=1)
-    quietly(corpora[0], corpora[1], None, tmp_path / "approximate", settings=settings)
-    exact, approximate = (Neighbours.open(tmp_path / name, *corpora[:2]) for name in ("exact", "approximate"))
-    for i in range(6):
-        assert approximate.images(i).tolist() == exact.images(i).tolist()
 
 
 class OneMachine:
@@ -430,35 +408,3 @@ def test_a_page_of_one_side(corpora, tmp_path, absent):
     page = Page(tmp_path / "page.html")
     assert page.tags.count("img") == (6 if absent == "images" else 6 + len(page.texts["figcaption"]))
     assert bool(page.texts["figcaption"]) == (absent == "texts")
-
-
-def test_auc_is_the_share_of_pairs_in_order():
-    rng = np.random.default_rng(0)
-    scores, right = rng.integers(0, 5, 60).astype(float), rng.random(60) < 0.3
-    gaps = scores[right][:, None] - scores[~right][None]
-    assert auc(scores, right) == pytest.approx(((gaps > 0) + (gaps == 0) / 2).mean())
-    weight = rng.integers(0, 3, 60)
-    assert auc(scores, right, weight) == pytest.approx(auc(scores.repeat(weight), right.repeat(weight)))
-
-
-def test_judgements_in_the_order_of_the_words_score_fully():
-    captions = {"a": ["red ball", "round ball"], "b": ["blue sea", "deep sea"]}
-    rows = [
-        {"image": image, "caption": text, "scores": [4, 4, 3] if image == of else [1, 1, 2]}
-        for image in captions
-        for of, some in captions.items()
-        for text in some
-    ]
-
-    def embed(texts):
-        return np.array([["ball" in text, "sea" in text] for text in texts])
-
-    for options in ({}, {"weighting": "tfidf"}, {"embed": embed}):
-        scores = caption_neighbour_precision(rows, captions, **options)
-        assert scores["auc"].value == 1 and scores["precision@1"].value == 1
-        assert scores["precision@1"].chance == 0.5
-    for row in rows:
-        row["yes_fraction"] = float(np.mean(row.pop("scores")) < 3)
-    assert caption_neighbour_precision(rows, captions)["auc"].value == 0
-    with pytest.raises(DataError, match="nothing to compare"):
-        caption_neighbour_precision(rows[:2], captions)

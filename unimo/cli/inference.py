@@ -13,11 +13,12 @@ from unimo.errors import UsageError
 @app.command("index")
 def make_index(
     model: AnyModel,
-    out: Annotated[str, typer.Option(help="New folder of the index.")],
+    out: Annotated[str, typer.Option(help="Folder of the index.")],
     texts: Paths = None,
     images: Paths = None,
     pairs: Paths = None,
-    precision: Annotated[str, typer.Option(help="Of the stored embeddings: float16 or float32.")] = "float16",
+    add: Annotated[bool, typer.Option("--add", help="Add to the finished index in that folder.")] = False,
+    approximate: Annotated[bool, typer.Option("--approximate", help="Also write an inverted file (IVF).")] = False,
     passage: Annotated[int, typer.Option(help="Tokens of the passages that texts are cut into.", min=1)] = 128,
     regions: Annotated[list[str] | None, typer.Option(help="UNIMO's regions, if not beside the shards.")] = None,
     index_dir: Annotated[str | None, typer.Option(help="Where shard indexes go, if not beside the shards.")] = None,
@@ -31,7 +32,8 @@ def make_index(
 
     given: dict[str, Any] = {"texts": texts, "images": images, "pairs": pairs, "regions": regions or ()}
     options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": max_bad_fraction}
-    build_index(model, out, precision=precision, passage=passage, ledger=Ledger(ledger), say=say, **given, **options)
+    options |= {"add": add, "approximate": approximate, "passage": passage, "ledger": Ledger(ledger), "say": say}
+    build_index(model, out, **given, **options)
 
 
 @app.command()
@@ -44,11 +46,7 @@ def search(
     rerank: Annotated[int, typer.Option(help="So many of the nearest are read together with the query.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     model: Annotated[str | None, typer.Option(help="The model of the index, if it lies elsewhere by now.")] = None,
-    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Read the whole index first.")] = True,
-    approximate_above: Annotated[
-        int | None, typer.Option(help="Rows beyond which the search is approximate (extra `faiss`).")
-    ] = None,
-    method: Annotated[str, typer.Option(help="Approximate search: ivf or hnsw.")] = "ivf",
+    approximate: Annotated[bool, typer.Option("--approximate", help="Search the inverted file; may miss.")] = False,
 ) -> None:
     """Find texts and images by a text, an image, or both.
 
@@ -59,8 +57,7 @@ def search(
     from unimo.retrieval import open_index
     from unimo.retrieval.index import table
 
-    options: dict[str, Any] = {"approximate_above": approximate_above, "method": method}
-    index = open_index(folder, model=model, verify=verify, **options)
+    index = open_index(folder, model=model, approximate=approximate)
     hits = index.search(text, image, top_k=top_k, only=only, rerank=rerank)  # type: ignore[arg-type]
     for line in (json.dumps(hit.to_dict()) for hit in hits) if as_json else table(hits):
         say(line)

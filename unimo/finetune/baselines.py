@@ -13,16 +13,7 @@ import numpy as np
 from unimo.data.augment import resize
 from unimo.data.images import load_rgb
 from unimo.finetune.split import Examples
-from unimo.nearest import (
-    Postings,
-    bags,
-    colours_and_edges,
-    document_frequency,
-    nearest,
-    tf_idf,
-    word_numbers,
-    words,
-)
+from unimo.nearest import TfIdf, colours_and_edges, nearest
 
 SIDE = 32  # pixels of an image whose colours and edges are compared
 AT_ONCE = 2048  # images of either side that are compared with each other at once
@@ -53,13 +44,8 @@ def nearest_rows(train: Examples, examples: Examples) -> list[int] | None:
 
 
 def _by_words(corpus: Sequence[str], queries: Sequence[str]) -> list[int]:
-    numbers: dict[str, int] = {}
-    rows = bags(word_numbers((words(text) for text in corpus), numbers, grow=True))
-    frequency = document_frequency(rows, max(1, len(numbers)))
-    index = Postings(tf_idf(rows, frequency, len(corpus)))
-    asked = tf_idf(bags(word_numbers((words(text) for text in queries), numbers)), frequency, len(corpus))
-    best = [index.search(*asked.row(i), 1)[0] for i in range(len(queries))]
-    return [int(found[0]) if len(found) else 0 for found in best]
+    index = TfIdf(corpus)
+    return [int(found[0]) if len(found) else 0 for found, _ in index.search(index.weigh(queries), 1)]
 
 
 def _by_images(corpus: np.ndarray, queries: np.ndarray) -> list[int]:

@@ -28,7 +28,7 @@ from unimo.corpus.corpus import Corpus
 from unimo.data.images import load_rgb
 from unimo.errors import UsageError
 from unimo.finetune.split import Examples
-from unimo.nearest import sentences, words
+from unimo.sentences import sentences, words
 from unimo.tokenizer import Tokenizer
 
 BANDS = (13, 13, 13, 13, 12)  # bits; one more than bits that may differ

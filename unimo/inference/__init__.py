@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from unimo.inference.encoded import EncodedImages, EncodedTexts
 from unimo.inference.encoding import ImageInput
-from unimo.inference.model import Pipeline, load
+from unimo.inference.model import Pipeline, identity, load
 from unimo.inference.prompts import PROMPTS
 
-__all__ = ["PROMPTS", "EncodedImages", "EncodedTexts", "ImageInput", "Pipeline", "load"]
+__all__ = ["PROMPTS", "EncodedImages", "EncodedTexts", "ImageInput", "Pipeline", "identity", "load"]

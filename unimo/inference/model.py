@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,3 +44,14 @@ def load(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model, saved = load_model(source, device=device, revision=revision)
     return Pipeline(model, precision=precision, facts={"path": str(saved.path), "step": saved.step, **saved.state})
+
+
+def identity(pipeline: Pipeline) -> dict[str, Any]:
+    """What decides its embeddings but for rounding: SHA-256 over settings, weights and their names; and precision."""
+    settings = pipeline.facts.get("settings")
+    model = settings.get("model") if isinstance(settings, dict) else None
+    digest = hashlib.sha256(json.dumps([type(pipeline.model).__name__, model], sort_keys=True).encode())
+    for name, weight in sorted(pipeline.model.state_dict().items()):
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().float().numpy().tobytes())  # numpy has no bfloat16
+    return {"sha256": digest.hexdigest(), "precision": str(pipeline.dtype).removeprefix("torch.")}

@@ -7,17 +7,18 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from unimo.corpus.corpus import Corpus
 from unimo.errors import UsageError
-from unimo.nearest import Bags, bags, cosines, document_frequency, overlaps, tf_idf
+from unimo.ragged import offsets_of
 from unimo.regions.store import RegionStore
 
-# The class that says "no object", of sources that have one: the last of both kinds of detectors (see region_models),
-# the first of bottom-up attention as published.
+# The class that says "no object", of sources that have one: the last of both kinds of detectors (see
+# `unimo.regions.detectors`), the first of bottom-up attention as published.
 _NO_OBJECT = {"detector": -1, "faster-rcnn": -1, "tsv": 0}
 _OF_THE_FILES = ("names", "first")  # facts of a source of regions that tell files apart, not detectors
 
@@ -63,24 +64,24 @@ def detected(
     Raises what `RegionStore.open` raises, and UsageError where the regions name no classes, or those of one detector
     for the pairs and of another for the images.
     """
-    ours, theirs = RegionStore.open(regions, pairs), RegionStore.open(regions, images)
-    for store in (ours, theirs):
+    stores = [RegionStore.open(regions, corpus) for corpus in (pairs, images)]
+    for store in stores:
         if not store.classes:
             raise UsageError(
                 "regions without classes name no objects",
                 where=store.sidecars[0].path,
                 do="prepare regions with a source that has classes, or leave --regions away",
             )
-    made = [{**_facts(store), "classes": store.classes} for store in (ours, theirs)]
-    if made[0] != made[1]:
+    ours, theirs = ({**_facts(store), "classes": store.classes} for store in stores)
+    if ours != theirs:
         raise UsageError(
             "objects of two detectors cannot be compared",
-            where=theirs.sidecars[0].path,
-            got=json.dumps(made[1]),
-            expected=f"{json.dumps(made[0])}, as in {ours.sidecars[0].path}",
+            where=stores[1].sidecars[0].path,
+            got=json.dumps(theirs),
+            expected=f"{json.dumps(ours)}, as in {stores[0].sidecars[0].path}",
             do="prepare the regions of pairs and images in the same way",
         )
-    return Detected(ours, confidence), Detected(theirs, confidence)
+    return Detected(stores[0], confidence), Detected(stores[1], confidence)
 
 
 def _facts(store: RegionStore) -> dict[str, Any]:
@@ -90,10 +91,10 @@ def _facts(store: RegionStore) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Objects:
-    """Counted classes of the objects on each image of the pairs, and on each of the images."""
+    """Counted classes of the objects on each image of the pairs, and on each of the images: (n, classes), sparse."""
 
-    pairs: Bags
-    images: Bags
+    pairs: csr_matrix
+    images: csr_matrix
 
     @classmethod
     def of(cls, labels: tuple[Labels, Labels], pairs: Corpus, images: Corpus) -> Objects:
@@ -101,34 +102,39 @@ class Objects:
         for side, some, corpus in zip(("pairs", "images"), labels, (pairs, images)):
             if len(some) != len(corpus):
                 raise UsageError(f"labels of other {side}", got=f"{len(some)} images", expected=len(corpus))
-        return cls(bags(labels[0]), bags(labels[1]))
+        return cls.counted(*labels)
+
+    @classmethod
+    def counted(cls, pairs: Labels, images: Labels) -> Objects:
+        rows = [[np.asarray(row, np.int64) for row in side] for side in (pairs, images)]
+        classes = 1 + max((int(row.max(initial=0)) for side in rows for row in side), default=0)
+        tables = []
+        for side in rows:
+            flat = np.concatenate([np.zeros(0, np.int64), *side])
+            offsets = offsets_of([len(row) for row in side])
+            tables.append(csr_matrix((np.ones(len(flat)), flat, offsets), (len(side), classes)))
+            tables[-1].sum_duplicates()
+        return cls(*tables)
+
+    def overlap(self, i: int, chosen: np.ndarray) -> np.ndarray:
+        """Multiset Jaccard of the objects of image i of the pairs with those of the chosen (m,) images: (m,) in 0 .. 1.
+
+        Two dogs beside one dog and one cat: 1 / 3. Two images without objects share nothing.
+        """
+        own, common = self.pairs[i].toarray()[0], self.images[chosen]
+        sizes = np.asarray(common.sum(axis=1)).ravel()
+        common.data = np.minimum(common.data, own[common.indices])
+        shared = np.asarray(common.sum(axis=1)).ravel()
+        return (shared / np.maximum(sizes + own.sum() - shared, 1e-12)).astype(np.float32)
 
     def digest(self) -> str:
         """SHA-256 of all of them and of what is done with them."""
         digest = hashlib.sha256(b"taken by shared objects, ranked by looks")
         for side in (self.pairs, self.images):
-            for array in (side.offsets, side.terms, side.values):
+            for array in (side.indptr, side.indices, side.data):
                 digest.update(hashlib.sha256(array.tobytes()).digest())
         return digest.hexdigest()
 
     def without(self) -> int:
         """How many images of the pairs have no object."""
-        return int((np.diff(self.pairs.offsets) == 0).sum())
-
-
-class Overlap:
-    """How much of their objects two images share, 0 to 1: multiset Jaccard, or the cosine of TF-IDF weights."""
-
-    def __init__(self, objects: Objects, measure: Literal["jaccard", "tfidf"]):
-        self.measure, self.pairs, self.images = overlaps, objects.pairs, objects.images
-        if measure == "tfidf":  # classes weigh as they are rare among the images
-            size = 1 + max(int(side.terms.max(initial=0)) for side in (objects.pairs, objects.images))
-            frequency = document_frequency(objects.images, size)
-            self.pairs, self.images = (
-                tf_idf(side, frequency, len(objects.images)) for side in (self.pairs, self.images)
-            )
-            self.measure = cosines
-
-    def __call__(self, i: int, chosen: np.ndarray) -> np.ndarray:
-        """(m,) float32: image i of the pairs with the chosen ones (m,) of the images."""
-        return self.measure(self.images, chosen, self.pairs, i).astype(np.float32)
+        return int((np.diff(self.pairs.indptr) == 0).sum())

@@ -6,8 +6,8 @@ Spec unimo §3.3: images are ranked by visual similarity and those with highly o
 semantic similarity; 100 of each. Neither the similarities nor the search are published. Ours:
 
     images     cosine of our own image embeddings, or of colours and edges without a model; of the nearest ones,
-                 where regions are prepared, those whose detected classes overlap most (multiset Jaccard)
-    sentences    TF-IDF or BM25 of all captions of the pair, re-ranked by our own text embeddings where a model is given
+               where regions are prepared, those whose detected classes overlap most (multiset Jaccard)
+    sentences  TF-IDF of all captions of the pair, re-ranked by our own text embeddings where a model is given
 
 What is the pair itself (the same bytes of an image, the same words in a caption) is no neighbour.
 `unimo.neighbours.store` says what is written, and reads it.
@@ -18,36 +18,33 @@ header what it was made from, and is a function of that alone.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from unimo.cluster import Each, on_ray
 from unimo.config import check_settings, fingerprint, to_dict
 from unimo.corpus.bad_samples import Ledger
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.corpus.finding import Kind
 from unimo.disk import disk_error
 from unimo.errors import DataError, UsageError
-from unimo.nearest import Found, words
-from unimo.neighbours.images import Gallery
+from unimo.inference import Pipeline, identity, load
+from unimo.nearest import Found
+from unimo.neighbours.images import Each, Gallery
 from unimo.neighbours.objects import Labels, Objects, detected
 from unimo.neighbours.page import show
 from unimo.neighbours.sentences import Sentences, captions_of
 from unimo.neighbours.settings import NeighbourSettings
 from unimo.neighbours.store import SENTENCES, SIDES, VERSION, read_header, read_part, write_part
 from unimo.ragged import offsets_of
+from unimo.sentences import words
 from unimo.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from unimo.inference import Pipeline
 
 _VECTORS = ".images-"  # folders of vectors, there while the work goes on
 
@@ -76,8 +73,7 @@ def neighbours(
     `confidence` on (0.2 as published). page: where to show `rows` random pairs, drawn by `draw`. See
     `prepare_neighbours` for the rest, and `unimo.neighbours.objects.detected` for what regions raise.
     """
-    settings = settings or NeighbourSettings()
-    check_settings(settings, cls=NeighbourSettings)
+    check_settings(settings or NeighbourSettings(), cls=NeighbourSettings)
     if regions is not None and images is None:
         raise UsageError("no images to share objects with", where="regions", do="name --images, or leave them away")
     tokenizer = Tokenizer.default()
@@ -93,11 +89,7 @@ def neighbours(
         None if texts is None else opened("texts", texts),
     )
     labels = None if regions is None or gallery is None else detected(regions, paired, gallery, confidence)
-    pipeline = None
-    if model is not None:
-        from unimo.inference import load  # torch is not needed without a model
-
-        pipeline = load(model)
+    pipeline = None if model is None else load(model)
     each: Each = on_ray if ray else map
     done = prepare_neighbours(
         *corpora, out, settings=settings, model=pipeline, labels=labels, ledger=ledger, each=each, say=say
@@ -148,7 +140,7 @@ def prepare_neighbours(
         ledger.note("pairs without a detected object, so without related images", objects.without())
     made_from = {
         "settings": to_dict(settings),
-        "model": None if model is None else _weights_hash(model),
+        "model": None if model is None else identity(model)["sha256"],
         "labels": None if objects is None else objects.digest(),
         "pairs": pairs.fingerprint,
         "images": None if images is None else images.fingerprint,
@@ -261,9 +253,18 @@ def _require_other(images: object, texts: object) -> None:
         raise UsageError("nothing to search in", expected="images, texts or both", do="name --images or --texts")
 
 
-def _weights_hash(model: Pipeline) -> str:
-    digest = hashlib.sha256()
-    for name, weight in model.model.state_dict().items():
-        digest.update(f"{name} {tuple(weight.shape)}".encode())
-        digest.update(weight.detach().cpu().float().numpy().tobytes())  # numpy has no bfloat16
-    return digest.hexdigest()
+def on_ray(work: Callable[[int], int], numbers: Iterable[int]) -> Iterator[int]:
+    """As `map`, in any order, by Ray Data on the cluster that ray finds (extra `ray`).
+
+    Corpora and output folder must be named by absolute paths that are the same on every machine.
+    """
+    try:
+        import ray
+    except ImportError:
+        do = "pip install 'unimo[ray]', or leave --ray away"
+        raise UsageError("work on a cluster needs ray", where="--ray", do=do) from None
+    held, items = ray.put(work), [{"number": number} for number in numbers]
+    if items:
+        jobs = ray.data.from_items(items, override_num_blocks=len(items))
+        rows = jobs.map(lambda row: {"number": ray.get(held)(row["number"])}).iter_rows()
+        yield from (int(row["number"]) for row in rows)

@@ -1,7 +1,7 @@
 """Sentences of a text corpus that resemble the captions of a pair.
 
-BM25 or TF-IDF of all captions of the pair; where a model is given, the best of these are re-ranked by the cosine of its
-text embeddings. A sentence with the very words of a caption is no neighbour.
+TF-IDF of all captions of the pair; where a model is given, the best of these are re-ranked by the cosine of its text
+embeddings. A sentence with the very words of a caption is no neighbour.
 """
 
 from __future__ import annotations
@@ -15,20 +15,10 @@ import numpy as np
 
 from unimo.corpus.bad_samples import Ledger
 from unimo.corpus.corpus import Corpus
-from unimo.nearest import (
-    Found,
-    Postings,
-    bags,
-    bm25,
-    document_frequency,
-    sentences,
-    tf_idf,
-    top_k,
-    word_numbers,
-    words,
-)
+from unimo.nearest import Found, TfIdf, top_k
 from unimo.neighbours.settings import NeighbourSettings
 from unimo.ragged import offsets_of
+from unimo.sentences import sentences, words
 
 if TYPE_CHECKING:
     from unimo.inference import Pipeline
@@ -37,23 +27,19 @@ _TEXTS_AT_ONCE = 4096
 
 
 class Sentences:
-    """The sentences of the text corpus, each once, and their inverted index."""
+    """The sentences of the text corpus, each once, and their search by words."""
 
     def __init__(
         self, texts: Corpus, tokenizer, settings: NeighbourSettings, ledger: Ledger, say: Callable[[str], None]
     ):
         started = time.monotonic()
-        self.texts, self.tf_idf = texts, settings.weighting == "tfidf"
+        self.texts = texts
         self.spans: list[tuple[int, int, int]] = []  # document, first and last + 1 token
         self.number: dict[bytes, int] = {}  # of a sentence, by the hash of its words
-        self.vocabulary: dict[str, int] = {}
-        counts = bags(word_numbers(self._kept(tokenizer, settings, ledger), self.vocabulary, grow=True))
-        self.frequency = document_frequency(counts, len(self.vocabulary))
-        weigh = tf_idf(counts, self.frequency, len(counts)) if self.tf_idf else bm25(counts, self.frequency)
-        self.postings = Postings(weigh)
-        seconds = time.monotonic() - started
-        counted = f"{len(counts)} sentences and {len(self.vocabulary)} words of {len(texts)} texts"
-        say(f"{counted} indexed in {seconds:.1f} s ({len(counts) / max(seconds, 1e-3):.0f} sentences/s)")
+        self.index = TfIdf(self._kept(tokenizer, settings, ledger), list)
+        seconds, n = time.monotonic() - started, len(self.spans)
+        rate = n / max(seconds, 1e-3)
+        say(f"{n} sentences of {len(texts)} texts indexed in {seconds:.1f} s ({rate:.0f} sentences/s)")
 
     def _kept(self, tokenizer, settings: NeighbourSettings, ledger: Ledger) -> Iterator[list[str]]:
         """The words of every sentence that is kept; notes where its tokens lie."""
@@ -66,10 +52,8 @@ class Sentences:
                 continue
             for (begin, end), (first, last) in spans:
                 found = words(text[begin:end])
-                if not settings.fewest_words <= len(found) <= settings.most_words:
-                    continue
                 name = _words_hash(found)
-                if name not in self.number:
+                if settings.fewest_words <= len(found) <= settings.most_words and name not in self.number:
                     self.number[name] = len(self.spans)
                     self.spans.append((document, first, last))
                     yield found
@@ -79,18 +63,13 @@ class Sentences:
         return {name: columns[:, i] for i, name in enumerate(("document", "first", "last"))}
 
     def near(self, pairs: Corpus, rows: range, settings: NeighbourSettings, model: Pipeline | None) -> list[Found]:
+        """The related sentences of some pairs, and their scores."""
         captions = [captions_of(pairs, i) for i in rows]
-        queries = bags(
-            word_numbers(([word for text in some for word in words(text)] for some in captions), self.vocabulary)
-        )
-        if self.tf_idf:
-            queries = tf_idf(queries, self.frequency, len(self.spans))
-        k, least = (settings.sentences, settings.least_sentence) if model is None else (settings.pool, 0.0)
-        found = []
-        for i, some in enumerate(captions):
-            own = {self.number.get(_words_hash(words(text))) for text in some} - {None}
-            found.append(self.postings.search(*queries.row(i), k, exclude=own, least=least))  # type: ignore[arg-type]
-        return found if model is None else self._ranked(captions, found, settings, model)
+        queries = self.index.weigh([[word for text in some for word in words(text)] for some in captions])
+        own = [{self.number.get(_words_hash(words(text)), -1) for text in some} - {-1} for some in captions]
+        if model is None:
+            return self.index.search(queries, settings.sentences, exclude=own, least=settings.least_sentence)
+        return self._ranked(captions, self.index.search(queries, settings.pool, exclude=own), settings, model)
 
     def _ranked(
         self, captions: list[list[str]], found: list[Found], settings: NeighbourSettings, model: Pipeline

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from unimo.config import Contradiction, setting
 
@@ -13,8 +12,6 @@ from unimo.config import Contradiction, setting
 class NeighbourSettings:
     images: int = setting(100, "related images kept of each pair", at_least=1)
     sentences: int = setting(100, "related sentences kept of each pair", at_least=1)
-    weighting: Literal["bm25", "tfidf"] = setting("tfidf", "how shared words are weighed")
-    overlap: Literal["jaccard", "tfidf"] = setting("jaccard", "how shared objects are weighed")
     pool: int = setting(
         1000, "nearest candidates that objects (images) or embeddings (sentences) choose from", at_least=1
     )
@@ -23,9 +20,6 @@ class NeighbourSettings:
     least_sentence: float = setting(0.0, "a sentence must score more, in its last ranking")
     least_image: float = setting(0.0, "an image must have a larger cosine")
     least_overlap: float = setting(0.0, "an image must share more of its objects, where objects are known")
-    approximate_above: int | None = setting(
-        None, "images beyond which the search is approximate (extra `faiss`)", at_least=1
-    )
 
     def contradictions(self) -> Iterator[Contradiction]:
         if self.most_words < self.fewest_words:

@@ -98,7 +98,8 @@ class Neighbours:
         """
         folder = Path(path)
         files = sorted(file for file in folder.glob("*.safetensors") if file.name != SENTENCES)
-        expected = {name: None if c is None else c.fingerprint for name, c in _named(pairs, images, texts)}
+        corpora = {"pairs": pairs, "images": images, "texts": texts}
+        expected = {name: None if corpus is None else corpus.fingerprint for name, corpus in corpora.items()}
         offsets: dict[str, list[np.ndarray]] = {side: [] for side in SIDES}
         ids: dict[str, list[np.ndarray]] = {side: [] for side in SIDES}
         covered = 0
@@ -166,10 +167,6 @@ class Neighbours:
         return self._ids[side][offsets[item] : offsets[item + 1]]
 
 
-def _named(pairs: Corpus, images: Corpus | None, texts: Corpus | None) -> list[tuple[str, Corpus | None]]:
-    return [("pairs", pairs), ("images", images), ("texts", texts)]
-
-
 def _check_corpora(file: Path, header: Mapping[str, Any], expected: Mapping[str, str | None]) -> None:
     for name, wanted in expected.items():
         if header.get(name) != wanted:
@@ -183,13 +180,8 @@ def _check_corpora(file: Path, header: Mapping[str, Any], expected: Mapping[str,
 
 
 def _unusable(path: Path, got: str, expected: str) -> DataError:
-    return DataError(
-        "cannot use this file of neighbours",
-        where=path,
-        got=got,
-        expected=expected,
-        do="run `unimo prepare neighbours` again: it makes anew what does not fit",
-    )
+    do = "run `unimo prepare neighbours` again: it makes anew what does not fit"
+    return DataError("cannot use this file of neighbours", where=path, got=got, expected=expected, do=do)
 
 
 def _hash(arrays: Mapping[str, np.ndarray]) -> str:

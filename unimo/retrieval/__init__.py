@@ -1,10 +1,9 @@
-"""An index of texts and images, encoded once, and found again by a text, an image, or both.
+"""A search index of texts and images: encoded once, found again by a text, an image, or both.
 
-passages     long documents as stretches that fit the model
-files        the folder: parts, manifest, what is checked before anything is believed
-build        `unimo index`
-approximate  search that looks at some of the rows only (extra `faiss`)
-index        `unimo search`, `unimo.open_index`
+passages    long documents as stretches that fit the model
+store       the folder: a LanceDB table of rows, and what it was made from
+build       `unimo index`
+index       `unimo search`, `unimo.open_index`
 """
 
 from __future__ import annotations

@@ -1,43 +1,44 @@
-"""`unimo index`: texts and images through their towers once, into a folder.
+"""`unimo index`: texts and images through their towers once, into a table.
 
-A part is some thousand consecutive items of one corpus, and a function of them, the model and the settings alone (on
-one machine with one number of threads, to the bit). Parts grow in OUT.partial, each whole or absent; killed and started
-again, what stands there stays. When all are there, they are sealed and the folder gets its name.
+Rows are added some thousand at a time, each time whole or not at all. Killed and started again, the build goes on
+behind the last item in the table.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
+from unimo.checkpoint.disk import locked
 from unimo.corpus.bad_samples import Ledger
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.corpus.finding import Kind as CorpusKind
-from unimo.disk import disk_error, sync_folder
-from unimo.errors import DataError, ResourceError, UsageError
-from unimo.inference import Pipeline, load
-from unimo.json_files import write_json
+from unimo.data.images import load_rgb
+from unimo.disk import disk_error
+from unimo.errors import DataError, NumericsError, ResourceError, UnimoError, UsageError
+from unimo.inference import Pipeline, identity, load
+from unimo.json_files import load_json, write_json
 from unimo.regions.store import RegionStore
-from unimo.retrieval import files
-from unimo.retrieval.encode import Encoder, Work
-from unimo.retrieval.files import Kind, Part
-from unimo.retrieval.models import identity, source_of
+from unimo.retrieval import store
+from unimo.retrieval.passages import passages
+from unimo.retrieval.store import Kind
 
 PASSAGE = 128  # tokens
-PLAN = "plan.json"
-_ITEMS_OF_A_PART = 4096
-_TOKENS_OF_A_PART = 2**20
+_ROWS_AT_ONCE = 4096  # of one append
+_BATCH = {"text": 512, "image": 128}  # hidden states in memory together
+_KINDS: dict[str, tuple[Kind, ...]] = {"texts": ("text",), "images": ("image",), "pairs": ("image", "text")}
 
 Paths = str | Path | Sequence[str | Path] | None
+Read = Iterator[tuple[dict[str, Any], Any]]  # a row, and what its tower reads: token ids, an image, or an error
 
 
 def build_index(
@@ -47,7 +48,8 @@ def build_index(
     texts: Paths = None,
     images: Paths = None,
     pairs: Paths = None,
-    precision: str = "float16",
+    add: bool = False,
+    approximate: bool = False,
     passage: int = PASSAGE,
     regions: Sequence[str] = (),
     index_dir: str | Path | None = None,
@@ -56,93 +58,74 @@ def build_index(
     ledger: Ledger | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Writes the index of some texts, images or pairs (both sides of them) into the new folder `out`.
+    """Writes the search index of some texts, images or pairs (both sides of them) into the folder `out`.
 
-    precision: of the stored embeddings, float16 or float32. passage: tokens a text is cut into, at most what the model
-    can read. regions: where UNIMO's regions lie, if not beside the shards. index_dir, verify, max_bad_fraction: as of
-    `open_corpus`. ledger: names every bad sample; one that cannot be encoded is left out and named too.
+    add: to the finished index in `out`; what it holds already is not encoded again. approximate: also write the
+    inverted file (IVF) that `open_index(approximate=True)` searches. passage: tokens a text is cut into, at most what
+    the model can read. regions: where UNIMO's regions lie, if not beside the shards. index_dir, verify,
+    max_bad_fraction: as of `open_corpus`. ledger: names every bad sample; one that cannot be encoded is left out and
+    named too.
 
-    Raises UsageError (nothing to index; `out` or its partial folder holds something else, made with another model, from
-    other data or settings), DataError (too many bad samples, nothing left), ResourceError (the disk, another process).
+    Raises UsageError (nothing to index; `out` holds something else, or an index with another model, data or passages),
+    DataError (too many bad samples, nothing left), ResourceError (the disk, another process).
     """
-    out = Path(out)
-    asked: dict[CorpusKind, Paths] = {"texts": texts, "images": images, "pairs": pairs}
-    if not any(asked.values()):
+    out, given = Path(out), {"texts": texts, "images": images, "pairs": pairs}
+    if not any(given.values()):
         raise UsageError("nothing to index", expected="texts, images or pairs", do="name --texts, --images or --pairs")
-    if precision not in files.PRECISIONS:
-        raise UsageError("unknown precision of embeddings", got=precision, expected=", ".join(files.PRECISIONS))
     pipeline = model if isinstance(model, Pipeline) else load(model)
     max_length = pipeline.max_length - 2
     if passage < 1:
         raise UsageError("a passage holds tokens", where="passage", got=passage, expected=f"1 to {max_length}")
-    passage = min(passage, max_length)
     ledger = Ledger() if ledger is None else ledger
     before = ledger.quarantined
     options = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": max_bad_fraction, "ledger": ledger}
-    opened = [_open(pipeline, kind, paths, regions, options) for kind, paths in asked.items() if paths]
-    made_from = {
-        "version": files.VERSION,
-        "precision": precision,
-        "passage": passage,
-        "model": identity(pipeline),
-        "corpora": [{name: one.entry[name] for name in ("kind", "fingerprint", "regions")} for one in opened],
-    }
-    if _stands(out, made_from):
+    sources = [_open(pipeline, kind, paths, regions, options) for kind, paths in given.items() if paths]  # type: ignore[arg-type]
+    plan: dict[str, Any] = {"format": store.FORMAT, "model": identity(pipeline), "passage": min(passage, max_length)}
+    known = _finished(out, plan, [source.entry for source in sources], add)
+    sources = [source for source in sources if source.entry not in known]
+    if not sources:
         say(f"{out} is this very index already")
         return out
-    with _partial(out, made_from) as folder:
-        corpora, stores = [one.corpus for one in opened], [one.store for one in opened]
-        works = list(_plan(corpora))
-        encoder = Encoder(pipeline, corpora, stores, passage, files.PRECISIONS[precision], made_from)
-        own = Ledger(ledger.path)
-        parts = [_part(encoder, folder, work, own, say, len(works)) for work in works]
+    plan["data"] = [*known, *(source.entry for source in sources)]
+    own, width = Ledger(ledger.path), pipeline.model.width
+    with _building(out, plan):
+        table = store.open_newest(out, width)
+        for number, source in enumerate(sources, len(known)):
+            _encode(pipeline, source, number, plan["passage"], table, say)
+            _report_bad(table, source.corpus, number, own)
         own.check(max_bad_fraction)
-        if not any(len(part) for part in parts):
-            raise DataError("nothing left to index", where=folder, got=own.summary()["reasons"])
-        rows: Counter[str] = Counter()
-        for work, part in zip(works, parts):
-            rows[work.kind] += len(part)
-        index = {
-            "made_from": made_from,
-            "model": {"source": source_of(pipeline), "step": pipeline.facts.get("step")},
-            "width": int(parts[0].embeddings.shape[1]),
-            "precision": precision,
-            "passage": passage,
-            "corpora": [one.entry for one in opened],
-            "sources": encoder.sources,
-            "rows": dict(rows),
-            "counts": {name: getattr(own, name) for name in ("offered", "used", "quarantined")},
-            "parts": [
-                {"file": files.part_name(work.number), "kind": work.kind, "corpus": work.corpus, "rows": len(part)}
-                for work, part in zip(works, parts)
-            ],
-        }
-        files.seal(folder, index)
-        (folder / PLAN).unlink()
-        _publish(folder, out)
-    counted = " and ".join(f"{n:,} {kind}s" for kind, n in rows.items())
+        rows = {kind: table.count_rows(f"kind = '{kind}' AND error IS NULL") for kind in store.KINDS}
+        if not any(rows.values()):
+            raise DataError("nothing left to index", where=out, got=own.summary()["reasons"])
+        if approximate:
+            from lancedb.index import IvfFlat
+
+            table.create_index("vector", config=IvfFlat(distance_type="dot"))
+        version = table.version
+        table.tags.create(f"finished-{version}", version)  # no clean-up removes a version with a tag
+        header = {**plan, "source": _source_of(pipeline), "width": width, "rows": rows, "version": version}
+        write_json(out / store.HEADER, header)
+    counted = " and ".join(f"{n:,} {kind}s" for kind, n in rows.items() if n)
     left_out = ledger.quarantined - before + own.quarantined
-    bad = f"; {left_out:,} bad samples left out, see {ledger.path or 'them with --ledger FILE'}" if left_out else ""
-    say(f"{out}: {counted}, {index['width']} numbers each in {precision}{bad}")
+    bad = f"; {left_out:,} bad samples left out, see {ledger.path or 'them with --ledger FILE'}"
+    say(f"{out}: {counted}, {width} numbers each{bad if left_out else ''}")
     return out
 
 
 @dataclass(frozen=True)
-class _Opened:
+class _Source:
     """A corpus, its regions if the model sees regions, and its entry in index.json."""
 
     corpus: Corpus
-    store: RegionStore | None
+    regions: RegionStore | None
     entry: dict[str, Any]
 
 
 def _open(
-    pipeline: Pipeline, kind: CorpusKind, paths: Paths, regions: Sequence[str], options: dict[str, Any]
-) -> _Opened:
-    assert paths is not None
+    pipeline: Pipeline, kind: CorpusKind, paths: str | Path | Sequence[str | Path], regions: Sequence[str], options: Any
+) -> _Source:
     corpus = open_corpus(kind, paths, tokenizer=pipeline.tokenizer, **options)
-    needed = pipeline.sees_regions and kind != "texts"
-    store = RegionStore.open(list(regions) or None, corpus) if needed else None
+    found = RegionStore.open(list(regions) or None, corpus) if pipeline.sees_regions and kind != "texts" else None
     index_dir = options["index_dir"]
     entry = {
         "kind": kind,
@@ -150,136 +133,168 @@ def _open(
         "paths": [str(Path(path).absolute()) for path in ([paths] if isinstance(paths, (str, Path)) else paths)],
         "fingerprint": corpus.fingerprint,
         "items": len(corpus),
-        "regions": None if store is None else store.fingerprint,
+        "regions": None if found is None else found.fingerprint,
         "region_paths": [str(Path(path).absolute()) for path in regions],
         "index_dir": None if index_dir is None else str(Path(index_dir).absolute()),
     }
-    return _Opened(corpus, store, entry)
+    return _Source(corpus, found, entry)
 
 
-# ---- parts
+def _source_of(pipeline: Pipeline) -> str:
+    """Where the model lies: a path that holds from any folder, or a name on the hub; "" for one made in memory."""
+    path = str(pipeline.facts.get("path", ""))
+    return str(Path(path).resolve()) if path and Path(path).exists() else path
 
 
-def _plan(corpora: Sequence[Corpus]) -> Iterator[Work]:
-    number = 0
-    for c, corpus in enumerate(corpora):
-        kinds: tuple[Kind, ...] = {"texts": ("text",), "images": ("image",), "pairs": ("image", "text")}[corpus.kind]  # type: ignore[assignment]
-        for kind in kinds:
-            # A part of long documents holds fewer of them: its rows must fit into memory.
-            tokens = corpus.token_counts if corpus.kind == "texts" else np.zeros(len(corpus), np.int64)
-            first, filled = 0, 0
-            for i in range(len(corpus) + 1):
-                full = i - first == _ITEMS_OF_A_PART or filled >= _TOKENS_OF_A_PART
-                if i > first and (full or i == len(corpus)):
-                    yield Work(number, c, kind, first, i)
-                    number, first, filled = number + 1, i, 0
-                if i < len(corpus):
-                    filled += int(tokens[i])
+# ---- rows
 
 
-def _part(encoder: Encoder, folder: Path, work: Work, own: Ledger, say: Callable[[str], None], of: int) -> Part:
-    """The part of these items, made if it is not there; its samples are counted either way."""
-    path = folder / files.part_name(work.number)
-    part = _usable(path, encoder.header(work))
-    if part is None:
-        began = time.monotonic()
-        encoder.write(path, work)
-        part = Part(path)
-        rate = (work.end - work.first) / max(time.monotonic() - began, 1e-3)
-        say(f"part {work.number + 1} of {of}: {len(part):,} {work.kind}s, {rate:.0f} items/s")
-    corpus, bad = encoder.corpora[work.corpus], part.header["bad"]
-    own.offer(part.header["offered"])
-    own.use(part.header["offered"] - len(bad))
-    for entry in bad:
-        fault = DataError(**{name: value for name, value in entry.items() if name not in ("key", "item")})
-        own.add(fault, key=entry["key"], shard=corpus.shard_of(entry["item"]))
-    return part
+def _encode(
+    pipeline: Pipeline, source: _Source, number: int, passage: int, table: Any, say: Callable[[str], None]
+) -> None:
+    """Adds the rows of a corpus that are not in the table yet."""
+    for kind in _KINDS[source.corpus.kind]:
+        present = store.read(table, f"data = {number} AND kind = '{kind}'", ["item"])
+        items = range(1 + max((row["item"] for row in present), default=-1), len(source.corpus))
+        inputs = _texts(pipeline, source.corpus, items, passage) if kind == "text" else _images(source, items)
+        started, done, waiting = time.monotonic(), 0, list[dict[str, Any]]()
+        for row in _embedded(pipeline, inputs, kind):
+            if len(waiting) >= _ROWS_AT_ONCE and row["item"] != waiting[-1]["item"]:  # whole items: see `present`
+                store.append(table, waiting)
+                done, waiting = done + len(waiting), []
+                rate = done / max(time.monotonic() - started, 1e-3)
+                say(f"{source.entry['paths'][0]}: item {row['item']:,} of {items.stop:,}, {rate:.0f} {kind}s/s")
+            waiting.append({**row, "kind": kind, "data": number})
+        if waiting:
+            store.append(table, waiting)
 
 
-def _usable(path: Path, header: dict[str, Any]) -> Part | None:
-    """The part that an earlier process wrote from the same, whole; or None."""
-    try:
-        part = Part(path)
-        same = all(part.header[name] == value for name, value in header.items())
-        return part if same and part.header["content"] == files.content_hash(part.arrays) else None
-    except (DataError, KeyError):
-        return None
+def _images(source: _Source, items: range) -> Read:
+    corpus = source.corpus
+    for i in items:
+        place = corpus._image_at[i, 0] if corpus._image_at[i, 0] >= 0 else corpus._record_at[i, 0]
+        image: Any
+        try:
+            image = (
+                source.regions.image(i) if source.regions else load_rgb(corpus.image_bytes(i), where=corpus.where(i))
+            )
+        except DataError as error:
+            image = error
+        yield _row(corpus, i, "image", place), image
 
 
-# ---- folders
+def _texts(pipeline: Pipeline, corpus: Corpus, items: range, passage: int) -> Read:
+    for i in items:
+        for j in range(_captions(corpus, i)):
+            # Not from its file: a packed one would be unpacked from its beginning for each document.
+            text = corpus.text(i, j) if corpus.kind == "pairs" else pipeline.tokenizer.decode(corpus.tokens(i))
+            row = {**_row(corpus, i, "text", corpus._record_at[i, 0]), "caption": j}
+            found = passages(text, pipeline.tokenizer, passage)
+            if not found:
+                yield row, DataError("a text without words", where=corpus.where(i), got=repr(text[:40]))
+            for p in found:
+                yield {**row, "text": text[p.begin : p.end], "begin": p.begin, "end": p.end}, p.ids
 
 
-def _stands(out: Path, made_from: dict[str, Any]) -> bool:
-    """Whether `out` is this index already; UsageError if it is anything else."""
-    if not out.exists():
-        return False
-    if not (out / files.MANIFEST).is_file():
+def _row(corpus: Corpus, i: int, kind: Kind, place: int) -> dict[str, Any]:
+    key, path = corpus.keys[i], corpus.shard_of(i).absolute()
+    if path.is_dir():  # of loose files
+        path = path / key
+    elif path.suffix == ".jsonl" and kind == "image":
+        path = path.parent / key
+    numbers = {"item": i, "caption": 0, "place": int(place), "begin": 0, "end": 0}
+    return {"key": key, "text": "", "path": str(path), **numbers}
+
+
+def _captions(corpus: Corpus, i: int) -> int:
+    offsets = corpus.caption_offsets
+    return 1 if offsets is None else int(offsets[i + 1] - offsets[i])
+
+
+def _embedded(pipeline: Pipeline, read: Read, kind: Kind) -> Iterator[dict[str, Any]]:
+    """The rows with their vectors; with zeros and the reason where there is none."""
+    nothing = np.zeros(pipeline.model.width, np.float32)
+    encode: Callable[[Any], Any] = pipeline.encode_texts if kind == "text" else pipeline.encode_images
+    while some := list(islice(read, _BATCH[kind])):
+        inputs = [one for _, one in some if not isinstance(one, UnimoError)]
+        vectors = iter(unit(encode(inputs).embedding) if inputs else ())
+        for row, one in some:
+            vector = nothing if isinstance(one, UnimoError) else next(vectors)
+            if not np.isfinite(vector).all():
+                one = NumericsError("the model gives no embedding", where=row["key"], got="not finite, or zero")
+            if isinstance(one, UnimoError):
+                yield {**row, "vector": nothing, "error": json.dumps(one.parts())}
+            else:
+                yield {**row, "vector": vector, "error": None}
+
+
+def unit(embedding: Tensor) -> np.ndarray:
+    """(n, D) -> float32 rows of length 1, or of NaN where that cannot be (not finite, or zero).
+
+    Released UNIMO-2 does not normalize texts in its score (spec unimo2 §4.3); in an index all are, else long vectors
+    would be near everything.
+    """
+    rows = embedding.float().cpu().numpy()
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(np.isfinite(lengths) & (lengths > 0), rows / lengths, np.float32("nan"))
+
+
+def _report_bad(table: Any, corpus: Corpus, number: int, ledger: Ledger) -> None:
+    """Counts what was offered, and names what has no embedding; a document of several such passages once."""
+    found = store.read(table, f"data = {number} AND error IS NOT NULL", ["kind", "item", "caption", "key", "error"])
+    bad = {(row["kind"], row["item"], row["caption"]): row for row in found}
+    for kind in _KINDS[corpus.kind]:
+        ledger.offer(len(corpus) if kind == "image" else sum(_captions(corpus, i) for i in range(len(corpus))))
+    for row in bad.values():
+        ledger.add(DataError(**json.loads(row["error"])), key=row["key"], shard=corpus.shard_of(row["item"]))
+    ledger.use(ledger.offered - ledger.quarantined - ledger.used)
+
+
+# ---- the folder
+
+
+def _finished(out: Path, plan: dict[str, Any], entries: list[dict[str, Any]], add: bool) -> list[dict[str, Any]]:
+    """The corpora of the finished index in `out`; UsageError if what is there does not go with these."""
+    if (out / store.HEADER).is_file():
+        header = store.read_header(out)
+        more = {} if add or all(entry in header["data"] for entry in entries) else {"data": entries}
+        _refuse_other(out, header, {**plan, **more})
+        return header["data"]
+    if out.exists() and not (out / store.PLAN).is_file():
         raise UsageError(
             "there is something else in the way", where=out, expected="a new folder", do="choose another --out"
         )
-    _refuse_other(out, files.read_folder(out)["made_from"], made_from)
-    return True
+    return []
 
 
 @contextmanager
-def _partial(out: Path, made_from: dict[str, Any]) -> Iterator[Path]:
-    """The folder that the parts grow in, held by this process alone."""
-    folder = out.with_name(out.name + ".partial")
+def _building(folder: Path, plan: dict[str, Any]) -> Iterator[None]:
+    """Holds the folder. What one command began to build in it, another does not continue."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("wb")
-    except OSError as fault:
-        raise disk_error(fault, folder) from fault
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ResourceError(
-                "another process is writing this index", where=folder, do="wait for it, or stop it"
-            ) from None
-        try:
-            begun = json.loads((folder / PLAN).read_bytes())
-        except (OSError, ValueError):
-            begun = None
-        if begun is not None:
-            _refuse_other(folder, begun, made_from)
-        write_json(folder / PLAN, made_from)
-        for torn in folder.glob(".*.partial.*"):
-            torn.unlink()
-        yield folder
+    except OSError as error:
+        raise disk_error(error, folder) from error
+    with locked(folder) as alone:
+        if not alone:
+            do = "wait for it, or stop it"
+            raise ResourceError("another process is writing this index", where=folder, do=do)
+        if (folder / store.PLAN).is_file():
+            _refuse_other(folder, load_json(folder / store.PLAN, max_bytes=1 << 26), plan)
+        write_json(folder / store.PLAN, plan)
+        yield
+        (folder / store.PLAN).unlink()
 
 
-def _publish(folder: Path, out: Path) -> None:
-    try:
-        (folder / ".lock").unlink()
-        folder.rename(out)
-        sync_folder(out.parent)
-    except OSError as fault:
-        raise disk_error(fault, out) from fault
-
-
-def _refuse_other(where: Path, found: Any, made_from: dict[str, Any]) -> None:
+def _refuse_other(where: Path, found: Any, plan: dict[str, Any]) -> None:
     """UsageError that names the first thing in which two indexes differ."""
-    found = found if isinstance(found, dict) else {}
-    for name, what in (
-        ("version", "of another version"),
-        ("model", "made with another model"),
-        ("corpora", "of other data"),
-        ("precision", "in another precision"),
-        ("passage", "of passages of another length"),
-    ):
-        if found.get(name) != made_from[name]:
+    for name, wanted in plan.items():
+        there = found.get(name) if isinstance(found, dict) else None
+        if there != wanted:
             raise UsageError(
-                f"there is an index {what} already",
+                f"the index that is there has another {name}",
                 where=where,
-                got=_short(made_from[name]),
-                expected=_short(found.get(name)),
-                do="give it the same model and data as before, choose another --out, or remove that folder",
+                got=json.dumps(wanted)[:300],
+                expected=json.dumps(there)[:300],
+                do="give the same as before, --add to a finished index of this model, or choose another --out",
             )
-
-
-def _short(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)[:300]
-
-
-__all__ = ["PASSAGE", "build_index"]

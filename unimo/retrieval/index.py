@@ -1,22 +1,22 @@
 """`unimo search`: what lies in an index near a text, an image, or both.
 
-    Q queries · n rows of a kind (text or image) · D width · k found
+    D width · k found
 
-A query is one vector of length 1: its text (the mean of its passages, if long), its image, or the mean of both. Every
-row is compared with it, some rows at a time, in double precision: the order is exact, and equal rows stand in the order
-they have in the index. Texts and images found together take turns: the best of both kinds, then the second best, at
-equal place the larger cosine first. Embeddings of the two modalities lie apart (Liang et al., "Mind the gap", 2022): by
-cosine alone, a text finds nearly every text before the first image.
+A query is one vector of length 1: its text (the mean of its passages, if long), its image, or the mean of both. Search
+compares it with every row, or with some cells of an inverted file (IVF; Sivic and Zisserman, "Video Google", 2003).
+Texts and images found together take turns: the best of both kinds, then the second best, at equal rank the larger
+cosine first. Embeddings of the two modalities lie apart (Liang et al., "Mind the gap", 2022): by cosine alone, a text
+finds nearly every text before the first image.
 
 In a second stage the best are read together with the query (`Pipeline.match`): images with its text, texts with its
 image. If the query has both, the other side counts too: fused score + cosine, weighted as in the fused score. Each
-kind is then ordered anew among the places it holds.
+kind is then ordered anew among the ranks it holds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,19 +25,21 @@ import torch
 
 from unimo.corpus.bad_samples import Ledger
 from unimo.corpus.corpus import Corpus, open_corpus
-from unimo.errors import DataError, UsageError
-from unimo.inference import EncodedImages, EncodedTexts, ImageInput, Pipeline
+from unimo.errors import DataError, UsageError, WeightsError
+from unimo.inference import EncodedImages, EncodedTexts, ImageInput, Pipeline, identity, load
 from unimo.model.unimo2 import UNIMO2
-from unimo.nearest import Found, nearest
 from unimo.paths import user_path
-from unimo.ragged import offsets_of
 from unimo.regions.store import RegionStore
-from unimo.retrieval.approximate import METHODS, Approximate, Method
-from unimo.retrieval.files import KINDS, Kind, Row, open_parts, read_folder
-from unimo.retrieval.models import check_same, load_same, unit
+from unimo.retrieval import store
+from unimo.retrieval.build import unit
 from unimo.retrieval.passages import passages
+from unimo.retrieval.store import KINDS, Kind
 
 Only = Literal["texts", "images"]
+_COLUMNS = ("kind", "key", "path", "place", "text", "begin", "end", "data", "item", "vector")
+_SPARE = 16  # more than are wanted: the library compares in single precision, so near ties may change places
+_CELLS = 32  # of an inverted file that are compared with a query
+_UNIT_TOLERANCE = 0.01  # float16 moves a length by 0.001 at most
 
 
 @dataclass(frozen=True)
@@ -76,32 +78,22 @@ def open_index(
     *,
     model: Pipeline | str | Path | None = None,
     device: str | None = None,
-    verify: bool = True,
-    approximate_above: int | None = None,
-    method: Method = "ivf",
+    approximate: bool = False,
 ) -> Index:
     """Opens what `unimo index` wrote.
 
-    model: the one it was made with, if it lies elsewhere by now. verify: read every byte and compare it with what was
-    written; without, only sizes and structure are checked. approximate_above: rows of a kind beyond which the search is
-    approximate (extra `faiss`), by `method`, ivf or hnsw.
+    model: the one it was made with, if it lies elsewhere by now. approximate: search the inverted file, if one was
+    made; some of the nearest may be missed. Rows that are added later are not seen.
 
-    Raises DataError for a folder that is unfinished, damaged or hostile; a model that is missing or another one raises
-    WeightsError when it is first asked.
+    Raises DataError for a folder that is unfinished or damaged; a model that is missing or another one raises
+    WeightsError when it is first needed.
     """
     folder = user_path(folder, "index")
-    if method not in METHODS:
-        raise UsageError("unknown approximate search", got=method, expected=" or ".join(METHODS))
-    index = Index(folder, read_folder(folder, hashes=verify), model, device)
-    index.approximate_above, index.method = approximate_above, method
-    if verify:
-        for part in index.parts:
-            part.verify()
-    return index
+    return Index(folder, store.read_header(folder), model, device, approximate)
 
 
 class Index:
-    """An opened index. rows: kind -> how many."""
+    """An opened search index. rows: kind -> how many. table: its rows, of LanceDB, as `unimo.retrieval.store` says."""
 
     def __init__(
         self,
@@ -109,20 +101,18 @@ class Index:
         header: dict[str, Any],
         model: Pipeline | str | Path | None = None,
         device: str | None = None,
+        approximate: bool = False,
     ):
-        self.folder, self.header, self.device = folder, header, device
-        self.parts = open_parts(folder, header)
-        self.of_kind: dict[Kind, list[int]] = {
-            kind: [i for i, part in enumerate(header["parts"]) if part["kind"] == kind] for kind in KINDS
-        }
-        self._first = {kind: offsets_of([len(self.parts[i]) for i in some]) for kind, some in self.of_kind.items()}
-        self.rows = {kind: int(first[-1]) for kind, first in self._first.items()}
-        self.approximate_above: int | None = None
-        self.method: Method = "ivf"
-        self._approximate: dict[Kind, Approximate] = {}
+        self.folder, self.header, self.device, self.approximate = folder, header, device, approximate
+        self.table = store.open_finished(folder, header)
+        if approximate and not self.table.list_indices():
+            do = "make the index with --approximate, or search without"
+            raise UsageError("the index has no inverted file", where=folder, do=do)
+        with store.reading(folder):
+            self.rows: dict[Kind, int] = {kind: self.table.count_rows(_of(kind)) for kind in KINDS}
         self._corpora: dict[int, tuple[Corpus, RegionStore | None]] = {}
         self._model: Pipeline | None = None
-        self._named = model
+        self._given = model
 
     def __len__(self) -> int:
         return sum(self.rows.values())
@@ -131,13 +121,21 @@ class Index:
     def model(self) -> Pipeline:
         """The model that encodes queries, loaded when first needed. WeightsError if it is not the index's own."""
         if self._model is None:
-            expected = self.header["made_from"]["model"]
-            if isinstance(self._named, Pipeline):
-                check_same(self._named, expected, where="the model given")
-                self._model = self._named
-            else:
-                source = self._named or self.header["model"]["source"]
-                self._model = load_same(source, expected, device=self.device)
+            source = self._given or self.header["source"]
+            if not source:
+                what, expected = "the index does not say where its model is", "the model it was made with"
+                raise WeightsError(what, where=self.folder, expected=expected, do="name it with --model")
+            model = source if isinstance(source, Pipeline) else load(source, device=self.device)
+            found, expected = identity(model)["sha256"], self.header["model"]["sha256"]
+            if found != expected:
+                raise WeightsError(
+                    "this is not the model the index was made with",
+                    where="the model given" if isinstance(source, Pipeline) else source,
+                    got=f"sha256 {found[:16]}…",
+                    expected=f"sha256 {expected[:16]}…",
+                    do="name that model with --model, or make the index anew",
+                )
+            self._model = model
         return self._model
 
     def search(
@@ -149,7 +147,7 @@ class Index:
         only: Only | None = None,
         rerank: int = 0,
     ) -> list[Hit]:
-        """The `top` rows nearest to a text, an image or both, best first; all, if there are fewer.
+        """The `top_k` rows nearest to a text, an image or both, best first; all, if there are fewer.
 
         only: texts or images. rerank: so many of the nearest are read together with the query; more than there are
         means all. UNIMO's images are regions (`unimo.data.regions.image_regions`).
@@ -161,9 +159,8 @@ class Index:
         if text is not None and not isinstance(text, str):
             raise UsageError("not a text", got=type(text).__name__, expected="a string")
         if top_k < 1 or rerank < 0:
-            raise UsageError(
-                "nothing to show", got=f"top_k {top_k}, rerank {rerank}", expected="top_k >= 1, rerank >= 0"
-            )
+            got = f"top_k {top_k}, rerank {rerank}"
+            raise UsageError("nothing to show", got=got, expected="top_k >= 1, rerank >= 0")
         if image is None and not (text or "").strip():
             raise UsageError("an empty query", got=repr(text), expected="a text, an image or both")
         if rerank:
@@ -177,30 +174,29 @@ class Index:
                 expected="a text looking for images, an image looking for texts, or both",
                 do="leave --rerank away, or --only",
             )
-        hits: list[tuple[int, Hit]] = []  # with the number among the rows of its kind; ranked within its kind for now
-        for kind in kinds:
-            (found,) = self.nearest(query.vector[None], kind, max(top_k, rerank))
-            for i, (number, score) in enumerate(zip(*found)):
-                hits.append((int(number), self._hit(i, kind, int(number), float(score))))
-        hits.sort(key=lambda one: (one[1].rank, -one[1].score))
+        nearest = [self.nearest(query.vector, kind, max(top_k, rerank)) for kind in kinds]
+        ranked = [(rank, -row["score"], row) for rows in nearest for rank, row in enumerate(rows)]
+        found = [row for *_, row in sorted(ranked, key=lambda one: one[:2])]
         for kind in fusible if rerank else ():
-            self._rerank(query, kind, hits, rerank)
-        return [replace(hit, rank=1 + i) for i, (_, hit) in enumerate(hits[:top_k])]
+            self._rerank(query, kind, found, rerank)
+        return [_hit(1 + i, row) for i, row in enumerate(found[:top_k])]
 
-    def nearest(self, queries: np.ndarray, kind: Kind, k: int) -> list[Found]:
-        """Of each query (Q, D) the numbers and cosines of the k nearest rows of a kind, best first."""
-        parts = [self.parts[i] for i in self.of_kind[kind]]
-        blocks = (block for part in parts for block in part.blocks())
-        if self.approximate_above is None or self.rows[kind] <= self.approximate_above:
-            return nearest(queries, blocks, k)
-        if kind not in self._approximate:
-            self._approximate[kind] = Approximate(blocks, self.rows[kind], self.header["width"], self.method)
-        return self._approximate[kind].nearest(queries, k)
+    def nearest(self, vector: np.ndarray, kind: Kind, k: int) -> list[dict[str, Any]]:
+        """The k rows of a kind nearest to a vector (D,) of length 1, with their cosines as `score`, best first.
 
-    def row(self, kind: Kind, number: int) -> Row:
-        """Where the row of this number among its kind comes from."""
-        part, i = self._place(kind, number)
-        return self.parts[part].row(i)
+        Equal rows stand in the order they have in the index. Raises DataError where a row found is not of length 1.
+        """
+        search = self.table.search(vector.astype(np.float32)).distance_type("dot").where(_of(kind), prefilter=True)
+        search = search.nprobes(_CELLS) if self.approximate else search.bypass_vector_index()
+        with store.reading(self.folder):
+            found = search.select(list(_COLUMNS)).with_row_id(True).limit(k + _SPARE).to_arrow().to_pylist()
+        for row in found:
+            row["vector"] = np.asarray(row["vector"], np.float64)
+            length = np.linalg.norm(row["vector"])
+            if not abs(length - 1) <= _UNIT_TOLERANCE:  # also true of NaN
+                raise store.unusable(f"{self.folder}, row of {row['key']}", f"length {length:.4g}", "length 1")
+            row["score"] = float(row["vector"] @ vector)
+        return sorted(found, key=lambda row: (-np.float32(row["score"]), row["_rowid"]))[:k]
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
@@ -226,49 +222,30 @@ class Index:
             sides["image"] = _mean_direction(unit(images.embedding))
         return _Query(_mean_direction(np.stack(list(sides.values()))), texts, images, sides)
 
-    def _place(self, kind: Kind, number: int) -> tuple[int, int]:
-        """The part of a row, and its number there."""
-        first = self._first[kind]
-        at = int(np.searchsorted(first, number, side="right")) - 1
-        return self.of_kind[kind][at], number - int(first[at])
-
-    def _hit(self, rank: int, kind: Kind, number: int, score: float) -> Hit:
-        row = self.row(kind, number)
-        place = None if row.place < 0 else row.place
-        source = self.header["sources"][row.source]
-        path = Path(source["path"])
-        if source["form"] == "loose":
-            path = path / row.key
-        elif source["form"] == "jsonl" and kind == "image":
-            path = path.parent / row.key
-        return Hit(rank, kind, row.key, str(path), place, row.text, row.begin, row.end, score)
-
     # ---- second stage ----------------------------------------------------------------------------------------------
 
-    def _rerank(self, query: _Query, kind: Kind, hits: list[tuple[int, Hit]], most: int) -> None:
-        """Orders the hits of a kind among the first `most` anew, by their fused score, among the places they hold."""
-        places = [i for i, (_, hit) in enumerate(hits[:most]) if hit.kind == kind]
-        if not places:
+    def _rerank(self, query: _Query, kind: Kind, found: list[dict[str, Any]], k: int) -> None:
+        """Orders the rows of a kind among the first k anew, by their fused score, among the ranks they hold."""
+        ranks = [i for i, row in enumerate(found[:k]) if row["kind"] == kind]
+        rows = [found[i] for i in ranks]
+        if not rows:
             return
-        numbers = [hits[i][0] for i in places]
         if kind == "image":
             assert query.texts is not None
-            images, texts = self.model.encode_images([self._image(number) for number in numbers]), query.texts
+            images, texts = self.model.encode_images([self._image(row) for row in rows]), query.texts
         else:
             assert query.images is not None
-            ids = self.model.tokenizer.encode_batch([hits[i][1].text for i in places])
+            ids = self.model.tokenizer.encode_batch([row["text"] for row in rows])
             images, texts = query.images, self.model.encode_texts([np.asarray(row, np.int64) for row in ids])
         pairs = np.stack(np.divmod(np.arange(len(images) * len(texts)), len(texts)), axis=1)
         scores = self.model.match(images, texts, pairs).reshape(len(images), len(texts))
         fused = scores.mean(1) if kind == "image" else scores.mean(0)
         if kind in query.sides:
-            fused = fused + self._nearness(np.stack([self._embedding(kind, n) for n in numbers]) @ query.sides[kind])
-        order = np.argsort(-fused, kind="stable")
-        moved = [(numbers[j], replace(hits[places[j]][1], fused=float(fused[j]))) for j in order]
-        for place, hit in zip(places, moved):
-            hits[place] = hit
+            fused = fused + self._cosine_score(np.stack([row["vector"] for row in rows]) @ query.sides[kind])
+        for i, j in zip(ranks, np.argsort(-fused, kind="stable")):
+            found[i] = {**rows[j], "fused": float(fused[j])}
 
-    def _nearness(self, cosine: np.ndarray) -> np.ndarray:
+    def _cosine_score(self, cosine: np.ndarray) -> np.ndarray:
         """What a cosine weighs beside a fused score: as much as in that score; as it is where that has none (UNIMO)."""
         model = self.model.model
         if not isinstance(model, UNIMO2):
@@ -278,24 +255,13 @@ class Index:
         with torch.inference_mode():
             return model.contrastive_temperature(torch.from_numpy(cosine).to(self.model.device)).cpu().numpy()
 
-    def _embedding(self, kind: Kind, number: int) -> np.ndarray:
-        part, i = self._place(kind, number)
-        return np.asarray(self.parts[part].embeddings[i], np.float32)
-
-    def _image(self, number: int) -> ImageInput:
+    def _image(self, row: dict[str, Any]) -> ImageInput:
         """What the model sees of an image. DataError where its corpus is not as it was when it was indexed."""
-        part, i = self._place("image", number)
-        c, item = self.header["parts"][part]["corpus"], int(self.parts[part].arrays["items"][i])
-        entry = self.header["corpora"][c]
-        if c not in self._corpora:
-            corpus = open_corpus(
-                entry["kind"],
-                entry["paths"],
-                tokenizer=self.model.tokenizer,
-                index_dir=entry["index_dir"],
-                ledger=Ledger(),
-                max_bad_fraction=1.0,
-            )
+        number, item = row["data"], row["item"]
+        if number not in self._corpora:
+            entry = self.header["data"][number]
+            options = {"index_dir": entry["index_dir"], "ledger": Ledger(), "max_bad_fraction": 1.0}
+            corpus = open_corpus(entry["kind"], entry["paths"], tokenizer=self.model.tokenizer, **options)
             if corpus.fingerprint != entry["fingerprint"]:
                 raise DataError(
                     "the images are not those that were indexed",
@@ -305,9 +271,19 @@ class Index:
                     do="restore them, make the index anew, or search without --rerank",
                 )
             sees_regions = self.model.sees_regions
-            self._corpora[c] = corpus, RegionStore.open(entry["region_paths"] or None, corpus) if sees_regions else None
-        corpus, store = self._corpora[c]
-        return store.image(item) if store else corpus.image_bytes(item)
+            regions = RegionStore.open(entry["region_paths"] or None, corpus) if sees_regions else None
+            self._corpora[number] = corpus, regions
+        corpus, regions = self._corpora[number]
+        return regions.image(item) if regions else corpus.image_bytes(item)
+
+
+def _of(kind: Kind) -> str:
+    return f"kind = '{kind}' AND error IS NULL"
+
+
+def _hit(rank: int, row: dict[str, Any]) -> Hit:
+    facts = {name: row[name] for name in ("kind", "key", "path", "text", "begin", "end", "score")}
+    return Hit(rank, place=None if row["place"] < 0 else row["place"], fused=row.get("fused"), **facts)
 
 
 def table(hits: Sequence[Hit], width: int = 100) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unimo.nearest import sentences
+from unimo.sentences import sentences
 from unimo.tokenizer import Tokenizer
 
 _FAR = 1000  # characters from the middle within which white space is looked for

@@ -1,0 +1,126 @@
+"""The folder of a search index: one LanceDB table of rows, and index.json. D: width of the embeddings.
+
+    rows.lance/      one row for each passage, caption or image, in the order of the corpora
+        kind         text or image
+        error        null, or the parts of the error (JSON) because of which this row has no embedding
+        key, text    of its sample; the passage or caption ("" for an image)
+        path, place  its file, and the byte its record begins at in a shard, or -1
+        data, item, caption   number of the corpus in index.json, item of the corpus, caption of the item
+        begin, end   characters of the document that the passage is
+        vector       (D,) float16 of length 1; zeros in a row with an error
+    index.json       what the finished rows were made from, and the version of the table that holds them
+    building.json    while rows are being added: what they are made from
+
+Every append is a new version of the table, whole or not at all, and a reader stays at the version that index.json
+names. So it sees finished rows only, also while a writer appends, and a killed writer leaves what can be continued.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from unimo.errors import DataError, UsageError
+from unimo.json_files import load_json
+
+Kind = Literal["text", "image"]
+KINDS: tuple[Kind, ...] = ("text", "image")
+HEADER, PLAN, TABLE = "index.json", "building.json", "rows"
+FORMAT = 2
+_STRINGS, _NUMBERS = ("kind", "error", "key", "text", "path"), ("data", "item", "caption", "place", "begin", "end")
+
+
+def _connect(folder: Path) -> Any:
+    os.environ.setdefault("LANCE_LOG", "error")  # it tells of every new table on stderr otherwise
+    try:
+        import lancedb
+    except ImportError:
+        raise UsageError("an index needs lancedb", where="index", do="pip install 'unimo[index]'") from None
+    return lancedb.connect(str(folder))
+
+
+def _schema(width: int) -> Any:
+    import pyarrow as pa
+
+    fields = [*((name, pa.string()) for name in _STRINGS), *((name, pa.int64()) for name in _NUMBERS)]
+    return pa.schema([*fields, ("vector", pa.list_(pa.float16(), width))])
+
+
+def open_newest(folder: Path, width: int) -> Any:
+    """The table of rows for a writer; made if it is not there. UsageError without the extra `index`."""
+    database = _connect(folder)
+    if (folder / f"{TABLE}.lance").exists():
+        return database.open_table(TABLE)
+    return database.create_table(TABLE, schema=_schema(width))
+
+
+def open_finished(folder: Path, header: dict[str, Any]) -> Any:
+    """The table of rows at the version that index.json names. DataError where it is missing, damaged or another."""
+    with reading(folder):
+        table = _connect(folder).open_table(TABLE)
+        table.checkout(header["version"])
+        if table.schema != _schema(header["width"]):
+            raise ValueError(f"columns {table.schema}")
+        return table
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Whatever the library raises over a damaged table becomes a DataError."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        raise unusable(folder / f"{TABLE}.lance", error, "the table that `unimo index` wrote") from error
+
+
+def append(table: Any, rows: Sequence[dict[str, Any]]) -> None:
+    """Adds rows, each with all columns, as one version."""
+    import pyarrow as pa
+
+    schema = table.schema
+    columns = [pa.array([row[name] for row in rows], schema.field(name).type) for name in (*_STRINGS, *_NUMBERS)]
+    vectors = np.stack([row["vector"] for row in rows]).astype(np.float16)
+    columns.append(pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]))
+    table.add(pa.Table.from_arrays(columns, schema=schema))
+
+
+def read(table: Any, where: str, columns: Sequence[str]) -> list[dict[str, Any]]:
+    return table.search().where(where).select(list(columns)).to_arrow().to_pylist()
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """index.json, checked. DataError for a folder that is unfinished, damaged, or no index."""
+    path = folder / HEADER
+    if not path.is_file():
+        begun = (folder / PLAN).is_file()
+        raise DataError(
+            "not a finished index" if begun else "not an index",
+            where=folder,
+            got=f"no {HEADER}",
+            expected="a folder that `unimo index` wrote",
+            do="run the same `unimo index` again: it goes on where it stopped" if begun else None,
+        )
+    header = load_json(path, max_bytes=1 << 26)
+    try:
+        strings = [header["source"], header["model"]["sha256"]]
+        numbers = [header["width"], header["version"], *(corpus["items"] for corpus in header["data"])]
+        for corpus in header["data"]:
+            strings += [corpus["fingerprint"], *corpus["paths"], *corpus["region_paths"]]
+        sound = all(isinstance(s, str) for s in strings) and all(type(n) is int and n > 0 for n in numbers)
+        if header["format"] != FORMAT or not sound:
+            raise ValueError(f"format {header['format']}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise unusable(
+            path, f"{type(error).__name__}: {error}", f"what `unimo index` writes (format {FORMAT})"
+        ) from error
+    return header
+
+
+def unusable(where: object, got: object, expected: str) -> DataError:
+    do = "restore a copy, or remove the folder and run `unimo index` again"
+    return DataError("cannot use this index", where=where, got=str(got)[:300], expected=expected, do=do)
