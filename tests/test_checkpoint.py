@@ -1,5 +1,6 @@
 """Checkpoints come back bit for bit; damaged and unfit ones are refused; a full disk harms none."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -13,11 +14,11 @@ import struct
 
 import pytest
 import torch
+from dying import disk_events
 from safetensors.torch import load_file
 
 from unimo import checkpoint
-from unimo.checkpoint import Disk, clean_up, latest, load, save, verify
-from unimo.checkpoint.disk import locked
+from unimo.checkpoint import latest, load, save, verify
 from unimo.checkpoint.manifest import read_manifest, sealed
 from unimo.errors import DataError, NumericsError, ResourceError, UsageError, WeightsError
 
@@ -38,8 +39,12 @@ def tensors_of(step: int) -> dict:
     return {"model": model, "optimizer": {"model.weight.moment": torch.randn(7, 5, generator=draw)}}
 
 
+def save_step(folder, step, **options):
+    return save(folder, step, tensors_of(step), {"step": step, "rate": 0.1 * step}, **options)
+
+
 def saved(folder, *steps):
-    return [save(folder, step, tensors_of(step), {"step": step, "rate": 0.1 * step}) for step in steps]
+    return [save_step(folder, step) for step in steps]
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -57,28 +62,21 @@ def is_of_step(found: checkpoint.Checkpoint, step: int) -> bool:
     )
 
 
-# ---------------------------------------------------------------------------------------------- exactness
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ---- exactness
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 4), (5, 3, 2)], ids=str)
-def test_every_dtype_and_shape_comes_back_bit_for_bit(tmp_path, dtype, shape):
-    values = (torch.randn(shape) * 50).to(dtype)
-    path = save(tmp_path, 1, {"model": {"x": values, "odd": torch.ones(3, dtype=torch.int8)}}, {})
-    assert same_bits(load(path).tensors["model"]["x"], values)
-    assert same_bits(load_file(path / "model.safetensors")["x"], values)  # the library agrees with our writer
-
-
-def test_strided_views_and_large_tensors_come_back(tmp_path):
-    base = torch.arange(3_000_000, dtype=torch.float32).reshape(1000, 3000)  # several chunks
-    tensors = {
-        "model": {"transposed": base.T, "large": base.clone() + 1},
-        "views": {"a": base[:500], "b": base[500:]},
-    }
-    found = load(save(tmp_path, 3, tensors, {})).tensors
-    assert torch.equal(found["model"]["transposed"], base.T)
-    assert torch.equal(found["model"]["large"], base + 1)
-    assert torch.equal(found["views"]["b"], base[500:])
+def test_every_dtype_and_shape_comes_back_bit_for_bit(tmp_path, dtype):
+    shapes = [(), (0,), (3,), (2, 0, 4), (5, 3, 2)]
+    values = {str(shape): (torch.randn(shape) * 50).to(dtype) for shape in shapes}
+    values["transposed"] = (torch.randn(300, 200) * 50).to(dtype).T
+    path = save(tmp_path, 1, {"model": {**values, "odd": torch.ones(3, dtype=torch.int8)}}, {})
+    for found in (load(path).tensors["model"], load_file(path / "model.safetensors")):
+        assert all(same_bits(found[name], values[name]) for name in values)
 
 
 def test_numbers_of_the_state_come_back_bit_for_bit(tmp_path):
@@ -110,7 +108,6 @@ def test_a_generator_resumes_from_numbers_alone(tmp_path):
 def test_saving_changes_nothing_and_loading_owns_its_memory(tmp_path):
     tensors = tensors_of(1)
     path = save(tmp_path, 1, tensors, {"step": 1, "rate": 0.1})
-    assert is_of_step(load(path), 1)
     found = load(path)
     found.tensors["model"]["weight"].zero_()
     assert all(same_bits(tensors[g][n], tensors_of(1)[g][n]) for g in tensors for n in tensors[g])
@@ -130,15 +127,15 @@ def test_groups_choose_what_is_read_and_verified(tmp_path):
         load(path, groups=["modell"])
 
 
-# ---------------------------------------------------------------------------------------------- keeping
+# ---- keeping
 
 
 def test_the_newest_is_found_and_older_ones_go(tmp_path):
     saved(tmp_path, 1, 2, 10, 9_999_999, 123_456_789)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-09999999", "step-123456789"]
+    assert names(tmp_path) == ["step-09999999", "step-123456789"]
     assert is_of_step(load(tmp_path), 123_456_789)
     save(tmp_path, 123_456_790, {}, {}, keep=3)
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(names(tmp_path)) == 3
 
 
 def test_keep_counts_only_verified_ones(tmp_path):
@@ -152,9 +149,7 @@ def test_keep_counts_only_verified_ones(tmp_path):
 def test_a_step_saved_again_stands_beside_the_first(tmp_path):
     saved(tmp_path, 5)
     path = save(tmp_path, 5, tensors_of(5), {"step": 5, "rate": 0.75})
-    assert path.name == "step-00000005.1"
-    assert load(tmp_path).state["rate"] == 0.75
-    assert len(list(tmp_path.iterdir())) == 2
+    assert path.name == "step-00000005.1" and load(tmp_path).state["rate"] == 0.75 and len(names(tmp_path)) == 2
 
 
 def test_saving_behind_a_good_later_checkpoint_is_refused_and_behind_a_damaged_one_is_not(tmp_path):
@@ -183,24 +178,18 @@ def test_a_checkpoint_may_be_copied_under_any_name_but_not_under_another_step(tm
     assert latest(tmp_path / "run", report=lambda reason: None) == path
 
 
-def test_remnants_of_the_dead_are_removed_and_those_of_the_living_are_not(tmp_path):
+def test_remnants_of_the_dead_are_removed_by_the_next_save(tmp_path):
     saved(tmp_path, 1)
     for name in ("step-00000002.partial.ab12", "step-00000001.1.partial.cd", "step-00000000.trash.ff"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(b"half")
     (tmp_path / "notes.partial.txt").write_text("mine")
-    with locked(tmp_path / "step-00000002.partial.ab12"):
-        assert sorted(clean_up(tmp_path)) == ["step-00000000.trash.ff", "step-00000001.1.partial.cd"]
-    assert latest(tmp_path).name == "step-00000001"  # reads only
-    saved(tmp_path, 3)  # the next save cleans up by itself
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "notes.partial.txt",
-        "step-00000001",
-        "step-00000003",
-    ]
+    assert latest(tmp_path).name == "step-00000001" and len(names(tmp_path)) == 5  # reads only
+    saved(tmp_path, 3)
+    assert names(tmp_path) == ["notes.partial.txt", "step-00000001", "step-00000003"]
 
 
-# ---------------------------------------------------------------------------------------------- refused
+# ---- refused
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -214,15 +203,10 @@ def test_nothing_that_is_not_finite_is_ever_saved(tmp_path, value, group):
         with pytest.raises(NumericsError, match=f"{group}: {re.escape(name)}"):
             save(tmp_path, 2, tensors, {})
         tensor.copy_(kept)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    assert names(tmp_path) == ["step-00000001"]
 
 
-def test_shared_memory_is_refused_by_name(tmp_path):
-    weight = torch.zeros(4, 3)
-    for other in (weight, weight.T, weight[1:], weight.flatten()[-1:]):
-        with pytest.raises(UsageError, match=r"head\.weight"):
-            save(tmp_path, 1, {"model": {"embed.weight": weight, "head.weight": other}}, {})
-    assert list(tmp_path.iterdir()) == []
+WEIGHT = torch.zeros(4, 3)
 
 
 @pytest.mark.parametrize(
@@ -231,13 +215,14 @@ def test_shared_memory_is_refused_by_name(tmp_path):
         ({"step": -1}, UsageError),
         ({"step": 1.0}, UsageError),
         ({"keep": 1}, UsageError),
-        ({"format_version": 2}, UsageError),
         ({"tensors": {"../model": {}}}, UsageError),
         ({"tensors": {"model": {"x": [1.0]}}}, UsageError),
-        ({"tensors": {"model": {"x": torch.zeros(2, dtype=torch.complex64)}}}, UsageError),
+        ({"tensors": {"model": {"x": torch.zeros(2, dtype=torch.complex128)}}}, UsageError),
         ({"tensors": {"model": {"x": torch.zeros(2, device="meta")}}}, UsageError),
         ({"tensors": {"model": {"x": torch.eye(2).to_sparse()}}}, UsageError),
-        ({"tensors": {"model": {"__metadata__": torch.zeros(2)}}}, UsageError),
+        ({"tensors": {"model": {"embed": WEIGHT, "head": WEIGHT}}}, UsageError),
+        ({"tensors": {"model": {"embed": WEIGHT, "head": WEIGHT.T}}}, UsageError),
+        ({"tensors": {"model": {"embed": WEIGHT, "head": WEIGHT.flatten()[-1:]}}}, UsageError),
         ({"state": {"best": math.inf}}, DataError),
         ({"state": {"size": (1, 2)}}, DataError),
         ({"state": {3: "x"}}, DataError),
@@ -246,34 +231,27 @@ def test_shared_memory_is_refused_by_name(tmp_path):
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_what_cannot_be_saved_exactly_is_refused_before_writing(tmp_path, arguments, error):
+def test_what_cannot_be_saved_exactly_is_refused_and_leaves_nothing(tmp_path, arguments, error):
     with pytest.raises(error):
         save(**({"folder": tmp_path, "step": 1, "tensors": {}, "state": {}} | arguments))
-    assert list(tmp_path.iterdir()) == []
+    assert names(tmp_path) == []
 
 
-# ---------------------------------------------------------------------------------------------- damage
-
-
-def all_files(path):
-    return sorted(file for file in path.iterdir())
+# ---- damage
 
 
 def test_every_flipped_bit_is_found_and_its_file_named(tmp_path):
     older, path = saved(tmp_path, 1, 2)
     draw = random.Random(0)
-    places = [(file, at) for file in all_files(path) for at in range(file.stat().st_size)]
-    undetected = []
-    for file, at in draw.sample(places, 300):
+    places = [(file, at) for file in sorted(path.iterdir()) for at in range(file.stat().st_size)]
+    manifest = [place for place in places if place[0].name == checkpoint.MANIFEST]
+    for file, at in draw.sample(places, 300) + manifest:
         good = file.read_bytes()
         file.write_bytes(good[:at] + bytes([good[at] ^ 1 << draw.randrange(8)]) + good[at + 1 :])
-        try:
+        with pytest.raises(WeightsError) as caught:
             verify(path)
-            undetected.append((file.name, at))
-        except WeightsError as error:
-            assert file.name in error.one_line() or file.name == checkpoint.MANIFEST
+        assert file.name in caught.value.one_line() or file.name == checkpoint.MANIFEST
         file.write_bytes(good)
-    assert undetected == []
     verify(path)
 
     file = path / "model.safetensors"
@@ -285,21 +263,11 @@ def test_every_flipped_bit_is_found_and_its_file_named(tmp_path):
         assert part in reasons[0]
 
 
-def test_a_flipped_bit_in_any_byte_of_the_manifest_is_found(tmp_path):
-    (path,) = saved(tmp_path, 1)
-    good = (path / checkpoint.MANIFEST).read_bytes()
-    for at in range(len(good)):
-        for bit in (at % 8, (at + 5) % 8):
-            (path / checkpoint.MANIFEST).write_bytes(good[:at] + bytes([good[at] ^ 1 << bit]) + good[at + 1 :])
-            with pytest.raises(WeightsError):
-                read_manifest(path)
-
-
 def test_every_truncation_extension_and_missing_file_is_found(tmp_path):
     (path,) = saved(tmp_path, 1)
-    for file in all_files(path):
+    for file in sorted(path.iterdir()):
         good = file.read_bytes()
-        lengths = {0, 1, 7, 8, 9, len(good) - 1, *random.Random(1).choices(range(len(good)), k=30)}
+        lengths = {0, 1, 7, 8, 9, len(good) - 1, *random.Random(1).choices(range(len(good)), k=10)}
         for damaged in [good[:length] for length in lengths] + [good + b"\n"]:
             file.write_bytes(damaged)
             with pytest.raises(WeightsError, match=re.escape(file.name)):
@@ -317,20 +285,19 @@ def test_every_truncation_extension_and_missing_file_is_found(tmp_path):
 
 def test_files_swapped_between_steps_or_groups_are_found(tmp_path):
     one, two = saved(tmp_path, 1, 2)
-    for name in [file.name for file in all_files(one)]:
-        mine, other = (one / name).read_bytes(), (two / name).read_bytes()
-        (one / name).write_bytes(other)
-        (two / name).write_bytes(mine)
-        for path in (one, two):
-            with pytest.raises(WeightsError):
-                verify(path)
-        (one / name).write_bytes(mine)
-        (two / name).write_bytes(other)
-    (one / "model.safetensors").rename(one / "x")
-    (one / "optimizer.safetensors").rename(one / "model.safetensors")
-    (one / "x").rename(one / "optimizer.safetensors")
-    with pytest.raises(WeightsError):
-        verify(one)
+
+    def swapped(a, b):
+        mine, other = a.read_bytes(), b.read_bytes()
+        a.write_bytes(other)
+        b.write_bytes(mine)
+
+    pairs = [(one / name, two / name) for name in names(one)]
+    for a, b in [*pairs, (one / "model.safetensors", one / "optimizer.safetensors")]:
+        swapped(a, b)
+        with pytest.raises(WeightsError):
+            verify(one)
+        swapped(a, b)
+    verify(one)
 
 
 def forge(path, change):
@@ -360,65 +327,58 @@ def test_a_forged_manifest_reaches_no_other_file_and_crashes_nothing(tmp_path, c
     (path,) = saved(tmp_path, 1)
     forge(path, change)
     with pytest.raises(WeightsError, match="MANIFEST"):
-        load(path)
+        read_manifest(path)
 
 
-@pytest.mark.parametrize("header", [1 << 62, 50 << 20, 3, 0])
-def test_a_forged_tensor_header_is_bounded(tmp_path, header):
+@pytest.mark.parametrize("header", [1 << 62, 200 << 20, 3, 0, None])
+def test_a_forged_tensor_file_is_refused(tmp_path, header):
+    """With a right hash: a header that is none, or (None) a file that torch.save wrote."""
     (path,) = saved(tmp_path, 1)
-    data = header.to_bytes(8, "little") + b"{}" + b" " * 100
-    (path / "model.safetensors").write_bytes(data)
-    digest = hashlib.sha256(data).hexdigest()
-    forge(path, lambda m: m["files"].update({"model.safetensors": {"bytes": len(data), "sha256": digest}}))
+    file = path / "model.safetensors"
+    if header is None:
+        torch.save({"x": torch.zeros(1)}, file)
+    else:
+        file.write_bytes(header.to_bytes(8, "little") + b"{}" + b" " * 100)
+    data = file.read_bytes()
+    forge(
+        path,
+        lambda m: m["files"].update({file.name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}}),
+    )
     with pytest.raises(WeightsError, match=r"model\.safetensors"):
         load(path)
 
 
-def test_a_file_of_another_kind_is_not_unpickled(tmp_path):
-    (path,) = saved(tmp_path, 1)
-    torch.save({"x": torch.zeros(1)}, path / "model.safetensors")
-    data = (path / "model.safetensors").read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
-    forge(path, lambda m: m["files"].update({"model.safetensors": {"bytes": len(data), "sha256": digest}}))
-    with pytest.raises(WeightsError):
-        load(path)
+# ---- a disk that is full, fails or lies
 
 
-# ---------------------------------------------------------------------------------------------- full disk
+def full_after(room: int):
+    """A disk that takes `room` bytes, then has no space left, as the system would: the last write comes out short."""
+    left = [room]
 
+    def tell(kind, path, *details):
+        if kind == "write":
+            if left[0] == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            taken = min(left[0], len(details[0]))
+            left[0] -= taken
+            return taken
 
-class FullDisk(Disk):
-    """Takes `room` bytes, then has no space left, as the system would: the last write comes out short."""
-
-    def __init__(self, room: int):
-        self.room = room
-
-    def write(self, file, data):
-        if self.room == 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        taken = min(self.room, len(data))
-        self.room -= taken
-        return super().write(file, data[:taken])
-
-
-def assert_untouched(folder, step):
-    assert [path.name for path in folder.iterdir()] == [f"step-{step:08d}"]
-    assert is_of_step(load(folder), step)
+    return disk_events(tell)
 
 
 def test_a_disk_that_fills_at_any_byte_leaves_the_last_checkpoint_and_no_litter(tmp_path):
     (path,) = saved(tmp_path, 1)
-    size = sum(file.stat().st_size for file in all_files(path))
-    for room in sorted({size * i // 200 for i in range(200)}):
-        with pytest.raises(ResourceError) as caught:
-            save(tmp_path, 2, tensors_of(2), {"step": 2, "rate": 0.2}, durable=False, disk=FullDisk(room))
-        assert "disk full" in caught.value.what
-        assert caught.value.parts()["where"] == str(tmp_path)
-        assert re.search(r"\d+ bytes free", caught.value.parts()["got"])
-        assert re.search(r"\d+ bytes", caught.value.parts()["expected"])
-        assert [found.name for found in tmp_path.iterdir()] == ["step-00000001"]
-    assert_untouched(tmp_path, 1)
-    save(tmp_path, 2, tensors_of(2), {"step": 2, "rate": 0.2}, disk=FullDisk(2 * size))
+    size = sum(file.stat().st_size for file in path.iterdir())
+    for room in sorted({size * i // 100 for i in range(100)}):
+        with full_after(room), pytest.raises(ResourceError) as caught:
+            save_step(tmp_path, 2)
+        parts = caught.value.parts()
+        assert "disk full" in parts["what"] and parts["where"] == str(tmp_path)
+        assert re.search(r"\d+ bytes free", parts["got"]) and re.search(r"\d+ bytes", parts["expected"])
+        assert names(tmp_path) == ["step-00000001"]
+    assert is_of_step(load(tmp_path), 1)
+    with full_after(2 * size):
+        save_step(tmp_path, 2)
     assert is_of_step(load(tmp_path), 2)
 
 
@@ -431,76 +391,45 @@ def test_a_limit_of_the_system_itself_is_reported_likewise(tmp_path):
             save(tmp_path, 2, {"model": {"large": torch.zeros(100_000)}}, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert_untouched(tmp_path, 1)
-
-
-def test_too_little_space_is_said_before_writing_anything(tmp_path):
-    class Small(Disk):
-        def free(self, folder):
-            return 1000
-
-        def make(self, folder):
-            raise AssertionError("wrote")
-
-    saved(tmp_path, 1)
-    large = {"model": {"large": torch.zeros(1000)}}
-    with pytest.raises(ResourceError, match=r"disk space.*1000 bytes free.*expected: 48\d\d bytes"):
-        save(tmp_path / "new", 2, large, {}, disk=Small())
-    with pytest.raises(ResourceError, match="disk space"):  # as large as the last one
-        save(tmp_path, 2, {}, {}, disk=Small())
-    assert is_of_step(load(tmp_path), 1)
+    assert names(tmp_path) == ["step-00000001"] and is_of_step(load(tmp_path), 1)
 
 
 def test_any_call_that_fails_leaves_a_good_checkpoint(tmp_path):
-    """Input/output errors at every call, not only writes; afterwards saving goes on."""
-
-    class Failing(Disk):
-        def __init__(self, at):
-            self.left = at
-
-        def __getattribute__(self, name):
-            if name in ("make", "create", "write", "sync", "sync_folder", "rename", "remove"):
-                self.left -= 1
-                if self.left == 0:
-                    raise OSError(errno.EIO, os.strerror(errno.EIO))
-            return super().__getattribute__(name)
-
+    """Input/output errors at every event, not only writes; afterwards saving goes on."""
     for at in range(1, 200):
-        folder = tmp_path / str(at)
+        folder, left = tmp_path / str(at), [at]
+
+        def tell(*_, left=left):
+            left[0] -= 1
+            if left[0] == 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
         saved(folder, 1, 2)
-        disk = Failing(at)
-        try:
-            save(folder, 3, tensors_of(3), {"step": 3, "lr": 0.3}, disk=disk)
-        except ResourceError as error:
-            assert "Input/output error" in error.one_line()
+        with disk_events(tell), contextlib.suppress(ResourceError):
+            save_step(folder, 3)
         found = load(folder)
         assert is_of_step(found, found.step) and found.step in (2, 3)
         saved(folder, 4)
         assert is_of_step(load(folder), 4)
-        assert not [path.name for path in folder.iterdir() if "partial" in path.name or "trash" in path.name]
-        if disk.left > 0:
+        assert not [name for name in names(folder) if "partial" in name or "trash" in name]
+        if left[0] > 0:
             break
-    assert disk.left > 0 and at > 15
+    assert left[0] > 0 and at > 15
 
 
 def test_a_disk_that_lies_is_caught_before_older_checkpoints_go(tmp_path):
-    class Lying(Disk):
-        def write(self, file, data):
-            if len(data) > 1:
-                super().write(file, bytes(data[:-1]) + bytes([data[-1] ^ 1]))
-                return len(data)
-            return super().write(file, data)
+    def lie(kind, path, *details):
+        return bytes(details[0][:-1]) + bytes([details[0][-1] ^ 1]) if kind == "write" else None
 
     saved(tmp_path, 1, 2)
-    with pytest.raises(ResourceError, match="other bytes"):
-        save(tmp_path, 3, tensors_of(3), {}, disk=Lying())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000002"]
+    with disk_events(lie), pytest.raises(ResourceError, match="other bytes"):
+        save_step(tmp_path, 3)
+    assert names(tmp_path) == ["step-00000001", "step-00000002"]
     assert is_of_step(load(tmp_path), 2)
 
 
 def test_a_folder_that_is_a_file_or_forbidden_is_a_located_error(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ResourceError, match="file"):
-        save(tmp_path / "file", 1, {}, {})
-    with pytest.raises(ResourceError, match="file"):
-        save(tmp_path / "file" / "below", 1, {}, {})
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ResourceError, match="file"):
+            save(folder, 1, {}, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 from pathlib import Path
@@ -31,6 +32,29 @@ def write_atomic(path: str | Path, data: bytes) -> None:
             partial.unlink(missing_ok=True)
     except OSError as fault:
         raise disk_error(fault, path, needed=len(data)) from fault
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Writes a file that is not there yet and returns when its bytes are on the disk, no longer in memory alone.
+
+    What is read of it afterwards comes from the disk itself, so that comparing says something.
+    """
+    with path.open("xb", buffering=0) as file:
+        rest = memoryview(data)
+        while rest:  # the system may take less than it was offered
+            rest = rest[os.write(file.fileno(), rest) :]
+        os.fsync(file.fileno())
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(4 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def sync_folder(folder: str | Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
-from dying import Countdown, counted, ended, fork, killed
+from dying import Countdown, counted, disk_events, ended, fork, killed
 from stage import serve
 from tiny_run import bits_of, log_of, quiet, tiny, warm_up
 
@@ -82,16 +82,17 @@ class Runs:
 
     def second_signal(self) -> dict:
         """A second SIGTERM while the checkpoint is being written ends the process at once; nothing is lost."""
-        run, out, real = tiny(self.world, *SETTINGS, "steps=3"), self.folder / "signals", checkpoint.Disk.write
+        run, out = tiny(self.world, *SETTINGS, "steps=3"), self.folder / "signals"
 
-        def impatient(disk, file, data):
-            if "step-00000002.partial" in str(file.name):
+        def impatient(kind, path, *_):
+            if kind == "write" and "step-00000002.partial" in path:
                 os.kill(os.getpid(), signal.SIGTERM)  # the first is noticed after the save, the second ends it
-            return real(disk, file, data)
 
-        checkpoint.Disk.write = impatient
-        code = ended(fork(lambda: train(run, out)))
-        checkpoint.Disk.write = real
+        def impatiently():
+            with disk_events(impatient):
+                train(run, out)
+
+        code = ended(fork(impatiently))
         left = checkpoint.latest(out / "checkpoints")
         assert ended(fork(lambda: train(run, out))) == 0
         steps = [record["step"] for record in run_folder.read_log(out / "log.jsonl")]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
+import io
 import mmap
+import os
 import random
 import shutil
 import time
 from pathlib import Path
 
 import torch
-from dying import Countdown, counted, ended, fork, killed
+from dying import Countdown, counted, disk_events, ended, fork, killed
 
-from unimo.checkpoint import Disk, latest, load, save
+from unimo.checkpoint import latest, load, save
+from unimo.disk import write_new
 
 NAIVE = "last.pt"
 
@@ -24,8 +26,8 @@ def tensors_of(step: int, size: int) -> dict:
     }
 
 
-def atomic_save(folder: Path, step: int, size: int, disk: Disk | None = None) -> None:
-    save(folder, step, tensors_of(step, size), {"step": step}, disk=disk)
+def atomic_save(folder: Path, step: int, size: int) -> None:
+    save(folder, step, tensors_of(step, size), {"step": step})
 
 
 def atomic_load(folder: Path) -> int | None:
@@ -42,19 +44,10 @@ def atomic_load(folder: Path) -> int | None:
 
 def naive_save(folder: Path, step: int, size: int) -> None:
     """What most training scripts do: write over the last file."""
-    disk = Disk()
-    with contextlib.suppress(FileNotFoundError):
-        disk.remove(folder / NAIVE)
-    with disk.create(folder / NAIVE) as file:
-        torch.save({"step": step, **tensors_of(step, size)}, _Through(disk, file))
-        disk.sync(file)
-
-
-class _Through:
-    """A file object that writes through the counted calls."""
-
-    def __init__(self, disk, file):
-        self.write, self.flush = (lambda data: disk.write(file, data)), file.flush
+    content = io.BytesIO()
+    torch.save({"step": step, **tensors_of(step, size)}, content)
+    (folder / NAIVE).unlink(missing_ok=True)
+    write_new(folder / NAIVE, content.getvalue())
 
 
 def naive_load(folder: Path) -> int | None:
@@ -64,44 +57,17 @@ def naive_load(folder: Path) -> int | None:
         return None
 
 
-class RecordingDisk(Disk):
-    """Keeps the list of what was done, by path relative to `root`."""
+def recorded(folder: Path, work) -> list[tuple]:
+    """What `work` did to the disk: (kind, path, data or new path), paths relative to `folder`."""
+    log: list[tuple] = []
 
-    def __init__(self, root: Path):
-        self.root, self.log, self.paths = root, [], {}
+    def note(kind, path, *details):
+        details = [bytes(x) if kind == "write" else os.path.relpath(x, folder) for x in details[:1]]
+        log.append((kind, os.path.relpath(path, folder), *details))
 
-    def _note(self, kind, *details):
-        self.log.append((kind, *(str(d.relative_to(self.root)) if isinstance(d, Path) else d for d in details)))
-
-    def make(self, folder):
-        self._note("make", folder)
-        super().make(folder)
-
-    def create(self, path):
-        self._note("create", path)
-        file = super().create(path)
-        self.paths[file] = path
-        return file
-
-    def write(self, file, data):
-        self._note("write", self.paths[file], bytes(data))
-        return super().write(file, data)
-
-    def sync(self, file):
-        self._note("sync", self.paths[file])
-        super().sync(file)
-
-    def sync_folder(self, folder):
-        self._note("sync_folder", folder)
-        super().sync_folder(folder)
-
-    def rename(self, old, new):
-        self._note("rename", old, new)
-        super().rename(old, new)
-
-    def remove(self, path):
-        self._note("remove", path)
-        super().remove(path)
+    with disk_events(note):
+        work()
+    return log
 
 
 SAVERS = {"atomic": (atomic_save, atomic_load), "naive": (naive_save, naive_load)}

@@ -6,6 +6,7 @@ kill is placed at such a call; whether the machine is fast or busy changes nothi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
@@ -14,14 +15,60 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-
-from unimo.checkpoint import Disk
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 # Python itself tells of these before they happen, whoever calls them; of writes and flushes it does not tell.
 AUDITED = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink")
 CHANGES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 KINDS = {"write", "fsync", *AUDITED}
+_write, _fsync = os.write, os.fsync
+_tells: list[Callable[..., Any]] = []
+
+
+@contextlib.contextmanager
+def disk_events(tell: Callable[..., Any]) -> Iterator[None]:
+    """Calls tell(kind, path, ...) before every event of this process that changes the disk; what it raises, the caller
+    of the event meets. Further arguments: of a rename the new path; of a write the data and the descriptor.
+
+    What tell returns for a write: None, all is written; a number, so many bytes are (as a system may); bytes, these are
+    instead, and nobody is told.
+    """
+
+    def write(descriptor: int, data) -> int:
+        answer = tell("write", _path(descriptor), data, descriptor)
+        if isinstance(answer, bytes):
+            return _write(descriptor, answer) and len(data)
+        return _write(descriptor, data if answer is None else memoryview(data)[:answer])
+
+    def fsync(descriptor: int) -> None:
+        tell("fsync", _path(descriptor))
+        _fsync(descriptor)
+
+    _tells.append(tell)
+    os.write, os.fsync = write, fsync
+    try:
+        yield
+    finally:
+        os.write, os.fsync = _write, _fsync
+        _tells.pop()
+
+
+def _audited(name: str, details: tuple) -> None:
+    if not _tells or name not in AUDITED or (name == "open" and not (details[2] or 0) & CHANGES):
+        return
+    paths = [_path(path) if isinstance(path, int) else os.fspath(path) for path in details[: 1 + (name == "os.rename")]]
+    if name in ("os.remove", "os.rmdir") and details[1] >= 0:  # shutil.rmtree names files in an open folder
+        paths = [f"{_path(details[1])}/{paths[0]}"]
+    _tells[-1](name, *paths)
+
+
+def _path(descriptor: int) -> str:
+    return str(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+
+sys.addaudithook(_audited)  # which stays for good
 
 
 class Countdown:
@@ -35,45 +82,22 @@ class Countdown:
     def __init__(self, at: int = 0, kind: str = "", share: float = 0.5, note: mmap.mmap | None = None):
         self.at, self.kind, self.share, self.note = at, kind, share, note
         self.counts, self.owner = Counter(), os.getpid()
-        os_write, fsync, disk_write = os.write, os.fsync, Disk.write
+        self.watch = disk_events(self.event)
+        self.watch.__enter__()
 
-        def write(descriptor, data):
-            return self._written(lambda part: os_write(descriptor, part), data)
-
-        def flush(descriptor):
-            self.event("fsync")
-            fsync(descriptor)
-
-        os.write, os.fsync = write, flush
-        Disk.write = lambda disk, file, data: self._written(lambda part: disk_write(disk, file, part), data)
-        sys.addaudithook(self._audited)
-
-    def event(self, name: str) -> None:
+    def event(self, name: str, *details: Any) -> None:
         """One more; the last one does not return."""
-        if self._is_last(name):
-            self._die(name)
-
-    def _written(self, write: Callable, data) -> int:
-        if self._is_last("write"):
+        if os.getpid() != self.owner:  # a worker forked from this process dies with it, not for it
+            return
+        self.counts[name] += 1
+        of_its_kind = name == self.kind and self.counts[name] == self.at
+        if not of_its_kind if self.kind else self.counts.total() != self.at:
+            return
+        if name == "write":
+            _, data, descriptor = details
             part = memoryview(data)[: int(len(data) * self.share)]
             while part:
-                part = part[write(part) :]
-            self._die("write")
-        return write(data)
-
-    def _audited(self, name: str, details: tuple) -> None:
-        if name in AUDITED and (name != "open" or (details[2] or 0) & CHANGES):
-            self.event(name)
-
-    def _is_last(self, name: str) -> bool:
-        if os.getpid() != self.owner:  # a worker forked from this process dies with it, not for it
-            return False
-        self.counts[name] += 1
-        if self.kind:
-            return name == self.kind and self.counts[name] == self.at
-        return self.counts.total() == self.at
-
-    def _die(self, name: str) -> None:
+                part = part[_write(descriptor, part) :]
         if self.note is not None:
             self.note[: len(name)] = name.encode()
         os.kill(os.getpid(), signal.SIGKILL)

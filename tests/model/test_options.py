@@ -17,7 +17,7 @@ from unimo.model.build import ModelSettings, build
 from unimo.model.unified import Request
 from unimo.model.unimo2 import UNIMO2
 from unimo.weights.key_map import convert
-from unimo.weights.published_names import origins
+from unimo.weights.published_names import key_maps
 
 LENGTHS = [5, 9, 3]
 EVERYONE = torch.arange(3)
@@ -145,7 +145,7 @@ def test_a_split_of_6_and_6_layers_has_the_published_names():
     """Text layers 0 to 5 and grounded layers 6 to 11, as one RoBERTa of 12 layers cut in two (spec unimo2 §2.1)."""
     with torch.device("meta"):
         model = build(ModelSettings(size="base", text_depth=6, grounded_depth=6))
-    names = {name for origin in origins(model, first_grounded_layer=6).values() for name in origin.names}
+    names = {name for origin in key_maps(model, first_grounded_layer=6).values() for name in origin.names}
     for tower, numbers in (("text", range(6)), ("grounded", range(6, 12)), ("vit", range(12))):
         layers = {name.split("_multi")[0] for name in names if name.startswith(f"{tower}.encoder") and "_multi" in name}
         assert layers == {f"{tower}.encoder_layer_{number}" for number in numbers}
@@ -157,11 +157,11 @@ def test_a_split_comes_back_under_its_names_and_not_under_others():
     one, other = build(ModelSettings(**settings)), build(ModelSettings(**settings))
     stored = archive(one, first_grounded_layer=2)
     assert torch.equal(stored["grounded.encoder_layer_4_ffn_fc_0.w_0"], one.grounded_encoder.layers[2].ffn_in.weight.T)
-    convert(other, origins(other, first_grounded_layer=2), stored, where="archive")
+    convert(other, key_maps(other, first_grounded_layer=2), stored, where="archive")
     for (name, a), b in zip(one.named_parameters(), other.parameters()):
         assert torch.equal(a, b), name
     with pytest.raises(WeightsError, match=r"grounded_encoder\.layers\.0"):
-        convert(other, origins(other), stored, where="archive")
+        convert(other, key_maps(other), stored, where="archive")
 
 
 # ---- masked grounding ----

@@ -18,7 +18,7 @@ from unimo.decoding.decoder import CachedDecoder, Given
 from unimo.errors import WeightsError
 from unimo.model.build import build
 from unimo.model.unified import Request
-from unimo.weights import pretrained, reference_activations
+from unimo.weights import pretrained
 from unimo.weights.convert import convert_published
 from unimo.weights.loading import load_model, start_from
 
@@ -109,11 +109,6 @@ def test_it_is_saved_and_comes_back(tmp_path, kind):
     again, _ = load_model(folder)
     assert torch.equal(again.language_model.table.weight, model.language_model.table.weight)
     assert not torch.equal(again.words.word.weight, again.output_table)
-    stored = reference_activations.activations(model)
-    table, words = model.language_model.table.weight, model.words.word.weight
-    table.data, words.data = words.data, table.data
-    with pytest.raises(WeightsError):  # the two tables have changed places
-        reference_activations.check(model, stored, where="here")
 
 
 @pytest.mark.parametrize("member", ["unimo-2", "unimo"])

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from unimo.model.unified import Unified
-from unimo.weights.published_names import origins
+from unimo.weights.published_names import key_maps
 
 TOLERANCE = 1e-5
 
@@ -44,9 +44,9 @@ def same_gradients(
     own, extra = dict(model.named_parameters()), extra or {}
     given = {key.removeprefix(prefix): x for key, x in theirs.items() if key.startswith(prefix)}
     seen = set()
-    for ours, origin in origins(model).items():
+    for ours, origin in key_maps(model).items():
         if set(origin.names) <= set(given):
-            close(own[ours].grad, origin.take(given), atol)
+            close(own[ours].grad, origin.convert(given), atol)
             seen |= set(origin.names)
         elif len(origin.names) == 3 and (parts := set(origin.names) & set(given)):  # one of query, key, value
             for place, name in enumerate(origin.names):

@@ -170,40 +170,40 @@ def test_unimo2_reads_as_roberta(robertas, form):
 
 def test_the_grounded_transformer_starts_as_roberta_too(robertas):
     model, other, fresh = unimo2(), unimo2(), unimo2()
-    account = start_from_roberta(model, robertas / "safetensors")
+    report = start_from_roberta(model, robertas / "safetensors")
     start_from_roberta(other, robertas / "safetensors", grounded=False)
     for one, text, left, new in zip(
         *(m.parameters() for m in (model.grounded_encoder, model.text_encoder, other.grounded_encoder)),
         fresh.grounded_encoder.parameters(),
     ):
         assert torch.equal(one, text) and not torch.equal(one, new) and torch.equal(left, new)
-    assert not account.extra and not account.misshapen
-    filled = {name for name, _ in model.named_parameters()} - set(account.missing)
+    assert not report.extra and not report.misshapen
+    filled = {name for name, _ in model.named_parameters()} - set(report.missing)
     kept = ("words.", "text_encoder.", "grounded_encoder.", "language_model.")
-    assert filled == {name for name, _ in model.named_parameters() if name.startswith(kept)} == set(account.loaded)
+    assert filled == {name for name, _ in model.named_parameters() if name.startswith(kept)} == set(report.loaded)
 
 
 def test_unimo_reads_as_roberta(robertas):
     model = unimo()
-    account = start_from_roberta(model, robertas / "safetensors")
+    report = start_from_roberta(model, robertas / "safetensors")
     texts, (hidden, logits) = packed(rows()), their_words(roberta())
     with torch.no_grad():
         towers = model.towers(Batch(0, torch.zeros(0, 3, 1, 1, dtype=torch.uint8), texts, {}, {}, {}))
         ours = model.fuse(towers, {"all": Request(None, torch.arange(len(texts)))})["all"].hidden
         close(ours, hidden)
         close(model.word_logits(ours), logits)
-    assert {name.split(".")[0] for name in account.missing} == {"regions", "text_pooler", "image_pooler"}
+    assert {name.split(".")[0] for name in report.missing} == {"regions", "text_pooler", "image_pooler"}
 
 
 @pytest.mark.parametrize("form", ["safetensors", "no_prefix", "hub", "in_memory"])
 def test_unimo2_sees_as_vit(vits, form):
     model = unimo2()
-    account = start_from_vit(model, vits / form)
+    report = start_from_vit(model, vits / form)
     with torch.no_grad():
         close(model.encode_images(images(SIDE)), their_patches(vit(), SIDE))
     kept = ("patches.", "image_encoder.")
-    assert set(account.loaded) == {name for name, _ in model.named_parameters() if name.startswith(kept)}
-    assert {name.split(".")[0] for name in account.extra} <= {"pooler", "classifier"}
+    assert set(report.loaded) == {name for name, _ in model.named_parameters() if name.startswith(kept)}
+    assert {name.split(".")[0] for name in report.extra} <= {"pooler", "classifier"}
 
 
 @pytest.mark.parametrize("side", [12, 32])

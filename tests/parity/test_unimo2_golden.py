@@ -32,7 +32,7 @@ from unimo.objectives.cross_modal_contrastive import contrastive
 from unimo.objectives.grounded_dictionary import GroundedDictionaryLoss, voting_positions
 from unimo.objectives.objective import predict_words
 from unimo.weights.key_map import convert
-from unimo.weights.published_names import origins
+from unimo.weights.published_names import key_maps
 
 WIDTH, PATCH = 32, 4
 PAD = 1
@@ -62,8 +62,8 @@ def published_model(golden: Path, *, dictionary: int = 50, released: bool = Fals
         image_contrastive=False,
         released=Released(*[released] * len(fields(Released))),
     ).eval()
-    account = convert(model, origins(model), scenario(golden, "params"), where="golden", strict=False)
-    assert not account.missing and not account.misshapen
+    report = convert(model, key_maps(model), scenario(golden, "params"), where="golden", strict=False)
+    assert not report.missing and not report.misshapen
     return model
 
 
@@ -102,13 +102,13 @@ def split(model: UNIMO2, fused, words: int, images: int = 197) -> tuple[Tensor, 
 
 def test_every_published_parameter_has_exactly_one_place(golden):
     weights = scenario(golden, "params")
-    account = convert(published_model(golden), origins(published_model(golden)), weights, where="golden", strict=False)
-    assert account.extra == ["cls_out_b", "cls_out_w"]  # the classification head of a later task
-    assert not account.missing and not account.misshapen
-    taken = [name for origin in origins(published_model(golden)).values() for name in origin.names]
+    report = convert(published_model(golden), key_maps(published_model(golden)), weights, where="golden", strict=False)
+    assert report.extra == ["cls_out_b", "cls_out_w"]  # the classification head of a later task
+    assert not report.missing and not report.misshapen
+    taken = [name for origin in key_maps(published_model(golden)).values() for name in origin.names]
     assert len(set(taken)) == len(taken) == len(weights) - 2
     with pytest.raises(WeightsError, match="cls_out_b"):
-        convert(published_model(golden), origins(published_model(golden)), weights, where="golden")
+        convert(published_model(golden), key_maps(published_model(golden)), weights, where="golden")
 
 
 # ---- packed: no padding anywhere ----

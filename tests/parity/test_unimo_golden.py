@@ -22,7 +22,7 @@ from unimo.objectives.adversarial import Adversarial, adversarial_losses, symmet
 from unimo.objectives.circle_loss import two_sided
 from unimo.objectives.objective import predict_words
 from unimo.weights.key_map import convert
-from unimo.weights.published_names import origins
+from unimo.weights.published_names import key_maps
 
 TASK_HEADS = ["cls_out_1_b", "cls_out_1_w", "cls_out_3_b", "cls_out_3_w"]
 TASK_HEADS += ["cls_out_b_0", "cls_out_b_1", "cls_out_w_0", "cls_out_w_1"]
@@ -46,8 +46,8 @@ def published_model(files: Path, **options) -> UNIMO:
         positions=config["max_position_embeddings"],
         **{"matching": 1, **options},
     ).eval()
-    account = convert(model, origins(model), scenario(files, "params"), where="golden", strict=False)
-    assert not account.missing and not account.misshapen
+    report = convert(model, key_maps(model), scenario(files, "params"), where="golden", strict=False)
+    assert not report.missing and not report.misshapen
     return model
 
 
@@ -92,9 +92,9 @@ def states(fused, where: Tensor) -> Tensor:
 
 def test_every_published_parameter_has_exactly_one_place(files):
     weights = scenario(files, "params")
-    account = convert(published_model(files), origins(published_model(files)), weights, where="golden", strict=False)
-    assert account.extra == TASK_HEADS + UNTIED
-    taken = [name for origin in origins(published_model(files)).values() for name in origin.names]
+    report = convert(published_model(files), key_maps(published_model(files)), weights, where="golden", strict=False)
+    assert report.extra == TASK_HEADS + UNTIED
+    taken = [name for origin in key_maps(published_model(files)).values() for name in origin.names]
     assert len(set(taken)) == len(taken) == len(weights) - len(TASK_HEADS + UNTIED)
 
 

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from dying import disk_events
 from stage import serve, stage
 from tiny_run import log_of, quiet, tiny, warm_up
 
@@ -165,16 +166,14 @@ def scenario(name: str, world: Path, folder: Path) -> dict:
         with run_folder.RunFolder(out):
             return {"ranks": ranks_of(2, job, folder)}
     if name == "disk":
-        real = checkpoint.Disk.write
 
-        def full(disk, file, data):
-            if "optimizer" in str(file.name):
+        def full(kind, path, *_):
+            if kind == "write" and "optimizer" in path:
                 raise OSError(28, "No space left on device")
-            return real(disk, file, data)
 
         def without_space(rank):
-            checkpoint.Disk.write = full
-            return job(rank)
+            with disk_events(full):
+                return job(rank)
 
         return {"ranks": ranks_of(2, without_space, folder)}
     if name == "shards":

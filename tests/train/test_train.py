@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from dying import disk_events
 from PIL import Image
 from tiny_run import bits_of, log_of, quiet, tiny, train_until_done, write_tiny_world
 
@@ -562,20 +563,15 @@ def test_a_shard_replaced_after_indexing_is_noticed_when_read(tmp_path, monkeypa
     monkeypatch.undo()
 
 
-def test_a_full_disk_while_saving_leaves_the_last_checkpoint(world, tmp_path, monkeypatch):
-    real = checkpoint.Disk.write
+def test_a_full_disk_while_saving_leaves_the_last_checkpoint(world, tmp_path):
+    def full(kind, path, *_):
+        if kind == "write" and "step-00000004" in path and "optimizer" in path:
+            raise OSError(28, "No space left on device")
 
-    class Full(checkpoint.Disk):
-        def write(self, file, data):
-            if "step-00000004" in str(file.name) and "optimizer" in str(file.name):
-                raise OSError(28, "No space left on device")
-            return real(self, file, data)
-
-    monkeypatch.setattr("unimo.checkpoint.saving.Disk", Full)
-    error = refused(tiny(world), tmp_path / "run", ResourceError, "disk full")
+    with disk_events(full):
+        error = refused(tiny(world), tmp_path / "run", ResourceError, "disk full")
     assert "free" in error.do
     assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000002"]
-    monkeypatch.setattr("unimo.checkpoint.saving.Disk", checkpoint.Disk)
     T.train(tiny(world), tmp_path / "run", resume=True, say=quiet)
     assert [r["step"] for r in log_of(tmp_path / "run")] == list(range(6))
 

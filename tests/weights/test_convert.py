@@ -54,7 +54,7 @@ def test_an_archive_of_unimo(golden, tmp_path, monkeypatch, capsys):
 def test_a_pickle_of_unimo2(golden):
     folder = golden / "checkpoints"
     converted = convert_published(folder / "paddle2_unimo2.pdparams", assignments=[*HEADS, "model.chosen=4"])
-    assert not converted.account.missing and not converted.skipped and not converted.heads
+    assert not converted.report.missing and not converted.skipped and not converted.heads
     assert converted.settings.patch_padding == 1 and converted.settings.released.padding_votes
     assert (converted.settings.image_size, converted.settings.patch, converted.settings.dictionary) == (56, 4, 20)
     x = scenario(folder, "paddle2_forward")
@@ -89,8 +89,8 @@ def test_every_tensor_is_accounted_for(golden, tmp_path):
     with pytest.raises(WeightsError) as error:
         convert_published(source, assignments=HEADS)
     assert all(name in str(error.value.got) for name in ("text_pooler", "regions.box.bias", "image_predict_fc.b_0"))
-    account = convert_published(source, assignments=HEADS, strict=False).account
-    assert account.missing == ["text_pooler.linear.bias"] and account.extra == ["image_predict_fc.b_0"]
+    report = convert_published(source, assignments=HEADS, strict=False).report
+    assert report.missing == ["text_pooler.linear.bias"] and report.extra == ["image_predict_fc.b_0"]
 
 
 def test_heads_of_tasks_are_kept(golden, tmp_path, monkeypatch):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from unimo.errors import UsageError, WeightsError
 from unimo.model.build import ModelSettings, build
 from unimo.tokenizer import Tokenizer
-from unimo.weights import hub, pretrained, reference_activations
+from unimo.weights import hub, pretrained
 from unimo.weights.loading import load_model, start_from
 
 SMALL = {"size": "tiny", "width": 16, "heads": 2, "vocabulary": 50265, "positions": 40}
@@ -68,53 +66,28 @@ def test_what_is_saved_comes_back(tmp_path, kind):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
-@pytest.mark.parametrize("kind", SETTINGS)
-def test_a_swap_of_two_tensors_is_noticed(kind):
-    """Any two parameters of one shape change places: the stored activations say so, in at least 99 of 100 cases.
-
-    Of the many pairs of the deepest model, those drawn by seed.
-    """
-    model = lively(SETTINGS[kind])
-    stored = reference_activations.activations(model)
-    reference_activations.check(model, stored, where="here")
-    pairs = [
-        (a, b)
-        for (_, a), (_, b) in itertools.combinations(model.named_parameters(), 2)
-        if a.shape == b.shape and not torch.equal(a, b)
-    ]
-    assert len(pairs) > 100
-    noticed, pairs = 0, random.Random(0).sample(pairs, min(400, len(pairs)))
-    for a, b in pairs:
-        a.data, b.data = b.data, a.data
-        try:
-            reference_activations.check(model, stored, where="here")
-        except WeightsError:
-            noticed += 1
-        a.data, b.data = b.data, a.data
-    reference_activations.check(model, stored, where="here")
-    assert noticed >= 0.99 * len(pairs)
-
-
-def test_a_swap_inside_a_file_is_refused_with_its_place(tmp_path):
+@pytest.mark.parametrize("change", ["swap", "bit", "heads", "hidden_act", "chosen"])
+def test_a_change_that_no_shape_tells_is_noticed(tmp_path, change):
+    """Two tensors of one shape that changed places, a flipped bit, a setting that no tensor's shape depends on."""
     folder = pretrained.save_pretrained(lively(SETTINGS["unimo-2"]), tmp_path / "out", SETTINGS["unimo-2"])
-    weights = load_file(folder / "model.safetensors")
-    a, b = "text_encoder.layers.0.ffn_norm.bias", "grounded_encoder.layers.1.attention_norm.bias"
-    weights[a], weights[b] = weights[b].clone(), weights[a].clone()
-    save_file(weights, folder / "model.safetensors")
-    with pytest.raises(WeightsError, match="text_encoder"):
+    path, config = folder / "model.safetensors", json.loads((folder / "config.json").read_text())
+    if change == "swap":
+        weights = load_file(path)
+        a, b = "text_encoder.layers.0.ffn_norm.bias", "grounded_encoder.layers.1.attention_norm.bias"
+        weights[a], weights[b] = weights[b].clone(), weights[a].clone()
+        save_file(weights, path)
+    elif change == "bit":
+        data = path.read_bytes()
+        path.write_bytes(data[:-2] + bytes([data[-2] ^ 1]) + data[-1:])
+    else:
+        config["settings"]["model"][change] = {"heads": 4, "hidden_act": "relu", "chosen": 3}[change]
+        (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match="have changed") as caught:
         pretrained.from_pretrained(folder)
-    pretrained.from_pretrained(folder, check=False)
-
-
-def test_a_vote_that_is_almost_a_tie_is_no_difference():
-    """Another machine may choose another entry; what follows is compared with the entries that were chosen."""
-    model = lively(SETTINGS["unimo-2"])
-    stored = reference_activations.activations(model)
-    other = stored["codes"].clone()
-    other[0, -1] = next(i for i in range(12) if i not in other[0].tolist())
-    elsewhere = reference_activations.activations(model, other.long())
-    assert not torch.equal(elsewhere["pooled text"], stored["pooled text"])
-    reference_activations.check(model, elsewhere | {"codes": other}, where="here")
+    assert "config.json" in str(caught.value.where) and "model.safetensors" in str(caught.value.where)
+    del config["sha256"]  # the way out for one who means it
+    (folder / "config.json").write_text(json.dumps(config))
+    pretrained.from_pretrained(folder)
 
 
 def test_transformers_reads_the_tokenizer(tmp_path):
@@ -132,7 +105,7 @@ def test_transformers_reads_the_tokenizer(tmp_path):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda folder: (folder / "check.safetensors").unlink(), "not a saved model"),
+        (lambda folder: (folder / "config.json").unlink(), "not a saved model"),
         (lambda folder: (folder / "config.json").write_text("[]"), "no settings"),
         (lambda folder: (folder / "config.json").write_text('{"settings": {"model": {"widht": 3}}}'), "widht"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\x80\x04."), "model.safetensors"),
@@ -163,23 +136,23 @@ def test_a_name_on_the_hub_is_fetched_only_when_given(tmp_path, monkeypatch):
     import huggingface_hub
 
     folder = pretrained.save_pretrained(lively(SETTINGS["baseline"]), tmp_path / "out", SETTINGS["baseline"])
-    asked = []
+    fetched = []
 
     def snapshot(name, revision, allow_patterns):
-        asked.append((name, revision))
+        fetched.append((name, revision))
         if name != "lab/model":
             raise ConnectionError("no network")
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     pretrained.from_pretrained("lab/model", revision="v1")
-    assert asked == [("lab/model", "v1")]
+    assert fetched == [("lab/model", "v1")]
     with pytest.raises(WeightsError, match="no network"):
         pretrained.from_pretrained("lab/other")
     for path in (Path("lab/model"), "../model", "/nowhere/at/all"):
         with pytest.raises(WeightsError, match="no such folder"):
             hub.fetch(path, ["config.json"])
-    assert len(asked) == 2
+    assert len(fetched) == 2
 
 
 def test_pushing_uploads_the_saved_files(tmp_path, monkeypatch):
@@ -210,9 +183,9 @@ def test_starting_from_other_weights(tmp_path):
     folder = pretrained.save_pretrained(lively(small), tmp_path / "out", small)
     model = lively(SETTINGS["unimo-2"], 1)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    account = start_from(model, folder)
+    report = start_from(model, folder)
     theirs = dict(load_model(folder)[0].named_parameters())
-    assert account.missing and all(name.startswith(("masked_grounding", "image_temp")) for name in account.missing)
+    assert report.missing and all(name.startswith(("masked_grounding", "image_temp")) for name in report.missing)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, theirs[name] if name in theirs else before[name]), name
     with pytest.raises(WeightsError, match="masked_grounding"):

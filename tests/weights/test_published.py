@@ -8,7 +8,7 @@ import torch
 from unimo.errors import WeightsError
 from unimo.model.build import ModelSettings, build
 from unimo.weights.key_map import convert
-from unimo.weights.published_names import origins
+from unimo.weights.published_names import key_maps
 
 TINY = ModelSettings(
     size="tiny", width=16, heads=2, image_depth=1, text_depth=2, grounded_depth=1, image_size=32, vocabulary=40,
@@ -20,7 +20,7 @@ def archive(model, **options):
     """The model's weights as the published files hold them: cut, turned and renamed, written apart from `convert`."""
     found = {}
     for name, parameter in model.named_parameters():
-        origin = origins(model, **options)[name]
+        origin = key_maps(model, **options)[name]
         for theirs, part in zip(origin.names, parameter.detach().chunk(len(origin.names))):
             found[theirs] = part.T.contiguous() if theirs.endswith(".w_0") else part.clone()
     return found
@@ -29,8 +29,8 @@ def archive(model, **options):
 def test_every_weight_comes_back():
     torch.manual_seed(0)
     one, other = build(TINY), build(TINY)
-    account = convert(other, origins(other), archive(one), where="archive")
-    assert len(account.loaded) == len(dict(one.named_parameters())) and not account.extra
+    report = convert(other, key_maps(other), archive(one), where="archive")
+    assert len(report.loaded) == len(dict(one.named_parameters())) and not report.extra
     for (name, a), b in zip(one.named_parameters(), other.parameters()):
         assert torch.equal(a, b), name
 
@@ -40,10 +40,10 @@ def test_what_does_not_fit_is_named():
     del weights["vq_emb"]
     weights["text.word_embedding"] = torch.zeros(39, 16)
     weights["vq_emb_moment1_0"] = torch.zeros(8, 16)
-    account = convert(build(TINY), origins(build(TINY)), weights, where="archive", strict=False)
-    assert account.missing == ["dictionary.entries"] and account.extra == ["vq_emb_moment1_0"]
-    assert account.misshapen == ["words.word.weight (39, 16) for (40, 16)"]
-    assert len(account.table()) == 4
+    report = convert(build(TINY), key_maps(build(TINY)), weights, where="archive", strict=False)
+    assert report.missing == ["dictionary.entries"] and report.extra == ["vq_emb_moment1_0"]
+    assert report.misshapen == ["words.word.weight (39, 16) for (40, 16)"]
+    assert len(report.table()) == 4
     with pytest.raises(WeightsError, match=r"dictionary\.entries") as caught:
-        convert(build(TINY), origins(build(TINY)), weights, where="archive")
+        convert(build(TINY), key_maps(build(TINY)), weights, where="archive")
     assert "vq_emb_moment1_0" in str(caught.value.got)

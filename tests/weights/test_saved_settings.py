@@ -42,8 +42,7 @@ def changed(saved, tmp_path, kind, change):
     folder = tmp_path / "copy"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    for name in ("model.safetensors", "check.safetensors"):
-        (folder / name).hardlink_to(saved / kind / name)
+    (folder / "model.safetensors").hardlink_to(saved / kind / "model.safetensors")
     config = json.loads((saved / kind / "config.json").read_text())
     change(config)
     (folder / "config.json").write_text(json.dumps(config))
@@ -122,7 +121,7 @@ def test_case_known_words_of_wrong_types_or_out_of_range(saved, tmp_path, monkey
 
 def test_known_words_that_are_right_are_taken(saved, tmp_path):
     for value in (None, [0], [WORDS - 1], list(range(WORDS))):
-        folder = changed(saved, tmp_path, "unimo", lambda config, value=value: config.update(vocabulary_subset=value))
+        folder = changed(saved, tmp_path, "unimo", lambda config, value=value: config.update(known_words=value))
         model, state = load_model(folder)
         assert (None if model.vocabulary_subset is None else model.vocabulary_subset.tolist()) == value
         assert state.state["known_words"] == value and settings_and_words(folder)[0] == TINY["unimo"]
@@ -146,11 +145,6 @@ def test_what_a_run_noted_does_not_stand_above_the_folder(saved, tmp_path):
     assert state.step == 9 and state.state["known_words"] == [4, 5, 9] == model.vocabulary_subset.tolist()
     assert state.state["settings"]["model"]["member"] == "unimo"
     load_model(changed(saved, tmp_path, "unimo", lambda config: config.pop("facts")))
-
-
-def test_heads_that_shapes_do_not_tell_are_noticed_by_what_is_computed(saved, tmp_path):
-    error = refused(changed(saved, tmp_path, "unimo-2", setting("heads", 4)))
-    assert "heads" in str(error.do) and "config.json" in str(error.do)
 
 
 def checkpoint_of(folder, change=None, words=None):
@@ -203,8 +197,10 @@ def test_two_hundred_mutations_of_a_config_load_or_are_refused_by_name(saved, tm
         key = rng.choice(list(group))
         match rng.randrange(6):
             case 0:
-                del group[key]
+                group[key] = group[key]
             case 1:
+                del group[key]
+            case 2:
                 group[rng.choice(["hidden_size", "widht", "", "x" * 50, "__class__"])] = rng.choice(ODD)
             case _:
                 group[key] = rng.choice(ODD)
@@ -235,4 +231,4 @@ def test_a_model_on_no_device_has_the_shapes_that_are_compared(saved):
             saved_settings.check_shapes(settings, shapes | {"surplus": (1,)}, where="here", weights=weights)
     with pytest.raises(WeightsError, match="no settings"):
         saved_settings.model_settings({"settings": {}}, "here")
-    assert saved_settings.settings_of({}, "here") == ModelSettings()
+    assert saved_settings.model_settings({"settings": {"model": {}}}, "here") == ModelSettings()

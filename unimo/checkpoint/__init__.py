@@ -7,21 +7,16 @@ A checkpoint is one folder:
       state.json                                        everything that is not a tensor
       MANIFEST.json                                     format version, step; size and SHA-256 of each file
 
-`save` writes it under another name, flushes it to the disk, renames it, reads it back and only then lets
-older ones go. There is no "latest" pointer that could be torn or point to nothing: `latest` looks, verifies
-and picks the newest good one, and says what it passed over. A step saved again stands beside the first as
-`step-00001234.1`, because replacing a folder would take two renames with nothing between them.
-
-layout.py, manifest.py     what lies where, and whether it is as it was written
-saving.py, loading.py      refusals.py: what is not saved; tensor_files.py: safetensors; disk.py: calls that can fail
+`save` writes it under another name, flushes it to the disk, renames it, reads it back and only then lets older ones
+go. There is no "latest" pointer that could be torn or point to nothing: `latest` looks, verifies and picks the newest
+good one, and says what it passed over. A step saved again stands beside the first as `step-00001234.1`, because
+replacing a folder would take two renames with nothing between them.
 """
 
 from __future__ import annotations
 
-from unimo.checkpoint.disk import Disk
-from unimo.checkpoint.layout import FORMAT_VERSION, MANIFEST, STATE
 from unimo.checkpoint.loading import Checkpoint, latest, load
-from unimo.checkpoint.manifest import verify
+from unimo.checkpoint.manifest import FORMAT_VERSION, MANIFEST, STATE, verify
 from unimo.checkpoint.saving import clean_up, save
 
-__all__ = ["FORMAT_VERSION", "MANIFEST", "STATE", "Checkpoint", "Disk", "clean_up", "latest", "load", "save", "verify"]
+__all__ = ["FORMAT_VERSION", "MANIFEST", "STATE", "Checkpoint", "clean_up", "latest", "load", "save", "verify"]

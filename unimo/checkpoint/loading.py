@@ -1,4 +1,4 @@
-"""Reading a checkpoint, and choosing the newest good one of a folder."""
+"""Reader of checkpoints, and the choice of the newest good one in a folder."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from unimo.checkpoint.layout import MANIFEST, MAX_STATE, NAME, STATE, candidates
-from unimo.checkpoint.manifest import verify
-from unimo.checkpoint.tensor_files import read_tensors
+from unimo.checkpoint.manifest import MANIFEST, MAX_STATE, NAME, STATE, SUFFIX, candidates, verify
 from unimo.errors import WeightsError
 from unimo.json_files import load_json
 
@@ -37,17 +36,17 @@ def load(
     device: str | torch.device = "cpu",
     report: Callable[[str], None] = _log.warning,
 ) -> Checkpoint:
-    """Reads one checkpoint, or the newest good one of a folder of them, after verifying every byte it uses.
+    """One checkpoint, or the newest good one of a folder of them, with every byte that is used verified.
 
     groups: only these groups of tensors (None: all). report: told of each checkpoint passed over, and why.
     Raises WeightsError: nothing there, damaged, of an unknown format, or without a wanted group.
     """
-    path, wanted = Path(path), None if groups is None else list(groups)
+    path, groups = Path(path), None if groups is None else list(groups)
     if (path / MANIFEST).exists() or NAME.fullmatch(path.name):
-        manifest = verify(path, groups=wanted)
+        manifest = verify(path, groups=groups)
     else:
         reasons: list[str] = []
-        found = _newest_good(path, wanted, reasons.append)
+        found = _newest_good(path, groups, reasons.append)
         for reason in reasons:
             report(reason)
         if found is None:
@@ -59,11 +58,8 @@ def load(
                 do="check the path" if not reasons else "restore a copy",
             )
         path, manifest = found
-    tensors = {
-        name.removesuffix(".safetensors"): read_tensors(path / name, str(device))
-        for name in manifest["files"]
-        if name != STATE and (wanted is None or name.removesuffix(".safetensors") in wanted)
-    }
+    names = [name.removesuffix(SUFFIX) for name in manifest["files"] if name != STATE] if groups is None else groups
+    tensors = {group: _read(path / f"{group}{SUFFIX}", str(device)) for group in names}
     state = load_json(path / STATE, max_bytes=MAX_STATE, error=WeightsError)
     if not isinstance(state, dict):
         raise WeightsError("malformed state", where=path / STATE, got=type(state).__name__, expected="a dictionary")
@@ -88,3 +84,12 @@ def _newest_good(
         except WeightsError as fault:
             report(f"skipped checkpoint {path.name}: {fault.one_line()}")
     return None
+
+
+def _read(path: Path, device: str) -> dict[str, Tensor]:
+    """Copies, so that nothing stays mapped to a file that may be removed."""
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as fault:
+        raise WeightsError("not a valid safetensors file", where=path, got=fault) from fault

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint, sealed against every changed bit, and the files compared with it."""
+"""Manifest of a checkpoint, sealed against every changed bit; and the files compared with it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,33 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from unimo.checkpoint.layout import CHUNK, FORMAT_VERSION, MANIFEST, NAME, STATE
+from unimo.disk import file_sha256
 from unimo.errors import WeightsError, nearest
 from unimo.json_files import json_bytes, parse_json
 
+FORMAT_VERSION = 1
+MANIFEST, STATE, SUFFIX = "MANIFEST.json", "state.json", ".safetensors"
+MAX_STATE, _MAX_MANIFEST = 64 << 20, 1 << 20  # bytes
+NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\.(safetensors|json)")
-_MAX_MANIFEST = 1 << 20
+_RESTORE = "restore a copy; an earlier checkpoint is used where there is one"
+
+
+def order(path: Path) -> tuple[int, int]:
+    """(step, how often this step had been saved before)."""
+    named = NAME.fullmatch(path.name)
+    assert named
+    return int(named[1]), int(named[2] or 0)
+
+
+def candidates(folder: Path) -> list[Path]:
+    """Everything that claims to be a checkpoint, newest first."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return sorted((path for path in paths if NAME.fullmatch(path.name)), key=order, reverse=True)
 
 
 def verify(path: str | Path, *, groups: Iterable[str] | None = None) -> dict[str, Any]:
-    """Compares every file with the manifest's sizes and SHA-256 and returns the manifest; WeightsError names
-    the file.
+    """The manifest, once every file has its size and SHA-256; WeightsError names the file that has not.
 
     groups: check the files of these groups (and the state) only.
     """
@@ -26,20 +42,31 @@ def verify(path: str | Path, *, groups: Iterable[str] | None = None) -> dict[str
     manifest = read_manifest(path)
     files = manifest["files"]
     if groups is not None:
-        groups = list(groups)
-        known = [name.removesuffix(".safetensors") for name in files if name != STATE]
-        for group in groups:
+        known = [name.removesuffix(SUFFIX) for name in files if name != STATE]
+        for group in (groups := list(groups)):
             if group not in known:
-                raise WeightsError(
-                    "no such group in the checkpoint",
-                    where=path,
-                    got=group,
-                    expected=nearest(group, known) or ", ".join(known),
-                )
-        files = {name: files[name] for name in (STATE, *(f"{group}.safetensors" for group in groups))}
+                likely = nearest(group, known) or ", ".join(known)
+                raise WeightsError("no such group in the checkpoint", where=path, got=group, expected=likely)
+        files = {name: files[name] for name in (STATE, *(f"{group}{SUFFIX}" for group in groups))}
     for name, entry in files.items():
         _check_file(path / name, entry["bytes"], entry["sha256"])
     return manifest
+
+
+def _check_file(path: Path, size: int, sha256: str) -> None:
+    expected, do = f"{size} bytes, sha256 {sha256}", _RESTORE
+    if not path.is_file():
+        raise WeightsError("a file of the checkpoint is missing", where=path, expected=expected, do=do)
+    try:
+        if (found := path.stat().st_size) != size:
+            what, got = "a file of the checkpoint has the wrong size", f"{found} bytes"
+            raise WeightsError(what, where=path, got=got, expected=expected, do=do)
+        digest = file_sha256(path)
+    except OSError as fault:
+        raise WeightsError("cannot read a file of the checkpoint", where=path, got=fault.strerror, do=do) from fault
+    if digest != sha256:
+        what, got = "a file of the checkpoint is damaged", f"sha256 {digest}"
+        raise WeightsError(what, where=path, got=got, expected=f"sha256 {sha256}", do=do)
 
 
 def sealed(manifest: dict[str, Any]) -> bytes:
@@ -48,6 +75,7 @@ def sealed(manifest: dict[str, Any]) -> bytes:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint; WeightsError unless it is whole, of a known version and about plain files."""
     where = path / MANIFEST
     if not where.is_file():
         raise WeightsError("not a complete checkpoint", where=path, expected=f"a file {MANIFEST}")
@@ -61,72 +89,23 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise WeightsError("not the manifest of a checkpoint", where=where, expected='"format": "unimo"')
     version = manifest.get("version")
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
-        raise WeightsError(
-            "unknown checkpoint format",
-            where=where,
-            got=version,
-            expected=f"1 to {FORMAT_VERSION}",
-            do="install the release that wrote it, or a newer one",
-        )
+        known, do = f"1 to {FORMAT_VERSION}", "install the release that wrote it, or a newer one"
+        raise WeightsError("unknown checkpoint format", where=where, got=version, expected=known, do=do)
     seal = manifest.pop("seal", None)
     if sealed(manifest) != data:
-        raise WeightsError(
-            "damaged manifest",
-            where=where,
-            got=f"seal {seal}",
-            expected=f"seal {hashlib.sha256(json_bytes(manifest)).hexdigest()}",
-            do="restore a copy; an earlier checkpoint is used where there is one",
-        )
-    files = manifest.get("files")
-    well_formed = (
-        isinstance(files, dict)
-        and STATE in files
-        and all(_FILE.fullmatch(name) and name != MANIFEST and _is_entry(entry) for name, entry in files.items())
-        and type(manifest.get("step")) is int
-    )
-    if not well_formed:
+        raise WeightsError("damaged manifest", where=where, got=f"seal {seal}", do=_RESTORE)
+    files, step = manifest.get("files"), manifest.get("step")
+    listed = isinstance(files, dict) and STATE in files and all(map(_is_entry, files.items()))
+    if not listed or type(step) is not int:
         raise WeightsError("malformed manifest", where=where, expected="a step, and bytes and sha256 of plain files")
-    named = NAME.fullmatch(path.name)
-    if named and int(named[1]) != manifest["step"]:
-        raise WeightsError(
-            "the folder's name and its manifest disagree",
-            where=path,
-            got=f"step {manifest['step']}",
-            expected=f"step {int(named[1])}",
-            do="rename the folder back",
-        )
+    if NAME.fullmatch(path.name) and order(path)[0] != step:
+        what, do = "the folder's name and its manifest disagree", "rename the folder back"
+        raise WeightsError(what, where=path, got=f"step {step}", expected=f"step {order(path)[0]}", do=do)
     return manifest
 
 
-def _is_entry(entry: Any) -> bool:
-    return isinstance(entry, dict) and type(entry.get("bytes")) is int and isinstance(entry.get("sha256"), str)
-
-
-def _check_file(path: Path, size: int, sha256: str) -> None:
-    if not path.is_file():
-        raise WeightsError("a file of the checkpoint is missing", where=path, expected=f"{size} bytes, sha256 {sha256}")
-    do = "restore a copy; an earlier checkpoint is used where there is one"
-    try:
-        found = path.stat().st_size
-        if found != size:
-            raise WeightsError(
-                "a file of the checkpoint has the wrong size",
-                where=path,
-                got=f"{found} bytes",
-                expected=f"{size} bytes, sha256 {sha256}",
-                do=do,
-            )
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-    except OSError as fault:
-        raise WeightsError("cannot read a file of the checkpoint", where=path, got=fault.strerror, do=do) from fault
-    if digest.hexdigest() != sha256:
-        raise WeightsError(
-            "a file of the checkpoint is damaged",
-            where=path,
-            got=f"sha256 {digest.hexdigest()}",
-            expected=f"sha256 {sha256}",
-            do=do,
-        )
+def _is_entry(named: tuple[str, Any]) -> bool:
+    match named:
+        case (str(name), {"bytes": int(), "sha256": str()}):
+            return bool(_FILE.fullmatch(name)) and name != MANIFEST
+    return False

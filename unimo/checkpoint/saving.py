@@ -1,103 +1,106 @@
-"""Writing a checkpoint: under another name first, and read back before an older one goes."""
+"""Writer of checkpoints: under another name first, and read back before an older one goes."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import logging
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-from unimo.checkpoint.disk import Disk, locked
-from unimo.checkpoint.layout import FORMAT_VERSION, MANIFEST, MAX_STATE, STATE, candidates, free_name, place
-from unimo.checkpoint.manifest import sealed, verify
-from unimo.checkpoint.refusals import check_arguments, refuse_non_finite, refuse_shared_memory
-from unimo.checkpoint.tensor_files import safetensors_pieces
-from unimo.disk import disk_error
-from unimo.errors import ResourceError, UsageError, WeightsError
+from unimo.checkpoint import manifest as layout
+from unimo.checkpoint.manifest import MANIFEST, STATE, SUFFIX, candidates, order, verify
+from unimo.disk import disk_error, sync_folder, write_new
+from unimo.errors import NumericsError, ResourceError, UsageError, WeightsError
 from unimo.json_files import json_bytes
 
 _log = logging.getLogger(__name__)
+_GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 def save(
-    folder: str | Path,
-    step: int,
-    tensors: dict[str, dict[str, Tensor]],
-    state: dict[str, Any],
-    *,
-    keep: int = 2,
-    durable: bool = True,
-    format_version: int = FORMAT_VERSION,
-    disk: Disk | None = None,
+    folder: str | Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], *, keep: int = 2
 ) -> Path:
-    """Writes one checkpoint into `folder` and returns its path; on any failure the earlier ones are
-    untouched.
+    """Writes one checkpoint into `folder` and returns its path; on any failure the earlier ones are untouched.
 
-    tensors: group -> name -> tensor on any device. Each must own its memory: save tied weights once and tie
-    them again after loading. state: what JSON holds exactly (no NaN, no tuples). keep: how many verified
-    checkpoints stay, at least 2. durable=False skips the flushes to disk: still safe against kills, not
-    against power cuts.
+    tensors: group -> name -> tensor on any device. Each must own its memory: save tied weights once and tie them again
+    after loading. state: what JSON holds exactly (no NaN, no tuples). keep: how many verified checkpoints stay, at
+    least 2. One process at a time may save into a folder. A group is held once more in memory while it is written.
 
-    Raises NumericsError for a tensor that is not finite, UsageError for arguments and DataError for a state
-    that cannot be saved, all before anything is written; ResourceError when the disk is full or fails.
+    Raises NumericsError for a tensor that is not finite, UsageError for arguments and DataError for a state that cannot
+    be saved, leaving nothing behind; ResourceError when the disk is full or fails.
     """
-    folder, disk = Path(folder), disk or Disk()
-    check_arguments(step, tensors, keep, format_version)
-    refuse_shared_memory(tensors)
-    refuse_non_finite(tensors)
+    folder = Path(folder)
+    _check(step, tensors, keep)
     state_bytes = json_bytes(state, where=STATE)
-    if not isinstance(state, dict) or len(state_bytes) > MAX_STATE:
-        raise UsageError(
-            "unfit state",
-            got=f"{type(state).__name__} of {len(state_bytes)} bytes as JSON",
-            expected=f"a dictionary of at most {MAX_STATE} bytes",
-            do="save arrays as tensors",
-        )
-    contents = {f"{group}.safetensors": safetensors_pieces(named) for group, named in tensors.items()}
-    contents[STATE] = iter([state_bytes])
-    size = len(state_bytes) + sum(t.numel() * t.itemsize for named in tensors.values() for t in named.values())
-
+    if not isinstance(state, dict) or len(state_bytes) > layout.MAX_STATE:
+        got, do = f"{type(state).__name__} of {len(state_bytes)} bytes as JSON", "save arrays as tensors"
+        raise UsageError("unfit state", got=got, expected=f"a dictionary of at most {layout.MAX_STATE} bytes", do=do)
     try:
         if not folder.exists():
             folder.mkdir(parents=True)
-            if durable:
-                disk.sync_folder(folder.parent)
+            sync_folder(folder.parent)
         clean_up(folder)
         _refuse_newer(folder, step)
-        _require_space(folder, size, disk)
-        path = _write(folder, step, contents, durable, format_version, disk)
+        path = _write(folder, step, tensors, state_bytes)
     except OSError as fault:
+        size = len(state_bytes) + sum(x.nbytes for named in tensors.values() for x in named.values())
         free = shutil.disk_usage(folder).free if folder.exists() else None
         raise disk_error(fault, folder, needed=size, free=free) from fault
-    _verify_written(path, disk)
-    _purge(path, keep, disk)
+    _verify_written(path)
+    _purge(path, keep)
     return path
 
 
 def clean_up(folder: str | Path) -> list[str]:
-    """Removes what killed processes left half-written or half-deleted; returns the names. `save` calls it
-    first."""
-    removed = []
-    for remnant in sorted(Path(folder).glob("step-*.*.*")):
-        if remnant.name.split(".")[-2] not in ("partial", "trash"):
-            continue
-        with contextlib.suppress(OSError), locked(remnant) as alone:
-            if alone:  # whoever is still writing it holds its lock
-                shutil.rmtree(remnant)
-                removed.append(remnant.name)
-    return removed
+    """Removes what killed processes left half-written or half-deleted; returns the names. `save` calls it first."""
+    dead = [path for kind in ("partial", "trash") for path in Path(folder).glob(f"step-*.{kind}.*")]
+    for path in dead:
+        shutil.rmtree(path)
+    return sorted(path.name for path in dead)
+
+
+def _check(step: int, tensors: dict[str, dict[str, Tensor]], keep: int) -> None:
+    """Refuses what cannot be saved, as far as the safetensors library does not."""
+    if type(step) is not int or step < 0:
+        raise UsageError("a checkpoint needs the step it was taken at", got=step, expected="a whole number >= 0")
+    if keep < 2:
+        raise UsageError("too few checkpoints kept", where="keep", got=keep, expected="at least 2: one may rot")
+    for group, named in tensors.items():
+        if not _GROUP.fullmatch(group):
+            raise UsageError("a group's name becomes a file name", got=group, expected="letters, digits, _ and -")
+        owner: dict[int, str] = {}
+        for name, tensor in named.items():
+            where = f"{group}: {name}"
+            if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided or tensor.is_meta:
+                raise UsageError("a tensor cannot be saved", where=where, got=type(tensor), expected="a dense tensor")
+            # Two names for one memory would come back as two tensors, and a tie would silently be cut.
+            if tensor.numel() and (other := owner.setdefault(tensor.untyped_storage().data_ptr(), name)) != name:
+                do = "leave one of them out and tie it again after loading"
+                raise UsageError("two tensors share memory", where=f"{where} and {other}", do=do)
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                bad = int((~torch.isfinite(tensor)).sum())
+                raise NumericsError(
+                    "a tensor is not finite; nothing was saved",
+                    where=where,
+                    got=f"{bad} of {tensor.numel()} values NaN or infinite",
+                    expected="finite values",
+                    do="go back to the last checkpoint; a lower learning rate often helps",
+                )
 
 
 def _refuse_newer(folder: Path, step: int) -> None:
     """A good checkpoint of a later step would win at the next start, and this one be lost to the run."""
     for path in candidates(folder):
-        if place(path)[0] <= step:
+        if order(path)[0] <= step:
             return
         with contextlib.suppress(WeightsError):
             verify(path)
@@ -105,74 +108,50 @@ def _refuse_newer(folder: Path, step: int) -> None:
                 "the folder holds a checkpoint of a later step",
                 where=path,
                 got=f"step {step} to save",
-                expected=f"a step of at least {place(path)[0]}",
+                expected=f"a step of at least {order(path)[0]}",
                 do="use another folder, or remove the later checkpoint",
             )
 
 
-def _require_space(folder: Path, size: int, disk: Disk) -> None:
-    last = candidates(folder)[:1]
-    with contextlib.suppress(OSError):  # an earlier one may be damaged; it is only a hint of the size
-        size = max([size, *(sum(file.stat().st_size for file in path.iterdir()) for path in last)])
-    needed, free = int(1.2 * size), disk.free(folder)
-    if free < needed:
-        raise ResourceError(
-            "not enough disk space for a checkpoint; earlier ones are intact",
-            where=folder,
-            got=f"{free} bytes free",
-            expected=f"{needed} bytes (1.2 x its size)",
-            do="free some space, then resume",
-        )
-
-
-def _write(
-    folder: Path,
-    step: int,
-    contents: dict[str, Iterator[bytes | memoryview]],
-    durable: bool,
-    format_version: int,
-    disk: Disk,
-) -> Path:
+def _write(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: bytes) -> Path:
     partial = folder / f"step-{step:08d}.partial.{secrets.token_hex(4)}"
     files: dict[str, dict[str, Any]] = {}
+
+    def write(name: str, data: bytes) -> None:
+        # The hash is of what was meant, not of what the disk gives back.
+        files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        write_new(partial / name, data)
+
     try:
-        disk.make(partial)
-        with locked(partial):
-            for name, chunks in contents.items():
-                files[name] = _write_file(partial / name, chunks, durable, disk)
-            manifest = {"format": "unimo", "version": format_version, "step": step, "files": files}
-            _write_file(partial / MANIFEST, iter([sealed(manifest)]), durable, disk)
-            if durable:
-                disk.sync_folder(partial)
-            path = free_name(folder, step)
-            disk.rename(partial, path)
-            if durable:
-                disk.sync_folder(folder)
-            return path
+        partial.mkdir()
+        for group, named in tensors.items():
+            write(f"{group}{SUFFIX}", _serialized(group, named))
+        write(STATE, state)
+        manifest = {"format": "unimo", "version": layout.FORMAT_VERSION, "step": step, "files": files}
+        write_new(partial / MANIFEST, layout.sealed(manifest))
+        sync_folder(partial)
+        again = [order(path)[1] for path in candidates(folder) if order(path)[0] == step]
+        path = folder / (f"step-{step:08d}.{max(again) + 1}" if again else f"step-{step:08d}")
+        partial.replace(path)
+        sync_folder(folder)
+        return path
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # gone already when all went well
 
 
-def _write_file(path: Path, chunks: Iterator[bytes | memoryview], durable: bool, disk: Disk) -> dict[str, Any]:
-    digest, size = hashlib.sha256(), 0
-    with disk.create(path) as file:
-        for chunk in chunks:
-            rest = memoryview(chunk)
-            digest.update(rest)
-            size += len(rest)
-            while rest:  # the system may take less than it was offered
-                rest = rest[disk.write(file, rest) :]
-        if durable:
-            disk.sync(file)
-    return {"bytes": size, "sha256": digest.hexdigest()}
+def _serialized(group: str, named: dict[str, Tensor]) -> bytes:
+    try:
+        return safetensors.torch.save({name: x.detach().cpu().contiguous() for name, x in named.items()})
+    except (SafetensorError, KeyError, TypeError, ValueError) as fault:
+        raise UsageError("tensors that cannot be saved", where=group, got=fault) from fault
 
 
-def _verify_written(path: Path, disk: Disk) -> None:
+def _verify_written(path: Path) -> None:
     try:
         verify(path)
     except WeightsError as fault:
         with contextlib.suppress(OSError):
-            _trash(path, disk)
+            _remove(path)
         raise ResourceError(
             "the disk gave back other bytes than were written; earlier checkpoints are intact",
             where=path,
@@ -181,12 +160,11 @@ def _verify_written(path: Path, disk: Disk) -> None:
         ) from fault
 
 
-def _purge(newest: Path, keep: int, disk: Disk) -> None:
-    """Lets go what is older than `newest`, but only once `keep` checkpoints, `newest` included, have been
-    verified."""
+def _purge(newest: Path, keep: int) -> None:
+    """Removes what is older than `newest`, but only once `keep` checkpoints, `newest` included, have been verified."""
     good = 1
     for path in candidates(newest.parent):
-        if place(path) >= place(newest):
+        if order(path) >= order(newest):
             continue
         if good < keep:
             with contextlib.suppress(WeightsError):
@@ -194,15 +172,11 @@ def _purge(newest: Path, keep: int, disk: Disk) -> None:
                 good += 1
                 continue
         try:
-            _trash(path, disk)
+            _remove(path)
         except OSError as fault:  # the new checkpoint is safe: no reason to stop a run
             _log.warning("could not remove old checkpoint %s: %s", path, fault.strerror)
 
 
-def _trash(path: Path, disk: Disk) -> None:
+def _remove(path: Path) -> None:
     """Renamed first, so that a half-deleted checkpoint can never be taken for a damaged one."""
-    trash = path.with_name(f"{path.name}.trash.{secrets.token_hex(4)}")
-    disk.rename(path, trash)
-    for file in sorted(trash.iterdir()):
-        disk.remove(file)
-    disk.remove(trash)
+    shutil.rmtree(path.replace(path.with_name(f"{path.name}.trash.{secrets.token_hex(4)}")))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import subprocess
 from pathlib import Path
 
 from unimo.checkpoint import MANIFEST
+from unimo.disk import file_sha256
 from unimo.json_files import load_json
 from unimo.weights.pretrained import WEIGHTS
 
@@ -16,11 +16,7 @@ def weights_hash(folder: Path, name: str) -> str:
     """SHA-256 of the weights that answered: a checkpoint's manifest knows it, a saved folder is read."""
     if (folder / MANIFEST).is_file():
         return load_json(folder / MANIFEST)["files"][name]["sha256"]
-    digest = hashlib.sha256()
-    with (folder / WEIGHTS).open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return file_sha256(folder / WEIGHTS)
 
 
 def commit() -> str | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,7 +27,7 @@ from unimo.weights.huggingface import start_from_roberta, start_from_vit
 from unimo.weights.key_map import LoadReport, convert, line
 from unimo.weights.pretrained import save_pretrained
 from unimo.weights.published_config import configured, find_config
-from unimo.weights.published_names import is_leftover, origins
+from unimo.weights.published_names import is_leftover, key_maps
 
 HEAD_SIZE = 64  # of every published model; the tensors do not say, a configuration does
 TASK_HEADS = ("cls_out_", "match_fc.")
@@ -35,19 +35,19 @@ TASK_HEADS = ("cls_out_", "match_fc.")
 
 @dataclass(frozen=True)
 class Converted:
-    """What came of a source. heads: fine-tuned heads of tasks, under their published names, for whom they serve.
-    notes: what else is to be said, such as which configuration was read."""
+    """Model of a published source, and what became of its tensors. heads: fine-tuned heads of tasks, under their
+    published names. notes: what else is to be said, such as which configuration was read."""
 
     model: Unified
     settings: ModelSettings
-    account: LoadReport
+    report: LoadReport
     skipped: list[str]
     heads: dict[str, Tensor]
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
     def table(self) -> list[str]:
         """One line for each fate of a tensor, and the notes."""
-        fates = [*self.account.table(), line("optimizer", self.skipped), line("task heads", sorted(self.heads))]
+        fates = [*self.report.table(), line("optimizer", self.skipped), line("task heads", sorted(self.heads))]
         return [*fates, *self.notes]
 
 
@@ -83,9 +83,9 @@ def convert_published(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build(settings).eval()
-    known = origins(model, first_grounded_layer=_first_layer(body, "grounded."))
-    account = convert(model, known, body, where=source, strict=strict)
-    return Converted(model, settings, account, skipped, heads, notes)
+    first = min(_layer_numbers(body, "grounded."), default=0)
+    report = convert(model, key_maps(model, first_grounded_layer=first), body, where=source, strict=strict)
+    return Converted(model, settings, report, skipped, heads, notes)
 
 
 def read_settings(weights: Mapping[str, Tensor], *, where: object) -> ModelSettings:
@@ -145,12 +145,11 @@ def _unimo2(weights: Mapping[str, Tensor], where: object) -> ModelSettings:
 
 
 def _shape(weights: Mapping[str, Tensor], name: str, dimensions: int, where: object) -> tuple[int, ...]:
-    if name not in weights or weights[name].ndim != dimensions:
-        got = "nothing" if name not in weights else str(tuple(weights[name].shape))
-        raise WeightsError(
-            "a tensor is missing", where=f"{where}, {name}", got=got, expected=f"{dimensions} dimensions"
-        )
-    return tuple(weights[name].shape)
+    got = tuple(weights[name].shape) if name in weights else None
+    if got is None or len(got) != dimensions:
+        expected = f"{dimensions} dimensions"
+        raise WeightsError("a tensor is missing", where=f"{where}, {name}", got=got or "nothing", expected=expected)
+    return got
 
 
 def _layer_numbers(weights: Mapping[str, Tensor], prefix: str) -> set[int]:
@@ -162,10 +161,6 @@ def _depth(weights: Mapping[str, Tensor], prefix: str) -> int:
     return max(1, len(_layer_numbers(weights, prefix)))
 
 
-def _first_layer(weights: Mapping[str, Tensor], prefix: str) -> int:
-    return min(_layer_numbers(weights, prefix), default=0)
-
-
 def _size(width: int) -> Size:
     """The named size of this width, or the nearest name; all its dimensions are given beside it."""
     return min(SIZES, key=lambda name: abs(SIZES[name]["width"] - width))
@@ -175,8 +170,8 @@ def save_converted(converted: Converted, source: str | Path, out: str | Path) ->
     """The saved folder, with the heads of tasks (if any) in heads.safetensors under their published names."""
     facts = {
         "converted from": Path(source).name,
-        "tensors": {kind: len(names) for kind, names in vars(converted.account).items()},
-        "missing": converted.account.missing,
+        "tensors": {kind: len(names) for kind, names in vars(converted.report).items()},
+        "missing": converted.report.missing,
     }
     folder = save_pretrained(converted.model, out, converted.settings, facts=facts)
     if converted.heads:
@@ -195,8 +190,8 @@ def init_from_pretrained(
     fresh = {name for name, _ in model.named_parameters()}
     for source, start in ((roberta, start_from_roberta), (vit, start_from_vit)):
         if source is not None:
-            account = start(model, source)
-            fresh -= set(account.loaded)
-            lines += [f"from {source}", line("loaded", account.loaded), line("left over", account.extra)]
+            report = start(model, source)
+            fresh -= set(report.loaded)
+            lines += [f"from {source}", line("loaded", report.loaded), line("left over", report.extra)]
     facts = {"started from": [name for name in (roberta, vit) if name], "seed": seed}
     return [*lines, line("fresh", sorted(fresh)), f"saved {save_pretrained(model, out, settings, facts=facts)}"]

@@ -1,4 +1,4 @@
-"""A folder, or a name on the hub and then its folder in the local cache. Only a name that was given is ever fetched."""
+"""Folder of a model: one on this machine, or that of a name on the hub in the local cache."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from unimo.errors import UsageError, WeightsError
 
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*|[A-Za-z0-9][\w.-]*")
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def fetch(source: str | Path, files: Iterable[str], *, revision: str | None = None) -> Path:
-    """The folder of `source`. files: the only ones fetched, names or patterns.
+    """The folder of `source`, a folder or a name on the hub. files: the only ones fetched, names or patterns.
 
     Raises WeightsError if it is neither a folder nor a name that can be fetched now.
     """
@@ -23,9 +23,8 @@ def fetch(source: str | Path, files: Iterable[str], *, revision: str | None = No
     try:
         from huggingface_hub import snapshot_download
     except ImportError as fault:
-        raise UsageError(
-            "a name on the hub needs huggingface_hub", where=source, do="pip install huggingface_hub, or give a folder"
-        ) from fault
+        do = "pip install huggingface_hub, or give a folder"
+        raise UsageError("a name on the hub needs huggingface_hub", where=source, do=do) from fault
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=list(files)))
     except Exception as fault:  # the library has dozens of kinds, none of them ours

@@ -3,9 +3,9 @@
     start_from_roberta   words, language model, and the Transformers over words: UNIMO's one, or UNIMO-2's two
     start_from_vit       patches and the image tower of UNIMO-2
 
-A source is a folder with config.json and weights in any form `weight_files` reads, or a name on the hub (see `hub`).
+A source is a folder with config.json and weights in any form `unimo.weights.files` reads, or a name on the hub.
 A configuration our graph cannot express is refused by its field, and every tensor on both sides is accounted for: what
-stays as it was initialised is in the account's `missing`.
+stays as it was initialised is in the report's `missing`.
 """
 
 from __future__ import annotations
@@ -34,12 +34,9 @@ ROBERTA_LAYER = {
     "ffn_out": ("output.dense",),
     "ffn_norm": ("output.LayerNorm",),
 }
-VIT_LAYER = {
+VIT_LAYER = ROBERTA_LAYER | {
     "attention.qkv": ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
-    "attention.output": ("attention.output.dense",),
     "attention_norm": ("layernorm_before",),
-    "ffn_in": ("intermediate.dense",),
-    "ffn_out": ("output.dense",),
     "ffn_norm": ("layernorm_after",),
 }
 # transformers 5 writes the hub's names, but a model in its memory has others, which torch.save writes.
@@ -58,11 +55,11 @@ ROBERTA_TIED = {
     "lm_head.decoder.bias": "lm_head.bias",
 }
 # What their files hold and our models do not: poolers, classifiers, copies, and a buffer that only counts.
-ROBERTA_EXTRA = ("pooler.", "classifier.", "lm_head.decoder.", "embeddings.position_ids")
 VIT_EXTRA = ("pooler.", "classifier.")
+ROBERTA_EXTRA = (*VIT_EXTRA, "lm_head.decoder.", "embeddings.position_ids")
 
 CONFIG = "config.json"
-UNSAID = {  # fields that older files leave out, and what leaving them out means
+DEFAULTS = {  # of fields that older files leave out
     "position_embedding_type": "absolute",
     "is_decoder": False,
     "add_cross_attention": False,
@@ -78,23 +75,20 @@ def start_from_roberta(model: nn.Module, source: str | Path, *, grounded: bool =
     Raises WeightsError for another architecture or other sizes, and for tensors that are missing or unknown.
     """
     words: Any = model.words
-    stacks: dict[str, Any] = {
-        name: getattr(model, name) for name in ("encoder", "text_encoder") if hasattr(model, name)
-    }
-    if grounded and hasattr(model, "grounded_encoder"):
-        stacks["grounded_encoder"] = model.grounded_encoder
-    words_head: Any = model.language_model
+    language_model: Any = model.language_model
+    names = ["encoder", "text_encoder", *(["grounded_encoder"] if grounded else [])]
+    stacks: dict[str, Any] = {name: getattr(model, name) for name in names if hasattr(model, name)}
     folder = _folder(source)
     config = _config(folder)
-    if words_head.hidden_act != "gelu":
+    if language_model.hidden_act != "gelu":
         raise WeightsError(
             "RoBERTa's language-model head is gelu, whatever its configuration says of the layers",
             where="model.hidden_act",
-            got=words_head.hidden_act,
+            got=language_model.hidden_act,
             expected="gelu",
             do="build the model with model.hidden_act=gelu, or start it from other weights",
         )
-    said = {
+    fields = {
         "model_type": "roberta",
         "vocab_size": len(words.word.weight),
         "type_vocab_size": 1,
@@ -103,9 +97,9 @@ def start_from_roberta(model: nn.Module, source: str | Path, *, grounded: bool =
         "is_decoder": False,
         "add_cross_attention": False,
     }
-    _expect(config, folder, said)
+    _expect(config, folder, fields)
     for name, stack in stacks.items():
-        _expect(config, folder, _described(stack), name)
+        _expect(config, folder, _fields(stack), name)
     rows, their_rows = len(words.position.weight), config.get("max_position_embeddings")
     if type(their_rows) is not int or rows > their_rows:
         raise WeightsError(
@@ -123,8 +117,8 @@ def start_from_roberta(model: nn.Module, source: str | Path, *, grounded: bool =
     weights = _weights(folder, "roberta.")
     tables = ("embeddings.position_embeddings.weight", "embeddings.token_type_embeddings.weight")
     for name, count in zip(tables, (their_rows, 1)):
-        _expect_shape(weights.get(name), (count, words.word.embedding_dim), f"{folder}, {name}")
-    origins = {
+        _expect_shape(weights, name, (count, words.word.embedding_dim), folder)
+    maps = {
         "words.word.weight": KeyMap(("embeddings.word_embeddings.weight",)),
         "words.position.weight": KeyMap(tables, change=with_type),
         "language_model.bias": KeyMap(("lm_head.bias",)),
@@ -133,11 +127,12 @@ def start_from_roberta(model: nn.Module, source: str | Path, *, grounded: bool =
         **_pair("language_model.norm", "lm_head.layer_norm"),
     }
     for name, stack in stacks.items():
-        origins |= _layers(name, stack, ROBERTA_LAYER)
-    if words_head.table is not None:  # then the decoder is what counts, and no copy of anything
-        for ours, decoder in ((OWN_TABLE, "lm_head.decoder.weight"), ("language_model.bias", "lm_head.decoder.bias")):
-            origins[ours] = KeyMap((decoder if decoder in weights else ROBERTA_TIED[decoder],))
-    for copy, original in ROBERTA_TIED.items() if words_head.table is None else ():
+        maps |= _layers(name, stack, ROBERTA_LAYER)
+    if language_model.table is not None:  # then the decoder is what counts, and no copy of anything
+        for ours, (copy, original) in zip((OWN_TABLE, "language_model.bias"), ROBERTA_TIED.items()):
+            maps[ours] = KeyMap((copy if copy in weights else original,))
+        return _start(model, maps, weights, (*ROBERTA_EXTRA, "lm_head.bias"), folder)
+    for copy, original in ROBERTA_TIED.items():
         if copy in weights and not torch.equal(weights[copy], weights.setdefault(original, weights[copy])):
             raise WeightsError(
                 "an output layer of its own",
@@ -145,8 +140,7 @@ def start_from_roberta(model: nn.Module, source: str | Path, *, grounded: bool =
                 expected=f"a copy of {original}",
                 do="build the model with model.tie_word_embeddings=false" if copy.endswith("weight") else None,
             )
-    extra = ROBERTA_EXTRA if words_head.table is None else (*ROBERTA_EXTRA, "lm_head.bias")
-    return _start(model, origins, weights, extra, folder)
+    return _start(model, maps, weights, ROBERTA_EXTRA, folder)
 
 
 def start_from_vit(model: nn.Module, source: str | Path) -> LoadReport:
@@ -160,16 +154,12 @@ def start_from_vit(model: nn.Module, source: str | Path) -> LoadReport:
     stack: Any = model.image_encoder
     folder = _folder(source)
     config = _config(folder)
-    said = {"model_type": "vit", "patch_size": patches.patch, "num_channels": 3, "qkv_bias": True}
-    _expect(config, folder, said | _described(stack))
+    fields = {"model_type": "vit", "patch_size": patches.patch, "num_channels": 3, "qkv_bias": True}
+    _expect(config, folder, fields | _fields(stack))
     side = config.get("image_size")
     if type(side) is not int or side < 1 or side % patches.patch:
-        raise WeightsError(
-            "images that are no square of patches",
-            where=f"{folder / CONFIG}, image_size",
-            got=side,
-            expected=f"a multiple of {patches.patch}",
-        )
+        where, expected = f"{folder / CONFIG}, image_size", f"a multiple of {patches.patch}"
+        raise WeightsError("images that are no square of patches", where=where, got=side, expected=expected)
 
     def resized(table: Tensor) -> Tensor:
         """Their (1, 1 + P, D) position table -> ours."""
@@ -178,20 +168,17 @@ def start_from_vit(model: nn.Module, source: str | Path) -> LoadReport:
         theirs.positions = nn.Parameter(table.float(), requires_grad=False)
         return theirs.position_table(patches.grid)
 
-    weights, place = _weights(folder, "vit.", VIT_IN_MEMORY), "embeddings.position_embeddings"
+    weights, positions = _weights(folder, "vit.", VIT_IN_MEMORY), "embeddings.position_embeddings"
     width = patches.cls.shape[-1]
-    _expect_shape(weights.get(place), (1, 1 + (side // patches.patch) ** 2, width), f"{folder}, {place}")
-    origins = {
+    _expect_shape(weights, positions, (1, 1 + (side // patches.patch) ** 2, width), folder)
+    maps = {
         "patches.cls": KeyMap(("embeddings.cls_token",)),
-        "patches.positions": KeyMap((place,), change=resized),
+        "patches.positions": KeyMap((positions,), change=resized),
         **_pair("patches.projection", "embeddings.patch_embeddings.projection"),
         **_pair("image_encoder.final_norm", "layernorm"),
         **_layers("image_encoder", stack, VIT_LAYER),
     }
-    return _start(model, origins, weights, VIT_EXTRA, folder)
-
-
-# ---- where the files are --------------------------------------------------------------------------------------------
+    return _start(model, maps, weights, VIT_EXTRA, folder)
 
 
 def _folder(source: str | Path) -> Path:
@@ -205,17 +192,14 @@ def _folder(source: str | Path) -> Path:
     return folder
 
 
-# ---- what the configuration says ------------------------------------------------------------------------------------
-
-
 def _config(folder: Path) -> dict[str, Any]:
     config = load_json(folder / CONFIG, max_bytes=1 << 20, error=WeightsError)
     if not isinstance(config, dict):
         raise WeightsError("not a configuration", where=folder / CONFIG, got=type(config).__name__)
-    return UNSAID | config
+    return DEFAULTS | config
 
 
-def _described(stack: Transformer) -> dict[str, Any]:
+def _fields(stack: Transformer) -> dict[str, Any]:
     """What a configuration says of a Transformer like this one."""
     first: Any = stack.layers[0]
     return {
@@ -228,9 +212,9 @@ def _described(stack: Transformer) -> dict[str, Any]:
     }
 
 
-def _expect(config: dict[str, Any], folder: Path, said: dict[str, Any], part: str = "") -> None:
+def _expect(config: dict[str, Any], folder: Path, fields: dict[str, Any], part: str = "") -> None:
     """part: of our model, where it matters which."""
-    for field, ours in said.items():
+    for field, ours in fields.items():
         if config.get(field) != ours:
             raise WeightsError(
                 "the weights are of another kind than the model",
@@ -242,15 +226,11 @@ def _expect(config: dict[str, Any], folder: Path, said: dict[str, Any], part: st
             )
 
 
-def _expect_shape(table: Tensor | None, shape: tuple[int, ...], where: str) -> None:
-    """table: None where it is missing, which `_start` tells."""
-    if table is not None and tuple(table.shape) != shape:
-        raise WeightsError(
-            "a table of another size than configured", where=where, got=tuple(table.shape), expected=shape
-        )
-
-
-# ---- tensors --------------------------------------------------------------------------------------------------------
+def _expect_shape(weights: dict[str, Tensor], name: str, shape: tuple[int, ...], folder: Path) -> None:
+    """A table that is missing is reported by `_start`."""
+    if name in weights and (got := tuple(weights[name].shape)) != shape:
+        where = f"{folder}, {name}"
+        raise WeightsError("a table of another size than configured", where=where, got=got, expected=shape)
 
 
 def _weights(folder: Path, prefix: str, renamed: dict[str, str] | None = None) -> dict[str, Tensor]:
@@ -280,23 +260,19 @@ def _layers(ours: str, stack: Transformer, parts: dict[str, tuple[str, ...]]) ->
 
 
 def _start(
-    model: nn.Module, origins: dict[str, KeyMap], weights: dict[str, Tensor], extra: tuple[str, ...], folder: Path
+    model: nn.Module, maps: dict[str, KeyMap], weights: dict[str, Tensor], extra: tuple[str, ...], folder: Path
 ) -> LoadReport:
     """`convert`, after a look at the names on both sides. extra: how names begin that may be left over."""
-    wanted = {name for origin in origins.values() for name in origin.names}
+    wanted = {name for key_map in maps.values() for name in key_map.names}
     missing = sorted(wanted - set(weights))
     unknown = sorted(name for name in set(weights) - wanted if not name.startswith(extra))
     whole = sorted(name for name in wanted & set(weights) if not weights[name].is_floating_point())
     if missing or unknown or whole:
-        raise WeightsError(
-            "not the tensors of such a model",
-            where=folder,
-            got=f"missing {missing[:4]}, unknown {unknown[:4]}, of whole numbers {whole[:4]}",
-            expected=f"{len(wanted)} tensors of floating-point numbers",
-        )
-    account = convert(model, origins, weights, where=folder, strict=False)
-    if account.misshapen:
-        raise WeightsError(
-            "tensors of another shape than configured", where=folder, got="; ".join(account.misshapen[:4])
-        )
-    return account
+        got = f"missing {missing[:4]}, unknown {unknown[:4]}, of whole numbers {whole[:4]}"
+        expected = f"{len(wanted)} tensors of floating-point numbers"
+        raise WeightsError("not the tensors of such a model", where=folder, got=got, expected=expected)
+    report = convert(model, maps, weights, where=folder, strict=False)
+    if report.misshapen:
+        got = "; ".join(report.misshapen[:4])
+        raise WeightsError("tensors of another shape than configured", where=folder, got=got)
+    return report

@@ -1,4 +1,4 @@
-"""Weights of others into our models: where each of ours comes from, and what became of every tensor on both sides."""
+"""Weights of others in our models: which of their tensors each of ours is made of, and what became of every one."""
 
 from __future__ import annotations
 
@@ -10,35 +10,34 @@ from torch import Tensor, nn
 
 from unimo.errors import WeightsError
 
+OWN_TABLE, WORD_TABLE = "language_model.table.weight", "words.word.weight"
+
 
 @dataclass(frozen=True)
 class KeyMap:
-    """names: published tensors, joined along the first axis after each was turned, where `turned`.
+    """Source of one parameter: published tensors, joined along the first axis, each transposed first if `transpose`.
 
     change: what makes ours of the joined tensor, where it is not the same.
     """
 
     names: tuple[str, ...]
-    turned: bool = False
+    transpose: bool = False
     change: Callable[[Tensor], Tensor] | None = None
 
-    def take(self, weights: Mapping[str, Tensor]) -> Tensor:
-        """Our tensor. Raises KeyError for the first name that is not there."""
+    def convert(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Our tensor. KeyError for the first name that is not there, RuntimeError for parts that do not join."""
         parts = [weights[name] for name in self.names]
-        if self.turned:
+        if self.transpose:
             parts = [part.T if part.ndim == 2 else part for part in parts]
         joined = parts[0] if len(parts) == 1 else torch.cat(parts)
         return joined if self.change is None else self.change(joined)
 
 
-OWN_TABLE, WORD_TABLE = "language_model.table.weight", "words.word.weight"
-
-
 def by_name(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, KeyMap]:
-    """Origins of a model's parameters in weights of the same names.
+    """Key maps for weights of the same names as the model's.
 
-    A model with an output table of its own that starts from one without has the word table there: it is what theirs
-    predicts words with.
+    A model with its own output table that starts from one without gets a copy of the word table there: that is what
+    the other predicts words with.
     """
     same = {name: KeyMap((name,)) for name, _ in model.named_parameters()}
     if OWN_TABLE in same and OWN_TABLE not in weights:
@@ -48,7 +47,7 @@ def by_name(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, KeyMap
 
 @dataclass
 class LoadReport:
-    """What became of every tensor: ours that were found, are missing or have another shape; theirs that nobody took."""
+    """Names of our parameters that were loaded, are missing or have another shape, and of their unused tensors."""
 
     loaded: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -59,6 +58,10 @@ class LoadReport:
         """One line a kind, with the first names."""
         return [line(kind, names) for kind, names in vars(self).items()]
 
+    def problems(self) -> str:
+        """The kinds other than `loaded` on one line, for an error."""
+        return "; ".join(" ".join(row.split()) for row in self.table()[1:])
+
 
 def line(kind: str, names: Sequence[str]) -> str:
     """A kind, how many, and the first names."""
@@ -66,45 +69,36 @@ def line(kind: str, names: Sequence[str]) -> str:
 
 
 def convert(
-    model: nn.Module,
-    origins: Mapping[str, KeyMap],
-    weights: Mapping[str, Tensor],
-    *,
-    where: object,
-    strict: bool = True,
+    model: nn.Module, maps: Mapping[str, KeyMap], weights: Mapping[str, Tensor], *, where: object, strict: bool = True
 ) -> LoadReport:
-    """Puts somebody else's weights into a model of the same sizes, and says what became of each.
+    """Copies somebody else's weights into a model of the same sizes and reports what became of each.
 
-    origins: our parameter name -> where it comes from, for every parameter they have too.
-
-    strict: WeightsError if any of ours is missing or has another shape, or any of theirs is left over.
+    maps: our parameter name -> its source, for every parameter that they have too. strict: WeightsError if any of
+    ours is missing or has another shape, or any of theirs is left over.
     """
-    account, own = LoadReport(), dict(model.named_parameters())
-    left = set(weights)
-    for name, parameter in own.items():
-        origin = origins.get(name)
-        if origin is None or not set(origin.names) <= set(weights):
-            account.missing.append(name)
+    report, left = LoadReport(), set(weights)
+    for name, parameter in model.named_parameters():
+        if name not in maps or not weights.keys() >= set(maps[name].names):
+            report.missing.append(name)
             continue
-        left -= set(origin.names)
+        left -= set(maps[name].names)
         try:
-            found = origin.take(weights)
-        except RuntimeError:  # parts that cannot be joined
-            shapes = ", ".join(str(tuple(weights[part].shape)) for part in origin.names)
-            account.misshapen.append(f"{name} {shapes} for {tuple(parameter.shape)}")
-            continue
-        if found.shape == parameter.shape:
+            found = maps[name].convert(weights)
+            shapes = str(tuple(found.shape))
+        except RuntimeError:
+            found, shapes = None, ", ".join(str(tuple(weights[part].shape)) for part in maps[name].names)
+        if found is not None and found.shape == parameter.shape:
             parameter.data.copy_(found)
-            account.loaded.append(name)
+            report.loaded.append(name)
         else:
-            account.misshapen.append(f"{name} {tuple(found.shape)} for {tuple(parameter.shape)}")
-    account.extra = sorted(left)
-    if strict and (account.missing or account.misshapen or account.extra):
+            report.misshapen.append(f"{name} {shapes} for {tuple(parameter.shape)}")
+    report.extra = sorted(left)
+    if strict and (report.missing or report.misshapen or report.extra):
         raise WeightsError(
             "the weights do not fit the model",
             where=where,
-            got="; ".join(" ".join(line.split()) for line in account.table()[1:]),
-            expected=f"{len(own)} tensors, each once",
+            got=report.problems(),
+            expected=f"{len(list(model.parameters()))} tensors, each once",
             do="check the sizes, or allow the difference",
         )
-    return account
+    return report

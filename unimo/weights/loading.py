@@ -1,4 +1,4 @@
-"""One door to every model we can open: a run, one of its checkpoints, a saved folder, a name on the hub."""
+"""Loader of every model we can open: a run, one of its checkpoints, a saved folder, a name on the hub."""
 
 from __future__ import annotations
 
@@ -19,27 +19,26 @@ from unimo.weights.pretrained import CONFIG, from_pretrained, is_pretrained
 def load_model(
     source: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None
 ) -> tuple[Unified, checkpoint.Checkpoint]:
-    """The model, ready to answer, and where it comes from (step, path, and the state it was saved with).
+    """The model in eval mode, and where it comes from (step, path, and the state it was saved with).
 
     source: a run's folder (the checkpoint its dev split chose, else its newest good one), a checkpoint, a folder of
     `save_pretrained`, or a name on the hub. Averaged weights are preferred where the run kept them. WeightsError:
     nothing there, damaged, another shape.
     """
-    path = user_path(source, "model")
-    if is_pretrained(path) or not path.exists():
+    path, place = user_path(source, "model"), newest(source)
+    if place is None:
         model, config = from_pretrained(source, revision=revision)
         own = {key: config.get(key) for key in ("settings", "known_words")}  # whatever its run has noted
         state = {**config, **config["facts"], **own}
         step = state.get("step", 0)
         return model.to(device), checkpoint.Checkpoint(step if type(step) is int else 0, {}, state, path)
-    saved = checkpoint.load(newest(path) or path, groups=[])
-    place = saved.path / checkpoint.STATE
-    settings = saved_settings.model_settings(saved.state, place)
-    known = saved_settings.vocabulary_subset(saved.state, settings, place)
+    saved = checkpoint.load(place, groups=[])
+    where = saved.path / checkpoint.STATE
+    settings = saved_settings.model_settings(saved.state, where)
+    known = saved_settings.vocabulary_subset(saved.state, settings, where)
     group = "ema" if saved.state.get("ema") else "model"
     weights = saved.path / f"{group}.safetensors"
-    shapes = files.shapes(weights)
-    saved_settings.check_shapes(settings, shapes, where=f"{place}: settings.model", weights=weights)
+    saved_settings.check_shapes(settings, files.shapes(weights), where=f"{where}: settings.model", weights=weights)
     saved = checkpoint.load(saved.path, groups=[group])
     model = build(settings)
     fill(model, saved.tensors[group], where=saved.path)
@@ -49,8 +48,10 @@ def load_model(
 
 
 def settings_and_words(source: str | Path) -> tuple[ModelSettings, Tensor | None]:
-    """The settings a saved model was built with, and its known words; as `load_model`, of which nothing is built where
-    the source is a run or a checkpoint."""
+    """The settings a saved model was built with, and its known words; sources as of `load_model`.
+
+    Nothing is built where the source is a run or a checkpoint.
+    """
     place = newest(source)
     if place is None:
         state, where = load_model(source)[1].state, Path(source) / CONFIG
@@ -77,18 +78,18 @@ def start_from(model: Unified, source: str | Path) -> key_map.LoadReport:
     source: as of `load_model`. Raises WeightsError if it has a parameter that this model has not, or in another shape.
     """
     weights = {name: x.detach() for name, x in load_model(source)[0].named_parameters()}
-    account = key_map.convert(model, key_map.by_name(model, weights), weights, where=source, strict=False)
-    refuse_unfit(account, source)
-    return account
+    report = key_map.convert(model, key_map.by_name(model, weights), weights, where=source, strict=False)
+    refuse_unfit(report, source)
+    return report
 
 
-def refuse_unfit(account: key_map.LoadReport, source: str | Path) -> None:
+def refuse_unfit(report: key_map.LoadReport, source: str | Path) -> None:
     """WeightsError if the other model has a parameter that this one has not, or in another shape."""
-    if account.misshapen or account.extra:
+    if report.misshapen or report.extra:
         raise WeightsError(
             "these weights do not fit the model to start from them",
             where=source,
-            got="; ".join(" ".join(line.split()) for line in account.table()[1:]),
+            got=report.problems(),
             expected="every tensor of theirs in ours, of the same shape",
             do="give the model the same sizes (--set model....)",
         )

@@ -1,4 +1,4 @@
-"""The published configuration files (`unimo_base_en.json`, `grounded_base_en.json`; spec unimo §1.2, unimo2 §2.1).
+"""Published configuration files (`unimo_base_en.json`, `grounded_base_en.json`; spec unimo §1.2, unimo2 §2.1).
 
 They say what the tensors of an archive do not: heads, activation, dropout. Sizes stand in both and must agree. Keys of
 the private pre-training code (mask ratios, image lengths) say nothing about the model and are passed over.
@@ -7,7 +7,6 @@ the private pre-training code (mask ratios, image lengths) say nothing about the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,54 +17,33 @@ from unimo.model.build import ModelSettings
 from unimo.model.transformer import ACTIVATIONS
 
 FUSIONS = {"mul": "product", "sum": "sum"}
-# Our setting -> the keys that say it; where a tower has its own key, all must say the same, for we have one setting.
-TAKEN: dict[str, dict[str, tuple[str, ...]]] = {
-    "unimo": {
-        "hidden_act": ("hidden_act",),
-        "heads": ("num_attention_heads",),
-        "dropout": ("hidden_dropout_prob",),
-        "attention_dropout": ("attention_probs_dropout_prob",),
-        "initial_std": ("initializer_range",),
-        "matching_fusion": ("fusion_method",),
-    },
-    "unimo-2": {
-        "hidden_act": ("hidden_act", "text_hidden_act", "vit_hidden_act"),
-        "heads": ("num_attention_heads", "text_num_attention_heads", "vit_num_attention_heads"),
-        "dropout": ("hidden_dropout_prob", "text_hidden_dropout_prob"),
-        "attention_dropout": ("attention_probs_dropout_prob", "text_attention_probs_dropout_prob"),
-        "image_dropout": ("vit_hidden_dropout_prob",),
-        "initial_std": ("initializer_range",),
-        "matching_fusion": ("fusion_method",),
-    },
-}
-# Our setting, read off the tensors -> the keys that must agree with it.
-SAME: dict[str, dict[str, tuple[str, ...]]] = {
-    "unimo": {
-        "width": ("hidden_size", "emb_size"),
-        "depth": ("num_hidden_layers",),
-        "vocabulary": ("vocab_size",),
-        "positions": ("max_position_embeddings",),
-        "region_size": ("image_embedding_size",),
-    },
-    "unimo-2": {
-        "width": ("hidden_size", "text_hidden_size", "vit_hidden_size"),
-        "grounded_depth": ("num_hidden_layers",),
-        "text_depth": ("text_num_hidden_layers",),
-        "image_depth": ("vit_num_hidden_layers",),
-        "vocabulary": ("text_vocab_size", "vocab_size"),
-        "positions": ("text_max_position_embeddings", "max_position_embeddings"),
-        "patch": ("resolution",),
-        "image_size": ("image_size",),
-    },
-}
-# What our graph has one form of.
-FIXED = {
-    "type_vocab_size": 0,
-    "sent_type_vocab_size": 0,
-    "task_type_vocab_size": 0,
-    "vit_layer_norm_eps": 1e-12,
+# Key -> our setting that it decides. Where a tower has its own key, all must say the same, for we have one setting.
+UNIMO_DECIDES = {
+    "hidden_act": "hidden_act", "num_attention_heads": "heads", "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout", "initializer_range": "initial_std",
+    "fusion_method": "matching_fusion",
+}  # fmt: skip
+UNIMO2_DECIDES = UNIMO_DECIDES | {
+    "text_hidden_act": "hidden_act", "vit_hidden_act": "hidden_act", "text_num_attention_heads": "heads",
+    "vit_num_attention_heads": "heads", "text_hidden_dropout_prob": "dropout",
+    "vit_hidden_dropout_prob": "image_dropout", "text_attention_probs_dropout_prob": "attention_dropout",
+}  # fmt: skip
+# Key -> our setting, read off the tensors, that must agree with it.
+UNIMO_AGREES = {
+    "hidden_size": "width", "emb_size": "width", "num_hidden_layers": "depth", "vocab_size": "vocabulary",
+    "max_position_embeddings": "positions", "image_embedding_size": "region_size",
+}  # fmt: skip
+UNIMO2_AGREES = {
+    "hidden_size": "width", "text_hidden_size": "width", "vit_hidden_size": "width",
+    "num_hidden_layers": "grounded_depth", "text_num_hidden_layers": "text_depth",
+    "vit_num_hidden_layers": "image_depth", "text_vocab_size": "vocabulary", "vocab_size": "vocabulary",
+    "text_max_position_embeddings": "positions", "max_position_embeddings": "positions", "resolution": "patch",
+    "image_size": "image_size",
+}  # fmt: skip
+FIXED = {  # what our graph has one form of
+    "type_vocab_size": 0, "sent_type_vocab_size": 0, "task_type_vocab_size": 0, "vit_layer_norm_eps": 1e-12,
     "vit_attention_probs_dropout_prob": 0,
-}
+}  # fmt: skip
 
 
 def find_config(source: str | Path) -> Path | None:
@@ -75,24 +53,17 @@ def find_config(source: str | Path) -> Path | None:
     several, and for one that cannot be read.
     """
     source = Path(source)
-    found = [path for path in sorted(source.glob("*.json")) if _is_configuration(path)] if source.is_dir() else []
-    side_inputs = source.parent / "config" / f"{source.stem if source.is_file() else source.name}.json"
-    found += [side_inputs] if side_inputs.is_file() else []
+    keys = {*UNIMO2_DECIDES, *UNIMO_AGREES, *UNIMO2_AGREES}
+    found = []
+    for path in sorted(source.glob("*.json")) if source.is_dir() else ():
+        content = load_json(path, error=WeightsError)
+        found += [path] if isinstance(content, dict) and keys & content.keys() else []
+    beside = source.parent / "config" / f"{source.stem if source.is_file() else source.name}.json"
+    found += [beside] if beside.is_file() else []
     if len(found) > 1:
-        raise WeightsError(
-            "several configurations lie with these weights",
-            where=source,
-            got=", ".join(map(str, found)),
-            expected="one",
-            do="name it: --config FILE",
-        )
+        what, got = "several configurations lie with these weights", ", ".join(map(str, found))
+        raise WeightsError(what, where=source, got=got, expected="one", do="name it: --config FILE")
     return found[0] if found else None
-
-
-def _is_configuration(path: Path) -> bool:
-    content = load_json(path, error=WeightsError)
-    keys = {key for table in (TAKEN, SAME) for member in table.values() for names in member.values() for key in names}
-    return isinstance(content, dict) and bool(keys.intersection(content))
 
 
 def configured(settings: ModelSettings, path: str | Path) -> tuple[ModelSettings, list[str]]:
@@ -101,77 +72,50 @@ def configured(settings: ModelSettings, path: str | Path) -> tuple[ModelSettings
     Raises WeightsError, naming the key, for a value that is none, that contradicts the tensors, or that our graph
     cannot express (an activation other than gelu and relu, type embeddings).
     """
-    path = Path(path)
+    path, unimo = Path(path), settings.member == "unimo"
     config = load_json(path, max_bytes=1 << 20, error=WeightsError)
-    if not isinstance(config, dict):
-        raise WeightsError("not a configuration", where=path, got=type(config).__name__, expected="an object")
-    taken, same = TAKEN[settings.member], SAME[settings.member]
-    known = {key for keys in (*taken.values(), *same.values(), FIXED) for key in keys}
-    if not known.intersection(config):
-        raise WeightsError(
-            "not the configuration of such a model",
-            where=path,
-            got=", ".join(list(config)[:6]),
-            expected=", ".join(sorted(known)),
-        )
-    for ours, keys in same.items():
-        for key in keys:
-            _agree(config, key, getattr(settings, ours), f"as the tensors have it ({ours})", path)
-    for key, value in FIXED.items():
-        _agree(config, key, value, "the only form built here", path)
-    values = {ours: value for ours, keys in taken.items() if (value := _said(ours, keys, config, path)) is not None}
-    return replace(settings, **values), sorted(set(config) - known)
-
-
-def _said(ours: str, keys: Iterable[str], config: dict[str, Any], path: Path) -> Any:
-    """What the keys of one setting say, None where none is there."""
-    present = [key for key in keys if key in config]
-    for key in present:
-        _fit(ours, key, config[key], path)
-        if config[key] != config[present[0]]:
+    decides, agrees = (UNIMO_DECIDES, UNIMO_AGREES) if unimo else (UNIMO2_DECIDES, UNIMO2_AGREES)
+    known = {*decides, *agrees, *FIXED}
+    if not isinstance(config, dict) or not known & config.keys():
+        got = ", ".join(list(config)[:6]) if isinstance(config, dict) else type(config).__name__
+        what, expected = "not the configuration of such a model", ", ".join(sorted(known))
+        raise WeightsError(what, where=path, got=got, expected=expected)
+    same = {key: (getattr(settings, ours), f"as the tensors have it ({ours})") for key, ours in agrees.items()}
+    same |= {key: (value, "the only form built here") for key, value in FIXED.items()}
+    for key in filter(config.__contains__, same):
+        value, (ours, why) = config[key], same[key]
+        if (isinstance(value, bool) or value != ours) and not (key == "emb_size" and value is None):
             raise WeightsError(
-                "towers that differ",
+                "the configuration does not fit the weights",
                 where=f"{path}, {key}",
-                got=config[key],
-                expected=f"{config[present[0]]}, as {present[0]}: one {ours} serves all towers",
+                got=value,
+                expected=f"{ours}, {why}",
+                do="give the configuration that belongs to these weights (--config FILE), or move this one away",
             )
-    if not present:
-        return None
-    value = config[present[0]]
-    if ours == "matching_fusion":
-        return FUSIONS[value]
-    return value if ours in ("heads", "hidden_act") else float(value)
+    decided: dict[str, Any] = {}
+    for key in filter(config.__contains__, decides):
+        value = _value(decides[key], config[key], where := f"{path}, {key}")
+        if decided.setdefault(decides[key], value) != value:
+            other = decided[decides[key]]
+            expected = f"{other}, as another tower has it: one {decides[key]} serves all"
+            raise WeightsError("towers that differ", where=where, got=value, expected=expected)
+    return replace(settings, **decided), sorted(config.keys() - known)
 
 
-def _fit(ours: str, key: str, value: Any, path: Path) -> None:
-    """Refuses what the setting cannot be."""
-    choices = {"hidden_act": list(ACTIVATIONS), "matching_fusion": list(FUSIONS)}.get(ours)
+def _value(setting: str, value: Any, where: str) -> Any:
+    """What a key says, as our setting has it. Refuses what the setting cannot be."""
+    choices = {"hidden_act": list(ACTIVATIONS), "matching_fusion": list(FUSIONS)}.get(setting)
     if choices is not None:
         right, expected = isinstance(value, str) and value in choices, " or ".join(choices)
-    elif ours == "heads":
+    elif setting == "heads":
         right, expected = type(value) is int and value > 0, "a whole number above 0"
     else:
         right = type(value) in (int, float) and math.isfinite(value) and 0 <= value < 1
         expected = "a number from 0 up to, but not including, 1"
     if not right:
         near = nearest(value, choices) if choices is not None and isinstance(value, str) else None
-        raise WeightsError(
-            "a configuration that our model cannot express",
-            where=f"{path}, {key}",
-            got=value,
-            expected=expected,
-            do=f"did you mean {near}?" if near else None,
-        )
-
-
-def _agree(config: dict[str, Any], key: str, ours: Any, why: str, path: Path) -> None:
-    if key not in config or (key == "emb_size" and config[key] is None):
-        return
-    if isinstance(config[key], bool) or config[key] != ours:
-        raise WeightsError(
-            "the configuration does not fit the weights",
-            where=f"{path}, {key}",
-            got=config[key],
-            expected=f"{ours}, {why}",
-            do="give the configuration that belongs to these weights (--config FILE), or move this one away",
-        )
+        what, do = "a configuration that our model cannot express", f"did you mean {near}?" if near else None
+        raise WeightsError(what, where=where, got=value, expected=expected, do=do)
+    if setting == "matching_fusion":
+        return FUSIONS[value]
+    return value if setting in ("heads", "hidden_act") else float(value)

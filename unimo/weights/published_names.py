@@ -1,6 +1,6 @@
-"""Where each of our weights comes from in the published archives (spec unimo §9.3, unimo2 §8).
+"""Names of our weights in the published archives (spec unimo §9.3, unimo2 §8).
 
-Published linear maps are stored [in, out] and are turned; queries, keys and values, three maps there, are one here.
+Published linear maps are stored [in, out] and are transposed; queries, keys and values, three maps there, are one here.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from unimo.model.unimo import UNIMO
 from unimo.model.unimo2 import UNIMO2
 from unimo.weights.key_map import KeyMap
 
-# What an archive may hold beside a model: the optimizer's state, and heads made anew by every fine-tuning.
+# What an archive may hold beside a model: the optimizer's state, and heads rebuilt by every fine-tuning.
 LEFTOVERS = (
     "_moment1_0", "_moment2_0", "_beta1_pow_acc_0", "_beta2_pow_acc_0", "learning_rate", "@LR_DECAY_COUNTER@",
     "StructuredToParameterName@@",
 )  # fmt: skip
 
 
-def origins(model: Unified, *, first_grounded_layer: int = 0) -> dict[str, KeyMap]:
-    """Our parameter name -> its origin, for every parameter that the published model of this member has too.
+def key_maps(model: Unified, *, first_grounded_layer: int = 0) -> dict[str, KeyMap]:
+    """Our parameter name -> its source, for every parameter that the published model of this member has too.
 
     first_grounded_layer: where the Grounded Transformer's layers begin to count; 6 in a 6 + 6 split (spec unimo2 §2.1).
     """
@@ -93,7 +93,7 @@ def _unimo2(model: UNIMO2, first_layer: int) -> Named:
 
 
 def _linear(ours: str, theirs: str) -> Named:
-    yield f"{ours}.weight", KeyMap((f"{theirs}.w_0",), turned=True)
+    yield f"{ours}.weight", KeyMap((f"{theirs}.w_0",), transpose=True)
     yield f"{ours}.bias", KeyMap((f"{theirs}.b_0",))
 
 
@@ -107,7 +107,7 @@ def _word_head(model: Unified, prefix: str) -> Named:
     yield from _norm("language_model.norm", f"{prefix}mask_lm_trans")
     yield "language_model.bias", KeyMap((f"{prefix}mask_lm_out_fc.b_0",))
     if model.language_model.table is not None:  # weight sharing is off
-        yield "language_model.table.weight", KeyMap((f"{prefix}mask_lm_out_fc.w_0",), turned=True)
+        yield "language_model.table.weight", KeyMap((f"{prefix}mask_lm_out_fc.w_0",), transpose=True)
 
 
 def _layers(ours: str, prefix: str, numbers: Iterable[int], norms: str) -> Named:
@@ -115,7 +115,7 @@ def _layers(ours: str, prefix: str, numbers: Iterable[int], norms: str) -> Named
     for i, number in enumerate(numbers):
         a, b = f"{ours}.layers.{i}", f"{prefix}encoder_layer_{number}"
         parts = [f"{b}_multi_head_att_{part}_fc" for part in ("query", "key", "value")]
-        yield f"{a}.attention.qkv.weight", KeyMap(tuple(f"{part}.w_0" for part in parts), turned=True)
+        yield f"{a}.attention.qkv.weight", KeyMap(tuple(f"{part}.w_0" for part in parts), transpose=True)
         yield f"{a}.attention.qkv.bias", KeyMap(tuple(f"{part}.b_0" for part in parts))
         yield from _linear(f"{a}.attention.output", f"{b}_multi_head_att_output_fc")
         yield from _norm(f"{a}.attention_norm", f"{b}_{norms}_att")
