@@ -84,7 +84,7 @@ def test_case_one_caption_stays_one_caption(strange, tmp_path):
     assert [corpus.text(0, j) for j in range(len(corpus.token_counts))] == [caption, "and a cat"]
 
 
-def test_case_a_image_that_is_only_a_path_is_named(tmp_path):
+def test_case_an_image_that_is_only_a_path_is_named(tmp_path):
     arrow = pytest.importorskip("pyarrow")
     import pyarrow.parquet as parquet
 

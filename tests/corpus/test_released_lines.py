@@ -85,7 +85,7 @@ def found(reader, *paths):
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
-def test_captions_of_flickr_are_one_row_a_image(tmp_path, ending):
+def test_captions_of_flickr_are_one_row_an_image(tmp_path, ending):
     lines = [flickr(TEXTS[0], "1000", "1"), flickr(TEXTS[2], "2000", "2"), "", flickr(TEXTS[1], "1000", "3")]
     numbers = written(tmp_path / "ids.tsv", ["1000\t1", "2000\t2", "3000\t3"])
     path = written(tmp_path / f"captions{ending}", lines)

@@ -354,7 +354,7 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
     return bytes(body)
 
 
-def test_mutated_images_give_a_image_or_a_data_error():
+def test_mutated_images_give_an_image_or_a_data_error():
     rng = random.Random(0)
     sources = [encoded(smooth(), form) for form in FORMATS]
     sources += [

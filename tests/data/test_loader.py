@@ -106,7 +106,7 @@ def test_passages_are_masked_or_written_in_the_shares_asked_for(world, tmp_path)
         assert share != 0.3 or set(masked) & set(written)
 
 
-def test_two_views_of_a_image_differ_and_a_later_epoch_shows_others(world, tmp_path):
+def test_two_views_of_an_image_differ_and_a_later_epoch_shows_others(world, tmp_path):
     stream = stream_of(tiny(world), tmp_path)
     batch = stream.batch(0)
     assert not torch.equal(batch.pixels[batch.images_of("images.a")], batch.pixels[batch.images_of("images.b")])

@@ -95,7 +95,7 @@ def test_a_detector_may_round_by_a_pixel():
 # ---- images
 
 
-def test_regions_of_a_image():
+def test_regions_of_an_image():
     features, boxes, classes = random_image()
     image = image_regions(features, boxes, WIDTH, HEIGHT, classes=classes)
     assert image.features.shape == (6, 6) and image.boxes.shape == (6, 5) and image.classes.shape == (6, 3)

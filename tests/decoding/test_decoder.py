@@ -144,7 +144,7 @@ def test_nothing_to_write_about():
 
 
 @torch.no_grad()
-def test_a_image_chooses_its_ground_alone():
+def test_an_image_chooses_its_ground_alone():
     """What is written never votes: the codes while writing are those of the image by itself."""
     model, images = lively_model(), random_images(2)
     alone = model.fuse(model.towers(as_batch(images, no_texts())), {"x": Request(torch.arange(2), None)})["x"]
@@ -305,7 +305,7 @@ def test_no_search_depends_on_what_else_is_written(member, kind):
 
 
 @pytest.mark.parametrize("member", MEMBERS)
-def test_many_captions_of_a_image_share_what_was_read_of_it(member):
+def test_many_captions_of_an_image_share_what_was_read_of_it(member):
     """One copy of the image's keys, whatever is written about it; the same answers as with a copy for each."""
     model = MEMBERS[member]()
     one, five = (

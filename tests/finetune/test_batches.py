@@ -65,11 +65,11 @@ def test_ranks_share_what_one_process_reads(examples, world):
     for step in range(5):
         batch_size = [one for part in parts for one in part.batch(step).keys["examples"]]
         assert batch_size == alone.batch(step).keys["examples"]
-    with pytest.raises(UsageError, match="equal shards"):
+    with pytest.raises(UsageError, match="equal micro-batches"):
         stream_of(examples, batch_size=5, micro_batches=2)
 
 
-def test_a_image_of_several_rows_is_shown_once_unless_it_varies(examples):
+def test_an_image_of_several_rows_is_shown_once_unless_it_varies(examples):
     rows = rows_of(examples)
     builder = rows.builder([Place(0), Place(5), Place(1)])  # rows 0 and 5 have the same image
     assert [one.image for one in builder.examples] == [0, 0, 1] and len(builder.pixels["examples"]) == 2

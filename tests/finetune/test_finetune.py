@@ -485,7 +485,7 @@ def test_the_dev_split_is_asked_in_the_precision_of_training(starts, images, tmp
     assert 0 <= score_of(marked, "accuracy").value <= 1
 
 
-def test_rows_without_a_image_are_named_where_images_are_needed(starts, images, tmp_path):
+def test_rows_without_an_image_are_named_where_images_are_needed(starts, images, tmp_path):
     folder, colours = images
     train = [{"image": k, "text": "what ?", "label": c} for k, c in zip(keys_of(folder), colours)]
     dev = [{"text": "what ?", "label": "red"}, {"text": "and what ?", "label": "blue"}]
@@ -521,7 +521,7 @@ def test_settings_that_contradict_each_other_are_refused(starts, tmp_path, chang
     [
         (["micro_batches=0"], "out of range"),
         (["optimizer.layer_decay=2"], "out of range"),
-        (["micro_batches=3"], "equal shards"),
+        (["micro_batches=3"], "equal micro-batches"),
         (["kind=regression", "adversarial.steps=2", "adversarial.sides=text"], "adversarial training is for"),
     ],
 )

@@ -92,7 +92,7 @@ def test_images_that_cannot_be_decoded_are_named_by_their_rows(tuned, tmp_path):
         predict(tuned("both"), [data], again, images=[str(tmp_path / "images")], strict=True, say=quiet)
 
 
-def test_a_image_that_breaks_after_it_was_indexed_costs_its_row_alone(tuned, tmp_path, monkeypatch):
+def test_an_image_that_breaks_after_it_was_indexed_costs_its_row_alone(tuned, tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
     for i in range(6):
         Image.new("RGB", (16, 16), (10 * i, 0, 0)).save(tmp_path / f"images/{i}.png")

@@ -60,7 +60,7 @@ def test_every_kind_says_how_wrong_a_row_is():
     assert texts[0].right == "a blue dog / a red dog"
 
 
-def test_a_image_is_as_wrong_as_the_place_of_its_best_caption():
+def test_an_image_is_as_wrong_as_the_place_of_its_best_caption():
     examples = rows_of([("a", "b"), ("c",), ("d",)])
     scores = np.array([[0.1, 0.9, 0.5, 0.2], [0.4, 0.3, 0.2, 0.1], [0.5, 0.5, 0.5, 0.5]], np.float32)
     predictions = [RankedRow(row, list("abcd")) for row in scores]
@@ -121,7 +121,7 @@ def test_images_are_small_and_whatever_is_said_is_escaped(images, tmp_path: Path
     assert "<script" not in page and "<b>" not in page
 
 
-def test_a_image_that_is_not_looked_at_or_cannot_be_read_is_no_image(images):
+def test_an_image_that_is_not_looked_at_or_cannot_be_read_is_no_image(images):
     predictions = [Classified("x", {"x": 0.8, "y": 0.2})] * 2
     blind = gallery(Classify(HeadSettings(labels=(NASTY, "x")), sees=False), predictions, images)
     assert not any("image" in item for item in blind["items"])

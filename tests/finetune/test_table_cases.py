@@ -54,7 +54,7 @@ def test_case_kaggles_captions_are_four_images_with_five_captions(kind, images, 
 
 
 @pytest.mark.parametrize("header", [("image", "caption"), ("image", "text"), ("image_name", "comment")])
-def test_what_stands_beside_a_image_is_its_caption(header, images, tmp_path):
+def test_what_stands_beside_an_image_is_its_caption(header, images, tmp_path):
     """For retrieval a table of images and texts has captions, however they are called; in any order, apart too."""
     rows = random.Random(0).sample(CAPTIONS, len(CAPTIONS))
     fields = {"image": header[0], "target": header[1]} if header[1] == "comment" else None
@@ -78,7 +78,7 @@ def test_ids_of_rows_that_become_one(images, tmp_path):
     assert [row.id for row in open_examples("table", lone, images=images, kind="retrieval").rows] == ["a", "b"]
 
 
-def test_captions_in_several_files_and_under_several_names_of_a_image_meet(images, tmp_path):
+def test_captions_in_several_files_and_under_several_names_of_an_image_meet(images, tmp_path):
     write(tmp_path / "a.csv", CAPTIONS[::2], ("image", "caption"))
     write(
         tmp_path / "b.csv", [(image.removesuffix(".jpg"), text) for image, text in CAPTIONS[1::2]], ("image", "caption")

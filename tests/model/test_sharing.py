@@ -59,7 +59,7 @@ def test_gradients_of_both_forms_agree():
 
 
 @torch.no_grad()
-def test_texts_that_share_a_image_do_not_see_each_other():
+def test_texts_that_share_an_image_do_not_see_each_other():
     model = lively_unimo(fusion="prefix")
     everyone, texts = fused(model, share=True)
     for t in range(6):
@@ -69,7 +69,7 @@ def test_texts_that_share_a_image_do_not_see_each_other():
 
 
 @torch.no_grad()
-def test_prefix_equals_joint_where_nothing_is_beside_a_image():
+def test_prefix_equals_joint_where_nothing_is_beside_an_image():
     """Of texts alone, and of images alone: the masks are then the same."""
     joint, prefix = lively_unimo(), lively_unimo(fusion="prefix")
     a, b = fused(joint, share=False)[0]["alone"], fused(prefix, share=False)[0]["alone"]

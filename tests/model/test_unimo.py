@@ -204,7 +204,7 @@ def test_partners_their_order_and_rows_of_padding_change_no_answer(fusion, kind)
 
 @torch.no_grad()
 @pytest.mark.parametrize("fusion", ["joint", "prefix"])
-def test_a_sample_without_regions_is_a_text_without_a_image(fusion):
+def test_a_sample_without_regions_is_a_text_without_an_image(fusion):
     model = lively_unimo(fusion=fusion)
     towers, texts = everything(model)
     towers.image_lengths = torch.tensor([5, 0, 7, 0])
@@ -220,7 +220,7 @@ def test_a_sample_without_regions_is_a_text_without_a_image(fusion):
 
 @pytest.mark.parametrize("roles", [TEXT, WRITTEN, "known and written"], ids=["read", "written", "known and written"])
 @pytest.mark.parametrize("fusion", ["joint", "prefix"])
-def test_whether_a_image_looks_at_its_text(fusion, roles):
+def test_whether_an_image_looks_at_its_text(fusion, roles):
     """In joint fusion at what is read or known; in prefix fusion, exactly never. Texts look at images in both."""
     model = lively_unimo(fusion=fusion)
     roles = known_and_written(LENGTHS) if roles == "known and written" else roles
@@ -237,7 +237,7 @@ def test_whether_a_image_looks_at_its_text(fusion, roles):
 
 
 @torch.no_grad()
-def test_both_fusions_say_the_same_where_nothing_is_read_beside_a_image():
+def test_both_fusions_say_the_same_where_nothing_is_read_beside_an_image():
     """The only difference is whether an image sees what is read or known beside it."""
     joint, prefix = (lively_unimo(fusion=fusion) for fusion in ("joint", "prefix"))
     requests = {
@@ -254,7 +254,7 @@ def test_both_fusions_say_the_same_where_nothing_is_read_beside_a_image():
 
 
 @torch.no_grad()
-def test_a_image_beside_many_texts_stays_what_it_is_alone():
+def test_an_image_beside_many_texts_stays_what_it_is_alone():
     """Prefix fusion: the same states beside any text, so they can be computed once; joint: others beside each."""
     for fusion in ("joint", "prefix"):
         model = lively_unimo(fusion=fusion)

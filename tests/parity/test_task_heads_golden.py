@@ -68,7 +68,7 @@ def test_a_number(files):
     close(parts["regress"].total / parts["regress"].count, x["out.reg.loss"].squeeze())
 
 
-def test_entailment_by_a_image_with_pushes(files, monkeypatch):
+def test_entailment_by_an_image_with_pushes(files, monkeypatch):
     """The whole step of the loop: the poolers' sum, two layers, all pushes, one loss. First pushes: the fixture's."""
     x = scenario(files, "visual_entailment_adversarial")
     values = json.loads((files / "visual_entailment_adversarial.json").read_text())["values"]["released.settings"]

@@ -250,7 +250,7 @@ def test_a_loss_that_is_not_finite_on_one_process_is_skipped_by_all_and_names_ev
     [
         ("refused", [5, 5], "the output folder is in use"),
         ("disk", [5, 5], "disk full"),
-        ("shards", [2, 2], "the shards of a step cannot be shared equally among the processes"),
+        ("shards", [2, 2], "the micro-batches of a step cannot be shared equally among the processes"),
         ("bug", [5, 70], "another process of the run failed"),
         ("reader", [5, 3], "another process of the run ended"),
         ("killed", [5, None], "another process of the run ended"),

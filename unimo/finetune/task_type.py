@@ -144,17 +144,17 @@ def groups_of(rows: Sequence[Example]) -> list[str] | None:
 def check_rows(examples: Examples, *, texts: bool, images: bool, what: str, key: str = "") -> None:
     """DataError for the first rows without what the task reads; how many there are is told. key: the setting that asks
     for it, where one does."""
-    for needed, missing, name in (
-        (texts, [row.id for row in examples.rows if not any(text.strip() for text in row.texts)], "text"),
-        (images, [row.id for row in examples.rows if row.image is None], "image"),
+    for needed, missing, name, article in (
+        (texts, [row.id for row in examples.rows if not any(text.strip() for text in row.texts)], "text", "a"),
+        (images, [row.id for row in examples.rows if row.image is None], "image", "an"),
     ):
         if needed and missing:
             raise DataError(
-                f"rows without a {name}",
+                f"rows without {article} {name}",
                 where="; ".join(filter(None, (key, str(examples.source or examples.name)))),
                 got=f"{len(missing)} of {len(examples)}: {', '.join(missing[:5])}",
-                expected=f"a {name} in every row of {what}",
-                do=f"name its column (--column {'image' if name == 'image' else 'text'}=...), or leave the rows out",
+                expected=f"{article} {name} in every row of {what}",
+                do=f"name its column (--column {name}=...), or leave the rows out",
             )
 
 
