@@ -351,7 +351,7 @@ def test_a_change_that_hides_is_found_on_reading_and_by_recheck(tmp_path):
     for opened in (corpus, reopened):
         with pytest.raises(DataError, match="changed since it was indexed") as caught:
             opened.image_bytes(7)
-        assert "key 007" in str(caught.value.where) and "prepare index" in caught.value.do
+        assert "key 007" in str(caught.value.where) and "data check" in caught.value.do
         assert opened.image_bytes(6) == image(6)
     rows = index("pairs", path, tokenizer=LETTERS, max_bad_fraction=1, say=lambda line: None)
     assert rows[0]["built"] and rows[0]["offered"] == 12

@@ -18,7 +18,7 @@ from PIL import Image
 
 import unimo
 from unimo import paths
-from unimo.corpus import finding, items
+from unimo.corpus import finding, indexing, items
 from unimo.corpus.bad_samples import Ledger
 from unimo.corpus.check import index
 from unimo.corpus.corpus import open_corpus
@@ -378,18 +378,20 @@ def test_case_what_could_not_be_read_is_read_once_it_can_be(tmp_path, monkeypatc
             raise _unreadable(path, OSError(errno.EIO, "Input/output error"))
         return real(path, **options)
 
-    monkeypatch.setattr(items, "read_file", broken)
+    for module in (items, indexing):
+        monkeypatch.setattr(module, "read_file", broken)
     corpus, ledger = opened("images", tmp_path)
     assert len(corpus) == 3 and ledger.summary()["reasons"] == {"cannot read file": 1}
     built = []
     assert len(opened("images", tmp_path, on_shard=built.append)[0]) == 3 and not built[-1]["built"]
-    monkeypatch.setattr(items, "read_file", real)
+    for module in (items, indexing):
+        monkeypatch.setattr(module, "read_file", real)
     corpus, ledger = opened("images", tmp_path)
     assert len(corpus) == 4 and ledger.quarantined == 0
 
 
 def test_an_unreadable_ledger_is_not_taken_for_an_empty_one(tmp_path):
-    with pytest.raises(ResourceError, match="cannot read the ledger"):
+    with pytest.raises(ResourceError, match="cannot read the report"):
         Ledger(tmp_path)
 
 
@@ -484,7 +486,7 @@ def test_case_a_share_that_is_none_is_refused(share, tmp_path):
         lambda: open_examples("jsonl", rows, max_bad_fraction=share),
         lambda: Ledger().check(share),
     ):
-        with pytest.raises(UsageError, match="not a share"):
+        with pytest.raises(UsageError, match="not a fraction"):
             use()
 
 

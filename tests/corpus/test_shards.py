@@ -1,5 +1,4 @@
-"""The tar reader agrees with Python's, and what it cannot read it reports; the index is atomic and checks
-itself."""
+"""The tar reader agrees with Python's, and what it cannot read it reports; the index is atomic and checks itself."""
 
 from __future__ import annotations
 
@@ -11,22 +10,16 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
+from corpora import tar_of
 
-from unimo.corpus import index_file
+from unimo.corpus import tar
 from unimo.corpus.index_file import Index, index_path, load_index, save_index
-from unimo.corpus.tar import Member, Oddity, scan_tar
-from unimo.errors import DataError
+from unimo.corpus.tar import Member, Oddity, _read_extension, scan_tar
+from unimo.errors import DataError, ResourceError
 from unimo.file_access import _OpenFiles, forget, read_range
-from unimo.ragged import Strings, pack_strings
+from unimo.ragged import pack_strings
 
-
-def write_tar(path, members, form=tarfile.USTAR_FORMAT, mtime=0):
-    with tarfile.open(path, "w", format=form) as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size, info.mtime = len(data), mtime
-            tar.addfile(info, io.BytesIO(data))
-    return path
+FORMATS = [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]
 
 
 def many(count=12):
@@ -34,118 +27,159 @@ def many(count=12):
     return [(f"{i:04d}.{e}", rng.randbytes(rng.randrange(0, 1500))) for i in range(count) for e in ("jpg", "json")]
 
 
-def payloads(path):
+def payloads(path, data=None):
+    if data is not None:
+        path.write_bytes(data)
+        forget(path)
     found = list(scan_tar(path))
-    members = [entry for entry in found if isinstance(entry, Member)]
-    read = [(m.name, read_range(path, m.offset, m.length)) for m in members]
-    return read, [entry for entry in found if isinstance(entry, DataError)]
+    members = [(m.name, read_range(path, m.offset, m.length)) for m in found if isinstance(m, Member)]
+    return members, [entry for entry in found if isinstance(entry, DataError)]
 
 
-@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+@pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("mtime", [0, 1.5])
 def test_reads_what_tarfile_writes(form, mtime, tmp_path):
     long = "folder/" * 12 + "n" * 60 + ".jpg"  # fits a USTAR prefix; pax and GNU write extra headers
     members = [*many(), (long, b"long"), ("./dotted.jpg", b"dot"), ("empty.jpg", b"")]
     if form != tarfile.USTAR_FORMAT:
         members += [("x" * 300 + ".png", b"very long"), ("größe 图像 🐈.jpg", b"unicode")]
-    path = write_tar(tmp_path / "a.tar", members, form, mtime)
-    read, damage = payloads(path)
-    with tarfile.open(path) as tar:
-        expected = [(m.name.removeprefix("./"), tar.extractfile(m).read()) for m in tar]
-    assert read == expected and not damage
+    path = tar_of(tmp_path / "a.tar", members, form, mtime)
+    with tarfile.open(path) as archive:
+        expected = [(m.name.removeprefix("./"), archive.extractfile(m).read()) for m in archive]
+    assert payloads(path) == (expected, [])
 
 
-def test_global_pax_headers_do_not_disturb(tmp_path):
-    path = tmp_path / "a.tar"
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "made by a test"}) as tar:
-        tar.addfile(tarfile.TarInfo("a.jpg"), io.BytesIO())
-    assert [e.name for e in scan_tar(path)] == ["a.jpg"]
-
-
-def test_only_regular_members_are_handed_out(tmp_path):
-    path = tmp_path / "a.tar"
-    kinds = [
-        tarfile.SYMTYPE,
-        tarfile.LNKTYPE,
-        tarfile.CHRTYPE,
-        tarfile.BLKTYPE,
-        tarfile.FIFOTYPE,
-        tarfile.DIRTYPE,
-    ]
-    with tarfile.open(path, "w") as tar:
+def test_only_files_are_handed_out_and_global_headers_do_not_disturb(tmp_path):
+    kinds = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE]
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "x"}) as archive:
         for number, kind in enumerate(kinds):
             info = tarfile.TarInfo(f"{number}.jpg")
             info.type, info.linkname = kind, "/etc/passwd"
-            tar.addfile(info)
-        tar.addfile(tarfile.TarInfo("../../real.jpg"), io.BytesIO())
-    found = list(scan_tar(path))
+            archive.addfile(info)
+        archive.addfile(tarfile.TarInfo("../../real.jpg"), io.BytesIO())
+    found = list(scan_tar(tmp_path / "a.tar"))
     assert [type(entry) for entry in found] == [Oddity] * 6 + [Member]
     assert found[-1].name == "../../real.jpg"  # a name, never a place
 
 
-@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+@pytest.mark.parametrize("form", FORMATS)
 def test_every_flipped_header_bit_is_reported_and_costs_one_member(form, tmp_path):
-    """All bits of one header that its checksum covers, and random ones elsewhere. Python's reader stops
-    silently."""
-    original = write_tar(tmp_path / "a.tar", many(), form)
-    data = original.read_bytes()
-    headers = [m.offset - 512 for m in scan_tar(original)]
-    expected, _ = payloads(original)
+    """Bits of one header that its checksum covers, and random ones elsewhere. Python's reader stops silently."""
+    path = tar_of(tmp_path / "a.tar", many(), form)
+    data, (expected, _) = path.read_bytes(), payloads(path)
+    headers = [m.offset - 512 for m in scan_tar(path)]
     rng = random.Random(0)
-    flips = [headers[5] * 8 + bit for bit in range(0, 512 * 8, 7)] + [
-        rng.choice(headers) * 8 + rng.randrange(512 * 8) for _ in range(150)
-    ]
+    flips = [headers[5] * 8 + bit for bit in range(0, 512 * 8, 7)]
+    flips += [rng.choice(headers) * 8 + rng.randrange(512 * 8) for _ in range(150)]
     reported = 0
-    path = tmp_path / "b.tar"
     for flip in flips:
         body = bytearray(data)
         body[flip // 8] ^= 1 << flip % 8
-        path.write_bytes(body)
-        forget(path)
-        read, damage = payloads(path)
+        read, damage = payloads(path, body)
         missing = [member for member in expected if member not in read]
         assert len(missing) <= 1 and (damage or not missing), flip
-        if damage:
-            reported += 1
-            assert str(flip // 8 // 512 * 512) in str(damage[0].where)
+        reported += bool(damage)
+        assert not damage or str(flip // 8 // 512 * 512) in str(damage[0].where)
     assert reported > 0.95 * len(flips)  # the rest: bits of the padding behind the checksum's digits
 
 
-def test_a_tar_cut_anywhere_is_reported(tmp_path):
-    data = write_tar(tmp_path / "a.tar", many()).read_bytes()
-    expected, _ = payloads(tmp_path / "a.tar")
-    end = data.rstrip(b"\0")
-    path = tmp_path / "b.tar"
-    for length in [0, 1, 511, 512, 513, *range(1000, len(end), 977), *range(512, len(end), 4096)]:
-        path.write_bytes(data[:length])
-        forget(path)
-        read, damage = payloads(path)
-        assert damage and "cut short" in damage[-1].what, length
-        assert read == expected[: len(read)]
-
-
-def test_blank_and_foreign_stretches_are_reported_and_skipped(tmp_path):
-    path = write_tar(tmp_path / "a.tar", many())
-    expected, _ = payloads(path)
-    body = bytearray(path.read_bytes())
+def test_what_is_cut_off_blank_or_foreign_is_reported_and_skipped(tmp_path):
+    path = tar_of(tmp_path / "a.tar", many())
+    data, (expected, _) = path.read_bytes(), payloads(path)
     header = [m.offset - 512 for m in scan_tar(path)][6]
     for filler in (bytes(512), b"\xaa" * 512):
-        body[header : header + 512] = filler
-        path.write_bytes(body)
-        forget(path)
-        read, damage = payloads(path)
-        assert len(damage) == 1 and str(header) in str(damage[0].where)
-        assert read == expected[:6] + expected[7:]
-
-
-def test_sizes_that_lie_are_refused(tmp_path):
-    path = tmp_path / "a.tar"
-    for length in (2**40, 2**33 - 1):
+        read, damage = payloads(path, data[:header] + filler + data[header + 512 :])
+        assert len(damage) == 1 and str(header) in str(damage[0].where) and read == expected[:6] + expected[7:]
+    end = data.rstrip(b"\0")
+    for length in [0, 1, 511, 512, 513, *range(1000, len(end), 977), *range(512, len(end), 4096)]:
+        read, damage = payloads(path, data[:length])
+        assert damage and "cut short" in damage[-1].what and read == expected[: len(read)], length
+    for length in (2**40, 2**33 - 1):  # sizes that lie
         info = tarfile.TarInfo("giant.jpg")
         info.size = length
-        path.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
-        forget(path)
-        assert [type(entry) for entry in scan_tar(path)] == [DataError]
+        assert [len(each) for each in payloads(path, info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))] == [0, 1]
+
+
+# ---- work that grows with the square of its input
+
+
+def pax(records: bytes) -> bytes:
+    """A tar of one empty member behind a pax header."""
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = tarfile.XHDTYPE, len(records)
+    body = records + bytes(-len(records) % 512)
+    return header.tobuf(tarfile.USTAR_FORMAT) + body + tarfile.TarInfo("a.jpg").tobuf() + bytes(1024)
+
+
+def record(name: bytes, value: bytes) -> bytes:
+    rest = b" " + name + b"=" + value + b"\n"
+    length = len(rest) + 1
+    while len(str(length)) + len(rest) != length:
+        length += 1
+    return str(length).encode() + rest
+
+
+SIZES = [record(b"size", size) for size in (b"9" * 5000, b"-1", b"", b"1e3", b"9" * 20, "٣".encode())]
+BROKEN = [b"9" * 600, b"7", b"-5 a=\n", b" a=\n", b"99999999999999999999 a=\n", b"5 a=x"]
+
+
+@pytest.mark.parametrize("records", SIZES + BROKEN)
+def test_case_a_size_that_is_none_and_pax_headers_that_do_not_parse_are_named(records, tmp_path):
+    (tmp_path / "a.tar").write_bytes(pax(records))
+    damage, member = scan_tar(tmp_path / "a.tar")
+    assert isinstance(damage, DataError) and "byte offset 0" in str(damage.where) and member.name == "a.jpg"
+
+
+class Metered(bytes):
+    """Bytes that count how many of them are copied."""
+
+    copied = 0
+
+    def __getitem__(self, index):
+        part = bytes.__getitem__(self, index)
+        Metered.copied += len(part) if isinstance(index, slice) else 0
+        return part
+
+
+@pytest.mark.parametrize("records", [b"5 a=\n", record(b"path", b"x" * 50)])
+def test_case_many_pax_records_cost_their_length(records, tmp_path, monkeypatch):
+    monkeypatch.setattr(tar, "read_range", lambda path, offset, length: Metered(records * (length // len(records))))
+
+    def copied(n):
+        Metered.copied = 0
+        _read_extension(tmp_path, b"x", 0, n * len(records))
+        return Metered.copied
+
+    assert 0 < copied(4000) <= 4 * copied(1000) + 1000
+
+
+def test_case_what_nobody_needs_of_pax_records_is_not_carried_from_member_to_member(tmp_path):
+    records = b"".join(record(b"k%d" % i, b"v") for i in range(1000)) + record(b"path", b"b.jpg")
+    (tmp_path / "a.tar").write_bytes(pax(records))
+    assert [entry.name for entry in scan_tar(tmp_path / "a.tar")] == ["b.jpg"]
+    assert set(_read_extension(tmp_path / "a.tar", b"g", 512, len(records))) == {"path"}
+
+
+def test_many_broken_headers_cost_their_length(tmp_path, monkeypatch):
+    read = [0]
+
+    def counted(path, offset, length):
+        read[0] += length
+        return read_range(path, offset, length)
+
+    monkeypatch.setattr(tar, "read_range", counted)
+
+    def cost(n):
+        path = tmp_path / f"{n}.tar"
+        path.write_bytes(b"".join(tarfile.TarInfo(f"{i}.jpg").tobuf() + b"\x07" * 512 for i in range(n)) + bytes(1024))
+        read[0] = 0
+        assert len(list(scan_tar(path))) == 2 * n
+        return read[0]
+
+    assert cost(400) <= 5 * cost(100)
+
+
+# ---- files by range
 
 
 def test_replaced_file_is_seen_after_forget_and_descriptors_are_bounded(tmp_path):
@@ -154,9 +188,8 @@ def test_replaced_file_is_seen_after_forget_and_descriptors_are_bounded(tmp_path
         (tmp_path / f"{number}").write_bytes(bytes([number]) * 8)
         assert readers.read(tmp_path / f"{number}", 2, 3) == bytes([number]) * 3
     assert len(readers.open) == 3
-    replacement = tmp_path / "new"
-    replacement.write_bytes(b"new bytes")
-    replacement.replace(tmp_path / "9")
+    (tmp_path / "new").write_bytes(b"new bytes")
+    (tmp_path / "new").replace(tmp_path / "9")
     assert readers.read(tmp_path / "9", 0, 3) == b"\x09\x09\x09"
     readers.forget(tmp_path / "9")
     assert readers.read(tmp_path / "9", 0, 3) == b"new"
@@ -166,62 +199,51 @@ def _read_in_child(path):
     return [read_range(path, offset, 4) for offset in range(0, 400, 4)]
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_processes_do_not_disturb_each_other(method, tmp_path):
+def test_processes_do_not_disturb_each_other(tmp_path):
     path = tmp_path / "data"
     path.write_bytes(bytes(range(200)) * 2)
-    expected = [path.read_bytes()[offset : offset + 4] for offset in range(0, 400, 4)]
-    assert read_range(path, 0, 4) == expected[0]  # opened before the fork
-    with ProcessPoolExecutor(2, multiprocessing.get_context(method)) as pool:
+    expected = _read_in_child(path)  # opened before the fork
+    assert b"".join(expected) == path.read_bytes()
+    with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
         children = [pool.submit(_read_in_child, path) for _ in range(2)]
-        assert [read_range(path, offset, 4) for offset in range(0, 400, 4)] == expected
-        assert [child.result() for child in children] == [expected, expected]
+        assert _read_in_child(path) == expected and [child.result() for child in children] == [expected, expected]
+
+
+# ---- index
 
 
 def index() -> Index:
     blob, offsets = pack_strings(["a", "", "größe"])
-    return Index(
-        {"kind": "texts", "counts": "{}"},
-        {"blob": blob, "offsets": offsets, "none": np.zeros((0, 2), np.int64)},
-    )
+    arrays = {"names_blob": blob, "names_offsets": offsets, "none": np.zeros((0, 2), np.int64)}
+    return Index({"kind": "texts", "counts": "{}"}, arrays)
 
 
-def test_equal_indexes_are_equal_files(tmp_path):
-    written = set()
-    for _ in range(20):  # the library's own order of the metadata is drawn anew each time
-        save_index(tmp_path / "i", index())
-        written.add((tmp_path / "i").read_bytes())
-    assert len(written) == 1
-
-
-def test_index_round_trip_and_strings(tmp_path):
+def test_index_round_trip_and_equal_indexes_are_equal_files(tmp_path):
     save_index(tmp_path / "i", index())
-    stored = load_index(tmp_path / "i")
-    names = Strings(stored.arrays["blob"], stored.arrays["offsets"])
+    data, stored = (tmp_path / "i").read_bytes(), load_index(tmp_path / "i")
+    names = stored.strings("names")
     assert list(names) == ["a", "", "größe"] and names[-1] == "größe" and names[:2] == ["a", ""] and len(names) == 3
-    assert stored.header["kind"] == "texts" and stored.arrays["none"].shape == (0, 2)
-    assert [p.name for p in tmp_path.iterdir()] == ["i"]  # no temporary file stays
+    assert stored.header == index().header and stored.arrays["none"].shape == (0, 2)
+    for _ in range(5):
+        save_index(tmp_path / "i", index())
+        assert (tmp_path / "i").read_bytes() == data and [p.name for p in tmp_path.iterdir()] == ["i"]
 
 
 def test_every_flipped_bit_or_cut_of_an_index_is_noticed(tmp_path):
     path = tmp_path / "i"
     save_index(path, index())
-    data = path.read_bytes()
-    rng = random.Random(0)
+    data, rng = path.read_bytes(), random.Random(0)
     for _ in range(300):
         body = bytearray(data)
         body[rng.randrange(len(body))] ^= 1 << rng.randrange(8)
-        path.write_bytes(body)
-        assert load_index(path) is None
-        path.write_bytes(data[: rng.randrange(len(data))])
-        assert load_index(path) is None
+        for damaged in (body, data[: rng.randrange(len(data))]):
+            path.write_bytes(damaged)
+            assert load_index(path) is None
     path.write_bytes(data)
     assert load_index(path) is not None
 
 
 def test_a_failed_write_keeps_the_former_index(tmp_path, monkeypatch):
-    from unimo.errors import ResourceError
-
     path = tmp_path / "i"
     save_index(path, index())
     before = path.read_bytes()
@@ -229,7 +251,7 @@ def test_a_failed_write_keeps_the_former_index(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(index_file.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(ResourceError, match="No space left"):
         save_index(path, index())
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["i"]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import random
-import sys
 
 import pytest
 from growth import growth
 
 from unimo.corpus import text
 from unimo.corpus.text import Row, checked_text, decode_utf8, parse_json, read_jsonl, read_jsonl_at, split_lines
-from unimo.errors import DataError, UsageError
+from unimo.errors import DataError
 
 
 def test_utf8_is_strict_and_located():
@@ -219,10 +218,3 @@ def test_parquet_rows_and_damage(tmp_path):
         text.read_parquet_at(path, 100)
     path.write_bytes(path.read_bytes()[:-20])
     assert [type(row) for row in text.read_parquet(path)] == [DataError]
-
-
-def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    (tmp_path / "a.parquet").touch()
-    with pytest.raises(UsageError, match=r"unimo\[parquet\]"):
-        list(text.read_parquet(tmp_path / "a.parquet"))

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from unimo.errors import DataError, UsageError
-from unimo.finetune.readers import READERS, raw
-from unimo.finetune.readers.answers import soft_scores
-from unimo.finetune.readers.nlvr import read_nlvr
+from unimo.finetune.readers import READERS
+from unimo.finetune.readers import fields as raw
+from unimo.finetune.readers.columns import soft_scores
+from unimo.finetune.readers.text_files import read_nlvr
 from unimo.finetune.split import Example, open_examples
 from unimo.tokenizer import Tokenizer
 

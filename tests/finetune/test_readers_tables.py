@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from unimo.corpus import text as lines
 from unimo.errors import DataError, UsageError
-from unimo.finetune.readers import READERS, raw
+from unimo.finetune.readers import READERS
 from unimo.finetune.split import Example, open_examples
 
 ROWS = [("a fine film", "good"), ("tabs; commas, and \u201cquotes\u201d", "bad"), ("größe 图像 🐈", "good")]
@@ -311,7 +311,6 @@ def test_no_json_value_breaks_a_reader(tmp_path, value):
 
 
 def test_lines_beyond_the_limit_are_passed_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(raw, "MAX_LINE_BYTES", 100)
     monkeypatch.setattr(lines, "MAX_LINE_BYTES", 100)
     long = "x" * 100_000
     for name, row in (("a.tsv", f"{long}\tb"), ("a.csv", f"{long},b"), ("a.jsonl", json.dumps({"text": long}))):

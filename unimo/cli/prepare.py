@@ -84,8 +84,7 @@ def prepare_rewrites(
     draw: Annotated[int, typer.Option(help="Chance of page and sample alone.")] = 0,
 ) -> None:
     """Rewrite every caption: paraphrases, and captions that are nearly right (words and phrases: in English alone)."""
-    from unimo.corpus.bad_samples import Ledger
-    from unimo.corpus.left_out import tell_left_out
+    from unimo.corpus.bad_samples import Ledger, tell_left_out
     from unimo.rewriting.back_translation import pivots
     from unimo.rewriting.prepare import Counts, rewrites
 
@@ -134,8 +133,7 @@ def prepare_neighbours(
 ) -> None:
     """Find related images and sentences for every pair."""
     from unimo.config import override
-    from unimo.corpus.bad_samples import Ledger
-    from unimo.corpus.left_out import tell_left_out
+    from unimo.corpus.bad_samples import Ledger, tell_left_out
     from unimo.neighbours.prepare import NeighbourSettings, neighbours
 
     bad = Ledger(ledger)

@@ -1,10 +1,9 @@
-"""The ledger of bad samples: whatever was offered was either used or is named here.
+"""The report of bad samples: whatever was offered was either used or is named here.
 
     offered = used + quarantined
 
-Each bad sample becomes one line of `bad_samples.jsonl` (when a path is given): first seen, shard, key and
-the parts of its error. A sample already in the file is counted again, not written again, so every run's
-counts are its own and the file stays a list of distinct samples.
+Each bad sample is one line of JSON in a file (when a path is given): first seen, shard, key and the parts of its error.
+A sample already in the file is counted again, not written again: counts are of the run, lines are distinct samples.
 """
 
 from __future__ import annotations
@@ -12,85 +11,70 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
 from unimo.errors import DataError, ResourceError, UnimoError, UsageError
 from unimo.paths import user_path
 
-SMALLEST_JUDGED = 10  # below this many offered samples a share says nothing
-SHOWN = 3  # examples of a finding
+MIN_JUDGED = 10  # below this many offered samples a fraction says nothing
+SHOWN = 3  # examples of a note
 
 
 class Notes(Counter[str]):
     """Counts of lesser findings and of what was passed over, by reason, with a few examples of each."""
 
-    def __init__(self) -> None:
+    def __init__(self, values: Mapping[str, list] | None = None) -> None:
+        """values: {reason: [count, examples]}, as `to_json` gives them."""
         super().__init__()
         self.examples: dict[str, list[str]] = {}
+        for what, (count, examples) in (values or {}).items():
+            self.tell(what, *examples, count=count)
 
     def __reduce__(self):
-        return Notes.from_json, (self.to_json(),)
+        return Notes, (self.to_json(),)
 
-    def tell(self, what: str, example: str | None = None, count: int = 1) -> None:
-        if not count:
-            return
-        self[what] += count
-        if example is not None:
-            self._show(what, example)
+    def tell(self, what: str, *examples: str, count: int = 1) -> None:
+        if count:
+            self[what] += count
+            shown = self.examples.setdefault(what, [])
+            shown += [example for example in dict.fromkeys(examples) if example not in shown][: SHOWN - len(shown)]
 
     def join(self, others: Notes) -> None:
         for what, count in others.items():
-            self.tell(what, None, count)
-            for example in others.examples.get(what, ()):
-                self._show(what, example)
-
-    def _show(self, what: str, example: str) -> None:
-        shown = self.examples.setdefault(what, [])
-        if len(shown) < SHOWN and example not in shown:
-            shown.append(example)
+            self.tell(what, *others.examples.get(what, ()), count=count)
 
     def to_json(self) -> dict[str, list]:
-        """{reason: [count, examples]}"""
         return {what: [count, self.examples.get(what, [])] for what, count in sorted(self.items()) if count}
-
-    @classmethod
-    def from_json(cls, values: dict[str, list]) -> Notes:
-        notes = cls()
-        for what, (count, examples) in values.items():
-            notes.tell(what, None, count)
-            notes.examples[what] = list(examples)
-        return notes
 
     def lines(self) -> list[str]:
         """A line for each reason: count, reason, examples."""
-        return [
-            f"{count} {what}" + (f" ({', '.join(shown)}{', …' if len(shown) < count else ''})" if shown else "")
-            for what, count in self.items()
-            for shown in [self.examples.get(what, [])]
-        ]
+        found = []
+        for what, count in self.items():
+            shown = self.examples.get(what, [])
+            more = ", …" if len(shown) < count else ""
+            found.append(f"{count} {what}" + (f" ({', '.join(shown)}{more})" if shown else ""))
+        return found
 
 
-def check_share(value: float, where: str = "max_bad_fraction") -> None:
-    """UsageError for a share that is none; NaN would switch the limit off."""
+def check_fraction(value: float, where: str = "max_bad_fraction") -> None:
+    """UsageError for what is no fraction; NaN would switch the limit off."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise UsageError(
-            "not a share", where=where, got=value, expected="a number from 0 to 1", do="0.01 is one of a hundred"
-        )
+        expected = "a number from 0 to 1"
+        raise UsageError("not a fraction", where=where, got=value, expected=expected, do="0.01 is one of a hundred")
 
 
-class Ledger:
-    """Counts of offered, used and quarantined samples, and their reasons.
+class BadSamples:
+    """Counts of offered, used and quarantined samples, and the reasons of the last.
 
     What was passed over (a file of another kind, an image that no table names) is not offered: it is in `notes`.
     """
 
     def __init__(self, path: str | Path | None = None):
-        self.path = None if path is None else user_path(path, "ledger")
-        self.offered = 0
-        self.used = 0
-        self.quarantined = 0
-        self.notes = Notes()  # lesser findings and what was passed over: extra members, blank captions
+        self.path = None if path is None else user_path(path, "report of bad samples")
+        self.offered = self.used = self.quarantined = 0
+        self.notes = Notes()
         self._reasons: Counter[str] = Counter()
         self._torn = False  # the file ends in a line that a kill cut short
         self._written = self._read_written()
@@ -102,7 +86,7 @@ class Ledger:
         self.used += count
 
     def note(self, what: str, count: int = 1, example: str | None = None) -> None:
-        self.notes.tell(what, example, count)
+        self.notes.tell(what, *([] if example is None else [example]), count=count)
 
     def add(self, error: UnimoError, *, key: str | None = None, shard: object = None) -> None:
         """Quarantine one offered sample: count it and append its line to the file."""
@@ -112,12 +96,8 @@ class Ledger:
         if self.path is None or identity in self._written:
             return
         self._written.add(identity)
-        entry = {
-            "first_seen": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "shard": str(shard),
-            "key": str(key),
-            **error.parts(),
-        }
+        entry = {"first_seen": datetime.now(timezone.utc).isoformat(timespec="seconds"), "shard": str(shard)}
+        entry |= {"key": str(key), **error.parts()}
         self._append(("\n" if self._torn else "") + json.dumps(entry) + "\n")
         self._torn = False
 
@@ -134,27 +114,26 @@ class Ledger:
         }
 
     def check(self, max_bad_fraction: float = 0.01, *, report: Path | None = None) -> None:
-        """Raise DataError when too many of the offered samples are bad; a broken count is our own fault.
+        """DataError when too many of the offered samples are bad; a count that does not balance is our own fault.
 
-        report: the ledger file to name, if it is another's than this one's. UsageError for a share that is none.
+        report: the file to name, if it is another's than this one's. UsageError for what is no fraction.
         """
-        check_share(max_bad_fraction)
+        check_fraction(max_bad_fraction)
         if self.offered != self.used + self.quarantined:
             raise UnimoError(
-                "the ledger does not balance",
+                "the report of bad samples does not balance",
                 got=f"{self.used} used + {self.quarantined} quarantined",
                 expected=f"{self.offered} offered",
                 do="report this as a fault of unimo",
             )
-        judged = self.offered >= SMALLEST_JUDGED
-        if judged and self.quarantined > max_bad_fraction * self.offered:
+        if self.offered >= MIN_JUDGED and self.quarantined > max_bad_fraction * self.offered:
             top = "; ".join(f"{count} x {reason}" for reason, count in self._reasons.most_common(5))
             raise DataError(
                 "too many bad samples",
-                where=report or self.path or "see the reasons; give the ledger a path for the full list",
+                where=report or self.path or "see the reasons; give the report a path for the full list",
                 got=f"{self.quarantined} of {self.offered} samples are bad: {top}",
-                expected=f"at most a share of {max_bad_fraction:g}",
-                do="repair or remove the samples named in the ledger, or raise max_bad_fraction",
+                expected=f"at most a fraction of {max_bad_fraction:g}",
+                do="repair or remove the samples named in the report, or raise max_bad_fraction",
             )
 
     def _append(self, line: str) -> None:
@@ -168,13 +147,7 @@ class Ledger:
             finally:
                 os.close(handle)
         except OSError as error:
-            raise ResourceError(
-                "cannot write the ledger of bad samples",
-                where=self.path,
-                got=error.strerror,
-                expected="a writable file",
-                do="free disk space or choose another output folder",
-            ) from error
+            raise self._refused("write", error) from error
 
     def _read_written(self) -> set[tuple[str, str, str]]:
         found: set[tuple[str, str, str]] = set()
@@ -192,11 +165,27 @@ class Ledger:
         except (FileNotFoundError, NotADirectoryError):
             return found
         except OSError as error:  # taken for an empty one, it would get every line a second time
-            raise ResourceError(
-                "cannot read the ledger of bad samples",
-                where=self.path,
-                got=error.strerror,
-                expected="a file that may be read and written, or none",
-                do="repair its permissions or choose another name",
-            ) from error
+            raise self._refused("read", error) from error
         return found
+
+    def _refused(self, verb: str, error: OSError) -> ResourceError:
+        return ResourceError(
+            f"cannot {verb} the report of bad samples",
+            where=self.path,
+            got=error.strerror,
+            expected="a file that may be read and written, or none",
+            do="repair its permissions, free disk space or choose another name",
+        )
+
+
+def tell_left_out(bad: BadSamples, say: Callable[[str], None]) -> None:
+    """Says how many of the offered samples are bad, why, and where they are named; and lesser findings (notes)."""
+    if bad.quarantined:
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in bad.summary()["reasons"].items())
+        named = f"listed in {bad.path}" if bad.path else "--ledger FILE would name them"
+        say(f"{bad.quarantined} of {bad.offered} are bad ({reasons}), {named}")
+    for line in bad.notes.lines():
+        say(line)
+
+
+Ledger = BadSamples

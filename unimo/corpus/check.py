@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Fields, Kind, Verify, open_corpus
 
 
@@ -15,7 +15,7 @@ def index(
     *,
     tokenizer=None,
     fields: Fields | None = None,
-    ledger: Ledger | None = None,
+    ledger: BadSamples | None = None,
     index_dir: str | Path | None = None,
     verify: Verify = "decode",
     max_bad_fraction: float = 0.01,
@@ -39,7 +39,7 @@ def index(
         rows.append(row)
         say(_line(row))
 
-    ledger = Ledger() if ledger is None else ledger
+    ledger = BadSamples() if ledger is None else ledger
     before = ledger.quarantined
     corpus = open_corpus(
         kind,
@@ -65,15 +65,11 @@ def index(
 
 
 def _line(row: dict) -> str:
-    rate = row["bytes"] / 2**20 / max(row["seconds"], 1e-3)
-    parts = [
-        row["shard"],
-        "indexed" if row["built"] else "unchanged",
-        f"{row['used']} of {row['offered']} used",
-    ]
+    size = row["bytes"] / 2**20
+    parts = [row["shard"], "indexed" if row["built"] else "unchanged", f"{row['used']} of {row['offered']} used"]
     if row["texts"]:
         parts.append(f"{row['texts']} texts, {row['tokens']} tokens")
-    parts.append(f"{row['bytes'] / 2**20:.1f} MiB in {row['seconds']:.1f} s ({rate:.0f} MiB/s)")
+    parts.append(f"{size:.1f} MiB in {row['seconds']:.1f} s ({size / max(row['seconds'], 1e-3):.0f} MiB/s)")
     parts += [f"{count} x {reason}" for reason, count in row["reasons"].items()]
     parts += row["told"]
     return " | ".join(parts)

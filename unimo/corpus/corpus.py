@@ -24,12 +24,22 @@ from typing import Any
 import numpy as np
 
 from unimo.corpus import text as readers
-from unimo.corpus.bad_samples import Ledger, Notes, check_share
-from unimo.corpus.finding import EXPECTED, IMAGE_SUFFIXES, Fields, Kind, Source, Verify, did_you_mean, find
+from unimo.corpus.bad_samples import BadSamples, Notes, check_fraction
+from unimo.corpus.finding import (
+    EXPECTED,
+    IMAGE_SUFFIXES,
+    Fields,
+    Kind,
+    Source,
+    Verify,
+    did_you_mean,
+    find,
+    printable,
+    walk,
+)
 from unimo.corpus.index_file import Index
-from unimo.corpus.indexing import IDENTITY, index_of, strings
+from unimo.corpus.indexing import IDENTITY, index_of
 from unimo.corpus.items import embedded_image, first_of
-from unimo.corpus.walking import printable, walk
 from unimo.data.sample import Sample
 from unimo.errors import DataError, UsageError
 from unimo.file_access import read_file, read_range
@@ -43,7 +53,7 @@ def open_corpus(
     *,
     tokenizer=None,
     fields: Fields | None = None,
-    ledger: Ledger | None = None,
+    ledger: BadSamples | None = None,
     index_dir: str | Path | None = None,
     verify: Verify = "decode",
     max_bad_fraction: float = 0.01,
@@ -57,83 +67,66 @@ def open_corpus(
     only sizes. recheck: hash every shard again instead of trusting size and time of change. on_shard: called with a
     summary row after each shard.
 
-    Offered samples are used, or bad and named in the ledger. What lies there and is no sample of this kind (other
-    files, members, images that no table names) is counted in the ledger's notes. A folder that may not be listed is
+    Offered samples are used, or bad and named in the report. What lies there and is no sample of this kind (other
+    files, members, images that no table names) is counted in the report's notes. A folder that may not be listed is
     one bad sample, for nobody knows how many it holds.
 
     Raises DataError (nothing found, too many bad samples, unreadable shard) or UsageError (not a path, wrong
-    kind, a share of bad samples that is none).
+    kind, a fraction that is none).
     """
-    check_share(max_bad_fraction)
-    if kind not in EXPECTED:
-        raise UsageError(
-            "unknown kind of data",
-            where="open_corpus",
-            got=kind,
-            expected=", ".join(EXPECTED),
-            do=did_you_mean(kind, EXPECTED) or "say which of these the data are",
-        )
-    if verify not in ("decode", "header"):
-        raise UsageError(
-            "unknown level of verification",
-            where="verify",
-            got=verify,
-            expected="decode or header",
-            do="decode reads every image once, header only its size",
-        )
-    if kind != "images" and tokenizer is None:
-        raise UsageError(
-            f"{kind} need a tokenizer",
-            where="open_corpus",
-            expected="a tokenizer",
-            do="give tokenizer=Tokenizer.default()",
-        )
+    _check_arguments(kind, tokenizer, verify, max_bad_fraction)
     fields = fields or Fields()
-    ledger = Ledger() if ledger is None else ledger
-    own = Ledger()  # this corpus is judged alone, whatever else the run's ledger already holds
+    ledger = BadSamples() if ledger is None else ledger
+    own = BadSamples()  # this corpus is judged alone, whatever else the run's report already holds
+    place = None if index_dir is None else user_path(index_dir, "index_dir")
     found = find(kind, paths, fields)
-    sources = found.sources
     indexes: list[Index] = []
-    for source in sources:
+    for source in found.sources:
         started = time.monotonic()
-        index, built = index_of(
-            source,
-            kind,
-            tokenizer,
-            fields,
-            verify,
-            None if index_dir is None else user_path(index_dir, "index_dir"),
-            recheck,
-        )
-        for book in (own, ledger):
-            book.offer(index.counts["offered"])
-            book.use(index.counts["used"])
-            book.notes.join(Notes.from_json(json.loads(index.header["notes"])))
+        index, built = index_of(source, kind, tokenizer, fields, verify, place, recheck)
+        for report in (own, ledger):
+            report.offer(index.counts["offered"])
+            report.use(index.counts["used"])
+            report.notes.join(Notes(json.loads(index.header["notes"])))
             for entry in index.quarantined:
-                book.add(DataError(**_parts(entry)), key=entry["key"], shard=source.path)
+                report.add(_error(entry), key=entry["key"], shard=source.path)
         indexes.append(index)
         if on_shard is not None:
             on_shard(_row(source, index, built, time.monotonic() - started))
-    found.notes.join(_not_named(kind, sources, indexes))
-    for book in (own, ledger):
-        book.notes.join(found.notes)
+    found.notes.join(_not_named(kind, found.sources, indexes))
+    for report in (own, ledger):
+        report.notes.join(found.notes)
         for error in found.failed:
-            book.offer()
-            book.add(error, key=str(error.where), shard=error.where)
-    _refuse_copies(sources, indexes)
+            report.offer()
+            report.add(error, key=str(error.where), shard=error.where)
+    _refuse_copies(found.sources, indexes)
     if own.used == 0:
         reasons = [f"{n} x {reason}" for reason, n in own.summary()["reasons"].items()]
-        first = next((entry for index in indexes for entry in index.quarantined), {})
+        first = next((_error(entry).one_line() for index in indexes for entry in index.quarantined), None)
         raise DataError(
             f"no usable sample among the {kind}",
-            where=ledger.path or ", ".join(str(source.path) for source in sources[:3]),
+            where=ledger.path or ", ".join(str(source.path) for source in found.sources[:3]),
             got="; ".join(reasons + own.notes.lines()) or "empty files",
             expected=EXPECTED[kind],
-            do=f"the first bad one: {DataError(**_parts(first)).one_line()}" if first else "point to other data",
+            do=f"the first bad one: {first}" if first else "point to other data",
         )
     own.check(max_bad_fraction, report=ledger.path)
     folders = [f"what folder {error.where} holds: {error.what}, {error.got}" for error in found.failed]
-    return Corpus(kind, sources, indexes, (*folders, *found.notes.lines()))
+    return Corpus(kind, found.sources, indexes, (*folders, *found.notes.lines()))
+
+
+def _check_arguments(kind: Kind, tokenizer, verify: Verify, max_bad_fraction: float) -> None:
+    check_fraction(max_bad_fraction)
+    if kind not in EXPECTED:
+        do = did_you_mean(kind, EXPECTED) or "say which of these the data are"
+        expected = ", ".join(EXPECTED)
+        raise UsageError("unknown kind of data", where="open_corpus", got=kind, expected=expected, do=do)
+    if verify not in ("decode", "header"):
+        what, do = "unknown level of verification", "decode reads every image once, header only its size"
+        raise UsageError(what, where="verify", got=verify, expected="decode or header", do=do)
+    if kind != "images" and tokenizer is None:
+        what, do = f"{kind} need a tokenizer", "give tokenizer=Tokenizer.default()"
+        raise UsageError(what, where="open_corpus", expected="a tokenizer", do=do)
 
 
 class Corpus:
@@ -173,17 +166,13 @@ class Corpus:
         self.unreadable: dict[str, dict[str, str]] = {}
         for index in indexes:
             for entry in index.quarantined:
-                kept = {name: value for name, value in entry.items() if name != "key"}
-                self.unreadable.setdefault(entry["key"], kept)
+                self.unreadable.setdefault(entry["key"], _error(entry).parts())
         names = _join_strings(parts, "labels")
         self.labels = [name or None for name in names] if len(names.blob) else None
         self._text_fields = tuple(json.loads(indexes[0].header["fields"])["text"])
         self._image_fields = tuple(json.loads(indexes[0].header["fields"])["image"])
-        self.fingerprint = hashlib.sha256(
-            json.dumps(
-                [kind, [[index.header[name] for name in IDENTITY] for index in indexes]], sort_keys=True
-            ).encode()
-        ).hexdigest()
+        identity = [kind, [[index.header[name] for name in IDENTITY] for index in indexes]]
+        self.fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def __len__(self) -> int:
         return int(self._first[-1])
@@ -211,9 +200,8 @@ class Corpus:
         """The encoded image of item i; DataError when it is not what was indexed."""
         self._check(i)
         if self.kind == "texts":
-            raise UsageError(
-                "texts hold no images", where="Corpus.image_bytes", expected="images or pairs", do="open one of these"
-            )
+            what, expected = "texts hold no images", "images or pairs"
+            raise UsageError(what, where="Corpus.image_bytes", expected=expected, do="open one of these")
         path, form = self._shard(i)
         if form == "tar":
             offset, length = (int(value) for value in self._image_at[i])
@@ -265,9 +253,8 @@ class Corpus:
     def _text_row(self, i: int, j: int) -> int:
         self._check(i)
         if self.kind == "images":
-            raise UsageError(
-                "images hold no texts", where="Corpus.text", expected="texts or pairs", do="open them as pairs"
-            )
+            what, expected = "images hold no texts", "texts or pairs"
+            raise UsageError(what, where="Corpus.text", expected=expected, do="open them as pairs")
         if self.caption_offsets is None:
             row, end = i + j, i + 1
         else:
@@ -312,41 +299,34 @@ def _refuse_copies(sources: Sequence[Source], indexes: Sequence[Index]) -> None:
     for source, index in zip(sources, indexes):
         content = index.header["sha256"]
         if content in first and index.counts["used"]:  # empty or broken ones may well be alike
-            raise DataError(
-                "two shards have the same content",
-                where=source.path,
-                got=f"a copy of {first[content]}",
-                expected="each shard once",
-                do="remove one of them",
-            )
+            what, got = "two shards have the same content", f"a copy of {first[content]}"
+            raise DataError(what, where=source.path, got=got, expected="each shard once", do="remove one of them")
         first[content] = source.path
 
 
 def _not_named(kind: Kind, sources: Sequence[Source], indexes: Sequence[Index]) -> Notes:
     """Images below the folders of tables (.jsonl) that none of them names: no samples, and no fault."""
     notes = Notes()
-    tables = [(source.path, index) for source, index in zip(sources, indexes) if source.form == "jsonl"]
-    if kind != "pairs" or not tables:
-        return notes
-    named = {os.path.normpath(path.parent / name) for path, index in tables for name in strings(index.arrays, "named")}
-    tops: list[Path] = []
-    for folder in sorted({path.parent for path, _ in tables}):
-        if not any(top in folder.parents for top in tops):
-            tops.append(folder)
-    for top in tops:
-        for path in walk(top).files:
+    tables = [(source.base, index) for source, index in zip(sources, indexes) if source.form == "jsonl"]
+    named = {os.path.normpath(base / name) for base, index in tables for name in index.strings("named")}
+    folders = {base for base, _ in tables} if kind == "pairs" else set()
+    for top in sorted(folders):
+        if folders & set(top.parents):
+            continue
+        for path in walk(top):
             if path.name.lower().endswith(IMAGE_SUFFIXES) and os.path.normpath(path) not in named:
                 notes.tell("images that no table names", printable(path.relative_to(top).as_posix()))
     return notes
 
 
-def _parts(entry: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in entry.items() if name != "key"}
+def _error(entry: dict[str, str]) -> DataError:
+    return DataError(**{name: value for name, value in entry.items() if name != "key"})
 
 
 def _row(source: Source, index: Index, built: bool, seconds: float) -> dict:
     reasons = Counter(entry["what"] for entry in index.quarantined)
     paths = [source.path] if source.form != "loose" else [source.path / name for name in source.files]
+    notes = Notes(json.loads(index.header["notes"]))
     return {
         "shard": printable(source.path),
         "form": source.form,
@@ -357,8 +337,8 @@ def _row(source: Source, index: Index, built: bool, seconds: float) -> dict:
         "bytes": sum(path.stat().st_size for path in paths if path.exists()),
         "seconds": round(seconds, 3),
         "reasons": dict(reasons.most_common()),
-        "notes": {what: count for what, (count, _) in json.loads(index.header["notes"]).items()},
-        "told": Notes.from_json(json.loads(index.header["notes"])).lines(),
+        "notes": dict(notes),
+        "told": notes.lines(),
     }
 
 

@@ -1,4 +1,4 @@
-"""Names of images in tables, found among the images of a corpus.
+"""Names of images in tables, found among the images of a corpus or the files of a folder.
 
 A row names an image by a path, of which some may be missing and nothing may be wrong:
 
@@ -14,22 +14,90 @@ none as it is written is looked for in the composed form of Unicode, and with ba
 
 from __future__ import annotations
 
+import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unimo.corpus.corpus import Corpus
-from unimo.corpus.finding import IMAGE_SUFFIXES, did_you_mean
-from unimo.corpus.names import folded, variants
-from unimo.corpus.walking import printable
+from unimo.corpus.finding import IMAGE_SUFFIXES, did_you_mean, printable, walk
 from unimo.errors import DataError
+
+if TYPE_CHECKING:
+    from unimo.corpus.corpus import Corpus
 
 _COCO = re.compile(r"COCO_\w+_(\d{12})")  # images of 2014; those of 2017 are called by their number alone
 _CONTAINERS = ("tar", "parquet")  # whose keys do not say which folders they came from
+
+
+def folded(name: str) -> str:
+    """The same for names that differ only in their form: composed characters (NFC)."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def variants(name: str) -> list[str]:
+    """A name as it stands; with backslashes read as separators where it has any and stays below its folder."""
+    turned = PurePosixPath(name.replace("\\", "/"))
+    inside = not turned.is_absolute() and ".." not in turned.parts and bool(turned.parts)
+    return [name] + ([turned.as_posix()] if "\\" in name and inside else [])
+
+
+def _bare(name: str) -> str:
+    """Without the ending of an image."""
+    ending = next((each for each in IMAGE_SUFFIXES if name.lower().endswith(each)), "")
+    return name[: len(name) - len(ending)]
+
+
+class FolderNames:
+    """Finds files by the names that a table gives them, as they stand on disk."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def find(self, name: str) -> str:
+        """The name on disk; the given one where nothing like it is there. DataError where two differ only in form."""
+        if os.path.lexists(self.folder / name):
+            return name
+        for each in variants(name):
+            same = self._below.get(folded(PurePosixPath(each).as_posix()), [])
+            if len(same) > 1:
+                raise DataError(
+                    "two files differ only in the form of Unicode",
+                    where=self.folder,
+                    got=", ".join(ascii(each) for each in same[:3]),
+                    expected=f"one file for {name!a}",
+                    do="name the file exactly as it is written on disk, or rename one",
+                )
+            if same:
+                return same[0]
+        return name
+
+    def missing(self, name: str, where: str, error: DataError) -> DataError:
+        """The error for a name that is not there, with a file of this name in another folder as the hint."""
+        others = self._ends.get(folded(PurePosixPath(variants(name)[-1]).name), [])
+        do = f"did you mean {printable(others[0])}?" if len(others) == 1 else "restore the file or correct the row"
+        expected = f"{printable(name)} below {self.folder}"
+        return DataError(error.what, where=where, got=error.got, expected=expected, do=do)
+
+    @cached_property
+    def _below(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for path in walk(self.folder):
+            name = path.relative_to(self.folder).as_posix()
+            found.setdefault(folded(name), []).append(name)
+        return found
+
+    @cached_property
+    def _ends(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name, same in self._below.items():
+            found.setdefault(name.rpartition("/")[2], []).extend(same)
+        return found
 
 
 class ImageKeys:
@@ -40,10 +108,7 @@ class ImageKeys:
     """
 
     def __init__(
-        self,
-        keys: Iterable[str],
-        places: Sequence[tuple[Path, str]] | None = None,
-        digests: np.ndarray | None = None,
+        self, keys: Iterable[str], places: Sequence[tuple[Path, str]] | None = None, digests: np.ndarray | None = None
     ):
         self.keys = list(keys)
         self.places, self.digests = places, digests
@@ -66,34 +131,25 @@ class ImageKeys:
         """The number of an image among the keys; raises as `find`."""
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or not path.parts:
-            raise DataError(
-                "image path leaves the folder",
-                where=where,
-                got=name,
-                expected="a key, or a path below the folder",
-                do="write the path as seen from the folder of the images",
-            )
-        tried = [path.as_posix(), *(each for each in variants(name)[1:])]
-        for each in tried:
-            if found := self._fitting(self._index, each):
-                return self._one(found, name, where)
-        for each in tried:
-            if found := self._fitting(self._folded, folded(each)):
-                return self._one(found, name, where)
+            expected, do = "a key, or a path below the folder", "write the path as seen from the folder of the images"
+            raise DataError("image path leaves the folder", where=where, got=name, expected=expected, do=do)
+        tried = [path.as_posix(), *variants(name)[1:]]
+        for index, form in ((lambda: self._index, str), (lambda: self._folded, folded)):
+            for each in tried:
+                if found := self._fitting(index(), form(each)):
+                    return self._one(found, name, where)
         raise self._missing(name, where)
 
     @cached_property
     def names(self) -> list[str]:
         """A name for each image that is no other image's: its key, or with the name of its shard before it."""
         names = list(self.keys)
-        whole: dict[str, list[int]] = {}
-        for i, key in enumerate(names):
-            whole.setdefault(key, []).append(i)
-        for key, items in whole.items():
+        for key, items in self._index.whole.items():
             if len(self._different(items)) > 1:
                 for i in items:
                     name = f"{self._shard_name(i, items)}/{key}"
-                    names[i] = name if name not in whole else f"{self._shard_name(i, items, whole_path=True)}/{key}"
+                    taken = name in self._index.whole
+                    names[i] = f"{self._shard_name(i, items, whole_path=True)}/{key}" if taken else name
             # else all are one image, by whatever number
         return names
 
@@ -107,7 +163,7 @@ class ImageKeys:
 
     def _fitting(self, index: _Index, name: str) -> list[int]:
         """Images that a name may mean; the closest reading that fits any decides."""
-        bare = _without_ending(name)
+        bare = _bare(name)
         if found := index.whole.get(name) or [*index.bare.get(bare, ()), *index.ends.get(name, ())]:
             return list(dict.fromkeys(found))
         if ends := index.ends.get(bare):
@@ -115,26 +171,22 @@ class ImageKeys:
         parts = name.split("/")
         for cut in range(1, len(parts)):  # folders above the key
             rest, above = "/".join(parts[cut:]), parts[:cut]
-            items = index.whole.get(rest) or index.bare.get(_without_ending(rest)) or []
-            lying = [i for i in items if self._lies_in(i, above)] or [i for i in items if self._is_container(i)]
-            if lying:
+            items = index.whole.get(rest) or index.bare.get(_bare(rest)) or []
+            lying = [i for i in items if self._lies_in(i, above)]
+            if lying := lying or [i for i in items if self.places is None or self.places[i][1] in _CONTAINERS]:
                 return lying
-        number = _COCO.fullmatch(_without_ending(parts[-1]))
+        number = _COCO.fullmatch(_bare(parts[-1]))
         return self._fitting(index, number[1]) if number else []
-
-    def _is_container(self, i: int) -> bool:
-        return self.places is None or self.places[i][1] in _CONTAINERS
 
     def _lies_in(self, i: int, above: list[str]) -> bool:
         """Whether the shard of an image is called so, from its end upwards."""
         if self.places is None:
             return False
         path, form = self.places[i]
-        path = (path if form == "loose" or form in _CONTAINERS else path.parent).absolute()
+        path = (path.parent if form == "jsonl" else path).absolute()
         shards = {path.parts, (*path.parts[:-1], path.stem)} if form in _CONTAINERS else {path.parts}
-        return any(
-            [folded(part) for part in parts[-len(above) :]] == [folded(part) for part in above] for parts in shards
-        )
+        wanted = [folded(part) for part in above]
+        return any([folded(part) for part in parts[-len(above) :]] == wanted for parts in shards)
 
     def _different(self, items: list[int]) -> list[int]:
         """The first of each of the images that differ."""
@@ -149,10 +201,7 @@ class ImageKeys:
         different = self._different(found)
         if len(different) == 1:
             return different[0]
-        if self.places is None:
-            shown = ", ".join(self.keys[i] for i in different[:2])
-        else:
-            shown = " and ".join(f"{printable(self.keys[i])} in {printable(self.places[i][0])}" for i in different[:2])
+        shown = " and ".join(self._called(i) for i in different[:2])
         more = f" and {len(different) - 2} more" if len(different) > 2 else ""
         raise DataError(
             "several images have this name",
@@ -161,6 +210,10 @@ class ImageKeys:
             expected="one image, or images equal to the last byte",
             do=f"write {self.names[different[0]]} in the row, or give only the images that are meant",
         )
+
+    def _called(self, i: int) -> str:
+        place = "" if self.places is None else f" in {printable(self.places[i][0])}"
+        return printable(self.keys[i]) + place
 
     def _shard_name(self, i: int, items: list[int], whole_path: bool = False) -> str:
         """As many names of folders above the shard as tell it from the others'."""
@@ -174,19 +227,16 @@ class ImageKeys:
         return printable(self.places[i][0])
 
     def _missing(self, name: str, where: object) -> DataError:
+        end = name.rpartition("/")[2]
+        if alike := self._index.ends.get(end) or self._index.whole.get(end):
+            do = f"there is {self._called(alike[0])}, in another folder: correct the row, or give the folder that its "
+            do += "path begins in"
+        else:
+            self._missed += 1
+            # Comparing with all keys is slow: it helps once, not in a list of thousands.
+            near = did_you_mean(name, self.keys) if len(self) <= 10_000 and self._missed <= 3 else None
+            do = near or "add the image, correct the row, or remove it"
         expected = f"one of {len(self)} keys" + (f", such as {self.keys[0]}" if self.keys else "")
-        alike = self._index.ends.get(name.rpartition("/")[2]) or self._index.whole.get(name.rpartition("/")[2])
-        if alike:
-            place = "" if self.places is None else f" in {printable(self.places[alike[0]][0])}"
-            do = (
-                f"there is {printable(self.keys[alike[0]])}{place}, in another folder: correct the row, "
-                "or give the folder that its path begins in"
-            )
-            return DataError("image is missing", where=where, got=name, expected=expected, do=do)
-        self._missed += 1
-        # Comparing with all keys is slow: it helps once, not in a list of thousands.
-        near = did_you_mean(name, self.keys) if len(self) <= 10_000 and self._missed <= 3 else None
-        do = near or "add the image, correct the row, or remove it"
         return DataError("image is missing", where=where, got=name, expected=expected, do=do)
 
 
@@ -201,7 +251,7 @@ class _Index:
         self.ends: dict[str, list[int]] = {}
         for i, key in enumerate(keys):
             self.whole.setdefault(key, []).append(i)
-            bare = _without_ending(key)
+            bare = _bare(key)
             self.bare.setdefault(bare, []).append(i)
             ends = []
             for full in dict.fromkeys((key, bare)):
@@ -213,8 +263,3 @@ class _Index:
                 items = self.ends.setdefault(end, [])
                 if len(items) < 2:
                     items[:] = different([*items, i])
-
-
-def _without_ending(name: str) -> str:
-    ending = next((each for each in IMAGE_SUFFIXES if name.lower().endswith(each)), "")
-    return name[: len(name) - len(ending)]

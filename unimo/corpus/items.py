@@ -6,20 +6,20 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from unimo.corpus import text as readers
 from unimo.corpus.bad_samples import Notes
-from unimo.corpus.finding import IMAGE_SUFFIXES, Fields, Kind, Source
-from unimo.corpus.names import FolderNames
-from unimo.corpus.tar import Member, scan_tar
-from unimo.corpus.tar_members import TarMembers
-from unimo.corpus.walking import printable, walk_order
+from unimo.corpus.finding import IMAGE_SUFFIXES, Fields, Kind, Source, printable, walk_order
+from unimo.corpus.image_names import FolderNames
+from unimo.corpus.tar import Member, Parts, TarMembers, scan_tar
 from unimo.errors import DataError
 from unimo.file_access import MAX_MEMBER_BYTES, read_file, read_range
+
+Rows = Iterable["readers.Row | DataError"]
 
 
 @dataclass
@@ -38,264 +38,262 @@ class Item:
     label: str = ""
     record: str = ""  # relative path of the .json beside a loose image
 
-    def forget_bytes(self, keep_texts: bool) -> None:
-        self.image = b""
-        if not keep_texts:
-            self.texts = []
 
-
-@dataclass
-class Bad:
-    """A sample that cannot be used."""
+class Bad(NamedTuple):
+    """A sample that cannot be used; without a key, a stretch that may have held any number of samples."""
 
     key: str
     error: DataError
 
 
-@dataclass
-class Lost:
-    """A stretch of a shard that cannot be read: it may have held any number of samples."""
-
-    error: DataError
+class PassedOver(Exception):
+    """What is neither a sample nor a bad one, with the reason."""
 
 
-Found = Iterator["Item | Bad | Lost"]
-
-
-def items(source: Source, kind: Kind, fields: Fields, notes: Notes) -> Found:
+def items(source: Source, kind: Kind, fields: Fields, notes: Notes) -> Iterator[Item | Bad]:
     """Every sample of a shard: usable ones, bad ones, lost stretches; what is passed over goes to notes."""
-    if source.form == "tar":
-        return _tar_items(source.path, kind, fields, notes)
-    if source.form == "loose":
-        if kind == "pairs":
-            return _loose_pairs(source, fields, notes)
-        return _loose_texts(source) if kind == "texts" else _loose_images(source)
-    rows = readers.read_jsonl(source.path) if source.form == "jsonl" else readers.read_parquet(source.path)
-    if kind == "texts":
-        return _row_texts(source, rows, fields)
-    if source.form == "parquet":
-        return _table_images(rows, kind, fields, notes)
-    return _listed_pairs(source, rows, fields, notes)
+    return iter(_Reader(source, kind, fields, notes))
 
 
-def _tar_items(path: Path, kind: Kind, fields: Fields, notes: Notes) -> Found:
-    """Members sharing a name up to its first dot are one sample (WebDataset); they need not be neighbours."""
-    members = TarMembers(kind, notes)
-    for entry in scan_tar(path):
-        if isinstance(entry, DataError):
-            yield Lost(entry)
-        else:
-            members.take(entry)
-    for key, parts in members.samples(path.name):
-        if isinstance(parts, DataError):
-            yield Bad(key, parts)
-            continue
+class _Reader:
+    def __init__(self, source: Source, kind: Kind, fields: Fields, notes: Notes):
+        self.source, self.kind, self.fields, self.notes = source, kind, fields, notes
+        self.path, self.name = source.path, source.path.name
+
+    def __iter__(self) -> Iterator[Item | Bad]:
+        form = self.source.form
+        if form == "tar":
+            return self._tar()
+        if form == "loose":
+            return {"texts": self._texts, "images": self._images, "pairs": self._pairs}[self.kind]()
+        rows = readers.read_jsonl(self.path) if form == "jsonl" else readers.read_parquet(self.path)
+        if self.kind == "texts":
+            return self._row_texts(rows)
+        return self._embedded(rows) if form == "parquet" else self._listed(rows)
+
+    def _try(self, key: str, make: Callable[..., Item], *given: Any) -> Iterator[Item | Bad]:
         try:
-            yield _tar_item(path, key, f"{path.name}, key {key}", parts, kind, fields, notes)
-        except PassedOver as failed:
-            notes.tell(str(failed), key)
+            yield make(*given)
+        except PassedOver as reason:
+            self.notes.tell(str(reason), key)
         except DataError as error:
             yield Bad(key, error)
 
+    # ---- tar
 
-def _tar_item(
-    path: Path, key: str, where: str, members: dict[str, Member], kind: Kind, fields: Fields, notes: Notes
-) -> Item:
-    values: dict[str, Any] = {}
-    image = members.get("image")
-    if image is None:
-        if "json" in members:
-            with contextlib.suppress(DataError):
-                values = readers.parse_json(_read_member(path, members["json"]), where)
-        pass_over_failed(values)
-        raise DataError(
-            "caption without image" if kind == "pairs" else "sample without image",
-            where=where,
-            got="only " + ", ".join(sorted(member.name for member in members.values())),
-            expected=f"{key} with one of {', '.join(IMAGE_SUFFIXES)}",
-            do="add the image or remove the sample",
-        )
-    item = Item(key, f"{path.name}, member {image.name}, byte offset {image.offset}")
-    item.image, item.image_at = _read_member(path, image), (image.offset, image.length)
-    if "json" in members:
-        member = members["json"]
-        data = _read_member(path, member)
-        values = readers.parse_json(data, f"{path.name}, member {member.name}", member.offset)
-        item.record_at, item.record_sha256 = (member.offset, member.length), hashlib.sha256(data).digest()
-    item.label = _label(values, fields)
-    if kind == "pairs":
-        given = first_of(values, fields.captions)
-        if given is None and "txt" in members:
-            given = readers.decode_utf8(
-                _read_member(path, members["txt"]), f"{path.name}, member {members['txt'].name}"
+    def _tar(self) -> Iterator[Item | Bad]:
+        """Members sharing a name up to its first dot are one sample (WebDataset); they need not be neighbours."""
+        members = TarMembers(self.kind, self.notes)
+        for entry in scan_tar(self.path):
+            if isinstance(entry, DataError):
+                yield Bad("", entry)
+            else:
+                members.take(entry)
+        for key, parts in members.samples(self.name):
+            if isinstance(parts, DataError):
+                yield Bad(key, parts)
+            else:
+                yield from self._try(key, self._tar_item, key, parts)
+
+    def _tar_item(self, key: str, members: Parts) -> Item:
+        where = f"{self.name}, key {key}"
+        image = members.get("image")
+        if image is None:
+            if "json" in members:
+                with contextlib.suppress(DataError):
+                    pass_over_failed(readers.parse_json(self._read_member(members["json"]), where))
+            raise DataError(
+                "caption without image" if self.kind == "pairs" else "sample without image",
+                where=where,
+                got="only " + ", ".join(sorted(member.name for member in members.values())),
+                expected=f"{key} with one of {', '.join(IMAGE_SUFFIXES)}",
+                do="add the image or remove the sample",
             )
-            given = readers.split_lines(given)
-        item.texts = _captions(given, where, fields, notes)
-    return item
+        item = Item(key, f"{self.name}, member {image.name}, byte offset {image.offset}")
+        item.image, item.image_at = self._read_member(image), (image.offset, image.length)
+        given: Any = None
+        if member := members.get("json"):
+            place = f"{self.name}, member {member.name}"
+            given = self._take_record(item, self._read_member(member), place, member.offset)
+        if given is None and (member := members.get("txt")):
+            given = _lines(self._read_member(member), f"{self.name}, member {member.name}")
+        if self.kind == "pairs":
+            item.texts = self._captions(given, where)
+        return item
 
+    def _read_member(self, member: Member) -> bytes:
+        if member.length > MAX_MEMBER_BYTES:
+            raise DataError(
+                "member is too large",
+                where=f"{self.name}, member {member.name}",
+                got=f"{member.length} bytes",
+                expected=f"at most {MAX_MEMBER_BYTES} bytes",
+                do="make it smaller or remove the sample",
+            )
+        return read_range(self.path, member.offset, member.length)
 
-def _read_member(path: Path, member: Member) -> bytes:
-    if member.length > MAX_MEMBER_BYTES:
-        raise DataError(
-            "member is too large",
-            where=f"{path.name}, member {member.name}",
-            got=f"{member.length} bytes",
-            expected=f"at most {MAX_MEMBER_BYTES} bytes",
-            do="make it smaller or remove the sample",
-        )
-    return read_range(path, member.offset, member.length)
+    def _take_record(self, item: Item, data: bytes, where: str, offset: int) -> Any:
+        """Reads what a JSON object says of an image; returns its captions."""
+        values = readers.parse_json(data, where, offset)
+        item.record_at, item.record_sha256 = (offset, len(data)), hashlib.sha256(data).digest()
+        item.label = self._label(values)
+        return first_of(values, self.fields.captions)
 
+    # ---- loose files
 
-def _loose_images(source: Source) -> Found:
-    for name in source.files:
+    def _images(self) -> Iterator[Item | Bad]:
+        for name in self.source.files:
+            yield from self._try(printable(name), self._loose, name)
+
+    def _loose(self, name: str) -> Item:
         key = printable(name)
-        try:
-            yield Item(key, f"{source.path.name}/{key}", file=name, image=read_file(source.path / name))
-        except DataError as error:
-            yield Bad(key, error)
+        return Item(key, f"{self.name}/{key}", file=name, image=read_file(self.path / name))
 
+    def _texts(self) -> Iterator[Item | Bad]:
+        for name in self.source.files:
+            yield from self._try(printable(name), self._text, name)
 
-def _loose_texts(source: Source) -> Found:
-    for name in source.files:
-        key = printable(name)
-        where = f"{source.path.name}/{key}"
-        try:
-            data = read_file(source.path / name, limit=2**40)
-            text = readers.decode_utf8(data, where)
-            if not text.strip():
-                raise DataError("document is empty", where=where, expected="text", do="remove the file")
-            digest = hashlib.sha256(data).digest()
-            yield Item(key, where, file=name, record_at=(0, len(data)), record_sha256=digest, texts=[text])
-        except DataError as error:
-            yield Bad(key, error)
+    def _text(self, name: str) -> Item:
+        where = f"{self.name}/{printable(name)}"
+        data = read_file(self.path / name, limit=2**40)
+        item = Item(printable(name), where, file=name, record_at=(0, len(data)))
+        item.record_sha256, item.texts = hashlib.sha256(data).digest(), [_document(data, where, where)]
+        return item
 
+    def _pairs(self) -> Iterator[Item | Bad]:
+        """Images with NAME.json or NAME.txt beside them, as img2dataset writes folders; the .json goes first."""
+        images: dict[str, list[str]] = {}  # name without its ending -> images
+        sides: dict[tuple[str, str], str] = {}  # (name without its ending, ending) -> file
+        for name in self.source.files:
+            stem, _, ending = name.rpartition(".")
+            sides[stem, ending.lower()] = name
+            if name.lower().endswith(IMAGE_SUFFIXES):
+                images.setdefault(stem, []).append(name)
+        for stem, names in images.items():
+            for name in names:
+                shared = len(names) > 1 and any((stem, each) in sides for each in ("json", "txt"))
+                found = [sides.get((stem, each)) or sides.get((name, each)) for each in ("json", "txt")]
+                yield from self._try(printable(name), self._pair, name, *found, names if shared else [])
 
-def _loose_pairs(source: Source, fields: Fields, notes: Notes) -> Found:
-    """Images with NAME.json or NAME.txt beside them, as img2dataset writes folders; the .json goes first."""
-    images: dict[str, list[str]] = {}  # name without its ending -> images
-    for name in source.files:
-        if name.lower().endswith(IMAGE_SUFFIXES):
-            images.setdefault(name.rpartition(".")[0], []).append(name)
-    sides: dict[tuple[str, str], str] = {}  # (name without its ending, ending) -> file
-    for name in source.files:
-        stem, _, ending = name.rpartition(".")
-        sides[stem, ending.lower()] = name
-    for stem, names in images.items():
-        for name in names:
-            key = printable(name)
-            where = f"{source.path.name}/{key}"
-            beside = {each: sides.get((stem, each)) or sides.get((name, each)) for each in ("json", "txt")}
+    def _pair(self, name: str, record: str | None, lines: str | None, sharing: Sequence[str]) -> Item:
+        where = f"{self.name}/{printable(name)}"
+        if sharing:
+            raise DataError(
+                "several images share one caption",
+                where=where,
+                got=", ".join(map(printable, sharing[:3])),
+                expected="one image for each .txt or .json",
+                do="rename one with a caption of its own, or move it away",
+            )
+        item, given = self._loose(name), None
+        if record:
+            item.record, data = record, read_file(self.path / record)
+            given = self._take_record(item, data, f"{self.name}/{printable(record)}", 0)
+        if given is None and lines:
+            given = _lines(read_file(self.path / lines), f"{self.name}/{printable(lines)}")
+        item.texts = self._captions(given, where)
+        return item
+
+    # ---- tables
+
+    def _row_texts(self, rows: Rows) -> Iterator[Item | Bad]:
+        for row in rows:
+            if isinstance(row, DataError):
+                yield _bad_row(row)
+            else:
+                yield from self._try(row.key, self._row_text, row)
+
+    def _row_text(self, row: readers.Row) -> Item:
+        name = "/".join(self.fields.text)
+        value = first_of(row.values, self.fields.text)
+        if value is None:
+            raise _missing_field(row, self.fields.text)
+        text = _document(readers.checked_text(value, row.where, name), row.where, f"{row.where}, field {name}")
+        at = (row.offset, row.length)
+        return Item(row.key, row.where, record_at=at, record_sha256=row.sha256, texts=[text])
+
+    def _embedded(self, rows: Rows) -> Iterator[Item | Bad]:
+        for row in rows:
+            if isinstance(row, DataError):
+                yield Bad("", row)
+                continue
+            key = row.key if row.values.get("key") is None else str(row.values["key"])
+            yield from self._try(key, self._embedded_item, key, row)
+
+    def _embedded_item(self, key: str, row: readers.Row) -> Item:
+        if embedded_image(first_of(row.values, self.fields.image)) is None:
+            pass_over_failed(row.values)
+        data = _image_in(row, self.fields.image)
+        at = row.offset
+        item = Item(key, row.where, image=data, image_at=(at, len(data)), record_at=(at, 1))
+        item.label = self._label(row.values)
+        if self.kind == "pairs":
+            item.texts = self._captions(first_of(row.values, self.fields.captions), row.where)
+        return item
+
+    def _listed(self, rows: Rows) -> Iterator[Item | Bad]:
+        """Rows that name the same image are one pair with several captions; the row met first is its record."""
+        files = FolderNames(self.path.parent)
+        found: dict[str, Item] = {}
+        for row in rows:
+            if isinstance(row, DataError):
+                yield _bad_row(row)
+                continue
             try:
-                if len(names) > 1 and any((stem, each) in sides for each in beside):
-                    raise DataError(
-                        "several images share one caption",
-                        where=where,
-                        got=", ".join(map(printable, names[:3])),
-                        expected="one image for each .txt or .json",
-                        do="rename one with a caption of its own, or move it away",
-                    )
-                item = Item(key, where, file=name, image=read_file(source.path / name))
-                given = None
-                if record := beside["json"]:
-                    data = read_file(source.path / record)
-                    values = readers.parse_json(data, f"{source.path.name}/{printable(record)}")
-                    item.record, item.record_at = record, (0, len(data))
-                    item.record_sha256, item.label = hashlib.sha256(data).digest(), _label(values, fields)
-                    given = first_of(values, fields.captions)
-                if given is None and (text := beside["txt"]):
-                    data = read_file(source.path / text)
-                    given = readers.split_lines(readers.decode_utf8(data, f"{source.path.name}/{printable(text)}"))
-                item.texts = _captions(given, where, fields, notes)
+                self._take_row(row, files, found)
+            except PassedOver as reason:
+                self.notes.tell(str(reason), row.where)
+            except DataError as error:
+                yield Bad(row.where, error)
+        for name, item in found.items():
+            try:
+                item.image = read_file(self.path.parent / name)
                 yield item
             except DataError as error:
-                yield Bad(key, error)
+                missing = error.what == "file is missing"
+                yield Bad(item.key, files.missing(name, item.where, error) if missing else error)
 
+    def _take_row(self, row: readers.Row, files: FolderNames, found: dict[str, Item]) -> None:
+        name = image_name(row, self.fields)
+        if name is None:
+            pass_over_failed(row.values)
+            raise _missing_field(row, self.fields.image)
+        name = files.find(name)
+        captions = self._captions(first_of(row.values, self.fields.captions), row.where)
+        if name in found:
+            self.notes.tell("further captions of an image in rows of their own", row.where)
+            found[name].texts += captions
+            return
+        if not os.path.lexists(self.path.parent / name):
+            pass_over_failed(row.values)
+        key = printable(name)
+        at = (row.offset, row.length)
+        found[name] = Item(key, f"{row.where}, image {key}", file=name, record_at=at, record_sha256=row.sha256)
+        found[name].texts, found[name].label = captions, self._label(row.values)
 
-def _row_texts(source: Source, rows: Iterable[readers.Row | DataError], fields: Fields) -> Found:
-    for row in rows:
-        if isinstance(row, DataError):
-            yield _lost_or_bad(source, row)
-            continue
-        key = row.where.replace(", line ", ":").replace(", row ", ":")
-        try:
-            value = first_of(row.values, fields.text)
-            if value is None:
-                raise _missing_field(row, fields.text)
-            text = readers.checked_text(value, row.where, "/".join(fields.text))
-            if not text.strip():
-                raise DataError(
-                    "document is empty",
-                    where=f"{row.where}, field {'/'.join(fields.text)}",
-                    expected="text",
-                    do="remove the record",
-                )
-            item = Item(key, row.where, record_at=(row.offset, row.length), texts=[text])
-            item.record_sha256 = row.sha256
-            yield item
-        except DataError as error:
-            yield Bad(key, error)
+    # ---- fields
 
+    def _captions(self, given: object, where: str) -> list[str]:
+        """One or many captions, stripped; blank ones are dropped and counted."""
+        name = "/".join(self.fields.captions)
+        what, got, expected = "image without caption", None, f"a field {name}, or lines of .txt"
+        given = [given] if isinstance(given, str) else given
+        if isinstance(given, list):
+            stripped = [readers.checked_text(caption, where, name).strip() for caption in given]
+            captions = [caption for caption in stripped if caption]
+            self.notes.tell("blank captions", where, count=len(stripped) - len(captions))
+            if captions:
+                return captions
+            got = "only blank captions"
+        elif given is not None:
+            what, where, got = "wrong type of field", f"{where}, field {name}", type(given).__name__
+            expected = "a string or a list of strings"
+        do = "add a caption, name another field, or remove the image"
+        raise DataError(what, where=where, got=got, expected=expected, do=do)
 
-def _table_images(rows: Iterable[readers.Row | DataError], kind: Kind, fields: Fields, notes: Notes) -> Found:
-    for row in rows:
-        if isinstance(row, DataError):
-            yield Lost(row)
-            continue
-        key = row.values.get("key")
-        key = row.where.replace(", row ", ":") if key is None else str(key)
-        try:
-            if embedded_image(first_of(row.values, fields.image)) is None:
-                pass_over_failed(row.values)
-            data = _image_in(row, fields.image)
-            item = Item(key, row.where, image=data, image_at=(row.offset, len(data)), record_at=(row.offset, 1))
-            item.label = _label(row.values, fields)
-            if kind == "pairs":
-                item.texts = _captions(first_of(row.values, fields.captions), row.where, fields, notes)
-            yield item
-        except PassedOver as failed:
-            notes.tell(str(failed), key)
-        except DataError as error:
-            yield Bad(key, error)
-
-
-def _listed_pairs(source: Source, rows: Iterable[readers.Row | DataError], fields: Fields, notes: Notes) -> Found:
-    """Rows that name the same image are one pair with several captions; the row met first is its record."""
-    folder = source.path.parent
-    files = FolderNames(folder)
-    items: dict[str, Item] = {}
-    for row in rows:
-        if isinstance(row, DataError):
-            yield _lost_or_bad(source, row)
-            continue
-        try:
-            name = image_name(row, fields)
-            if name is None:
-                pass_over_failed(row.values)
-                raise _missing_field(row, fields.image)
-            name = files.find(name)
-            captions = _captions(first_of(row.values, fields.captions), row.where, fields, notes)
-            if name not in items:
-                if not os.path.lexists(folder / name):
-                    pass_over_failed(row.values)
-                key = printable(name)
-                item = Item(key, f"{row.where}, image {key}", file=name, record_at=(row.offset, row.length))
-                item.record_sha256, item.label = row.sha256, _label(row.values, fields)
-                items[name] = item
-            else:
-                notes.tell("further captions of an image in rows of their own", row.where)
-            items[name].texts += captions
-        except PassedOver as failed:
-            notes.tell(str(failed), row.where)
-        except DataError as error:
-            yield Bad(row.where, error)
-    for name, item in items.items():
-        try:
-            item.image = read_file(folder / name)
-            yield item
-        except DataError as error:
-            if error.what == "file is missing":
-                error = files.missing(name, item.where, error)
-            yield Bad(item.key, error)
+    def _label(self, values: dict[str, Any]) -> str:
+        label = first_of(values, self.fields.label)
+        return str(label) if isinstance(label, (str, int)) else ""
 
 
 def named_images(source: Source, fields: Fields) -> tuple[str, ...]:
@@ -310,82 +308,43 @@ def named_images(source: Source, fields: Fields) -> tuple[str, ...]:
 
 
 def image_name(row: readers.Row, fields: Fields) -> str | None:
-    """The path of the image that a row names, relative to its table; None where it names none."""
-    name = first_of(row.values, fields.image)
-    return None if name is None else _inside(readers.checked_text(name, row.where, "/".join(fields.image)), row.where)
-
-
-class PassedOver(Exception):
-    """What is neither a sample nor a bad one, with the reason."""
+    """The path of the image that a row names, below its table's folder and without `./`; None where it names none."""
+    value = first_of(row.values, fields.image)
+    if value is None:
+        return None
+    name = readers.checked_text(value, row.where, "/".join(fields.image))
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        expected = "a path relative to the .jsonl, below its folder"
+        do = "move the table to a folder above its images and write their paths from there"
+        raise DataError("image path leaves the folder", where=row.where, got=name, expected=expected, do=do)
+    return path.as_posix()
 
 
 def pass_over_failed(values: dict[str, Any]) -> None:
     """PassedOver where a record without its image says itself that fetching it failed, as img2dataset's do."""
     status, message = values.get("status"), values.get("error_message")
     if (isinstance(message, str) and message.strip()) or (isinstance(status, str) and _FAILED.match(status)):
-        said = f"status {status}" if isinstance(status, str) and status else "with an error_message"
-        raise PassedOver(f"records without an image that are named as failed, {said[:60]}")
+        why = f"status {status}" if isinstance(status, str) and status else "with an error_message"
+        raise PassedOver(f"records without an image that are named as failed, {why[:60]}")
 
 
 _FAILED = re.compile(r"(?i)fail|error")
 
 
-def _lost_or_bad(source: Source, error: DataError) -> Bad | Lost:
-    lost = error.what.startswith(("cannot unpack", "cannot read"))
-    return Lost(error) if lost else Bad(str(error.where), error)
+def _bad_row(error: DataError) -> Bad:
+    return Bad("" if readers.ends_the_file(error) else str(error.where), error)
 
 
-def _inside(name: str, where: str) -> str:
-    """A relative image path that stays in its folder, without `./` and doubled slashes."""
-    path = Path(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise DataError(
-            "image path leaves the folder",
-            where=where,
-            got=name,
-            expected="a path relative to the .jsonl, below its folder",
-            do="move the table to a folder above its images and write their paths from there",
-        )
-    return path.as_posix()
+def _document(data: bytes | str, where: str, place: str) -> str:
+    text = readers.decode_utf8(data, where) if isinstance(data, bytes) else data
+    if not text.strip():
+        raise DataError("document is empty", where=place, expected="text", do="remove the file or the record")
+    return text
 
 
-def _captions(given: object, where: str, fields: Fields, notes: Notes) -> list[str]:
-    """One or many captions, stripped; blank ones are dropped and counted."""
-    name = "/".join(fields.captions)
-    if isinstance(given, str):
-        given = [given]
-    if given is None:
-        raise DataError(
-            "image without caption",
-            where=where,
-            expected=f"a field {name}, or lines of .txt",
-            do="add a caption or remove the image",
-        )
-    if not isinstance(given, list):
-        raise DataError(
-            "wrong type of field",
-            where=f"{where}, field {name}",
-            got=type(given).__name__,
-            expected="a string or a list of strings",
-            do="repair or remove this record, or name another field",
-        )
-    stripped = [readers.checked_text(caption, where, name).strip() for caption in given]
-    captions = [caption for caption in stripped if caption]
-    notes.tell("blank captions", where, len(stripped) - len(captions))
-    if not captions:
-        raise DataError(
-            "image without caption",
-            where=where,
-            got="only blank captions",
-            expected="a caption of more than blanks",
-            do="add a caption or remove the image",
-        )
-    return captions
-
-
-def _label(values: dict[str, Any], fields: Fields) -> str:
-    label = first_of(values, fields.label)
-    return str(label) if isinstance(label, (str, int)) else ""
+def _lines(data: bytes, where: str) -> list[str]:
+    return readers.split_lines(readers.decode_utf8(data, where))
 
 
 def embedded_image(value: object) -> bytes | None:
@@ -418,10 +377,6 @@ def first_of(values: dict[str, Any], names: Sequence[str]) -> Any:
 
 
 def _missing_field(row: readers.Row, names: Sequence[str], meaning: str = "text") -> DataError:
-    return DataError(
-        "field is missing",
-        where=row.where,
-        got="fields " + ", ".join(list(row.values)[:8]),
-        expected=f"{meaning} in " + " or ".join(names),
-        do="name the field in Fields, or repair the record",
-    )
+    got, expected = "fields " + ", ".join(list(row.values)[:8]), f"{meaning} in " + " or ".join(names)
+    do = "name the field in Fields, or repair the record"
+    return DataError("field is missing", where=row.where, got=got, expected=expected, do=do)

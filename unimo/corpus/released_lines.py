@@ -29,6 +29,8 @@ ENTAILMENT_FIELDS = (
     *("number of boxes", "boxes", "features", "unused 2", "unused 3"),
 )
 
+_DO = "repair or remove this line"
+
 
 @dataclass(frozen=True)
 class ReleasedText:
@@ -49,12 +51,8 @@ def read_text_line(line: str, *, where: object = "this line") -> ReleasedText:
     """A line of 5, 8, 14 or 16 fields, by their number; of the last two the regions are not looked at."""
     count = line.count(";") + 1
     if count not in LAYOUTS:
-        raise DataError(
-            "Wrong number of fields",
-            where=where,
-            got=count,
-            expected="5 (Flickr30k), 8 (COCO of UNIMO-2), 14 (SNLI-VE) or 16 (COCO)",
-        )
+        expected = "5 (Flickr30k), 8 (COCO of UNIMO-2), 14 (SNLI-VE) or 16 (COCO)"
+        raise DataError("Wrong number of fields", where=where, got=count, expected=expected, do=_DO)
     fields = regions._fields(line, LAYOUTS[count], where)
     names = ["token ids", "positions", *(["segment labels"] if "segment labels" in fields else [])]
     ids = regions._rows(fields, names, where)[0]
@@ -64,9 +62,10 @@ def read_text_line(line: str, *, where: object = "this line") -> ReleasedText:
         image = image[regions.IMAGE_PREFIX :]
     if not image or not name:
         missing = "image" if not image else "caption or pair"
-        raise DataError("A line without a name", where=f"{where}, {missing}", got="nothing", expected="a number")
+        place = f"{where}, {missing}"
+        raise DataError("A line without a name", where=place, got="nothing", expected="a number", do=_DO)
     if not len(ids) and count in (5, 14):
-        raise DataError("A text without words", where=f"{where}, token ids", expected="[CLS] words [SEP]")
+        raise DataError("A text without words", where=f"{where}, token ids", expected="[CLS] words [SEP]", do=_DO)
     label = fields["label"].strip() if "label" in fields else None
     return ReleasedText(image, name, ids, fields.get("path", "").strip() or None, label)
 
@@ -76,11 +75,11 @@ def read_regions_line(line: str, *, where: object = "this line") -> tuple[str, d
     `unimo.regions.detector_files.found_in`. Features are as many as the table of the line has in a row."""
     count = line.count(";") + 1
     if count not in (14, 16):
-        raise DataError("Wrong number of fields", where=where, got=count, expected="14 (SNLI-VE) or 16 (COCO)")
+        raise DataError("Wrong number of fields", where=where, got=count, expected="14 (SNLI-VE) or 16 (COCO)", do=_DO)
     fields = regions._fields(line, LAYOUTS[count], where)
     rows = regions._number(fields, "number of boxes", where)
     if not rows:
-        raise DataError("No boxes", where=f"{where}, number of boxes", got=0, expected="1 or more")
+        raise DataError("No boxes", where=f"{where}, number of boxes", got=0, expected="1 or more", do=_DO)
     found: dict[str, Any] = {name: regions._number(fields, name, where) for name in ("width", "height")}
     found["boxes"] = regions._floats(fields, "boxes", rows, 4, where)
     found["features"] = table(fields, "features", rows, where)

@@ -1,192 +1,223 @@
-"""Members of a tar with their offsets: every header's checksum is verified, and a broken one costs one member."""
+"""Members of a tar with their offsets, and which of them are one sample.
+
+`tarfile` parses each header block: checksum, numbers, names. A loop of our own goes on behind a broken header, so that
+it costs one member and is reported (`tarfile` ends there, or passes it over in silence), and reads extended headers, of
+which `tarfile` takes broken ones for none and hostile ones in quadratic time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import tarfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal, NamedTuple
 
+from unimo.corpus.bad_samples import Notes
+from unimo.corpus.finding import IMAGE_SUFFIXES, Kind
 from unimo.errors import DataError
 from unimo.file_access import read_range, stat_regular
 
-BLOCK = 512
-_ZEROS = bytes(BLOCK)
-_REGULAR = (b"0", b"\0", b"7")  # regular, regular before 1988, contiguous
+BLOCK = tarfile.BLOCKSIZE
+_EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders, pipes
-_MAX_NAME_BYTES = 2**20
+_MAX_EXTENDED = 2**20  # bytes of an extended header
 _MAX_DIGITS = 19  # of a size in bytes that fits into 64 bits
 _SPARSE = "GNU.sparse"
 
 
-@dataclass(frozen=True)
-class Member:
-    """A regular file inside a tar: its bytes are [offset, offset + length) of the archive."""
+class Member(NamedTuple):
+    """A file inside a tar: its bytes are [offset, offset + length) of the archive."""
 
     name: str
     offset: int
     length: int
 
 
-@dataclass(frozen=True)
-class Oddity:
-    """A member that is not a regular file (link, device, folder, sparse): ignored, never followed."""
+class Oddity(NamedTuple):
+    """A member that is no file: ignored, never followed."""
 
     name: str
-    kind: str
+    kind: Literal["folder", "other"]
 
 
 def scan_tar(path: Path) -> Iterator[Member | Oddity | DataError]:
-    """Every regular member in file order, and a located DataError for each stretch that could not be read.
+    """Every member in file order, and a located DataError for each stretch that could not be read.
 
-    Reads USTAR (POSIX.1-1988), pax (POSIX.1-2001) and GNU long names. Behind a broken header the reader goes
-    on at the next block that is a valid header, so one flipped bit costs one member and is reported, not the
-    rest.
+    Reads USTAR (POSIX.1-1988), pax (POSIX.1-2001) and GNU long names. Behind a broken header the next block that is a
+    valid header counts. Symbolic and hard links, devices, folders and sparse files are no members to be read.
     """
     size = stat_regular(path).st_size
-    at = 0
-    ended = False  # an end-of-archive block was met
+    lost: int | None = None  # where a stretch without headers began
+    at, cut = 0, False
     extended: dict[str, str] = {}  # what pax or GNU blocks say about the next member
     for_all: dict[str, str] = {}  # what pax global blocks say about all that follow
-
-    def broken(what: str, begin: int, end: int) -> DataError:
-        return DataError(
-            what,
-            where=f"{path.name}, byte offset {begin}",
-            got=f"{end - begin} unreadable bytes",
-            expected="a tar header whose checksum fits, or the end-of-archive blocks",
-            do="fetch or write the shard again; what was lost is not known from the shard alone",
-        )
-
     while at + BLOCK <= size:
-        block = read_range(path, at, BLOCK)
-        if block == _ZEROS:
-            next_header = _find_header(path, at + BLOCK, size)
-            if next_header is None:
-                ended = True
-                break
-            yield broken("blank stretch inside a tar", at, next_header)
-            at, extended = next_header, {}
+        try:
+            header = tarfile.TarInfo.frombuf(read_range(path, at, BLOCK), "utf-8", "backslashreplace")
+            if header.size < 0:
+                raise tarfile.HeaderError("negative size")
+            if header.type in _EXTENDED:
+                records = _read_extension(path, header.type, at + BLOCK, header.size)
+                (for_all if header.type == tarfile.XGLTYPE else extended).update(records)
+        except tarfile.HeaderError:
+            lost, at, extended = at if lost is None else lost, at + BLOCK, {}
             continue
-        header = _parse_header(block)
-        body = at + BLOCK
-        if header is None:
-            next_header = _find_header(path, body, size)
-            yield broken("broken tar header", at, size if next_header is None else next_header)
-            if next_header is None:
-                return
-            at, extended = next_header, {}
+        if lost is not None:
+            yield _broken(path, lost, at)
+            lost = None
+        begin, body = at, at + BLOCK
+        if header.type in _EXTENDED:
+            at = body + -(-header.size // BLOCK) * BLOCK
             continue
-        name, kind, length = header
-        after = body + -(-length // BLOCK) * BLOCK
-        if kind in (b"x", b"g", b"L", b"K"):
-            records = _read_extension(path, kind, body, length) if body + length <= size else None
-            if records is None:
-                next_header = _find_header(path, body, size)
-                yield broken("broken extended tar header", at, size if next_header is None else next_header)
-                if next_header is None:
-                    return
-                at, extended = next_header, {}
-                continue
-            (for_all if kind == b"g" else extended).update(records)
-            at = after
-            continue
-        known = {**for_all, **extended}
-        extended = {}
-        name = known.get("path", name).removeprefix("./")
-        if kind in _REGULAR and "size" in known:
-            length = int(known["size"])
-            after = body + -(-length // BLOCK) * BLOCK
-        holds_data = kind not in _WITHOUT_DATA
-        if holds_data and body + length > size:
-            yield DataError(
-                "tar is cut short",
-                where=f"{path.name}, member {name}, byte offset {at}",
-                got=f"{size - body} of {length} bytes of this member",
-                expected="the whole member and an end-of-archive block",
-                do="fetch or write the shard again",
-            )
-            next_header = _find_header(path, body, size)
-            if next_header is None:
-                return
-            at = next_header
-            continue
-        if kind in _REGULAR and not name.endswith("/") and _SPARSE not in known:
+        known, extended = {**for_all, **extended}, {}
+        name = known.get("path", header.name).removeprefix("./")
+        regular = header.isreg() and header.type != tarfile.GNUTYPE_SPARSE and _SPARSE not in known
+        length = int(known.get("size", header.size)) if regular else header.size
+        at = body if header.type in _WITHOUT_DATA or header.isdir() else body + -(-length // BLOCK) * BLOCK
+        if at > body and body + length > size:
+            yield _cut(f"{path.name}, member {name}, byte offset {begin}", f"{size - body} of {length} bytes")
+            at, cut = body, True
+        elif regular and not name.endswith("/"):
             yield Member(name, body, length)
         else:
-            yield Oddity(name, kind.decode("latin-1"))
-        at = after if holds_data else body
-    if not ended:
-        yield DataError(
-            "tar is cut short",
-            where=f"{path.name}, byte offset {min(at, size)}",
-            got=f"{size} bytes without an end-of-archive block",
-            expected="an end-of-archive block of zeros",
-            do="fetch or write the shard again; members behind this point are lost",
-        )
+            yield Oddity(name, "folder" if header.isdir() else "other")
+    if cut:
+        return
+    if lost is not None and any(read_range(path, lost, BLOCK)):  # not the blocks of zeros at the end
+        yield _broken(path, lost, size)
+    elif lost is None:
+        yield _cut(f"{path.name}, byte offset {min(at, size)}", f"{size} bytes without an end-of-archive block")
 
 
-def _parse_header(block: bytes) -> tuple[str, bytes, int] | None:
-    """(name, type flag, length) of a header block, or None when it is not a sound one."""
-    checksum = _number(block[148:156])
-    if checksum is None or checksum != sum(block) - sum(block[148:156]) + 8 * 0x20:
-        return None
-    length = _number(block[124:136])
-    if length is None or length < 0:
-        return None
-    name = block[:100].split(b"\0", 1)[0]
-    kind = block[156:157]
-    if block[257:263] == b"ustar\0" and (prefix := block[345:500].split(b"\0", 1)[0]):
-        name = prefix + b"/" + name
-    return name.decode("utf-8", "backslashreplace"), kind, length
+def _broken(path: Path, begin: int, end: int) -> DataError:
+    return DataError(
+        "broken tar header",
+        where=f"{path.name}, byte offset {begin}",
+        got=f"{end - begin} unreadable bytes",
+        expected="a tar header whose checksum fits, or the end-of-archive blocks",
+        do="fetch or write the shard again; what was lost is not known from the shard alone",
+    )
 
 
-def _number(field: bytes) -> int | None:
-    """An octal field, or GNU's base-256 form of large numbers; None when it is neither."""
-    if field[0] in (0x80, 0xFF):
-        return int.from_bytes(field[1:], "big") if field[0] == 0x80 else -1
-    digits = field.split(b"\0", 1)[0].strip(b" ")
-    if not digits:
-        return 0
-    return int(digits, 8) if digits.isdigit() and not set(digits) & set(b"89") else None
+def _cut(where: str, got: str) -> DataError:
+    expected = "whole members and an end-of-archive block of zeros"
+    do = "fetch or write the shard again; members behind this point are lost"
+    return DataError("tar is cut short", where=where, got=got, expected=expected, do=do)
 
 
-def _find_header(path: Path, at: int, size: int) -> int | None:
-    """Offset of the next sound header at or behind `at`, in steps of one block; None when there is none."""
-    step = 2 * BLOCK  # it mostly is near: many broken headers must not each cost a long read
-    while at < size:
-        chunk = read_range(path, at, step)
-        for begin in range(0, len(chunk) - BLOCK + 1, BLOCK):
-            block = chunk[begin : begin + BLOCK]
-            # the checksum field of a real header is never blank, which spares most blocks the sum
-            if block[148:156].strip(b"\0 ") and _parse_header(block) is not None:
-                return at + begin
-        at += step
-        step = min(2 * step, 2048 * BLOCK)
-    return None
-
-
-def _read_extension(path: Path, kind: bytes, body: int, length: int) -> dict[str, str] | None:
-    """What a pax header says about name, size and holes, or the long name of a GNU one; None when it does not parse."""
-    if length > _MAX_NAME_BYTES:
-        return None
-    data = read_range(path, body, length)
-    if kind in (b"L", b"K"):
-        return {"path": data.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")} if kind == b"L" else {}
+def _read_extension(path: Path, kind: bytes, body: int, length: int) -> dict[str, str]:
+    """What a pax header says about name, size and holes, or the long name of a GNU one. HeaderError if broken."""
+    data = read_range(path, body, length) if length <= _MAX_EXTENDED else b""
+    if len(data) < length:
+        raise tarfile.HeaderError("too long or cut short")
+    if kind not in (tarfile.XHDTYPE, tarfile.XGLTYPE):
+        long = data.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+        return {"path": long} if kind == tarfile.GNUTYPE_LONGNAME else {}
     records: dict[str, str] = {}
     at = 0
     while at < len(data):
         # "25 path=some/long/name\n": the number counts the whole record, itself included
         digits = data[at : max(at, data.find(b" ", at, at + _MAX_DIGITS + 1))]
         if not digits.isdigit() or not len(digits) < int(digits) <= len(data) - at:
-            return None
+            raise tarfile.HeaderError("no length of a record")
         name, equals, value = data[at + len(digits) + 1 : at + int(digits)].partition(b"=")
-        if not equals or not value.endswith(b"\n"):
-            return None
         at += int(digits)
+        if not equals or not value.endswith(b"\n"):
+            raise tarfile.HeaderError("no record")
         if name == b"size" and not (value[:-1].isdigit() and len(value) <= _MAX_DIGITS + 1):
-            return None
-        if name in (b"path", b"size"):
+            raise tarfile.HeaderError("no size")
+        if name in (b"path", b"size"):  # what nobody needs is forgotten at once, whatever there is of it
             records[name.decode()] = value[:-1].decode("utf-8", "backslashreplace")
         elif name.startswith(b"GNU.sparse"):
             records[_SPARSE] = ""
     return records
+
+
+# ---- samples
+
+SLOTS = {"pairs": ("image", "json", "txt"), "images": ("image", "json")}
+Parts = dict[str, Member]  # slot -> member
+_Group = dict[str, Parts]  # middle of the ending, "" for a plain one -> parts
+
+
+class TarMembers:
+    """Members sharing a name up to its first dot are one sample (WebDataset); what follows is the ending.
+
+    An ending of several parts, as in shot1.v1.jpg, tells variants of a sample apart. Beside a plain image of the same
+    key they are more than is read, and passed over. Where there is none, each variant with an image is a sample of its
+    own, called shot1.v1, if it has a caption of its own (shot1.v1.txt); a single image takes the plain caption of its
+    key; several that would share it are bad, for nobody knows whose it is.
+    """
+
+    def __init__(self, kind: Kind, notes: Notes):
+        self.kind, self.notes = kind, notes
+        self.groups: dict[tuple[str, int], _Group] = {}
+        self.copies: dict[str, int] = {}  # how often a key began anew
+        self.imaged: set[str] = set()  # keys with a plain image
+
+    def take(self, entry: Member | Oddity) -> None:
+        folder, _, name = entry.name.rpartition("/")
+        stem, _, ending = name.partition(".")
+        middle, _, last = ending.rpartition(".")
+        slot = "image" if f".{last.lower()}" in IMAGE_SUFFIXES else last.lower()
+        if isinstance(entry, Oddity):
+            if entry.kind != "folder":
+                self.notes.tell("extra members: links and other things that are no files", entry.name)
+        elif not stem:
+            self.notes.tell("extra members: hidden names", entry.name)
+        elif slot not in SLOTS[self.kind]:
+            ends = f"ending in .{last.lower()[:12]}" if last else "without an ending"
+            self.notes.tell(f"extra members: {ends}, not read as {self.kind}", entry.name)
+        else:
+            key = f"{folder}/{stem}" if folder else stem
+            copy = self.copies.get(key, 0)
+            if slot in self.groups.get((key, copy), {}).get(middle, {}):
+                copy = self.copies[key] = copy + 1
+            if slot == "image" and not middle:
+                self.imaged.add(key)
+            self.groups.setdefault((key, copy), {}).setdefault(middle, {})[slot] = entry
+
+    def samples(self, shard: str) -> Iterator[tuple[str, Parts | DataError]]:
+        """(key, members by slot), or the reason why nobody can tell which belong together."""
+        for (key, _), group in self.groups.items():
+            plain = group.pop("", {})
+            images = [middle for middle, parts in group.items() if "image" in parts]
+            if key in self.imaged:
+                self._pass_over(group.values(), "variants of a key that has a plain image")
+                if plain:
+                    yield key, plain
+            elif len(images) == 1:
+                own = group.pop(images[0])
+                self._pass_over(group.values(), "variants without an image")
+                yield (key if plain else f"{key}.{images[0]}"), {**plain, **own}
+            elif images:
+                yield from self._several(shard, key, plain, group)
+            else:  # bad ones, each by its name
+                yield from ((f"{key}.{middle}", parts) for middle, parts in group.items())
+                if plain:
+                    yield key, plain
+
+    def _several(self, shard: str, key: str, plain: Parts, group: _Group) -> Iterator[tuple[str, Parts | DataError]]:
+        shared = False
+        for middle, parts in group.items():
+            if "image" not in parts:
+                self._pass_over([parts], "variants without an image")
+            elif plain and self.kind == "pairs" and not {"txt", "json"} & set(parts):
+                shared = True
+                error = DataError(
+                    "several images share one caption",
+                    where=f"{shard}, member {parts['image'].name}",
+                    got=", ".join(sorted(part.name for part in plain.values())),
+                    expected=f"one image of the key {key}, or a caption for each, as {key}.{middle}.txt",
+                    do="write the shard with a key for each image",
+                )
+                yield f"{key}.{middle}", error
+            else:
+                yield f"{key}.{middle}", parts
+        if not shared:
+            self._pass_over([plain], "what belongs to several images of a key")
+
+    def _pass_over(self, those: Iterable[Parts], why: str) -> None:
+        for parts in those:
+            for member in parts.values():
+                self.notes.tell(f"extra members: {why}", member.name)

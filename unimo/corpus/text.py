@@ -2,7 +2,7 @@
 
     .txt               one document; blank lines separate its paragraphs
     .jsonl, .jsonl.gz  one JSON object per line
-    .parquet           one row per document (extra `parquet`)
+    .parquet           one row per document
 
 Readers yield a record, or the DataError of a line that cannot be used, and go on with the next line.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import math
 import zlib
@@ -18,13 +19,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple, cast
 
-from unimo.errors import DataError, UsageError
+from unimo.errors import DataError
 from unimo.file_access import read_range, stat_regular
 
 MAX_LINE_BYTES = 64 * 2**20
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
+_LOST = ("cannot unpack", "cannot read")  # how errors begin that lose an unknown number of rows
+_SPARE_FRAMES = 200
 
 
 @dataclass(frozen=True)
@@ -39,21 +42,28 @@ class Row:
     sha256: bytes = bytes(32)  # of those bytes; zeros for a table row
     typed: bool = True
 
+    @property
+    def key(self) -> str:
+        """FILE:NUMBER."""
+        return self.where.replace(", line ", ":").replace(", row ", ":")
+
+
+# ---- text
+
 
 def decode_utf8(data: bytes, where: object, offset: int = 0) -> str:
-    """Strict UTF-8 without NUL characters; a leading byte order mark is dropped. offset: where data begins
-    in its file."""
-    skipped = len(_BOM) if data.startswith(_BOM) else 0
+    """Strict UTF-8 without NUL characters; a leading byte order mark is dropped. offset: where data begins in its
+    file."""
+    skipped = len(BOM) if data.startswith(BOM) else 0
     try:
         text = data[skipped:].decode("utf-8")
     except UnicodeDecodeError as error:
+        at = offset + skipped + error.start
         wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        got = "UTF-16 (by its byte order mark)" if wide else f"byte 0x{error.object[error.start]:02x}"
+        do = "convert the file to UTF-8"
         raise DataError(
-            "text is not UTF-8",
-            where=f"{where}, byte offset {offset + skipped + error.start}",
-            got="UTF-16 (by its byte order mark)" if wide else f"byte 0x{error.object[error.start]:02x}",
-            expected="UTF-8",
-            do="convert the file to UTF-8",
+            "text is not UTF-8", where=f"{where}, byte offset {at}", got=got, expected="UTF-8", do=do
         ) from None
     if "\0" in text:
         raise DataError(
@@ -71,9 +81,26 @@ def split_lines(text: str) -> list[str]:
     Not `str.splitlines`, which also cuts at form feeds, U+0085 and U+2028: characters that may stand inside a text.
     """
     lines = text.split("\n")
-    if not lines[-1]:
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
+    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+
+
+def checked_text(value: object, where: object, field: str) -> str:
+    """A string that can be written as UTF-8 (a JSON escape can smuggle in half a character), without NULs."""
+    if not isinstance(value, str):
+        got, do = type(value).__name__, "repair or remove this record, or name another field"
+        raise DataError("wrong type of field", where=f"{where}, field {field}", got=got, expected="a string", do=do)
+    try:
+        value.encode("utf-8")
+        what, at = "text holds a NUL character", value.find("\0")
+    except UnicodeEncodeError as error:
+        what, at = "text holds a lone surrogate", error.start
+    if at >= 0:
+        place, do = f"{where}, field {field}, character {at}", "repair or remove this record"
+        raise DataError(what, where=place, got=repr(value[at]), expected="valid Unicode", do=do)
+    return value
+
+
+# ---- JSON
 
 
 class SeveralValues(dict):
@@ -99,40 +126,30 @@ def parse_json_value(data: bytes, where: object, offset: int = 0) -> Any:
     spare = _SPARE_FRAMES if text.count("[") + text.count("{") > _SPARE_FRAMES else 0
     try:
         try:
-            value = _deeper(spare, lambda: json.loads(text, object_pairs_hook=_object))
+            return _deeper(spare, lambda: json.loads(text, object_pairs_hook=_object))
         except json.JSONDecodeError:
             raise
         except ValueError:  # too many digits
-            value = json.loads(text, object_pairs_hook=_object, parse_int=_whole_number)
+            return json.loads(text, object_pairs_hook=_object, parse_int=_whole_number)
     except RecursionError:
         raise _bad_json(where, "too deeply nested") from None
     except ValueError as error:
         raise _bad_json(where, str(error)[:200]) from None
-    return value
 
 
 def _bad_json(where: object, got: str) -> DataError:
-    return DataError(
-        "broken JSON",
-        where=where,
-        got=got,
-        expected="one JSON object (RFC 8259)",
-        do="repair or remove this record",
-    )
+    expected = "one JSON object (RFC 8259)"
+    return DataError("broken JSON", where=where, got=got, expected=expected, do="repair or remove this record")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
-    if len(values) == len(pairs):
-        return values
-    first: dict[str, Any] = {}
-    for key, value in pairs:
-        if first.setdefault(key, value) != value:
-            values[key] = SeveralValues(first=first[key], another=value)
+    if len(values) < len(pairs):
+        first: dict[str, Any] = {}
+        for key, value in pairs:
+            if first.setdefault(key, value) != value:
+                values[key] = SeveralValues(first=first[key], another=value)
     return values
-
-
-_SPARE_FRAMES = 200
 
 
 def _deeper(frames: int, function: Callable[[], Any]) -> Any:
@@ -147,84 +164,86 @@ def _whole_number(digits: str) -> int | float:
         return -math.inf if digits.startswith("-") else math.inf
 
 
-def checked_text(value: object, where: object, field: str) -> str:
-    """A string that can be written as UTF-8 (a JSON escape can smuggle in half a character), without NULs."""
-    if not isinstance(value, str):
-        raise DataError(
-            "wrong type of field",
-            where=f"{where}, field {field}",
-            got=type(value).__name__,
-            expected="a string",
-        )
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(
-            "text holds a lone surrogate",
-            where=f"{where}, field {field}, character {error.start}",
-            got=repr(value[error.start]),
-            expected="valid Unicode",
-            do="repair or remove this record",
-        ) from None
-    if "\0" in value:
-        raise DataError("text holds a NUL character", where=f"{where}, field {field}, character {value.index(chr(0))}")
-    return value
+# ---- lines
 
 
-def read_text(path: Path, name: str | None = None) -> str:
-    """A whole .txt file."""
-    size = stat_regular(path).st_size
-    with path.open("rb") as stream:
-        return decode_utf8(stream.read(size), name or path.name)
+class RawLine(NamedTuple):
+    """number: from 1. offset: in the (unpacked) file. data: with its end; or what is wrong with it."""
+
+    number: int
+    offset: int
+    data: bytes | DataError
 
 
-def read_jsonl(path: Path) -> Iterator[Row | DataError]:
-    """The objects of a .jsonl or .jsonl.gz file; blank lines are passed over. A broken gzip stream ends the
-    reading."""
+def open_packed(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path)) if path.name.lower().endswith(".gz") else path.open("rb")
+
+
+def raw_lines(path: Path, returns: bool = False) -> Iterator[RawLine]:
+    """The lines of a file, packed by gzip or not. A broken gzip stream ends the reading.
+
+    returns: whether a file without a line feed in its first 64 KiB has lines that end in lone carriage returns, as an
+    old Mac or a spreadsheet wrote them; they then become line feeds.
+    """
     stat_regular(path)
-    offset = number = 0
-    with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as stream:
-        while True:
-            try:
-                line = stream.readline(MAX_LINE_BYTES + 1)
-                length = len(line)
-                while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):  # pass over the rest of the giant
-                    rest = stream.readline(2**20)
+    number = offset = 0
+    with open_packed(path) as stream:
+        try:
+            readline = _readline_of(stream, returns)
+            while line := readline(MAX_LINE_BYTES + 1):
+                number, length = number + 1, len(line)
+                rest = line
+                while length > MAX_LINE_BYTES and rest and not rest.endswith(b"\n"):  # pass over the rest of the giant
+                    rest = readline(2**20)
                     length += len(rest)
-                    if not rest or rest.endswith(b"\n"):
-                        break
-            except (EOFError, OSError, zlib.error) as error:
-                yield DataError(
-                    "cannot unpack file",
-                    where=f"{path.name}, behind line {number}",
-                    got=str(error),
-                    expected="a complete gzip stream",
-                    do="fetch the file again; the lines behind this point are lost",
-                )
-                return
-            if not line:
-                return
-            number += 1
+                long = length > MAX_LINE_BYTES
+                yield RawLine(number, offset, line_too_long(f"{path.name}, line {number}", length) if long else line)
+                offset += length
+        except (EOFError, OSError, zlib.error) as error:
+            yield RawLine(number + 1, offset, cannot_unpack(path, number, error))
+
+
+def _readline_of(stream: BinaryIO, returns: bool) -> Callable[[int], bytes]:
+    begin = stream.read(2**16) if returns else b""
+    if returns:
+        stream.seek(0)
+    if b"\r" not in begin or b"\n" in begin:
+        return stream.readline
+    text = io.TextIOWrapper(stream, encoding="latin-1", newline="\r")  # a character for each byte
+    return lambda size: text.readline(size).replace("\r", "\n").encode("latin-1")
+
+
+def line_too_long(where: str, length: int) -> DataError:
+    expected, do = f"at most {MAX_LINE_BYTES} bytes", "cut the record into smaller ones"
+    return DataError("line is too long", where=where, got=f"{length} bytes", expected=expected, do=do)
+
+
+def cannot_unpack(path: Path, number: int, error: Exception) -> DataError:
+    where, do = f"{path.name}, behind line {number}", "fetch the file again; what lies behind this point is lost"
+    return DataError("cannot unpack file", where=where, got=str(error), expected="a complete file", do=do)
+
+
+def ends_the_file(error: DataError) -> bool:
+    """Whether what lies behind the place of an error cannot be read, so that nobody can count what is lost."""
+    return error.what.startswith(_LOST)
+
+
+def read_jsonl(path: Path, returns: bool = False) -> Iterator[Row | DataError]:
+    """The objects of a .jsonl or .jsonl.gz file; blank lines are passed over."""
+    for number, offset, line in raw_lines(path, returns):
+        if isinstance(line, DataError):
+            yield line
+        elif line.strip() and line.strip() != BOM:
             where = f"{path.name}, line {number}"
-            begin, offset = offset, offset + length
-            if length > MAX_LINE_BYTES:
-                yield DataError(
-                    "line is too long",
-                    where=where,
-                    got=f"{length} bytes",
-                    expected=f"at most {MAX_LINE_BYTES} bytes",
-                    do="cut the record into smaller ones",
-                )
-            elif line.strip() and line.strip() != _BOM:
-                try:
-                    yield Row(where, parse_json(line, where, begin), begin, length, hashlib.sha256(line).digest())
-                except DataError as error:
-                    yield error
+            try:
+                yield Row(where, parse_json(line, where, offset), offset, len(line), hashlib.sha256(line).digest())
+            except DataError as error:
+                yield error
 
 
 def read_jsonl_at(path: Path, offset: int, length: int) -> bytes:
-    """The line at an offset of the unpacked file. In a .gz all that lies before it is unpacked again: for
-    looking, not for training, which reads tokens from the index."""
+    """The line at an offset of the unpacked file. In a .gz all that lies before it is unpacked again: for looking, not
+    for training, which reads tokens from the index."""
     if not path.name.endswith(".gz"):
         return read_range(path, offset, length)
     try:
@@ -232,7 +251,10 @@ def read_jsonl_at(path: Path, offset: int, length: int) -> bytes:
             stream.seek(offset)
             return stream.read(length)
     except (EOFError, OSError, zlib.error) as error:
-        raise DataError("cannot unpack file", where=path, got=str(error), do="fetch the file again") from error
+        raise cannot_unpack(path, 0, error) from error
+
+
+# ---- Parquet
 
 
 def read_parquet(path: Path) -> Iterator[Row | DataError]:
@@ -244,8 +266,6 @@ def read_parquet(path: Path) -> Iterator[Row | DataError]:
             for values in table.read_row_group(group).to_pylist():
                 yield Row(f"{path.name}, row {number}", values, number, 1)
                 number += 1
-    except UsageError:
-        raise
     except DataError as error:
         yield error
     except Exception as error:  # pyarrow raises its own classes, OSError, ValueError and more on damaged files
@@ -253,44 +273,37 @@ def read_parquet(path: Path) -> Iterator[Row | DataError]:
 
 
 def read_parquet_at(path: Path, row: int) -> dict[str, Any]:
-    """One row of a Parquet file; the row group it lies in is kept, since neighbours are often asked for
-    next."""
+    """One row of a Parquet file; the row group it lies in is kept, since neighbours are often read next."""
     try:
-        begin = 0
-        metadata = _parquet(path).metadata
+        begin, metadata = 0, _parquet(path).metadata
         for group in range(metadata.num_row_groups):
             rows = metadata.row_group(group).num_rows
             if row < begin + rows:
                 status = path.stat()
                 return _row_group(path, group, status.st_size, status.st_mtime_ns).slice(row - begin, 1).to_pylist()[0]
             begin += rows
-    except (DataError, UsageError):
+    except DataError:
         raise
     except Exception as error:
         raise _bad_parquet(path, f"row {row}", error) from error
-    raise DataError(
-        "row is missing",
-        where=f"{path}, row {row}",
-        got=f"{begin} rows",
-        do="run `unimo data check` again",
-    )
+    raise _bad_parquet(path, f"row {row}", IndexError(f"{begin} rows"))
 
 
 def parquet_holds_bytes(path: Path) -> bool:
     """Whether any column holds bytes, plain or in a record, such as images; True where that cannot be found out."""
-    try:
-        import pyarrow
+    import pyarrow
 
+    try:
         waiting = [field.type for field in _parquet(path).schema_arrow]
-        while waiting:
-            kind = waiting.pop()
-            if pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind):
-                return True
-            if pyarrow.types.is_struct(kind):
-                waiting += [kind.field(i).type for i in range(kind.num_fields)]
-        return False
-    except Exception:  # no pyarrow, or a damaged file: reading it says so
+    except Exception:  # a damaged file: reading it says so
         return True
+    while waiting:
+        kind = waiting.pop()
+        if pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind):
+            return True
+        if pyarrow.types.is_struct(kind):
+            waiting += [kind.field(i).type for i in range(kind.num_fields)]
+    return False
 
 
 @lru_cache(maxsize=2)
@@ -298,17 +311,10 @@ def _row_group(path: Path, group: int, size: int, mtime_ns: int):  # size and ti
     return _parquet(path).read_row_group(group)
 
 
-def _parquet(path: Path):
+def _parquet(path: Path) -> Any:
+    from pyarrow import parquet  # a fifth of a second, which most runs need not spend
+
     stat_regular(path)
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise UsageError(
-            "reading Parquet needs pyarrow",
-            where=path,
-            expected="the extra `parquet`",
-            do='pip install "unimo[parquet]", or convert the file to .jsonl',
-        ) from error
     return parquet.ParquetFile(path)
 
 

@@ -4,8 +4,8 @@
     open_examples("vqa", [questions, annotations], images="coco/val2014")
     open_examples("csv", "mine.csv", fields={"text": "Comment", "label": "Mood"})
 
-What is wrong with single rows is counted, named in the ledger and left out; what is wrong with a file, or with more
-than a small share of its rows, is an error:
+What is wrong with single rows is counted, named in the report and left out; what is wrong with a file, or with more
+than a small fraction of its rows, is an error:
 
     an id that appears again                  the later row is bad; captions of one image may share one
     captions of one image in several rows   one row with all of them
@@ -28,14 +28,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from unimo.corpus.bad_samples import Ledger, check_share
+from unimo.corpus.bad_samples import BadSamples, check_fraction
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.corpus.finding import did_you_mean
 from unimo.corpus.image_names import ImageKeys
 from unimo.errors import DataError, UsageError, nearest
 from unimo.finetune.example import Dropped, Example, Found, Noted, Target
 from unimo.finetune.readers import READERS, Reader
-from unimo.finetune.readers.book import Book
+from unimo.finetune.readers.collector import RowCollector
 from unimo.paths import check_name, expand
 
 PEEKED = 100  # rows whose images are looked for beside their file
@@ -105,7 +105,7 @@ def open_examples(
     name: str | None = None,
     need_targets: bool = False,
     keep_unlabelled: bool = False,
-    ledger: Ledger | None = None,
+    ledger: BadSamples | None = None,
     index_dir: str | Path | None = None,
     max_bad_fraction: float = 0.01,
     **options: Any,
@@ -122,7 +122,7 @@ def open_examples(
     Raises UsageError (no such reader, option or column) and DataError (a file that is missing, ends early or is of
     another layout; more than max_bad_fraction of the rows bad; no row at all; need_targets and there are none).
     """
-    check_share(max_bad_fraction)
+    check_fraction(max_bad_fraction)
     reader = _reader(reader_name)
     options |= {} if fields is None else {"fields": fields}
     _check_options(reader_name, reader, options)
@@ -150,18 +150,16 @@ def open_examples(
         if images is not None:
             given = images if isinstance(images, Corpus) else open_images(images)
 
-    book = Book(source, need_targets, keep_unlabelled)
+    collector = RowCollector(source, need_targets, keep_unlabelled)
     for each in found:
-        book.take(each)
-    if given is None and reader.over == "files":
-        beside = _images_beside(book.rows, paths[0])
-        given = None if beside is None else open_images(beside)
-    rows = book.settled(given)
-    book.report(ledger, max_bad_fraction)
+        collector.take(each)
+    if given is None and reader.over == "files" and (beside := _images_beside(collector.rows, paths[0])):
+        given = open_images(beside)
+    rows = collector.settled(given)
+    collector.report(ledger, max_bad_fraction)
+    own, first_bad = collector.own, [error for _, error in collector.bad[:SHOWN]]
     called = name or paths[0].name.partition(".")[0]
-    notes = dict(book.own.notes)
-    first_bad = [error for _, error in book.bad[:SHOWN]]
-    return Examples(called, rows, given, source, _fingerprint(rows, given), book.own.quarantined, first_bad, notes)
+    return Examples(called, rows, given, source, _fingerprint(rows, given), own.quarantined, first_bad, dict(own.notes))
 
 
 def _reader(name: str) -> Reader:

@@ -27,10 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.bad_samples import Ledger, tell_left_out
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.corpus.finding import Kind, Verify, did_you_mean
-from unimo.corpus.left_out import tell_left_out
 from unimo.data.regions import ImageRegions, image_regions
 from unimo.errors import DataError, UsageError
 from unimo.regions.detector_files import HDF5, LMDB, NPZ, TSV, Lines

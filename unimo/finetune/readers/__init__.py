@@ -7,7 +7,8 @@
     with images   karpathy coco_captions captions · vqa questions · snli_ve visual_entailment · nlvr nlvr_json
     the made world  scenes_qa scenes_entailment
 
-A new format is a function in a file here that yields examples and the errors of bad rows, and a line in READERS.
+A new format is a function in a file here that yields examples and the errors of bad rows, and a line in READERS; a
+table is a row of `layouts.LAYOUTS`.
 """
 
 from __future__ import annotations
@@ -19,16 +20,19 @@ from functools import partial
 from typing import Literal
 
 from unimo.finetune.example import Found
-from unimo.finetune.readers import entailment, glue, images
 from unimo.finetune.readers.captions import read_coco_captions, read_karpathy
 from unimo.finetune.readers.coqa import read_coqa
-from unimo.finetune.readers.images import read_folder, read_images, read_questions
-from unimo.finetune.readers.lines import read_lines, read_stories
-from unimo.finetune.readers.nlvr import read_nlvr
-from unimo.finetune.readers.released import read_released, read_released_pieces
-from unimo.finetune.readers.released_lines import read_released_captions, read_released_entailment
+from unimo.finetune.readers.images import NLVR, read_folder, read_images, read_questions
+from unimo.finetune.readers.layouts import LAYOUTS, read_cola, read_table
+from unimo.finetune.readers.released import (
+    read_released,
+    read_released_captions,
+    read_released_entailment,
+    read_released_pieces,
+)
 from unimo.finetune.readers.squad import read_squad
-from unimo.finetune.readers.tables import read_table, tables
+from unimo.finetune.readers.tables import FORMS
+from unimo.finetune.readers.text_files import read_lines, read_nlvr, read_stories
 from unimo.finetune.readers.vqa import read_vqa
 
 
@@ -64,17 +68,17 @@ class Reader:
 
 
 READERS: dict[str, Reader] = {
-    **{name: Reader(read) for name, read in tables()},
-    **{name: Reader(read) for name, read in glue.readers().items()},
+    "table": Reader(read_table),
+    **{form: Reader(partial(read_table, form=form)) for form in FORMS},
+    **{name: Reader(partial(read_table, layout=layout)) for name, layout in LAYOUTS.items()},
+    "cola": Reader(read_cola),
     "lines": Reader(read_lines),
     "stories": Reader(read_stories),
     "folder": Reader(read_folder, "images"),
     "images": Reader(read_images, "images"),
     "questions": Reader(read_questions, "images"),
-    "nlvr": Reader(partial(read_images, layout=images.NLVR), "images"),
+    "nlvr": Reader(partial(read_images, layout=NLVR), "images"),
     "nlvr_json": Reader(read_nlvr),
-    "snli": Reader(partial(read_table, layout=entailment.SNLI)),
-    "snli_ve": Reader(partial(read_table, layout=entailment.SNLI_VE)),
     "squad": Reader(read_squad),
     "coqa": Reader(read_coqa),
     "karpathy": Reader(read_karpathy),

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from unimo.errors import DataError
 from unimo.finetune.example import Dropped, Example, Found, Noted
-from unimo.finetune.readers.raw import read_json
-from unimo.finetune.readers.shape import listed, name_of, words
+from unimo.finetune.readers.fields import each_of, listed, name_of, read_json, words
 
 
 def read_karpathy(path: Path, *, split: str, restval: bool = True) -> Found:
@@ -21,59 +21,44 @@ def read_karpathy(path: Path, *, split: str, restval: bool = True) -> Found:
     papers (566,747 captions).
     """
     images = listed(read_json(path), "images", path.name)
-    wanted = {split, "restval"} if split == "train" and restval else {split}
-    there = Counter(str(each.get("split")) for each in images if isinstance(each, dict))
+    splits = {split, "restval"} if split == "train" and restval else {split}
+    there = Counter(str(image.get("split")) for image in images if isinstance(image, dict))
     if split not in there:
         raise DataError("no such split", where=path.name, got=split, expected=", ".join(sorted(there)) or "images")
-    for i, image in enumerate(images):
-        where = f"{path.name}, images[{i}]"
-        try:
-            if name_of(image, "split", where) not in wanted:
-                yield Dropped("image of another split")
-                continue
-            folder = image.get("filepath")
-            name = words(image, "filename", where)
-            sentences = enumerate(listed(image, "sentences", where))
-            captions = tuple(words(each, "raw", f"{where}.sentences[{j}]") for j, each in sentences)
-            if not captions:
-                raise DataError("image without caption", where=where, got=name, do="add one or remove the image")
-            number = name_of(image, "cocoid" if "cocoid" in image else "imgid", where)
-            yield Example(number, (), f"{folder}/{name}" if folder else name, captions)
-        except DataError as error:
-            yield error
+
+    def example(image: Any, where: str) -> Example | Dropped:
+        if name_of(image, "split", where) not in splits:
+            return Dropped("image of another split")
+        folder, name = image.get("filepath"), words(image, "filename", where)
+        sentences = enumerate(listed(image, "sentences", where))
+        captions = tuple(words(each, "raw", f"{where}.sentences[{j}]") for j, each in sentences)
+        if not captions:
+            raise DataError("image without caption", where=where, got=name, do="add one or remove the image")
+        number = name_of(image, "cocoid" if "cocoid" in image else "imgid", where)
+        return Example(number, (), f"{folder}/{name}" if folder else name, captions)
+
+    yield from each_of(images, f"{path.name}, images", example)
 
 
 def read_coco_captions(path: Path) -> Found:
     """captions_train2017.json and its like; a file without annotations gives images to be captioned."""
     values = read_json(path)
     images = listed(values, "images", path.name)
+    known = {str(image.get("id")) for image in images if isinstance(image, dict)}
     captions: dict[str, list[str]] = {}
-    known = set()
-    for i, image in enumerate(images):
-        where = f"{path.name}, images[{i}]"
-        try:
-            known.add(name_of(image, "id", where))
-        except DataError as error:
-            yield error
-    said = listed(values, "annotations", path.name) if values.get("annotations") is not None else []
-    for i, each in enumerate(said):
-        where = f"{path.name}, annotations[{i}]"
-        try:
-            number = name_of(each, "image_id", where)
-            if number not in known:
-                raise DataError("caption of an unknown image", where=where, got=number, expected="an id of images")
-            captions.setdefault(number, []).append(words(each, "caption", where))
-        except DataError as error:
-            yield error
-    if not said:
+
+    def take(annotation: Any, where: str) -> None:
+        number = name_of(annotation, "image_id", where)
+        if number not in known:
+            raise DataError("caption of an unknown image", where=where, got=number, expected="an id of images")
+        captions.setdefault(number, []).append(words(annotation, "caption", where))
+
+    def example(image: Any, where: str) -> Example:
+        number = name_of(image, "id", where)
+        return Example(number, (), words(image, "file_name", where), tuple(captions.get(number, ())) or None)
+
+    annotations = listed(values, "annotations", path.name) if values.get("annotations") is not None else []
+    if not annotations:
         yield Noted("images without annotations: no targets")
-    for i, image in enumerate(images):
-        where = f"{path.name}, images[{i}]"
-        try:
-            number = name_of(image, "id", where)
-        except DataError:
-            continue  # named above
-        try:
-            yield Example(number, (), words(image, "file_name", where), tuple(captions.get(number, ())) or None)
-        except DataError as error:
-            yield error
+    yield from each_of(annotations, f"{path.name}, annotations", take)
+    yield from each_of(images, f"{path.name}, images", example)

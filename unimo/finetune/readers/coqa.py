@@ -7,8 +7,7 @@ from typing import Any
 
 from unimo.errors import DataError
 from unimo.finetune.example import Example, Found
-from unimo.finetune.readers.raw import read_json
-from unimo.finetune.readers.shape import listed, name_of, part, words
+from unimo.finetune.readers.fields import listed, name_of, part, read_json, words
 
 
 def read_coqa(path: Path) -> Found:
@@ -21,42 +20,44 @@ def read_coqa(path: Path) -> Found:
     for i, story in enumerate(listed(read_json(path), "data", path.name)):
         where = f"{path.name}, data[{i}]"
         try:
-            name, passage = name_of(story, "id", where), words(story, "story", where)
-            questions = listed(story, "questions", where)
+            texts = [words(story, "story", where)]
+            name, questions = name_of(story, "id", where), listed(story, "questions", where)
             answers = listed(story, "answers", where) if "answers" in story else [None] * len(questions)
             if len(answers) != len(questions):
-                raise DataError(
+                what, got = (
                     "questions and answers do not pair up",
-                    where=where,
-                    got=f"{len(questions)} questions, {len(answers)} answers",
-                    expected="an answer to each question",
+                    f"{len(questions)} questions, {len(answers)} answers",
                 )
+                raise DataError(what, where=where, got=got, expected="an answer to each question")
         except DataError as error:
             yield error
             continue
-        said: list[str] = []
         for j, (question, answer) in enumerate(zip(questions, answers)):
-            place = f"{where}.questions[{j}]"
             try:
-                turn = part(question, "turn_id", int, place)
-                asked = words(question, "input_text", place)
-                extra: dict[str, Any] = {"group": name, "turn": turn}
-                if isinstance(story.get("source"), str):
-                    extra["source"] = story["source"]
-                target = None
-                if answer is not None:
-                    target = _answer(answer, turn, f"{where}.answers[{j}]")
-                    extra["references"] = (target, *_further(story, j, turn, where))
-                yield Example(f"{name}:{turn}", (passage, *said, asked), None, target, extra)
-                said += [asked] if target is None else [asked, target]
+                row = _turn(story, name, tuple(texts), j, question, answer, where)
             except DataError as error:
                 yield error
-                lost = len(questions) - j - 1
-                for k in range(j + 1, j + 1 + lost):
-                    yield DataError(
-                        "turn lacks its history", where=f"{where}.questions[{k}]", got=f"turn {j + 1} is bad"
-                    )
+                for k in range(j + 1, len(questions)):
+                    place, got = f"{where}.questions[{k}]", f"turn {j + 1} is bad"
+                    yield DataError("turn lacks its history", where=place, got=got)
                 break
+            yield row
+            texts += [row.texts[-1]] if row.target is None else [row.texts[-1], str(row.target)]
+
+
+def _turn(
+    story: dict[str, Any], name: str, texts: tuple[str, ...], j: int, question: Any, answer: Any, where: str
+) -> Example:
+    place = f"{where}.questions[{j}]"
+    turn, words_of_it = part(question, "turn_id", int, place), words(question, "input_text", place)
+    extra: dict[str, Any] = {"group": name, "turn": turn}
+    if isinstance(story.get("source"), str):
+        extra["source"] = story["source"]
+    target = None
+    if answer is not None:
+        target = _answer(answer, turn, f"{where}.answers[{j}]")
+        extra["references"] = (target, *_further(story, j, turn, where))
+    return Example(f"{name}:{turn}", (*texts, words_of_it), None, target, extra)
 
 
 def _answer(answer: Any, turn: int, where: str) -> str:
@@ -68,13 +69,13 @@ def _answer(answer: Any, turn: int, where: str) -> str:
 
 def _further(story: dict[str, Any], j: int, turn: int, where: str) -> list[str]:
     """What other people answered at this turn."""
+    where = f"{where}.additional_answers"
     further = story.get("additional_answers") or {}
     if not isinstance(further, dict):
-        raise DataError("wrong type of field", where=f"{where}.additional_answers", expected="an object of lists")
+        raise DataError("wrong type of field", where=where, expected="an object of lists")
     found = []
     for name in sorted(further):
-        place = f"{where}.additional_answers[{name}][{j}]"
-        others = listed(further, name, f"{where}.additional_answers")
+        place, others = f"{where}[{name}][{j}]", listed(further, name, where)
         if j >= len(others):
             raise DataError("answer is missing", where=place, got=f"{len(others)} answers", expected="one to each turn")
         found.append(_answer(others[j], turn, place))

@@ -6,7 +6,7 @@ KEY.jpg + KEY.json in a tar           label_name or label; sentence and label; c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Literal
 
@@ -14,30 +14,33 @@ from unimo.corpus.corpus import Corpus
 from unimo.corpus.text import Row
 from unimo.errors import DataError, UsageError
 from unimo.finetune.example import Dropped, Found
-from unimo.finetune.readers.answers import plain_answer
-from unimo.finetune.readers.layout import Layout
-from unimo.finetune.readers.tables import Given, read_rows
+from unimo.finetune.readers.columns import Given, Layout, plain_answer
+from unimo.finetune.readers.layouts import read_rows
 
-CLASSES = Layout(
-    {"id": ("key",), "image": ("key",), "label": ("label_name", "label")}, ("image", "label"), "classification"
-)
+_KEY = {"id": ("key",), "image": ("key",)}
+CLASSES = Layout({**_KEY, "label": ("label_name", "label")}, ("image", "label"), "classification")
 NLVR = Layout(
-    {"id": ("key",), "text": ("sentence",), "image": ("key",), "label": ("label",), "group": ("example",)},
-    ("text", "image"),
-    "classification",
+    {**_KEY, "text": ("sentence",), "label": ("label",), "group": ("example",)}, ("text", "image"), "classification"
 )
 QUESTIONS = Layout(
-    {"id": ("id",), "text": ("question",), "image": ("key",), "answers": ("answers",)},
+    {**_KEY, "id": ("id",), "text": ("question",), "answers": ("answers",)},
     ("text", "image"),
     "classification",
     extra=("answer_set",),
 )
-CAPTIONS = Layout({"id": ("key",), "image": ("key",), "target": ("captions",)}, ("image",), "retrieval")
+CAPTIONS = Layout({**_KEY, "target": ("captions",)}, ("image",), "retrieval")
 
 
 def read_folder(images: Corpus, *, fields: Given | None = None) -> Found:
     """Images with classes: of their JSON, else the outermost folder they lie in."""
-    yield from read_rows(_with_folder(images), _where(images), layout=CLASSES, fields=fields)
+
+    def labelled(row: Row) -> list[Row]:
+        folder, inside, _ = row.values["key"].partition("/")
+        if inside and not {"label", "label_name"} & set(row.values):
+            row.values["label_name"] = folder
+        return [row]
+
+    yield from _read(images, CLASSES, fields, labelled)
 
 
 def read_images(
@@ -47,7 +50,7 @@ def read_images(
     objects, each of which is an example of its own."""
     # The image is known here, whatever a field of its JSON is called.
     layout = replace(layout, names={**layout.names, "image": ("key",)})
-    yield from _read(images, layout, fields, rows)
+    yield from _read(images, layout, fields, lambda row: _unfolded(row, rows) if rows else [row], rows)
 
 
 def read_questions(images: Corpus, *, fields: Given | None = None, several: Literal["all", "any"] = "all") -> Found:
@@ -58,56 +61,45 @@ def read_questions(images: Corpus, *, fields: Given | None = None, several: Lite
     """
     if several not in ("all", "any"):
         raise UsageError("unknown meaning of several answers", where="several", got=several, expected="all or any")
-    yield from _read(images, QUESTIONS, fields, "qas", join=several == "all")
+
+    def questions(row: Row) -> list[Row]:
+        found = _unfolded(row, "qas")
+        for each in found:
+            answers = each.values.get("answers")
+            if isinstance(answers, list) and all(isinstance(answer, str) for answer in answers):
+                each.values["answer_set"] = tuple(answers)
+                if several == "all":
+                    each.values["answers"] = ", ".join(sorted(set(filter(None, map(plain_answer, answers)))))
+        return found
+
+    yield from _read(images, QUESTIONS, fields, questions, "qas")
 
 
-def _read(images: Corpus, layout: Layout, fields: Given | None, rows: str | None, *, join: bool = False) -> Found:
+def _unfolded(row: Row, name: str) -> list[Row]:
+    inner = row.values.get(name)
+    if not isinstance(inner, list) or not all(isinstance(each, dict) for each in inner):
+        got = "nothing" if inner is None else type(inner).__name__
+        raise DataError("wrong type of field", where=f"{row.where}, field {name}", got=got, expected="objects")
+    key = row.values["key"]
+    return [Row(f"{row.where}, {name}[{i}]", {**each, "key": key}, row.offset, 1) for i, each in enumerate(inner)]
+
+
+def _read(
+    images: Corpus, layout: Layout, fields: Given | None, rows_in: Callable[[Row], list[Row]], name: str | None = None
+) -> Found:
+    """rows_in: the JSON of an image as rows."""
     without = 0
 
-    def unfolded() -> Iterator[Row | DataError]:
+    def rows() -> Iterator[Row | DataError]:
         nonlocal without
-        for row in _metas(images):
-            if rows is None or isinstance(row, DataError):
-                yield row
-                continue
-            inner = row.values.get(rows)
-            if not isinstance(inner, list) or not all(isinstance(each, dict) for each in inner):
-                got = "nothing" if inner is None else type(inner).__name__
-                yield DataError("wrong type of field", where=f"{row.where}, field {rows}", got=got, expected="objects")
-                continue
-            without += not inner
-            for i, each in enumerate(inner):
-                values = {**each, "key": row.values["key"]}
-                answers = values.get("answers")
-                if isinstance(answers, list) and all(isinstance(answer, str) for answer in answers):
-                    values["answer_set"] = tuple(answers)
-                    values["answers"] = _joined(answers) if join else answers
-                yield Row(f"{row.where}, {rows}[{i}]", values, row.offset, row.length)
+        for i in range(len(images)):
+            try:
+                found = rows_in(Row(images.where(i), {**images.meta(i), "key": images.keys[i]}, i, 1))
+                without += not found
+                yield from found
+            except DataError as error:
+                yield error
 
-    yield from read_rows(unfolded(), _where(images), layout=layout, fields=fields)
-    yield from (Dropped(f"image without {rows}") for _ in range(without))
-
-
-def _joined(answers: list[str]) -> str:
-    return ", ".join(sorted({answer for answer in map(plain_answer, answers) if answer}))
-
-
-def _with_folder(images: Corpus) -> Iterator[Row | DataError]:
-    for row in _metas(images):
-        if isinstance(row, Row) and not {"label", "label_name"} & set(row.values):
-            folder, inside, _ = row.values["key"].partition("/")
-            if inside:
-                row.values["label_name"] = folder
-        yield row
-
-
-def _metas(images: Corpus) -> Iterator[Row | DataError]:
-    for i in range(len(images)):
-        try:
-            yield Row(images.where(i), {**images.meta(i), "key": images.keys[i]}, i, 1)
-        except DataError as error:
-            yield error
-
-
-def _where(images: Corpus) -> str:
-    return ", ".join(str(path) for path, _ in images.shards[:3])
+    where = ", ".join(str(path) for path, _ in images.shards[:3])
+    yield from read_rows(rows(), where, layout=layout, fields=fields)
+    yield from (Dropped(f"image without {name}") for _ in range(without))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from unimo.corpus.finding import did_you_mean
 from unimo.errors import DataError, UsageError
 from unimo.finetune.example import Dropped, Example, Found
-from unimo.finetune.readers.raw import read_json
-from unimo.finetune.readers.shape import listed, part, words
+from unimo.finetune.readers.fields import each_of, listed, part, read_json, words
 
 
 def read_squad(path: Path, *, write: Literal["question", "answer"] = "question", separator: str | None = None) -> Found:
@@ -25,54 +23,43 @@ def read_squad(path: Path, *, write: Literal["question", "answer"] = "question",
     if write not in ("question", "answer"):
         do = did_you_mean(write, ("question", "answer"))
         raise UsageError("unknown target", where="write", got=write, expected="question or answer", do=do)
-    for where, title, passage, asked in _questions(path):
-        if isinstance(passage, DataError):
-            yield passage
-            continue
-        try:
-            question = words(asked, "question", where)
-            answers = listed(asked, "answers", where) if asked.get("answers") else []
-            if not answers and asked.get("is_impossible"):
-                yield Dropped("question without an answer (SQuAD v2)")
-                continue
-            if not answers and write == "answer" and "answers" not in asked:
-                texts, target, extra = (passage, question), None, {}  # a test split
-            else:
-                if not answers:
-                    raise DataError("question without an answer", where=where, do="add one or remove the question")
-                given = tuple(words(each, "text", f"{where}.answers[{i}]") for i, each in enumerate(answers))
-                start = part(answers[0], "answer_start", int, where) if "answer_start" in answers[0] else None
-                texts, target = (
-                    ((passage, given[0]), question) if write == "question" else ((passage, question), given[0])
-                )
-                extra = {} if start is None else {"answer_start": start}
-                if write == "answer":
-                    extra["references"] = given
-            if title:
-                extra["group"] = title
-            joined = texts if separator is None else (f" {separator} ".join(texts),)
-            yield Example(words(asked, "id", where), joined, None, target, extra)
-        except DataError as error:
-            yield error
-
-
-def _questions(path: Path) -> Iterator[tuple[str, str, str | DataError, dict[str, Any]]]:
-    """(place, title, passage or what is wrong with it, question) of each question."""
     for i, article in enumerate(listed(read_json(path), "data", path.name)):
         where = f"{path.name}, data[{i}]"
         try:
             paragraphs = listed(article, "paragraphs", where)
         except DataError as error:
-            yield where, "", error, {}
+            yield error
             continue
-        title = article.get("title")
+        title = article.get("title") if isinstance(article.get("title"), str) else None
         for j, paragraph in enumerate(paragraphs):
-            place = f"{where}.paragraphs[{j}]"
-            try:
-                passage, asked = words(paragraph, "context", place), listed(paragraph, "qas", place)
-            except DataError as error:
-                yield place, "", error, {}
-                continue
-            for k, each in enumerate(asked):
-                question = each if isinstance(each, dict) else {}  # which then lacks a question: named as such
-                yield f"{place}.qas[{k}]", title if isinstance(title, str) else "", passage, question
+            yield from _paragraph(paragraph, f"{where}.paragraphs[{j}]", title, write == "question", separator)
+
+
+def _paragraph(paragraph: Any, where: str, title: str | None, asking: bool, separator: str | None) -> Found:
+    try:
+        passage, questions = words(paragraph, "context", where), listed(paragraph, "qas", where)
+    except DataError as error:
+        yield error
+        return
+
+    def example(row: Any, where: str) -> Example | Dropped:
+        row = row if isinstance(row, dict) else {}  # which then lacks a question: named as such
+        question = words(row, "question", where)
+        answers = listed(row, "answers", where) if row.get("answers") else []
+        extra: dict[str, Any] = {"group": title} if title else {}
+        if not answers and row.get("is_impossible"):
+            return Dropped("question without an answer (SQuAD v2)")
+        given = tuple(words(each, "text", f"{where}.answers[{i}]") for i, each in enumerate(answers))
+        if answers and "answer_start" in answers[0]:
+            extra["answer_start"] = part(answers[0], "answer_start", int, where)
+        if not answers and (asking or "answers" in row):  # else of a test split
+            raise DataError("question without an answer", where=where, do="add one or remove the question")
+        texts, target = (
+            ((passage, given[0]), question) if asking else ((passage, question), given[0] if given else None)
+        )
+        if given and not asking:
+            extra["references"] = given
+        joined = texts if separator is None else (f" {separator} ".join(texts),)
+        return Example(words(row, "id", where), joined, None, target, extra)
+
+    yield from each_of(questions, f"{where}.qas", example)

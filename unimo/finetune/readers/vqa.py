@@ -8,9 +8,8 @@ from typing import Any
 
 from unimo.errors import DataError
 from unimo.finetune.example import Example, Found, Noted
-from unimo.finetune.readers.answers import most_frequent, plain_answer, soft_scores
-from unimo.finetune.readers.raw import read_json
-from unimo.finetune.readers.shape import listed, name_of, part, words
+from unimo.finetune.readers.columns import most_frequent, plain_answer, soft_scores
+from unimo.finetune.readers.fields import each_of, listed, name_of, part, read_json, words
 
 
 def read_vqa(
@@ -28,51 +27,44 @@ def read_vqa(
     """
     values = read_json(questions)
     subtype = str(values.get("data_subtype", "train2014"))
-    answered: dict[str, tuple[dict, str]] | None = None  # question -> its annotation and where that stands
+    answered: dict[str, tuple[dict, str]] = {}  # question -> its annotation and where that stands
+    found: set[str] = set()
+
+    def take(annotation: Any, where: str) -> None:
+        number = name_of(annotation, "question_id", where)
+        if number in answered:
+            raise DataError("question is annotated twice", where=where, got=number, do="remove one of the two")
+        answered[number] = annotation, where
+
+    def example(question: Any, where: str) -> Example:
+        number = name_of(question, "question_id", where)
+        found.add(number)
+        shown = image.format(subtype=subtype, number=part(question, "image_id", int, where))
+        row = Example(number, (words(question, "question", where),), shown)
+        return row if annotations is None else _answered(row, answered, where, normalise)
+
     if annotations is None:
         yield Noted("questions without annotations: no targets")
     else:
-        answered = {}
-        for i, each in enumerate(listed(read_json(annotations), "annotations", annotations.name)):
-            where = f"{annotations.name}, annotations[{i}]"
-            try:
-                number = name_of(each, "question_id", where)
-                if number in answered:
-                    raise DataError("question is annotated twice", where=where, got=number, do="remove one of the two")
-                answered[number] = (each, where)
-            except DataError as error:
-                yield error
-    asked = set()
-    for i, each in enumerate(listed(values, "questions", questions.name)):
-        where = f"{questions.name}, questions[{i}]"
-        try:
-            number = name_of(each, "question_id", where)
-            asked.add(number)
-            shown = image.format(subtype=subtype, number=part(each, "image_id", int, where))
-            row = Example(number, (words(each, "question", where),), shown)
-            yield row if answered is None else _answered(row, answered, where, normalise)
-        except DataError as error:
-            yield error
-    for number in sorted(set(answered or ()) - asked):
-        _, where = (answered or {})[number]
-        yield DataError(
-            "answers without a question", where=where, got=number, expected=f"a question of {questions.name}"
-        )
+        rows = listed(read_json(annotations), "annotations", annotations.name)
+        yield from each_of(rows, f"{annotations.name}, annotations", take)
+    yield from each_of(listed(values, "questions", questions.name), f"{questions.name}, questions", example)
+    for number in sorted(set(answered) - found):
+        what, expected = "answers without a question", f"a question of {questions.name}"
+        yield DataError(what, where=answered[number][1], got=number, expected=expected)
 
 
 def _answered(
     row: Example, answered: dict[str, tuple[dict, str]], where: str, normalise: Callable[[str], str]
 ) -> Example:
-    if row.id not in answered:
-        raise DataError("question without answers", where=where, got=row.id, do="add its annotation or remove it")
-    annotation, where = answered[row.id]
+    annotation, where = answered.get(row.id, ({"answers": []}, where))
     people = enumerate(listed(annotation, "answers", where))
     given = [part(each, "answer", str, f"{where}.answers[{j}]") for j, each in people]
-    spoken = [answer for answer in map(normalise, given) if answer]
-    if not spoken:
-        raise DataError("question without answers", where=where, got="no answers", do="add one or remove the question")
+    answers = [answer for answer in map(normalise, given) if answer]
+    if not answers:
+        raise DataError("question without answers", where=where, got=row.id, do="add some or remove the question")
     types: dict[str, Any] = {
         name: annotation[name] for name in ("question_type", "answer_type") if isinstance(annotation.get(name), str)
     }
-    extra = {"answers": tuple(given), "answer": most_frequent(spoken), **types}
-    return Example(row.id, row.texts, row.image, soft_scores(spoken), extra)
+    extra = {"answers": tuple(given), "answer": most_frequent(answers), **types}
+    return Example(row.id, row.texts, row.image, soft_scores(answers), extra)

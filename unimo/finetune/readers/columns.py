@@ -10,12 +10,19 @@ target    target str or tuple of str: what is to be written, or its references
 answers   target dict      answers with their scores
 group     extra["group"]   rows that belong together: images, stories
 extra     extra[NAME]      columns handed on as they are
+
+A table of text (.csv, .tsv) has no types: pandas and spreadsheets write a list as ["a", "b"] or ['a', 'b'], a whole
+number as 1.0 and a truth value as True. Here they mean what they mean in JSON and Parquet.
 """
 
 from __future__ import annotations
 
+import ast
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -23,11 +30,11 @@ from unimo.corpus.finding import did_you_mean
 from unimo.corpus.text import Row, checked_text
 from unimo.errors import DataError, UsageError
 from unimo.finetune.example import Caption, Example, Target
-from unimo.finetune.readers.answers import plain_answer, soft_answers
-from unimo.finetune.readers.cells import class_name, unpacked
+from unimo.finetune.readers.fields import empty
 
 TaskKind = Literal["classification", "regression", "generation", "retrieval"]
 Names = tuple[str, ...]
+Given = Mapping[str, str | Sequence[str] | None]  # part -> column or columns; None: no column, whatever is there
 
 PARTS = ("id", "text", "text2", "image", "label", "score", "target", "answers", "group", "extra")
 TARGETS: dict[TaskKind, Names] = {  # the parts that can be the target of a kind, the likeliest first
@@ -76,12 +83,12 @@ class Columns:
         parts = {"texts": " + ".join(self.texts), "image": self.image, "id": self.id, "group": self.group}
         if self.target:
             parts[self.target[0]] = self.target[1]
-        said = ", ".join(f"{name} = {column}" for name, column in parts.items() if column)
+        named = ", ".join(f"{name} = {column}" for name, column in parts.items() if column)
         ignored = f"; not used: {', '.join(self.unused)}" if self.unused else ""
-        return said + ("" if self.target else ", no targets") + ignored
+        return named + ("" if self.target else ", no targets") + ignored
 
 
-def with_fields(layout: Layout, fields: Mapping[str, str | Sequence[str] | None] | None) -> Layout:
+def with_fields(layout: Layout, fields: Given | None) -> Layout:
     """The layout with columns named by the user, which then must be there, and play no other part by guess.
 
     None takes a part away. UsageError for an unknown part, a target that the kind of task does not have, or a column
@@ -106,7 +113,7 @@ def with_fields(layout: Layout, fields: Mapping[str, str | Sequence[str] | None]
     return replace(layout, names=kept | named, needed=tuple(needed), extra=extra)
 
 
-def _named(fields: Mapping[str, str | Sequence[str] | None], extra: Names) -> tuple[dict[str, Names], set[str], Names]:
+def _named(fields: Given, extra: Names) -> tuple[dict[str, Names], set[str], Names]:
     """Parts with their columns, parts to do without, columns to hand on."""
     named: dict[str, Names] = {}
     for part, value in fields.items():
@@ -128,34 +135,26 @@ def _named(fields: Mapping[str, str | Sequence[str] | None], extra: Names) -> tu
 def find_columns(layout: Layout, present: Iterable[str], where: object) -> Columns:
     """The column of each part among those present. DataError when one that is needed is not there."""
     there = list(present)
+    got = ", ".join(there[:20]) or "no columns"
     found = {part: next((name for name in names if name in there), None) for part, names in layout.names.items()}
     for part in layout.needed:
         if found.get(part) is None:
-            wanted = layout.names[part] or (part,)  # none: its only column was given another part
-            raise DataError(
-                "column is missing",
-                where=where,
-                got=", ".join(there[:20]) or "no columns",
-                expected=f"{' or '.join(wanted)} (the {part})",
-                do=did_you_mean(wanted[0], there) or f"name the column: --column {part}=... (or `fields`)",
-            )
+            names = layout.names[part] or (part,)  # none: its only column was given another part
+            expected = f"{' or '.join(names)} (the {part})"
+            do = did_you_mean(names[0], there) or f"name the column: --column {part}=... (or `fields`)"
+            raise DataError("column is missing", where=where, got=got, expected=expected, do=do)
     segments = sorted((part for part in found if part.startswith("text")), key=lambda part: (len(part), part))
     texts = tuple(dict.fromkeys(column for part in segments if (column := found.get(part))))
     if not texts and found.get("image") is None:
-        raise DataError(
-            "no column to read from",
-            where=where,
-            got=", ".join(there[:20]) or "no columns",
-            expected="a text or an image: "
-            + ", ".join([*layout.names.get("text", ()), *layout.names.get("image", ())]),
-            do="name the columns: --column text=... (or `fields`)",
-        )
+        expected = "a text or an image: " + ", ".join(layout.names.get("text", ()) + layout.names.get("image", ()))
+        do = "name the columns: --column text=... (or `fields`)"
+        raise DataError("no column to read from", where=where, got=got, expected=expected, do=do)
     parts = TARGETS[layout.kind] if layout.kind else ANY_TARGET
     if layout.kind == "retrieval" and found.get("image") is not None:  # whatever is said of an image is its caption
         found["target"] = found.get("target") or (texts[0] if len(texts) == 1 else None)
         texts = () if found["target"] else texts
-    taken = {*texts, found.get("image"), found.get("id")}
-    targets = [(part, column) for part in parts if (column := found.get(part)) and column not in taken]
+    read = {*texts, found.get("image"), found.get("id")}
+    targets = [(part, column) for part in parts if (column := found.get(part)) and column not in read]
     return Columns(
         layout,
         texts,
@@ -166,6 +165,9 @@ def find_columns(layout: Layout, present: Iterable[str], where: object) -> Colum
         tuple(name for name in layout.extra if name in there),
         tuple(column for _, column in targets[1:] if column != targets[0][1]),
     )
+
+
+# ---- rows
 
 
 def example_of(row: Row, columns: Columns) -> Example | str:
@@ -190,9 +192,8 @@ def example_of(row: Row, columns: Columns) -> Example | str:
     if columns.group and (group := _word(values, columns.group, where)):
         extra["group"] = group
     extra |= {name: values[name] for name in columns.extra if values.get(name) is not None}
-    place = where.replace(", line ", ":").replace(", row ", ":")
     kind = Caption if columns.captions and target is not None else Example
-    return kind(_word(values, columns.id, where) or place, texts, image, target, extra)
+    return kind(_word(values, columns.id, where) or row.key, texts, image, target, extra)
 
 
 def _text(values: dict[str, Any], column: str, where: str) -> str:
@@ -200,7 +201,7 @@ def _text(values: dict[str, Any], column: str, where: str) -> str:
         raise DataError("field is missing", where=where, got="fields " + ", ".join(list(values)[:8]), expected=column)
     text = checked_text(values[column], where, column).strip()
     if not text:
-        raise DataError("text is empty", where=f"{where}, field {column}", do="fill it or remove the row")
+        raise empty(f"{where}, field {column}")
     return text
 
 
@@ -218,20 +219,24 @@ def _target(part: str, value: Any, layout: Layout, where: str) -> Target:
     """The target in a cell; None where the cell says that it is withheld. Both may stand in JSON or as text."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
-    if isinstance(value, float) and math.isnan(value) and part == "label" and layout.kind != "regression":
-        return None  # how a table of numbers writes an empty cell
     if part == "score" or (part == "label" and layout.kind == "regression"):
         return _number(value, layout.between, where)
-    if part == "label":
-        return class_name(value, where)
+    if part == "label":  # NaN: how a table of numbers writes an empty cell
+        return None if isinstance(value, float) and math.isnan(value) else class_name(value, where)
     if part == "answers" and layout.kind != "generation":
         return soft_answers(value, where, normalise=plain_answer)
-    return _written(value, where)
+    if isinstance(value, str):
+        return checked_text(value, where, "target").strip() or None
+    if not isinstance(value, list):
+        expected = "a string or a list of strings"
+        raise DataError("wrong type of field", where=where, got=type(value).__name__, expected=expected)
+    stripped = (checked_text(each, where, "target").strip() for each in value)
+    return tuple(each for each in stripped if each) or None
 
 
-def _number(value: Any, between: tuple[float, float] | None, where: str) -> float:
+def _number(value: Any, between: tuple[float, float] | None, where: str, typed: bool = False) -> float:
     try:
-        number = math.nan if isinstance(value, bool) else float(value)
+        number = math.nan if isinstance(value, bool) or (typed and isinstance(value, str)) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     low, high = between or (-math.inf, math.inf)
@@ -241,12 +246,110 @@ def _number(value: Any, between: tuple[float, float] | None, where: str) -> floa
     return number
 
 
-def _written(value: Any, where: str) -> str | tuple[str, ...] | None:
+# ---- cells
+
+NO_LABEL = ("", "-1")  # how published test files write that a label is withheld
+_STRING = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+_PYTHON_LIST = re.compile(rf"\[\s*(?:{_STRING}\s*(?:,\s*{_STRING}\s*)*,?\s*)?\]", re.DOTALL)
+_LIKE_LIST = re.compile(r"""\[\s*['"].*['"]\s*,?\s*\]""", re.DOTALL)  # meant as a list of strings, in whatever form
+_ONE_STRING = re.compile(_STRING, re.DOTALL)
+_DECIMAL = re.compile(r"[+-]?((\d+\.\d*|\.\d+)([eE][+-]?\d+)?|\d+[eE][+-]\d+)", re.ASCII)  # as a float is printed
+_TRUTH = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}
+
+
+def unpacked(text: str, where: str, *, scores: bool = False) -> str | list[str] | dict[str, float]:
+    """A list of strings that was written as text, JSON's or Python's, as that list; other texts as they are.
+
+    scores: whether a JSON object of numbers is one too. DataError for what begins and ends as a list of strings and is
+    none: it would be read as one string with brackets and quotes.
+    """
+    inner = text.strip()
+    if not (inner.startswith(("[", "{")) and inner.endswith(("]", "}"))):
+        return text
+    try:
+        found = json.loads(inner)
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, list) and all(isinstance(each, str) for each in found):
+        return found
+    if scores and isinstance(found, dict) and all(isinstance(each, (int, float)) for each in found.values()):
+        return found
+    if _PYTHON_LIST.fullmatch(inner):
+        try:
+            return [ast.literal_eval(each) for each in _ONE_STRING.findall(inner)]
+        except (ValueError, SyntaxError):
+            pass  # an escape that is none
+    if _LIKE_LIST.fullmatch(inner):
+        expected, do = 'a JSON list, as ["one", "two"]', "write the list as JSON, or one row for each of its texts"
+        raise DataError("a list that cannot be read", where=where, got=inner[:60], expected=expected, do=do)
+    return text
+
+
+def class_name(value: Any, where: str) -> str | None:
+    """The class that a cell names, None where it is withheld. 1, 1.0, "1" and "1.0" are one class, true and True too.
+
+    DataError for a number with a fraction, which is no class but a score, and for lists and objects.
+    """
+    name = value
     if isinstance(value, str):
-        return checked_text(value, where, "target").strip() or None
-    if not isinstance(value, list):
-        raise DataError(
-            "wrong type of field", where=where, got=type(value).__name__, expected="a string or a list of strings"
-        )
-    stripped = (checked_text(each, where, "target").strip() for each in value)
-    return tuple(each for each in stripped if each) or None
+        name = checked_text(value, where, "label").strip()
+        name = float(name) if _DECIMAL.fullmatch(name) else _TRUTH.get(name, name)
+    if isinstance(name, bool):
+        return "true" if name else "false"
+    if isinstance(name, int) or (isinstance(name, float) and name.is_integer()):
+        name = str(int(name))
+    if isinstance(name, str) and isinstance(unpacked(name, where, scores=True), str):
+        return None if name in NO_LABEL else name
+    number = isinstance(name, float)
+    raise DataError(
+        "not a class",
+        where=where,
+        got=repr(value)[:60],
+        expected="a name, a whole number, true or false",
+        do="learn numbers by regression (unimo finetune regression), or write classes as names, such as v1.2"
+        if number
+        else "give one class in each row",
+    )
+
+
+# ---- answers of people with the scores they are worth (VQA v2; Goyal et al., CVPR 2017)
+
+PEOPLE = 10  # who answer a question of VQA v2
+
+
+def plain_answer(answer: str) -> str:
+    """Lower case, single spaces. The official normalisation belongs to the metric and can be handed in instead."""
+    return " ".join(answer.lower().split())
+
+
+def most_frequent(answers: Sequence[str]) -> str:
+    """The answer given most often; of several, the one given first."""
+    return Counter(answers).most_common(1)[0][0]
+
+
+def soft_scores(answers: Sequence[str]) -> dict[str, float]:
+    """Each distinct answer of n people and min(1, 0.3 n): what the official accuracy pays for it on average."""
+    return {answer: min(1.0, 3 * count / 10) for answer, count in Counter(answers).items()}
+
+
+def soft_answers(value: Any, where: str, *, normalise: Callable[[str], str]) -> dict[str, float] | None:
+    """Answers in a cell: one, a set of right ones (1 each), those of ten people or more (soft), or {answer: score}.
+
+    None where there is no answer. DataError for other types and for scores outside 0 to 1.
+    """
+    if isinstance(value, dict):
+        scores = {
+            normalise(checked_text(answer, where, "answers")): _number(score, (0, 1), where, typed=True)
+            for answer, score in value.items()
+        }
+        return {answer: score for answer, score in scores.items() if answer} or None
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, list):
+        expected = "an answer or a list of answers"
+        raise DataError("wrong type of field", where=where, got=type(value).__name__, expected=expected)
+    answers = [answer for each in given if (answer := normalise(checked_text(each, where, "answers")))]
+    if not answers:
+        return None
+    return soft_scores(answers) if len(given) >= PEOPLE else dict.fromkeys(answers, 1.0)

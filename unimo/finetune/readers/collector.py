@@ -1,0 +1,156 @@
+"""Collecting the rows of one split: usable rows, bad rows by name, rows left out by reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from unimo.corpus.bad_samples import BadSamples
+from unimo.corpus.corpus import Corpus
+from unimo.corpus.image_names import ImageKeys
+from unimo.corpus.text import ends_the_file
+from unimo.errors import DataError
+from unimo.finetune.example import Caption, Dropped, Example, Noted, Target
+
+
+class RowCollector:
+    """Rows of a split while it is read, and what was wrong with others.
+
+    rows: the usable ones so far. own: counts and notes of this split alone. Rows that are captions of one image
+    become one example, where the first of them stood; how many there were is noted.
+    """
+
+    def __init__(self, source: str, need_targets: bool, keep_unlabelled: bool = False):
+        self.source, self.need_targets, self.keep_unlabelled = source, need_targets, keep_unlabelled
+        self.own = BadSamples()  # this split is judged alone, whatever else the run's report already holds
+        self.rows: list[Example] = []
+        self.bad: list[tuple[str, DataError]] = []  # (key, what is wrong)
+        self._met = 0
+        self._seen: dict[str, tuple[int, str | None]] = {}  # id -> which of the rows met, from 1; image of a caption
+        self._joined = 0  # rows that are part of another row's example
+
+    def take(self, found: Example | DataError | Dropped | Noted) -> None:
+        if isinstance(found, Noted):
+            self.own.note(found.what)
+            return
+        self._met += 1
+        if isinstance(found, Dropped):
+            self.own.note(f"left out: {found.reason}")
+        elif isinstance(found, DataError):
+            if ends_the_file(found):
+                raise found
+            self._refuse("", found)
+        elif found.id not in self._seen:
+            self._seen[found.id] = self._met, found.image if isinstance(found, Caption) else None
+            self.rows.append(found)
+        elif isinstance(found, Caption) and self._seen[found.id][1] == found.image:
+            self.rows.append(found)  # the id is the image's: all its captions have it
+        else:
+            error = DataError(
+                "id appears twice",
+                where=f"{self.source}, id {found.id}, row {self._met}",
+                got=f"the id of row {self._seen[found.id][0]} (counted from 1, without header and blank lines)",
+                expected="an id of its own for each row",
+                do="rename or remove one, or let no column be the id; the first was kept",
+            )
+            self._refuse(found.id, error)
+
+    def settled(self, images: Corpus | None) -> list[Example]:
+        """The usable rows once all are known: with a target if others have one, with keys that the corpus has."""
+        keys = None if images is None else _Keys(images)
+        labelled = self.need_targets or any(row.target is not None for row in self.rows)
+        if labelled and self.keep_unlabelled:
+            count = sum(row.target is None for row in self.rows)
+            self.own.note("rows without a target: answered, not scored", count)
+            labelled = False
+        rows = []
+        for row in self.rows:
+            where = f"{self.source}, id {row.id}"
+            try:
+                if labelled and row.target is None:
+                    expected = "a target in every row, or in none (a split to predict for); label -1 means none"
+                    do = "fill it, call a class -1 otherwise, or remove the row"
+                    raise DataError("target is missing", where=where, expected=expected, do=do)
+                if row.image is not None and keys is not None:
+                    key = keys.find(row.image, where)
+                    row = row if key == row.image else replace(row, image=key)
+                rows.append(row)
+            except DataError as error:
+                self._refuse(row.id, error)
+        self.rows = self._grouped(rows)
+        self._joined = len(rows) - len(self.rows)
+        return self.rows
+
+    def _grouped(self, rows: list[Example]) -> list[Example]:
+        """Captions of one image as one example, by the id that all of them have, else by the image's name."""
+        captions: dict[str | None, list[Caption]] = {}
+        for row in rows:
+            if isinstance(row, Caption):
+                captions.setdefault(row.image, []).append(row)
+        found = []
+        for row in rows:
+            own = captions.get(row.image, []) if isinstance(row, Caption) else []
+            if not own:
+                found.append(row)
+            elif row is own[0]:
+                same = all(each.id == row.id for each in own)
+                target = tuple(text for each in own for text in _texts(each.target)) if len(own) > 1 else row.target
+                found.append(Example(row.id if same else str(row.image), (), row.image, target, row.extra))
+        if len(found) < len(rows):
+            counts = sorted(len(own) for own in captions.values())
+            each = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
+            note = f"{sum(counts)} rows, {len(counts)} images, {each} rows each"
+            self.own.note(f"rows of one image belong together: {note}")
+        return found
+
+    def _refuse(self, key: str, error: DataError) -> None:
+        self.bad.append((key or str(error.where), error))
+
+    def report(self, ledger: BadSamples | None, max_bad_fraction: float) -> None:
+        """Hand everything to the reports. DataError when too many rows are bad, or none is left."""
+        used = len(self.rows) + self._joined
+        for report in (self.own, ledger):
+            if report is not None:
+                report.offer(used + len(self.bad))
+                report.use(used)
+                for key, error in self.bad:
+                    report.add(error, key=key, shard=self.source)
+        if ledger is not None:
+            for note, count in self.own.notes.items():
+                ledger.note(f"{self.source}: {note}", count)
+        first = f"the first: {self.bad[0][1].one_line()}" if self.bad else None
+        if not self.rows:
+            reasons = [f"{count} x {what}" for what, count in self.own.summary()["reasons"].items()]
+            reasons += [f"{count} x {what}" for what, count in self.own.notes.items() if "left out" in what]
+            got, expected = "; ".join(reasons) or "an empty file", "at least one row"
+            raise DataError("no usable row", where=self.source, got=got, expected=expected, do=first)
+        try:
+            self.own.check(max_bad_fraction, report=None if ledger is None else ledger.path)
+        except DataError as error:
+            what = "too many bad rows"
+            raise DataError(what, where=self.source, got=error.got, expected=error.expected, do=first) from error
+
+
+class _Keys:
+    """Names of a corpus' images, and of those that were left out."""
+
+    def __init__(self, images: Corpus):
+        self.keys, self.unreadable = ImageKeys.of(images), images.unreadable
+        self.broken = ImageKeys(images.unreadable)
+
+    def find(self, name: str, where: str) -> str:
+        """DataError where there is no such image; with what is wrong with it, where it is there but cannot be used."""
+        try:
+            return self.keys.find(name, where)
+        except DataError as missing:
+            try:
+                parts = self.unreadable[self.broken.find(name, where)] if len(self.broken) else None
+            except DataError:
+                parts = None
+            if parts is None:
+                raise missing from None
+            raise DataError(**{**parts, "where": f"{where}: {parts.get('where', name)}"}) from None
+
+
+def _texts(target: Target) -> tuple[str, ...]:
+    """The texts of a target that was written."""
+    return target if isinstance(target, tuple) else tuple(target) if isinstance(target, dict) else (str(target),)

@@ -1,0 +1,109 @@
+"""Taking files and JSON apart: a value of the right type, or an error that says where another one stands."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from unimo.corpus.text import Row, cannot_unpack, checked_text, decode_utf8, ends_the_file, open_packed, raw_lines
+from unimo.corpus.text import parse_json_value as parse
+from unimo.errors import DataError
+from unimo.file_access import stat_regular
+from unimo.finetune.example import Found
+
+MAX_JSON_BYTES = 2**30  # the largest published one, the annotations of VQA v2, is a third of this
+_NAMES = {int: "a whole number", list: "a list", dict: "an object"}
+
+
+def read_json(path: Path, *, any_value: bool = False) -> Any:
+    """A whole .json or .json.gz file of at most MAX_JSON_BYTES: one object, or with any_value whatever it holds."""
+    stat_regular(path)
+    try:
+        with open_packed(path) as stream:
+            data = stream.read(MAX_JSON_BYTES + 1)
+    except (EOFError, OSError, zlib.error) as error:
+        raise cannot_unpack(path, 0, error) from error
+    if len(data) > MAX_JSON_BYTES:
+        got, expected = f"more than {MAX_JSON_BYTES} bytes", f"at most {MAX_JSON_BYTES} bytes"
+        do = "split it, or write its rows as .jsonl"
+        raise DataError("file is too large", where=path, got=got, expected=expected, do=do)
+    value = parse(data, path.name)
+    if not any_value and not isinstance(value, dict):
+        raise _wrong(path.name, value, "an object")
+    return value
+
+
+def lines_of(path: Path) -> Iterator[str | DataError]:
+    """The lines of a text file without their ends, \\n, \\r\\n or \\r. A broken gzip stream ends the reading."""
+    for number, _, line in raw_lines(path, returns=True):
+        try:
+            text = line if isinstance(line, DataError) else decode_utf8(line, f"{path.name}, line {number}")
+            yield text if isinstance(text, DataError) else text.removesuffix("\n").removesuffix("\r")
+        except DataError as error:
+            yield error
+
+
+def each_of(values: Iterable[Any], where: str, make: Callable[[Any, str], Any]) -> Found:
+    """What is made of each of the values of a list at its place, or what is wrong with it; None is nothing."""
+    for i, value in enumerate(values):
+        try:
+            if (found := make(value, f"{where}[{i}]")) is not None:
+                yield found
+        except DataError as error:
+            yield error
+
+
+def each_row(rows: Iterable[Row | DataError], make: Callable[[Row], Iterable[Any]]) -> Found:
+    """What is made of each row, or what is wrong with it; nothing behind a place where nobody can read on."""
+    for row in rows:
+        if isinstance(row, DataError):
+            yield row
+            if ends_the_file(row):
+                return
+            continue
+        try:
+            yield from make(row)
+        except DataError as error:
+            yield error
+
+
+def part(values: Any, name: str, kind: type, where: str) -> Any:
+    """values[name] of a JSON object, of type `kind` (str, int, list, dict; strings are valid Unicode)."""
+    if not isinstance(values, dict):
+        raise _wrong(where, values, "an object")
+    value = values.get(name)
+    if value is None:
+        got, do = "fields " + ", ".join(list(values)[:8]), "repair or remove this record"
+        raise DataError("field is missing", where=where, got=got, expected=name, do=do)
+    if kind is str:
+        return checked_text(value, where, name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise _wrong(f"{where}, field {name}", value, _NAMES[kind])
+    return value
+
+
+def words(values: Any, name: str, where: str) -> str:
+    """A string that is more than blanks, stripped."""
+    if text := part(values, name, str, where).strip():
+        return text
+    raise empty(f"{where}, field {name}")
+
+
+def listed(values: Any, name: str, where: str) -> list:
+    return part(values, name, list, where)
+
+
+def name_of(values: Any, name: str, where: str) -> str:
+    """An id: a string or a whole number."""
+    value = values.get(name) if isinstance(values, dict) else None
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else words(values, name, where)
+
+
+def empty(where: str, what: str = "text is empty") -> DataError:
+    return DataError(what, where=where, got="only blanks", expected="a text", do="fill it or remove the row")
+
+
+def _wrong(where: str, value: object, expected: str) -> DataError:
+    return DataError("wrong type of field", where=where, got=type(value).__name__, expected=expected)
