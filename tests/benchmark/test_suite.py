@@ -243,7 +243,7 @@ def test_a_plan_from_a_file_by_the_command_line(start, tmp_path):
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     arguments = [start, "--plan", str(tmp_path / "plan.json"), "--out", str(tmp_path / "out")]
     arguments += [part for one in FAST for part in ("--set", one)]
-    done = CliRunner().invoke(app, ["tasks", *arguments])
+    done = CliRunner().invoke(app, ["benchmark", *arguments])
     assert done.exit_code == 0, done.output or done.exception
     assert "sst2" in done.output and "UNIMO-2 accuracy 94.7 (dev)" in done.output
     whole = json.loads((tmp_path / "out/benchmark.json").read_text())
@@ -259,8 +259,8 @@ def test_a_plan_from_a_file_by_the_command_line(start, tmp_path):
 def test_all_of_evaluate_needs_a_folder_and_its_options_need_all(start, tmp_path):
     for arguments, what in (
         (["--all"], "where should the runs"),
-        (["--random", "--out", str(tmp_path / "out")], "an option of all benchmark suite"),
-        (["--plan", "plan.json", "--out", str(tmp_path / "out")], "an option of all benchmark suite"),
+        (["--random", "--out", str(tmp_path / "out")], "an option of the benchmark suite"),
+        (["--plan", "plan.json", "--out", str(tmp_path / "out")], "an option of the benchmark suite"),
     ):
         done = CliRunner().invoke(app, ["evaluate", start, *arguments])
         assert isinstance(done.exception, UsageError) and what in done.exception.what

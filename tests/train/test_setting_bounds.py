@@ -95,19 +95,22 @@ def test_case_an_unknown_size_gets_the_list_of_sizes():
 @pytest.mark.parametrize(
     ("key", "settings", "hint"),
     [
-        ("optimizer.lr", Run(), "optimizer.lr"),
+        ("optimiser.rate", Run(), "optimizer.lr"),
         ("lr", Finetuning(), "optimizer.lr"),
-        ("optimizer.weight_decay", Run(), "optimizer.weight_decay"),
+        ("optimiser.weight_decay", Run(), "optimizer.weight_decay"),
         ("device", Run(), "CUDA_VISIBLE_DEVICES"),
         ("batch_size", Run(), "batch.pairs"),
-        ("batch_size", Finetuning(), "batch"),
+        ("batch", Finetuning(), "batch_size"),
         ("num_train_epochs", Finetuning(), "epochs"),
         ("max_steps", Run(), "steps"),
         ("warmup_ratio", Run(), "optimizer.warmup"),
         ("weight_decay", Run(), "optimizer.weight_decay"),
         ("num_workers", Run(), "workers"),
         ("fp16", Run(), "precision"),
-        ("gradient_checkpointing", Run(), "recompute"),
+        ("gradient_checkpointing", Run(), "activation_checkpointing"),
+        ("recompute", Run(), "activation_checkpointing"),
+        ("longest", Finetuning(), "read.max_length"),
+        ("average", Run(), "ema_decay"),
         ("max_length", Finetuning(), "read.max_length"),
         ("num_beams", Finetuning(), "write.num_beams"),
         ("model.hidden-size", Run(), "model.width"),
@@ -142,9 +145,10 @@ def test_case_a_task_by_another_name_leads_to_ours(name, hint):
 
 
 def test_names_of_other_tools_are_none_of_ours_and_lead_to_keys_that_there_are():
-    ours = set(flatten(Run())) | set(flatten(Finetuning(adversarial=Adversarial())))
+    pretraining, finetuning = set(flatten(Run())), set(flatten(Finetuning(adversarial=Adversarial())))
+    ours = pretraining | finetuning
     for theirs, keys in SETTINGS.items():
-        assert theirs not in ours and set(keys) <= ours | {"batch"}, theirs
+        assert theirs not in pretraining & finetuning and set(keys) <= ours, theirs
     assert not set(ELSEWHERE) & (set(SETTINGS) | ours)
     assert not {plain(name) for name in TASKS} & {plain(name) for name in TUNINGS}
 

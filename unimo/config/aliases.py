@@ -28,7 +28,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("eps", "adam_epsilon", "adam_eps"), ("optimizer.epsilon",)),
     **dict.fromkeys(("wd", "adamw_weight_decay"), ("optimizer.weight_decay",)),
     **dict.fromkeys(("llrd", "layerwise_lr_decay", "layer_lr_decay"), ("optimizer.layer_decay",)),
-    **dict.fromkeys(("batch_size", "train_batch_size", "per_device_train_batch_size", "bs", "bsz"), BATCH),
+    **dict.fromkeys(("batch", "batch_size", "train_batch_size", "per_device_train_batch_size", "bs", "bsz"), BATCH),
     **dict.fromkeys(("epoch", "num_epochs", "num_train_epochs", "max_epochs", "n_epochs"), ("epochs", "steps")),
     **dict.fromkeys(("max_steps", "num_steps", "total_steps", "train_steps", "iterations", "max_iters"), ("steps",)),
     **dict.fromkeys(("duration", "max_time", "hours"), ("minutes",)),

@@ -37,7 +37,7 @@ class Board:
 
 
 class Meter:
-    """Live progress: losses, pairs/s, tokens/s, share of the measured matrix-product rate, time left."""
+    """Live progress: losses, pairs/s, tokens/s, fraction of the measured matrix-product rate, time left."""
 
     def __init__(self, peak: float, say: Callable[[str], None], names: Sequence[str] = ()):
         """peak: FLOP/s of a matrix product. names: of the parts of the losses; those of a part (x.accuracy of x) are
@@ -50,21 +50,21 @@ class Meter:
         self.pairs = self.tokens = self.cost = 0.0
         self.live = False  # a line stands there that is written over
 
-    def show(self, record: dict[str, Any], batch: Batch, cost: float, share: float, elapsed: float) -> None:
+    def show(self, record: dict[str, Any], batch: Batch, cost: float, fraction: float, elapsed: float) -> None:
         self.noun = "examples" if "examples" in batch.keys else "pairs"
         self.pairs += len(batch.keys[self.noun]) * distributed.world()
         self.tokens += len(batch.texts.ids) * distributed.world()
         self.cost += 3 * cost
         now = time.monotonic()
-        if now - self.shown < self.every and share < 1:
+        if now - self.shown < self.every and fraction < 1:
             return
         seconds = now - self.began
-        left = elapsed * max(0.0, 1 - share) / share
+        left = elapsed * max(0.0, 1 - fraction) / fraction
         losses = " ".join(f"{name} {record[name]:.3f}" for name in self.names if name in record)
         line = (
-            f"step {record['step']:>6} {min(share, 1):4.0%} | loss {record['loss']:.3f} | {losses} | "
-            f"{self.pairs / seconds:.0f} {self.noun}/s {self.tokens / seconds:,.0f} tokens/s | "
-            f"{self.cost / seconds / self.peak:.0%} of matmul | {left / 60:.1f} min left"
+            f"step {record['step']:>6} {min(fraction, 1):4.0%} | {left / 60:.1f} min left | loss {record['loss']:.3f} | "
+            f"{self.pairs / seconds:.0f} {self.noun}/s | {losses} | "
+            f"{self.tokens / seconds:,.0f} tokens/s | {self.cost / seconds / self.peak:.0%} of matmul"
         )
         if self.terminal:  # one line that is written over
             print("\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1], end="", flush=True)
