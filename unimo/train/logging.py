@@ -62,8 +62,8 @@ class Meter:
         left = elapsed * max(0.0, 1 - fraction) / fraction
         losses = " ".join(f"{name} {record[name]:.3f}" for name in self.names if name in record)
         line = (
-            f"step {record['step']:>6} {min(fraction, 1):4.0%} | {left / 60:.1f} min left | loss {record['loss']:.3f} | "
-            f"{self.pairs / seconds:.0f} {self.noun}/s | {losses} | "
+            f"step {record['step']:>6} {min(fraction, 1):4.0%} | {left / 60:.1f} min left | loss {record['loss']:.3f} "
+            f"| {self.pairs / seconds:.0f} {self.noun}/s | {losses} | "
             f"{self.tokens / seconds:,.0f} tokens/s | {self.cost / seconds / self.peak:.0%} of matmul"
         )
         if self.terminal:  # one line that is written over
