@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from unimo.errors import ResourceError
@@ -76,3 +79,20 @@ def disk_error(fault: OSError, where: object, *, needed: int | None = None, free
         expected=None if needed is None else f"room for {needed} bytes",
         do="free some space or choose another folder" if full else "check the folder's permissions and the disk",
     )
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Holds a folder's lock, which the system releases when this process dies; False where another process has it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        except BlockingIOError:
+            alone = False
+        except OSError:  # a file system without locks
+            alone = True
+        yield alone
+    finally:
+        os.close(descriptor)

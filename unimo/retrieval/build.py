@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from unimo.checkpoint.disk import locked
 from unimo.corpus.bad_samples import Ledger
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.corpus.finding import Kind as CorpusKind
 from unimo.data.images import load_rgb
-from unimo.disk import disk_error
+from unimo.disk import disk_error, locked
 from unimo.errors import DataError, NumericsError, ResourceError, UnimoError, UsageError
 from unimo.inference import Pipeline, identity, load
 from unimo.json_files import load_json, write_json
