@@ -25,7 +25,7 @@ from unimo.data.images import load_rgb
 from unimo.disk import disk_error, locked
 from unimo.errors import DataError, NumericsError, ResourceError, UnimoError, UsageError
 from unimo.inference import Pipeline, identity, load
-from unimo.json_files import load_json, write_json
+from unimo.json_files import write_json
 from unimo.regions.store import RegionStore
 from unimo.retrieval import store
 from unimo.retrieval.passages import passages
@@ -72,38 +72,32 @@ def build_index(
     if not any(given.values()):
         raise UsageError("nothing to index", expected="texts, images or pairs", do="name --texts, --images or --pairs")
     pipeline = model if isinstance(model, Pipeline) else load(model)
-    max_length = pipeline.max_length - 2
+    max_length, width = pipeline.max_length - 2, pipeline.model.width
     if passage < 1:
         raise UsageError("a passage holds tokens", where="passage", got=passage, expected=f"1 to {max_length}")
     ledger = Ledger() if ledger is None else ledger
-    before = ledger.quarantined
+    own, before = Ledger(ledger.path), ledger.quarantined
     options = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": max_bad_fraction, "ledger": ledger}
     sources = [_open(pipeline, kind, paths, regions, options) for kind, paths in given.items() if paths]  # type: ignore[arg-type]
-    plan: dict[str, Any] = {"format": store.FORMAT, "model": identity(pipeline), "passage": min(passage, max_length)}
-    known = _finished(out, plan, [source.entry for source in sources], add)
-    sources = [source for source in sources if source.entry not in known]
-    if not sources:
-        say(f"{out} is this very index already")
-        return out
-    plan["data"] = [*known, *(source.entry for source in sources)]
-    own, width = Ledger(ledger.path), pipeline.model.width
-    with _building(out, plan):
+    fixed = {"format": store.FORMAT, "model": identity(pipeline), "passage": min(passage, max_length)}
+    with _held(out):
+        header = _begun(out, fixed, [source.entry for source in sources], add)
+        if header["finished"] == len(header["data"]):
+            say(f"{out} is this very index already")
+            return out
+        header |= {"source": _source_of(pipeline), "width": width}
+        write_json(out / store.HEADER, header)
         table = store.open_newest(out, width)
-        for number, source in enumerate(sources, len(known)):
-            _encode(pipeline, source, number, plan["passage"], table, say)
+        for number, entry in list(enumerate(header["data"]))[header["finished"] :]:
+            (source,) = (source for source in sources if _content(source.entry) == _content(entry))
+            _encode(pipeline, source, number, header["passage"], table, say)
             _report_bad(table, source.corpus, number, own)
         own.check(max_bad_fraction)
-        rows = {kind: table.count_rows(f"kind = '{kind}' AND error IS NULL") for kind in store.KINDS}
+        rows = {kind: table.count_rows(store.of(kind)) for kind in store.KINDS}
         if not any(rows.values()):
             raise DataError("nothing left to index", where=out, got=own.summary()["reasons"])
-        if approximate:
-            from lancedb.index import IvfFlat
-
-            table.create_index("vector", config=IvfFlat(distance_type="dot"))
-        version = table.version
-        table.tags.create(f"finished-{version}", version)  # no clean-up removes a version with a tag
-        header = {**plan, "source": _source_of(pipeline), "width": width, "rows": rows, "version": version}
-        write_json(out / store.HEADER, header)
+        version = store.finish(table, approximate)
+        write_json(out / store.HEADER, {**header, "finished": len(header["data"]), "version": version})
     counted = " and ".join(f"{n:,} {kind}s" for kind, n in rows.items() if n)
     left_out = ledger.quarantined - before + own.quarantined
     bad = f"; {left_out:,} bad samples left out, see {ledger.path or 'them with --ledger FILE'}"
@@ -253,23 +247,9 @@ def _report_bad(table: Any, corpus: Corpus, number: int, ledger: Ledger) -> None
 # ---- the folder
 
 
-def _finished(out: Path, plan: dict[str, Any], entries: list[dict[str, Any]], add: bool) -> list[dict[str, Any]]:
-    """The corpora of the finished index in `out`; UsageError if what is there does not go with these."""
-    if (out / store.HEADER).is_file():
-        header = store.read_header(out)
-        more = {} if add or all(entry in header["data"] for entry in entries) else {"data": entries}
-        _refuse_other(out, header, {**plan, **more})
-        return header["data"]
-    if out.exists() and not (out / store.PLAN).is_file():
-        raise UsageError(
-            "there is something else in the way", where=out, expected="a new folder", do="choose another --out"
-        )
-    return []
-
-
 @contextmanager
-def _building(folder: Path, plan: dict[str, Any]) -> Iterator[None]:
-    """Holds the folder. What one command began to build in it, another does not continue."""
+def _held(folder: Path) -> Iterator[None]:
+    """The folder, made if it is not there, for this process alone."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -278,22 +258,37 @@ def _building(folder: Path, plan: dict[str, Any]) -> Iterator[None]:
         if not alone:
             do = "wait for it, or stop it"
             raise ResourceError("another process is writing this index", where=folder, do=do)
-        if (folder / store.PLAN).is_file():
-            _refuse_other(folder, load_json(folder / store.PLAN, max_bytes=1 << 26), plan)
-        write_json(folder / store.PLAN, plan)
         yield
-        (folder / store.PLAN).unlink()
 
 
-def _refuse_other(where: Path, found: Any, plan: dict[str, Any]) -> None:
-    """UsageError that names the first thing in which two indexes differ."""
-    for name, wanted in plan.items():
-        there = found.get(name) if isinstance(found, dict) else None
-        if there != wanted:
-            raise UsageError(
-                f"the index that is there has another {name}",
-                where=where,
-                got=json.dumps(wanted)[:300],
-                expected=json.dumps(there)[:300],
-                do="give the same as before, --add to a finished index of this model, or choose another --out",
-            )
+def _begun(out: Path, fixed: dict[str, Any], entries: list[dict[str, Any]], add: bool) -> dict[str, Any]:
+    """The header of the index in `out`, or of a new one, with these corpora; UsageError if they do not go together."""
+    if not (out / store.HEADER).is_file():
+        if any(out.iterdir()):
+            expected, do = "an empty folder, or an index", "choose another --out"
+            raise UsageError("there is something else in the way", where=out, expected=expected, do=do)
+        return {**fixed, "data": entries, "finished": 0, "version": 0}
+    header = store.read_header(out)
+    for name, wanted in fixed.items():
+        _require_same(out, name, header[name], wanted)
+    there, given = ([_content(entry) for entry in some] for some in (header["data"], entries))
+    new, begun = [entry for entry in entries if _content(entry) not in there], there[header["finished"] :]
+    if (begun and new) or any(one not in given for one in begun) or (new and not add):
+        _require_same(out, "data", begun or there, given)
+    return {**header, "data": [*header["data"], *new]}
+
+
+def _content(entry: dict[str, Any]) -> tuple[str, str, str | None]:
+    """What tells corpora apart, wherever they lie."""
+    return entry["kind"], entry["fingerprint"], entry["regions"]
+
+
+def _require_same(where: Path, name: str, there: Any, wanted: Any) -> None:
+    if there != wanted:
+        raise UsageError(
+            f"the index that is there has another {name}",
+            where=where,
+            got=json.dumps(wanted)[:300],
+            expected=json.dumps(there)[:300],
+            do="give the same as before, --add to a finished index of this model, or choose another --out",
+        )

@@ -88,8 +88,7 @@ def open_index(
     Raises DataError for a folder that is unfinished or damaged; a model that is missing or another one raises
     WeightsError when it is first needed.
     """
-    folder = user_path(folder, "index")
-    return Index(folder, store.read_header(folder), model, device, approximate)
+    return Index(user_path(folder, "index"), model, device, approximate)
 
 
 class Index:
@@ -98,18 +97,21 @@ class Index:
     def __init__(
         self,
         folder: Path,
-        header: dict[str, Any],
         model: Pipeline | str | Path | None = None,
         device: str | None = None,
         approximate: bool = False,
     ):
-        self.folder, self.header, self.device, self.approximate = folder, header, device, approximate
-        self.table = store.open_finished(folder, header)
+        self.folder, self.device, self.approximate = folder, device, approximate
+        self.header = store.read_header(folder)
+        if not self.header["finished"]:
+            do = "run the same `unimo index` again: it goes on where it stopped"
+            raise DataError("not a finished index", where=folder, do=do)
+        self.table = store.open_finished(folder, self.header)
         if approximate and not self.table.list_indices():
             do = "make the index with --approximate, or search without"
             raise UsageError("the index has no inverted file", where=folder, do=do)
         with store.reading(folder):
-            self.rows: dict[Kind, int] = {kind: self.table.count_rows(_of(kind)) for kind in KINDS}
+            self.rows: dict[Kind, int] = {kind: self.table.count_rows(store.of(kind)) for kind in KINDS}
         self._corpora: dict[int, tuple[Corpus, RegionStore | None]] = {}
         self._model: Pipeline | None = None
         self._given = model
@@ -186,7 +188,7 @@ class Index:
 
         Equal rows stand in the order they have in the index. Raises DataError where a row found is not of length 1.
         """
-        search = self.table.search(vector.astype(np.float32)).distance_type("dot").where(_of(kind), prefilter=True)
+        search = self.table.search(vector.astype(np.float32)).distance_type("dot").where(store.of(kind), prefilter=True)
         search = search.nprobes(_CELLS) if self.approximate else search.bypass_vector_index()
         with store.reading(self.folder):
             found = search.select(list(_COLUMNS)).with_row_id(True).limit(k + _SPARE).to_arrow().to_pylist()
@@ -275,10 +277,6 @@ class Index:
             self._corpora[number] = corpus, regions
         corpus, regions = self._corpora[number]
         return regions.image(item) if regions else corpus.image_bytes(item)
-
-
-def _of(kind: Kind) -> str:
-    return f"kind = '{kind}' AND error IS NULL"
 
 
 def _hit(rank: int, row: dict[str, Any]) -> Hit:

@@ -8,8 +8,7 @@
         data, item, caption   number of the corpus in index.json, item of the corpus, caption of the item
         begin, end   characters of the document that the passage is
         vector       (D,) float16 of length 1; zeros in a row with an error
-    index.json       what the finished rows were made from, and the version of the table that holds them
-    building.json    while rows are being added: what they are made from
+    index.json       model, passages and corpora, how many of these are finished, and the version of the table then
 
 Every append is a new version of the table, whole or not at all, and a reader stays at the version that index.json
 names. So it sees finished rows only, also while a writer appends, and a killed writer leaves what can be continued.
@@ -25,12 +24,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unimo.errors import DataError, UsageError
+from unimo.errors import DataError, ResourceError, UsageError
 from unimo.json_files import load_json
 
 Kind = Literal["text", "image"]
 KINDS: tuple[Kind, ...] = ("text", "image")
-HEADER, PLAN, TABLE = "index.json", "building.json", "rows"
+HEADER, TABLE = "index.json", "rows"
 FORMAT = 2
 _STRINGS, _NUMBERS = ("kind", "error", "key", "text", "path"), ("data", "item", "caption", "place", "begin", "end")
 
@@ -79,14 +78,34 @@ def reading(folder: Path) -> Iterator[None]:
 
 
 def append(table: Any, rows: Sequence[dict[str, Any]]) -> None:
-    """Adds rows, each with all columns, as one version."""
+    """Adds rows, each with all columns, as one version. ResourceError where the disk refuses."""
     import pyarrow as pa
 
     schema = table.schema
     columns = [pa.array([row[name] for row in rows], schema.field(name).type) for name in (*_STRINGS, *_NUMBERS)]
     vectors = np.stack([row["vector"] for row in rows]).astype(np.float16)
     columns.append(pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]))
-    table.add(pa.Table.from_arrays(columns, schema=schema))
+    try:
+        table.add(pa.Table.from_arrays(columns, schema=schema))
+    except (OSError, RuntimeError) as error:
+        do = "free some space or check the folder; the same command goes on where it stopped"
+        raise ResourceError("cannot write the index", where=table.uri, got=str(error)[:300], do=do) from error
+
+
+def finish(table: Any, approximate: bool) -> int:
+    """The version of the rows that are there now, safe from clean-ups; with an inverted file over them, if wanted."""
+    if approximate:
+        from lancedb.index import IvfFlat
+
+        table.create_index("vector", config=IvfFlat(distance_type="dot"))
+    if (name := f"finished-{table.version}") not in table.tags.list():
+        table.tags.create(name, table.version)
+    return table.version
+
+
+def of(kind: Kind) -> str:
+    """The condition of the rows of a kind that have an embedding."""
+    return f"kind = '{kind}' AND error IS NULL"
 
 
 def read(table: Any, where: str, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -94,21 +113,17 @@ def read(table: Any, where: str, columns: Sequence[str]) -> list[dict[str, Any]]
 
 
 def read_header(folder: Path) -> dict[str, Any]:
-    """index.json, checked. DataError for a folder that is unfinished, damaged, or no index."""
+    """index.json, checked. DataError for one that is damaged, or a folder that is no index."""
     path = folder / HEADER
     if not path.is_file():
-        begun = (folder / PLAN).is_file()
-        raise DataError(
-            "not a finished index" if begun else "not an index",
-            where=folder,
-            got=f"no {HEADER}",
-            expected="a folder that `unimo index` wrote",
-            do="run the same `unimo index` again: it goes on where it stopped" if begun else None,
-        )
+        expected = "a folder that `unimo index` wrote"
+        raise DataError("not an index", where=folder, got=f"no {HEADER}", expected=expected)
     header = load_json(path, max_bytes=1 << 26)
     try:
         strings = [header["source"], header["model"]["sha256"]]
-        numbers = [header["width"], header["version"], *(corpus["items"] for corpus in header["data"])]
+        numbers = [header["width"], header["passage"], *(corpus["items"] for corpus in header["data"])]
+        if not 0 <= header["finished"] <= len(header["data"]) or type(header["version"]) is not int:
+            raise ValueError(f"{header['finished']} of {len(header['data'])} corpora finished")
         for corpus in header["data"]:
             strings += [corpus["fingerprint"], *corpus["paths"], *corpus["region_paths"]]
         sound = all(isinstance(s, str) for s in strings) and all(type(n) is int and n > 0 for n in numbers)
