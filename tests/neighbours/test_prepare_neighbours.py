@@ -7,16 +7,13 @@ import io
 import json
 import pickle
 import re
-import signal
 import sys
 import tarfile
 from html.parser import HTMLParser
-from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
-from dying import Countdown, ended, fork
 from PIL import Image
 from tiny_unimo2 import lively_model
 
@@ -214,19 +211,6 @@ def test_stopped_at_any_write_it_goes_on_to_the_same_bytes(corpora, tmp_path, mo
 def small_blocks_again(monkeypatch) -> None:
     monkeypatch.setattr(neighbour_images, "_AT_ONCE", 4)
     monkeypatch.setattr(neighbour_images, "_QUERIES_AT_ONCE", 2)
-
-
-def test_killed_again_and_again_it_leaves_the_same_bytes(corpora, tmp_path):
-    """The first dies at its fifth event, the next at its tenth, and so on until one lives."""
-    quietly(*corpora, tmp_path / "whole")
-    for at in count(5, 5):
-        code = ended(fork(lambda: (Countdown(at), quietly(*corpora, tmp_path / "killed"))))  # noqa: B023
-        if code == 0:
-            break
-        assert code == -signal.SIGKILL
-    assert at > 20
-    quietly(*corpora, tmp_path / "killed")
-    assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
 
 
 def test_what_is_there_is_kept_and_what_is_damaged_is_made_again(corpora, tmp_path):

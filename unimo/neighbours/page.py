@@ -14,10 +14,6 @@ from unimo.rng import generator
 from unimo.tokenizer import Tokenizer
 
 _SMALL = 160  # pixels of the longer side of a related image
-_NOTE = (
-    "{shown} of {all} pairs, drawn at random (seed {seed}); of each the {most} best of its related images and "
-    "sentences, with their scores. Settings: {settings}."
-)
 
 
 def show(
@@ -27,7 +23,6 @@ def show(
     texts: Corpus | None,
     path: str | Path,
     *,
-    tokenizer=None,
     n: int = 50,
     most: int = 8,
     seed: int = 0,
@@ -39,43 +34,30 @@ def show(
     """
     if n < 1 or most < 1 or not len(pairs):
         raise UsageError("nothing to show", got=f"{n} of {len(pairs)} pairs", expected="at least one")
-    tokenizer = tokenizer or Tokenizer.default()
-    near = Neighbours.open(folder, pairs, images, texts)
-    settings, scores = _settings_and_scores(Path(folder))
-    chosen = generator(seed, "show", "neighbours").permutation(len(pairs))[:n]
+    tokenizer, near = Tokenizer.default(), Neighbours.open(folder, pairs, images, texts)
+    parts = [read_part(file) for file in sorted(Path(folder).glob("*.safetensors")) if file.name != SENTENCES]
+    scores = {side: np.concatenate([arrays[f"{side}_scores"] for _, arrays in parts]) for side in SIDES}
     articles = []
-    for i in chosen.tolist():
+    for i in generator(seed, "show", "neighbours").permutation(len(pairs))[:n].tolist():
         first, *others = pairs.sample(i).texts
         blocks = [f"<h2>{text(first)}</h2>", listing("other captions", [text(other) for other in others])]
-        found = zip(near.images(i)[:most].tolist(), scores["image"][i])
-        figures = [] if images is None else [_figure(images, k, score) for k, score in found]
-        blocks.append(row(f"related images: {len(figures)} of {near.counts['image'][i]}", figures))
-        if images is not None and not figures:
-            blocks.append(listing("related images", ["none"]))
-        related = [
-            f"{text(tokenizer.decode(near.tokens(k)).strip())} <small>{score:.3f}</small>"
-            for k, score in zip(near.sentences(i)[:most].tolist(), scores["sentence"][i])
-        ]
-        blocks.append(listing(f"related sentences: {len(related)} of {near.counts['sentence'][i]}", related))
-        if texts is not None and not related:
-            blocks.append(listing("related sentences", ["none"]))
+        if images is not None:
+            best = zip(near.images(i)[:most].tolist(), scores["image"][i])
+            figures = [(image(images, k, side=_SMALL), f"{score:.3f} {images.keys[k]}") for k, score in best]
+            title = f"related images: {len(figures)} of {near.counts['image'][i]}"
+            blocks.append(row(title, figures) if figures else listing(title, ["none"]))
+        if texts is not None:
+            best = zip(near.sentences(i)[:most].tolist(), scores["sentence"][i])
+            said = [(tokenizer.decode(near.tokens(k)).strip(), score) for k, score in best]
+            title = f"related sentences: {len(said)} of {near.counts['sentence'][i]}"
+            blocks.append(
+                listing(title, [f"{text(one)} <small>{score:.3f}</small>" for one, score in said] or ["none"])
+            )
         articles.append(article(image(pairs, i), *blocks))
-    note = _NOTE.format(shown=len(articles), all=len(pairs), seed=seed, most=most, settings=settings)
+    made = parts[0][0]
+    facts = {**made["settings"], "model": bool(made["model"]), "objects": bool(made["labels"])}
+    note = (
+        f"{len(articles)} of {len(pairs)} pairs, drawn at random (seed {seed}); of each the {most} best of its related "
+        f"images and sentences, with their scores. Settings: {', '.join(f'{k} {v}' for k, v in facts.items())}."
+    )
     write_page(path, "Neighbours", note, articles)
-
-
-def _figure(images: Corpus, k: int, score: float) -> tuple[str, str]:
-    return image(images, k, side=_SMALL), f"{score:.3f} {images.keys[k]}"
-
-
-def _settings_and_scores(folder: Path) -> tuple[str, dict[str, list[np.ndarray]]]:
-    """What they were made with, in words; and side -> the scores of every pair."""
-    scores: dict[str, list[np.ndarray]] = {side: [] for side in SIDES}
-    settings = ""
-    for path in sorted(path for path in folder.glob("*.safetensors") if path.name != SENTENCES):
-        header, arrays = read_part(path)
-        chosen = {**header["settings"], "model": bool(header["model"]), "objects": bool(header["labels"])}
-        settings = ", ".join(f"{name} {value}" for name, value in chosen.items())
-        for side in SIDES:
-            scores[side] += np.split(arrays[f"{side}_scores"], arrays[f"{side}_offsets"][1:-1])
-    return settings, scores

@@ -42,7 +42,6 @@ from unimo.neighbours.page import show
 from unimo.neighbours.sentences import Sentences, captions_of
 from unimo.neighbours.settings import NeighbourSettings
 from unimo.neighbours.store import SENTENCES, SIDES, VERSION, read_header, read_part, write_part
-from unimo.ragged import offsets_of
 from unimo.sentences import words
 from unimo.tokenizer import Tokenizer
 
@@ -173,7 +172,7 @@ def prepare_neighbours(
     for (path, _), (_, rows) in zip(files, parts):
         _, arrays = read_part(path)
         for side in SIDES:
-            totals[side] += len(arrays[f"{side}_ids"])
+            totals[side] += int((arrays[f"{side}_ids"] >= 0).sum())
         if texts is not None:
             _note_wordless(pairs, rows, ledger)
     for left in folder.glob(f"{_VECTORS}*"):
@@ -198,17 +197,18 @@ class _Search:
     def __call__(self, number: int) -> int:
         path, header = self.files[number]
         rows = range(header["first"], header["first"] + header["count"])
-        nothing: list[Found] = [(np.zeros(0, np.int64), np.zeros(0, np.float32))] * len(rows)
-        near = {"image": nothing, "sentence": nothing}
+        near: dict[str, list[Found]] = {side: [] for side in SIDES}
         if self.gallery is not None:
             near["image"] = self.gallery.near(rows)
         if self.library is not None:
             near["sentence"] = self.library.near(self.pairs, rows, self.settings, self.model)
         arrays: dict[str, np.ndarray] = {}
-        for side, some in near.items():
-            arrays[f"{side}_offsets"] = offsets_of([len(numbers) for numbers, _ in some])
-            arrays[f"{side}_ids"] = np.concatenate([numbers for numbers, _ in some]).astype(np.uint32)
-            arrays[f"{side}_scores"] = np.concatenate([scores for _, scores in some]).astype(np.float16)
+        for side, found in near.items():
+            k = {"image": self.settings.images, "sentence": self.settings.sentences}[side] if found else 0
+            ids, values = np.full((len(rows), k), -1, np.int32), np.zeros((len(rows), k), np.float16)
+            for i, (numbers, scores) in enumerate(found):
+                ids[i, : len(numbers)], values[i, : len(numbers)] = numbers, scores
+            arrays |= {f"{side}_ids": ids, f"{side}_scores": values}
         write_part(path, header, arrays)
         return number
 
@@ -226,8 +226,8 @@ def _note_wordless(pairs: Corpus, rows: range, ledger: Ledger) -> None:
 def _parts(pairs: Corpus) -> Iterator[tuple[str, range]]:
     """The name of every shard of the pairs, and its items."""
     for path, items in groupby(range(len(pairs)), key=pairs.shard_of):
-        numbers = list(items)
-        yield path.name, range(numbers[0], numbers[-1] + 1)
+        first, *others = items
+        yield path.name, range(first, first + 1 + len(others))
 
 
 def _stands(path: Path, header: Mapping[str, Any]) -> bool:

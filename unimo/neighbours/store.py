@@ -1,12 +1,11 @@
-"""Neighbours of pairs, as training reads them: related images and related sentences, drawn by chance.
+"""Neighbours of pairs, as training reads them: related images and related sentences, drawn at random.
 
 A folder of `unimo prepare neighbours` holds
 
-    sentences.safetensors     document (s,) int32 · first, last (s,) int32: tokens of the document, last one excluded
-    00000.safetensors …       one per shard of the pairs, n pairs each:
-        image_ids, sentence_ids         flat uint32, best first: items of the images, rows of `sentences`
-        image_scores, sentence_scores   flat float16
-        image_offsets, sentence_offsets (n + 1,) int64
+    sentences.safetensors     document, first, last (s,) int32: a document, and the tokens [first, last) of it
+    00000.safetensors …       one per shard of the pairs, n pairs each, k neighbours at most:
+        image_ids, sentence_ids         (n, k) int32, best first: items of the images, rows of `sentences`; then -1
+        image_scores, sentence_scores   (n, k) float16
 
 Scores of images are cosines, also where shared objects chose them. Every file carries a header: version, settings,
 hashes of the model and of the detected objects (labels) where there were any, and the fingerprints of the three
@@ -28,9 +27,8 @@ from safetensors.numpy import load_file, save
 from unimo.corpus.corpus import Corpus
 from unimo.disk import write_atomic
 from unimo.errors import DataError
-from unimo.ragged import offsets_of
 
-VERSION = 1
+VERSION = 2
 SENTENCES = "sentences.safetensors"
 SIDES = ("image", "sentence")
 MADE_FROM = ("settings", "model", "labels", "pairs", "images", "texts")  # fields of every header
@@ -62,10 +60,7 @@ def read_part(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise _unusable(path, "missing, damaged or not a file of neighbours", "a file that `unimo prepare` wrote")
     if header.get("version") != VERSION:
         raise _unusable(path, f"version {header.get('version')}", f"version {VERSION}")
-    try:
-        arrays = load_file(path)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise _unusable(path, str(error), "its arrays") from error
+    arrays = load_file(path)
     if header.get("sha256") != _hash(arrays):
         raise _unusable(path, "other bytes than were written", f"sha256 {str(header.get('sha256'))[:16]}…")
     return header, arrays
@@ -77,15 +72,13 @@ class Neighbours:
     counts: side -> (n,) int64, how many neighbours each pair has ("image", "sentence"); zeros for an absent side.
     """
 
-    def __init__(
-        self, offsets: dict[str, np.ndarray], ids: dict[str, np.ndarray], spans: np.ndarray, texts: Corpus | None
-    ):
-        """spans: (s, 3) document, first and last + 1 token of the sentences."""
-        self._offsets, self._ids, self._spans, self._texts = offsets, ids, spans, texts
-        self.counts = {side: np.diff(offsets[side]) for side in SIDES}
+    def __init__(self, ids: dict[str, np.ndarray], spans: np.ndarray, texts: Corpus | None):
+        """ids: of each side (n, k), -1 where there is none. spans: (s, 3) document, first and last + 1 token."""
+        self._ids, self._spans, self._texts = ids, spans, texts
+        self.counts = {side: (ids[side] >= 0).sum(axis=1) for side in SIDES}
 
     def __len__(self) -> int:
-        return len(self._offsets["image"]) - 1
+        return len(self._ids["image"])
 
     @classmethod
     def open(
@@ -97,51 +90,39 @@ class Neighbours:
         content, tokenizer and field names).
         """
         folder = Path(path)
-        files = sorted(file for file in folder.glob("*.safetensors") if file.name != SENTENCES)
+        files = [file for file in sorted(folder.glob("*.safetensors")) if file.name != SENTENCES]
+        parts = [read_part(file) for file in files]
         corpora = {"pairs": pairs, "images": images, "texts": texts}
-        expected = {name: None if corpus is None else corpus.fingerprint for name, corpus in corpora.items()}
-        offsets: dict[str, list[np.ndarray]] = {side: [] for side in SIDES}
-        ids: dict[str, list[np.ndarray]] = {side: [] for side in SIDES}
-        covered = 0
-        made: list[dict[str, Any]] = []  # of each file, what decided its content
-        for file in files:
-            header, arrays = read_part(file)
-            _check_corpora(file, header, expected)
-            made.append({name: header.get(name) for name in MADE_FROM})
-            if header["first"] != covered:
-                break
-            covered += header["count"]
-            for side in SIDES:
-                offsets[side].append(np.diff(arrays[f"{side}_offsets"]))
-                ids[side].append(arrays[f"{side}_ids"])
-        if covered != len(pairs):
+        for file, (header, _) in zip(files, parts):
+            _check_corpora(file, header, corpora)
+        firsts = np.cumsum([0, *(header["count"] for header, _ in parts)])
+        if firsts[-1] != len(pairs) or [header["first"] for header, _ in parts] != firsts[:-1].tolist():
             raise DataError(
                 "neighbours are incomplete",
                 where=folder,
-                got=f"the first {covered} of {len(pairs)} pairs",
+                got=f"{firsts[-1]} of {len(pairs)} pairs",
                 expected="a part for every shard of the pairs",
                 do="run `unimo prepare neighbours` again: it goes on where it stopped",
             )
-        spans = np.zeros((0, 3), np.int32)
-        if texts is not None:
-            header, arrays = read_part(folder / SENTENCES)
-            made.append({name: header.get(name) for name in MADE_FROM})
-            spans = np.stack([arrays["document"], arrays["first"], arrays["last"]], axis=1)
+        ends = [] if texts is None else [read_part(folder / SENTENCES)]
+        made = [{name: header.get(name) for name in MADE_FROM} for header, _ in (*parts, *ends)]
         if any(one != made[0] for one in made):
             raise _unusable(folder, "parts made with different settings", "parts of one preparation")
-        limits = {"image": 0 if images is None else len(images), "sentence": len(spans)}
-        joined = {side: np.concatenate([np.zeros(0, np.uint32), *ids[side]]) for side in SIDES}
-        for side, limit in limits.items():
-            if len(joined[side]) and int(joined[side].max()) >= limit:
-                raise _unusable(folder, f"{side} {int(joined[side].max())}", f"numbers below {limit}")
-        return cls({side: offsets_of(np.concatenate(offsets[side])) for side in SIDES}, joined, spans, texts)
+        spans = np.zeros((0, 3), np.int32)
+        for _, arrays in ends:
+            spans = np.stack([arrays["document"], arrays["first"], arrays["last"]], axis=1)
+        ids = {side: np.concatenate([arrays[f"{side}_ids"] for _, arrays in parts]) for side in SIDES}
+        for side, limit in (("image", 0 if images is None else len(images)), ("sentence", len(spans))):
+            if (highest := int(ids[side].max(initial=-1))) >= limit:
+                raise _unusable(folder, f"{side} {highest}", f"numbers below {limit}")
+        return cls(ids, spans, texts)
 
     def images(self, item: int) -> np.ndarray:
-        """(k,) uint32 items of the image corpus, most similar first."""
+        """(k,) int32 items of the image corpus, most similar first."""
         return self._of("image", item)
 
     def sentences(self, item: int) -> np.ndarray:
-        """(k,) uint32 numbers of sentences, most similar first."""
+        """(k,) int32 numbers of sentences, most similar first."""
         return self._of("sentence", item)
 
     def tokens(self, sentence: int) -> np.ndarray:
@@ -163,17 +144,18 @@ class Neighbours:
     def _of(self, side: str, item: int) -> np.ndarray:
         if not 0 <= item < len(self):
             raise IndexError(f"pair {item} of {len(self)}")
-        offsets = self._offsets[side]
-        return self._ids[side][offsets[item] : offsets[item + 1]]
+        row = self._ids[side][item]
+        return row[row >= 0]
 
 
-def _check_corpora(file: Path, header: Mapping[str, Any], expected: Mapping[str, str | None]) -> None:
-    for name, wanted in expected.items():
-        if header.get(name) != wanted:
+def _check_corpora(file: Path, header: Mapping[str, Any], corpora: Mapping[str, Corpus | None]) -> None:
+    for name, corpus in corpora.items():
+        got, wanted = header.get(name), None if corpus is None else corpus.fingerprint
+        if got != wanted:
             raise DataError(
                 f"neighbours belong to other {name}",
                 where=file,
-                got=f"fingerprint {str(header.get(name))[:16]}" if header.get(name) else f"prepared without {name}",
+                got=f"fingerprint {str(got)[:16]}" if got else f"prepared without {name}",
                 expected=f"fingerprint {wanted[:16]}" if wanted else f"neighbours prepared without {name}",
                 do="name the corpora the neighbours were prepared from, or run `unimo prepare neighbours` on these",
             )
