@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
 
 from unimo.corpus.corpus import Corpus
 from unimo.corpus.index_file import Index, load_index, save_index
@@ -189,37 +191,12 @@ def _shares(intervals: int, patches: int) -> np.ndarray:
     return (covered / covered.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def k_means(rows: np.ndarray, k: int, *, rounds: int = 20) -> np.ndarray:
-    """(n, F) -> (k, F) float32 centres: k-means++ starts (Arthur & Vassilvitskii 2007), then Lloyd's rounds.
-
-    Equal rows, equal centres. A centre that loses all its rows moves to the row that is farthest from its own.
-    """
-    rng = generator("k-means", len(rows), k)
-    centres = np.empty((k, rows.shape[1]), np.float32)
-    centres[0] = rows[rng.integers(len(rows))]
-    nearest = squared_distances(rows, centres[:1])[:, 0]
-    for i in range(1, k):
-        mass = nearest.cumsum(dtype=np.float64)
-        # side="right" never takes a row at distance 0, unless all are: then any row is as good
-        chosen = min(int(np.searchsorted(mass, rng.random() * mass[-1], side="right")), len(rows) - 1)
-        centres[i] = rows[chosen]
-        nearest = np.minimum(nearest, squared_distances(rows, centres[i : i + 1])[:, 0])
-    for _ in range(rounds):
-        distances = squared_distances(rows, centres)
-        owner = distances.argmin(axis=1)
-        counts = np.bincount(owner, minlength=k)
-        order = np.argsort(owner, kind="stable")
-        filled = np.flatnonzero(counts)
-        starts = np.concatenate([[0], counts.cumsum()])[filled]
-        moved = centres.copy()
-        moved[filled] = np.add.reduceat(rows[order].astype(np.float64), starts) / counts[filled, None]
-        empty = np.flatnonzero(counts == 0)
-        farthest = np.argsort(-distances[np.arange(len(rows)), owner], kind="stable")
-        moved[empty] = rows[farthest[: len(empty)]]
-        if np.array_equal(moved, centres):
-            break
-        centres = moved
-    return centres
+def k_means(rows: np.ndarray, k: int) -> np.ndarray:
+    """(n, F) -> (k, F) float32 centres: k-means++ and Lloyd's rounds. Equal rows, equal centres."""
+    # One thread: the sums of several are added in any order.
+    with threadpool_limits(1):
+        fitted = KMeans(k, n_init=1, max_iter=20, random_state=0).fit(rows)
+    return fitted.cluster_centers_.astype(np.float32)
 
 
 def squared_distances(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
