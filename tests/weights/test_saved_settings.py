@@ -182,11 +182,11 @@ ODD = [
 ]  # fmt: skip
 
 
-def test_two_hundred_mutations_of_a_config_load_or_are_refused_by_name(saved, tmp_path):
+def test_mutations_of_a_config_load_or_are_refused_by_name(saved, tmp_path):
     """Wrong types, negative, huge, missing and extra keys, at every level: a UnimoError that names a key of the file,
     and never more than a few MiB."""
     rng, loaded, refusals = random.Random(16), 0, 0
-    for _ in range(200):
+    for _ in range(120):
         kind = rng.choice(list(TINY))
         config = json.loads((saved / kind / "config.json").read_text())
         before = copy.deepcopy(config)
@@ -217,7 +217,7 @@ def test_two_hundred_mutations_of_a_config_load_or_are_refused_by_name(saved, tm
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         assert peak < 8 << 20
-    assert loaded > 20 and refusals > 50
+    assert loaded > 10 and refusals > 50
 
 
 def test_a_model_on_no_device_has_the_shapes_that_are_compared(saved):

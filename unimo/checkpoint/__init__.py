@@ -17,6 +17,6 @@ from __future__ import annotations
 
 from unimo.checkpoint.loading import Checkpoint, latest, load
 from unimo.checkpoint.manifest import FORMAT_VERSION, MANIFEST, STATE, verify
-from unimo.checkpoint.saving import clean_up, save
+from unimo.checkpoint.saving import save
 
-__all__ = ["FORMAT_VERSION", "MANIFEST", "STATE", "Checkpoint", "clean_up", "latest", "load", "save", "verify"]
+__all__ = ["FORMAT_VERSION", "MANIFEST", "STATE", "Checkpoint", "latest", "load", "save", "verify"]

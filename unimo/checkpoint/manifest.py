@@ -10,13 +10,13 @@ from typing import Any
 
 from unimo.disk import file_sha256
 from unimo.errors import WeightsError, nearest
-from unimo.json_files import json_bytes, parse_json
+from unimo.json_files import json_bytes, load_json
 
 FORMAT_VERSION = 1
 MANIFEST, STATE, SUFFIX = "MANIFEST.json", "state.json", ".safetensors"
 MAX_STATE, _MAX_MANIFEST = 64 << 20, 1 << 20  # bytes
 NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
-_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\.(safetensors|json)")
+_FILE = re.compile(r"(?!MANIFEST\.)[A-Za-z0-9][A-Za-z0-9_-]*\.(safetensors|json)")
 _RESTORE = "restore a copy; an earlier checkpoint is used where there is one"
 
 
@@ -54,19 +54,16 @@ def verify(path: str | Path, *, groups: Iterable[str] | None = None) -> dict[str
 
 
 def _check_file(path: Path, size: int, sha256: str) -> None:
-    expected, do = f"{size} bytes, sha256 {sha256}", _RESTORE
-    if not path.is_file():
-        raise WeightsError("a file of the checkpoint is missing", where=path, expected=expected, do=do)
     try:
-        if (found := path.stat().st_size) != size:
-            what, got = "a file of the checkpoint has the wrong size", f"{found} bytes"
-            raise WeightsError(what, where=path, got=got, expected=expected, do=do)
-        digest = file_sha256(path)
+        found = path.stat().st_size if path.is_file() else None
+        digest = file_sha256(path) if found == size else None
     except OSError as fault:
-        raise WeightsError("cannot read a file of the checkpoint", where=path, got=fault.strerror, do=do) from fault
+        what = "cannot read a file of the checkpoint"
+        raise WeightsError(what, where=path, got=fault.strerror, do=_RESTORE) from fault
     if digest != sha256:
-        what, got = "a file of the checkpoint is damaged", f"sha256 {digest}"
-        raise WeightsError(what, where=path, got=got, expected=f"sha256 {sha256}", do=do)
+        got = f"sha256 {digest}" if digest else "no file" if found is None else f"{found} bytes"
+        expected = f"sha256 {sha256}, {size} bytes"
+        raise WeightsError("a file of the checkpoint is damaged", where=path, got=got, expected=expected, do=_RESTORE)
 
 
 def sealed(manifest: dict[str, Any]) -> bytes:
@@ -77,22 +74,14 @@ def sealed(manifest: dict[str, Any]) -> bytes:
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a checkpoint; WeightsError unless it is whole, of a known version and about plain files."""
     where = path / MANIFEST
-    if not where.is_file():
-        raise WeightsError("not a complete checkpoint", where=path, expected=f"a file {MANIFEST}")
-    try:
-        with where.open("rb") as file:
-            data = file.read(_MAX_MANIFEST)
-    except OSError as fault:
-        raise WeightsError("cannot read manifest", where=where, got=fault.strerror) from fault
-    manifest = parse_json(data, where=where, error=WeightsError)
+    manifest = load_json(where, max_bytes=_MAX_MANIFEST, error=WeightsError)
     if not isinstance(manifest, dict) or manifest.get("format") != "unimo":
         raise WeightsError("not the manifest of a checkpoint", where=where, expected='"format": "unimo"')
-    version = manifest.get("version")
+    version, seal = manifest.get("version"), manifest.pop("seal", None)
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         known, do = f"1 to {FORMAT_VERSION}", "install the release that wrote it, or a newer one"
         raise WeightsError("unknown checkpoint format", where=where, got=version, expected=known, do=do)
-    seal = manifest.pop("seal", None)
-    if sealed(manifest) != data:
+    if sealed(manifest) != where.read_bytes():
         raise WeightsError("damaged manifest", where=where, got=f"seal {seal}", do=_RESTORE)
     files, step = manifest.get("files"), manifest.get("step")
     listed = isinstance(files, dict) and STATE in files and all(map(_is_entry, files.items()))
@@ -107,5 +96,5 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def _is_entry(named: tuple[str, Any]) -> bool:
     match named:
         case (str(name), {"bytes": int(), "sha256": str()}):
-            return bool(_FILE.fullmatch(name)) and name != MANIFEST
+            return _FILE.fullmatch(name) is not None
     return False

@@ -48,7 +48,9 @@ def save(
         if not folder.exists():
             folder.mkdir(parents=True)
             sync_folder(folder.parent)
-        clean_up(folder)
+        for kind in ("partial", "trash"):  # half-written or half-deleted by processes that were killed
+            for path in folder.glob(f"step-*.{kind}.*"):
+                shutil.rmtree(path)
         _refuse_newer(folder, step)
         path = _write(folder, step, tensors, state_bytes)
     except OSError as fault:
@@ -58,14 +60,6 @@ def save(
     _verify_written(path)
     _purge(path, keep)
     return path
-
-
-def clean_up(folder: str | Path) -> list[str]:
-    """Removes what killed processes left half-written or half-deleted; returns the names. `save` calls it first."""
-    dead = [path for kind in ("partial", "trash") for path in Path(folder).glob(f"step-*.{kind}.*")]
-    for path in dead:
-        shutil.rmtree(path)
-    return sorted(path.name for path in dead)
 
 
 def _check(step: int, tensors: dict[str, dict[str, Tensor]], keep: int) -> None:
@@ -87,30 +81,18 @@ def _check(step: int, tensors: dict[str, dict[str, Tensor]], keep: int) -> None:
                 do = "leave one of them out and tie it again after loading"
                 raise UsageError("two tensors share memory", where=f"{where} and {other}", do=do)
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                bad = int((~torch.isfinite(tensor)).sum())
-                raise NumericsError(
-                    "a tensor is not finite; nothing was saved",
-                    where=where,
-                    got=f"{bad} of {tensor.numel()} values NaN or infinite",
-                    expected="finite values",
-                    do="go back to the last checkpoint; a lower learning rate often helps",
-                )
+                got = f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} values NaN or infinite"
+                do = "go back to the last checkpoint; a lower learning rate often helps"
+                raise NumericsError("a tensor is not finite; nothing was saved", where=where, got=got, do=do)
 
 
 def _refuse_newer(folder: Path, step: int) -> None:
     """A good checkpoint of a later step would win at the next start, and this one be lost to the run."""
     for path in candidates(folder):
-        if order(path)[0] <= step:
-            return
         with contextlib.suppress(WeightsError):
-            verify(path)
-            raise UsageError(
-                "the folder holds a checkpoint of a later step",
-                where=path,
-                got=f"step {step} to save",
-                expected=f"a step of at least {order(path)[0]}",
-                do="use another folder, or remove the later checkpoint",
-            )
+            if order(path)[0] > step and verify(path):
+                what, do = "the folder holds a checkpoint of a later step", "use another folder, or remove that one"
+                raise UsageError(what, where=path, got=f"step {step} to save", do=do)
 
 
 def _write(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: bytes) -> Path:
@@ -152,12 +134,9 @@ def _verify_written(path: Path) -> None:
     except WeightsError as fault:
         with contextlib.suppress(OSError):
             _remove(path)
-        raise ResourceError(
-            "the disk gave back other bytes than were written; earlier checkpoints are intact",
-            where=path,
-            got=fault.one_line(),
-            do="check the disk before going on",
-        ) from fault
+        what = "the disk gave back other bytes than were written; earlier checkpoints are intact"
+        do = "check the disk before going on"
+        raise ResourceError(what, where=path, got=fault.one_line(), do=do) from fault
 
 
 def _purge(newest: Path, keep: int) -> None:
@@ -168,8 +147,7 @@ def _purge(newest: Path, keep: int) -> None:
             continue
         if good < keep:
             with contextlib.suppress(WeightsError):
-                verify(path)
-                good += 1
+                good += bool(verify(path))
                 continue
         try:
             _remove(path)

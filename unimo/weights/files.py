@@ -80,17 +80,10 @@ def _combined(path: Path, names: Path) -> dict[str, Tensor]:
 
 
 def _file(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        what = "not a plain file" if path.exists() else "no such file"
-        raise WeightsError(what, where=path, expected="a weight file or a folder of them")
-    if path.suffix not in READERS:
-        raise WeightsError(
-            "unknown kind of weight file",
-            where=path,
-            got=path.suffix or "no suffix",
-            expected=", ".join(READERS),
-            do="a combined file of Paddle 1.x is read with the list of its names: --names FILE",
-        )
+    what = "not a plain file" if path.exists() else "no such file"
+    expect(path.is_file(), path, what, expected="a weight file or a folder of them")
+    kinds = f"{', '.join(READERS)}; or with --names FILE a combined file of Paddle 1.x"
+    expect(path.suffix in READERS, path, "unknown kind of weight file", path.suffix or "no suffix", kinds)
     return READERS[path.suffix](path)
 
 
@@ -152,14 +145,9 @@ def _torch(path: Path) -> dict[str, Tensor]:
     except WeightsError:
         raise
     except Exception as fault:  # its readers raise whatever a damaged file leads them into
-        raise WeightsError(
-            "not a plain dictionary of tensors in torch's zip container",
-            where=path,
-            got=type(fault).__name__,  # its message would advise to load without care
-            expected="a file of torch.save, version 1.6 or later",
-            do="fetch it again or ask for safetensors; an older one, where you trust it: "
-            "torch.save(torch.load(OLD, weights_only=True), NEW)",
-        ) from fault
+        what, got = "not a plain dictionary of tensors in torch's zip container", type(fault).__name__
+        do = "fetch it again; or, one of torch before 1.6: torch.save(torch.load(OLD, weights_only=True), NEW)"
+        raise WeightsError(what, where=path, got=got, do=do) from fault
     expect(isinstance(content, dict), path, "not a dictionary", type(content).__name__, "name -> tensor")
     # An OrderedDict's own `items` can be replaced by its file.
     return _usable({name: value for name, value in dict.items(content)}, path)  # noqa: C416
@@ -203,11 +191,6 @@ def _refuse_namesake(found: dict[str, Tensor], path: Path) -> None:
     traits = ("embeddings.token_type_embeddings.weight", "encoder_norm.weight", "encoder.layers.0.norm1.weight")
     for prefix in ("", "unimo."):
         if all(prefix + trait in found for trait in traits):
-            raise WeightsError(
-                "weights of another network: PaddleNLP's Chinese, text-only UNIMO-text",
-                where=path,
-                got=", ".join(prefix + trait for trait in traits),
-                expected="UNIMO or UNIMO-2 of the papers",
-                do="use PaddleNLP for it: WordPiece vocabulary, relu, type embeddings that are used, positions from 0, "
-                "no image part",
-            )
+            what, got = "weights of another network: PaddleNLP's Chinese, text-only UNIMO-text", prefix + traits[0]
+            do = "use PaddleNLP for it: WordPiece vocabulary, relu, type embeddings, positions from 0, no image part"
+            raise WeightsError(what, where=path, got=got, expected="UNIMO or UNIMO-2 of the papers", do=do)

@@ -28,10 +28,6 @@ def fetch(source: str | Path, files: Iterable[str], *, revision: str | None = No
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=list(files)))
     except Exception as fault:  # the library has dozens of kinds, none of them ours
-        raise WeightsError(
-            "neither a folder nor to be had from the hub",
-            where=source,
-            got=f"{type(fault).__name__}: {str(fault).strip().partition(chr(10))[0][:200]}",
-            expected="a folder, or the name of a model on the hub",
-            do="check the name and the network, or fetch it elsewhere and give its folder",
-        ) from fault
+        got = f"{type(fault).__name__}: {str(fault).strip().partition(chr(10))[0][:200]}"
+        what, do = "not to be had from the hub", "check name and network, or fetch it elsewhere and give its folder"
+        raise WeightsError(what, where=source, got=got, expected="a folder, or a name on the hub", do=do) from fault

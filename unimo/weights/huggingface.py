@@ -81,13 +81,9 @@ def start_from_roberta(model: nn.Module, source: str | Path, *, grounded: bool =
     folder = _folder(source)
     config = _config(folder)
     if language_model.hidden_act != "gelu":
-        raise WeightsError(
-            "RoBERTa's language-model head is gelu, whatever its configuration says of the layers",
-            where="model.hidden_act",
-            got=language_model.hidden_act,
-            expected="gelu",
-            do="build the model with model.hidden_act=gelu, or start it from other weights",
-        )
+        what, got = "RoBERTa's language-model head is gelu, whatever act its layers have", language_model.hidden_act
+        do = "build the model with model.hidden_act=gelu, or start it from other weights"
+        raise WeightsError(what, where="model.hidden_act", got=got, expected="gelu", do=do)
     fields = {
         "model_type": "roberta",
         "vocab_size": len(words.word.weight),
@@ -102,13 +98,9 @@ def start_from_roberta(model: nn.Module, source: str | Path, *, grounded: bool =
         _expect(config, folder, _fields(stack), name)
     rows, their_rows = len(words.position.weight), config.get("max_position_embeddings")
     if type(their_rows) is not int or rows > their_rows:
-        raise WeightsError(
-            "the model has more positions than the weights",
-            where=f"{folder / CONFIG}, max_position_embeddings",
-            got=their_rows,
-            expected=f"at least {rows}",
-            do=f"build the model with model.positions={their_rows}",
-        )
+        where, do = f"{folder / CONFIG}, max_position_embeddings", f"build the model with model.positions={their_rows}"
+        what = "the model has more positions than the weights"
+        raise WeightsError(what, where=where, got=their_rows, expected=f"at least {rows}", do=do)
 
     def with_type(tables: Tensor) -> Tensor:
         """Their position rows with one type row below -> as many as ours, with the type added to each."""
@@ -134,12 +126,9 @@ def start_from_roberta(model: nn.Module, source: str | Path, *, grounded: bool =
         return _start(model, maps, weights, (*ROBERTA_EXTRA, "lm_head.bias"), folder)
     for copy, original in ROBERTA_TIED.items():
         if copy in weights and not torch.equal(weights[copy], weights.setdefault(original, weights[copy])):
-            raise WeightsError(
-                "an output layer of its own",
-                where=f"{folder}, {copy}",
-                expected=f"a copy of {original}",
-                do="build the model with model.tie_word_embeddings=false" if copy.endswith("weight") else None,
-            )
+            what, expected = "an output layer of its own", f"a copy of {original}"
+            do = "build the model with model.tie_word_embeddings=false"
+            raise WeightsError(what, where=f"{folder}, {copy}", expected=expected, do=do)
     return _start(model, maps, weights, ROBERTA_EXTRA, folder)
 
 
@@ -216,14 +205,13 @@ def _expect(config: dict[str, Any], folder: Path, fields: dict[str, Any], part: 
     """part: of our model, where it matters which."""
     for field, ours in fields.items():
         if config.get(field) != ours:
-            raise WeightsError(
+            where, expected = f"{folder / CONFIG}, {field}", f"{ours}{part and f', as in {part}'}"
+            what, do = (
                 "the weights are of another kind than the model",
-                where=f"{folder / CONFIG}, {field}",
-                got=config.get(field),
-                expected=f"{ours}{part and f', as in {part}'}",
-                do="choose other weights, or build the model like them"
-                + (" (or leave it out: grounded=False)" if part == "grounded_encoder" else ""),
+                "choose other weights, or build the model alike",
             )
+            do += " (or leave it out: grounded=False)" if part == "grounded_encoder" else ""
+            raise WeightsError(what, where=where, got=config.get(field), expected=expected, do=do)
 
 
 def _expect_shape(weights: dict[str, Tensor], name: str, shape: tuple[int, ...], folder: Path) -> None:

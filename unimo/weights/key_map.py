@@ -94,11 +94,7 @@ def convert(
             report.misshapen.append(f"{name} {shapes} for {tuple(parameter.shape)}")
     report.extra = sorted(left)
     if strict and (report.missing or report.misshapen or report.extra):
-        raise WeightsError(
-            "the weights do not fit the model",
-            where=where,
-            got=report.problems(),
-            expected=f"{len(list(model.parameters()))} tensors, each once",
-            do="check the sizes, or allow the difference",
-        )
+        expected, do = f"{len(list(model.parameters()))} tensors, each once", "check the sizes, or allow the difference"
+        what = "the weights do not fit the model"
+        raise WeightsError(what, where=where, got=report.problems(), expected=expected, do=do)
     return report

@@ -86,10 +86,9 @@ def start_from(model: Unified, source: str | Path) -> key_map.LoadReport:
 def refuse_unfit(report: key_map.LoadReport, source: str | Path) -> None:
     """WeightsError if the other model has a parameter that this one has not, or in another shape."""
     if report.misshapen or report.extra:
-        raise WeightsError(
+        what, do = (
             "these weights do not fit the model to start from them",
-            where=source,
-            got=report.problems(),
-            expected="every tensor of theirs in ours, of the same shape",
-            do="give the model the same sizes (--set model....)",
+            "give the model the same sizes (--set model....)",
         )
+        expected = "every tensor of theirs in ours, of the same shape"
+        raise WeightsError(what, where=source, got=report.problems(), expected=expected, do=do)

@@ -72,13 +72,8 @@ def max_description(size: int) -> int:
 
 
 def _unfit(where: str, fault: object) -> WeightsError:
-    return WeightsError(
-        "not a plain dictionary of tensors",
-        where=where,
-        got=fault,
-        expected="names and tensors, nothing else",
-        do="ask for the weights as safetensors, or fetch the file again",
-    )
+    what, do = "not a plain dictionary of tensors", "ask for the weights as safetensors, or fetch the file again"
+    return WeightsError(what, where=where, got=fault, expected="names and tensors, nothing else", do=do)
 
 
 class _Array:
@@ -208,13 +203,10 @@ def combined_in(folder: Path, names: Path) -> Path:
     """The one file of a folder that is no list of names and no configuration."""
     found = [path for path in _files(folder) if path.name not in NAME_LISTS and path.resolve() != names.resolve()]
     if len(found) != 1:
-        raise WeightsError(
-            "a list of names is for one combined file",
-            where=folder,
-            got=f"{len(found)} files beside it: {', '.join(path.name for path in found[:4]) or 'none'}",
-            expected="one",
-            do=f"with one file per variable, move {names.name} away; else name the file itself",
-        )
+        what, got = "a list of names is for one combined file", f"{len(found)} files beside it: "
+        got += ", ".join(path.name for path in found[:4]) or "none"
+        do = f"with one file per variable, move {names.name} away; else name the file itself"
+        raise WeightsError(what, where=folder, got=got, expected="one", do=do)
     return found[0]
 
 

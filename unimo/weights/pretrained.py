@@ -99,13 +99,9 @@ def from_pretrained(source: str | Path, *, revision: str | None = None) -> tuple
         raise WeightsError("facts that are none", where=f"{place}: facts", got=got, expected="an object, or nothing")
     saved_settings.check_shapes(settings, files.shapes(weights), where=f"{place}: settings.model", weights=weights)
     if "sha256" in config and config["sha256"] != (found := _sha256(config, folder)):
-        raise WeightsError(
-            "settings or weights have changed since they were saved",
-            where=f"{place}: sha256; {weights}",
-            got=found,
-            expected=config["sha256"],
-            do="fetch both again; or, where the change is meant, remove sha256 from the configuration",
-        )
+        what, where = "settings or weights have changed since they were saved", f"{place}: sha256; {weights}"
+        do = "fetch both again; or, where the change is meant, remove sha256 from the configuration"
+        raise WeightsError(what, where=where, got=found, expected=config["sha256"], do=do)
     tensors = files.read(weights)
     with torch.random.fork_rng(devices=[]):
         model = build(settings)

@@ -85,13 +85,11 @@ def configured(settings: ModelSettings, path: str | Path) -> tuple[ModelSettings
     for key in filter(config.__contains__, same):
         value, (ours, why) = config[key], same[key]
         if (isinstance(value, bool) or value != ours) and not (key == "emb_size" and value is None):
-            raise WeightsError(
+            what, do = (
                 "the configuration does not fit the weights",
-                where=f"{path}, {key}",
-                got=value,
-                expected=f"{ours}, {why}",
-                do="give the configuration that belongs to these weights (--config FILE), or move this one away",
+                "give the right one (--config FILE), or move it away",
             )
+            raise WeightsError(what, where=f"{path}, {key}", got=value, expected=f"{ours}, {why}", do=do)
     decided: dict[str, Any] = {}
     for key in filter(config.__contains__, decides):
         value = _value(decides[key], config[key], where := f"{path}, {key}")
