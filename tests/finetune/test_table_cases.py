@@ -15,6 +15,7 @@ from PIL import Image
 from unimo.errors import DataError, UnimoError
 from unimo.finetune.readers.columns import class_name, unpacked
 from unimo.finetune.readers.fields import lines_of
+from unimo.finetune.readers.tables import _checked_header, rows_of
 from unimo.finetune.split import open_examples
 
 CAPTIONS = [(f"{i}.jpg", f"caption {j} of {i}") for i in range(4) for j in range(5)]
@@ -277,6 +278,49 @@ def test_line_ends_of_two_sorts_are_named(tmp_path):
     (tmp_path / "mixed.csv").write_bytes(b"text,label\nb,y\na\rc,x\n")
     found = open_examples("csv", tmp_path / "mixed.csv", max_bad_fraction=1)
     assert len(found) == 1 and "carriage return" in str(found.first_bad[0])
+
+
+# ---- many columns, and columns without a name
+
+
+class Counted(str):
+    """A name that counts how often it is compared."""
+
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other):
+        Counted.compared += 1
+        return str.__eq__(self, other)
+
+    def strip(self, *args):
+        return Counted(str.strip(self, *args))
+
+
+def test_case_a_header_of_many_columns_costs_its_length():
+    def comparisons(n):
+        Counted.compared = 0
+        assert len(_checked_header([Counted(f"c{i}") for i in range(n)], "a.csv")) == n
+        with pytest.raises(DataError, match="c7"):
+            _checked_header([Counted(f"c{i}") for i in range(n)] + [Counted("c7")], "a.csv")
+        return Counted.compared
+
+    assert comparisons(4000) <= 5 * comparisons(1000) + 100
+
+
+def test_case_a_csv_of_many_columns_is_read_and_its_short_rows_are_named(tmp_path):
+    names = [f"c{i}" for i in range(100_000)]
+    (tmp_path / "a.csv").write_text("\n".join([",".join(names), ",".join("1" * 100_000), "1,2", "3"]))
+    row, *short = rows_of(tmp_path / "a.csv")
+    assert row.values["c99999"] == "1" and len(short) == 2
+    assert all("100000: c0, c1" in str(error.expected) and len(str(error)) < 1000 for error in short)
+
+
+def test_columns_without_a_name_are_in_nobodys_way(tmp_path):
+    """Trailing commas and the unnamed index of a data frame."""
+    (tmp_path / "a.csv").write_text(",text,label,,\n0,a dog,1,,\n1,a cat,0,x,\n")
+    rows = [row.values for row in rows_of(tmp_path / "a.csv")]
+    assert rows == [{"text": "a dog", "label": "1"}, {"text": "a cat", "label": "0"}]
 
 
 # ---- all at once
