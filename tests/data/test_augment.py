@@ -91,11 +91,11 @@ def test_case_what_stands_between_two_resizes_is_no_larger_than_what_stands_arou
     made = []
     real = Image.Image.resize
 
-    def resize(self, to, *args, **kwargs):
+    def counted(self, to, *args, **kwargs):
         made.append(to[0] * to[1])
         return real(self, to, *args, **kwargs)
 
-    monkeypatch.setattr(Image.Image, "resize", resize)
+    monkeypatch.setattr(Image.Image, "resize", counted)
     assert (resize(image, 32) == [10, 20, 30]).all()
     assert sum(made) <= size[0] * size[1] + 17 * 32 * 32
 

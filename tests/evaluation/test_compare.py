@@ -19,7 +19,7 @@ def run(folder, name, rate, value, extra=()):
     scores = [{"task": "Retrieval", "metric": "R@1", "unit": "%", "score": {"value": value, "low": 0.1, "high": 0.9}}]
     scores += [{"task": task, "metric": "loss", "score": {"value": 1.25}} for task in extra]
     (place / "evaluation.json").write_text(json.dumps({"scores": scores}))
-    settings = {"seed": len(name), "optimizer": {"rate": rate, "decay": "cosine"}}
+    settings = {"seed": len(name), "optimizer": {"lr": rate, "decay": "cosine"}}
     (place / "settings.json").write_text(json.dumps(settings))
     return place
 
