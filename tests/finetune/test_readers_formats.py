@@ -10,17 +10,15 @@ import numpy as np
 import pytest
 
 from unimo.errors import DataError, UsageError
-from unimo.finetune.readers import READERS
-from unimo.finetune.readers import fields as raw
+from unimo.finetune.readers import READERS, fields
 from unimo.finetune.readers.columns import soft_scores
-from unimo.finetune.readers.text_files import read_nlvr
 from unimo.finetune.split import Example, open_examples
 from unimo.tokenizer import Tokenizer
 
 
 def put(path, value):
-    text = json.dumps(value)
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    data = json.dumps(value).encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
     return path
 
 
@@ -41,27 +39,21 @@ def karpathy():
         sentences = [{"raw": f"caption {i} {j} .", "tokens": ["caption"], "sentid": 5 * i + j} for j in range(5)]
         return {"filename": f"COCO_val2014_{i:012d}.jpg", "imgid": i, "split": split, "sentences": sentences, **more}
 
-    return {
-        "dataset": "coco",
-        "images": [
-            image(0, "train", filepath="val2014", cocoid=900),
-            image(1, "restval", filepath="val2014", cocoid=901),
-            image(2, "val", filepath="val2014", cocoid=902),
-            image(3, "test"),
-        ],
-    }
+    numbered = [image(i, s, filepath="val2014", cocoid=900 + i) for i, s in enumerate(("train", "restval", "val"))]
+    return {"dataset": "coco", "images": [*numbered, image(3, "test")]}
 
 
 @pytest.mark.parametrize("name", ["dataset_coco.json", "dataset_coco.json.gz"])
 def test_karpathy(tmp_path, name):
     path = put(tmp_path / name, karpathy())
-    ids = {
-        (s, r): [e.id for e in open_examples("karpathy", path, split=s, restval=r).rows]
-        for s in ("train", "val", "test")
-        for r in (True, False)
-    }
-    assert ids[("train", True)] == ["900", "901"] and ids[("train", False)] == ["900"]
-    assert ids[("val", True)] == ids[("val", False)] == ["902"]
+    for split, restval, ids in (
+        ("train", True, ["900", "901"]),
+        ("train", False, ["900"]),
+        ("val", True, ["902"]),
+        ("val", False, ["902"]),
+        ("test", True, ["3"]),
+    ):
+        assert [e.id for e in open_examples("karpathy", path, split=split, restval=restval).rows] == ids
     row = open_examples("karpathy", path, split="test").rows[0]
     assert (row.id, row.image, len(row.target)) == ("3", "COCO_val2014_000000000003.jpg", 5)
     assert open_examples("karpathy", path, split="val").rows[0].image == "val2014/COCO_val2014_000000000002.jpg"
@@ -75,8 +67,7 @@ def test_karpathy_names_what_is_broken(tmp_path):
     values["images"][0]["sentences"][3]["raw"] = 5
     values["images"][1]["sentences"] = []
     values["images"] += [None, {"split": "train"}]
-    got = found("karpathy", put(tmp_path / "a.json", values), split="train")
-    assert errors(got) == [
+    assert errors(found("karpathy", put(tmp_path / "a.json", values), split="train")) == [
         ("wrong type of field", "a.json, images[0].sentences[3], field raw"),
         ("image without caption", "a.json, images[1]"),
         ("wrong type of field", "a.json, images[4]"),
@@ -95,12 +86,8 @@ def test_coco_captions(tmp_path):
     ]
     assert examples.bad == 1  # image 7 has no caption while others have
     said += [{"image_id": 5, "caption": "of nothing"}, {"image_id": 7, "caption": ""}, {"image_id": "x"}]
-    got = found("coco_captions", put(tmp_path / "a.json", values))
-    assert [what for what, _ in errors(got)] == [
-        "caption of an unknown image",
-        "text is empty",
-        "caption of an unknown image",
-    ]
+    whats = [what for what, _ in errors(found("coco_captions", put(tmp_path / "a.json", values)))]
+    assert whats == ["caption of an unknown image", "text is empty", "caption of an unknown image"]
     test = open_examples("coco_captions", put(tmp_path / "image_info_test2014.json", {"images": images}))
     assert len(test) == 3 and not test.labelled
 
@@ -119,65 +106,53 @@ def test_soft_scores_are_what_the_official_accuracy_pays():
     for _ in range(300):
         answers = rng.choice(["yes", "no", "2", "red"], size=10, p=[0.5, 0.25, 0.15, 0.1]).tolist()
         scores = soft_scores(answers)
-        assert set(scores) == set(answers)
-        for answer, score in scores.items():
-            assert score == pytest.approx(official_accuracy(answer, answers), abs=1e-12)
+        assert scores == pytest.approx({a: official_accuracy(a, answers) for a in set(answers)}, abs=1e-12)
     assert soft_scores(["a"] * 3 + ["b"] * 2 + ["c"] + ["d"] * 4) == {"a": 0.9, "b": 0.6, "c": 0.3, "d": 1.0}
 
 
-def vqa(tmp_path, said):
-    asked = [
-        {"image_id": 262148 + i, "question": f"Where is he looking {i}?", "question_id": 262148000 + i}
-        for i in range(len(said))
-    ]
-    answered = [
-        {
-            "question_type": "where",
-            "answer_type": "other",
-            "multiple_choice_answer": "down",
-            "image_id": question["image_id"],
-            "question_id": question["question_id"],
-            "answers": [
-                {"answer": a, "answer_confidence": "yes", "answer_id": n} for n, a in enumerate(answers, start=1)
-            ],
-        }
-        for question, answers in zip(asked, said)
-    ]
-    questions = {"data_type": "mscoco", "data_subtype": "val2014", "questions": asked}
-    return questions, {"data_subtype": "val2014", "annotations": answered[::-1]}
+def vqa(said):
+    asked, answered = [], []
+    for i, answers in enumerate(said):
+        both = {"image_id": 262148 + i, "question_id": 262148000 + i}
+        people = [{"answer": a, "answer_confidence": "yes", "answer_id": n} for n, a in enumerate(answers, start=1)]
+        asked.append({**both, "question": f"Where is he looking {i}?"})
+        answered.append({**both, "question_type": "where", "answer_type": "other", "answers": people})
+    return {"data_subtype": "val2014", "questions": asked}, {"data_subtype": "val2014", "annotations": answered[::-1]}
 
 
 def test_vqa(tmp_path):
     said = [["Down"] * 3 + ["down"] + ["at table"] * 5 + ["Up"], ["2"] * 10]
-    questions, annotations = vqa(tmp_path, said)
-    examples = open_examples("vqa", [put(tmp_path / "q.json", questions), put(tmp_path / "a.json.gz", annotations)])
-    first, second = examples.rows
-    assert first.id == "262148000" and first.image == "COCO_val2014_000000262148.jpg"
+    questions, annotations = vqa(said)
+    paths = [put(tmp_path / "q.json", questions), put(tmp_path / "a.json.gz", annotations)]
+    first, second = open_examples("vqa", paths).rows
+    assert (first.id, first.image) == ("262148000", "COCO_val2014_000000262148.jpg")
     assert first.texts == ("Where is he looking 0?",)
     assert first.target == {"down": 1.0, "at table": 1.0, "up": 0.3} and second.target == {"2": 1.0}
-    assert first.extra["answer"] == "at table" and first.extra["answers"] == tuple(said[0])
-    assert first.extra["answer_type"] == "other"
-    shouted = open_examples("vqa", [tmp_path / "q.json", tmp_path / "a.json.gz"], normalise=str.upper)
+    assert first.extra == {
+        "answer": "at table",
+        "answers": tuple(said[0]),
+        "answer_type": "other",
+        "question_type": "where",
+    }
+    shouted = open_examples("vqa", paths, normalise=str.upper)
     assert shouted.rows[0].target == {"DOWN": 1.0, "AT TABLE": 1.0, "UP": 0.3}
-    test = open_examples("vqa", tmp_path / "q.json")
+    test = open_examples("vqa", paths[0])
     assert not test.labelled and len(test) == 2
 
 
 def test_vqa_questions_and_answers_that_do_not_meet(tmp_path):
-    questions, annotations = vqa(tmp_path, [["a"] * 10, [" "] * 10, ["b"] * 10, ["c"] * 10])
+    questions, annotations = vqa([["a"] * 10, [" "] * 10, ["b"] * 10, ["c"] * 10])
     annotations["annotations"].append(annotations["annotations"][0])  # question 3 again
     del annotations["annotations"][1]  # question 2
     del questions["questions"][0]
     questions["questions"][2]["image_id"] = "x"
     got = found("vqa", put(tmp_path / "q.json", questions), put(tmp_path / "a.json", annotations))
-    assert [what for what, _ in errors(got)] == [
+    assert [each.what for each in got] == [
         "question is annotated twice",
-        "question without answers",
-        "question without answers",
+        *(["question without answers"] * 2),
         "wrong type of field",
         "answers without a question",
     ]
-    assert len(got) == 5
     with pytest.raises(UsageError, match="takes other files") as caught:
         open_examples("vqa", [tmp_path / "q.json", tmp_path / "a.json", tmp_path / "a.json"])
     assert caught.value.expected == "questions, perhaps annotations"
@@ -185,14 +160,13 @@ def test_vqa_questions_and_answers_that_do_not_meet(tmp_path):
 
 # ---- reading
 
-
 PASSAGE = "Super Bowl 50 was an American football game."
 
 
 def squad(version="1.1"):
-    def asked(i, **more):
+    def asked(i):
         answers = [{"text": "Super Bowl 50", "answer_start": 0}, {"text": "football", "answer_start": 30}]
-        return {"id": f"q{i}", "question": f" Which game {i}? ", "answers": answers, **more}
+        return {"id": f"q{i}", "question": f" Which game {i}? ", "answers": answers}
 
     paragraphs = [{"context": PASSAGE, "qas": [asked(0), asked(1)]}, {"context": "Another.", "qas": [asked(2)]}]
     return {"version": version, "data": [{"title": "Super_Bowl_50", "paragraphs": paragraphs}]}
@@ -202,13 +176,13 @@ def test_squad(tmp_path):
     path = put(tmp_path / "dev-v1.1.json", squad())
     asking = open_examples("squad", path)
     assert [row.id for row in asking.rows] == ["q0", "q1", "q2"] and asking.name == "dev-v1"
-    assert asking.rows[0].texts == (PASSAGE, "Super Bowl 50") and asking.rows[0].target == "Which game 0?"
+    assert (asking.rows[0].texts, asking.rows[0].target) == ((PASSAGE, "Super Bowl 50"), "Which game 0?")
     assert asking.rows[0].extra == {"answer_start": 0, "group": "Super_Bowl_50"}
     joined = open_examples("squad", path, separator="[SEP]")
     assert joined.rows[0].texts == (f"{PASSAGE} [SEP] Super Bowl 50",)
-    answering = open_examples("squad", path, write="answer")
-    assert answering.rows[0].texts == (PASSAGE, "Which game 0?") and answering.rows[0].target == "Super Bowl 50"
-    assert answering.rows[0].extra["references"] == ("Super Bowl 50", "football")
+    row = open_examples("squad", path, write="answer").rows[0]
+    assert (row.texts, row.target) == ((PASSAGE, "Which game 0?"), "Super Bowl 50")
+    assert row.extra["references"] == ("Super Bowl 50", "football")
     with pytest.raises(UsageError):
         open_examples("squad", path, write="questions")
 
@@ -233,27 +207,13 @@ def test_squad_questions_that_cannot_be_asked(tmp_path):
 
 def coqa():
     def said(texts):
-        return [
-            {"input_text": text, "turn_id": i, "span_text": "", "span_start": 0}
-            for i, text in enumerate(texts, start=1)
-        ]
+        return [{"input_text": text, "turn_id": i, "span_text": ""} for i, text in enumerate(texts, start=1)]
 
-    return {
-        "version": "1.0",
-        "data": [
-            {
-                "id": "3zotg",
-                "source": "mctest",
-                "story": "Once there was a white kitten.",
-                "questions": said(["What colour was Cotton?", "Where?", "Why?"]),
-                "answers": said(["white", "in a barn", "no idea"]),
-                "additional_answers": {
-                    "0": said(["White", "barn", "unknown"]),
-                    "1": said(["white", "a barn", "unknown"]),
-                },
-            }
-        ],
-    }
+    story = {"id": "3zotg", "source": "mctest", "story": "Once there was a white kitten."}
+    story["questions"] = said(["What colour was Cotton?", "Where?", "Why?"])
+    story["answers"] = said(["white", "in a barn", "no idea"])
+    further = {"0": said(["White", "barn", "unknown"]), "1": said(["white", "a barn", "unknown"])}
+    return {"version": "1.0", "data": [{**story, "additional_answers": further}]}
 
 
 def test_coqa(tmp_path):
@@ -261,37 +221,33 @@ def test_coqa(tmp_path):
     assert [row.id for row in rows] == ["3zotg:1", "3zotg:2", "3zotg:3"]
     assert rows[0].texts == ("Once there was a white kitten.", "What colour was Cotton?")
     assert rows[2].texts[1:] == ("What colour was Cotton?", "white", "Where?", "in a barn", "Why?")
+    references = ("in a barn", "barn", "a barn")
     assert rows[1].target == "in a barn"
-    assert rows[1].extra == {
-        "references": ("in a barn", "barn", "a barn"),
-        "group": "3zotg",
-        "turn": 2,
-        "source": "mctest",
-    }
+    assert rows[1].extra == {"references": references, "group": "3zotg", "turn": 2, "source": "mctest"}
+    for damage, expected in (
+        (
+            lambda story: story["answers"][1].update(turn_id=7),
+            [
+                ("answer to another turn", "a.json, data[0].answers[1]"),
+                ("turn lacks its history", "a.json, data[0].questions[2]"),
+            ],
+        ),
+        (lambda story: story["answers"].pop(), [("questions and answers do not pair up", "a.json, data[0]")]),
+        (
+            lambda story: story["additional_answers"]["1"].pop(),
+            [("answer is missing", "a.json, data[0].additional_answers[1][2]")],
+        ),
+    ):
+        values = coqa()
+        damage(values["data"][0])
+        assert errors(found("coqa", put(tmp_path / "a.json", values))) == expected
 
 
-def test_coqa_breaks_off_where_the_history_does(tmp_path):
-    values = coqa()
-    values["data"][0]["answers"][1]["turn_id"] = 7
-    assert errors(found("coqa", put(tmp_path / "a.json", values))) == [
-        ("answer to another turn", "a.json, data[0].answers[1]"),
-        ("turn lacks its history", "a.json, data[0].questions[2]"),
-    ]
-    values = coqa()
-    values["data"][0]["answers"].pop()
-    assert errors(found("coqa", put(tmp_path / "a.json", values))) == [
-        ("questions and answers do not pair up", "a.json, data[0]")
-    ]
-    values = coqa()
-    values["data"][0]["additional_answers"]["1"].pop()
-    assert errors(found("coqa", put(tmp_path / "a.json", values))) == [
-        ("answer is missing", "a.json, data[0].additional_answers[1][2]")
-    ]
+# ---- JSON lines and plain text
 
 
 def test_snli_ve_does_not_read_the_premise(tmp_path):
     row = {
-        "annotator_labels": ["contradiction"],
         "captionID": "4705552913.jpg#2",
         "gold_label": "contradiction",
         "pairID": "4705552913.jpg#2r1c",
@@ -301,8 +257,7 @@ def test_snli_ve_does_not_read_the_premise(tmp_path):
     }
     path = tmp_path / "snli_ve_dev.jsonl"
     path.write_text(json.dumps(row) + "\n" + json.dumps(row | {"pairID": "p", "gold_label": "-"}) + "\n")
-    examples = open_examples("snli_ve", path)
-    (example,) = examples.rows
+    (example,) = open_examples("snli_ve", path).rows
     assert (example.id, example.image) == ("4705552913.jpg#2r1c", "4705552913")
     assert example.texts == ("The men are fighting outside a deli.",) and example.target == "contradiction"
     assert "embracing" not in repr(example)
@@ -317,27 +272,20 @@ def test_nlvr_as_published(tmp_path):
     assert errors(got) == [("not a class", "train.json, line 2, field label")]
     assert [e.image[-5] for e in found("nlvr_json", path, orders=6)[:6]] == list("012345")
     with pytest.raises(UsageError):
-        list(read_nlvr(path, orders=7))
-
-
-# ---- generation
+        found("nlvr_json", path, orders=7)
 
 
 def test_lines(tmp_path):
-    (tmp_path / "train.src.txt").write_bytes(b"a big house \r\n\nthird\nfourth \xff\n")
-    (tmp_path / "train.tgt.txt").write_bytes(b"a\nb\n \nd")
     source, target = tmp_path / "train.src.txt", tmp_path / "train.tgt.txt"
+    source.write_bytes(b"a big house \r\n\nthird\nfourth \xff\n")
+    target.write_bytes(b"a\nb\n \nd")
     got = found("lines", source, target)
     assert (got[0].id, got[0].texts, got[0].target) == ("train.src.txt:1", ("a big house",), "a")
-    assert [(each.what, each.where.split(",")[1]) for each in got[1:]] == [
-        ("text is empty", " line 2"),
-        ("target is empty", " line 3"),
-        ("text is not UTF-8", " line 4"),
-    ]
+    whats = ["text is empty", "target is empty", "text is not UTF-8"]
+    assert [(each.what, each.where.split(",")[1]) for each in got[1:]] == list(
+        zip(whats, (" line 2", " line 3", " line 4"))
+    )
     assert not open_examples("lines", source, max_bad_fraction=1).labelled
-
-
-def test_lines_of_unequal_number_name_both(tmp_path):
     (tmp_path / "s.gz").write_bytes(gzip.compress(b"1\n2\n3\n"))
     (tmp_path / "t").write_bytes(b"1\n2")
     with pytest.raises(DataError, match="different numbers of lines") as caught:
@@ -355,9 +303,8 @@ def test_line_separators_of_unicode_are_no_line_ends(tmp_path):
 
 
 def test_stories(tmp_path):
-    (tmp_path / "b.story").write_text(
-        "(CNN) -- It rains.\n\nA lot.\n\n@highlight\n\nRain falls\n\n@highlight\n\nMuch of it\n"
-    )
+    story = "(CNN) -- It rains.\n\nA lot.\n\n@highlight\n\nRain falls\n\n@highlight\n\nMuch of it\n"
+    (tmp_path / "b.story").write_text(story)
     (tmp_path / "a.story").write_text("No summary.\n")
     got = found("stories", tmp_path)
     assert errors(got) == [("story without highlights", "a.story")]
@@ -386,18 +333,15 @@ def test_released_pieces_become_the_text_they_were(tmp_path):
         return " ".join(str(back[i]) for i in tokenizer.encode(text))
 
     said = ["Who was it?", "a kitten, 2 years old", "Where did she live — and why?"]
-    lines = [
-        "src\ttgt\tknowledge",
-        f"{' [SEP] '.join(map(pieces, said))}\t{pieces('in a barn')}\t{pieces('Once there was…')}",
-    ]
-    lines += [f"{pieces('a')} 99999\t{pieces('b')}\t", f"[SEP]\t{pieces('b')}\t"]
-    (tmp_path / "train.tsv").write_text("\n".join(lines) + "\n")
+    whole = f"{' [SEP] '.join(map(pieces, said))}\t{pieces('in a barn')}\t{pieces('Once there was…')}"
+    bad = [f"{pieces('a')} 99999\t{pieces('b')}\t", f"[SEP]\t{pieces('b')}\t"]
+    (tmp_path / "train.tsv").write_text("\n".join(["src\ttgt\tknowledge", whole, *bad]) + "\n")
     got = found("released_pieces", tmp_path / "train.tsv")
     assert got[0].texts == ("Once there was…", *said) and got[0].target == "in a barn"
     assert [each.what for each in got[1:]] == ["Neither a GPT-2 id nor a special token", "text is empty"]
 
 
-# ---- hostile values
+# ---- hostile values and files
 
 
 def places(value, path=()):
@@ -417,29 +361,29 @@ def with_value(value, path, new):
 
 
 HOSTILE = [None, 0, -1, 1e308, True, "", " ", "x", "\0", "\ud800", [], [None], [[]], {}, {"a": 1}, 10**400]
+COCO = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"image_id": 1, "caption": "c"}]}
+VQA = vqa([["a"] * 10, ["b"] * 2])
+ONE = karpathy()["images"][2]
+ONE = {"images": [{**ONE, "sentences": ONE["sentences"][:2]}]}
+WHOLE = {"karpathy": ONE, "coco_captions": COCO, "vqa": VQA[1], "squad": squad(), "coqa": coqa()}
 
 
-@pytest.mark.parametrize("name", ["karpathy", "coco_captions", "vqa", "squad", "coqa"])
+@pytest.mark.parametrize("name", WHOLE)
 def test_no_value_anywhere_breaks_a_reader(tmp_path, name):
     """Every value of a file replaced by each hostile one: rows stay well-formed, or errors say where."""
-    questions, annotations = vqa(tmp_path, [["a"] * 10, ["b"] * 2])
-    coco = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"image_id": 1, "caption": "c"}]}
-    whole = {"karpathy": karpathy(), "coco_captions": coco, "vqa": annotations, "squad": squad(), "coqa": coqa()}[name]
     options = {"split": "val"} if name == "karpathy" else {}
-    paths = [tmp_path / "a.json"] if name != "vqa" else [put(tmp_path / "q.json", questions), tmp_path / "a.json"]
+    paths = [put(tmp_path / "q.json", VQA[0])] if name == "vqa" else []
     refused = usable = 0
-    for path in places(whole):
+    for path in places(WHOLE[name]):
         for new in HOSTILE:
-            put(tmp_path / "a.json", with_value(whole, path, new))
+            put(tmp_path / "a.json", with_value(WHOLE[name], path, new))
             try:
-                got = found(name, *paths, **options)
+                got = found(name, *paths, tmp_path / "a.json", **options)
             except DataError as error:
-                assert error.where is not None
-                refused += 1
-                continue
+                got = [error]
             for each in got:
                 if isinstance(each, DataError):
-                    assert str(each.where).startswith(("a.json", "q.json"))
+                    assert str(each.where).startswith((str(tmp_path), "a.json", "q.json"))
                     refused += 1
                 else:
                     usable += 1
@@ -448,24 +392,17 @@ def test_no_value_anywhere_breaks_a_reader(tmp_path, name):
     assert refused and usable
 
 
-# ---- whole files
-
-
 def test_json_files_that_cannot_be_read(tmp_path, monkeypatch):
     path = put(tmp_path / "a.json.gz", karpathy())
     path.write_bytes(path.read_bytes()[:-12])
     with pytest.raises(DataError, match="cannot unpack"):
         open_examples("karpathy", path, split="val")
-    for name, content in (
-        ("b.json", b'{"images": ['),
-        ("c.json", b"[]"),
-        ("d.json", b'{"images": 5}'),
-        ("e.json", b"\xff{}"),
-    ):
+    contents = {"b.json": b'{"images": [', "c.json": b"[]", "d.json": b'{"images": 5}', "e.json": b"\xff{}"}
+    for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError) as caught:
             open_examples("karpathy", tmp_path / name, split="val")
         assert name in str(caught.value.where)
-    monkeypatch.setattr(raw, "MAX_JSON_BYTES", 100)
+    monkeypatch.setattr(fields, "MAX_JSON_BYTES", 100)
     with pytest.raises(DataError, match="too large"):
         open_examples("karpathy", put(tmp_path / "f.json", karpathy()), split="val")

@@ -27,6 +27,13 @@ TEXTS = [  # reader, folder, segments, classes or type of target
     ("visual_entailment", "visual_entailment", 1, THREE),
     ("captions", "flickr8k/captions.jsonl.gz", 0, tuple),
 ]
+IMAGES = [  # reader, pattern, what the manifest counts, number of classes
+    *(("folder", f"tiny_imagenet/{split}-*.tar", "samples", 200) for split in ("train", "val")),
+    *(("folder", f"tf_flowers/{split}-*.tar", "samples", 5) for split in ("train", "test")),
+    *(("nlvr", f"nlvr/{split}-*.tar", "samples", 2) for split in ("train", "dev", "test")),
+    *(("images", f"coco_mini/{split}-*.tar", "captions", None) for split in ("train", "val")),
+    *(("questions", f"daquar/{split}-*.tar", "questions", None) for split in ("train", "dev", "test")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -61,22 +68,6 @@ def test_text_sets(data, counts, reader, folder, segments, target):
             assert all(isinstance(row.target, target) for row in examples.rows)
 
 
-IMAGES = [  # reader, pattern, what the manifest counts, number of classes
-    ("folder", "tiny_imagenet/train-*.tar", "samples", 200),
-    ("folder", "tiny_imagenet/val-*.tar", "samples", 200),
-    ("folder", "tf_flowers/train-*.tar", "samples", 5),
-    ("folder", "tf_flowers/test-*.tar", "samples", 5),
-    ("nlvr", "nlvr/train-*.tar", "samples", 2),
-    ("nlvr", "nlvr/dev-*.tar", "samples", 2),
-    ("nlvr", "nlvr/test-*.tar", "samples", 2),
-    ("images", "coco_mini/train-*.tar", "captions", None),
-    ("images", "coco_mini/val-*.tar", "captions", None),
-    ("questions", "daquar/train-*.tar", "questions", None),
-    ("questions", "daquar/dev-*.tar", "questions", None),
-    ("questions", "daquar/test-*.tar", "questions", None),
-]
-
-
 @pytest.mark.parametrize("reader, pattern, unit, classes", IMAGES, ids=[row[1] for row in IMAGES])
 def test_image_sets(data, counts, indexes, reader, pattern, unit, classes):
     expected = sum(counts[str(path.relative_to(data))][unit] for path in data.glob(pattern))
@@ -85,8 +76,7 @@ def test_image_sets(data, counts, indexes, reader, pattern, unit, classes):
     got = sum(len(row.target) for row in examples.rows) if unit == "captions" else len(examples)
     assert got == expected and examples.bad == 0
     assert all(examples.image_item(row.image) >= 0 for row in examples.rows)
-    if classes:
-        assert len(labels_of(examples)) == classes
+    assert not classes or len(labels_of(examples)) == classes
 
 
 def test_daquar_is_as_its_readme_says(data, indexes):
@@ -94,8 +84,9 @@ def test_daquar_is_as_its_readme_says(data, indexes):
 
     The README counts "red, blue" and "blue, red" as two answers; to us a set is a set, which adds a little.
     """
-    train = open_examples("questions", data / "daquar/train-*.tar", index_dir=indexes)
-    test = open_examples("questions", data / "daquar/test-*.tar", index_dir=indexes)
+    train, test = (
+        open_examples("questions", data / f"daquar/{split}-*.tar", index_dir=indexes) for split in ("train", "test")
+    )
     vocabulary = answer_vocabulary(train, least=1)
     frequencies = dict(json.loads((data / "daquar/train_answers.json").read_text()))
     assert vocabulary[0] == "2"
@@ -107,36 +98,35 @@ def test_daquar_is_as_its_readme_says(data, indexes):
 def test_entailment_about_flickr8k_images(data, counts, indexes):
     for split, tars in (("dev", ["dev-*.tar"]), ("test", ["test-*.tar"]), ("train", ["train-*.tar", "extra-*.tar"])):
         images = [str(data / "flickr8k" / tar) for tar in tars]
-        rows = data / f"visual_entailment/{split}.jsonl.gz"
         for reader in ("visual_entailment", "snli_ve"):
+            rows = data / f"visual_entailment/{split}.jsonl.gz"
             examples = open_examples(reader, rows, images=images, index_dir=indexes, max_bad_fraction=0)
             assert len(examples) == counts[f"visual_entailment/{split}.jsonl.gz"]["rows"] and examples.bad == 0
             assert all(len(row.texts) == 1 for row in examples.rows)  # the premise is the image
 
 
 def test_flickr8k_captions_by_split(data, indexes):
-    path = data / "flickr8k/captions.jsonl.gz"
+    def opened(split, images):
+        tars = data / f"flickr8k/{images}-*.tar"
+        options = {"only": {"split": split}, "images": tars, "index_dir": indexes, "max_bad_fraction": 0}
+        return open_examples("captions", data / "flickr8k/captions.jsonl.gz", **options)
+
     for split, expected in (("dev", 1000), ("test", 900)):
-        tars = data / f"flickr8k/{split}-*.tar"
-        examples = open_examples(
-            "captions", path, only={"split": split}, images=tars, index_dir=indexes, max_bad_fraction=0
-        )
-        assert len(examples) == expected and sum(len(row.target) for row in examples.rows) == 5 * expected
+        rows = opened(split, split).rows
+        assert len(rows) == expected and sum(len(row.target) for row in rows) == 5 * expected
     # Of images of another split none is there: every row is named, none is quietly kept.
     with pytest.raises(Exception, match="image is missing"):
-        open_examples("captions", path, only={"split": "test"}, images=data / "flickr8k/dev-*.tar", index_dir=indexes)
+        opened("test", "dev")
 
 
 def test_known_overlaps_are_found(data):
     """The README says so: visual_entailment is built of snli rows; xquad passages come from squad_qg's test file."""
     ours = open_examples("visual_entailment", data / "visual_entailment/dev.jsonl.gz")
-    hypotheses = [
-        (row.id, row.texts[1])
-        for name in ("dev", "test")
-        for row in open_examples("snli", data / f"text_tasks/snli/{name}.jsonl.gz").rows
-    ]
+    snli = [open_examples("snli", data / f"text_tasks/snli/{name}.jsonl.gz") for name in ("dev", "test")]
+    hypotheses = [(row.id, row.texts[1]) for examples in snli for row in examples.rows]
     assert text_overlap(hypotheses, texts_of(ours)).exact == len(ours)
-    asked = open_examples("squad_sentences", data / "text_tasks/squad_qg/test.jsonl.gz")
-    other = open_examples("squad_sentences", data / "text_tasks/squad_qg/dev.jsonl.gz")
-    (found,) = split_overlap(asked, other)
-    assert found.exact + found.near < len(other) / 10
+    test, dev = (
+        open_examples("squad_sentences", data / f"text_tasks/squad_qg/{name}.jsonl.gz") for name in ("test", "dev")
+    )
+    (found,) = split_overlap(test, dev)
+    assert found.exact + found.near < len(dev) / 10

@@ -19,12 +19,19 @@ from unimo.finetune.readers import READERS
 from unimo.finetune.split import Example, open_examples
 
 ROWS = [("a fine film", "good"), ("tabs; commas, and \u201cquotes\u201d", "bad"), ("größe 图像 🐈", "good")]
+HYPOTHESIS = settings(
+    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 
 
 def write(path, content):
     data = content if isinstance(content, bytes) else content.encode()
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
     return path
+
+
+def jsonl(path, *rows):
+    return write(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def pairs(examples):
@@ -42,7 +49,7 @@ def test_the_same_rows_in_every_form(tmp_path, name):
     if name.endswith("parquet"):
         parquet.write_table(pyarrow.table({"text": [t for t, _ in ROWS], "label": [c for _, c in ROWS]}), path)
     elif "jsonl" in name:
-        write(path, "".join(json.dumps({"text": t, "label": c}) + "\n" for t, c in ROWS))
+        jsonl(path, *({"text": t, "label": c} for t, c in ROWS))
     elif "tsv" in name:
         write(path, "text\tlabel\n" + "".join(f"{t}\t{c}\n" for t, c in ROWS))
     else:
@@ -56,9 +63,7 @@ def test_the_same_rows_in_every_form(tmp_path, name):
 printable = some.text(some.characters(exclude_categories=("Cs", "Cc")) | some.sampled_from('",\n"\r\n;'), max_size=40)
 
 
-@settings(
-    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
-)
+@HYPOTHESIS
 @given(some.lists(some.tuples(printable, printable), min_size=1, max_size=6), some.sampled_from(",;|\t"))
 def test_csv_round_trip(tmp_path, rows, delimiter):
     """Whatever Python's own writer quotes comes back: delimiters, quotes and line ends within fields included."""
@@ -66,47 +71,41 @@ def test_csv_round_trip(tmp_path, rows, delimiter):
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, delimiter=delimiter, quoting=csv.QUOTE_ALL)
         writer.writerows([("text", "target"), *rows])
-    usable = [(a.strip(), b.strip()) for a, b in rows]
+    expected = [(a.strip(), b.strip() or None) if a.strip() else DataError for a, b in rows]
     got = found("csv", path, delimiter=delimiter)
-    expected = [(a, b or None) if a else DataError for a, b in usable]
     assert [type(e) if isinstance(e, Exception) else (e.texts[0], e.target) for e in got] == expected
 
 
-def test_quotes_are_characters_in_tsv(tmp_path):
+def test_delimiters_quotes_and_line_ends(tmp_path):
     path = write(tmp_path / "dev.tsv", 'sentence\tlabel\n"unbalanced quote\t1\nan inch is 1/12"\t0\n')
-    examples = open_examples("sst2", path)
-    assert pairs(examples) == [('"unbalanced quote', "1"), ('an inch is 1/12"', "0")]
-
-
-def test_delimiter_is_read_off_the_header_or_given(tmp_path):
-    path = write(tmp_path / "a.csv", 'text;label\n"a, b, c";x\n')
-    assert pairs(open_examples("csv", path)) == [("a, b, c", "x")]
+    assert pairs(open_examples("sst2", path)) == [('"unbalanced quote', "1"), ('an inch is 1/12"', "0")]
+    assert pairs(open_examples("csv", write(tmp_path / "a.csv", 'text;label\n"a, b, c";x\n'))) == [("a, b, c", "x")]
     path = write(tmp_path / "b.csv", "text:label\nfine:x\n")
     assert pairs(open_examples("csv", path, delimiter=":")) == [("fine", "x")]
-
-
-def test_byte_order_mark_and_windows_line_ends(tmp_path):
-    for name, between in (("a.csv", ","), ("a.tsv", "\t")):
-        path = write(tmp_path / name, b"\xef\xbb\xbf" + f"text{between}label\r\nfine{between}x\r\n\r\n".encode())
+    for name, d in (("bom.csv", ","), ("bom.tsv", "\t")):
+        path = write(tmp_path / name, b"\xef\xbb\xbf" + f"text{d}label\r\nfine{d}x\r\n\r\n".encode())
         assert pairs(open_examples("table", path)) == [("fine", "x")]
+    body = "".join(f"row {i},x\n" for i in range(50))
+    got = found("csv", write(tmp_path / "c.csv", 'text,label\n"never closed,x\n' + body))
+    assert len(got) == 1 and isinstance(got[0], DataError) and "lines 2 to 52" in got[0].where
+    before = csv.field_size_limit()  # stays the user's
+    path = write(tmp_path / "d.csv", 'text,label\n"' + "word " * 100_000 + '",x\n')
+    assert len(open_examples("csv", path).rows[0].texts[0]) == 499_999 and csv.field_size_limit() == before
 
 
 def test_columns_are_guessed_given_or_taken_away(tmp_path):
-    path = write(
-        tmp_path / "a.csv",
-        "id,premise,hypothesis,label,score\n1,one,two,yes,0.5\n1,three,four,no,1.5\n",
-    )
-    with pytest.raises(DataError, match="too many bad rows") as caught:
-        open_examples("csv", write(tmp_path / "many.csv", "id,text,label\n" + "7,a,b\n" * 20))
-    assert "id appears twice" in str(caught.value.got)
+    many = write(tmp_path / "many.csv", "id,text,label\n" + "7,a,b\n" * 20)
+    with pytest.raises(DataError, match=r"too many bad rows.*id appears twice"):
+        open_examples("csv", many)
+    content = "id,premise,hypothesis,label,score\n1,one,two,yes,0.5\n1,three,four,no,1.5\n"
+    path = write(tmp_path / "a.csv", content)
     examples = open_examples("csv", path, fields={"id": None})
     assert pairs(examples) == [("one", "two", "yes"), ("three", "four", "no")]
     assert "not used: score" in next(iter(examples.notes))
     examples = open_examples("csv", path, fields={"id": None, "text": "hypothesis", "score": "score"})
     assert pairs(examples) == [("two", 0.5), ("four", 1.5)]
-    examples = open_examples(
-        "csv", path, fields={"id": None, "text": ["label", "hypothesis", "premise"]}, kind="regression"
-    )
+    fields = {"id": None, "text": ["label", "hypothesis", "premise"]}
+    examples = open_examples("csv", path, fields=fields, kind="regression")
     assert pairs(examples) == [("yes", "two", "one", 0.5), ("no", "four", "three", 1.5)]
     with pytest.raises(DataError) as caught:
         open_examples("csv", path, fields={"text": "premisse"})
@@ -120,9 +119,7 @@ def test_columns_are_guessed_given_or_taken_away(tmp_path):
 
 def test_a_named_column_plays_no_other_part(tmp_path):
     def columns(row, **options):
-        path = tmp_path / "a.jsonl"
-        path.write_text(json.dumps(row) + "\n")
-        example = open_examples("jsonl", path, **options).rows[0]
+        example = open_examples("jsonl", jsonl(tmp_path / "a.jsonl", row), **options).rows[0]
         return example.texts, example.target
 
     passage = {"context": "c", "question": "q", "answer": "a"}
@@ -140,35 +137,40 @@ def test_a_named_column_plays_no_other_part(tmp_path):
         open_examples("sst2", write(tmp_path / "a.tsv", "sentence\tlabel\na\tb\n"), fields={"label": "sentence"})
     with pytest.raises(UsageError, match="one column is expected"):
         columns(passage, fields={"label": ["context", "answer"]})
-
-
-def test_four_kinds_from_a_table(tmp_path):
-    def one(row, **options):
-        path = write(tmp_path / "a.jsonl", json.dumps(row) + "\n")
-        return open_examples("jsonl", path, **options).rows[0]
-
-    assert one({"text": "t", "label": 3}).target == "3"
-    assert one({"text": "t", "label": True}).target == "true"
-    assert one({"text": "t", "label": "3"}, kind="regression").target == 3.0
-    assert one({"text": "t", "rating": "-1.5e1"}).target == -15.0
-    assert one({"text": "t", "summary": "s"}).target == "s"
-    assert one({"text": "t", "summaries": ["s", " ", "u"]}).target == ("s", "u")
-    row = one({"image": "k", "captions": ["a", "b"]}, kind="retrieval")
-    assert row.texts == () and row.image == "k" and row.target == ("a", "b")
-    row = one({"image": "k", "question": "q", "answer": "A  Dog"})
-    assert row.texts == ("q",) and row.image == "k" and row.target == {"a dog": 1.0}
-    assert one({"image": "k", "question": "q", "answers": {"yes": 0.3, "no": 1}}).target == {"yes": 0.3, "no": 1.0}
-    people = ["yes"] * 9 + ["No"]  # ten of them: scored as in VQA v2; fewer answers are a set of right ones
-    assert one({"image": "k", "question": "q", "answers": people}).target == {"yes": 1.0, "no": 0.3}
-    assert one({"image": "k", "question": "q", "answers": people[1:]}).target == {"yes": 1.0, "no": 1.0}
-    assert one({"text": "q", "answer": "A dog"}, kind="generation").target == "A dog"
     with pytest.raises(UsageError, match="unknown kind of task"):
-        one({"text": "t", "label": 1}, kind="classify")
+        columns(passage, kind="classify")
+
+
+PEOPLE = ["yes"] * 9 + ["No"]  # ten of them: scored as in VQA v2; fewer answers are a set of right ones
+ASKED = {"image": "k", "question": "q"}
+
+
+@pytest.mark.parametrize(
+    "row, kind, target",
+    [
+        ({"text": "t", "label": 3}, None, "3"),
+        ({"text": "t", "label": True}, None, "true"),
+        ({"text": "t", "label": "3"}, "regression", 3.0),
+        ({"text": "t", "rating": "-1.5e1"}, None, -15.0),
+        ({"text": "t", "summary": "s"}, None, "s"),
+        ({"text": "t", "summaries": ["s", " ", "u"]}, None, ("s", "u")),
+        ({"image": "k", "captions": ["a", "b"]}, "retrieval", ("a", "b")),
+        ({**ASKED, "answer": "A  Dog"}, None, {"a dog": 1.0}),
+        ({**ASKED, "answers": {"yes": 0.3, "no": 1}}, None, {"yes": 0.3, "no": 1.0}),
+        ({**ASKED, "answers": PEOPLE}, None, {"yes": 1.0, "no": 0.3}),
+        ({**ASKED, "answers": PEOPLE[1:]}, None, {"yes": 1.0, "no": 1.0}),
+        ({"text": "q", "answer": "A dog"}, "generation", "A dog"),
+    ],
+)
+def test_four_kinds_from_a_table(row, kind, target, tmp_path):
+    example = open_examples("jsonl", jsonl(tmp_path / "a.jsonl", row), kind=kind).rows[0]
+    texts = tuple(row[name] for name in ("text", "question") if name in row)
+    assert (example.texts, example.image, example.target) == (texts, row.get("image"), target)
 
 
 def test_rows_of_one_split(tmp_path):
     rows = [{"text": f"t{i}", "label": "x", "split": "dev" if i % 3 else "test"} for i in range(9)]
-    path = write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    path = jsonl(tmp_path / "a.jsonl", *rows)
     examples = open_examples("jsonl", path, only={"split": "test"})
     assert [row.texts[0] for row in examples.rows] == ["t0", "t3", "t6"]
     assert examples.notes["left out: not of the rows asked for"] == 6
@@ -179,52 +181,59 @@ def test_rows_of_one_split(tmp_path):
         open_examples("jsonl", path, only={"split": "train"})
 
 
-GLUE = {
-    "sst2": "sentence\tlabel\nhide new secretions \t0\n",
-    "mnli": "index\tpairID\tgenre\tsentence1_parse\tsentence1\tsentence2\tlabel1\tgold_label\n"
-    "0\t63735n\tslate\t( x )\tThe new rights are nice\tEveryone likes them\tneutral\tneutral\n",
-    "rte": "index\tsentence1\tsentence2\tlabel\n0\tDana Reeve died.\tReeve had an accident.\tnot_entailment\n",
-    "mrpc": "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t70\t71\tHe said so.\tSo he said.\n",
-    "qnli": "index\tquestion\tsentence\tlabel\n0\tWhen?\tIn 1858.\tentailment\n",
-    "qqp": "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n7\t1\t2\tWhy so?\tHow so?\t0\n",
-    "stsb": "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n"
-    "0\tmain\tMSRvid\t2012\t1\tnone\tnone\tA plane is taking off.\tAn air plane.\t4.750\n",
-    "cola": "gj04\t1\t\tOur friends won't buy this.\ngj04\t0\t*\tThey drank the pub.\n",
-}
-EXPECTED = {
-    "sst2": (("hide new secretions",), "0"),
-    "mnli": (("The new rights are nice", "Everyone likes them"), "neutral"),
-    "rte": (("Dana Reeve died.", "Reeve had an accident."), "not_entailment"),
-    "mrpc": (("He said so.", "So he said."), "1"),
-    "qnli": (("When?", "In 1858."), "entailment"),
-    "qqp": (("Why so?", "How so?"), "0"),
-    "stsb": (("A plane is taking off.", "An air plane."), 4.75),
-    "cola": (("Our friends won't buy this.",), "1"),
+GLUE = {  # a file as published, its first row
+    "sst2": ("sentence\tlabel\nhide new secretions \t0\n", (("hide new secretions",), "0")),
+    "mnli": (
+        "index\tpairID\tgenre\tsentence1_parse\tsentence1\tsentence2\tlabel1\tgold_label\n"
+        "0\t63735n\tslate\t( x )\tThe new rights are nice\tEveryone likes them\tneutral\tneutral\n",
+        (("The new rights are nice", "Everyone likes them"), "neutral"),
+    ),
+    "rte": (
+        "index\tsentence1\tsentence2\tlabel\n0\tDana Reeve died.\tReeve had an accident.\tnot_entailment\n",
+        (("Dana Reeve died.", "Reeve had an accident."), "not_entailment"),
+    ),
+    "mrpc": (
+        "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t70\t71\tHe said so.\tSo he said.\n",
+        (("He said so.", "So he said."), "1"),
+    ),
+    "qnli": (
+        "index\tquestion\tsentence\tlabel\n0\tWhen?\tIn 1858.\tentailment\n",
+        (("When?", "In 1858."), "entailment"),
+    ),
+    "qqp": (
+        "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n7\t1\t2\tWhy so?\tHow so?\t0\n",
+        (("Why so?", "How so?"), "0"),
+    ),
+    "stsb": (
+        "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n"
+        "0\tmain\tMSRvid\t2012\t1\tnone\tnone\tA plane is taking off.\tAn air plane.\t4.750\n",
+        (("A plane is taking off.", "An air plane."), 4.75),
+    ),
+    "cola": (
+        "gj04\t1\t\tOur friends won't buy this.\ngj04\t0\t*\tThey drank the pub.\n",
+        (("Our friends won't buy this.",), "1"),
+    ),
 }
 
 
 @pytest.mark.parametrize("task", GLUE)
 def test_glue_as_published(tmp_path, task):
-    examples = open_examples(task, write(tmp_path / "dev.tsv", GLUE[task]), max_bad_fraction=0)
-    assert (examples.rows[0].texts, examples.rows[0].target) == EXPECTED[task]
+    content, first = GLUE[task]
+    examples = open_examples(task, write(tmp_path / "dev.tsv", content), max_bad_fraction=0)
+    assert (examples.rows[0].texts, examples.rows[0].target) == first
     assert len(examples) == (2 if task == "cola" else 1)
 
 
-def test_glue_test_files_have_no_labels(tmp_path):
+def test_labels_that_are_withheld_or_undecided(tmp_path):
     cola = open_examples("cola", write(tmp_path / "cola.tsv", "index\tsentence\n0\tBill whistled past.\n"))
     sst2 = open_examples("sst2", write(tmp_path / "sst2.tsv", "index\tsentence\n0\tuneasy mishmash\n1\tgood\n"))
-    face = open_examples("rte", write(tmp_path / "r.jsonl", '{"sentence1": "a", "sentence2": "b", "label": -1}\n'))
+    face = open_examples("rte", jsonl(tmp_path / "r.jsonl", {"sentence1": "a", "sentence2": "b", "label": -1}))
     for examples, texts in ((cola, ("Bill whistled past.",)), (sst2, ("uneasy mishmash",)), (face, ("a", "b"))):
         assert not examples.labelled and examples.rows[0].texts == texts
     assert [row.id for row in sst2.rows] == ["0", "1"]
-
-
-def test_undecided_pairs_are_left_out_and_counted(tmp_path):
-    rows = [
-        {"pairID": f"p{i}", "sentence1": "a", "sentence2": "b", "gold_label": label} for i, label in enumerate("en-c-")
-    ]
-    path = write(tmp_path / "snli_1.0_dev.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    examples = open_examples("snli", path)
+    pair = {"sentence1": "a", "sentence2": "b"}
+    rows = [{**pair, "pairID": f"p{i}", "gold_label": label} for i, label in enumerate("en-c-")]
+    examples = open_examples("snli", jsonl(tmp_path / "snli_1.0_dev.jsonl", *rows))
     assert [row.id for row in examples.rows] == ["p0", "p1", "p3"] and examples.bad == 0
     assert sum(count for note, count in examples.notes.items() if "did not agree" in note) == 2
 
@@ -234,8 +243,8 @@ def test_scores_outside_their_range_are_bad(tmp_path):
     path = write(tmp_path / "a.tsv", "sentence1\tsentence2\tscore\n" + "".join(f"a{s}\tb\t{s}\n" for s in scores))
     examples = open_examples("stsb", path)
     assert [row.target for row in examples.rows] == [4.2] and examples.bad == 6
-    open_range = write(tmp_path / "b.csv", "text,score\na,inf\nb,-7e300\nc,nan\nd,\u0663\n")
-    assert [row.target for row in open_examples("csv", open_range).rows] == [-7e300, 3.0]  # float() reads all digits
+    path = write(tmp_path / "b.csv", "text,score\na,inf\nb,-7e300\nc,nan\nd,\u0663\n")
+    assert [row.target for row in open_examples("csv", path).rows] == [-7e300, 3.0]  # float() reads all digits
     table = pyarrow.table({"text": ["a", "b", "c"], "score": [1.0, float("nan"), 2.0]})
     parquet.write_table(table, tmp_path / "a.parquet")
     examples = open_examples("parquet", tmp_path / "a.parquet")
@@ -249,17 +258,11 @@ def test_bad_rows_are_named_and_the_others_kept(tmp_path, name):
     bad = [b"byte \xff" + d + b"x", b"nul \0" + d + b"x", b"one field", b"three" + d + b"x" + d + b"y", b" " + d + b"x"]
     content = b"\n".join([b"text" + d + b"label", *(line for pair in zip(good, bad) for line in pair)]) + b"\n"
     got = found("table", write(tmp_path / name, content))
-    assert [e.texts[0] for e in got if not isinstance(e, Exception)] == [f"fine {i}" for i in range(5)]
+    assert [e.texts[0] for e in got if isinstance(e, Example)] == [f"fine {i}" for i in range(5)]
     errors = [e for e in got if isinstance(e, DataError)]
     assert [e.where.split(" of ")[0].split(",")[1] for e in errors] == [f" line {n}" for n in (3, 5, 7, 9, 11)]
     for error, what in zip(errors, ("not UTF-8", "NUL", "number of fields", "number of fields", "is empty")):
         assert what in error.what
-
-
-def test_a_quote_that_never_closes_is_an_error_not_a_long_field(tmp_path):
-    body = "".join(f"row {i},x\n" for i in range(50))
-    got = found("csv", write(tmp_path / "a.csv", 'text,label\n"never closed,x\n' + body))
-    assert len(got) == 1 and isinstance(got[0], DataError) and "lines 2 to 52" in got[0].where
 
 
 def test_wrong_json_types_are_named(tmp_path):
@@ -274,35 +277,24 @@ def test_wrong_json_types_are_named(tmp_path):
         {"text": "a\0b", "label": "x"},
         {"text": "t", "label": "ok", "id": [1]},
     ]
-    path = write(
-        tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows) + '{"text": NaN}\n[1]\n{broken\n'
-    )
-    got = found("jsonl", path)
+    content = "".join(json.dumps(row) + "\n" for row in rows) + '{"text": NaN}\n[1]\n{broken\n'
+    got = found("jsonl", write(tmp_path / "a.jsonl", content))
     assert len(got) == len(rows) + 3 and all(isinstance(each, DataError) for each in got)
     assert all(f"line {i}" in each.where for i, each in enumerate(got, start=1))
 
 
-@settings(
-    max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+leaves = some.none() | some.booleans() | some.floats() | some.integers() | some.text(string.printable, max_size=9)
+names = some.sampled_from(["text", "label", "image", "answers", "id"])
+values = some.recursive(
+    leaves, lambda inner: some.lists(inner, max_size=3) | some.dictionaries(names, inner, max_size=4), max_leaves=8
 )
-@given(
-    some.recursive(
-        some.none()
-        | some.booleans()
-        | some.floats(allow_nan=True)
-        | some.integers()
-        | some.text(string.printable, max_size=9),
-        lambda inner: (
-            some.lists(inner, max_size=3)
-            | some.dictionaries(some.sampled_from(["text", "label", "image", "answers", "id"]), inner, max_size=4)
-        ),
-        max_leaves=8,
-    )
-)
+
+
+@HYPOTHESIS
+@given(values)
 def test_no_json_value_breaks_a_reader(tmp_path, value):
     """Either a usable row or a located error, for every reader of tables."""
-    path = tmp_path / "a.jsonl"
-    path.write_text(json.dumps({"text": "t", "label": "x", "id": "1"}) + "\n" + json.dumps(value) + "\n")
+    path = jsonl(tmp_path / "a.jsonl", {"text": "t", "label": "x", "id": "1"}, value)
     for each in found("jsonl", path)[1:]:
         if isinstance(each, Exception):
             assert isinstance(each, DataError) and "line 2" in each.where
@@ -313,15 +305,15 @@ def test_no_json_value_breaks_a_reader(tmp_path, value):
 def test_lines_beyond_the_limit_are_passed_over(tmp_path, monkeypatch):
     monkeypatch.setattr(lines, "MAX_LINE_BYTES", 100)
     long = "x" * 100_000
-    for name, row in (("a.tsv", f"{long}\tb"), ("a.csv", f"{long},b"), ("a.jsonl", json.dumps({"text": long}))):
-        between = "," if "csv" in name else "\t"
-        plain = ['{"text": "t", "label": "x"}'] * 2 if "json" in name else [f"text{between}label", f"t{between}x"]
-        path = write(tmp_path / name, "\n".join([*plain, row, plain[-1]]) + "\n")
-        got = found("table", path)
-        errors = [each for each in got if isinstance(each, DataError)]
-        assert len(errors) == 1 and "too long" in errors[0].what and "line 3" in errors[0].where
-        assert all(each.texts == ("t",) for each in got if each not in errors)
-        assert len(got) == (4 if "json" in name else 3)
+    for name, plain, row in (
+        ("a.tsv", ["text\tlabel", "t\tx"], f"{long}\tb"),
+        ("a.csv", ["text,label", "t,x"], f"{long},b"),
+        ("a.jsonl", ['{"text": "t", "label": "x"}'] * 2, json.dumps({"text": long})),
+    ):
+        got = found("table", write(tmp_path / name, "\n".join([*plain, row, plain[-1]]) + "\n"))
+        (error,) = [each for each in got if isinstance(each, DataError)]
+        assert "too long" in error.what and "line 3" in error.where
+        assert [each.texts for each in got if each is not error] == [("t",)] * (3 if "json" in name else 2)
 
 
 def test_a_file_that_ends_early_is_refused(tmp_path):
@@ -338,19 +330,11 @@ def test_a_file_that_ends_early_is_refused(tmp_path):
 
 
 def test_headers_that_cannot_be_trusted(tmp_path):
-    with pytest.raises(DataError, match="two columns have one name"):
-        open_examples("csv", write(tmp_path / "a.csv", "text,label,text\na,b,c\n"))
-    with pytest.raises(DataError, match="UTF-8") as caught:
-        open_examples("csv", write(tmp_path / "b.csv", "text,label\na,b\n".encode("utf-16")))
-    assert "UTF-16" in caught.value.got
-    with pytest.raises(DataError, match="no usable row"):
-        open_examples("csv", write(tmp_path / "c.csv", ""))
-    with pytest.raises(UsageError, match="unknown kind of table"):
-        open_examples("table", write(tmp_path / "d.xlsx", "text,label\na,b\n"))
-
-
-def test_the_limit_of_csv_fields_stays_the_users(tmp_path):
-    before = csv.field_size_limit()
-    path = write(tmp_path / "a.csv", 'text,label\n"' + "word " * 100_000 + '",x\n')
-    assert len(open_examples("csv", path).rows[0].texts[0]) == 499_999
-    assert csv.field_size_limit() == before
+    for name, content, error, what in (
+        ("a.csv", "text,label,text\na,b,c\n", DataError, "two columns have one name"),
+        ("b.csv", "text,label\na,b\n".encode("utf-16"), DataError, r"UTF-8.*UTF-16"),
+        ("c.csv", "", DataError, "no usable row"),
+        ("d.xlsx", "text,label\na,b\n", UsageError, "unknown kind of table"),
+    ):
+        with pytest.raises(error, match=what):
+            open_examples("csv" if "csv" in name else "table", write(tmp_path / name, content))
