@@ -1,6 +1,6 @@
 """Keeps a run's evaluation as results/NAME.json: python scripts/keep_result.py runs/scenes/evaluation.json NAME
 
-Scores (of `unimo benchmark`: its table and what was forgotten), facts and notes stay; curves, galleries and this
+Scores (of `unimo benchmark`: its table and what was forgotten), facts and notes stay; curves, examples and this
 machine's folder do not.
 """
 

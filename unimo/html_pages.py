@@ -1,93 +1,103 @@
-"""What the pages of `unimo prepare` share: one self-contained HTML file, an image beside texts, again and again.
+"""Self-contained HTML pages from one Jinja2 template (page.html.j2): reports, and examples of `unimo prepare`.
 
-The page asks for nothing outside itself: no script, no link, no font. Captions and file names are strangers' words, so
-whatever is not built here must pass `text`.
+A page asks for nothing outside itself: no script, no link, no font; images are data URIs and a content security policy
+forbids the rest. Captions and file names are strangers' words: whatever the template prints is escaped and on one line.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
 from PIL import Image
 
-from unimo.corpus.corpus import Corpus
-from unimo.data.images import load_rgb
-from unimo.disk import write_atomic
+from unimo.data.images import load_rgb, to_rgb
+from unimo.disk import disk_error, write_atomic
 
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1b1d21; --quiet: #63676e; --hair: #e3e3e0; --paper: #fbfbf9; --new: #0b6b3a;
-  --old: #b3261e; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e9e9e6; --quiet: #9a9da3; --hair: #33363b; --paper: #16181b; --new: #6fd39c; --old: #ff8a80; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 62rem; padding: 3rem 1.5rem 5rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem; } h2 { font-size: 1.05rem; margin: 0 0 .6rem; }
-h3 { font-size: .8rem; font-weight: 400; color: var(--quiet); margin: .8rem 0 .1rem; }
-.note { color: var(--quiet); font-size: .875rem; margin: 0; max-width: 44rem; }
-article { display: grid; grid-template-columns: 13rem 1fr; gap: 1.5rem; border-top: 1px solid var(--hair);
-  padding: 1.6rem 0; margin-top: 1.2rem; }
-article img { width: 100%; height: auto; display: block; border-radius: .4rem; }
-.row { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); gap: .6rem; margin: .3rem 0; }
-figure { margin: 0; } figcaption { color: var(--quiet); font-size: .78rem; }
-ul { list-style: none; margin: 0; padding: 0; font-size: .9rem; } li { margin: .12rem 0; }
-del { color: var(--old); } ins { color: var(--new); text-decoration: none; font-weight: 600; }
-small { color: var(--quiet); font-size: .78rem; }
-@media (max-width: 40rem) { article { grid-template-columns: 1fr; } }
-"""
+PALETTE = ("#3b7dd8", "#d9663a", "#34a06a", "#a15fc0", "#b8932a", "#7a8594")  # readable on white and on black
+_GREY = "#80858e"
 
 
-def write_page(path: str | Path, title: str, note: str, articles: Sequence[str]) -> None:
-    """title, note: plain texts; articles: what `article` returns. Raises ResourceError when the disk refuses."""
-    page = f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{text(title)}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>{text(title)}</h1>
-<p class="note">{text(note)}</p>
-{"".join(articles)}</body>
-</html>
-"""
-    write_atomic(path, page.encode())
+class Thumbnail(NamedTuple):
+    uri: str
+    width: int
+    height: int
 
 
-def article(left: str, *right: str) -> str:
-    """HTML beside HTML."""
-    return f"<article><div>{left}</div><div>{''.join(right)}</div></article>\n"
+def write_page(path: str | Path, **content: Any) -> None:
+    """Writes page.html.j2 filled with content (its first lines name the keys) whole or not at all, and its folders."""
+    environment = Environment(
+        loader=PackageLoader("unimo", "."),
+        autoescape=True,
+        finalize=lambda value: value if isinstance(value, Markup) else plain(value),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    write_text(path, environment.get_template("page.html.j2").render(palette=PALETTE, **content))
 
 
-def image(corpus: Corpus, i: int, side: int = 320) -> str:
-    """The image of item i inside the page, its longer side at most `side` pixels. DataError if it cannot be read."""
-    opened = load_rgb(corpus.image_bytes(i), where=corpus.where(i))
-    opened.thumbnail((side, side), Image.Resampling.LANCZOS)
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a file, whole or not at all, in folders that need not be there yet."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise disk_error(fault, path) from fault
+    write_atomic(path, text.encode("utf-8", "replace"))
+
+
+def plain(value: object) -> str:
+    """One line without control and direction marks, which could forge a line or turn a sentence round."""
+    text = str(value)
+    if text.isprintable():
+        return text
+    joiners = "\u200c\u200d"  # parts of words and of emoji
+    return "".join(c if c.isprintable() or c in joiners else " " if c.isspace() else "\ufffd" for c in text)
+
+
+def marked(html: str, *texts: object) -> Markup:
+    """HTML of ours with strangers' texts escaped in its {}."""
+    return Markup(html).format(*map(plain, texts))
+
+
+def thumbnail(image: Image.Image | bytes, side: int = 320, where: object = None) -> Thumbnail:
+    """An image as a data URI, its longer side at most `side` pixels. DataError, naming where, if it cannot be read."""
+    rgb = to_rgb(image) if isinstance(image, Image.Image) else load_rgb(image, where=where)
+    rgb.thumbnail((side, side), Image.Resampling.LANCZOS)
+    kind = "png" if max(rgb.size) <= 64 else "jpeg"  # in a tiny image every pixel counts
     stream = io.BytesIO()
-    opened.save(stream, "JPEG", quality=82)
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}">'
+    rgb.save(stream, kind, quality=85)  # PNG has no quality and ignores it
+    return Thumbnail(f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}", *rgb.size)
 
 
-def row(title: str, figures: Sequence[tuple[str, str]]) -> str:
-    """Images side by side, each with a plain text below; nothing where there are none."""
-    shown = (f"<figure>{image}<figcaption>{text(below)}</figcaption></figure>" for image, below in figures)
-    return f'<h3>{text(title)}</h3><div class="row">{"".join(shown)}</div>' if figures else ""
+def line_chart(series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Lines over axes as the data URI of an SVG; a NaN or None interrupts a line. ImportError without matplotlib.
 
+    It holds numbers alone: names of series and axes stay in the page, where they are escaped.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
 
-def listing(title: str, items: Sequence[str]) -> str:
-    """HTML one below the other; nothing where there is none."""
-    return f"<h3>{text(title)}</h3><ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>" if items else ""
-
-
-def text(plain: str) -> str:
-    """Escaped, on one line."""
-    return escape("".join(c if c.isprintable() else " " for c in plain))
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "unimo", "axes.edgecolor": _GREY}):
+        figure = Figure(figsize=(5.2, 2.7), layout="constrained")
+        axes = figure.add_subplot()
+        axes.grid(axis="y", alpha=0.25)
+        axes.tick_params(colors=_GREY, labelsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+        for number, points in enumerate(series.values()):
+            x, y = np.array(points, dtype=float).reshape(-1, 2).T
+            y = np.where(np.isfinite(x) & np.isfinite(y), y, np.nan)
+            around = np.isnan(np.concatenate([[np.nan], y, [np.nan]]))
+            alone = around[:-2] & around[2:] & ~np.isnan(y)  # a line of one point would not be seen
+            color, style_of = PALETTE[number % len(PALETTE)], "-" if number < len(PALETTE) else "--"
+            axes.plot(x, y, style_of, color=color, linewidth=1.3)
+            axes.plot(x[alone], y[alone], ".", color=color)
+        stream = io.BytesIO()
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{base64.b64encode(stream.getvalue()).decode()}"

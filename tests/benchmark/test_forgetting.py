@@ -11,8 +11,8 @@ import pytest
 
 from unimo.benchmark.forgetting import forgotten, write_before
 from unimo.errors import DataError
-from unimo.metrics import bleu, pearson, share_by_kind
-from unimo.metrics.intervals import share_score
+from unimo.metrics import bleu, f1, fraction_by_kind
+from unimo.metrics.intervals import fraction_score
 from unimo.metrics.paired import paired_bootstrap
 
 FACTS = {"data, pairs: heldout": "abc", "command": "unimo"}
@@ -37,7 +37,7 @@ def test_the_interval_is_that_of_the_same_items_and_narrower_than_two_apart(tmp_
     before = rng.random(400) < 0.6
     after = before & (rng.random(400) < 0.9)  # forgets a tenth, learns nothing
     images = np.repeat(np.arange(100), 4)
-    first, second = (share_score(hits, groups=images) for hits in (before, after))
+    first, second = (fraction_score(hits, groups=images) for hits in (before, after))
     found = lost(tmp_path, {"hits": first}, {"hits": second})["hits"]
     own = paired_bootstrap(before, after, groups=images).difference
     assert found["difference"]["value"] == pytest.approx(np.mean(before) - np.mean(after))
@@ -50,7 +50,7 @@ def test_the_interval_is_that_of_the_same_items_and_narrower_than_two_apart(tmp_
 
 def test_nothing_changed_is_no_difference_and_exchanged_reports_turn_the_sign(tmp_path):
     hits = np.arange(50) % 3 == 0
-    one, other = share_score(hits), share_score(~hits)
+    one, other = fraction_score(hits), fraction_score(~hits)
     same = lost(tmp_path, {"hits": one}, {"hits": one})["hits"]["difference"]
     assert (same["value"], same["low"], same["high"]) == (0, 0, 0)
     there = lost(tmp_path, {"hits": one}, {"hits": other})["hits"]["difference"]
@@ -63,22 +63,22 @@ def test_scores_that_are_no_mean_are_paired_by_their_sums(tmp_path):
     words = [[str(w) for w in rng.integers(9, size=12)] for _ in range(40)]
     worse = [sentence[:-4] + ["?"] * 4 for sentence in words]
     first, second = (bleu(said, [[sentence] for sentence in words])["BLEU-4"] for said in (words, worse))
-    x = rng.normal(size=40)
+    x = rng.random(40) < 0.5
     found = lost(
         tmp_path,
-        {"BLEU-4": first, "pearson": pearson(x, x)},
-        {"BLEU-4": second, "pearson": pearson(x + rng.normal(size=40), x)},
+        {"BLEU-4": first, "f1": f1(x, x)},
+        {"BLEU-4": second, "f1": f1(x ^ (rng.random(40) < 0.3), x)},
     )
     for row in found.values():
         assert 0 < row["difference"]["low"] <= row["difference"]["value"] <= row["difference"]["high"]
 
 
 def test_a_score_without_items_has_no_interval_and_an_undefined_one_no_difference(tmp_path):
-    hits = share_score([1.0, 0.0, 1.0])
+    hits = fraction_score([1.0, 0.0, 1.0])
     found = lost(
         tmp_path,
         {"number": 4.0, "undefined": math.nan, "other items": hits, "gone": hits},
-        {"number": 1.5, "undefined": 0.5, "other items": share_score([1.0, 0.0]), "new": hits},
+        {"number": 1.5, "undefined": 0.5, "other items": fraction_score([1.0, 0.0]), "new": hits},
     )
     assert set(found) == {"number", "undefined", "other items"}
     assert found["number"]["difference"] == {"value": 2.5, "low": None, "high": None, "n": None}
@@ -87,7 +87,7 @@ def test_a_score_without_items_has_no_interval_and_an_undefined_one_no_differenc
 
 
 def test_other_data_are_refused(tmp_path):
-    hits = share_by_kind([1.0, 0.0], ["a", "b"])
+    hits = fraction_by_kind([1.0, 0.0], ["a", "b"])
     write_before(tmp_path / "sums.json", whole(**hits))
     changed = {**whole(**hits), "facts": {"data, pairs: heldout": "abd"}}
     more = {**whole(**hits), "facts": {**FACTS, "data, pairs: only of a baseline": "x"}}

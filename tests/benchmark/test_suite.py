@@ -128,7 +128,7 @@ def test_the_page_holds_the_table_and_asks_for_nothing_outside(made):
     assert "Benchmark suite" in page and "Forgetting" in page and "question generation" in page
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
     for task in ("vqa", "captions", "text entailment"):
-        shown = json.loads((made[0] / task / "gallery.json").read_text())
+        shown = json.loads((made[0] / task / "examples.json").read_text())
         assert f"{task}, test: rows at random" in page and len(shown["items"]) >= 5
         lines = (made[0] / task / "predictions-test.jsonl").read_text().splitlines()
         said = {row["id"]: row["prediction"] for row in map(json.loads, lines)}

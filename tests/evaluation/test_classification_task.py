@@ -38,8 +38,8 @@ def test_planted_cosines(tmp_path, tools):
     assert rows["top-1"].value == 0.75 and rows["top-1"].chance == pytest.approx(1 / 3)
     assert rows["top-5"].value == 1.0 and rows["top-5"].chance == 1.0  # three classes fill five places
     assert rows["top-1, classes not seen in training"].value == 1.0
-    (gallery,) = task.show(answers)
-    assert [(item["title"], item["lines"]) for item in gallery["items"]] == [("dog", ["is: cat"])]
+    (shown,) = task.show(answers)
+    assert [(item["title"], item["lines"]) for item in shown["items"]] == [("dog", ["is: cat"])]
 
 
 def test_a_random_model_stays_near_chance(context, world):

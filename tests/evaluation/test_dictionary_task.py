@@ -19,9 +19,9 @@ def test_counts_and_images(tools, world, method, projection):
     assert use.reports["images alone"]["choices"] == 32 * per_image
     for row in task.score(use):
         assert row["score"] <= (1.0 if row["unit"] == "%" else 32)
-    (gallery,) = task.show(use)
-    assert len(gallery["items"]) == 3
-    assert all(item["image"].size == (64, 64) and item["lines"][1] for item in gallery["items"])
+    (shown,) = task.show(use)
+    assert len(shown["items"]) == 3
+    assert all(item["image"].size == (64, 64) and item["lines"][1] for item in shown["items"])
 
 
 def test_a_pair_adds_the_votes_of_both_sides(tools, world):

@@ -16,7 +16,7 @@ from unimo.errors import DataError, UsageError, WeightsError
 from unimo.evaluation import report
 from unimo.evaluation.evaluate import EvaluationData, curves, evaluate, plan, smooth
 from unimo.evaluation.zero_shot import TASKS
-from unimo.metrics import Score
+from unimo.metrics.intervals import Score
 from unimo.model.build import ModelSettings, build
 from unimo.synthetic.dataset import write_world
 
@@ -210,8 +210,8 @@ def test_training_data_that_is_elsewhere_costs_only_the_baseline(world, tmp_path
     assert "baseline" in note and "gone" in note
 
 
-def test_gallery_images_open(whole):
-    for gallery in whole["galleries"]:
-        assert gallery["items"]
-        for item in gallery["items"]:
+def test_images_of_examples_open(whole):
+    for part in whole["examples"]:
+        assert part["items"]
+        for item in part["items"]:
             assert isinstance(item["image"], (bytes, Image.Image))

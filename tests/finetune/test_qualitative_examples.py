@@ -15,7 +15,16 @@ from PIL import Image
 from unimo.corpus.corpus import open_corpus
 from unimo.evaluation import report
 from unimo.finetune.classification import Classified
-from unimo.finetune.qualitative_examples import LONGEST, RANDOM, SHOWN, SIDE, WORST, galleries, gallery, judged
+from unimo.finetune.qualitative_examples import (
+    LONGEST,
+    RANDOM,
+    SHOWN,
+    SIDE,
+    WORST,
+    chosen_examples,
+    judged,
+    report_examples,
+)
 from unimo.finetune.retrieval import RankedRow
 from unimo.finetune.settings import Ranking, Writing
 from unimo.finetune.split import Example, Examples
@@ -42,7 +51,7 @@ def worst(told: dict) -> list[str]:
 def test_the_surest_wrong_class_is_the_worst_and_right_ones_are_none():
     examples = rows_of(["yes", "yes", "no", "no"])
     predictions = [said("no", 0.6), said("no", 0.9), said("no", 0.99), said("yes", 0.7)]
-    told = gallery(CLASSES, predictions, examples)
+    told = chosen_examples(CLASSES, predictions, examples)
     assert worst(told) == ["r1", "r3", "r0"]
     first = next(item for item in told["items"] if item["what"] == WORST)
     assert (first["answer"], first["right"], first["score"], first["read"]) == ("no (90%)", "yes", 0.0, ["text 1"])
@@ -67,24 +76,24 @@ def test_an_image_is_as_wrong_as_the_place_of_its_best_caption():
     found = judged(Rank("retrieval", Ranking(), "unimo-2"), predictions, examples)
     assert [one.score for one in found] == [1, 3, 2.5]  # all four level: in their middle
     assert found[1].said == "a" and found[1].right == "c"
-    told = gallery(Rank("retrieval", Ranking(), "unimo-2"), predictions, examples)
+    told = chosen_examples(Rank("retrieval", Ranking(), "unimo-2"), predictions, examples)
     assert worst(told) == ["r1", "r2"] and all(item["read"] == [] for item in told["items"])
 
 
 def test_rows_at_random_are_those_of_the_seed_and_a_page_holds_only_some():
     examples = rows_of(["yes"] * 50)
     predictions = [said("no", 0.5 + i / 100) for i in range(50)]
-    told = gallery(CLASSES, predictions, examples, seed=3)
+    told = chosen_examples(CLASSES, predictions, examples, seed=3)
     some = [item["id"] for item in told["items"] if item["what"] == RANDOM]
     assert len(some) == len(set(some)) == SHOWN and some == sorted(some, key=lambda name: int(name[1:]))
     assert worst(told) == [f"r{i}" for i in range(49, 49 - SHOWN, -1)]
-    assert gallery(CLASSES, predictions, examples, seed=3) == told
-    other = [item["id"] for item in gallery(CLASSES, predictions, examples, seed=4)["items"]]
+    assert chosen_examples(CLASSES, predictions, examples, seed=3) == told
+    other = [item["id"] for item in chosen_examples(CLASSES, predictions, examples, seed=4)["items"]]
     assert other[:SHOWN] != some and other[SHOWN:] == worst(told)
 
 
 def test_rows_without_labels_are_shown_with_their_answers_alone():
-    told = gallery(CLASSES, [said("no", 0.9)] * 2, rows_of([None, None]))
+    told = chosen_examples(CLASSES, [said("no", 0.9)] * 2, rows_of([None, None]))
     assert [item["answer"] for item in told["items"]] == ["no", "no"] and not worst(told)
     assert all("right" not in item and "score" not in item for item in told["items"])
 
@@ -103,7 +112,7 @@ def images(tmp_path) -> Examples:
 def test_images_are_small_and_whatever_is_said_is_escaped(images, tmp_path: Path):
     head = HeadSettings(labels=(NASTY, "x"), reads="both")
     predictions = [Classified("x", {"x": 0.8, "y": 0.2})] * 2
-    told = gallery(Classify(head, sees=True), predictions, images)
+    told = chosen_examples(Classify(head, sees=True), predictions, images)
     told = json.loads(json.dumps(told, allow_nan=False))  # nothing is lost in a file
     sizes = []
     for item in told["items"]:
@@ -113,9 +122,9 @@ def test_images_are_small_and_whatever_is_said_is_escaped(images, tmp_path: Path
         sizes.append(max(image.size))
         assert np.allclose(np.asarray(image.convert("RGB")), (200, 30, 40), atol=6)
     assert sorted(set(sizes)) == [16, SIDE]
-    shown = galleries(NASTY, told)
+    shown = report_examples(NASTY, told)
     assert [one["title"].rpartition(": ")[2] for one in shown] == [RANDOM, WORST]
-    report.render({"title": "t", "galleries": shown}, tmp_path / "page.html")
+    report.render({"title": "t", "examples": shown}, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert page.count('src="data:image/') == 4 and page.count("&lt;script&gt;") >= 8
     assert "<script" not in page and "<b>" not in page
@@ -123,15 +132,17 @@ def test_images_are_small_and_whatever_is_said_is_escaped(images, tmp_path: Path
 
 def test_an_image_that_is_not_looked_at_or_cannot_be_read_is_no_image(images):
     predictions = [Classified("x", {"x": 0.8, "y": 0.2})] * 2
-    blind = gallery(Classify(HeadSettings(labels=(NASTY, "x")), sees=False), predictions, images)
+    blind = chosen_examples(Classify(HeadSettings(labels=(NASTY, "x")), sees=False), predictions, images)
     assert not any("image" in item for item in blind["items"])
     gone = replace(images, rows=[replace(row, image="gone") for row in images.rows])
-    told = gallery(Classify(HeadSettings(labels=(NASTY, "x"), reads="both"), sees=True), predictions, gone)
+    told = chosen_examples(Classify(HeadSettings(labels=(NASTY, "x"), reads="both"), sees=True), predictions, gone)
     assert all(item["image"] == "gone" and item["thumbnail"] is None for item in told["items"])
-    assert all("its image cannot be read" in one["lines"] for part in galleries("t", told) for one in part["items"])
+    assert all(
+        "its image cannot be read" in one["lines"] for part in report_examples("t", told) for one in part["items"]
+    )
 
 
 def test_long_texts_are_cut():
     examples = Examples("test", [Example("r", ("word " * 1000,), target="yes")])
-    told = gallery(CLASSES, [said("no", 0.9)], examples)
+    told = chosen_examples(CLASSES, [said("no", 0.9)], examples)
     assert all(len(text) <= LONGEST + 2 for item in told["items"] for text in item["read"])

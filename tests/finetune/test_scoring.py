@@ -46,7 +46,7 @@ def test_retrieval_before_fine_tuning_is_the_start_models_own_answer(tmp_path):
         assert rows[f"{row['metric']}, before fine-tuning"] == row["score"]
     for name, score in rows.items():
         assert score.chance == pytest.approx(min(1.0, int(name.partition("@")[2].partition(",")[0]) / 6))
-    shown = json.loads((tmp_path / "out/gallery.json").read_text())
+    shown = json.loads((tmp_path / "out/examples.json").read_text())
     lines = (tmp_path / "out/predictions-dev.jsonl").read_text().splitlines()
     first = {row["id"]: row["prediction"][0] for row in map(json.loads, lines)}
     assert shown["items"] and all(item["answer"] == first[item["id"]] for item in shown["items"])

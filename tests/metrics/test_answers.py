@@ -6,21 +6,18 @@ import string
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from unimo.errors import DataError
-from unimo.metrics import (
+from unimo.metrics.answers import (
     coqa_em,
     coqa_em_each,
     coqa_f1,
     coqa_f1_each,
+    normalize_answer,
     squad_em,
     squad_em_each,
     squad_f1,
     squad_f1_each,
 )
-from unimo.metrics.answers import normalise_answer
 
 PIECES = [
     "The", "a", "an", "the", "cat", "Cat", "cats", "well-known", "U.S.", "3.5", "no", "Yes,", "unknown", "it's",
@@ -76,19 +73,18 @@ def plain_turn(score, gold, said):
     return total / max(1, len(gold))
 
 
-@pytest.mark.parametrize(("ours", "plain"), [(coqa_em_each, plain_exact), (coqa_f1_each, plain_f1)])
-def test_a_thousand_random_turns_score_as_the_coqa_script_says(ours, plain):
+@pytest.mark.parametrize(
+    ("ours", "plain", "combine"),
+    [
+        (coqa_em_each, plain_exact, plain_turn),
+        (coqa_f1_each, plain_f1, plain_turn),
+        (squad_em_each, plain_exact, lambda score, gold, said: max(score(one, said) for one in gold)),
+        (squad_f1_each, plain_f1, lambda score, gold, said: max(score(one, said) for one in gold)),
+    ],
+)
+def test_a_thousand_random_answers_score_as_the_official_scripts_say(ours, plain, combine):
     predictions, people = cases()
-    expected = [plain_turn(plain, gold, said) for said, gold in zip(predictions, people)]
-    np.testing.assert_allclose(ours(predictions, people), expected, rtol=0, atol=1e-15)
-    assert len(set(expected)) >= 5
-    assert 0.1 < np.mean(expected) < 0.9
-
-
-@pytest.mark.parametrize(("ours", "plain"), [(squad_em_each, plain_exact), (squad_f1_each, plain_f1)])
-def test_a_thousand_random_answers_score_as_the_squad_script_says(ours, plain):
-    predictions, people = cases()
-    expected = [max(plain(one, said) for one in gold) for said, gold in zip(predictions, people)]
+    expected = [combine(plain, gold, said) for said, gold in zip(predictions, people)]
     np.testing.assert_allclose(ours(predictions, people), expected, rtol=0, atol=1e-15)
     assert 0.1 < np.mean(expected) < 0.9
 
@@ -108,7 +104,7 @@ def test_a_thousand_random_answers_score_as_the_squad_script_says(ours, plain):
     ],
 )
 def test_what_is_left_of_an_answer(text, words):
-    assert normalise_answer(text) == words
+    assert normalize_answer(text) == words
 
 
 def test_f1_by_hand():
@@ -136,18 +132,6 @@ def test_nothing_agrees_only_with_nothing():
         assert metric(predictions, people).tolist() == [1, 1, 0, 0]
 
 
-# ---- properties
-
-
-@given(
-    st.lists(st.text(alphabet="ab the.", max_size=12), min_size=1, max_size=4), st.text(alphabet="ab the.", max_size=12)
-)
-def test_order_of_people_is_nothing_and_leaving_one_out_never_gains(people, said):
-    assert coqa_f1_each([said], [people])[0] == pytest.approx(coqa_f1_each([said], [people[::-1]])[0])
-    assert coqa_f1_each([said], [people])[0] <= squad_f1_each([said], [people])[0] + 1e-12
-    assert squad_em_each([said], [people])[0] <= squad_f1_each([said], [people])[0]
-
-
 def test_scores_are_means_with_intervals_by_story():
     predictions, people = cases(200)
     pairs = [(squad_em, squad_em_each), (squad_f1, squad_f1_each), (coqa_em, coqa_em_each), (coqa_f1, coqa_f1_each)]
@@ -157,19 +141,3 @@ def test_scores_are_means_with_intervals_by_story():
         assert score.value == by_story.value == pytest.approx(each(predictions, people).mean())
         assert by_story.high - by_story.low > 1.6 * (score.high - score.low)
     assert coqa_f1(["cat"] * 20, [["cat"]] * 20).low < 0.9  # all right so far is not certainty
-
-
-def test_what_does_not_fit_is_a_located_error():
-    for metric in (squad_em, squad_f1, coqa_em, coqa_f1):
-        with pytest.raises(DataError, match="item 1"):
-            metric(["a", "b"], [["a"], []])
-        with pytest.raises(DataError, match="item 0"):
-            metric(["a"], ["a"])
-        with pytest.raises(DataError, match="item 0"):
-            metric([None], [["a"]])
-        with pytest.raises(DataError, match="item 0"):
-            metric(["a"], [["a", 3]])
-        with pytest.raises(DataError):
-            metric("a", [["a"]])
-        with pytest.raises(DataError):
-            metric([], [])

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from unimo.errors import DataError
-from unimo.metrics.intervals import Score, draws, mean_score, share_score, wilson
+from unimo.metrics.intervals import draws, fraction_score, mean_score, wilson
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 20), (1, 7), (13, 40), (500, 1000), (20, 20)])
@@ -59,17 +59,12 @@ def test_groups_are_labels_not_positions():
     assert (one.low, one.high) == pytest.approx((other.low, other.high))
 
 
-def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
-    values = np.random.default_rng(0).random(50)
-    assert mean_score(values, seed=1) == mean_score(values, seed=1) != mean_score(values, seed=2)
-
-
 @pytest.mark.parametrize("hits", [np.zeros(40), np.ones(40)])
-def test_a_perfect_or_hopeless_share_still_has_a_width(hits):
-    score = share_score(hits)
+def test_a_perfect_or_hopeless_fraction_still_has_a_width(hits):
+    score = fraction_score(hits)
     assert (score.low, score.high) == pytest.approx(wilson(hits.sum(), 40))
     assert score.high - score.low > 0.05
-    assert share_score(hits, groups=np.arange(40) // 4).high - score.low >= score.high - score.low
+    assert fraction_score(hits, groups=np.arange(40) // 4).high - score.low >= score.high - score.low
 
 
 def test_nothing_to_score_is_an_error():
@@ -77,13 +72,3 @@ def test_nothing_to_score_is_an_error():
         mean_score([])
     with pytest.raises(DataError, match="group"):
         mean_score([1.0, 2.0], groups=[1])
-
-
-def test_score_as_a_dictionary():
-    assert Score(0.5, 0.4, 0.6, 10).to_dict() == {
-        "value": 0.5,
-        "low": 0.4,
-        "high": 0.6,
-        "n": 10,
-        "chance": None,
-    }

@@ -1,4 +1,4 @@
-"""Better, worse, no difference: by intervals that lie apart, or by a paired test."""
+"""Better, worse, no difference; and one score from several seeds."""
 
 from __future__ import annotations
 
@@ -6,48 +6,77 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from unimo.metrics import Score, paired_bootstrap, paired_verdict, verdict
+from unimo.metrics.intervals import Score
+from unimo.metrics.paired import paired_bootstrap
+from unimo.metrics.seeds import T95, over_seeds
+from unimo.metrics.verdict import is_smaller_better, paired_verdict, verdict
 
 
-def told(value, low, high):
-    return {"value": value, "low": low, "high": high, "n": 100, "chance": None}
+def of(value, low, high):
+    return {"value": value, "low": low, "high": high, "n": 100, "chance": 0.5}
 
 
 def test_scores_that_are_apart_against_us_are_worse():
     # DAQUAR and CoLA of the README, fine-tuned against random weights: apart, and not to our credit.
-    assert verdict(told(0.107, 0.099, 0.117), told(0.176, 0.165, 0.187)) == "worse"
-    assert verdict(told(0.0, 0.0, 0.0), told(0.20, 0.12, 0.29)) == "worse"
-    assert verdict(told(0.176, 0.165, 0.187), told(0.107, 0.099, 0.117)) == "better"
-    assert verdict(told(0.15, 0.11, 0.17), told(0.176, 0.165, 0.187)) == "no difference"
+    assert verdict(of(0.107, 0.099, 0.117), of(0.176, 0.165, 0.187)) == "worse"
+    assert verdict(of(0.0, 0.0, 0.0), of(0.20, 0.12, 0.29)) == "worse"
+    assert verdict(of(0.176, 0.165, 0.187), of(0.107, 0.099, 0.117)) == "better"
+    assert verdict(of(0.15, 0.11, 0.17), of(0.176, 0.165, 0.187)) == "no difference"
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_swapping_and_turning_round_mirror_the_verdict(seed):
+def test_swapping_and_turning_round_mirror_the_verdict():
     mirrored = {"better": "worse", "worse": "better", "no difference": "no difference"}
-    rng = np.random.default_rng(seed)
-    for _ in range(100):
+    rng = np.random.default_rng(0)
+    for _ in range(300):
         a, b = (Score(m, m - w, m + w, 10) for m, w in rng.random((2, 2)))
         found = verdict(a, b)
         assert verdict(b, a) == mirrored[found] == verdict(a, b, smaller_is_better=True)
-        assert verdict(a, a) == "no difference"
         assert (found == "better") == (a.low > b.high)
-        assert verdict(a.to_dict(), b) == found
+        assert verdict(a.to_dict(), b) == found and verdict(a, a) == "no difference"
 
 
-@pytest.mark.parametrize(
-    "missing", [None, 0.5, told(None, None, None), told(0.5, None, None), Score(math.nan, 0, 1, 3)]
-)
+@pytest.mark.parametrize("missing", [None, 0.5, of(None, None, None), of(0.5, None, None), Score(math.nan, 0, 1, 3)])
 def test_without_an_interval_nothing_is_claimed(missing):
-    assert verdict(missing, told(0.1, 0.05, 0.15)) == verdict(told(0.1, 0.05, 0.15), missing) == "unknown"
+    assert verdict(missing, of(0.1, 0.05, 0.15)) == verdict(of(0.1, 0.05, 0.15), missing) == "unknown"
+
+
+def test_names_tell_which_way_is_better():
+    smaller = [is_smaller_better(name) for name in ("loss", "squared_error", "Mean rank, x", "accuracy", "R@1")]
+    assert smaller == [True, True, True, False, False]
 
 
 def test_paired_scores_tell_what_overlapping_intervals_do_not():
     rng = np.random.default_rng(0)
     hard = rng.random(200)
-    first, second = hard + 0.02 + 0.01 * rng.random(200), hard
-    assert paired_verdict(paired_bootstrap(first, second)) == "better"
-    assert paired_verdict(paired_bootstrap(second, first)) == "worse"
-    assert paired_verdict(paired_bootstrap(first, second), smaller_is_better=True) == "worse"
+    better = paired_bootstrap(hard + 0.02 + 0.01 * rng.random(200), hard)
+    assert (paired_verdict(better), paired_verdict(better, smaller_is_better=True)) == ("better", "worse")
+    assert paired_verdict(paired_bootstrap(hard, hard + 0.02)) == "worse"
     assert paired_verdict(paired_bootstrap(hard, hard)) == "no difference"
     assert paired_verdict(paired_bootstrap(rng.random(200), rng.random(200))) == "no difference"
+
+
+def test_one_seed_is_what_it_was_and_equal_seeds_keep_the_interval_of_the_items():
+    assert over_seeds([of(0.6, 0.58, 0.62)]) == of(0.6, 0.58, 0.62)
+    whole = over_seeds([of(0.6, 0.58, 0.62)] * 3)
+    assert (whole["value"], whole["low"], whole["high"]) == pytest.approx((0.6, 0.58, 0.62))
+    assert whole["seeds"] == [0.6] * 3 and whole["n"] == 100 and whole["chance"] == 0.5
+
+
+def test_the_seeds_part_is_students_interval_of_their_mean():
+    for n in (2, 3, 5, 10, 40):
+        values = np.random.default_rng(n).normal(0.6, 0.05, n)
+        whole = over_seeds([of(value, value, value) for value in values.tolist()])
+        low, high = stats.t.interval(0.95, n - 1, loc=values.mean(), scale=stats.sem(values))
+        rough = 1e-3 if n - 1 in T95 else 0.15  # beyond the table the point is 2
+        assert whole["high"] - whole["value"] == pytest.approx(high - values.mean(), rel=rough)
+        assert whole["value"] - whole["low"] == pytest.approx(values.mean() - low, rel=rough)
+
+
+def test_both_parts_add_as_variances_and_undefined_stays_undefined():
+    both = over_seeds([of(0.5, 0.48, 0.52), of(0.7, 0.68, 0.72)])
+    seeds = over_seeds([of(0.5, 0.5, 0.5), of(0.7, 0.7, 0.7)])
+    assert both["high"] - both["value"] == pytest.approx(math.hypot(0.02, seeds["high"] - seeds["value"]))
+    none = over_seeds([of(0.5, 0.4, 0.6), of(None, None, None)])
+    assert none["value"] is None and none["low"] is None

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from unimo.errors import DataError, UsageError
-from unimo.metrics import (
+from unimo.metrics.vqa import (
     clean_answer,
     daquar_accuracy,
     daquar_accuracy_each,
-    share_by_kind,
     soft_targets,
     vqa_accuracy,
     vqa_accuracy_each,
@@ -19,9 +18,8 @@ from unimo.metrics import (
 
 PIECES = [
     "yes", "Yes", "no", "none", "two", "ten", "Three", "2", "1,000", "3.5", "1.", ".", "U.S.", "a", "An", "the",
-    "dont", "don't",
-   
-    "couldntve", "couldn'tve", "oclock", "yall'll", "somebody'd", "let's", "red/blue", "t-shirt", "t -shirt", "?", "!?",
+    "dont", "don't", "couldntve", "couldn'tve", "oclock", "yall'll", "somebody'd",
+    "let's", "red/blue", "t-shirt", "t -shirt", "?", "!?",
     "(left)", "right,", "'", ":", "black & white", "@", "\n", "\t", "é", "…", "a.b.c",
 ]  # fmt: skip
 
@@ -35,29 +33,7 @@ DIGITS = {"none": "0", "two": "2", "three": "3", "ten": "10"}
 
 def plain_clean(text):
     cleaned = text
-    for mark in [
-        ";",
-        "/",
-        "[",
-        "]",
-        '"',
-        "{",
-        "}",
-        "(",
-        ")",
-        "=",
-        "+",
-        "\\",
-        "_",
-        "-",
-        ">",
-        "<",
-        "@",
-        "`",
-        ",",
-        "?",
-        "!",
-    ]:
+    for mark in [*';/[]"{}()=+\_-><@`,?!']:
         if mark + " " in text or " " + mark in text or re.search(r"(\d)(\,)(\d)", text) is not None:
             cleaned = cleaned.replace(mark, "")
         else:
@@ -137,13 +113,6 @@ def test_cleaned_by_hand(text, clean):
     assert clean_answer(text) == clean
 
 
-def test_a_cleaned_answer_of_whole_words_stays_as_it_is():
-    r = random.Random(2)
-    for _ in range(300):
-        once = clean_answer(" ".join(r.choice(["two", "the", "dogs", "dont", "Run", "oclock"]) for _ in range(4)))
-        assert clean_answer(once) == once
-
-
 @pytest.mark.parametrize(("agree", "accuracy"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)])
 def test_accuracy_by_people_who_agree(agree, accuracy):
     people = ["Cat."] * agree + [f"other {person}" for person in range(10 - agree)]
@@ -175,7 +144,7 @@ def test_other_numbers_of_people():
     assert vqa_accuracy_each(["cat", "dog"], [["cat"], ["cat"]]).tolist() == [1, 0]
 
 
-def test_accuracy_has_an_interval_over_images_and_one_of_each_kind():
+def test_accuracy_has_an_interval_over_images():
     predictions, people = cases(300)
     each = vqa_accuracy_each(predictions, people)
     apart = vqa_accuracy(predictions * 3, people * 3, chance=0.1)
@@ -183,10 +152,6 @@ def test_accuracy_has_an_interval_over_images_and_one_of_each_kind():
     assert apart.value == batch_size.value == pytest.approx(each.mean())
     assert apart.chance == 0.1
     assert batch_size.high - batch_size.low > 1.5 * (apart.high - apart.low)
-    kinds = np.where(np.arange(300) % 3 == 0, "number", "other")
-    by_kind = share_by_kind(each, kinds)
-    assert {kind: score.n for kind, score in by_kind.items()} == {"number": 100, "other": 200}
-    assert by_kind["number"].value == pytest.approx(each[::3].mean())
 
 
 def test_daquar_wants_the_whole_set():
@@ -199,20 +164,11 @@ def test_daquar_wants_the_whole_set():
 
 
 def test_what_does_not_fit_is_a_located_error():
-    with pytest.raises(DataError, match="item 1"):
-        vqa_accuracy(["a", "b"], [["a"] * 10, []])
-    with pytest.raises(DataError, match="item 0"):
-        vqa_accuracy([3], [["3"] * 10])
     with pytest.raises(DataError, match="no reference"):
         soft_targets([])
-    with pytest.raises(DataError, match="item 0"):
-        daquar_accuracy(["a"], [[]])
-    with pytest.raises(DataError, match="item 0"):
-        daquar_accuracy(["a"], ["a"])
-    with pytest.raises(DataError):
-        daquar_accuracy("a", [["a"]])
-    with pytest.raises(DataError):
-        daquar_accuracy([], [])
+    for answers in ([[]], ["a"]):
+        with pytest.raises(DataError, match="item 0"):
+            daquar_accuracy(["a"], answers)
     with pytest.raises(UsageError, match="wups"):
         daquar_accuracy(["a"], [["a"]], rule="wups")
     assert vqa_accuracy_each([""], [["yes"] * 9 + ["no"]])[0] == 0  # an empty answer is an answer

@@ -558,7 +558,7 @@ def test_damaged_files_are_refused(corpus, out, tmp_path, damage):
 def test_the_page_is_self_contained_and_marks_what_changed(corpus, reader, tmp_path):
     show(corpus, reader, tmp_path / "page.html", n=5, per_level=3)
     page = (tmp_path / "page.html").read_text()
-    assert page.count("<article>") == 5 and page.count("data:image/jpeg;base64,") == 5
+    assert page.count("<article>") == 5 and page.count("data:image/") == 5
     assert not re.search(r"https?:|<script|<link|@import|src=\"(?!data:)", page)
     marked = re.findall(r"<del>(.+?)</del> <ins>(.+?)</ins>", page)
     assert len(marked) >= 5 and all(old != new for old, new in marked)

@@ -4,7 +4,7 @@
     DIR/TASK              one fine-tuned run each: its scores, examples, the same abilities again and what was forgotten
     DIR/TASK-random       the same task from random weights
     DIR/benchmark.json    the table, written anew after every task
-    DIR/benchmark.html    its page, with the examples that each DIR/TASK/gallery.json holds
+    DIR/benchmark.html    its page, with the examples that each DIR/TASK/examples.json holds
 
 A task and its partner from random weights are compared under equal rules: the same number of steps, fixed before
 either begins, the same whole schedule (nothing stops early), the same rows and the same way to choose a checkpoint.
@@ -41,7 +41,7 @@ from unimo.evaluation.evaluate import EvaluationData, evaluate
 from unimo.evaluation.zero_shot.scenes import find_world
 from unimo.finetune.job import Task, finetune, prepared
 from unimo.finetune.qualitative_examples import FILE as EXAMPLES
-from unimo.finetune.qualitative_examples import galleries
+from unimo.finetune.qualitative_examples import report_examples
 from unimo.finetune.settings import Finetuning
 from unimo.finetune.task_type import TOGETHER
 from unimo.json_files import load_json, parse_json, write_json
@@ -129,7 +129,7 @@ def run_suite(
         }
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "benchmark.json", whole)
-        report.render({**page(whole), "galleries": _galleries(whole, out)}, out / "benchmark.html")
+        report.render({**page(whole), "examples": _examples(whole, out)}, out / "benchmark.html")
         return whole
 
     not_begun: list[str] = []
@@ -313,7 +313,7 @@ def _whole(plan: Plan, out: Path, random: bool, not_begun: Sequence[str]) -> dic
     rows = in_order([*rows, *untrained_rows(before)])
     shown = {entry.called: f"{entry.called}/{EXAMPLES}" for entry in plan.entries if entry.called not in missing}
     shown = {name: path for name, path in shown.items() if (out / path).is_file()}
-    return {"tasks": rows, "forgetting": differences, "galleries": shown, "missing": missing, "notes": notes}
+    return {"tasks": rows, "forgetting": differences, "examples": shown, "missing": missing, "notes": notes}
 
 
 def _rows(entry: Entry, out: Path) -> list[Row]:
@@ -334,9 +334,9 @@ def _verdict(entry: Entry, out: Path) -> str | None:
     return rows[0]["verdict"] if rows else None
 
 
-def _galleries(whole: Row, out: Path) -> list[Row]:
+def _examples(whole: Row, out: Path) -> list[Row]:
     """The examples of every finished task, for the page."""
-    return [one for name, path in whole["galleries"].items() for one in galleries(name, load_json(out / path))]
+    return [one for name, path in whole["examples"].items() for one in report_examples(name, load_json(out / path))]
 
 
 def _report(folder: Path) -> dict[str, Any]:

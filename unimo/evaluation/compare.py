@@ -1,4 +1,4 @@
-"""Several evaluated runs side by side: what differs in their settings, and every score, with what it says of the first.
+"""Comparison of evaluated runs side by side: settings that differ, and every score with its verdict beside the first.
 
 A score is better or worse than the first run's where their 95 % intervals lie apart (`unimo.metrics.verdict`). Values
 that are no measurement with an interval, such as the dictionary's perplexity, are shown without a verdict.
@@ -24,7 +24,7 @@ def compare(folders: Sequence[str | Path], *, tasks: Sequence[str] = ()) -> list
     """Lines of a Markdown page: first what was set otherwise than in the first run, then one row a score.
 
     folders: runs, or folders or JSON files of reports, pre-trained or fine-tuned, or of `unimo benchmark`. tasks: only
-    tasks whose name contains one of these. A score stands with its 95 % interval; a run that was not asked has a dash.
+    tasks whose name contains one of these. A score stands with its 95 % interval; a run without it has a dash.
     Raises UsageError for a folder without a report, with the command that makes it, and DataError for a broken one.
     """
     if len(folders) < 2:
@@ -45,11 +45,11 @@ def compare(folders: Sequence[str | Path], *, tasks: Sequence[str] = ()) -> list
             if not tasks or any(word.lower() in row["task"].lower() for word in tasks):
                 rows.setdefault((row["task"], row["metric"]), [None] * len(paths))[place] = row
     for (task, metric), here in rows.items():
-        told = ["–" if row is None else _spelled(row["score"], row.get("unit") or "") for row in here]
+        cells = ["–" if row is None else _spelled(row["score"], row.get("unit") or "") for row in here]
         smaller = is_smaller_better(metric)
         scores = [None if row is None else row["score"] for row in here]
-        said = [verdict(score, scores[0], smaller_is_better=smaller) for score in scores[1:]]
-        lines.append(_line(f"{task}: {metric}", *told, *("–" if one == "unknown" else one for one in said)))
+        found = [verdict(score, scores[0], smaller_is_better=smaller) for score in scores[1:]]
+        lines.append(_line(f"{task}: {metric}", *cells, *("–" if one == "unknown" else one for one in found)))
     return lines
 
 
@@ -111,12 +111,8 @@ def _of_suite(table: Any, where: Path) -> list[Row]:
         task = f"{row['task']}, {row['split']}"
         found.append({**row, "task": task})
         if row.get("from_random") is not None:
-            other = {
-                **row,
-                "task": task,
-                "metric": f"{row['metric']}, from random weights",
-                "score": row["from_random"],
-            }
+            metric = f"{row['metric']}, from random weights"
+            other = {**row, "task": task, "metric": metric, "score": row["from_random"]}
             _check_row(other, where, f"tasks[{i}].from_random", ())
             found.append(other)
     return found
@@ -127,10 +123,9 @@ def _check_row(row: Any, where: Path, place: str, names: Sequence[str]) -> None:
     if not isinstance(row, dict) or "score" not in row:
         raise DataError("not a row of scores", where=f"{where}, {place}", expected=f"{', '.join(names)} and score")
     for name in (*names, "unit"):
-        if not isinstance(row.get(name, "" if name == "unit" else None), str):
-            raise DataError(
-                "wrong type of field", where=f"{where}, {place}, {name}", got=row.get(name), expected="text"
-            )
+        value = row.get(name, "" if name == "unit" else None)
+        if not isinstance(value, str):
+            raise DataError("wrong type of field", where=f"{where}, {place}, {name}", got=value, expected="text")
     score = row["score"]
     values = [score.get(key) for key in ("value", "low", "high")] if isinstance(score, dict) else [score]
     for value in values:
@@ -168,5 +163,5 @@ def _spelled(score: Row | float | None, unit: str) -> str:
         return "undefined"
     times, sign = (100, " %") if unit == "%" else (1, f" {unit}" if unit else "")
     digits = 1 if unit == "%" else 3
-    told = f"{value * times:.{digits}f}{sign}"
-    return told if low is None or high is None else f"{told} [{low * times:.{digits}f}, {high * times:.{digits}f}]"
+    shown = f"{value * times:.{digits}f}{sign}"
+    return shown if low is None or high is None else f"{shown} [{low * times:.{digits}f}, {high * times:.{digits}f}]"

@@ -135,7 +135,7 @@ def evaluate(
     trained = pipeline.facts.get("settings", {}).get("data", {})
     context = EvalContext(pipeline, data.index_dir, regions=data.regions or tuple(trained.get("regions", ())))
     questions = plan(data, trained, has_dictionary=pipeline.model.dictionary is not None)
-    scores, galleries, notes, seconds = [], [], [], {}
+    scores, examples, notes, seconds = [], [], [], {}
     for question in questions:
         reason, began = question.reason, time.monotonic()
         if not reason and minutes is not None and began - started > 60 * minutes:
@@ -146,7 +146,7 @@ def evaluate(
             continue
         answers = question.task.predict(context)
         scores += question.task.score(answers)
-        galleries += question.task.show(answers)
+        examples += question.task.show(answers)
         seconds[question.task.title] = round(time.monotonic() - began, 1)
         say(f"{question.task.title}: {seconds[question.task.title]} s")
     if context.ledger.quarantined:
@@ -155,10 +155,11 @@ def evaluate(
         notes.append(f"{left_out}: {bad.summary()['reasons']}")
     whole = {
         "title": f"{(folder or Path(path)).resolve().name}: evaluation",
+        "summary": _summary(pipeline),
         "facts": _facts(pipeline, data, context, time.monotonic() - started, seconds),
         "scores": scores,
         "curves": curves(folder / "log.jsonl") if folder is not None and (folder / "log.jsonl").is_file() else [],
-        "galleries": galleries,
+        "examples": examples,
         "notes": notes,
     }
     report.write_json(whole, out / "evaluation.json")
@@ -293,6 +294,16 @@ def _run_folder(path: Path) -> Path | None:
     if (path / "checkpoints").is_dir():
         return path
     return path.parent.parent if path.parent.name == "checkpoints" else None
+
+
+def _summary(pipeline: inference.Pipeline) -> str:
+    """What was trained on what for how long."""
+    facts = pipeline.facts
+    data = facts.get("settings", {}).get("data", {})
+    sources = [f"{kind} of {', '.join(data[kind])}" for kind in ("pairs", "images", "texts") if data.get(kind)]
+    parameters = sum(p.numel() for p in pipeline.model.parameters())
+    trained = f"trained for {facts.get('elapsed', math.nan) / 60:.1f} minutes, {facts['step']:,} steps"
+    return f"{parameters:,} parameters, {trained}, on {'; '.join(sources) or 'data it does not name'}."
 
 
 def _facts(

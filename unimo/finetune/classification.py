@@ -43,7 +43,7 @@ from unimo.finetune.task_type import (
 )
 from unimo.inference import Pipeline
 from unimo.metrics import METRICS
-from unimo.metrics.intervals import share_score
+from unimo.metrics.intervals import fraction_score
 from unimo.model.task_heads import HeadSettings
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.objectives.objective import NOT_ASKED, Part
@@ -187,7 +187,7 @@ class Classify:
             note = ""
             function: Any = METRICS.get(metric)
             if metric == "soft_accuracy":
-                values = share_score(
+                values = fraction_score(
                     [answers_of(row).get(a, 0.0) for a, row in zip(said, rows)], groups=groups, seed=seed
                 )
             elif metric in ("vqa_accuracy", "daquar_accuracy"):

@@ -37,13 +37,14 @@ from unimo.finetune.task_type import (
     taken,
 )
 from unimo.inference import Pipeline
-from unimo.metrics import METRICS, tokenise
+from unimo.metrics import METRICS
 from unimo.metrics.intervals import Score
+from unimo.metrics.tokenize import tokenize
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.objectives.objective import Part, predict_words
 from unimo.tokenizer import Tokenizer
 
-ON_WORDS = ("bleu", "rouge_l", "cider_d", "meteor", "bleu_as_released")  # metrics of tokenised sentences
+ON_WORDS = ("bleu", "rouge_l", "cider_d", "bleu_as_released")  # metrics of tokenized sentences
 PARTS = {  # of a metric with several scores, those that are reported
     "bleu": ("BLEU-4",),
     "rouge": ("ROUGE-1", "ROUGE-2", "ROUGE-L"),
@@ -175,7 +176,7 @@ class Write:
         here = labelled(examples)
         rows = [examples.rows[i] for i in here]
         said, wanted = [predictions[i] for i in here], [references_of(row) for row in rows]
-        spoken, told = [tokenise(text) for text in said], [[tokenise(text) for text in texts] for texts in wanted]
+        spoken, told = [tokenize(text) for text in said], [[tokenize(text) for text in texts] for texts in wanted]
         found = []
         for metric in self.metrics:
             function: Any = METRICS[metric]

@@ -1,7 +1,7 @@
 """Examples of a fine-tuned task to look at: a few rows at random, and those that were answered worst.
 
-    predictions + rows -> gallery.json: what was read, the right answer, the model's, the score, a small image
-    gallery.json       -> galleries of a page (`unimo.evaluation.report`)
+    predictions + rows -> examples.json: what was read, the right answer, the model's, the score, a small image
+    examples.json      -> examples of a report (`unimo.evaluation.report`)
 
 What was answered stands in predictions-SPLIT.jsonl too, by the row's id.
 """
@@ -9,14 +9,12 @@ What was answered stands in predictions-SPLIT.jsonl too, by the row's id.
 from __future__ import annotations
 
 import base64
-import io
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from unimo import rng
 from unimo.data.images import load_rgb
@@ -29,10 +27,12 @@ from unimo.finetune.retrieval import captions_of
 from unimo.finetune.split import Examples
 from unimo.finetune.task_type import labelled
 from unimo.finetune.task_types import Classify, Kind, Rank, Regress
-from unimo.metrics import rouge_l_each, tokenise
+from unimo.html_pages import thumbnail
+from unimo.metrics.captions import rouge_l_each
+from unimo.metrics.tokenize import tokenize
 
 Item = dict[str, Any]
-FILE = "gallery.json"
+FILE = "examples.json"
 SHOWN = 6  # rows of either sort
 SIDE = 128  # pixels of the longer side of an image that is kept
 LONGEST = 300  # characters of a text that is shown
@@ -69,7 +69,7 @@ def judged(kind: Kind, predictions: Sequence[Any], examples: Examples) -> list[J
             found[i] = Judged(f"{said:.3g}", str(row.target), "absolute error", error, error)
         else:
             wanted = references_of(row)
-            score = float(rouge_l_each([tokenise(said)], [[tokenise(text) for text in wanted]])[0])
+            score = float(rouge_l_each([tokenize(said)], [[tokenize(text) for text in wanted]])[0])
             found[i] = Judged(said, " / ".join(wanted), "ROUGE-L", score, 1 - score)
     return found
 
@@ -96,7 +96,7 @@ def _ranked(captions: Sequence[str], scores: np.ndarray, own: range) -> Judged |
     return Judged(captions[int(scores.argmax())], right, f"place of its own among {len(captions):,}", place, place - 1)
 
 
-def gallery(
+def chosen_examples(
     kind: Kind,
     predictions: Sequence[Any],
     examples: Examples,
@@ -111,7 +111,7 @@ def gallery(
     score. A split without labels shows what was answered to rows at random.
     """
     rows = judged(kind, predictions, examples)
-    some = np.sort(rng.generator(seed, "gallery", examples.name).permutation(len(examples))[:SHOWN])
+    some = np.sort(rng.generator(seed, "examples", examples.name).permutation(len(examples))[:SHOWN])
     faults = [(-row.wrong, i) for i, row in enumerate(rows) if row is not None and row.wrong > 1e-9]
     worst = [i for _, i in sorted(faults)[:SHOWN]]
     items = []
@@ -131,8 +131,8 @@ def gallery(
     return {"split": examples.name, "items": items}
 
 
-def galleries(title: str, told: dict[str, Any]) -> list[dict[str, Any]]:
-    """What `gallery` returned as galleries of `unimo.evaluation.report`, one for either sort of rows."""
+def report_examples(title: str, told: dict[str, Any]) -> list[dict[str, Any]]:
+    """What `chosen_examples` returned as examples of `unimo.evaluation.report`, one part for either sort of rows."""
     found = []
     for what in (RANDOM, WORST):
         items = [_figure(item) for item in told["items"] if item["what"] == what]
@@ -166,18 +166,13 @@ def _small(examples: Examples, key: str) -> str | None:
     if examples.images is None:
         return None
     try:
-        image = load_rgb(examples.images.image_bytes(examples.image_item(key)), where=key)
+        return thumbnail(examples.images.image_bytes(examples.image_item(key)), SIDE, where=key).uri
     except UnimoError:
         return None
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    kind = "png" if max(image.size) <= SIDE // 2 else "jpeg"  # in a tiny image every pixel counts
-    file = io.BytesIO()
-    image.save(file, kind, quality=85)  # PNG has no quality and ignores it
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
 def _cut(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
 
 
-__all__ = ["FILE", "galleries", "gallery", "judged"]
+__all__ = ["FILE", "chosen_examples", "judged", "report_examples"]

@@ -1,7 +1,7 @@
 """A fine-tuned model asked about whole splits: predictions, scores beside baselines, and how they came about.
 
 answerer + rows -> predictions-SPLIT.jsonl, one line a row -> scores with intervals -> evaluation.json, report.html
-                -> gallery.json, rows at random and the worst errors of the last split with labels
+                -> examples.json, rows at random and the worst errors of the last split with labels
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from unimo.evaluation.evaluate import curves
 from unimo.finetune.attention_maps import looked_at
 from unimo.finetune.batches import TaskRows
 from unimo.finetune.overlap import split_overlap
-from unimo.finetune.qualitative_examples import FILE, galleries, gallery
+from unimo.finetune.qualitative_examples import FILE, chosen_examples, report_examples
 from unimo.finetune.retrieval import pairs_of_a_pass
 from unimo.finetune.settings import Finetuning
 from unimo.finetune.split import Examples
@@ -89,7 +89,7 @@ def mark_task(
             continue
         headed = kind if isinstance(kind, (Classify, Regress)) and kind.sees else None
         look = None if headed is None else partial(looked_at, headed, pipeline, split.rows)
-        shown.append(gallery(kind, predictions, examples, seed=run.seed, look=look))
+        shown.append(chosen_examples(kind, predictions, examples, seed=run.seed, look=look))
         own = kind.score(predictions, examples, run.seed)
         marks[name] = mark(kind, own)
         scores += _named(own, name)
@@ -108,17 +108,19 @@ def mark_task(
             for twins in split_overlap(train, examples):
                 seen = f"{twins.exact} exactly and {twins.near} nearly, of {twins.tested}"
                 items[f"{twins.what} of {name} that are also in training"] = seen
+    facts, length = _facts(run, kind, pipeline, batch_size), _length(run, pipeline, out)
     whole = {
         "title": f"{run.task}: {out.resolve().name}",
+        "summary": _summary(run, length, facts),
         "facts": {
-            **_facts(run, kind, pipeline, batch_size),
-            **_length(run, pipeline, out),
+            **facts,
+            **length,
             **items,
             "minutes marked": _minutes(started),
         },
         "scores": scores,
         "curves": curves(out / "log.jsonl") if (out / "log.jsonl").is_file() else [],
-        "galleries": [one for told in shown for one in galleries(run.task, told)],
+        "examples": [one for told in shown for one in report_examples(run.task, told)],
         "notes": notes,
     }
     if shown:
@@ -149,7 +151,17 @@ def write_predictions(path: Path, kind: Kind, predictions: Sequence[Any], exampl
 
 def _named(rows: list[dict[str, Any]], split: str, baseline: str | None = None) -> list[dict[str, Any]]:
     suffix = f", {baseline}" if baseline else ""
-    return [{**row, "task": f"{row['task']}, {split}", "metric": f"{row['metric']}{suffix}"} for row in rows]
+    of_baseline = {"baseline": True} if baseline else {}
+    return [
+        {**row, "task": f"{row['task']}, {split}", "metric": f"{row['metric']}{suffix}", **of_baseline} for row in rows
+    ]
+
+
+def _summary(run: Finetuning, length: Mapping[str, str], facts: Mapping[str, str]) -> str:
+    """What was trained on what for how long."""
+    model = f"{run.kind}, {facts['parameters']} parameters from {facts['started from']}"
+    trained = f"fine-tuned for {length['minutes trained']} minutes, {length['steps']} steps"
+    return f"{model}, {trained}, on {', '.join(run.data.train)}."
 
 
 def _facts(run: Finetuning, kind: Kind, pipeline: Pipeline, batch_size: int | None) -> dict[str, str]:

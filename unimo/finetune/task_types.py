@@ -31,7 +31,7 @@ ALLOWED_METRICS = {  # the metrics that can mark a kind's predictions
     "regression": ("pearson", "spearman", "pearson_spearman", "squared_error"),
     "retrieval": ("retrieval",),
     "generation": (
-        "bleu", "bleu_as_released", "captions", "rouge", "rouge_l", "meteor", "cider_d",
+        "bleu", "bleu_as_released", "captions", "rouge", "rouge_l", "cider_d",
         "squad_em", "squad_f1", "coqa_em", "coqa_f1",
     ),
 }  # fmt: skip

@@ -1,9 +1,8 @@
-"""How sure a score is: percentile bootstrap over the right unit, Wilson's interval for plain shares.
+"""Confidence intervals of scores: percentile bootstrap over the right unit, Wilson's interval for plain fractions.
 
-Items that share an image (its five captions, the questions asked about it) are not independent, so whole
-*groups* are drawn, never their items one by one. Every score here is a function of sums over items; a
-resample is then a row of draw counts times a matrix of per-group sums, which makes 1,000 resamples of 5,000
-items a fraction of a second.
+Items that share an image (its five captions, the questions about it) are not independent, so whole *groups* are drawn,
+never their items one by one. Nearly every score here is a function of sums over items; a resample is then a row of draw
+counts times a matrix of per-group sums, which makes 1,000 resamples of 5,000 items a fraction of a second.
 
 Sources: Efron, "Bootstrap methods", 1979 (percentile interval); Wilson, "Probable inference", JASA 22, 1927.
 """
@@ -21,39 +20,28 @@ from numpy.typing import ArrayLike, NDArray
 from unimo.errors import DataError
 from unimo.metrics.checks import labels_of, numbers_of
 
-__all__ = [
-    "Parts",
-    "Score",
-    "bootstrap",
-    "draws",
-    "group_numbers",
-    "mean_score",
-    "share_score",
-    "sums_score",
-    "wilson",
-]
-
 RESAMPLES = 1000
 LEVEL = 0.95
 _BLOCK = 4_000_000  # draws held in memory at once
 
+Groups = ArrayLike | None  # (n,) labels of items that are resampled together; None: each item on its own
+Sums = NDArray[np.float64]
+Combine = Callable[[Sums], Sums]  # (R, S) totals of R resamples -> (R,) scores
+
 
 @dataclass(frozen=True)
 class Parts:
-    """What a score was made of, to compare it with another one over the same items.
+    """Sums (G, S) over each group of items, sorted by the group's label, and what makes a score of their totals."""
 
-    sums: (G, S) of each group of items, groups in the order of their names. combine: (R, S) totals -> (R,) scores.
-    """
-
-    sums: NDArray[np.float64]
-    combine: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    sums: Sums
+    combine: Combine
 
 
 @dataclass(frozen=True)
 class Score:
     """A number, its 95 % interval [low, high], how many items it rests on, and what guessing would get.
 
-    parts: of a score that is a function of sums; not written into reports.
+    parts: of a score that is a function of sums, to compare it with another over the same items; not in reports.
     """
 
     value: float
@@ -67,17 +55,15 @@ class Score:
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.n, "chance": self.chance}
 
 
-def wilson(successes: float, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """Interval of a share of `n` independent yes/no items; has a width at 0 % and 100 % too."""
+def wilson(successes: float, n: int) -> tuple[float, float]:
+    """Interval of a fraction of `n` independent yes/no items; has a width at 0 % and 100 % too."""
     if n < 1 or not 0 <= successes <= n:
-        raise DataError("a share needs items", got=f"{successes} of {n}", expected="0 <= successes <= n, n >= 1")
-    if not 0 < level < 1:
-        raise DataError("a level is a share", where="level", got=level, expected="more than 0 and less than 1")
-    z = NormalDist().inv_cdf(0.5 + level / 2)
-    share, spread = successes / n, z * z / n
-    centre = (share + spread / 2) / (1 + spread)
-    half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
-    return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
+        raise DataError("a fraction needs items", got=f"{successes} of {n}", expected="0 <= successes <= n, n >= 1")
+    z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
+    fraction, spread = successes / n, z * z / n
+    center = (fraction + spread / 2) / (1 + spread)
+    half = math.sqrt(fraction * (1 - fraction) * spread + spread * spread / 4) / (1 + spread)
+    return (0.0 if successes == 0 else center - half), (1.0 if successes == n else center + half)
 
 
 def draws(units: int, *, seed: int = 0, resamples: int = RESAMPLES) -> Iterator[NDArray[np.int64]]:
@@ -91,29 +77,15 @@ def draws(units: int, *, seed: int = 0, resamples: int = RESAMPLES) -> Iterator[
         yield np.bincount(flat, minlength=rows * units).reshape(rows, units)
 
 
-def bootstrap(
-    sums: NDArray[np.float64],
-    combine: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-) -> tuple[float, float]:
-    """Percentile interval of `combine(sum over units)`.
-
-    sums: (units, S), what each unit adds. combine: (R, S) totals of R resamples -> (R,) scores. A resample
-    whose score is undefined (NaN) is left out; with none left the interval is (NaN, NaN).
-    """
-    scores = np.concatenate([combine(counts @ sums) for counts in draws(len(sums), seed=seed, resamples=resamples)])
+def percentiles(scores: Sums) -> tuple[float, float]:
+    """The middle 95 % of resampled scores (R,), undefined ones (NaN) left out; (NaN, NaN) where none is left."""
     scores = scores[~np.isnan(scores)]
-    if not len(scores):
-        return math.nan, math.nan
-    low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(scores, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(scores) else (math.nan, math.nan)
     return float(low), float(high)
 
 
-def group_numbers(groups: ArrayLike | None, n: int) -> NDArray[np.int64]:
-    """Any hashable group labels (n,) as numbers 0..g-1; without groups each item is its own."""
+def group_numbers(groups: Groups, n: int) -> NDArray[np.int64]:
+    """Group labels (n,) as numbers 0..g-1 in sorted order; without groups each item is its own."""
     if groups is None:
         return np.arange(n)
     labels = labels_of(groups, "groups")
@@ -122,61 +94,56 @@ def group_numbers(groups: ArrayLike | None, n: int) -> NDArray[np.int64]:
     return np.unique(labels, return_inverse=True)[1].reshape(n)
 
 
+def group_sums(per_item: Sums, groups: Groups) -> Sums:
+    """(n, S) -> (G, S)."""
+    number = group_numbers(groups, len(per_item))
+    sums = np.zeros((number.max() + 1, per_item.shape[1]))
+    np.add.at(sums, number, per_item)
+    return sums
+
+
 def sums_score(
-    per_item: NDArray[np.float64],
-    combine: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    *,
-    groups: ArrayLike | None = None,
-    chance: float | None = None,
-    seed: int = 0,
+    per_item: Sums, combine: Combine, *, groups: Groups = None, chance: float | None = None, seed: int = 0
 ) -> Score:
-    """Score that is a function of sums: per_item (n, S), combine (R, S) -> (R,); resampled by group.
+    """Score that is a function of sums over items: per_item (n, S), resampled by group.
 
     The value is the same to the last digit in any order of items; the interval, being drawn, is not.
     """
-    n = len(per_item)
-    if n == 0:
-        raise DataError(
-            "nothing to score",
-            got="0 items",
-            expected="at least one",
-            do="check the split's name and filters",
-        )
-    number = group_numbers(groups, n)
-    sums = np.zeros((number.max() + 1, per_item.shape[1]))
-    np.add.at(sums, number, per_item)
+    if not len(per_item):
+        do = "check the split's name and filters"
+        raise DataError("nothing to score", got="0 items", expected="at least one", do=do)
+    sums = group_sums(per_item, groups)
     exact = np.array([[math.fsum(column) for column in per_item.T]])
-    value = float(combine(exact)[0])
-    low, high = bootstrap(sums, combine, seed=seed)
-    return Score(value, low, high, n, chance, Parts(sums, combine))
+    resampled = np.concatenate([combine(counts @ sums) for counts in draws(len(sums), seed=seed)])
+    return Score(float(combine(exact)[0]), *percentiles(resampled), len(per_item), chance, Parts(sums, combine))
 
 
-def mean_score(
-    values: ArrayLike, *, groups: ArrayLike | None = None, chance: float | None = None, seed: int = 0
-) -> Score:
+def mean_score(values: ArrayLike, *, groups: Groups = None, chance: float | None = None, seed: int = 0) -> Score:
     """Mean of values (n,) with its bootstrap interval."""
     values = numbers_of(values, "value")
     if values.ndim != 1:
         raise DataError("one value for each item", got=values.shape, expected="(n,), one-dimensional")
-    per_item = np.stack([values, np.ones_like(values)], axis=1)
-    return sums_score(per_item, _ratio, groups=groups, chance=chance, seed=seed)
+    return sums_score(with_counts(values), mean_of_sums, groups=groups, chance=chance, seed=seed)
 
 
-def share_score(
-    hits: ArrayLike, *, groups: ArrayLike | None = None, chance: float | None = None, seed: int = 0
-) -> Score:
+def fraction_score(hits: ArrayLike, *, groups: Groups = None, chance: float | None = None, seed: int = 0) -> Score:
     """Mean of hits (n,) in 0..1.
 
-    Where every item hits, or none, all resamples are alike and a bootstrap would claim certainty: Wilson's
-    interval over the groups stands in.
+    Where every item hits, or none, all resamples are alike and a bootstrap would claim certainty: Wilson's interval
+    over the groups stands in.
     """
     score = mean_score(hits, groups=groups, chance=chance, seed=seed)
     if score.value not in (0.0, 1.0):
         return score
-    units = int(group_numbers(groups, score.n).max()) + 1
+    units = len(score.parts.sums) if score.parts else score.n
     low, high = wilson(score.value * units, units)
     return replace(score, low=low, high=high)
 
 
-def _ratio(totals: NDArray[np.float64]) -> NDArray[np.float64]:
+def with_counts(values: Sums) -> Sums:
+    """(n,) -> (n, 2): what each item adds to a mean."""
+    return np.stack([values, np.ones_like(values)], axis=1)
+
+
+def mean_of_sums(totals: Sums) -> Sums:
     return totals[:, 0] / totals[:, 1]

@@ -1,6 +1,6 @@
 """One score from several seeds of a run on the same items: the mean, and an interval that holds both kinds of chance.
 
-Which items were asked moves every seed alike, so averaging over seeds does not shrink that part of the interval; the
+Which items a split holds moves every seed alike, so averaging over seeds does not shrink that part of the interval; the
 seeds' own spread shrinks with their number, by Student's t. Both add as variances.
 """
 
@@ -16,7 +16,7 @@ T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8:
 
 
 def over_seeds(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Scores of one metric, a seed each (value, low, high, ...) -> one such score, with every seed's value in "seeds".
+    """Scores of one metric, one of each seed (value, low, high, ...) -> one score, with every value in "seeds".
 
     A single score comes back as it is. Seeds with an undefined value make the whole undefined.
     """
@@ -26,13 +26,8 @@ def over_seeds(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     whole = {**scores[0], "seeds": values}
     if any(value is None for value in values):
         return {**whole, "value": None, "low": None, "high": None}
-    centre = mean(values)
-    of_seeds = T95.get(len(values) - 1, 2.0) * stdev(values) / math.sqrt(len(values))
+    center, between = mean(values), T95.get(len(values) - 1, 2.0) * stdev(values) / math.sqrt(len(values))
     below = mean(score["value"] - score["low"] for score in scores)
     above = mean(score["high"] - score["value"] for score in scores)
-    return {
-        **whole,
-        "value": centre,
-        "low": centre - math.hypot(below, of_seeds),
-        "high": centre + math.hypot(above, of_seeds),
-    }
+    low, high = center - math.hypot(below, between), center + math.hypot(above, between)
+    return {**whole, "value": center, "low": low, "high": high}

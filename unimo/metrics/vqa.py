@@ -1,6 +1,6 @@
-"""Visual questions: VQA's accuracy against ten people, its soft targets, and accuracy against a set of answers.
+"""VQA accuracy against ten people, its soft targets, and DAQUAR's accuracy against a set of answers.
 
-Legend: n questions · each with one predicted answer and the answers of m people (ten in VQA v2).
+n questions · each with one predicted answer and the answers of m people (ten in VQA v2).
 
 Answers are compared after VQA's own clean-up, with all its habits: a mark of punctuation is deleted where one of its
 kind stands next to a space or a number has a thousands comma, else it becomes a space; numbers up to ten become digits
@@ -18,20 +18,13 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from unimo.errors import DataError, UsageError
 from unimo.metrics.checks import check_answers, check_counts
-from unimo.metrics.intervals import Score, share_score
+from unimo.metrics.intervals import Groups, Score, fraction_score
 
-__all__ = [
-    "clean_answer",
-    "daquar_accuracy",
-    "daquar_accuracy_each",
-    "soft_targets",
-    "vqa_accuracy",
-    "vqa_accuracy_each",
-]
+Texts = Sequence[str]
 
 _ENOUGH = 3  # people who must agree for full marks
 
@@ -57,36 +50,31 @@ _CONTRACTIONS = re.findall(
     wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
     """,
 )
-_PUT_RIGHT = {
+_REPAIRED = {
     word[:place] + word[place + 1 :]: word for word in _CONTRACTIONS for place, c in enumerate(word) if c == "'"
 } | {"somebody'd": "somebodyd"}  # the published table has this one the wrong way round
 
 
 def vqa_accuracy(
-    predictions: Sequence[str],
-    answers: Sequence[Sequence[str]],
-    *,
-    groups: ArrayLike | None = None,
-    chance: float | None = None,
-    seed: int = 0,
+    predictions: Texts, answers: Sequence[Texts], *, groups: Groups = None, chance: float | None = None, seed: int = 0
 ) -> Score:
     """Mean of `vqa_accuracy_each`, 0..1; groups: the image of each question, so that an image is drawn as one."""
-    return share_score(vqa_accuracy_each(predictions, answers), groups=groups, chance=chance, seed=seed)
+    return fraction_score(vqa_accuracy_each(predictions, answers), groups=groups, chance=chance, seed=seed)
 
 
-def vqa_accuracy_each(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> NDArray[np.float64]:
-    """min(people who said so / 3, 1), averaged over leaving each person out (n,). DataError without answers."""
+def vqa_accuracy_each(predictions: Texts, answers: Sequence[Texts]) -> NDArray[np.float64]:
+    """min(people who gave the answer / 3, 1), averaged over leaving each person out (n,). DataError without answers."""
     check_answers(predictions, answers)
     scores = []
-    for said, people in zip(predictions, answers):
-        said, people = _one_line(said), [_one_line(answer) for answer in people]
+    for prediction, people in zip(predictions, answers):
+        prediction, people = _one_line(prediction), [_one_line(answer) for answer in people]
         if len(set(people)) > 1:
-            said, people = clean_answer(said), [clean_answer(answer) for answer in people]
-        scores.append(_accuracy(people.count(said), len(people)))
+            prediction, people = clean_answer(prediction), [clean_answer(answer) for answer in people]
+        scores.append(_accuracy(people.count(prediction), len(people)))
     return np.array(scores, dtype=np.float64)
 
 
-def soft_targets(answers: Sequence[str]) -> dict[str, float]:
+def soft_targets(answers: Texts) -> dict[str, float]:
     """{cleaned answer: the accuracy it would get} of one question's m people, to train on.
 
     With ten people 0.3, 0.6, 0.9 for one, two, three and 1 for more; an answer nobody gave is worth 0 and not listed.
@@ -111,7 +99,7 @@ def clean_answer(text: str) -> str:
     }
     text = _FULL_STOP.sub("", text.translate(marks), count=_FULL_STOPS)
     words = [_NUMBERS.get(word, word) for word in text.lower().split()]
-    return " ".join(_PUT_RIGHT.get(word, word) for word in words if word not in _ARTICLES)
+    return " ".join(_REPAIRED.get(word, word) for word in words if word not in _ARTICLES)
 
 
 def _one_line(text: str) -> str:
@@ -134,12 +122,13 @@ def daquar_accuracy(
     answers: Sequence[Collection[str]],
     *,
     rule: str = "all",
-    groups: ArrayLike | None = None,
+    groups: Groups = None,
     chance: float | None = None,
     seed: int = 0,
 ) -> Score:
-    """Share of questions answered rightly (n,); rule and errors as in `daquar_accuracy_each`."""
-    return share_score(daquar_accuracy_each(predictions, answers, rule=rule), groups=groups, chance=chance, seed=seed)
+    """Fraction of questions answered correctly (n,); rule and errors as in `daquar_accuracy_each`."""
+    hits = daquar_accuracy_each(predictions, answers, rule=rule)
+    return fraction_score(hits, groups=groups, chance=chance, seed=seed)
 
 
 def daquar_accuracy_each(
@@ -152,21 +141,19 @@ def daquar_accuracy_each(
     """
     if rule not in ("all", "any"):
         raise UsageError("unknown rule of answer sets", got=rule, expected="all or any")
-    check_counts("prediction", predictions, answers)
+    check_counts(predictions, answers)
     hits = []
-    for item, (said, wanted) in enumerate(zip(predictions, answers)):
-        if isinstance(wanted, str) or not _are_texts(wanted) or not len(wanted):
-            raise DataError("a question's answers are a filled set", where=f"item {item}", got=wanted)
-        if not _are_texts([said] if isinstance(said, str) else said):
-            raise DataError("a prediction is an answer or several", where=f"item {item}", got=said)
-        own, right = _as_set([said] if isinstance(said, str) else said), _as_set(wanted)
+    for item, (prediction, targets) in enumerate(zip(predictions, answers)):
+        if isinstance(targets, str):
+            raise DataError("a question's answers are a set", where=f"item {item}", got=targets)
+        own, right = _as_set([prediction] if isinstance(prediction, str) else prediction, item), _as_set(targets, item)
+        if not right:
+            raise DataError("a question without an answer", where=f"item {item}", expected="at least one")
         hits.append(own == right if rule == "all" else bool(own & right))
     return np.array(hits, dtype=np.float64)
 
 
-def _as_set(answers: Collection[str]) -> frozenset[str]:
+def _as_set(answers: Collection[str], item: int) -> frozenset[str]:
+    if not isinstance(answers, Collection) or not all(isinstance(answer, str) for answer in answers):
+        raise DataError("answers are texts", where=f"item {item}", got=answers, expected="one string, or several")
     return frozenset(answer.strip().lower() for answer in answers)
-
-
-def _are_texts(answers: object) -> bool:
-    return isinstance(answers, Collection) and all(isinstance(answer, str) for answer in answers)

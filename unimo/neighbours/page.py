@@ -8,7 +8,7 @@ import numpy as np
 
 from unimo.corpus.corpus import Corpus
 from unimo.errors import UsageError
-from unimo.html_pages import article, image, listing, row, text, write_page
+from unimo.html_pages import Thumbnail, marked, thumbnail, write_page
 from unimo.neighbours.store import SENTENCES, SIDES, Neighbours, read_part
 from unimo.rng import generator
 from unimo.tokenizer import Tokenizer
@@ -40,24 +40,26 @@ def show(
     articles = []
     for i in generator(seed, "show", "neighbours").permutation(len(pairs))[:n].tolist():
         first, *others = pairs.sample(i).texts
-        blocks = [f"<h2>{text(first)}</h2>", listing("other captions", [text(other) for other in others])]
+        blocks: list[tuple] = [("other captions", [], others)]
         if images is not None:
             best = zip(near.images(i)[:most].tolist(), scores["image"][i])
-            figures = [(image(images, k, side=_SMALL), f"{score:.3f} {images.keys[k]}") for k, score in best]
+            figures = [(_thumbnail(images, k, _SMALL), f"{score:.3f} {images.keys[k]}") for k, score in best]
             title = f"related images: {len(figures)} of {near.counts['image'][i]}"
-            blocks.append(row(title, figures) if figures else listing(title, ["none"]))
+            blocks.append((title, figures, [] if figures else ["none"]))
         if texts is not None:
             best = zip(near.sentences(i)[:most].tolist(), scores["sentence"][i])
-            said = [(tokenizer.decode(near.tokens(k)).strip(), score) for k, score in best]
-            title = f"related sentences: {len(said)} of {near.counts['sentence'][i]}"
-            blocks.append(
-                listing(title, [f"{text(one)} <small>{score:.3f}</small>" for one, score in said] or ["none"])
-            )
-        articles.append(article(image(pairs, i), *blocks))
+            related = [(tokenizer.decode(near.tokens(k)).strip(), f"{score:.3f}") for k, score in best]
+            lines: list[str] = [marked("{} <small>{}</small>", *one) for one in related]
+            blocks.append((f"related sentences: {len(related)} of {near.counts['sentence'][i]}", [], lines or ["none"]))
+        articles.append((_thumbnail(pairs, i), first, blocks))
     made = parts[0][0]
     facts = {**made["settings"], "model": bool(made["model"]), "objects": bool(made["labels"])}
     note = (
         f"{len(articles)} of {len(pairs)} pairs, drawn at random (seed {seed}); of each the {most} best of its related "
         f"images and sentences, with their scores. Settings: {', '.join(f'{k} {v}' for k, v in facts.items())}."
     )
-    write_page(path, "Neighbours", note, articles)
+    write_page(path, title="Neighbours", lead=note, articles=articles)
+
+
+def _thumbnail(corpus: Corpus, i: int, side: int = 320) -> Thumbnail:
+    return thumbnail(corpus.image_bytes(i), side, where=corpus.where(i))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from markupsafe import Markup
+
 from unimo.corpus.corpus import Corpus
 from unimo.errors import UsageError
-from unimo.html_pages import article, image, listing, text, write_page
+from unimo.html_pages import Thumbnail, marked, thumbnail, write_page
 from unimo.rewriting.store import LEVELS, Negative, Rewrites
 from unimo.rng import generator
 
@@ -29,30 +31,35 @@ def show(
     rng = generator(seed, "show", "rewrites")
     chosen = rng.permutation(len(corpus))[:n]
     articles = [_article(corpus, rewrites, int(i), per_level, rng) for i in chosen]
-    write_page(path, "Rewrites", _NOTE.format(shown=len(chosen), all=len(corpus), seed=seed), articles)
+    note = _NOTE.format(shown=len(chosen), all=len(corpus), seed=seed)
+    write_page(path, title="Rewrites", lead=note, articles=articles)
 
 
-def _article(corpus: Corpus, rewrites: Rewrites, i: int, per_level: int, rng) -> str:
+Block = tuple[str, list[tuple[Thumbnail, str]], list[str]]  # title, images with captions, lines
+
+
+def _article(corpus: Corpus, rewrites: Rewrites, i: int, per_level: int, rng) -> tuple[Thumbnail, str, list[Block]]:
     captions = corpus.sample(i).texts
     j = int(rng.integers(len(captions)))
-    blocks = [f"<h2>{text(captions[j])}</h2>"]
-    blocks.append(listing("other captions", [text(other) for k, other in enumerate(captions) if k != j]))
-    blocks.append(listing("positives: translated and back", [text(same) for same in rewrites.positives(i, j)]))
+    blocks: list[Block] = [
+        ("other captions", [], [other for k, other in enumerate(captions) if k != j]),
+        ("positives: translated and back", [], list(rewrites.positives(i, j))),
+    ]
     every = rewrites.negatives(i, j)
     for level in LEVELS:
         some = [negative for negative in every if negative.level == level]
         drawn = [some[k] for k in sorted(rng.permutation(len(some))[:per_level])]
         title = f"negatives, {level} level: {len(drawn)} of {len(some)}"
-        blocks.append(listing(title, [_negative(captions[j], negative) for negative in drawn]))
-    return article(image(corpus, i), *blocks)
+        blocks.append((title, [], [_negative(captions[j], negative) for negative in drawn]))
+    return thumbnail(corpus.image_bytes(i), where=corpus.where(i)), captions[j], blocks
 
 
-def _negative(caption: str, negative: Negative) -> str:
+def _negative(caption: str, negative: Negative) -> Markup:
     if negative.source is not None:
-        return f"{text(negative.text)} <small>similarity {negative.similarity:.2f}</small>"
-    parts, at = [], 0
+        return marked("{} <small>similarity {}</small>", negative.text, f"{negative.similarity:.2f}")
+    parts, at = Markup(), 0
     for change in negative.changes:
         begin, end = change.span
-        parts.append(f"{text(caption[at:begin])}<del>{text(change.old)}</del> <ins>{text(change.new)}</ins>")
+        parts += marked("{}<del>{}</del> <ins>{}</ins>", caption[at:begin], change.old, change.new)
         at = end
-    return f"{''.join(parts)}{text(caption[at:])} <small>{text(negative.kind)}</small>"
+    return parts + marked("{} <small>{}</small>", caption[at:], negative.kind)

@@ -1,51 +1,87 @@
-"""A report as aligned plain text, safe to print in a terminal."""
+"""A report as aligned plain text, safe to print in a terminal; and how its numbers are spelled everywhere."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from unimo.evaluation.report.schema import Report, check
-from unimo.evaluation.report.wording import interval, number, plain, score_of
+from unimo.html_pages import plain
+from unimo.metrics.intervals import Score
+
+_WIDTH = 10_000  # columns: a row stays on its line, however long
 
 
 def scores_table(report: Report) -> str:
-    """The scores as aligned plain text, one row per score, safe to print in a terminal."""
+    """The scores as a table of plain text."""
     check(report)
-    rows = [("task", "metric", "score", "95 % interval", "chance", "n", "note")]
+    rows = []
     for row in report.get("scores", ()):
         score, unit = score_of(row["score"]), row.get("unit", "")
-        rows.append(
-            (
-                plain(row["task"]),
-                plain(row["metric"]),
-                number(score.value, unit),
-                interval(score, unit),
-                "" if score.chance is None else number(score.chance, unit),
-                f"{score.n:,}" if score.n else "",
-                plain(row.get("note", "")),
-            )
+        spelled = (
+            number(score.value, unit),
+            interval(score, unit),
+            chance(score, unit),
+            f"{score.n:,}" if score.n else "",
         )
-    return _aligned(rows, right=(2, 4, 5))
+        rows.append((row["task"], row["metric"], *spelled, row.get("note", "")))
+    return _table(("task", "metric", "score", "95 % interval", "chance", "n", "note"), rows, right=(2, 4, 5))
 
 
 def tables_text(report: Report) -> str:
-    """All tables and notes of a report as aligned plain text, safe to print in a terminal."""
+    """All tables and notes of a report as plain text."""
     check(report)
-    told = []
-    for table in report.get("tables", ()):
-        rows = [[plain(cell) for cell in row] for row in (table["columns"], *table["rows"])]
-        told.append(f"{plain(table['title'])}\n{_aligned(rows)}")
-    return "\n\n".join([*told, *map(plain, report.get("notes", ()))])
+    tables = [f"{plain(one['title'])}\n{_table(one['columns'], one['rows'])}" for one in report.get("tables", ())]
+    return "\n\n".join([*tables, *map(plain, report.get("notes", ()))])
 
 
-def _aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Cells in columns, a line under the first row. right: columns that are flush right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if place in right else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+def _table(columns: Sequence[object], rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> str:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for place, name in enumerate(columns):
+        table.add_column(Text(plain(name)), justify="right" if place in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(plain(cell)) for cell in row))
+    stream = io.StringIO()
+    Console(file=stream, width=_WIDTH, color_system=None, force_terminal=False).print(table)
+    head, *lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+    return "\n".join([head, "-" * max(map(len, (head, *lines))), *lines])
+
+
+def score_of(value: Any) -> Score:
+    """A score in whichever of the allowed forms it came."""
+    if isinstance(value, Score):
+        return value
+    if isinstance(value, Mapping):
+        middle, low, high = (math.nan if value[k] is None else value[k] for k in ("value", "low", "high"))
+        return Score(middle, low, high, value["n"], value["chance"])
+    return Score(math.nan if value is None else float(value), math.nan, math.nan, 0)
+
+
+def number(value: float, unit: str = "") -> str:
+    """Four digits, or a fraction in per cent with one digit behind the point."""
+    if not math.isfinite(value):
+        return "not defined"
+    if unit == "%":
+        return f"{100 * value:.1f} %"
+    if isinstance(value, int) or abs(value) >= 1000:
+        shown = f"{value:,.0f}"
+    else:
+        shown = f"{value:#.4g}" if abs(value) >= 0.001 else f"{value:.3g}"
+    return f"{shown} {unit}".strip()
+
+
+def interval(score: Score, unit: str) -> str:
+    """The bounds of a score, or nothing where it has none."""
+    if not (math.isfinite(score.low) and math.isfinite(score.high)):
+        return ""
+    return f"{number(score.low, unit).removesuffix(' %')} to {number(score.high, unit)}"
+
+
+def chance(score: Score, unit: str) -> str:
+    return "" if score.chance is None else number(score.chance, unit)

@@ -3,7 +3,7 @@
     task = Retrieval(pairs=("data/test",))
     answers = task.predict(EvalContext(answerer))    # the model runs here, and nowhere else
     rows = task.score(answers)                    # rows of a report: see `unimo.evaluation.report`
-    pages = task.show(answers)                    # and its galleries
+    examples = task.show(answers)                 # and its qualitative examples
 
 `predict` gives plain arrays and strings, so answers can be kept, compared and marked again without the model.
 """

@@ -84,6 +84,7 @@ class Captioning:
                         "score": scores[name],
                         "unit": unit,
                         "note": notes,
+                        **({"baseline": True} if suffix else {}),
                     }
                 )
         return rows

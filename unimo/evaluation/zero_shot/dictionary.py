@@ -82,7 +82,7 @@ class DictionaryUse:
         rows = []
         for name, report in (use.reports if use else {}).items():
             choices = report["choices"]
-            for metric, key, unit in (("perplexity", "perplexity", ""), ("dead entries", "dead_share", "%")):
+            for metric, key, unit in (("perplexity", "perplexity", ""), ("dead entries", "dead_fraction", "%")):
                 note = f"of {report['codes']:,} entries, {choices:,} choices"
                 rows.append(
                     {

@@ -11,7 +11,7 @@ from unimo.corpus.image_names import ImageKeys
 from unimo.corpus.text import Row, read_jsonl
 from unimo.errors import DataError
 from unimo.evaluation.zero_shot.context import EvalContext, Paths, choose, unique
-from unimo.metrics.intervals import share_score
+from unimo.metrics.intervals import fraction_score
 
 FIELDS = ("image", "positive", "negative")
 
@@ -69,7 +69,7 @@ class Foils:
             hits = np.where(margin == 0, 0.5, margin > 0)
             for kind in ("all", *sorted(set(judged.kinds))):
                 mine = np.full(len(kinds), True) if kind == "all" else kinds == kind
-                score = share_score(hits[mine], groups=judged.groups[mine], chance=0.5, seed=self.seed)
+                score = fraction_score(hits[mine], groups=judged.groups[mine], chance=0.5, seed=self.seed)
                 rows.append({"task": self.title, "metric": f"{kind}, {way}", "score": score, "unit": "%"})
         return rows
 

@@ -15,7 +15,7 @@ import numpy as np
 from unimo.data.masking import mask_spans
 from unimo.errors import DataError
 from unimo.evaluation.zero_shot.context import EvalContext, Paths, choose, references
-from unimo.metrics.intervals import mean_score, share_score
+from unimo.metrics.intervals import fraction_score, mean_score
 from unimo.rng import generator
 
 BESIDE, ALONE = "captions beside their images", "captions alone"
@@ -91,7 +91,7 @@ class MaskedWords:
         rows = []
         for name, some in filled.items():
             commonest = Counter(some.labels.tolist()).most_common(1)[0][1] / len(some.labels)
-            score = share_score(some.hits, groups=some.group, chance=commonest, seed=self.seed)
+            score = fraction_score(some.hits, groups=some.group, chance=commonest, seed=self.seed)
             note = f"{self.ratio:.0%} hidden in spans of whole words; chance: the piece hidden most often"
             rows.append({"task": self.title, "metric": name, "score": score, "unit": "%", "note": note})
         if BESIDE in filled:

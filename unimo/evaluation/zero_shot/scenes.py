@@ -12,7 +12,7 @@ import numpy as np
 from unimo.errors import DataError
 from unimo.evaluation.zero_shot.context import EvalContext, Paths, choose
 from unimo.json_files import load_json
-from unimo.metrics.intervals import share_score, sums_score
+from unimo.metrics.intervals import fraction_score, sums_score
 from unimo.synthetic.dataset import Scene, Thing, caption_attributes, caption_is_true, texts
 
 MANIFEST = "world.json"
@@ -67,7 +67,7 @@ class SceneTruth:
             {
                 "task": self.title,
                 "metric": "captions true throughout",
-                "score": share_score(true, chance=float(np.mean(luck)), seed=self.seed),
+                "score": fraction_score(true, chance=float(np.mean(luck)), seed=self.seed),
                 "unit": "%",
                 "note": note,
             },

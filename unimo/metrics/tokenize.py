@@ -1,10 +1,10 @@
-"""Words and n-grams as the caption metrics count them.
+"""Words and n-grams of the caption metrics.
 
 Published caption scores are computed on Penn-Treebank-like words: coco-caption runs Stanford's
 `PTBTokenizer -lowerCase` (Java) and then drops a list of punctuation tokens. The regular expressions below
 follow that convention without Java: lower case, clitics split off ("isn't" -> "is n't", "dog's" -> "dog
 's"), hyphens, slashes and decimal points kept inside a word, abbreviations keep their full stop, brackets
-written "-lrb-", punctuation dropped, symbols ("$", "%", "&") kept. `tests/metrics/test_tokenise.py` says
+written "-lrb-", punctuation dropped, symbols ("$", "%", "&") kept. `tests/metrics/test_captions.py` says
 how often the two agree.
 """
 
@@ -15,8 +15,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 from unimo.errors import DataError
-
-__all__ = ["ngram_counts", "tokenise"]
 
 _STRAIGHTEN = str.maketrans(
     {"‘": "'", "’": "'", "“": '"', "”": '"', "–": " - ", "—": " - ", "…": " ... ", "\u00a0": " "}
@@ -51,14 +49,14 @@ _TOKEN = re.compile(
 _DROPPED = re.compile(r"""['"`.,:;?!]|\.+|-+""")
 
 
-def tokenise(text: str) -> list[str]:
+def tokenize(text: str) -> list[str]:
     """Lower-case words of a caption without punctuation; may be empty.
 
-    >>> tokenise("The dog's ball isn't black-and-white, it's red.")
+    >>> tokenize("The dog's ball isn't black-and-white, it's red.")
     ['the', 'dog', "'s", 'ball', 'is', "n't", 'black-and-white', 'it', "'s", 'red']
     """
     if not isinstance(text, str):
-        raise DataError("words are read from a text", got=f"a {type(text).__name__}", expected="a string")
+        raise DataError("only texts have words", got=f"a {type(text).__name__}", expected="a string")
     words: list[str] = []
     for word in _TOKEN.findall(text.translate(_STRAIGHTEN).lower()):
         if not _DROPPED.fullmatch(word):
@@ -67,7 +65,7 @@ def tokenise(text: str) -> list[str]:
 
 
 def ngram_counts(words: Sequence[str], max_length: int = 4) -> Counter[tuple[str, ...]]:
-    """How often each run of 1..`longest` words occurs; its length tells its order."""
+    """How often each run of 1..max_length words occurs; its length tells its order."""
     counts: Counter[tuple[str, ...]] = Counter()
     for length in range(1, max_length + 1):
         counts.update(zip(*(words[start:] for start in range(length))))
