@@ -24,21 +24,13 @@ def stat_regular(path: Path) -> os.stat_result:
         status = path.stat()
     except (OSError, ValueError) as error:
         dangling = os.path.islink(path)  # noqa: PTH114 - answers also for names that no file can have
-        raise Unread(
-            "file is missing" if isinstance(error, FileNotFoundError) else "cannot read file",
-            where=path,
-            got="a link to nothing" if dangling else getattr(error, "strerror", None) or str(error),
-            expected="a readable regular file",
-            do="restore the file or correct the path",
-        ) from error
+        what = "file is missing" if isinstance(error, FileNotFoundError) else "cannot read file"
+        got = "a link to nothing" if dangling else getattr(error, "strerror", None) or str(error)
+        expected = "a readable regular file"
+        raise Unread(what, where=path, got=got, expected=expected, do="restore the file or correct the path") from error
     if not stat.S_ISREG(status.st_mode):
-        raise DataError(
-            "not a regular file",
-            where=path,
-            got=stat.filemode(status.st_mode),
-            expected="a regular file (no pipe, device or folder)",
-            do="replace it or leave it out",
-        )
+        got, expected = stat.filemode(status.st_mode), "a regular file (no pipe, device or folder)"
+        raise DataError("not a regular file", where=path, got=got, expected=expected, do="replace it or leave it out")
     return status
 
 
@@ -46,13 +38,8 @@ def read_file(path: Path, limit: int = MAX_MEMBER_BYTES) -> bytes:
     """All bytes of a small regular file."""
     size = stat_regular(path).st_size
     if size > limit:
-        raise DataError(
-            "file is too large",
-            where=path,
-            got=f"{size} bytes",
-            expected=f"at most {limit} bytes",
-            do="make it smaller or leave it out",
-        )
+        do = "make it smaller or leave it out"
+        raise DataError("file is too large", where=path, got=f"{size} bytes", expected=f"at most {limit} bytes", do=do)
     try:
         return path.read_bytes()
     except OSError as error:
@@ -73,13 +60,8 @@ def hash_file(path: Path) -> str:
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:
-    return Unread(
-        "cannot read file",
-        where=path,
-        got=error.strerror or str(error),
-        expected="a readable file",
-        do="check the file, its permissions and its disk",
-    )
+    do = "check the file, its permissions and its disk"
+    return Unread("cannot read file", where=path, got=error.strerror or str(error), expected="a readable file", do=do)
 
 
 class _OpenFiles:

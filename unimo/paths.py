@@ -30,13 +30,9 @@ def user_path(given: str | os.PathLike[str], where: object = None) -> Path:
     try:
         path = Path(name).expanduser()
     except RuntimeError as error:  # no such user, or no HOME and no name for the user's number
-        raise UsageError(
-            "no such home folder",
-            where=where,
-            got=name,
-            expected="~ alone with HOME set, or ~NAME of a user of this machine",
-            do="write the whole path, or ./~ for a name that begins like this",
-        ) from error
+        expected = "~ alone with HOME set, or ~NAME of a user of this machine"
+        do = "write the whole path, or ./~ for a name that begins like this"
+        raise UsageError("no such home folder", where=where, got=name, expected=expected, do=do) from error
     check_length(path, where)
     return path
 
@@ -44,13 +40,8 @@ def user_path(given: str | os.PathLike[str], where: object = None) -> Path:
 def check_name(name: str, where: object = None) -> None:
     """UsageError for an address or a command, which are never fetched or run."""
     if re.match(r"pipe:|[A-Za-z][A-Za-z0-9+.-]*://", name) or "\0" in name:
-        raise UsageError(
-            "not a path",
-            where=where,
-            got=name,
-            expected="a local file, folder or pattern",
-            do="fetch the data first; nothing is fetched or run here",
-        )
+        do = "fetch the data first; nothing is fetched or run here"
+        raise UsageError("not a path", where=where, got=name, expected="a local file, folder or pattern", do=do)
 
 
 def check_length(path: Path, where: object = None) -> None:
@@ -58,13 +49,10 @@ def check_length(path: Path, where: object = None) -> None:
     name = os.fspath(path)
     max_length = max((len(os.fsencode(part)) for part in path.parts), default=0)
     if max_length > 255 or len(os.fsencode(name)) > 4095:  # NAME_MAX and PATH_MAX of Linux
-        raise UsageError(
-            "path is too long",
-            where=where,
-            got=f"{len(name)} characters, the longest part {max_length} bytes: {name[:60]}…",
-            expected="at most 4095 bytes, and 255 for each part between slashes",
-            do="look for a missing comma, or for a text given as a path",
-        )
+        got = f"{len(name)} characters, the longest part {max_length} bytes: {name[:60]}…"
+        expected = "at most 4095 bytes, and 255 for each part between slashes"
+        do = "look for a missing comma, or for a text given as a path"
+        raise UsageError("path is too long", where=where, got=got, expected=expected, do=do)
 
 
 def expand(
@@ -93,13 +81,8 @@ def expand(
         failed += failures
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise DataError(
-            what,
-            where=", ".join(map(str, missing[:3])) + more,
-            got=failures[0].one_line() if failures else None,
-            expected=expected,
-            do=missing_hint(missing[0]),
-        )
+        got, do = failures[0].one_line() if failures else None, missing_hint(missing[0])
+        raise DataError(what, where=", ".join(map(str, missing[:3])) + more, got=got, expected=expected, do=do)
     return list(dict.fromkeys(found))
 
 
@@ -174,12 +157,8 @@ def _alternatives_of(given: str | os.PathLike[str]) -> Iterator[Path]:
         yield user_path(name)
         return
     if name.count("{") > _MOST_BRACES:
-        raise UsageError(
-            "too many braces in a path",
-            where=name[:200],
-            expected=f"at most {_MOST_BRACES}",
-            do="name the folder, which is searched as a whole",
-        )
+        do = "name the folder, which is searched as a whole"
+        raise UsageError("too many braces in a path", where=name[:200], expected=f"at most {_MOST_BRACES}", do=do)
     names = list(islice(alternatives(name), MOST_NAMES + 1))
     if len(names) > MOST_NAMES:
         raise _too_many(name)
@@ -222,12 +201,8 @@ def _range(text: str, name: str) -> list[str] | None:
 
 
 def _too_many(name: str) -> UsageError:
-    return UsageError(
-        "a pattern stands for too many paths",
-        where=name[:200],
-        expected=f"at most {MOST_NAMES}",
-        do="name the folder, which is searched as a whole",
-    )
+    do = "name the folder, which is searched as a whole"
+    return UsageError("a pattern stands for too many paths", where=name[:200], expected=f"at most {MOST_NAMES}", do=do)
 
 
 def _matches(pattern: Path, failed: list[DataError]) -> list[Path]:

@@ -120,12 +120,9 @@ class BadSamples:
         """
         check_fraction(max_bad_fraction)
         if self.offered != self.used + self.quarantined:
-            raise UnimoError(
-                "the report of bad samples does not balance",
-                got=f"{self.used} used + {self.quarantined} quarantined",
-                expected=f"{self.offered} offered",
-                do="report this as a fault of unimo",
-            )
+            what = "the report of bad samples does not balance"
+            got = f"{self.used} used + {self.quarantined} quarantined"
+            raise UnimoError(what, got=got, expected=f"{self.offered} offered", do="report this as a fault of unimo")
         if self.offered >= MIN_JUDGED and self.quarantined > max_bad_fraction * self.offered:
             top = "; ".join(f"{count} x {reason}" for reason, count in self._reasons.most_common(5))
             raise DataError(
@@ -169,13 +166,9 @@ class BadSamples:
         return found
 
     def _refused(self, verb: str, error: OSError) -> ResourceError:
-        return ResourceError(
-            f"cannot {verb} the report of bad samples",
-            where=self.path,
-            got=error.strerror,
-            expected="a file that may be read and written, or none",
-            do="repair its permissions, free disk space or choose another name",
-        )
+        what, expected = f"cannot {verb} the report of bad samples", "a file that may be read and written, or none"
+        do = "repair its permissions, free disk space or choose another name"
+        return ResourceError(what, where=self.path, got=error.strerror, expected=expected, do=do)
 
 
 def tell_left_out(bad: BadSamples, say: Callable[[str], None]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from unimo.corpus.bad_samples import BadSamples
-from unimo.corpus.corpus import Fields, Kind, Verify, open_corpus
+from unimo.corpus.corpus import Kind, open_corpus
 
 
 def index(
@@ -14,20 +15,15 @@ def index(
     paths: str | Path | Sequence[str | Path],
     *,
     tokenizer=None,
-    fields: Fields | None = None,
     ledger: BadSamples | None = None,
-    index_dir: str | Path | None = None,
-    verify: Verify = "decode",
-    max_bad_fraction: float = 0.01,
     say: Callable[[str], None] = print,
+    **options: Any,
 ) -> list[dict]:
-    """Hash every shard, build the indexes that are missing or do not fit, and say one row per shard and a
-    total.
+    """Hash every shard, build the indexes that are missing or do not fit, and say one row per shard and a total.
 
-    Unlike the silent check at the start of a run, which trusts sizes and times of change, this reads all
-    bytes. Returns the rows (shard, form, built, offered, used, quarantined, texts, tokens, bytes, seconds,
-    reasons, notes, told). Raises what `open_corpus` raises; rows said until then stay valid, and so do their
-    indexes.
+    Unlike the silent check at the start of a run, which trusts sizes and times of change, this reads all bytes. Returns
+    the rows (shard, form, built, offered, used, quarantined, texts, tokens, bytes, seconds, reasons, notes, told).
+    options: of `open_corpus`, whose errors are raised; rows said until then stay valid, and so do their indexes.
     """
     if tokenizer is None and kind != "images":
         from unimo.tokenizer import Tokenizer  # images need no vocabulary in memory
@@ -41,26 +37,14 @@ def index(
 
     ledger = BadSamples() if ledger is None else ledger
     before = ledger.quarantined
-    corpus = open_corpus(
-        kind,
-        paths,
-        tokenizer=tokenizer,
-        fields=fields,
-        ledger=ledger,
-        index_dir=index_dir,
-        verify=verify,
-        max_bad_fraction=max_bad_fraction,
-        recheck=True,
-        on_shard=tell,
-    )
+    corpus = open_corpus(kind, paths, tokenizer=tokenizer, ledger=ledger, recheck=True, on_shard=tell, **options)
     for line in corpus.passed_over:
         say(f"passed over: {line}")
     bad = ledger.quarantined - before
     listed = f", listed in {ledger.path}" if bad and ledger.path else ""
-    say(
-        f"{len(rows)} shards: {len(corpus)} {kind}, {sum(row['tokens'] for row in rows)} tokens, "
-        f"{bad} bad samples{listed} | fingerprint {corpus.fingerprint[:16]}"
-    )
+    tokens = sum(row["tokens"] for row in rows)
+    counts = f"{len(rows)} shards: {len(corpus)} {kind}, {tokens} tokens, {bad} bad samples{listed}"
+    say(f"{counts} | fingerprint {corpus.fingerprint[:16]}")
     return rows
 
 
@@ -70,6 +54,4 @@ def _line(row: dict) -> str:
     if row["texts"]:
         parts.append(f"{row['texts']} texts, {row['tokens']} tokens")
     parts.append(f"{size:.1f} MiB in {row['seconds']:.1f} s ({size / max(row['seconds'], 1e-3):.0f} MiB/s)")
-    parts += [f"{count} x {reason}" for reason, count in row["reasons"].items()]
-    parts += row["told"]
-    return " | ".join(parts)
+    return " | ".join([*parts, *(f"{count} x {reason}" for reason, count in row["reasons"].items()), *row["told"]])

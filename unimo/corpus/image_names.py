@@ -66,13 +66,9 @@ class FolderNames:
         for each in variants(name):
             same = self._below.get(folded(PurePosixPath(each).as_posix()), [])
             if len(same) > 1:
-                raise DataError(
-                    "two files differ only in the form of Unicode",
-                    where=self.folder,
-                    got=", ".join(ascii(each) for each in same[:3]),
-                    expected=f"one file for {name!a}",
-                    do="name the file exactly as it is written on disk, or rename one",
-                )
+                what, got = "two files differ only in the form of Unicode", ", ".join(ascii(each) for each in same[:3])
+                do = "name the file exactly as it is written on disk, or rename one"
+                raise DataError(what, where=self.folder, got=got, expected=f"one file for {name!a}", do=do)
             if same:
                 return same[0]
         return name
@@ -203,13 +199,9 @@ class ImageKeys:
             return different[0]
         shown = " and ".join(self._called(i) for i in different[:2])
         more = f" and {len(different) - 2} more" if len(different) > 2 else ""
-        raise DataError(
-            "several images have this name",
-            where=where,
-            got=f"{name}: {shown}{more}",
-            expected="one image, or images equal to the last byte",
-            do=f"write {self.names[different[0]]} in the row, or give only the images that are meant",
-        )
+        what, got = "several images have this name", f"{name}: {shown}{more}"
+        do = f"write {self.names[different[0]]} in the row, or give only the images that are meant"
+        raise DataError(what, where=where, got=got, expected="one image, or images equal to the last byte", do=do)
 
     def _called(self, i: int) -> str:
         place = "" if self.places is None else f" in {printable(self.places[i][0])}"

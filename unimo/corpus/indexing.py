@@ -73,12 +73,8 @@ def build_index(
     if earlier is not None and earlier.header["kind"] == kind and shard.damaged:
         shard.take_lost(earlier)
     if signature != _signature(source):
-        raise DataError(
-            "shard changed while it was being indexed",
-            where=source.path,
-            expected="a shard that nobody writes to",
-            do="wait until it is written, then start again",
-        )
+        what, expected = "shard changed while it was being indexed", "a shard that nobody writes to"
+        raise DataError(what, where=source.path, expected=expected, do="wait until it is written, then start again")
     counts = {"offered": shard.offered, "used": len(shard.kept), "quarantined": len(shard.bad)}
     header = {
         "kind": kind,

@@ -102,13 +102,10 @@ class _Reader:
             if "json" in members:
                 with contextlib.suppress(DataError):
                     pass_over_failed(readers.parse_json(self._read_member(members["json"]), where))
-            raise DataError(
-                "caption without image" if self.kind == "pairs" else "sample without image",
-                where=where,
-                got="only " + ", ".join(sorted(member.name for member in members.values())),
-                expected=f"{key} with one of {', '.join(IMAGE_SUFFIXES)}",
-                do="add the image or remove the sample",
-            )
+            what = "caption without image" if self.kind == "pairs" else "sample without image"
+            got = "only " + ", ".join(sorted(member.name for member in members.values()))
+            expected = f"{key} with one of {', '.join(IMAGE_SUFFIXES)}"
+            raise DataError(what, where=where, got=got, expected=expected, do="add the image or remove the sample")
         item = Item(key, f"{self.name}, member {image.name}, byte offset {image.offset}")
         item.image, item.image_at = self._read_member(image), (image.offset, image.length)
         given: Any = None
@@ -123,13 +120,9 @@ class _Reader:
 
     def _read_member(self, member: Member) -> bytes:
         if member.length > MAX_MEMBER_BYTES:
-            raise DataError(
-                "member is too large",
-                where=f"{self.name}, member {member.name}",
-                got=f"{member.length} bytes",
-                expected=f"at most {MAX_MEMBER_BYTES} bytes",
-                do="make it smaller or remove the sample",
-            )
+            what, got, expected = "member is too large", f"{member.length} bytes", f"at most {MAX_MEMBER_BYTES} bytes"
+            do = "make it smaller or remove the sample"
+            raise DataError(what, where=f"{self.name}, member {member.name}", got=got, expected=expected, do=do)
         return read_range(self.path, member.offset, member.length)
 
     def _take_record(self, item: Item, data: bytes, where: str, offset: int) -> Any:
@@ -178,13 +171,9 @@ class _Reader:
     def _pair(self, name: str, record: str | None, lines: str | None, sharing: Sequence[str]) -> Item:
         where = f"{self.name}/{printable(name)}"
         if sharing:
-            raise DataError(
-                "several images share one caption",
-                where=where,
-                got=", ".join(map(printable, sharing[:3])),
-                expected="one image for each .txt or .json",
-                do="rename one with a caption of its own, or move it away",
-            )
+            what, got = "several images share one caption", ", ".join(map(printable, sharing[:3]))
+            do = "rename one with a caption of its own, or move it away"
+            raise DataError(what, where=where, got=got, expected="one image for each .txt or .json", do=do)
         item, given = self._loose(name), None
         if record:
             item.record, data = record, read_file(self.path / record)
@@ -363,13 +352,10 @@ def _image_in(row: readers.Row, names: Sequence[str]) -> bytes:
     if data is not None:
         return data
     path = value.get("path") if isinstance(value, dict) else value
-    raise DataError(
-        "image is not in the table",
-        where=f"{row.where}, field {name}",
-        got=f"only the path {path}" if isinstance(path, str) else type(value).__name__,
-        expected="the bytes of an image file, or {bytes, path} with bytes",
-        do="write the table with its images embedded, or give the folder of images with a .jsonl beside it",
-    )
+    got = f"only the path {path}" if isinstance(path, str) else type(value).__name__
+    expected = "the bytes of an image file, or {bytes, path} with bytes"
+    do = "write the table with its images embedded, or give the folder of images with a .jsonl beside it"
+    raise DataError("image is not in the table", where=f"{row.where}, field {name}", got=got, expected=expected, do=do)
 
 
 def first_of(values: dict[str, Any], names: Sequence[str]) -> Any:

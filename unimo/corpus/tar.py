@@ -90,13 +90,9 @@ def scan_tar(path: Path) -> Iterator[Member | Oddity | DataError]:
 
 
 def _broken(path: Path, begin: int, end: int) -> DataError:
-    return DataError(
-        "broken tar header",
-        where=f"{path.name}, byte offset {begin}",
-        got=f"{end - begin} unreadable bytes",
-        expected="a tar header whose checksum fits, or the end-of-archive blocks",
-        do="fetch or write the shard again; what was lost is not known from the shard alone",
-    )
+    got, expected = f"{end - begin} unreadable bytes", "a tar header whose checksum fits, or the end-of-archive blocks"
+    do = "fetch or write the shard again; what was lost is not known from the shard alone"
+    return DataError("broken tar header", where=f"{path.name}, byte offset {begin}", got=got, expected=expected, do=do)
 
 
 def _cut(where: str, got: str) -> DataError:

@@ -319,10 +319,6 @@ def _parquet(path: Path) -> Any:
 
 
 def _bad_parquet(path: Path, place: str, error: Exception) -> DataError:
-    return DataError(
-        "cannot read Parquet file",
-        where=f"{path.name}, {place}",
-        got=f"{type(error).__name__}: {error}"[:200],
-        expected="a complete Parquet file",
-        do="fetch or write the file again",
-    )
+    what, got = "cannot read Parquet file", f"{type(error).__name__}: {error}"[:200]
+    do = "fetch or write the file again"
+    return DataError(what, where=f"{path.name}, {place}", got=got, expected="a complete Parquet file", do=do)

@@ -139,12 +139,9 @@ def _opened(source: bytes | Path | BinaryIO, max_pixels: int) -> Iterator[Image.
             with Image.open(stream, formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > max_pixels or max(width, height) > MAX_SIDE:
-                    raise DataError(
-                        "image has too many pixels",
-                        got=f"{width} x {height}",
-                        expected=f"at most {max_pixels} pixels, and {MAX_SIDE} on a side",
-                        do="shrink the image, or leave it out",
-                    )
+                    expected = f"at most {max_pixels} pixels, and {MAX_SIDE} on a side"
+                    do = "shrink the image, or leave it out"
+                    raise DataError("image has too many pixels", got=f"{width} x {height}", expected=expected, do=do)
                 yield image
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = lenient
@@ -161,13 +158,9 @@ def _located(source: object, where: object) -> Iterator[None]:
         raise
     except Exception as error:
         head = bytes(source[:16]) if isinstance(source, (bytes, bytearray)) else None
-        raise DataError(
-            "cannot decode image",
-            where=where,
-            got=_reason(error, head),
-            expected="one complete " + ", ".join(FORMATS[:-1]) + f" or {FORMATS[-1]} file",
-            do="replace the file, or leave it out",
-        ) from error
+        what, expected = "cannot decode image", "one complete " + ", ".join(FORMATS[:-1]) + f" or {FORMATS[-1]} file"
+        do = "replace the file, or leave it out"
+        raise DataError(what, where=where, got=_reason(error, head), expected=expected, do=do) from error
 
 
 def _reason(error: Exception, head: bytes | None) -> str:

@@ -73,12 +73,8 @@ class Examples:
     def image_item(self, key: str) -> int:
         """The item of `images` with this key. UsageError without images, DataError when it is not among them."""
         if self.images is None:
-            raise UsageError(
-                "a row names an image, and no images were given",
-                where=self.source or self.name,
-                got=key,
-                do="give the folder or tars of its images as `images`",
-            )
+            what, way = "a row names an image, and no images were given", "give the folder or tars of them as `images`"
+            raise UsageError(what, where=self.source or self.name, got=key, do=way)
         if not self._place:
             for i, each in enumerate(ImageKeys.of(self.images).names):
                 self._place.setdefault(each, i)  # images of one name are one image
@@ -86,13 +82,8 @@ class Examples:
             if key in self.images.keys:  # of several images
                 return ImageKeys.of(self.images).item(key, self.source or self.name)
             near = nearest(key, self._place) if len(self._place) <= 10_000 else None
-            raise DataError(
-                "no such image",
-                where=self.source or self.name,
-                got=key,
-                expected=f"one of {len(self._place)} keys",
-                do=f"did you mean {near}?" if near else None,
-            )
+            expected, do = f"one of {len(self._place)} keys", f"did you mean {near}?" if near else None
+            raise DataError("no such image", where=self.source or self.name, got=key, expected=expected, do=do)
         return self._place[key]
 
 
@@ -173,12 +164,8 @@ def _reader(name: str) -> Reader:
 def _check_options(name: str, reader: Reader, options: Mapping[str, Any]) -> None:
     for option in options:
         if option not in reader.options:
-            raise UsageError(
-                f"the reader {name} has no such option",
-                got=option,
-                expected=", ".join(reader.options) or "no options",
-                do=did_you_mean(option, reader.options),
-            )
+            what, expected = f"the reader {name} has no such option", ", ".join(reader.options) or "no options"
+            raise UsageError(what, got=option, expected=expected, do=did_you_mean(option, reader.options))
 
 
 def _expanded(name: str, reader: Reader, paths: list[Path]) -> list[Path]:

@@ -24,13 +24,10 @@ def read_lines(source: Path, target: Path | None = None) -> Found:
     if target is None:
         yield Noted("sources without a file of targets: no targets")
     elif (counts := (_count_lines(source), _count_lines(target))) and counts[0] != counts[1]:
-        raise DataError(
-            "source and target have different numbers of lines",
-            where=f"{source}, {target}",
-            got=f"{counts[0]} and {counts[1]} lines",
-            expected="a line of target for each line of source",
-            do="look for a line end inside a text, or fetch both files again",
-        )
+        what, got = "source and target have different numbers of lines", f"{counts[0]} and {counts[1]} lines"
+        expected = "a line of target for each line of source"
+        do = "look for a line end inside a text, or fetch both files again"
+        raise DataError(what, where=f"{source}, {target}", got=got, expected=expected, do=do)
     targets = None if target is None else lines_of(target)
     for number, text in enumerate(lines_of(source), start=1):
         wanted = None if targets is None else next(targets)
