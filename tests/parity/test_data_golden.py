@@ -46,7 +46,7 @@ COVERED = {  # file of tests/golden/data -> where every value of it is compared 
     "seq2seq_records": "test_data_golden.py::test_seq2seq_records",
     "span_mlm": "test_corruption_golden.py::test_masked_spans",
     "tokenizer": "../test_tokenizer.py::test_published_ids_and_text",
-    "trigram_blocking": "../test_search.py::test_the_published_trigram_rule",
+    "trigram_blocking": "../decoding/test_beam_search.py::test_the_published_trigram_rule",
     "unimo_caption_batch": "test_data_golden.py::test_caption_batch",
 }
 
