@@ -502,7 +502,7 @@ def test_rows_without_an_image_are_named_where_images_are_needed(starts, images,
     ("changes", "match"),
     [
         (["kind=generation", "write.dialogue=true"], "tables of speakers"),
-        (["adversarial.sides=image"], "only regions can be pushed"),
+        (["adversarial.sides=image"], "only regions can be perturbed"),
         (["steps=none"], "how long"),
         (["data.train="], "nothing to learn from"),
         (["metrics=acuracy"], "no such metric"),

@@ -1,4 +1,4 @@
-"""Adversarial pushes: their start, their bounds, and that they do what they are for."""
+"""Adversarial deltas: their start, their bounds, and that they do what they are for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unimo.batch import KNOWN, WRITTEN, Batch, Regions, Texts
 from unimo.finetune.adversarial import AdversarialTrainStep
 from unimo.finetune.task_types import Classify
 from unimo.model.task_heads import HeadSettings, TaskHead
-from unimo.objectives.adversarial import Adversarial, adversarial_losses, climb, first_pushes, owners
+from unimo.objectives.adversarial import Adversarial, adversarial_losses, ascend, initial_deltas, owners
 
 WIDTH = 6
 
@@ -28,42 +28,42 @@ def batch() -> Batch:
     return Batch(0, torch.zeros(0, 3, 1, 1), texts, {}, {}, {}, regions=regions)
 
 
-def size_of_samples(push: Tensor, owner: Tensor, norm: float = 2.0) -> list[float]:
-    rows = push.flatten(0, -2)
+def size_of_samples(delta: Tensor, owner: Tensor, norm: float = 2.0) -> list[float]:
+    rows = delta.flatten(0, -2)
     return [float(torch.linalg.vector_norm(rows[owner == i], norm)) for i in range(2)]
 
 
-def test_first_pushes_are_small_and_leave_known_words_and_missing_regions_alone():
-    settings = Adversarial(start=0.4)
-    pushes = first_pushes(batch(), WIDTH, settings, torch.Generator().manual_seed(0))
-    assert pushes["text"].shape == (5, WIDTH) and pushes["image"].shape == (2, 4, 3)
-    assert not pushes["text"][0].any() and pushes["text"][1:].all()
-    assert not pushes["image"][0, 2:].any() and pushes["image"][0, :2].all() and pushes["image"][1].all()
-    for side, push in pushes.items():
+def test_initial_deltas_are_small_and_leave_known_words_and_missing_regions_alone():
+    settings = Adversarial(initial_norm=0.4)
+    deltas = initial_deltas(batch(), WIDTH, settings, torch.Generator().manual_seed(0))
+    assert deltas["text"].shape == (5, WIDTH) and deltas["image"].shape == (2, 4, 3)
+    assert not deltas["text"][0].any() and deltas["text"][1:].all()
+    assert not deltas["image"][0, 2:].any() and deltas["image"][0, :2].all() and deltas["image"][1].all()
+    for side, delta in deltas.items():
         expected = 0.4 * math.sqrt(1 / 3)  # of uniform(-1, 1) numbers over the root of their count
-        assert size_of_samples(push, owners(batch(), side)) == pytest.approx([expected] * 2, rel=0.5)
-    unit = first_pushes(batch(), WIDTH, Adversarial(norm="inf", start=0.1), torch.Generator().manual_seed(0))
+        assert size_of_samples(delta, owners(batch(), side)) == pytest.approx([expected] * 2, rel=0.5)
+    unit = initial_deltas(batch(), WIDTH, Adversarial(norm="inf", initial_norm=0.1), torch.Generator().manual_seed(0))
     assert 0.08 < unit["text"].abs().max() <= 0.1
-    assert not first_pushes(batch(), WIDTH, Adversarial(start=0.0), torch.Generator())["image"].any()
+    assert not initial_deltas(batch(), WIDTH, Adversarial(initial_norm=0.0), torch.Generator())["image"].any()
 
 
 def test_a_step_has_its_length_per_sample_and_stays_within_bounds():
-    push, gradient = torch.zeros(5, WIDTH), torch.randn(5, WIDTH) * torch.tensor([[9.0]] * 3 + [[0.01]] * 2)
+    delta, gradient = torch.zeros(5, WIDTH), torch.randn(5, WIDTH) * torch.tensor([[9.0]] * 3 + [[0.01]] * 2)
     owner = owners(batch(), "text")
-    free = climb(push, gradient, owner, Adversarial(lr=0.3, most=0.0))
+    free = ascend(delta, gradient, owner, Adversarial(lr=0.3, max_norm=0.0))
     assert size_of_samples(free, owner) == pytest.approx([0.3, 0.3])
-    villa = climb(push, gradient, owner, Adversarial(lr=0.3, most=0.2, projection="villa"))
+    villa = ascend(delta, gradient, owner, Adversarial(lr=0.3, max_norm=0.2, projection="villa"))
     assert size_of_samples(villa, owner) == pytest.approx([0.2, 0.2])
-    # As released the gradient's size decides: the first sample's is large and shrinks its push, the second's is not.
-    released = climb(push, gradient, owner, Adversarial(lr=0.3, most=0.2))
+    # As released the gradient's size decides: the first sample's is large and shrinks its delta, the second's is not.
+    released = ascend(delta, gradient, owner, Adversarial(lr=0.3, max_norm=0.2))
     large = size_of_samples(gradient, owner)[0]
     assert size_of_samples(released, owner) == pytest.approx([0.3 * 0.2 / large, 0.3])
-    by_largest = climb(push, gradient, owner, Adversarial(lr=0.3, most=0.25, norm="inf"))
+    by_largest = ascend(delta, gradient, owner, Adversarial(lr=0.3, max_norm=0.25, norm="inf"))
     assert size_of_samples(by_largest, owner, math.inf) == pytest.approx([0.25, 0.25])
 
 
 def linear_question(weights: Tensor):
-    """Two classes from the mean of a sample's pushed words and of its regions."""
+    """Two classes from the mean of a sample's perturbed words and of its regions."""
 
     def ask(batch: Batch) -> tuple[Tensor, Tensor]:
         words = batch.texts.ids[:, None] / 10 * torch.ones(WIDTH)
@@ -79,14 +79,14 @@ def test_every_step_pushes_towards_a_larger_loss():
     torch.manual_seed(0)
     weights = torch.randn(WIDTH, 2)
     ask, given = linear_question(weights), batch()
-    settings = Adversarial(steps=6, start=0.0, lr=0.1, most=0.0, kl_weight=0.0, clean=False, sides=("text",))
-    pushes = first_pushes(given, WIDTH, settings, torch.Generator())
-    losses = [loss.item() * settings.steps for loss in adversarial_losses(ask, given, settings, pushes)]
+    settings = Adversarial(steps=6, initial_norm=0.0, lr=0.1, max_norm=0.0, kl_weight=0.0, clean=False, sides=("text",))
+    deltas = initial_deltas(given, WIDTH, settings, torch.Generator())
+    losses = [loss.item() * settings.steps for loss in adversarial_losses(ask, given, settings, deltas)]
     assert losses[0] == pytest.approx(float(ask(given)[1]))
     assert losses == sorted(losses) and losses[-1] > losses[0] + 0.05
 
 
-def test_gradients_of_all_steps_add_up_and_none_flows_through_the_pushes():
+def test_gradients_of_all_steps_add_up_and_none_flows_through_the_deltas():
     torch.manual_seed(0)
     weights, given = torch.randn(WIDTH, 2, requires_grad=True), batch()
     settings = Adversarial(steps=2, kl_weight=0.0, clean=True, sides=())
@@ -95,15 +95,15 @@ def test_gradients_of_all_steps_add_up_and_none_flows_through_the_pushes():
     (plain,) = torch.autograd.grad(linear_question(weights)(given)[1], weights)
     torch.testing.assert_close(weights.grad, plain)
     settings = Adversarial(steps=2)
-    pushes = first_pushes(given, WIDTH, settings, torch.Generator().manual_seed(0))
-    for loss in adversarial_losses(linear_question(weights), given, settings, pushes):
+    deltas = initial_deltas(given, WIDTH, settings, torch.Generator().manual_seed(0))
+    for loss in adversarial_losses(linear_question(weights), given, settings, deltas):
         loss.backward()
-    assert not any(push.requires_grad for push in pushes.values())
+    assert not any(delta.requires_grad for delta in deltas.values())
 
 
 @pytest.mark.parametrize("norm", ["l2", "inf"])
 def test_what_is_known_and_what_is_missing_is_never_pushed_and_has_no_part_in_the_norm(norm):
-    """Here the answer leans a hundred times harder on a tag and on missing regions than on what may be pushed."""
+    """Here the answer leans a hundred times harder on a tag and on missing regions than on what may be perturbed."""
     given = batch()
     tag, missing = torch.tensor([100.0, 1, 1, 1, 1]), torch.tensor([[1.0, 1, 100, 100], [1, 1, 1, 1]])
 
@@ -112,12 +112,12 @@ def test_what_is_known_and_what_is_missing_is_never_pushed_and_has_no_part_in_th
         loss = words + (batch.regions.features.sum(-1) * missing).sum()
         return loss * torch.tensor([[1.0, -1.0]]), loss
 
-    settings = Adversarial(steps=3, lr=0.1, most=0.0, start=0.0, norm=norm)
-    pushes = first_pushes(given, WIDTH, settings, torch.Generator())
-    assert len(list(adversarial_losses(ask, given, settings, pushes))) == 3
-    assert not pushes["text"][0].any() and not pushes["image"][0, 2:].any()
-    for side, push in pushes.items():  # three steps the same way, each of the whole length
-        length = size_of_samples(push, owners(given, side), math.inf if norm == "inf" else 2.0)
+    settings = Adversarial(steps=3, lr=0.1, max_norm=0.0, initial_norm=0.0, norm=norm)
+    deltas = initial_deltas(given, WIDTH, settings, torch.Generator())
+    assert len(list(adversarial_losses(ask, given, settings, deltas))) == 3
+    assert not deltas["text"][0].any() and not deltas["image"][0, 2:].any()
+    for side, delta in deltas.items():  # three steps the same way, each of the whole length
+        length = size_of_samples(delta, owners(given, side), math.inf if norm == "inf" else 2.0)
         assert length == pytest.approx([0.3, 0.3]), side
 
 

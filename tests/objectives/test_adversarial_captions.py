@@ -1,7 +1,7 @@
 """Adversarial captioning with object tags, three inner steps, against a plain computation of its own.
 
-The plain one takes sample after sample with the model's bare weights and shares no code with ours: a caption's push is
-a tensor of the caption's length, so there is nothing in it that could push a tag.
+The plain one takes sample after sample with the model's bare weights and shares no code with ours: a caption's delta is
+a tensor of the caption's length, so there is nothing in it that could delta a tag.
 """
 
 from __future__ import annotations
@@ -89,14 +89,14 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def plain_logits(w: dict[str, Tensor], one: Sample, of_text: Tensor, of_image: Tensor) -> Tensor:
-    """(words - 1, V): what follows each word of the caption. Pushes: (words, D) and (regions, F)."""
+    """(words - 1, V): what follows each word of the caption. Perturbations: (words, D) and (regions, F)."""
     image = norm(
         linear(one.features + of_image, w, "regions.feature") + linear(one.boxes, w, "regions.box"), w, "regions.norm"
     )
     parts = [image]
-    for ids, push in ((one.tags, 0), (one.caption, of_text)):
+    for ids, delta in ((one.tags, 0), (one.caption, of_text)):
         places = 2 + torch.arange(len(ids))
-        parts.append(norm(w["words.word.weight"][ids] + w["words.position.weight"][places] + push, w, "words.norm"))
+        parts.append(norm(w["words.word.weight"][ids] + w["words.position.weight"][places] + delta, w, "words.norm"))
     x = torch.cat(parts)
     before, total = len(image) + len(one.tags), len(x)
     sees = [[k < before or (q >= before and k <= q) for k in range(total)] for q in range(total)]
@@ -117,13 +117,13 @@ def size(x: Tensor, settings: Adversarial) -> Tensor:
 
 
 def plain(w: dict[str, Tensor], given: list[Sample], settings: Adversarial, first: dict[str, list[Tensor]]):
-    """The loss of all steps, and each sample's last push."""
-    pushes, total = {side: list(first[side]) for side in settings.sides}, torch.zeros(())
+    """The loss of all steps, and each sample's last delta."""
+    deltas, total = {side: list(first[side]) for side in settings.sides}, torch.zeros(())
     none = [(torch.zeros(len(one.caption), WIDTH), torch.zeros(len(one.features), FEATURES)) for one in given]
 
-    def answers(changed: str, push: list[Tensor]) -> Tensor:
+    def answers(changed: str, delta: list[Tensor]) -> Tensor:
         rows = []
-        for one, (text, image), mine in zip(given, none, push):
+        for one, (text, image), mine in zip(given, none, delta):
             rows.append(
                 plain_logits(w, one, mine if changed == "text" else text, mine if changed == "image" else image)
             )
@@ -139,7 +139,7 @@ def plain(w: dict[str, Tensor], given: list[Sample], settings: Adversarial, firs
         clean = answers("nothing", [torch.zeros(())] * len(given))
         total = total + loss_of(clean) / settings.steps
         for side in settings.sides:
-            now = [push.detach().requires_grad_() for push in pushes[side]]
+            now = [delta.detach().requires_grad_() for delta in deltas[side]]
             said = answers(side, now)
             loss = loss_of(said) / settings.steps
             apart = (clean.exp() * (clean - said)).sum(-1) + (said.exp() * (said - clean)).sum(-1)
@@ -149,22 +149,22 @@ def plain(w: dict[str, Tensor], given: list[Sample], settings: Adversarial, firs
                     continue
                 length = size(gradient, settings)
                 moved = now[i].detach() + settings.lr * gradient / length
-                if settings.most and settings.norm == "inf":
-                    moved = moved.clamp(-settings.most, settings.most)
-                elif settings.most:
+                if settings.max_norm and settings.norm == "inf":
+                    moved = moved.clamp(-settings.max_norm, settings.max_norm)
+                elif settings.max_norm:
                     measured = length if settings.projection == "released" else size(moved, settings)
-                    moved = moved * min(1.0, settings.most / float(measured))
-                pushes[side][i] = moved
-    return total, pushes
+                    moved = moved * min(1.0, settings.max_norm / float(measured))
+                deltas[side][i] = moved
+    return total, deltas
 
 
 # ---- and ours -----------------------------------------------------------------------------------------------
 
 ABOUT = {
-    "released, free": {"most": 0.0},
-    "released": {"most": 0.02},
-    "villa": {"most": 0.6, "projection": "villa"},
-    "largest number": {"norm": "inf", "most": 0.5, "lr": 0.3},
+    "released, free": {"max_norm": 0.0},
+    "released": {"max_norm": 0.02},
+    "villa": {"max_norm": 0.6, "projection": "villa"},
+    "largest number": {"norm": "inf", "max_norm": 0.5, "lr": 0.3},
 }
 
 
@@ -182,17 +182,17 @@ def test_three_steps_with_tags_are_the_plain_computation(monkeypatch, sides, abo
             "image": [0.1 * torch.randn(len(one.features), FEATURES, generator=generator) for one in given],
         }
         packed = {
-            "text": torch.cat([torch.cat([torch.zeros(n, WIDTH), push]) for n, push in zip(TAGS, first["text"])]),
+            "text": torch.cat([torch.cat([torch.zeros(n, WIDTH), delta]) for n, delta in zip(TAGS, first["text"])]),
             "image": torch.nn.utils.rnn.pad_sequence(first["image"][:3], batch_first=True),
         }
         last = {side: packed[side].clone() for side in sides}
-        monkeypatch.setattr(adversarial_training, "first_pushes", lambda *_: last)
+        monkeypatch.setattr(adversarial_training, "initial_deltas", lambda *_: last)
         kind = Write("captions", Writing(smoothing=SMOOTHING), sees=True, reads=True)
         loss, _, _ = AdversarialTrainStep(model, {"task": kind}, settings, seed=0)(batch)
         ours = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
 
         weights = dict(model.named_parameters())
-        expected, pushes = plain(weights, given, settings, first)
+        expected, deltas = plain(weights, given, settings, first)
         theirs = torch.autograd.grad(expected, list(model.parameters()), allow_unused=True)
         assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
         for name, mine, its in zip(weights, ours, theirs):
@@ -200,12 +200,12 @@ def test_three_steps_with_tags_are_the_plain_computation(monkeypatch, sides, abo
             if mine is not None:
                 torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-5, msg=name)
         if "text" in sides:
-            wanted = torch.cat([torch.cat([torch.zeros(n, WIDTH), push]) for n, push in zip(TAGS, pushes["text"])])
+            wanted = torch.cat([torch.cat([torch.zeros(n, WIDTH), delta]) for n, delta in zip(TAGS, deltas["text"])])
             torch.testing.assert_close(last["text"], wanted, rtol=1e-4, atol=1e-5)
-            moved = torch.cat([push - start for push, start in zip(pushes["text"], first["text"])])
+            moved = torch.cat([delta - start for delta, start in zip(deltas["text"], first["text"])])
             assert moved.abs().max() > 0.05
         if "image" in sides:
-            wanted = torch.nn.utils.rnn.pad_sequence(pushes["image"][:3], batch_first=True)
+            wanted = torch.nn.utils.rnn.pad_sequence(deltas["image"][:3], batch_first=True)
             torch.testing.assert_close(last["image"], wanted, rtol=1e-4, atol=1e-5)
     finally:
         torch.set_default_dtype(torch.float32)

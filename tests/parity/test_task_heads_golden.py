@@ -68,8 +68,8 @@ def test_a_number(files):
     close(parts["regress"].total / parts["regress"].count, x["out.reg.loss"].squeeze())
 
 
-def test_entailment_by_an_image_with_pushes(files, monkeypatch):
-    """The whole step of the loop: the poolers' sum, two layers, all pushes, one loss. First pushes: the fixture's."""
+def test_entailment_by_an_image_with_deltas(files, monkeypatch):
+    """The whole step of the loop: the poolers' sum, two layers, all deltas, one loss. First deltas: the fixture's."""
     x = scenario(files, "visual_entailment_adversarial")
     values = json.loads((files / "visual_entailment_adversarial.json").read_text())["values"]["released.settings"]
     hidden = scenario(files, "params")["cls_out_w_0"].shape[1]
@@ -77,9 +77,9 @@ def test_entailment_by_an_image_with_pushes(files, monkeypatch):
     model = with_head(files, head, {"between": "cls_out_{}_0", "output": "cls_out_{}_1"})
     real = x["in.text_mask"][..., 0].bool()
     batch = batch_of(texts_of(x, real), {"classify.labels": x["in.labels"][:, 0]}, regions_of(x))
-    pushes = {"text": x["out.released.text_delta.0"][real], "image": x["out.released.image_delta.0"]}
-    monkeypatch.setattr(adversarial_training, "first_pushes", lambda *_: dict(pushes))
-    settings = Adversarial(steps=values["adv_step"], lr=values["adv_lr"], most=values["adv_max_norm"])
+    deltas = {"text": x["out.released.text_delta.0"][real], "image": x["out.released.image_delta.0"]}
+    monkeypatch.setattr(adversarial_training, "initial_deltas", lambda *_: dict(deltas))
+    settings = Adversarial(steps=values["adv_step"], lr=values["adv_lr"], max_norm=values["adv_max_norm"])
     train_step = AdversarialTrainStep(model, {"task": Classify(head, sees=True)}, settings, seed=0)
     loss, told, _ = train_step(batch)
     close(loss, x["out.released.total_loss"].squeeze())

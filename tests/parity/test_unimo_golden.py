@@ -252,7 +252,7 @@ def test_retrieval_circle_loss(files, name, scale):
 
 
 def test_adversarial_training_of_visual_entailment(files):
-    """Pushes, gradients and losses of every inner step; the first pushes were random and come from the fixture."""
+    """Perturbations, gradients, losses of every inner step; the first, random perturbations come from the fixture."""
     x, weights = scenario(files, "visual_entailment_adversarial"), scenario(files, "params")
     values = json.loads((files / "visual_entailment_adversarial.json").read_text())["values"]["released.settings"]
     model = published_model(files)
@@ -269,10 +269,10 @@ def test_adversarial_training_of_visual_entailment(files):
         answers.append((logits, F.cross_entropy(logits, x["in.labels"][:, 0])))
         return answers[-1]
 
-    settings = Adversarial(steps=values["adv_step"], lr=values["adv_lr"], most=values["adv_max_norm"])
-    pushes = {"text": x["out.released.text_delta.0"][real], "image": x["out.released.image_delta.0"]}
+    settings = Adversarial(steps=values["adv_step"], lr=values["adv_lr"], max_norm=values["adv_max_norm"])
+    deltas = {"text": x["out.released.text_delta.0"][real], "image": x["out.released.image_delta.0"]}
     total = torch.zeros(())
-    for i, loss in enumerate(adversarial_losses(ask, batch, settings, pushes)):
+    for i, loss in enumerate(adversarial_losses(ask, batch, settings, deltas)):
         clean = answers[3 * i][0]
         close(clean, x[f"out.released.logits_clean.{i}"])
         for side, (logits, wrong) in zip(("text", "image"), answers[3 * i + 1 :]):
@@ -280,8 +280,8 @@ def test_adversarial_training_of_visual_entailment(files):
             close(wrong / settings.steps, x[f"out.released.{side}_loss.{i}"].squeeze())
             close(symmetric_divergence(clean, logits), x[f"out.released.kl_{side}.{i}"].squeeze())
         if i + 1 < settings.steps:
-            close(pushes["text"], x[f"out.released.text_delta.{i + 1}"][real])
-            close(pushes["image"], x[f"out.released.image_delta.{i + 1}"])
+            close(deltas["text"], x[f"out.released.text_delta.{i + 1}"][real])
+            close(deltas["image"], x[f"out.released.image_delta.{i + 1}"])
         total = total + loss
     close(total, x["out.released.total_loss"].squeeze())
     close(clean.softmax(-1), x["out.released.probs_clean"])

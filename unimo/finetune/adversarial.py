@@ -1,4 +1,4 @@
-"""Adversarial training as one step of the loop: the same question, asked of pushed inputs too (spec unimo §6.8)."""
+"""Adversarial training as one step of the loop: the loss of perturbed inputs too (spec unimo §6.8)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from unimo.finetune.task_type import EXAMPLES, images_of
 from unimo.finetune.task_types import Classify, Write
 from unimo.model.unified import Fused, Unified
 from unimo.objectives import Objective, Part
-from unimo.objectives.adversarial import Adversarial, adversarial_losses, first_pushes
+from unimo.objectives.adversarial import Adversarial, adversarial_losses, initial_deltas
 from unimo.train.step import TrainStep
 
 
 class AdversarialTrainStep(TrainStep):
-    """Classification or generation. The losses of all pushes are one graph: its memory grows with their number.
+    """Classification or generation. The losses of all deltas are one graph: its memory grows with their number.
 
     Sides that a batch lacks (words of an image alone) are left out.
     """
@@ -58,9 +58,9 @@ class AdversarialTrainStep(TrainStep):
 
         here = {"text": len(batch.texts.ids) > 0, "image": batch.regions is not None}
         settings = replace(self.settings, sides=tuple(side for side in self.settings.sides if here[side]))
-        luck = torch.Generator(batch.texts.ids.device).manual_seed(rng.number(self.seed, "pushes", batch.step))
-        pushes = first_pushes(batch, self.model.width, settings, luck)
-        loss = torch.stack(list(adversarial_losses(answer, batch, settings, pushes))).sum()
+        generator = torch.Generator(batch.texts.ids.device).manual_seed(rng.number(self.seed, "pushes", batch.step))
+        deltas = initial_deltas(batch, self.model.width, settings, generator)
+        loss = torch.stack(list(adversarial_losses(answer, batch, settings, deltas))).sum()
         name = kind.parts[0]
         parts = {name: Part(loss * count, count, kind.weight)}
         if hits:
@@ -69,9 +69,9 @@ class AdversarialTrainStep(TrainStep):
 
 
 def with_own_images(batch: Batch) -> Batch:
-    """The batch with an image for each of its rows: rows that show the same one are pushed each in its own direction.
+    """The batch with an image for each of its rows: rows that show the same one each have their own perturbation.
 
-    As released, where every row is a sample with regions of its own. Only regions are pushed: pixels stay shared.
+    As released, where every row is a sample with regions of its own. Only regions are perturbed: pixels stay shared.
     """
     numbers = images_of(batch)
     if batch.regions is None or numbers is None:

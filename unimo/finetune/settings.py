@@ -139,7 +139,7 @@ class Finetuning:
     write: Writing = setting(Writing(), "generation")
     rank: Ranking = setting(Ranking(), "retrieval")
     metrics: tuple[str, ...] = setting((), "scores (unimo.metrics); the first decides. Empty: those of the kind")
-    adversarial: Adversarial | None = setting(None, "pushed inputs in classification and generation, or none")
+    adversarial: Adversarial | None = setting(None, "perturbed inputs in classification and generation, or none")
     batch_size: int = setting(32, "rows of a step, over all micro-batches and processes", at_least=1)
     micro_batches: int = setting(1, "equal parts of a step; a multiple of the number of processes", at_least=1)
     optimizer: OptimizerSettings = setting(OptimizerSettings(), "how the weights move")
@@ -231,7 +231,7 @@ def check(run: Finetuning, world: int) -> None:
         )
     if run.adversarial is not None and run.model.member == "unimo-2" and "image" in run.adversarial.sides:
         raise UsageError(
-            "only regions can be pushed, and UNIMO-2 sees pixels",
+            "only regions can be perturbed, and UNIMO-2 sees pixels",
             where="adversarial, adversarial.sides",
             got=", ".join(run.adversarial.sides),
             do="--set adversarial.sides=text, or adversarial=none",

@@ -1,11 +1,11 @@
-"""Adversarial training of VILLA's kind: the answer must not change when the input is pushed the worst way (unimo §6.8).
+"""Adversarial training of VILLA's kind: answers must hold under the worst small perturbation (spec unimo §6.8).
 
     n samples · T packed tokens · R regions · F their features · D width
 
-Each of K steps asks three times, with the same weights: as it is, with the words' embeddings pushed, with the regions'
-features pushed. Answers to pushed inputs shall be right, and like the clean answer. Between steps the push climbs the
-gradient. The losses of all steps add up to one update of the weights. What is known before (object tags), padding and
-missing regions is never pushed, and has no part in any norm.
+Each of K steps runs the model three times, with the same weights: clean, with the words' embeddings perturbed, with the
+regions' features perturbed. Answers to perturbed inputs should be right, and close to the clean answer. Between steps
+the perturbation ascends the gradient. The losses of all steps add up to one update of the weights. What is known
+before (object tags), padding and missing regions is never perturbed, and has no part in any norm.
 """
 
 from __future__ import annotations
@@ -27,31 +27,33 @@ SMALLEST_NORM = 1e-8
 
 @dataclass(frozen=True)
 class Adversarial:
-    steps: int = setting(4, "K, pushes before one update of the weights", at_least=1, at_most=1000)
-    lr: float = setting(0.05, "length of a push", at_least=0, at_most=1e6)
-    start: float = setting(0.4, "size of the random first push; 0 begins at nothing", at_least=0, at_most=1e6)
-    most: float = setting(0.4, "bound of the push, see `projection`; 0: none", at_least=0, at_most=1e6)
-    norm: Literal["l2", "inf"] = setting("l2", "how pushes are measured, per sample: l2 or inf")
-    projection: Literal["released", "villa"] = setting(
-        "released", "released: too large a gradient shrinks the whole push; villa: the push's own norm"
+    steps: int = setting(4, "K, perturbations before one update of the weights", at_least=1, at_most=1000)
+    lr: float = setting(0.05, "step size of the ascent", at_least=0, at_most=1e6)
+    initial_norm: float = setting(
+        0.4, "size of the random first perturbation; 0 begins at nothing", at_least=0, at_most=1e6
     )
-    sides: tuple[Literal["text", "image"], ...] = setting(("text", "image"), "what is pushed: text, image or both")
+    max_norm: float = setting(0.4, "bound of the perturbation, see `projection`; 0: none", at_least=0, at_most=1e6)
+    norm: Literal["l2", "inf"] = setting("l2", "how perturbations are measured, per sample: l2 or inf")
+    projection: Literal["released", "villa"] = setting(
+        "released", "released: too large a gradient shrinks the whole perturbation; villa: the perturbation's own norm"
+    )
+    sides: tuple[Literal["text", "image"], ...] = setting(("text", "image"), "what is perturbed: text, image or both")
     kl_weight: float = setting(
-        1.0, "weight of the divergence between clean and pushed answers", at_least=0, at_most=1e6
+        1.0, "weight of the divergence between clean and perturbed answers", at_least=0, at_most=1e6
     )
     clean: bool = setting(True, "also learn from the clean answer, and stay near it")
 
     def contradictions(self) -> Iterator[Contradiction]:
         if len(set(self.sides)) != len(self.sides) or not self.sides:
             got = ", ".join(self.sides) or "none"
-            yield Contradiction("each side is pushed once", ("sides",), got=got, expected="text, image or both")
+            yield Contradiction("each side is perturbed once", ("sides",), got=got, expected="text, image or both")
 
 
-def adversarial_losses(ask: Ask, batch: Batch, settings: Adversarial, pushes: dict[str, Tensor]) -> Iterator[Tensor]:
+def adversarial_losses(ask: Ask, batch: Batch, settings: Adversarial, deltas: dict[str, Tensor]) -> Iterator[Tensor]:
     """One loss a step, to be sent backward one after the other before the weights move.
 
-    ask: batch -> (logits (n, k), their mean cross-entropy). pushes: side -> first push, see `first_pushes`; replaced by
-    the next one after each step.
+    ask: batch -> (logits (n, k), their mean cross-entropy). deltas: side -> first perturbation, see
+    `initial_deltas`; replaced by the next one after each step.
     """
     for _ in range(settings.steps):
         losses = []
@@ -59,56 +61,56 @@ def adversarial_losses(ask: Ask, batch: Batch, settings: Adversarial, pushes: di
         if settings.clean:
             losses.append(loss / settings.steps)
         for side in settings.sides:
-            push = pushes[side].detach().requires_grad_()
-            pushed_logits, pushed_loss = ask(pushed(batch, side, push))
-            (gradient,) = torch.autograd.grad(pushed_loss / settings.steps, push, retain_graph=True)
-            gradient = gradient * open_to_pushes(batch, side)[..., None]
-            losses.append(pushed_loss / settings.steps)
+            delta = deltas[side].detach().requires_grad_()
+            perturbed_logits, perturbed_loss = ask(perturbed(batch, side, delta))
+            (gradient,) = torch.autograd.grad(perturbed_loss / settings.steps, delta, retain_graph=True)
+            gradient = gradient * perturbable(batch, side)[..., None]
+            losses.append(perturbed_loss / settings.steps)
             if settings.clean:
-                losses.append(settings.kl_weight * symmetric_divergence(logits, pushed_logits))
-            pushes[side] = climb(push.detach(), gradient, owners(batch, side), settings)
+                losses.append(settings.kl_weight * symmetric_divergence(logits, perturbed_logits))
+            deltas[side] = ascend(delta.detach(), gradient, owners(batch, side), settings)
         yield torch.stack(losses).sum()
 
 
-def pushed(batch: Batch, side: str, push: Tensor) -> Batch:
-    """The batch with a push added to its words' summed embeddings, (T, D), or to its regions' features, (N, R, F)."""
+def perturbed(batch: Batch, side: str, delta: Tensor) -> Batch:
+    """The batch with a perturbation added to its words' embeddings, (T, D), or its regions' features, (N, R, F)."""
     if side == "text":
-        return replace(batch, texts=replace(batch.texts, delta=push))
-    assert batch.regions is not None, "only regions can be pushed"
-    return replace(batch, regions=replace(batch.regions, features=batch.regions.features + push))
+        return replace(batch, texts=replace(batch.texts, delta=delta))
+    assert batch.regions is not None, "only regions can be perturbed"
+    return replace(batch, regions=replace(batch.regions, features=batch.regions.features + delta))
 
 
-def first_pushes(batch: Batch, width: int, settings: Adversarial, generator: torch.Generator) -> dict[str, Tensor]:
-    """Random pushes of what is asked about: object tags and other KNOWN words stay as they are."""
+def initial_deltas(batch: Batch, width: int, settings: Adversarial, generator: torch.Generator) -> dict[str, Tensor]:
+    """Random deltas of what is asked about: object tags and other KNOWN words stay as they are."""
     found: dict[str, Tensor] = {}
     for side in settings.sides:
-        valid = open_to_pushes(batch, side)
+        valid = perturbable(batch, side)
         size = width
         if side == "image":
             assert batch.regions is not None
             size = batch.regions.features.shape[2]
-        push = torch.rand(*valid.shape, size, generator=generator, device=valid.device) * 2 - 1
-        push = push * valid[..., None] * settings.start
+        delta = torch.rand(*valid.shape, size, generator=generator, device=valid.device) * 2 - 1
+        delta = delta * valid[..., None] * settings.initial_norm
         if settings.norm == "l2":
             owner = owners(batch, side)
             count = torch.zeros(int(owner.max()) + 1, device=valid.device).index_add_(0, owner, valid.flatten().float())
-            push = push / (count * size).clamp_min(1).sqrt()[owner].view(*valid.shape, 1)
-        found[side] = push
+            delta = delta / (count * size).clamp_min(1).sqrt()[owner].view(*valid.shape, 1)
+        found[side] = delta
     return found
 
 
-def open_to_pushes(batch: Batch, side: str) -> Tensor:
-    """Which rows may be pushed: (T,) words that are neither KNOWN nor PADDING, or (N, R) regions that are there."""
+def perturbable(batch: Batch, side: str) -> Tensor:
+    """Which rows may be perturbed: (T,) words that are neither KNOWN nor PADDING, or (N, R) regions that are there."""
     if side == "text":
         given = torch.tensor([KNOWN, PADDING], device=batch.texts.roles.device)
         return ~torch.isin(batch.texts.roles, given)
-    assert batch.regions is not None, "only regions can be pushed"
+    assert batch.regions is not None, "only regions can be perturbed"
     place = torch.arange(batch.regions.features.shape[1], device=batch.regions.lengths.device)
     return place < batch.regions.lengths[:, None]
 
 
 def owners(batch: Batch, side: str) -> Tensor:
-    """The sample of every row of a push, flattened."""
+    """The sample of every row of a perturbation, flattened."""
     if side == "text":
         return batch.texts.owner
     assert batch.regions is not None
@@ -116,17 +118,17 @@ def owners(batch: Batch, side: str) -> Tensor:
     return torch.arange(n, device=batch.regions.features.device).repeat_interleave(rows)
 
 
-def climb(push: Tensor, gradient: Tensor, owner: Tensor, settings: Adversarial) -> Tensor:
-    """The next push: a step along the gradient, then back within bounds. Norms are of all a sample's rows together."""
+def ascend(delta: Tensor, gradient: Tensor, owner: Tensor, settings: Adversarial) -> Tensor:
+    """The next delta: a step along the gradient, then back within bounds. Norms are of all a sample's rows together."""
     size = _norm(gradient, owner, settings.norm)
-    moved = push + settings.lr * gradient / size.clamp_min(SMALLEST_NORM)
-    if not settings.most:
+    moved = delta + settings.lr * gradient / size.clamp_min(SMALLEST_NORM)
+    if not settings.max_norm:
         return moved
     if settings.norm == "inf":
-        return moved.clamp(-settings.most, settings.most)
+        return moved.clamp(-settings.max_norm, settings.max_norm)
     if settings.projection == "villa":
         size = _norm(moved, owner, "l2")
-    return moved * torch.where(size > settings.most, settings.most / size, 1.0)
+    return moved * torch.where(size > settings.max_norm, settings.max_norm / size, 1.0)
 
 
 def _norm(x: Tensor, owner: Tensor, kind: str) -> Tensor:

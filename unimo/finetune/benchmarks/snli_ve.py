@@ -9,7 +9,7 @@
 
     The image is the premise: rows with the premise's words as well are refused, for with them a model can answer
     without looking. Head: the poolers' sum, 2048, dropout, 3. Adversarial training as released; UNIMO-2 sees pixels,
-    which cannot be pushed: --set adversarial.sides=text, or --set adversarial=none as the specification advises to
+    which cannot be perturbed: --set adversarial.sides=text, or --set adversarial=none as the specification advises to
     begin with.
 """
 
@@ -26,7 +26,7 @@ def snli_ve() -> Finetuning:
         kind="classification",
         data=TaskData(reader="snli_ve"),
         read=Reading(max_length=512, texts=1, sees=True, reads="both", fusion="sum", hidden=2048),
-        adversarial=Adversarial(steps=4, lr=0.05, start=0.4, most=0.4),
+        adversarial=Adversarial(steps=4, lr=0.05, initial_norm=0.4, max_norm=0.4),
         batch_size=192,
         epochs=10.0,
         optimizer=adam(1e-5, beta2=0.999),
