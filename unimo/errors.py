@@ -1,7 +1,7 @@
 """One contract for everything that can go wrong: what, where, got, expected, what to do, and an exit code.
 
 A user never meets a traceback as the message. Code that finds a fault raises one of these classes; the command
-line prints its parts and leaves with its exit code; a ledger stores the same parts (see `unimo.corpus.bad_samples`).
+line prints its parts and leaves with its exit code; a report stores them (`unimo.corpus.bad_samples`).
 """
 
 from __future__ import annotations

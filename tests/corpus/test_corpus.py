@@ -192,7 +192,7 @@ def test_every_bad_sample_is_named_and_only_bad_ones(tmp_path):
     bad_ones = [(f"{key}.{ending}", data) for key, files in cases.items() for ending, data in files.items()]
     path = tar_of(tmp_path / "a.tar", good + bad_ones)
     bad = BadSamples(tmp_path / "bad_samples.jsonl")
-    corpus, _ = loosely("pairs", path, ledger=bad)
+    corpus, _ = loosely("pairs", path, bad_samples=bad)
     assert list(corpus.keys) == [f"{i:03d}" for i in range(5)] and corpus.image_bytes(3) == image(3)
     entries = [json.loads(line) for line in bad.path.read_text().splitlines()]
     assert sorted(entry["key"] for entry in entries) == sorted(cases)
@@ -200,7 +200,7 @@ def test_every_bad_sample_is_named_and_only_bad_ones(tmp_path):
     again, reopened = loosely("pairs", path)  # from the stored index: the same account
     assert reopened.summary()["reasons"] == bad.summary()["reasons"] and again.fingerprint == corpus.fingerprint
     with pytest.raises(DataError, match=r"too many bad samples.*12 of 17") as caught:
-        opened("pairs", path, ledger=bad)
+        opened("pairs", path, bad_samples=bad)
     assert "bad_samples.jsonl" in str(caught.value.where)
 
 
@@ -308,7 +308,7 @@ def test_mutated_shards_lose_nothing_in_silence(kind, tmp_path):
         (tmp_path / "b.tar").write_bytes(body)
         bad = BadSamples()
         try:
-            corpus, _ = loosely(kind, tmp_path / "b.tar", ledger=bad, verify="header")
+            corpus, _ = loosely(kind, tmp_path / "b.tar", bad_samples=bad, verify="header")
             delivered = [hashlib.sha256(each).hexdigest() for each in images_of(corpus)]
             assert all(images[digest] == key for digest, key in zip(delivered, corpus.keys))
         except DataError:

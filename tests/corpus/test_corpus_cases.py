@@ -105,7 +105,7 @@ def test_case_tables_that_lack_images_say_so(tmp_path):
         opened("pairs", tmp_path)
     assert "row 0" in caught.value.do and "image" in caught.value.do
     rows = [{"image": {"bytes": image(i) if i != 1 else None, "path": f"{i}.png"}, "text": "w"} for i in range(3)]
-    corpus, _ = loosely("pairs", table_of(tmp_path / "a.parquet", rows), ledger=BadSamples(tmp_path / "bad.jsonl"))
+    corpus, _ = loosely("pairs", table_of(tmp_path / "a.parquet", rows), bad_samples=BadSamples(tmp_path / "bad.jsonl"))
     (entry,) = map(json.loads, (tmp_path / "bad.jsonl").read_text().splitlines())
     assert len(corpus) == 2 and "bytes" in entry["expected"] and entry["do"]
     assert entry["where"] == "a.parquet, row 1, field image" and entry["got"] == "only the path 1.png"
@@ -146,7 +146,7 @@ def test_images_that_share_a_name_do_not_share_a_caption(tmp_path):
 
 def test_a_long_line_is_read_and_a_long_name_is_not_printed_whole(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(jsonl([{"text": "x" * 10_000_000}, {"y" * 1_000_000: 1}]))
-    corpus, bad = loosely("texts", tmp_path / "a.jsonl", ledger=BadSamples(tmp_path / "bad"))
+    corpus, bad = loosely("texts", tmp_path / "a.jsonl", bad_samples=BadSamples(tmp_path / "bad"))
     assert corpus.token_counts.tolist() == [10_000_000]
     assert bad.quarantined == 1 and (tmp_path / "bad").stat().st_size < 10_000
 
@@ -475,7 +475,7 @@ def told(kind, where, tmp_path) -> tuple[BadSamples, set[str], set[str], set[str
     bad = BadSamples(tmp_path / "bad.jsonl")
     used: set[str] = set()
     try:
-        used = set(open_corpus(kind, where, tokenizer=Letters(), ledger=bad, max_bad_fraction=1.0).keys)
+        used = set(open_corpus(kind, where, tokenizer=Letters(), bad_samples=bad, max_bad_fraction=1.0).keys)
     except DataError as error:
         assert error.what.startswith("no usable sample"), error
     assert bad.offered == bad.used + bad.quarantined and len(used) == bad.used

@@ -9,7 +9,7 @@ import pytest
 from tiny_task import keys_of, quiet, tiny_run, write_images, write_jsonl, write_start
 
 from unimo import inference
-from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.bad_samples import BadSamples
 from unimo.finetune.data import open_split
 from unimo.finetune.job import finetune, task_rows
 from unimo.finetune.settings import TaskData
@@ -40,7 +40,7 @@ def test_retrieval_before_fine_tuning_is_the_start_models_own_answer(tmp_path):
     pipeline = inference.load(start, precision="fp32")
     resolved = inference.load(tmp_path / "out", precision="fp32").facts["settings"]
     assert resolved["init_from"] == start
-    examples = open_split(run, "dev", ledger=Ledger(None), say=quiet)
+    examples = open_split(run, "dev", bad_samples=BadSamples(None), say=quiet)
     kind = question(run)
     for row in kind.score(kind.predict(pipeline, task_rows(run, kind, examples)), examples, run.seed):
         assert rows[f"{row['metric']}, before fine-tuning"] == row["score"]

@@ -75,8 +75,8 @@ def jsonl(rows) -> bytes:
 
 def opened(kind, where, **options):
     """(corpus, report of bad samples) under the usual limit of one per cent."""
-    bad = options.pop("ledger", None) or BadSamples()
-    corpus = open_corpus(kind, where, tokenizer=options.pop("tokenizer", Letters()), ledger=bad, **options)
+    bad = options.pop("bad_samples", None) or BadSamples()
+    corpus = open_corpus(kind, where, tokenizer=options.pop("tokenizer", Letters()), bad_samples=bad, **options)
     assert bad.offered == bad.used + bad.quarantined and bad.used == len(corpus)
     return corpus, bad
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from unimo.cli import app
-from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.data.augment import resize
 from unimo.data.images import load_rgb
@@ -133,16 +133,16 @@ def _settings() -> NeighbourSettings:
 
 
 def test_objects_decide_what_is_kept_and_pairs_without_are_counted(world, regions, tmp_path):
-    def run(confidence: float, ledger: Ledger | None = None):
-        options = {"regions": regions, "confidence": confidence, "settings": _settings(), "ledger": ledger}
+    def run(confidence: float, bad_samples: BadSamples | None = None):
+        options = {"regions": regions, "confidence": confidence, "settings": _settings(), "bad_samples": bad_samples}
         return neighbours(world / "pairs", world / "images", None, tmp_path, say=quiet, **options)
 
     assert run(0.2)["computed"] == 1
     assert run(0.5)["computed"] == 0  # the same objects: the truth is 90 % sure
-    ledger = Ledger()
-    done = run(0.95, ledger)
+    bad_samples = BadSamples()
+    done = run(0.95, bad_samples)
     assert done["computed"] == 1 and done["image"] == 0
-    assert ledger.summary()["notes"] == {"pairs without a detected object, so without related images": PAIRS}
+    assert bad_samples.summary()["notes"] == {"pairs without a detected object, so without related images": PAIRS}
 
 
 def test_regions_that_do_not_fit_are_refused(world, corpora, regions, tmp_path):

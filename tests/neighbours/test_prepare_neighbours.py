@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from tiny_unimo2 import lively_model
 
-from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.errors import DataError, ResourceError, UsageError
 from unimo.inference import Pipeline
@@ -270,14 +270,14 @@ def test_a_collection_of_the_pairs_own_image_alone(tmp_path):
     write_pairs(tmp_path / "pairs.tar", [("one", image("red", 0), ["!!!"])])
     write_tar(tmp_path / "images.tar", [("same.png", image("red", 0))])
     (tmp_path / "texts.txt").write_text("One lonely sentence stands here.")
-    ledger = Ledger(tmp_path / "bad.jsonl")
+    bad_samples = BadSamples(tmp_path / "bad.jsonl")
     paths = [tmp_path / name for name in ("pairs.tar", "images.tar", "texts.txt", "out")]
     lines: list[str] = []
-    done = neighbours(*paths, ledger=ledger, say=lines.append, page=tmp_path / "page.html")
+    done = neighbours(*paths, bad_samples=bad_samples, say=lines.append, page=tmp_path / "page.html")
     page = Page(tmp_path / "page.html")
     assert page.texts["h2"] == ["!!!"] and page.texts["li"] == ["none", "none"]
     assert (done["image"], done["sentence"]) == (0, 0)
-    assert ledger.summary()["reasons"] == {"pair without a word to search by": 1}
+    assert bad_samples.summary()["reasons"] == {"pair without a word to search by": 1}
     assert '"key": "one"' in (tmp_path / "bad.jsonl").read_text()
     assert "images/s" in "".join(lines) and "sentences/s" in "".join(lines) and "pairs/s" in "".join(lines)
     pairs, images, texts = (open_corpus(k, p, tokenizer=TOKENIZER) for k, p in zip(("pairs", "images", "texts"), paths))

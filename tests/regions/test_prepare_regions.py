@@ -23,7 +23,7 @@ import torch
 from dying import Countdown, ended, fork
 from PIL import Image
 
-from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import open_corpus
 from unimo.errors import DataError, UsageError, WeightsError
 from unimo.model.build import ModelSettings, build
@@ -174,8 +174,8 @@ def test_images_that_cannot_be_decoded(shards, tmp_path):
         info = tarfile.TarInfo("c0.png")
         info.size = 200
         tar.addfile(info, io.BytesIO(png.getvalue()[:200]))
-    ledger = Ledger(tmp_path / "bad.jsonl")
-    options = {"words": 8, "verify": "header", "index_dir": tmp_path / "index", "ledger": ledger}
+    bad_samples = BadSamples(tmp_path / "bad.jsonl")
+    options = {"words": 8, "verify": "header", "index_dir": tmp_path / "index", "bad_samples": bad_samples}
     prepare_regions("images", shards, "grid", out=tmp_path / "out", say=quiet, **options)
     (entry,) = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert (entry["key"], entry["what"]) == ("c0", "cannot decode image")
@@ -221,11 +221,11 @@ BOX = [1.0, 2.0, 9.0, 8.0]
     ],
 )
 def test_every_bad_answer_is_named_and_nothing_stops(shards, tmp_path, answer, reason):
-    ledger = Ledger(tmp_path / "bad.jsonl")
-    store = prepared(shards, Fixed({"a3": answer}), tmp_path / "out", ledger=ledger)
+    bad_samples = BadSamples(tmp_path / "bad.jsonl")
+    store = prepared(shards, Fixed({"a3": answer}), tmp_path / "out", bad_samples=bad_samples)
     (entry,) = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert (entry["key"], entry["what"]) == ("a3", reason) and entry["shard"].endswith("a.tar")
-    assert (ledger.offered, ledger.used, ledger.quarantined) == (8, 7, 1)
+    assert (bad_samples.offered, bad_samples.used, bad_samples.quarantined) == (8, 7, 1)
     assert [i for i in range(8) if not store.has(i)] == [3]
     with pytest.raises(DataError, match=re.escape(reason)):
         store.image(3)
@@ -659,8 +659,8 @@ def test_bad_rows_of_a_tsv_are_named(shards, tmp_path):
     lines = {"0": published_row("other", none).split("\t"), **lines}  # no boxes: says nothing about the others
     del lines["b1"]
     (tmp_path / "x.tsv").write_text("\n".join(map("\t".join, lines.values())) + "\n")
-    ledger = Ledger(tmp_path / "bad.jsonl")
-    store = prepared(shards, TSV(str(tmp_path / "x.tsv")), tmp_path / "out", ledger=ledger)
+    bad_samples = BadSamples(tmp_path / "bad.jsonl")
+    store = prepared(shards, TSV(str(tmp_path / "x.tsv")), tmp_path / "out", bad_samples=bad_samples)
     entries = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert {entry["key"]: entry["what"] for entry in entries} == {
         "a0": "A table of another size",
@@ -702,8 +702,8 @@ def test_npz(shards, tmp_path):
     np.savez(folder / "b1.npz", features=np.array([{}]), boxes=good(1).boxes)  # pickled
     np.savez(folder / "b2.npz", other=good(1).features)
     (folder / "a4.npz").write_bytes(b"PK not a zip")
-    ledger = Ledger(tmp_path / "bad.jsonl")
-    store = prepared(shards, f"npz:{folder}", tmp_path / "out", ledger=ledger)
+    bad_samples = BadSamples(tmp_path / "bad.jsonl")
+    store = prepared(shards, f"npz:{folder}", tmp_path / "out", bad_samples=bad_samples)
     entries = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert {entry["key"]: entry["what"] for entry in entries} == {
         "a4": "not an .npz file of plain arrays",
@@ -722,11 +722,11 @@ def test_case_one_name_for_two_images_is_refused(tmp_path):
     (tmp_path / "npz").mkdir()
     for name in ("0001", "0002a", "0002b"):
         np.savez(tmp_path / "npz" / f"{name}.npz", features=good(0).features, boxes=good(0).boxes)
-    ledger = Ledger()
+    bad_samples = BadSamples()
     prepare_regions(
-        "images", tmp_path / "shards", f"npz:{tmp_path / 'npz'}", out=tmp_path / "o", say=quiet, ledger=ledger
+        "images", tmp_path / "shards", f"npz:{tmp_path / 'npz'}", out=tmp_path / "o", say=quiet, bad_samples=bad_samples
     )
-    assert ledger.summary()["reasons"] == {"several images would take the regions of one name": 2}
+    assert bad_samples.summary()["reasons"] == {"several images would take the regions of one name": 2}
 
 
 def lone_array() -> bytes:

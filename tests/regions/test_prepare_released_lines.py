@@ -10,7 +10,7 @@ import pytest
 from corpus.test_released_lines import blob, coco, entailment
 from test_prepare_regions import HEIGHT, WIDTH, good, noise, prepared, published_row, write_tar
 
-from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.bad_samples import BadSamples
 from unimo.errors import DataError
 from unimo.regions.prepare import find_source
 
@@ -36,8 +36,8 @@ def test_images_of_released_lines(tmp_path, make, ending):
     data = "\n".join(lines).encode()
     path = tmp_path / f"lines{ending}"
     path.write_bytes(gzip.compress(data) if ending else data)
-    ledger = Ledger(tmp_path / "bad.jsonl")
-    store = prepared(shards, f"lines:{path}", tmp_path / "out", ledger=ledger)
+    bad_samples = BadSamples(tmp_path / "bad.jsonl")
+    store = prepared(shards, f"lines:{path}", tmp_path / "out", bad_samples=bad_samples)
     assert [store.has(i) for i in range(4)] == [True, True, True, False]
     for i in range(3):
         image = store.image(i)

@@ -17,7 +17,7 @@ from tiny_unimo import FEATURES, detected, lively_unimo
 from tiny_unimo2 import lively_model
 
 import unimo
-from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import open_corpus
 from unimo.errors import DataError, ResourceError, UnimoError, UsageError, WeightsError
 from unimo.inference import Pipeline
@@ -470,14 +470,14 @@ def test_bad_samples_are_counted_and_named(pipeline, data, tmp_path):
     raw = bytearray((tmp_path / "images" / "1.png").read_bytes())
     raw[len(raw) // 2] ^= 255  # its header is sound: only decoding tells
     (tmp_path / "images" / "1.png").write_bytes(raw)
-    ledger, said = Ledger(tmp_path / "bad.jsonl"), []
+    bad_samples, said = BadSamples(tmp_path / "bad.jsonl"), []
     build_index(
         pipeline,
         tmp_path / "index",
         images=tmp_path / "images",
         verify="header",
         max_bad_fraction=1.0,
-        ledger=ledger,
+        bad_samples=bad_samples,
         say=said.append,
     )
     assert "4 images" in said[-1] and "2 bad samples left out" in said[-1]
@@ -485,7 +485,9 @@ def test_bad_samples_are_counted_and_named(pipeline, data, tmp_path):
     assert named == {"broken.png", "1.png"}
     index = open_index(tmp_path / "index", model=pipeline)
     assert index.rows["image"] == 4
-    assert ledger.quarantined == 1 and {hit.key for hit in index.search("a dog")} == {f"{i}.png" for i in (0, 2, 3, 4)}
+    assert bad_samples.quarantined == 1 and {hit.key for hit in index.search("a dog")} == {
+        f"{i}.png" for i in (0, 2, 3, 4)
+    }
 
 
 def test_what_the_model_cannot_embed_is_left_out_and_named(data, tmp_path, monkeypatch):
@@ -494,8 +496,8 @@ def test_what_the_model_cannot_embed_is_left_out_and_named(data, tmp_path, monke
     house = model.tokenizer.encode("a red house")[-1]
     with torch.no_grad():
         model.model.words.word.weight[house] = float("nan")
-    ledger = Ledger(tmp_path / "bad.jsonl")
-    build_index(model, tmp_path / "index", texts=data / "texts", max_bad_fraction=1.0, ledger=ledger, say=str)
+    bad_samples = BadSamples(tmp_path / "bad.jsonl")
+    build_index(model, tmp_path / "index", texts=data / "texts", max_bad_fraction=1.0, bad_samples=bad_samples, say=str)
     entries = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert [entry["key"] for entry in entries] == ["lines.jsonl:1", "lines.jsonl:4"]
     assert {hit.key for hit in open_index(tmp_path / "index", model=model).search("owls", top_k=99)}.isdisjoint(

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.data.sample import NODE_KINDS
 from unimo.errors import DataError, ResourceError, UnimoError, UsageError
@@ -276,15 +276,15 @@ def test_bad_captions_are_named_and_nothing_stops(tmp_path):
     told = {f"k{i}": [f"a {c} dog on the {p} ."] for i, (c, p) in enumerate([("red", "grass"), ("blue", "bed")] * 6)}
     told["odd"] = ["running", "...", "a green dog ."]
     path = pairs_file(tmp_path / "pairs", told)
-    ledger = Ledger(tmp_path / "bad.jsonl")
-    (row,) = rewrites(path, out=tmp_path / "out", counts=FEW, ledger=ledger, say=quiet)
+    bad_samples = BadSamples(tmp_path / "bad.jsonl")
+    (row,) = rewrites(path, out=tmp_path / "out", counts=FEW, bad_samples=bad_samples, say=quiet)
     named = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert {entry["key"] for entry in named} >= {"odd.png#1"} and row["bad"] == len(named)
     assert all(entry["what"] in (module.NO_OBJECT, module.NO_NEGATIVE) for entry in named)
-    assert ledger.offered == ledger.used + ledger.quarantined
-    again = Ledger(tmp_path / "again.jsonl")  # a run that finds everything done names them too
-    rewrites(path, out=tmp_path / "out", counts=FEW, ledger=again, say=quiet)
-    assert again.quarantined == ledger.quarantined
+    assert bad_samples.offered == bad_samples.used + bad_samples.quarantined
+    again = BadSamples(tmp_path / "again.jsonl")  # a run that finds everything done names them too
+    rewrites(path, out=tmp_path / "out", counts=FEW, bad_samples=again, say=quiet)
+    assert again.quarantined == bad_samples.quarantined
 
 
 def test_a_corpus_of_one_image_ends(tmp_path):
@@ -643,4 +643,4 @@ def test_the_command_says_what_was_left_out_and_how_much_may_be(tmp_path):
     done = CliRunner().invoke(app, [*options, "--max-bad-fraction", "0.1"])
     assert done.exit_code == 0, done.output
     (line,) = [line for line in done.output.splitlines() if " are bad (" in line]
-    assert "1 x cannot decode image" in line and "--ledger" in line
+    assert "1 x cannot decode image" in line and "--bad-samples" in line

@@ -24,15 +24,21 @@ def make_index(
     index_dir: Annotated[str | None, typer.Option(help="Where shard indexes go, if not beside the shards.")] = None,
     verify: Annotated[str, typer.Option(help="decode every image once, or read only its header")] = "decode",
     max_bad_fraction: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
-    ledger: Annotated[str | None, typer.Option(help="File that names every bad sample.")] = None,
+    bad_samples: Annotated[str | None, typer.Option(help="File that names every bad sample.")] = None,
 ) -> None:
     """Encode texts, images or pairs once, to be searched; started again, it goes on where it was."""
-    from unimo.corpus.bad_samples import Ledger
+    from unimo.corpus.bad_samples import BadSamples
     from unimo.retrieval import build_index
 
     given: dict[str, Any] = {"texts": texts, "images": images, "pairs": pairs, "regions": regions or ()}
     options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": max_bad_fraction}
-    options |= {"add": add, "approximate": approximate, "passage": passage, "ledger": Ledger(ledger), "say": say}
+    options |= {
+        "add": add,
+        "approximate": approximate,
+        "passage": passage,
+        "bad_samples": BadSamples(bad_samples),
+        "say": say,
+    }
     build_index(model, out, **given, **options)
 
 

@@ -17,14 +17,14 @@ def check_data(
     index_dir: Annotated[str | None, typer.Option(help="Where indexes go, if not beside the shards.")] = None,
     verify: Annotated[str, typer.Option(help="decode every image once, or read only its header")] = "decode",
     max_bad_fraction: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
-    ledger: Annotated[str | None, typer.Option(help="File that names every bad sample.")] = None,
+    bad_samples: Annotated[str | None, typer.Option(help="File that names every bad sample.")] = None,
 ) -> None:
     """Check every sample and write each shard's index."""
-    from unimo.corpus.bad_samples import Ledger
+    from unimo.corpus.bad_samples import BadSamples
     from unimo.corpus.check import index
 
     options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": max_bad_fraction}
-    index(kind, paths, ledger=Ledger(ledger), say=say, **options)  # type: ignore[arg-type]
+    index(kind, paths, bad_samples=BadSamples(bad_samples), say=say, **options)  # type: ignore[arg-type]
 
 
 @prepare.command("regions")
@@ -47,15 +47,15 @@ def prepare_regions(
     threshold: Annotated[float, typer.Option(help="Least confidence of a detected region.")] = 0.2,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: what is there.")] = None,
     index_dir: Annotated[str | None, typer.Option(help="Where indexes go, if not beside the shards.")] = None,
-    ledger: Annotated[str | None, typer.Option(help="File that names every bad image.")] = None,
+    bad_samples: Annotated[str | None, typer.Option(help="File that names every bad image.")] = None,
 ) -> None:
     """Write regions (boxes, features, classes) of every image; started again, it goes on where it was."""
-    from unimo.corpus.bad_samples import Ledger
+    from unimo.corpus.bad_samples import BadSamples
     from unimo.regions.prepare import prepare_regions as run
 
     options: dict[str, Any] = {"most": most, "precision": precision, "top": top, "index_dir": index_dir}
     options |= {"feature_size": feature_size, "words": words, "vocabulary": vocabulary, "threshold": threshold}
-    run(kind, paths, source, out=out, device=device, ledger=Ledger(ledger), say=say, **options)  # type: ignore[arg-type]
+    run(kind, paths, source, out=out, device=device, bad_samples=BadSamples(bad_samples), say=say, **options)  # type: ignore[arg-type]
 
 
 @prepare.command("rewrites")
@@ -75,7 +75,7 @@ def prepare_rewrites(
     index_dir: Annotated[str | None, typer.Option(help="Where indexes are, if not beside the shards.")] = None,
     verify: Annotated[str, typer.Option(help="decode or header, as for the index")] = "decode",
     max_bad_fraction: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
-    ledger: Annotated[str | None, typer.Option(help="File that names every bad sample and caption.")] = None,
+    bad_samples: Annotated[str | None, typer.Option(help="File that names every bad sample and caption.")] = None,
     page: Annotated[str | None, typer.Option(help="Write an HTML page with random captions.")] = None,
     rows: Annotated[int, typer.Option(help="Captions on the page.", min=1)] = 50,
     sample: Annotated[
@@ -84,15 +84,17 @@ def prepare_rewrites(
     draw: Annotated[int, typer.Option(help="Chance of page and sample alone.")] = 0,
 ) -> None:
     """Rewrite every caption: paraphrases, and captions that are nearly right (words and phrases: in English alone)."""
-    from unimo.corpus.bad_samples import Ledger, tell_left_out
+    from unimo.corpus.bad_samples import BadSamples, tell_left_out
     from unimo.rewriting.back_translation import pivots
     from unimo.rewriting.prepare import Counts, rewrites
 
     counts = Counts(positives, sentences, phrases, words)
     options: dict[str, Any] = {"index_dir": index_dir, "verify": verify}
     made: dict[str, Any] = {"counts": counts, "ceiling": ceiling, "translate": pivots(translate or []), "seed": seed}
-    bad = Ledger(ledger)
-    rewrites(paths, out=out, device=device, ledger=bad, say=say, max_bad_fraction=max_bad_fraction, **made, **options)
+    bad = BadSamples(bad_samples)
+    rewrites(
+        paths, out=out, device=device, bad_samples=bad, say=say, max_bad_fraction=max_bad_fraction, **made, **options
+    )
     tell_left_out(bad, say)
     if page or sample:
         from unimo.corpus.corpus import open_corpus
@@ -125,7 +127,7 @@ def prepare_neighbours(
     index_dir: Annotated[str | None, typer.Option(help="Where indexes go, if not beside the shards.")] = None,
     verify: Annotated[str, typer.Option(help="decode every image once, or read only its header")] = "decode",
     max_bad_fraction: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
-    ledger: Annotated[str | None, typer.Option(help="File that names every bad sample.")] = None,
+    bad_samples: Annotated[str | None, typer.Option(help="File that names every bad sample.")] = None,
     ray: Annotated[bool, typer.Option("--ray", help="Work on the cluster that ray finds.")] = False,
     page: Annotated[str | None, typer.Option(help="Write an HTML page with random pairs.")] = None,
     rows: Annotated[int, typer.Option(help="Pairs on the page.", min=1)] = 50,
@@ -133,13 +135,13 @@ def prepare_neighbours(
 ) -> None:
     """Find related images and sentences for every pair."""
     from unimo.config import override
-    from unimo.corpus.bad_samples import Ledger, tell_left_out
+    from unimo.corpus.bad_samples import BadSamples, tell_left_out
     from unimo.neighbours.prepare import NeighbourSettings, neighbours
 
-    bad = Ledger(ledger)
+    bad = BadSamples(bad_samples)
     settings = override(NeighbourSettings(), assignments or ())
     options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": max_bad_fraction}
-    options |= {"model": model, "settings": settings, "ledger": bad, "ray": ray, "say": say}
+    options |= {"model": model, "settings": settings, "bad_samples": bad, "ray": ray, "say": say}
     options |= {"regions": regions or None, "confidence": confidence, "page": page, "rows": rows, "draw": draw}
     neighbours(pairs, images or None, texts or None, out, **options)
     tell_left_out(bad, say)

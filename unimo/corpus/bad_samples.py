@@ -175,10 +175,7 @@ def tell_left_out(bad: BadSamples, say: Callable[[str], None]) -> None:
     """Says how many of the offered samples are bad, why, and where they are named; and lesser findings (notes)."""
     if bad.quarantined:
         reasons = "; ".join(f"{count} x {reason}" for reason, count in bad.summary()["reasons"].items())
-        named = f"listed in {bad.path}" if bad.path else "--ledger FILE would name them"
+        named = f"listed in {bad.path}" if bad.path else "--bad-samples FILE would name them"
         say(f"{bad.quarantined} of {bad.offered} are bad ({reasons}), {named}")
     for line in bad.notes.lines():
         say(line)
-
-
-Ledger = BadSamples

@@ -15,7 +15,7 @@ def index(
     paths: str | Path | Sequence[str | Path],
     *,
     tokenizer=None,
-    ledger: BadSamples | None = None,
+    bad_samples: BadSamples | None = None,
     say: Callable[[str], None] = print,
     **options: Any,
 ) -> list[dict]:
@@ -35,13 +35,15 @@ def index(
         rows.append(row)
         say(_line(row))
 
-    ledger = BadSamples() if ledger is None else ledger
-    before = ledger.quarantined
-    corpus = open_corpus(kind, paths, tokenizer=tokenizer, ledger=ledger, recheck=True, on_shard=tell, **options)
+    bad_samples = BadSamples() if bad_samples is None else bad_samples
+    before = bad_samples.quarantined
+    corpus = open_corpus(
+        kind, paths, tokenizer=tokenizer, bad_samples=bad_samples, recheck=True, on_shard=tell, **options
+    )
     for line in corpus.passed_over:
         say(f"passed over: {line}")
-    bad = ledger.quarantined - before
-    listed = f", listed in {ledger.path}" if bad and ledger.path else ""
+    bad = bad_samples.quarantined - before
+    listed = f", listed in {bad_samples.path}" if bad and bad_samples.path else ""
     tokens = sum(row["tokens"] for row in rows)
     counts = f"{len(rows)} shards: {len(corpus)} {kind}, {tokens} tokens, {bad} bad samples{listed}"
     say(f"{counts} | fingerprint {corpus.fingerprint[:16]}")

@@ -53,7 +53,7 @@ def open_corpus(
     *,
     tokenizer=None,
     fields: Fields | None = None,
-    ledger: BadSamples | None = None,
+    bad_samples: BadSamples | None = None,
     index_dir: str | Path | None = None,
     verify: Verify = "decode",
     max_bad_fraction: float = 0.01,
@@ -76,7 +76,7 @@ def open_corpus(
     """
     _check_arguments(kind, tokenizer, verify, max_bad_fraction)
     fields = fields or Fields()
-    ledger = BadSamples() if ledger is None else ledger
+    bad_samples = BadSamples() if bad_samples is None else bad_samples
     own = BadSamples()  # this corpus is judged alone, whatever else the run's report already holds
     place = None if index_dir is None else user_path(index_dir, "index_dir")
     found = find(kind, paths, fields)
@@ -84,7 +84,7 @@ def open_corpus(
     for source in found.sources:
         started = time.monotonic()
         index, built = index_of(source, kind, tokenizer, fields, verify, place, recheck)
-        for report in (own, ledger):
+        for report in (own, bad_samples):
             report.offer(index.counts["offered"])
             report.use(index.counts["used"])
             report.notes.join(Notes(json.loads(index.header["notes"])))
@@ -94,7 +94,7 @@ def open_corpus(
         if on_shard is not None:
             on_shard(_row(source, index, built, time.monotonic() - started))
     found.notes.join(_not_named(kind, found.sources, indexes))
-    for report in (own, ledger):
+    for report in (own, bad_samples):
         report.notes.join(found.notes)
         for error in found.failed:
             report.offer()
@@ -105,12 +105,12 @@ def open_corpus(
         first = next((_error(entry).one_line() for index in indexes for entry in index.quarantined), None)
         raise DataError(
             f"no usable sample among the {kind}",
-            where=ledger.path or ", ".join(str(source.path) for source in found.sources[:3]),
+            where=bad_samples.path or ", ".join(str(source.path) for source in found.sources[:3]),
             got="; ".join(reasons + own.notes.lines()) or "empty files",
             expected=EXPECTED[kind],
             do=f"the first bad one: {first}" if first else "point to other data",
         )
-    own.check(max_bad_fraction, report=ledger.path)
+    own.check(max_bad_fraction, report=bad_samples.path)
     folders = [f"what folder {error.where} holds: {error.what}, {error.got}" for error in found.failed]
     return Corpus(kind, found.sources, indexes, (*folders, *found.notes.lines()))
 
@@ -240,7 +240,7 @@ class Corpus:
         return f"{path}, key {self.keys[i]}{place}"
 
     def shard_of(self, i: int) -> Path:
-        """The file or folder that holds item i (what a ledger names)."""
+        """The file or folder that holds item i (what a report of bad samples names)."""
         return self._shard(i)[0]
 
     def _shard(self, i: int) -> tuple[Path, str]:

@@ -5,7 +5,7 @@ sources.py   folders, globs and files of the user -> one indexed corpus (`open_c
 shards.py    where bytes lie: tar headers, positioned reads, the sidecar index
 text.py      strict readers of .txt, .jsonl(.gz), .parquet and JSON
 images.py    bytes -> upright RGB, or a located error (`load_rgb`)
-ledger.py    every bad sample by name: offered = used + quarantined
+bad_samples.py    every bad sample by name: offered = used + quarantined
 pack.py      a batch builder that objectives write on, then one batch; loader.py: batches by step number
 
 regions.py, region_rows.py       what UNIMO sees of an image, and how it is stored

@@ -149,8 +149,8 @@ def evaluate(
         examples += question.task.show(answers)
         seconds[question.task.title] = round(time.monotonic() - began, 1)
         say(f"{question.task.title}: {seconds[question.task.title]} s")
-    if context.ledger.quarantined:
-        bad = context.ledger
+    if context.bad_samples.quarantined:
+        bad = context.bad_samples
         left_out = f"{bad.quarantined} of {bad.offered} samples are bad and were left out"
         notes.append(f"{left_out}: {bad.summary()['reasons']}")
     whole = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.bad_samples import BadSamples
 from unimo.errors import UsageError
 from unimo.finetune.readers import READERS
 from unimo.finetune.settings import Finetuning
@@ -14,10 +14,10 @@ from unimo.finetune.split import Example, Examples, open_examples
 SPLIT_NAMES = {"train": "train", "dev": "val", "test": "test"}  # where one file holds all of them
 
 
-def open_split(run: Finetuning, name: str, *, ledger: Ledger, say: Callable[[str], None]) -> Examples:
-    """The rows of split `name` (train, dev or test). Bad rows are counted in the ledger, and said."""
+def open_split(run: Finetuning, name: str, *, bad_samples: BadSamples, say: Callable[[str], None]) -> Examples:
+    """The rows of split `name` (train, dev or test). Bad rows are counted in bad_samples, and said."""
     data = run.data
-    return open_rows(run, list(getattr(data, name)), name, images=list(data.images), ledger=ledger, say=say)
+    return open_rows(run, list(getattr(data, name)), name, images=list(data.images), bad_samples=bad_samples, say=say)
 
 
 def open_rows(
@@ -26,7 +26,7 @@ def open_rows(
     name: str,
     *,
     images: list[str] | None = None,
-    ledger: Ledger | None = None,
+    bad_samples: BadSamples | None = None,
     say: Callable[[str], None] = print,
     tolerant: bool = False,
 ) -> Examples:
@@ -51,12 +51,12 @@ def open_rows(
         need_targets=name in ("train", "dev"),
         keep_unlabelled=tolerant,
         max_bad_fraction=1.0 if tolerant else 0.01,
-        ledger=ledger,
+        bad_samples=bad_samples,
         index_dir=data.index_dir,
         **options,
     )
     if examples.bad:
-        where = f"; see {ledger.path}" if ledger is not None and ledger.path else ""
+        where = f"; see {bad_samples.path}" if bad_samples is not None and bad_samples.path else ""
         say(f"{name}: {examples.bad} bad rows are left out{where}")
     for note, count in examples.notes.items():
         say(f"{name}: {note}" + (f" ({count})" if count > 1 else ""))

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from unimo import distributed, inference, rng
-from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.bad_samples import BadSamples
 from unimo.data.augment import Views
 from unimo.errors import DataError, UsageError
 from unimo.finetune.adversarial import AdversarialTrainStep
@@ -65,9 +65,9 @@ class Task:
     def open(self, out: Path, say: Say) -> None:
         """Rows, labels and everything that follows from them."""
         run = self.settings
-        ledger = Ledger(out / "bad_samples.jsonl" if distributed.rank() == 0 else None)
+        bad_samples = BadSamples(out / "bad_samples.jsonl" if distributed.rank() == 0 else None)
         self.splits = {
-            name: open_split(run, name, ledger=ledger, say=say)
+            name: open_split(run, name, bad_samples=bad_samples, say=say)
             for name in ("train", "dev", "test")
             if getattr(run.data, name)
         }

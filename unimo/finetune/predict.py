@@ -9,7 +9,7 @@ from typing import Any
 
 from unimo import inference
 from unimo.config import from_dict
-from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.bad_samples import BadSamples
 from unimo.errors import DataError, UsageError, WeightsError
 from unimo.finetune.batches import Place, TaskRows
 from unimo.finetune.data import open_rows
@@ -52,9 +52,9 @@ def predict(
     kind = question(run)
     if isinstance(kind, Classify):
         kind = replace(kind, unseen="wrong")
-    ledger = Ledger(out.with_name(f"{out.name}.bad.jsonl"))
+    bad_samples = BadSamples(out.with_name(f"{out.name}.bad.jsonl"))
     folders = list(images) or list(run.data.images)
-    read = open_rows(run, list(data), "test", images=folders, ledger=ledger, say=say, tolerant=True)
+    read = open_rows(run, list(data), "test", images=folders, bad_samples=bad_samples, say=say, tolerant=True)
     examples = as_asked(run, read)
     kind.check(examples)
     bad = list(read.first_bad)
@@ -65,7 +65,7 @@ def predict(
         if not broken or not len(examples):
             raise
         for key, error in broken:
-            ledger.add(error, key=key, shard=examples.source)
+            bad_samples.add(error, key=key, shard=examples.source)
         bad += [error for _, error in broken]
         predictions = kind.predict(pipeline, task_rows(run, kind, examples), batch_size)
     count = read.bad + len(read) - len(examples)
@@ -75,11 +75,11 @@ def predict(
             where=examples.source,
             got=f"{count} of {count + len(examples)}; the first: {bad[0].one_line()}",
             expected="none (strict)",
-            do=f"repair or remove the rows named in {ledger.path}, or leave strict out",
+            do=f"repair or remove the rows named in {bad_samples.path}, or leave strict out",
         )
     write_predictions(out, kind, predictions, examples)
     said = f"{len(predictions)} predictions for {len(predictions) + count} rows: {out}"
-    say(said + (f"; {count} bad rows have none, all are named in {ledger.path}:" if count else ""))
+    say(said + (f"; {count} bad rows have none, all are named in {bad_samples.path}:" if count else ""))
     for error in bad[:SHOWN]:
         say(f"    {error.one_line()}")
     return kind.score(predictions, examples, run.seed) if examples.labelled else []

@@ -96,7 +96,7 @@ def open_examples(
     name: str | None = None,
     need_targets: bool = False,
     keep_unlabelled: bool = False,
-    ledger: BadSamples | None = None,
+    bad_samples: BadSamples | None = None,
     index_dir: str | Path | None = None,
     max_bad_fraction: float = 0.01,
     **options: Any,
@@ -106,7 +106,7 @@ def open_examples(
     reader_name: a name of READERS. path: its file, files or pattern of files; where a reader takes two different files
     (questions and annotations, source and target), both in this order. images: folder, tars or an opened corpus with
     the rows' images; if not given, images beside a table are found by themselves. fields: part of an example ->
-    column. name: of the split; by default of the file. ledger: also counts this split's rows, for a whole run.
+    column. name: of the split; by default of the file. bad_samples: also counts this split's rows, for a whole run.
     keep_unlabelled: rows without a target are kept beside others that have one. max_bad_fraction: of rows, and of
     images that are opened here. options: of the reader, such as split="val".
 
@@ -124,7 +124,11 @@ def open_examples(
     if not paths:
         raise UsageError("no path given", where=f"reader {reader_name}", expected="a file, a pattern or a list of them")
     source = ", ".join(map(str, paths))
-    options_of_images: dict[str, Any] = {"ledger": ledger, "index_dir": index_dir, "max_bad_fraction": max_bad_fraction}
+    options_of_images: dict[str, Any] = {
+        "bad_samples": bad_samples,
+        "index_dir": index_dir,
+        "max_bad_fraction": max_bad_fraction,
+    }
 
     def open_images(paths: Paths) -> Corpus:
         return open_corpus("images", paths, **options_of_images)
@@ -147,7 +151,7 @@ def open_examples(
     if given is None and reader.over == "files" and (beside := _images_beside(collector.rows, paths[0])):
         given = open_images(beside)
     rows = collector.settled(given)
-    collector.report(ledger, max_bad_fraction)
+    collector.report(bad_samples, max_bad_fraction)
     own, first_bad = collector.own, [error for _, error in collector.bad[:SHOWN]]
     called = name or paths[0].name.partition(".")[0]
     return Examples(called, rows, given, source, _fingerprint(rows, given), own.quarantined, first_bad, dict(own.notes))

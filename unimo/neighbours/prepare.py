@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from unimo.config import check_settings, fingerprint, to_dict
-from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.corpus.finding import Kind
 from unimo.disk import disk_error
@@ -58,7 +58,7 @@ def neighbours(
     regions: str | Path | Sequence[str | Path] | None = None,
     confidence: float = 0.2,
     settings: NeighbourSettings | None = None,
-    ledger: Ledger | None = None,
+    bad_samples: BadSamples | None = None,
     ray: bool = False,
     page: str | Path | None = None,
     rows: int = 50,
@@ -76,11 +76,11 @@ def neighbours(
     if regions is not None and images is None:
         raise UsageError("no images to share objects with", where="regions", do="name --images, or leave them away")
     tokenizer = Tokenizer.default()
-    ledger = Ledger() if ledger is None else ledger
+    bad_samples = BadSamples() if bad_samples is None else bad_samples
     _require_other(images, texts)
 
     def opened(kind: Kind, paths: str | Path | Sequence[str]) -> Corpus:
-        return open_corpus(kind, paths, tokenizer=tokenizer, ledger=ledger, **options)
+        return open_corpus(kind, paths, tokenizer=tokenizer, bad_samples=bad_samples, **options)
 
     corpora = paired, gallery, _ = (
         opened("pairs", pairs),
@@ -91,7 +91,7 @@ def neighbours(
     pipeline = None if model is None else load(model)
     each: Each = on_ray if ray else map
     done = prepare_neighbours(
-        *corpora, out, settings=settings, model=pipeline, labels=labels, ledger=ledger, each=each, say=say
+        *corpora, out, settings=settings, model=pipeline, labels=labels, bad_samples=bad_samples, each=each, say=say
     )
     if page is not None:
         show(out, *corpora, page, n=rows, seed=draw)
@@ -108,7 +108,7 @@ def prepare_neighbours(
     tokenizer=None,
     model: Pipeline | None = None,
     labels: tuple[Labels, Labels] | None = None,
-    ledger: Ledger | None = None,
+    bad_samples: BadSamples | None = None,
     each: Each = map,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def prepare_neighbours(
     images, texts: one of them may be absent (None). tokenizer: the one both text corpora were indexed with. model: its
     text embeddings re-rank sentences; those of images (UNIMO-2 alone sees pixels) replace colours and edges. labels:
     class numbers of the objects on each image of the pairs, and on each of the images; a pair without an object then
-    has no related images, which is counted. Pairs without a usable word go to the ledger when sentences are wanted.
+    has no related images, which is counted. Pairs without a usable word are bad samples when sentences are wanted.
     each: who describes blocks of images and searches for shards of pairs. Returns counts and seconds.
 
     Raises UsageError (nothing to search in, lists of labels of another length, a missing extra), DataError (an image
@@ -128,7 +128,7 @@ def prepare_neighbours(
     settings = settings or NeighbourSettings()
     check_settings(settings, cls=NeighbourSettings)
     tokenizer = tokenizer or Tokenizer.default()
-    ledger = Ledger() if ledger is None else ledger
+    bad_samples = BadSamples() if bad_samples is None else bad_samples
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ def prepare_neighbours(
         raise disk_error(fault, folder) from fault
     objects = None if labels is None or images is None else Objects.of(labels, pairs, images)
     if objects is not None:
-        ledger.note("pairs without a detected object, so without related images", objects.without())
+        bad_samples.note("pairs without a detected object, so without related images", objects.without())
     made_from = {
         "settings": to_dict(settings),
         "model": None if model is None else identity(model)["sha256"],
@@ -154,7 +154,7 @@ def prepare_neighbours(
     _remove_strangers(folder, {*(path for path, _ in files), *([folder / SENTENCES] if texts is not None else [])})
     library = None
     if texts is not None and (waiting or not _stands(folder / SENTENCES, made_from)):
-        library = Sentences(texts, tokenizer, settings, ledger, say)
+        library = Sentences(texts, tokenizer, settings, bad_samples, say)
         write_part(folder / SENTENCES, made_from, library.arrays())
     gallery = None
     if images is not None and waiting:
@@ -174,7 +174,7 @@ def prepare_neighbours(
         for side in SIDES:
             totals[side] += int((arrays[f"{side}_ids"] >= 0).sum())
         if texts is not None:
-            _note_wordless(pairs, rows, ledger)
+            _note_wordless(pairs, rows, bad_samples)
     for left in folder.glob(f"{_VECTORS}*"):
         shutil.rmtree(left)  # vectors were kept only so that a restart need not describe images again
     seconds = time.monotonic() - started
@@ -213,14 +213,14 @@ class _Search:
         return number
 
 
-def _note_wordless(pairs: Corpus, rows: range, ledger: Ledger) -> None:
+def _note_wordless(pairs: Corpus, rows: range, bad_samples: BadSamples) -> None:
     for i in rows:
-        ledger.offer()
+        bad_samples.offer()
         if any(words(text) for text in captions_of(pairs, i)):
-            ledger.use()
+            bad_samples.use()
         else:
             error = DataError("pair without a word to search by", where=pairs.where(i), got=captions_of(pairs, i)[:1])
-            ledger.add(error, key=pairs.keys[i], shard=pairs.shard_of(i))
+            bad_samples.add(error, key=pairs.keys[i], shard=pairs.shard_of(i))
 
 
 def _parts(pairs: Corpus) -> Iterator[tuple[str, range]]:

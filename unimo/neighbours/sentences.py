@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus
 from unimo.nearest import Found, TfIdf, top_k
 from unimo.neighbours.settings import NeighbourSettings
@@ -30,25 +30,25 @@ class Sentences:
     """The sentences of the text corpus, each once, and their search by words."""
 
     def __init__(
-        self, texts: Corpus, tokenizer, settings: NeighbourSettings, ledger: Ledger, say: Callable[[str], None]
+        self, texts: Corpus, tokenizer, settings: NeighbourSettings, bad_samples: BadSamples, say: Callable[[str], None]
     ):
         started = time.monotonic()
         self.texts = texts
         self.spans: list[tuple[int, int, int]] = []  # document, first and last + 1 token
         self.number: dict[bytes, int] = {}  # of a sentence, by the hash of its words
-        self.index = TfIdf(self._kept(tokenizer, settings, ledger), list)
+        self.index = TfIdf(self._kept(tokenizer, settings, bad_samples), list)
         seconds, n = time.monotonic() - started, len(self.spans)
         rate = n / max(seconds, 1e-3)
         say(f"{n} sentences of {len(texts)} texts indexed in {seconds:.1f} s ({rate:.0f} sentences/s)")
 
-    def _kept(self, tokenizer, settings: NeighbourSettings, ledger: Ledger) -> Iterator[list[str]]:
+    def _kept(self, tokenizer, settings: NeighbourSettings, bad_samples: BadSamples) -> Iterator[list[str]]:
         """The words of every sentence that is kept; notes where its tokens lie."""
         for document in range(len(self.texts)):
             ids = self.texts.tokens(document)
             text = tokenizer.decode(ids)  # not from its file: a packed one would be unpacked from its beginning
             spans = token_spans(text, ids, tokenizer)
             if spans is None:
-                ledger.note("texts whose sentences do not fall between tokens")
+                bad_samples.note("texts whose sentences do not fall between tokens")
                 continue
             for (begin, end), (first, last) in spans:
                 found = words(text[begin:end])

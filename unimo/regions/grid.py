@@ -166,7 +166,7 @@ class Grid:
             try:
                 pooled.append(self._pooled(Shown(corpus, i).image))
             except DataError:
-                continue  # named in the ledger when its turn comes
+                continue  # named in the report when its turn comes
         rows = np.concatenate(pooled) if pooled else np.zeros((0, 1), np.float32)
         if len(rows) <= self.classes:
             raise UsageError(

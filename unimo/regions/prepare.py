@@ -11,7 +11,7 @@
     lines:FILES         released lines of SNLI-VE and COCO with regions in them; also .gz
     npz:FOLDER          one KEY.npz for each image; hdf5:FILE one group KEY; lmdb:FOLDER one value KEY in .npz form
 
-A source is asked for one image at a time; what it cannot answer, or answers wrongly, is named in the ledger, and the
+A source is asked for one image at a time; what it cannot answer, or answers wrongly, is named in the report, and the
 image has no regions. The published features are a Faster R-CNN's, trained on Visual Genome, which no maintained
 library computes: they enter as files. The grid is for people without a detector, and our own idea.
 """
@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from unimo.corpus.bad_samples import Ledger, tell_left_out
+from unimo.corpus.bad_samples import BadSamples, tell_left_out
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.corpus.finding import Kind, Verify, did_you_mean
 from unimo.data.regions import ImageRegions, image_regions
@@ -66,7 +66,7 @@ def prepare_regions(
     precision: Precision = "float16",
     top: int = 0,
     tokenizer=None,
-    ledger: Ledger | None = None,
+    bad_samples: BadSamples | None = None,
     index_dir: str | Path | None = None,
     verify: Verify = "decode",
     say: Say = print,
@@ -92,13 +92,13 @@ def prepare_regions(
         from unimo.tokenizer import Tokenizer  # images need no vocabulary in memory
 
         tokenizer = Tokenizer.default()
-    ledger = Ledger() if ledger is None else ledger
-    unread = Ledger(ledger.path)  # of samples without an image; `ledger` counts the images alone
+    bad_samples = BadSamples() if bad_samples is None else bad_samples
+    unread = BadSamples(bad_samples.path)  # of samples without an image; `bad_samples` counts the images alone
     corpus = open_corpus(
         kind,
         paths,
         tokenizer=tokenizer,
-        ledger=unread,
+        bad_samples=unread,
         index_dir=index_dir,
         verify=verify,
         max_bad_fraction=1,
@@ -120,10 +120,10 @@ def prepare_regions(
         bad = sidecar.quarantined
         for entry in bad:
             parts: dict[str, Any] = {name: value for name, value in entry.items() if name != "key"}
-            ledger.add(DataError(**parts), key=entry["key"], shard=shard)
+            bad_samples.add(DataError(**parts), key=entry["key"], shard=shard)
         used = len(sidecar) - len(bad)
-        ledger.offer(len(sidecar))
-        ledger.use(used)
+        bad_samples.offer(len(sidecar))
+        bad_samples.use(used)
         row: dict[str, Any] = {"shard": str(shard), "built": built, "resumed": resumed}
         row |= {"offered": len(sidecar), "used": used, "quarantined": len(bad)}
         row |= {"regions": int(sidecar.offsets[-1]) - used, "seconds": round(time.monotonic() - started, 3)}  # no [IMG]
@@ -131,12 +131,12 @@ def prepare_regions(
         done.append(row)
         say(_line(row))
     all_used, all_bad = sum(row["used"] for row in done), sum(row["quarantined"] for row in done)
-    listed = f", listed in {ledger.path}" if all_bad and ledger.path else ""
+    listed = f", listed in {bad_samples.path}" if all_bad and bad_samples.path else ""
     sizes = f"F = {rows.features}, K = {rows.classes}"
     say(f"{len(done)} shards: regions of {all_used} images, {sizes}; {all_bad} bad{listed}")
     if not all_used:
-        reasons = "; ".join(f"{count} x {reason}" for reason, count in ledger.summary()["reasons"].items())
-        raise DataError("not one image has regions", where=ledger.path, got=reasons, do="look at the reasons")
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in bad_samples.summary()["reasons"].items())
+        raise DataError("not one image has regions", where=bad_samples.path, got=reasons, do="look at the reasons")
     return done
 
 

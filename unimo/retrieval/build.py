@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.corpus.finding import Kind as CorpusKind
 from unimo.data.images import load_rgb
@@ -54,7 +54,7 @@ def build_index(
     index_dir: str | Path | None = None,
     verify: str = "decode",
     max_bad_fraction: float = 0.01,
-    ledger: Ledger | None = None,
+    bad_samples: BadSamples | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Writes the search index of some texts, images or pairs (both sides of them) into the folder `out`.
@@ -62,8 +62,8 @@ def build_index(
     add: to the finished index in `out`; what it holds already is not encoded again. approximate: also write the
     inverted file (IVF) that `open_index(approximate=True)` searches. passage: tokens a text is cut into, at most what
     the model can read. regions: where UNIMO's regions lie, if not beside the shards. index_dir, verify,
-    max_bad_fraction: as of `open_corpus`. ledger: names every bad sample; one that cannot be encoded is left out and
-    named too.
+    max_bad_fraction: as of `open_corpus`. bad_samples: names every bad sample; one that cannot be encoded is left
+    out and named too.
 
     Raises UsageError (nothing to index; `out` holds something else, or an index with another model, data or passages),
     DataError (too many bad samples, nothing left), ResourceError (the disk, another process).
@@ -75,9 +75,14 @@ def build_index(
     max_length, width = pipeline.max_length - 2, pipeline.model.width
     if passage < 1:
         raise UsageError("a passage holds tokens", where="passage", got=passage, expected=f"1 to {max_length}")
-    ledger = Ledger() if ledger is None else ledger
-    own, before = Ledger(ledger.path), ledger.quarantined
-    options = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": max_bad_fraction, "ledger": ledger}
+    bad_samples = BadSamples() if bad_samples is None else bad_samples
+    own, before = BadSamples(bad_samples.path), bad_samples.quarantined
+    options = {
+        "index_dir": index_dir,
+        "verify": verify,
+        "max_bad_fraction": max_bad_fraction,
+        "bad_samples": bad_samples,
+    }
     sources = [_open(pipeline, kind, paths, regions, options) for kind, paths in given.items() if paths]  # type: ignore[arg-type]
     fixed = {"format": store.FORMAT, "model": identity(pipeline), "passage": min(passage, max_length)}
     with _held(out):
@@ -99,8 +104,8 @@ def build_index(
         version = store.finish(table, approximate)
         write_json(out / store.HEADER, {**header, "finished": len(header["data"]), "version": version})
     counted = " and ".join(f"{n:,} {kind}s" for kind, n in rows.items() if n)
-    left_out = ledger.quarantined - before + own.quarantined
-    bad = f"; {left_out:,} bad samples left out, see {ledger.path or 'them with --ledger FILE'}"
+    left_out = bad_samples.quarantined - before + own.quarantined
+    bad = f"; {left_out:,} bad samples left out, see {bad_samples.path or 'them with --bad-samples FILE'}"
     say(f"{out}: {counted}, {width} numbers each{bad if left_out else ''}")
     return out
 
@@ -233,15 +238,15 @@ def unit(embedding: Tensor) -> np.ndarray:
         return np.where(np.isfinite(lengths) & (lengths > 0), rows / lengths, np.float32("nan"))
 
 
-def _report_bad(table: Any, corpus: Corpus, number: int, ledger: Ledger) -> None:
+def _report_bad(table: Any, corpus: Corpus, number: int, bad_samples: BadSamples) -> None:
     """Counts what was offered, and names what has no embedding; a document of several such passages once."""
     found = store.read(table, f"data = {number} AND error IS NOT NULL", ["kind", "item", "caption", "key", "error"])
     bad = {(row["kind"], row["item"], row["caption"]): row for row in found}
     for kind in _KINDS[corpus.kind]:
-        ledger.offer(len(corpus) if kind == "image" else sum(_captions(corpus, i) for i in range(len(corpus))))
+        bad_samples.offer(len(corpus) if kind == "image" else sum(_captions(corpus, i) for i in range(len(corpus))))
     for row in bad.values():
-        ledger.add(DataError(**json.loads(row["error"])), key=row["key"], shard=corpus.shard_of(row["item"]))
-    ledger.use(ledger.offered - ledger.quarantined - ledger.used)
+        bad_samples.add(DataError(**json.loads(row["error"])), key=row["key"], shard=corpus.shard_of(row["item"]))
+    bad_samples.use(bad_samples.offered - bad_samples.quarantined - bad_samples.used)
 
 
 # ---- the folder

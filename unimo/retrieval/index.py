@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.errors import DataError, UsageError, WeightsError
 from unimo.inference import EncodedImages, EncodedTexts, ImageInput, Pipeline, identity, load
@@ -262,7 +262,7 @@ class Index:
         number, item = row["data"], row["item"]
         if number not in self._corpora:
             entry = self.header["data"][number]
-            options = {"index_dir": entry["index_dir"], "ledger": Ledger(), "max_bad_fraction": 1.0}
+            options = {"index_dir": entry["index_dir"], "bad_samples": BadSamples(), "max_bad_fraction": 1.0}
             corpus = open_corpus(entry["kind"], entry["paths"], tokenizer=self.model.tokenizer, **options)
             if corpus.fingerprint != entry["fingerprint"]:
                 raise DataError(

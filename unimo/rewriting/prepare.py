@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus, Fields, Verify, open_corpus
 from unimo.errors import DataError, UsageError
 from unimo.rewriting.back_translation import BackTranslation, identity
@@ -61,7 +61,7 @@ def rewrites(
     seed: int = 0,
     tokenizer=None,
     fields: Fields | None = None,
-    ledger: Ledger | None = None,
+    bad_samples: BadSamples | None = None,
     index_dir: str | Path | None = None,
     verify: Verify = "decode",
     max_bad_fraction: float = 0.01,
@@ -72,7 +72,7 @@ def rewrites(
 
     out: folder of the sidecars; None puts them where the shards' indexes lie. ceiling: cosine of TF-IDF from which on a
     caption of another image counts as a paraphrase. translate: (there, back) pairs of translation models, folders or
-    hub names, one pair per pivot language; none given, no positives. ledger: where captions without rewrites are named.
+    hub names, one pair per pivot language; none given, no positives. bad_samples: names captions without rewrites.
     Returns rows (shard, path, built, captions, positives, sentences, phrases, words, bad, seconds).
 
     Raises what `open_corpus` raises, UsageError for impossible settings or a missing extra, DataError where a sidecar
@@ -91,7 +91,7 @@ def rewrites(
         paths,
         tokenizer=tokenizer,
         fields=fields,
-        ledger=ledger,
+        bad_samples=bad_samples,
         index_dir=index_dir,
         verify=verify,
         max_bad_fraction=max_bad_fraction,
@@ -102,7 +102,7 @@ def rewrites(
         "translate": [list(map(identity, pair)) for pair in translate],
         "seed": seed,
     }
-    ledger = Ledger() if ledger is None else ledger
+    bad_samples = BadSamples() if bad_samples is None else bad_samples
     out = index_dir if out is None else out
     writer: _Writer | None = None  # learns from all captions, which a finished corpus can be spared
     shards = [
@@ -118,7 +118,7 @@ def rewrites(
         if built:
             writer = writer or _Writer(corpus, counts, ceiling, translate, seed, device)
             write_sidecar(place, header, *writer.lines(items))
-        row = _summary(corpus, place, shard, items, ledger)
+        row = _summary(corpus, place, shard, items, bad_samples)
         row |= {"built": built, "seconds": round(time.monotonic() - started, 3)}
         rows.append(row)
         say(_line(row))
@@ -246,8 +246,8 @@ def _entry(rewrite: Rewrite) -> list:
     return [rewrite.level, [[*change.span, change.new, change.kind] for change in rewrite.changes]]
 
 
-def _summary(corpus: Corpus, place: Path, shard: Path, items: range, ledger: Ledger) -> dict:
-    """Counts of a whole sidecar; every caption is offered to the ledger, and bad ones are named."""
+def _summary(corpus: Corpus, place: Path, shard: Path, items: range, bad_samples: BadSamples) -> dict:
+    """Counts of a whole sidecar; every caption is offered to bad_samples, and bad ones are named."""
     totals: dict[str, int] = defaultdict(int)
     with place.open("rb") as stream:
         stream.readline()
@@ -258,14 +258,14 @@ def _summary(corpus: Corpus, place: Path, shard: Path, items: range, ledger: Led
             totals["sentences"] += len(record["sentences"])
             for level, _ in record["nodes"]:
                 totals[f"{level}s"] += 1
-            ledger.offer()
+            bad_samples.offer()
             if record["bad"]:
                 totals["bad"] += 1
                 where = f"{shard}, key {record['key']}, caption {record['caption']}"
                 error = DataError(record["bad"], where=where, do="nothing: it is trained on without such negatives")
-                ledger.add(error, key=f"{record['key']}#{record['caption']}", shard=shard)
+                bad_samples.add(error, key=f"{record['key']}#{record['caption']}", shard=shard)
             else:
-                ledger.use()
+                bad_samples.use()
     names = ("captions", "positives", "sentences", "phrases", "words", "bad")
     return {"shard": str(shard), "path": str(place), **{name: totals[name] for name in names}}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from unimo import distributed
-from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.data.side_inputs import Prepared
 from unimo.errors import DataError, UsageError
@@ -23,22 +23,22 @@ BUDGETS = {"texts": "text_tokens", "images": "images"}  # kinds of data beside p
 
 def open_corpora(run: Run, out: Path, say: Callable[[str], None]) -> dict[str, Corpus]:
     """The configured kinds of data, indexed; bad samples go to out/bad_samples.jsonl."""
-    ledger = Ledger(out / "bad_samples.jsonl" if distributed.rank() == 0 else None)
+    bad_samples = BadSamples(out / "bad_samples.jsonl" if distributed.rank() == 0 else None)
     corpora: dict[str, Corpus] = {
         kind: open_corpus(
             kind,
             list(getattr(run.data, kind)),
             tokenizer=Tokenizer.default(),
-            ledger=ledger,
+            bad_samples=bad_samples,
             index_dir=run.data.index_dir,
             verify=run.data.verify,
             max_bad_fraction=run.data.max_bad_fraction,
         )
         for kind in wanted(run)
     }
-    if ledger.quarantined:
-        say(f"{ledger.quarantined} of {ledger.offered} samples are bad and left out; see {ledger.path}")
-    for line in ledger.notes.lines():
+    if bad_samples.quarantined:
+        say(f"{bad_samples.quarantined} of {bad_samples.offered} samples are bad and left out; see {bad_samples.path}")
+    for line in bad_samples.notes.lines():
         say(f"data: {line}")
     return corpora
 

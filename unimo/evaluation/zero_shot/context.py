@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from unimo.corpus.bad_samples import Ledger
+from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus, Kind, open_corpus
 from unimo.data.regions import ImageRegions
 from unimo.inference import EncodedImages, EncodedTexts, Pipeline
@@ -23,13 +23,13 @@ Paths = tuple[str, ...]
 class EvalContext:
     """Gives tasks what they ask for and remembers it, so that no image or text passes its tower twice.
 
-    index_dir: where shard indexes go when they should not lie beside the shards. ledger: counts bad samples.
+    index_dir: where shard indexes go when they should not lie beside the shards. bad_samples: counts bad samples.
     fingerprints: of every corpus opened so far. regions: where UNIMO's regions lie, if not beside the shards.
     """
 
     pipeline: Pipeline
     index_dir: str | Path | None = None
-    ledger: Ledger = field(default_factory=Ledger)
+    bad_samples: BadSamples = field(default_factory=BadSamples)
     regions: Paths = ()
     fingerprints: dict[str, str] = field(default_factory=dict)
     _kept: dict[Hashable, Any] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class EvalContext:
                 kind,
                 list(paths),
                 tokenizer=self.pipeline.tokenizer,
-                ledger=self.ledger,
+                bad_samples=self.bad_samples,
                 index_dir=self.index_dir,
             )
             self.fingerprints[f"{kind}: {', '.join(map(str, paths))}"] = self._kept[key].fingerprint

@@ -105,18 +105,18 @@ class RowCollector:
     def _refuse(self, key: str, error: DataError) -> None:
         self.bad.append((key or str(error.where), error))
 
-    def report(self, ledger: BadSamples | None, max_bad_fraction: float) -> None:
+    def report(self, bad_samples: BadSamples | None, max_bad_fraction: float) -> None:
         """Hand everything to the reports. DataError when too many rows are bad, or none is left."""
         used = len(self.rows) + self._joined
-        for report in (self.own, ledger):
+        for report in (self.own, bad_samples):
             if report is not None:
                 report.offer(used + len(self.bad))
                 report.use(used)
                 for key, error in self.bad:
                     report.add(error, key=key, shard=self.source)
-        if ledger is not None:
+        if bad_samples is not None:
             for note, count in self.own.notes.items():
-                ledger.note(f"{self.source}: {note}", count)
+                bad_samples.note(f"{self.source}: {note}", count)
         first = f"the first: {self.bad[0][1].one_line()}" if self.bad else None
         if not self.rows:
             reasons = [f"{count} x {what}" for what, count in self.own.summary()["reasons"].items()]
@@ -124,7 +124,7 @@ class RowCollector:
             got, expected = "; ".join(reasons) or "an empty file", "at least one row"
             raise DataError("no usable row", where=self.source, got=got, expected=expected, do=first)
         try:
-            self.own.check(max_bad_fraction, report=None if ledger is None else ledger.path)
+            self.own.check(max_bad_fraction, report=None if bad_samples is None else bad_samples.path)
         except DataError as error:
             what = "too many bad rows"
             raise DataError(what, where=self.source, got=error.got, expected=error.expected, do=first) from error
