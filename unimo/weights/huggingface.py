@@ -79,28 +79,7 @@ def start_from_roberta(model: nn.Module, source: str | Path, *, grounded: bool =
     names = ["encoder", "text_encoder", *(["grounded_encoder"] if grounded else [])]
     stacks: dict[str, Any] = {name: getattr(model, name) for name in names if hasattr(model, name)}
     folder = _folder(source)
-    config = _config(folder)
-    if language_model.hidden_act != "gelu":
-        what, got = "RoBERTa's language-model head is gelu, whatever act its layers have", language_model.hidden_act
-        do = "build the model with model.hidden_act=gelu, or start it from other weights"
-        raise WeightsError(what, where="model.hidden_act", got=got, expected="gelu", do=do)
-    fields = {
-        "model_type": "roberta",
-        "vocab_size": len(words.word.weight),
-        "type_vocab_size": 1,
-        "pad_token_id": 1,  # positions start after it, at 2
-        "position_embedding_type": "absolute",
-        "is_decoder": False,
-        "add_cross_attention": False,
-    }
-    _expect(config, folder, fields)
-    for name, stack in stacks.items():
-        _expect(config, folder, _fields(stack), name)
-    rows, their_rows = len(words.position.weight), config.get("max_position_embeddings")
-    if type(their_rows) is not int or rows > their_rows:
-        where, do = f"{folder / CONFIG}, max_position_embeddings", f"build the model with model.positions={their_rows}"
-        what = "the model has more positions than the weights"
-        raise WeightsError(what, where=where, got=their_rows, expected=f"at least {rows}", do=do)
+    rows, their_rows = len(words.position.weight), _check_roberta(model, stacks, folder)
 
     def with_type(tables: Tensor) -> Tensor:
         """Their position rows with one type row below -> as many as ours, with the type added to each."""
@@ -130,6 +109,35 @@ def start_from_roberta(model: nn.Module, source: str | Path, *, grounded: bool =
             do = "build the model with model.tie_word_embeddings=false"
             raise WeightsError(what, where=f"{folder}, {copy}", expected=expected, do=do)
     return _start(model, maps, weights, ROBERTA_EXTRA, folder)
+
+
+def _check_roberta(model: nn.Module, stacks: dict[str, Any], folder: Path) -> int:
+    """Refuses a configuration that is not the model's; returns how many positions it has."""
+    words: Any = model.words
+    language_model: Any = model.language_model
+    config = _config(folder)
+    if language_model.hidden_act != "gelu":
+        what, got = "RoBERTa's language-model head is gelu, whatever act its layers have", language_model.hidden_act
+        do = "build the model with model.hidden_act=gelu, or start it from other weights"
+        raise WeightsError(what, where="model.hidden_act", got=got, expected="gelu", do=do)
+    fields = {
+        "model_type": "roberta",
+        "vocab_size": len(words.word.weight),
+        "type_vocab_size": 1,
+        "pad_token_id": 1,  # positions start after it, at 2
+        "position_embedding_type": "absolute",
+        "is_decoder": False,
+        "add_cross_attention": False,
+    }
+    _expect(config, folder, fields)
+    for name, stack in stacks.items():
+        _expect(config, folder, _fields(stack), name)
+    rows, their_rows = len(words.position.weight), config.get("max_position_embeddings")
+    if type(their_rows) is not int or rows > their_rows:
+        where, do = f"{folder / CONFIG}, max_position_embeddings", f"build the model with model.positions={their_rows}"
+        what = "the model has more positions than the weights"
+        raise WeightsError(what, where=where, got=their_rows, expected=f"at least {rows}", do=do)
+    return their_rows
 
 
 def start_from_vit(model: nn.Module, source: str | Path) -> LoadReport:

@@ -211,21 +211,15 @@ def combined_in(folder: Path, names: Path) -> Path:
 
 
 def _files(folder: Path) -> list[Path]:
-    paths = [path for path in sorted(folder.iterdir()) if path.suffix != ".json" or not path.is_file()]
-    for path in paths:
-        expect(path.is_file() and not path.is_symlink(), path, "not a plain file", expected="one file per variable")
-    return paths
+    plain = {path: path.is_file() and not path.is_symlink() for path in sorted(folder.iterdir())}
+    for path, is_plain in plain.items():
+        expect(is_plain, path, "not a plain file", expected="one file per variable")
+    return [path for path in plain if path.suffix != ".json"]
 
 
 def read_variable(path: str | Path) -> np.ndarray:
     """The variable that is a whole file."""
-    path = Path(path)
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        array = _next_variable(file, size, str(path))
-        more = size - file.tell()
-    expect(not more, path, "the data do not fit the shape", f"{more} bytes more", array.shape)
-    return array
+    return _variables(Path(path), [Path(path).name], "one variable")[Path(path).name]
 
 
 def read_combined(path: str | Path, names: str | Path) -> dict[str, np.ndarray]:
@@ -234,20 +228,23 @@ def read_combined(path: str | Path, names: str | Path) -> dict[str, np.ndarray]:
     Which name a variable has is not written in the file: only its shape tells whether the list is in the right order,
     and only where shapes differ. `save_params` itself writes in the order of sorted names.
     """
-    path, names = Path(path), Path(names)
     listed = read_names(names)
-    expect(path.is_file() and not path.is_symlink(), path, "not a plain file", expected="variables end to end")
-    size = path.stat().st_size
-    found: dict[str, np.ndarray] = {}
+    expect(Path(path).is_file() and not Path(path).is_symlink(), path, "not a plain file")
+    return _variables(Path(path), listed, f"the {len(listed)} names of {Path(names)}")
+
+
+def _variables(path: Path, names: Sequence[str], meant: str) -> dict[str, np.ndarray]:
+    """As many variables as names, which must be the whole file. meant: the names, for an error."""
+    size, found = path.stat().st_size, {}
     with path.open("rb") as file:
-        for number, name in enumerate(listed, start=1):
-            if file.tell() == size:
-                where, got = f"{names}, name {number}, {name}", f"{len(found)} variables in {path.name}"
-                raise WeightsError("more names than variables", where=where, got=got, expected=f"{len(listed)}")
+        for number, name in enumerate(names, start=1):
+            if file.tell() == size and number > 1:
+                where, got = f"{path}, name {number}, {name}", f"{len(found)} variables"
+                raise WeightsError("more names than variables", where=where, got=got, expected=meant)
             found[name] = _next_variable(file, size, f"{path}, {name}")
         more = size - file.tell()
-        got = f"{more} bytes more than the {len(listed)} names of {names.name} stand for"
-        expect(not more, f"{path}, byte {file.tell()}", "bytes behind the last named variable", got)
+        what, got = "bytes behind the last variable", f"{more} bytes more than {meant} stand for"
+        expect(not more, f"{path}, byte {file.tell()}", what, got)
     return found
 
 
