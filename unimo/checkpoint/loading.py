@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from unimo.checkpoint.manifest import MANIFEST, MAX_STATE, NAME, STATE, SUFFIX, candidates, verify
+from unimo.checkpoint.manifest import MANIFEST, MAX_STATE, NAME, STATE, SUFFIX, candidates, read_manifest, verify
 from unimo.errors import WeightsError
 from unimo.json_files import load_json
 
@@ -46,18 +46,14 @@ def load(
         manifest = verify(path, groups=groups)
     else:
         reasons: list[str] = []
-        found = _newest_good(path, groups, reasons.append)
+        newest = latest(path, groups=groups, report=reasons.append)
         for reason in reasons:
             report(reason)
-        if found is None:
-            raise WeightsError(
-                "no usable checkpoint",
-                where=path,
-                got="; ".join(reasons) or "no folder named step-…",
-                expected=f"a folder with {MANIFEST}, or a folder of such folders",
-                do="check the path" if not reasons else "restore a copy",
-            )
-        path, manifest = found
+        if newest is None:
+            got, do = "; ".join(reasons) or "no folder named step-…", "restore a copy" if reasons else "check the path"
+            expected = f"a folder with {MANIFEST}, or a folder of such folders"
+            raise WeightsError("no usable checkpoint", where=path, got=got, expected=expected, do=do)
+        path, manifest = newest, read_manifest(newest)
     names = [name.removesuffix(SUFFIX) for name in manifest["files"] if name != STATE] if groups is None else groups
     tensors = {group: _read(path / f"{group}{SUFFIX}", str(device)) for group in names}
     state = load_json(path / STATE, max_bytes=MAX_STATE, error=WeightsError)
@@ -66,21 +62,18 @@ def load(
     return Checkpoint(manifest["step"], tensors, state, path)
 
 
-def latest(folder: str | Path, *, report: Callable[[str], None] = _log.warning) -> Path | None:
+def latest(
+    folder: str | Path, *, groups: Iterable[str] | None = None, report: Callable[[str], None] = _log.warning
+) -> Path | None:
     """The newest checkpoint in `folder` whose every byte is right, or None. Reads only.
 
-    report: called with one line for each newer one that was passed over (file, expected and found hash).
+    groups: as of `load`. report: called with one line for each newer one that was passed over (file, expected and found
+    hash).
     """
-    found = _newest_good(Path(folder), None, report)
-    return found[0] if found else None
-
-
-def _newest_good(
-    folder: Path, groups: list[str] | None, report: Callable[[str], None]
-) -> tuple[Path, dict[str, Any]] | None:
-    for path in candidates(folder):
+    for path in candidates(Path(folder)):
         try:
-            return path, verify(path, groups=groups)
+            verify(path, groups=groups)
+            return path
         except WeightsError as fault:
             report(f"skipped checkpoint {path.name}: {fault.one_line()}")
     return None

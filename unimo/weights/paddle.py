@@ -235,7 +235,8 @@ def read_combined(path: str | Path, names: str | Path) -> dict[str, np.ndarray]:
 
 def _variables(path: Path, names: Sequence[str], meant: str) -> dict[str, np.ndarray]:
     """As many variables as names, which must be the whole file. meant: the names, for an error."""
-    size, found = path.stat().st_size, {}
+    found: dict[str, np.ndarray] = {}
+    size = path.stat().st_size
     with path.open("rb") as file:
         for number, name in enumerate(names, start=1):
             if file.tell() == size and number > 1:
