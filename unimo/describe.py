@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
-from unimo.model.build import ModelSettings, build
+from unimo.model.build import ModelSettings, build, shapes_only
 from unimo.model.flops import REGIONS, Shapes, sample_costs
 from unimo.model.unified import Unified
 
@@ -28,7 +26,7 @@ TRAINING_BYTES = 16  # per parameter: float32 weight, gradient and Adam's two mo
 
 def describe(settings: ModelSettings, *, caption: int = 20, passage: int = 128) -> list[str]:
     """Lines for the terminal. Built without memory for weights, so that any size can be described anywhere."""
-    with torch.device("meta"):
+    with shapes_only():
         model = build(settings)
     counts = part_counts(model)
     total = sum(counts.values())

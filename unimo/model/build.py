@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from unimo.config import Contradiction, check_settings, setting
 from unimo.errors import ResourceError, WeightsError
@@ -183,6 +185,23 @@ def build(settings: ModelSettings) -> Unified:
     if settings.head is not None:
         model.head = TaskHead(model.width, settings.head, settings.initial_std)
     return model
+
+
+class _NoInitialization(TorchFunctionMode):
+    """Initializers do nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.__name__ in ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Modules built inside have names and shapes, but no memory, and draw no random numbers."""
+    # Drawn without memory, numbers would make torch import its compiler first: seconds for nothing.
+    with torch.device("meta"), _NoInitialization():
+        yield
 
 
 def rough_parameters(settings: ModelSettings) -> int:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from unimo.errors import UsageError, WeightsError
 from unimo.json_files import load_json
+from unimo.model.build import shapes_only
 from unimo.model.embeddings import PatchEmbedding
 from unimo.model.transformer import Transformer
 from unimo.weights import files as weight_files
@@ -160,7 +161,7 @@ def start_from_vit(model: nn.Module, source: str | Path) -> LoadReport:
 
     def resized(table: Tensor) -> Tensor:
         """Their (1, 1 + P, D) position table -> ours."""
-        with torch.device("meta"):  # no memory, and no random numbers drawn
+        with shapes_only():
             theirs = PatchEmbedding(width, side, patches.patch)
         theirs.positions = nn.Parameter(table.float(), requires_grad=False)
         return theirs.position_table(patches.grid)

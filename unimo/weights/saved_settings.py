@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unimo.config import from_dict
 from unimo.errors import WeightsError
-from unimo.model.build import ModelSettings, build
+from unimo.model.build import ModelSettings, build, shapes_only
 
 Shapes = Mapping[str, tuple[int, ...]]
 # Setting, the tensor it decides about, and along which axis; None: whether the tensor is there.
@@ -81,7 +81,7 @@ def check_shapes(settings: ModelSettings, shapes: Shapes, *, where: object, weig
         layers = {name.split(".")[2] for name in shapes if name.startswith(f"{tower}.layers.") and name.count(".") > 2}
         if len(layers) != (depth := settings.dimension(key)):
             refuse(key, f"{depth}, that is up to {tower}.layers.{depth - 1}", f"{len(layers)} layers of {tower}")
-    with torch.device("meta"):
+    with shapes_only():
         own = {name: tuple(parameter.shape) for name, parameter in build(settings).named_parameters()}
     for key, tensor, axis in DECIDED:
         if _rows(own, tensor, axis) != _rows(shapes, tensor, axis):
