@@ -55,7 +55,7 @@ def test_answers_do_not_depend_on_the_batch_size(pipeline, images, batch):
 
 def test_embeddings_are_unit_length_and_similarity_is_their_cosine(pipeline, images):
     model = pipeline()
-    image, text = model.embed_image(images), model.embed_text(TEXTS)
+    image, text = model.encode_image(images), model.encode_text(TEXTS)
     np.testing.assert_allclose(np.linalg.norm(image, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(text, axis=1), 1, atol=1e-5)
     cosine = model.similarity(images, TEXTS)
@@ -67,7 +67,7 @@ def test_every_kind_of_image_reads_the_same(pipeline, images, tmp_path):
     path = tmp_path / "image.png"
     Image.fromarray(images[0]).save(path)
     kinds = [images[0], Image.fromarray(images[0]), str(path), path, path.read_bytes()]
-    embeddings = pipeline().embed_image(kinds)
+    embeddings = pipeline().encode_image(kinds)
     for embedding in embeddings[1:]:
         np.testing.assert_allclose(embedding, embeddings[0], atol=1e-5)
 
@@ -82,11 +82,11 @@ def test_an_open_image_reads_like_its_file(pipeline, images, tmp_path):
     colour.putalpha(Image.fromarray((rows >> 8).astype(np.uint8)).resize(colour.size))
     colour.save(tmp_path / "clear.png")
     for path in sorted(tmp_path.iterdir()):
-        seen, read = pipeline().embed_image([Image.open(path), path])
+        seen, read = pipeline().encode_image([Image.open(path), path])
         np.testing.assert_allclose(seen, read, atol=1e-5, err_msg=path.name)
     (tmp_path / "torn.png").write_bytes((tmp_path / "clear.png").read_bytes()[:200])
     with pytest.raises(DataError, match=r"cannot decode.*torn\.png"):
-        pipeline().embed_image([Image.open(tmp_path / "torn.png")])
+        pipeline().encode_image([Image.open(tmp_path / "torn.png")])
 
 
 def test_what_is_no_image_or_text_is_said_so(pipeline, images):
@@ -97,17 +97,17 @@ def test_what_is_no_image_or_text_is_said_so(pipeline, images):
         lambda: model.similarity(images, "a dog"),
         lambda: model.classify(images, "dog"),
         lambda: model.classify(images, ["dog"], prompts="a {}"),
-        lambda: model.write("a dog"),
+        lambda: model.generate("a dog"),
         lambda: model.caption("photo.png"),
     ):
         with several:
             ask()
     for wrong in (images[0], [images[0][..., 0]], [images[0] / 255], [images[0][:0]]):
         with pytest.raises(UsageError, match=r"not an image.*\(H, W, 3\)"):
-            model.embed_image(wrong)
+            model.encode_image(wrong)
     for text in (5, None, ["a dog"]):
         with pytest.raises(UsageError, match="not a text"):
-            model.embed_text([text])
+            model.encode_text([text])
     with pytest.raises(UsageError, match="not a text"):
         model.fill_mask(5)
     for options in ({"num_beams": 0}, {"max_length": 0}):
@@ -119,10 +119,10 @@ def test_class_probabilities_come_from_the_mean_of_the_prompts(pipeline, images)
     model, names, prompts = pipeline(), ["dog", "cat"], ("{}", "a photo of {}")
     probabilities = model.classify(images, names, prompts=prompts)
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
-    image = model.embed_image(images)
+    image = model.encode_image(images)
     weights = []
     for name in names:
-        mean = np.mean([model.embed_text([prompt.format(name)])[0] for prompt in prompts], axis=0)
+        mean = np.mean([model.encode_text([prompt.format(name)])[0] for prompt in prompts], axis=0)
         weights.append(mean / np.linalg.norm(mean))
     logits = image @ np.stack(weights).T / 0.07
     expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -167,7 +167,7 @@ def test_long_texts_are_cut_to_the_position_table(pipeline):
     model = pipeline()
     row = model.frame("word " * 500)
     assert len(row) == 62 and row[0] == 0 and row[-1] == 2  # 64 positions, of which 2 .. 63 are used
-    assert model.embed_text(["word " * 500]).shape == (1, 16)
+    assert model.encode_text(["word " * 500]).shape == (1, 16)
     ids = np.arange(10, 20)
     np.testing.assert_array_equal(model.frame(ids), [0, *ids, 2])
 
@@ -202,19 +202,19 @@ def test_match_is_the_matching_head_and_a_share_of_the_cosine(pipeline, images):
 def test_write_continues_a_source_and_tags_change_a_caption(pipeline, images):
     model = pipeline()
     asked = {"max_length": 6, "min_length": 6}
-    texts = model.write(["a red circle", "two dogs play"], **asked)
-    assert texts == [model.write([source], **asked)[0] for source in ("a red circle", "two dogs play")]
+    texts = model.generate(["a red circle", "two dogs play"], **asked)
+    assert texts == [model.generate([source], **asked)[0] for source in ("a red circle", "two dogs play")]
     ids = np.asarray(Tokenizer.default().encode("a red circle"))
-    assert model.write([ids], **asked) == texts[:1]
+    assert model.generate([ids], **asked) == texts[:1]
     record = seq2seq_record([ids], None, max_source_length=20, max_target_length=5)
-    assert model.write([record], **asked) == texts[:1]
+    assert model.generate([record], **asked) == texts[:1]
     tagged = model.caption(images[:2], tags=["dog", "red circle"], **asked)
     assert tagged != model.caption(images[:2], **asked)
     assert tagged[1] == model.caption(images[1:2], tags=["red circle"], **asked)[0]
     with pytest.raises(UsageError, match="differ in number"):
         model.caption(images, tags=["dog"])
     with pytest.raises(UsageError, match="nothing to write from"):
-        model.write()
+        model.generate()
 
 
 def test_no_three_words_stand_twice_where_that_is_forbidden(pipeline, images):
@@ -277,3 +277,23 @@ def test_images_may_be_larger_than_the_table_was_made_for(images):
     model = Pipeline(lively_model(vocabulary=Tokenizer.vocab_size, image_size=16, pixels=32), precision="fp32")
     per_side = 32 // model.model.patches.patch
     assert model.encode_images(images).hidden.shape[1] == 1 + per_side**2 > 1 + model.model.patches.grid**2
+
+
+def test_raw_inputs_are_scored_as_their_states_and_tensors_come_out_on_wish(pipeline, images):
+    """`itm_score` is `match` of every image with every text; `encode_*` give the same numbers as tensors."""
+    model = pipeline()
+    scores = model.itm_score(images[:2], TEXTS)
+    pairs = np.array([(i, t) for i in range(2) for t in range(len(TEXTS))])
+    expected = model.match(model.encode_images(images[:2]), model.encode_texts(TEXTS), pairs)
+    np.testing.assert_allclose(scores, expected.reshape(2, -1), rtol=0, atol=1e-6)
+    for name, given in (("encode_image", images), ("encode_text", TEXTS)):
+        encode = getattr(model, name)
+        assert torch.equal(encode(given, convert_to_tensor=True).cpu(), torch.from_numpy(encode(given)))
+
+
+def test_a_caption_can_be_sampled(pipeline, images):
+    model, options = pipeline(), {"temperature": 1.0, "top_k": 20, "top_p": 0.9, "max_length": 8}
+    assert model.caption(images, seed=1, **options) == model.caption(images, seed=1, **options)
+    assert any(
+        model.caption(images, seed=1, **options) != model.caption(images, seed=s, **options) for s in range(2, 5)
+    )

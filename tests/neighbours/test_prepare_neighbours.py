@@ -152,11 +152,11 @@ def test_a_model_ranks_sentences_and_sees_images(corpora, tmp_path):
     model = Pipeline(lively_model(vocabulary=Tokenizer.vocab_size), precision="fp32")
     quietly(pairs, images, texts, tmp_path, model=model)
     near = Neighbours.open(tmp_path, pairs, images, texts)
-    caption = model.embed_text(captions_of(pairs, 1))[0]
-    found = model.embed_text([near.tokens(int(number)) for number in near.sentences(1)]) @ caption
+    caption = model.encode_text(captions_of(pairs, 1))[0]
+    found = model.encode_text([near.tokens(int(number)) for number in near.sentences(1)]) @ caption
     assert len(found) == 3 and (np.diff(found) <= 1e-6).all()
-    own = model.embed_image([pairs.image_bytes(1)])[0]
-    cosines = model.embed_image([images.image_bytes(i) for i in range(9)]) @ own
+    own = model.encode_image([pairs.image_bytes(1)])[0]
+    cosines = model.encode_image([images.image_bytes(i) for i in range(9)]) @ own
     best = [i for i in np.argsort(-cosines) if images.image_bytes(i) != pairs.image_bytes(1)][:3]
     assert near.images(1).tolist() == best
 

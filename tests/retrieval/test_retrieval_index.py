@@ -152,10 +152,10 @@ def test_rows_say_where_they_come_from(index, data):
 
 def test_embeddings_are_the_models_own(index, pipeline, data):
     rows, embeddings = all_rows(index, "text")
-    np.testing.assert_allclose(embeddings, pipeline.embed_text([row.text for row in rows]), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(embeddings, pipeline.encode_text([row.text for row in rows]), rtol=0, atol=1e-3)
     rows, embeddings = all_rows(index, "image")
     paths = [data / ("pairs" if row.key.startswith("pair") else "images") / row.key for row in rows]
-    np.testing.assert_allclose(embeddings, pipeline.embed_image(paths), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(embeddings, pipeline.encode_image(paths), rtol=0, atol=1e-3)
 
 
 # ---- what is found
@@ -177,8 +177,8 @@ QUERIES = [
 @pytest.mark.parametrize("top_k", [1, 4, 1000])
 def test_search_finds_what_comparing_with_everything_finds(index, pipeline, data, query, only, top_k):
     asked = {name: data / value if name == "image" else value for name, value in query.items()}
-    sides = [*(pipeline.embed_text([asked["text"]]) if "text" in asked else ())]
-    sides += [*(pipeline.embed_image([asked["image"]]) if "image" in asked else ())]
+    sides = [*(pipeline.encode_text([asked["text"]]) if "text" in asked else ())]
+    sides += [*(pipeline.encode_image([asked["image"]]) if "image" in asked else ())]
     mean = np.mean(np.array(sides, np.float64), axis=0)
     vector = mean / np.linalg.norm(mean)
     expected = {}
@@ -215,7 +215,7 @@ def test_two_kinds_take_turns_the_larger_cosine_first(index, data):
 def test_the_whole_of_a_long_query_counts(index, pipeline):
     pieces = passages(STORY, pipeline.tokenizer, pipeline.max_length - 2)
     assert len(pieces) > 1
-    mean = pipeline.embed_text([STORY[p.begin : p.end] for p in pieces]).mean(0)
+    mean = pipeline.encode_text([STORY[p.begin : p.end] for p in pieces]).mean(0)
     scores = all_rows(index, "text")[1] @ (mean / np.linalg.norm(mean))
     assert index.search(STORY, only="texts", top_k=1)[0].score == pytest.approx(scores.max(), abs=1e-5)
 
@@ -246,7 +246,7 @@ def test_rerank_orders_images_by_their_fused_score_with_the_text(index, pipeline
         pipeline.encode_images(paths), pipeline.encode_texts([text]), np.array([[i, 0] for i in range(9)])
     )
     if both:  # the other side by its cosine, over the temperature of contrast
-        fused = fused + pipeline.embed_image(paths) @ pipeline.embed_image([image])[0] / 0.07
+        fused = fused + pipeline.encode_image(paths) @ pipeline.encode_image([image])[0] / 0.07
     order = np.argsort(-fused[:6])
     assert order.tolist() != list(range(6))  # or the test could not see the second stage
     assert [hit.path for hit in second] == [paths[i] for i in order] + paths[6:]
@@ -316,7 +316,7 @@ def test_unimo_sees_regions(tmp_path):
         writer.finish()
     build_index(model, tmp_path / "index", images=tmp_path / "images", say=str)
     index = open_index(tmp_path / "index", model=model)
-    np.testing.assert_allclose(all_rows(index, "image")[1], model.embed_image(images), atol=2e-3)
+    np.testing.assert_allclose(all_rows(index, "image")[1], model.encode_image(images), atol=2e-3)
     (hit,) = index.search(image=images[2], top_k=1)
     assert hit.key == "2.png"
     fused = model.match(

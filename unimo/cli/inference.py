@@ -74,11 +74,21 @@ def caption(
     model: AnyModel,
     images: Annotated[list[str], typer.Argument(help="Image files.")],
     num_beams: Annotated[int, typer.Option(help="Hypotheses kept; 1 is greedy.", min=1, max=64)] = 1,
+    max_length: Annotated[int, typer.Option(help="Tokens of a caption at most.", min=1)] = 50,
+    min_length: Annotated[int, typer.Option(help="Tokens of a caption at least.", min=0)] = 0,
+    no_repeat_ngram_size: Annotated[int, typer.Option(help="No n words in a row twice; 0: they may.", min=0)] = 0,
+    temperature: Annotated[float | None, typer.Option(help="Sample with this temperature instead.")] = None,
+    top_k: Annotated[int, typer.Option(help="Sample among the k likeliest tokens; 0: all.", min=0)] = 0,
+    top_p: Annotated[float, typer.Option(help="Sample among the likeliest tokens of this probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Random seed of sampling.")] = 0,
 ) -> None:
     """Write a caption for each image."""
     from unimo.inference import load
 
-    for path, sentence in zip(images, load(model).caption(images, num_beams=num_beams)):
+    options: dict[str, Any] = {"num_beams": num_beams, "max_length": max_length, "min_length": min_length}
+    options |= {"no_repeat_ngram_size": no_repeat_ngram_size, "temperature": temperature}
+    options |= {"top_k": top_k, "top_p": top_p, "seed": seed}
+    for path, sentence in zip(images, load(model).caption(images, **options)):
         say(f"{path}: {sentence}")
 
 

@@ -12,7 +12,7 @@ from unimo.errors import UsageError
 
 BatchSize = Annotated[
     int | None,
-    typer.Option(help="Rows answered in one pass (32); 1: no bit of an answer depends on another row.", min=1),
+    typer.Option(help="Rows in a forward pass when scoring (32); 1: answers do not depend on each other.", min=1),
 ]
 
 
@@ -33,7 +33,7 @@ def pretrain(
         float | None, typer.Option(help="Train for so long (the learning rate follows the clock).")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Train for so many steps (exactly resumable).")] = None,
-    seed: Annotated[int | None, typer.Option(help="All chance of the run.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     assignments: Sets = None,
     evaluation: Annotated[bool, typer.Option("--evaluate/--no-evaluate", help="Evaluate at the end.")] = True,
 ) -> None:
@@ -135,7 +135,7 @@ def finetune(
     epochs: Annotated[float | None, typer.Option(help="Train for so many passes over the rows.")] = None,
     steps: Annotated[int | None, typer.Option(help="Train for so many steps.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Train for so long.")] = None,
-    seed: Annotated[int | None, typer.Option(help="All chance of the run.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Make so many runs, with seeds from 1 on.", min=1)] = None,
     grid: Annotated[list[str] | None, typer.Option(help="KEY=A,B: a run for every combination.")] = None,
     batch_size: BatchSize = None,

@@ -147,7 +147,7 @@ class Write:
                 examples = [rows.examples.rows[i] for i in numbers]
                 images = [rows.seen(i) for i in numbers] if self.sees else None
                 sources = [self.record(one, None, pipeline.tokenizer) for one in examples] if self.reads else None
-                texts = pipeline.write(
+                texts = pipeline.generate(
                     sources,
                     images,
                     num_beams=options.num_beams,

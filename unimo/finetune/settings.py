@@ -158,7 +158,7 @@ class Finetuning:
     patience_from: float = setting(
         0.7, "share of the schedule from which on questions count for patience", at_least=0, at_most=1
     )
-    seed: int = setting(0, "all chance of the run")
+    seed: int = setting(0, "random seed")
     precision: Literal["auto", "bf16", "fp32"] = setting("auto", "auto, bf16 or fp32")
     workers: int = setting(0, "loader processes; 0 loads in the training process", at_least=0, at_most=1024)
     save_steps: int | None = setting(None, "steps between checkpoints", at_least=1)

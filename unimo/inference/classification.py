@@ -52,7 +52,7 @@ class Classifier(Encoder):
 
     def class_embeddings(self, names: Sequence[str], prompts: Sequence[str] = PROMPTS) -> Tensor:
         """(len(names), D): each class as the normalised mean of its prompts' embeddings. prompts: see `prompted`."""
-        embedding = torch.from_numpy(self.embed_text(prompted(names, prompts)))
+        embedding = torch.from_numpy(self.encode_text(prompted(names, prompts)))
         embedding = embedding.unflatten(0, (len(names), len(prompts)))
         return F.normalize(embedding.mean(1), dim=-1)
 

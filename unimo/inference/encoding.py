@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -97,17 +97,27 @@ class Encoder:
             votes.append(towers.text_votes)
         return EncodedTexts(end_to_end(packs), torch.cat(hidden), torch.cat(embedding), _joined(votes))
 
-    def embed_image(self, images: Iterable[ImageInput]) -> np.ndarray:
-        """(N, D) float32, L2-normalised: images and texts share this space."""
-        return self.encode_images(images).embedding.cpu().numpy()
+    @overload
+    def encode_image(self, images: Iterable[ImageInput]) -> np.ndarray: ...
+    @overload
+    def encode_image(self, images: Iterable[ImageInput], *, convert_to_tensor: Literal[True]) -> Tensor: ...
+    def encode_image(self, images: Iterable[ImageInput], *, convert_to_tensor: bool = False) -> np.ndarray | Tensor:
+        """(N, D) float32 embeddings, L2-normalised; images and texts share this space. A tensor stays on the device."""
+        embedding = self.encode_images(images).embedding
+        return embedding if convert_to_tensor else embedding.cpu().numpy()
 
-    def embed_text(self, texts: Iterable[str]) -> np.ndarray:
-        """(M, D) float32, L2-normalised."""
-        return self.encode_texts(texts).embedding.cpu().numpy()
+    @overload
+    def encode_text(self, texts: Iterable[str]) -> np.ndarray: ...
+    @overload
+    def encode_text(self, texts: Iterable[str], *, convert_to_tensor: Literal[True]) -> Tensor: ...
+    def encode_text(self, texts: Iterable[str], *, convert_to_tensor: bool = False) -> np.ndarray | Tensor:
+        """(M, D) float32 embeddings, L2-normalised. A tensor stays on the device."""
+        embedding = self.encode_texts(texts).embedding
+        return embedding if convert_to_tensor else embedding.cpu().numpy()
 
     def similarity(self, images: Iterable[ImageInput], texts: Iterable[str]) -> np.ndarray:
         """(N, M) cosines of every image with every text."""
-        return self.embed_image(images) @ self.embed_text(texts).T
+        return self.encode_image(images) @ self.encode_text(texts).T
 
     @torch.inference_mode()
     def codes(self, images: EncodedImages | None, texts: EncodedTexts | None) -> np.ndarray | None:

@@ -30,9 +30,13 @@ class Generator(Encoder):
         min_length: int = 0,
         length_penalty: float = 0.6,
         no_repeat_ngram_size: int = 0,
+        temperature: float | None = None,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
     ) -> list[str]:
-        """One sentence per image. tags: what is known to be on each (object names), read before. See `write`."""
-        return self.write(
+        """One sentence per image. tags: what is known to be on each (object names), read before. See `generate`."""
+        return self.generate(
             tags,
             images,
             num_beams=num_beams,
@@ -40,10 +44,14 @@ class Generator(Encoder):
             min_length=min_length,
             length_penalty=length_penalty,
             no_repeat_ngram_size=no_repeat_ngram_size,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
             end=self.tokenizer.sep,
         )
 
-    def write(
+    def generate(
         self,
         sources: Sequence[str | np.ndarray | Record] | None = None,
         images: Iterable[ImageInput] | EncodedImages | None = None,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from unimo.errors import UsageError
 from unimo.inference.encoded import EncodedImages, EncodedTexts
-from unimo.inference.encoding import Encoder
+from unimo.inference.encoding import Encoder, ImageInput
 from unimo.model.unified import Request, Towers
 from unimo.model.unimo2 import UNIMO2
 
@@ -56,6 +58,12 @@ class Matcher(Encoder):
             cosine = (seen.embedding[image] * read.embedding[text]).sum(-1)
             scores.append(self._pair_score(logits, cosine, cosine_weight))
         return torch.cat(scores).cpu().numpy()
+
+    def itm_score(self, images: Iterable[ImageInput], texts: Sequence[str]) -> np.ndarray:
+        """(N, M) fused image-text matching score of every image with every text; larger fits better. See `match`."""
+        seen, read = self.encode_images(images), self.encode_texts(texts)
+        pairs = np.stack(np.meshgrid(np.arange(len(seen)), np.arange(len(read)), indexing="ij"), -1).reshape(-1, 2)
+        return self.match(seen, read, pairs).reshape(len(seen), len(read))
 
     def require_matching(self) -> None:
         """Raises UsageError if the model has no matching head."""

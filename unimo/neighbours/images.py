@@ -126,6 +126,6 @@ def seen_by(model: Pipeline) -> Describe:
     def describe(images: Iterable[Image.Image]) -> np.ndarray:
         waiting = iter(images)
         chunks = iter(lambda: list(islice(waiting, _SEEN_AT_ONCE)), [])
-        return np.concatenate([model.embed_image(chunk) for chunk in chunks])
+        return np.concatenate([model.encode_image(chunk) for chunk in chunks])
 
     return describe

@@ -62,7 +62,7 @@ class Run:
     optimizer: OptimizerSettings = setting(OptimizerSettings(), "how the weights move")
     steps: int | None = setting(None, "length of the run in steps (exactly resumable)", at_least=1)
     minutes: float | None = setting(None, "length of the run in minutes; used when steps is none", above=0)
-    seed: int = setting(0, "all chance of the run")
+    seed: int = setting(0, "random seed")
     precision: Literal["auto", "bf16", "fp32"] = setting("auto", "auto, bf16 or fp32")
     workers: int = setting(1, "loader processes; 0 loads in the training process", at_least=0, at_most=1024)
     save_steps: int | None = setting(None, "steps between checkpoints", at_least=1)
