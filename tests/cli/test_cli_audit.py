@@ -64,7 +64,7 @@ WRONG = [
     "prepare rewrites TEXTS --translate x", "prepare neighbours --pairs TEXTS --out OUT --set pool=0",
     "prepare neighbours --pairs TEXTS --out OUT", "prepare neighbours --pairs TEXTS --out OUT --set x=1",
     "x", "prepare x",
-    "index RUN --out OUT", "index RUN --out OUT --texts TEXTS --precision x",
+    "index RUN --out OUT", "index RUN --out OUT --texts TEXTS --max-bad-fraction 2",
     "index RUN --out OUT --texts TEXTS --passage 0", "compare RUN", "compare RUN RUN",
     "predict RUN --data ROWS --out missing/there",
     "benchmark RUN --out OUT --minutes nan",
