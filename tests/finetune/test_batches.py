@@ -11,7 +11,7 @@ from unimo.data.augment import Views
 from unimo.errors import UsageError
 from unimo.finetune.batches import Place, TaskRows, TaskStream, places_of
 from unimo.finetune.split import Example, Examples
-from unimo.finetune.task_types import Classify
+from unimo.finetune.task_types import Classification
 from unimo.model.task_heads import HeadSettings
 from unimo.tokenizer import Tokenizer
 
@@ -37,7 +37,7 @@ def rows_of(examples, **options) -> TaskRows:
 
 def stream_of(examples, batch_size=4, views=Views(), **options) -> TaskStream:
     return TaskStream(
-        rows_of(examples, views=views), Classify(HEAD, sees=True), batch_size=batch_size, seed=3, **options
+        rows_of(examples, views=views), Classification(HEAD, sees=True), batch_size=batch_size, seed=3, **options
     )
 
 

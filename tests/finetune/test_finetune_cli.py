@@ -16,7 +16,7 @@ from unimo.errors import UnimoError, UsageError
 from unimo.finetune import sweep as S
 from unimo.finetune.job import finetune
 from unimo.finetune.predict import predict
-from unimo.finetune.scoring import Marked, write_predictions
+from unimo.finetune.scoring import Scored, write_predictions
 from unimo.finetune.settings import TaskData
 from unimo.recipes.finetuning import TUNINGS, find_tuning, ours, story
 from unimo.train import loop as T
@@ -173,7 +173,7 @@ def test_every_combination_and_seed_runs_once_and_the_best_on_dev_is_told(start,
         made.append(folder.name)
         folder.mkdir(parents=True)
         value = given.optimizer.lr * 1000 + given.seed
-        return Marked({}, {"dev": value, "test": -value})
+        return Scored({}, {"dev": value, "test": -value})
 
     monkeypatch.setattr(S, "finetune", made_up)
     grid = ["optimizer.lr=1e-3,2e-3", "batch_size=4,8"]
@@ -194,7 +194,7 @@ def test_every_combination_and_seed_runs_once_and_the_best_on_dev_is_told(start,
 
 def test_a_sweep_drops_no_option_of_its_command(start, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(S, "finetune", lambda *_, batch_size, **__: asked.append(batch_size) or Marked({}, {}))
+    monkeypatch.setattr(S, "finetune", lambda *_, batch_size, **__: asked.append(batch_size) or Scored({}, {}))
     (tmp_path / "run").mkdir()  # a run would make it
     train = write_csv(tmp_path / "my.csv", sentences(12))
     sweep = (

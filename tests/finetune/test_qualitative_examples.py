@@ -28,11 +28,11 @@ from unimo.finetune.qualitative_examples import (
 from unimo.finetune.retrieval import RankedRow
 from unimo.finetune.settings import Ranking, Writing
 from unimo.finetune.split import Example, Examples
-from unimo.finetune.task_types import Classify, Rank, Regress, Write
+from unimo.finetune.task_types import Classification, Generation, Regression, Retrieval
 from unimo.model.task_heads import HeadSettings
 
-CLASSES = Classify(HeadSettings(labels=("no", "yes")), sees=False)
-ANSWERS = Classify(HeadSettings(kind="answers", labels=("no", "yes")), sees=False)
+CLASSES = Classification(HeadSettings(labels=("no", "yes")), sees=False)
+ANSWERS = Classification(HeadSettings(kind="answers", labels=("no", "yes")), sees=False)
 NASTY = '<script>alert("x")</script> & <b>'
 
 
@@ -61,9 +61,9 @@ def test_the_surest_wrong_class_is_the_worst_and_right_ones_are_none():
 def test_every_kind_says_how_wrong_a_row_is():
     soft = judged(ANSWERS, [said("no", 0.9)] * 3, rows_of([{"no": 1.0}, {"yes": 1.0, "no": 0.3}, {"yes": 1.0}]))
     assert [one.score for one in soft] == [1.0, 0.3, 0.0] and soft[0].wrong == 0 < soft[1].wrong < soft[2].wrong
-    numbers = judged(Regress(HeadSettings(kind="number"), sees=False), [1.5, 2.0], rows_of([1.0, 4.0]))
+    numbers = judged(Regression(HeadSettings(kind="number"), sees=False), [1.5, 2.0], rows_of([1.0, 4.0]))
     assert [one.score for one in numbers] == [0.5, 2.0] and numbers[0].wrong < numbers[1].wrong
-    kind = Write("write", Writing(), sees=False, reads=True)
+    kind = Generation("write", Writing(), sees=False, reads=True)
     texts = judged(kind, ["a red dog", "a red dog", ""], rows_of([("a blue dog", "a red dog"), "a cat", "a cat"]))
     assert texts[0].score == pytest.approx(1) and 0 < texts[1].score < 1 and texts[2].score == 0
     assert texts[0].right == "a blue dog / a red dog"
@@ -73,10 +73,10 @@ def test_an_image_is_as_wrong_as_the_place_of_its_best_caption():
     examples = rows_of([("a", "b"), ("c",), ("d",)])
     scores = np.array([[0.1, 0.9, 0.5, 0.2], [0.4, 0.3, 0.2, 0.1], [0.5, 0.5, 0.5, 0.5]], np.float32)
     predictions = [RankedRow(row, list("abcd")) for row in scores]
-    found = judged(Rank("retrieval", Ranking(), "unimo-2"), predictions, examples)
+    found = judged(Retrieval("retrieval", Ranking(), "unimo-2"), predictions, examples)
     assert [one.score for one in found] == [1, 3, 2.5]  # all four level: in their middle
     assert found[1].said == "a" and found[1].right == "c"
-    told = chosen_examples(Rank("retrieval", Ranking(), "unimo-2"), predictions, examples)
+    told = chosen_examples(Retrieval("retrieval", Ranking(), "unimo-2"), predictions, examples)
     assert worst(told) == ["r1", "r2"] and all(item["read"] == [] for item in told["items"])
 
 
@@ -112,7 +112,7 @@ def images(tmp_path) -> Examples:
 def test_images_are_small_and_whatever_is_said_is_escaped(images, tmp_path: Path):
     head = HeadSettings(labels=(NASTY, "x"), reads="both")
     predictions = [Classified("x", {"x": 0.8, "y": 0.2})] * 2
-    told = chosen_examples(Classify(head, sees=True), predictions, images)
+    told = chosen_examples(Classification(head, sees=True), predictions, images)
     told = json.loads(json.dumps(told, allow_nan=False))  # nothing is lost in a file
     sizes = []
     for item in told["items"]:
@@ -132,10 +132,12 @@ def test_images_are_small_and_whatever_is_said_is_escaped(images, tmp_path: Path
 
 def test_an_image_that_is_not_looked_at_or_cannot_be_read_is_no_image(images):
     predictions = [Classified("x", {"x": 0.8, "y": 0.2})] * 2
-    blind = chosen_examples(Classify(HeadSettings(labels=(NASTY, "x")), sees=False), predictions, images)
+    blind = chosen_examples(Classification(HeadSettings(labels=(NASTY, "x")), sees=False), predictions, images)
     assert not any("image" in item for item in blind["items"])
     gone = replace(images, rows=[replace(row, image="gone") for row in images.rows])
-    told = chosen_examples(Classify(HeadSettings(labels=(NASTY, "x"), reads="both"), sees=True), predictions, gone)
+    told = chosen_examples(
+        Classification(HeadSettings(labels=(NASTY, "x"), reads="both"), sees=True), predictions, gone
+    )
     assert all(item["image"] == "gone" and item["thumbnail"] is None for item in told["items"])
     assert all(
         "its image cannot be read" in one["lines"] for part in report_examples("t", told) for one in part["items"]

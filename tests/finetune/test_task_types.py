@@ -18,7 +18,16 @@ from unimo.finetune.retrieval import RankedRow
 from unimo.finetune.settings import Finetuning, Ranking, Reading, Writing
 from unimo.finetune.split import Example, Examples
 from unimo.finetune.task_type import in_passes
-from unimo.finetune.task_types import Classify, Rank, Regress, Write, as_asked, mark, question, resolved
+from unimo.finetune.task_types import (
+    Classification,
+    Generation,
+    Regression,
+    Retrieval,
+    as_asked,
+    question,
+    resolved,
+    selection_score,
+)
 from unimo.inference import Pipeline
 from unimo.metrics import METRICS
 from unimo.model.build import ModelSettings, build
@@ -72,9 +81,9 @@ def kinds() -> dict:
     numbers = Examples("dev", [replace(row, target=float(i)) for i, row in enumerate(examples().rows)])
     write = Writing(max_source_length=40, max_target_length=20, num_beams=2, max_length=6)
     return {
-        "classify": (Classify(classes, sees=True), model_of(classes), examples()),
-        "regress": (Regress(number, sees=False), model_of(number), numbers),
-        "write": (Write("t", write, sees=True, reads=True), model_of(), examples()),
+        "classify": (Classification(classes, sees=True), model_of(classes), examples()),
+        "regress": (Regression(number, sees=False), model_of(number), numbers),
+        "write": (Generation("t", write, sees=True, reads=True), model_of(), examples()),
     }
 
 
@@ -146,7 +155,7 @@ def test_a_number_is_given_in_its_own_unit():
 
 def test_soft_answers_are_asked_one_by_one_and_added_up():
     head = HeadSettings(kind="answers", labels=("no", "two", "yes"), reads="text", max_length=40)
-    kind, model = Classify(head, sees=False), model_of(head)
+    kind, model = Classification(head, sees=False), model_of(head)
     rows = Examples("d", [Example("x", ("how many?",), None, {"two": 1.0, "seven": 1.0, "no": 0.3})])
     builder = Shown(rows, sees=False).builder([Place(0)])
     kind.corrupt(builder)
@@ -160,7 +169,7 @@ def test_soft_answers_are_asked_one_by_one_and_added_up():
 
 
 def test_what_is_written_is_asked_word_for_word_after_its_source():
-    kind = Write("t", Writing(max_source_length=10, max_target_length=6), sees=False, reads=True)
+    kind = Generation("t", Writing(max_source_length=10, max_target_length=6), sees=False, reads=True)
     rows = Examples("d", [Example("x", ("a b", "c"), None, "d e f g h i j k")])
     builder = Shown(rows, sees=False).builder([Place(0)])
     kind.corrupt(builder)
@@ -173,7 +182,7 @@ def test_what_is_written_is_asked_word_for_word_after_its_source():
 
 
 def test_matched_pairs_of_the_circle_are_one_right_and_others_wrong():
-    kind = Rank("t", Ranking(loss="circle", negatives=3, max_length=20), "unimo-2")
+    kind = Retrieval("t", Ranking(loss="circle", negatives=3, max_length=20), "unimo-2")
     rows = Examples("d", [Example(f"{i}", (), str(i), (f"caption {i}", f"words {i}")) for i in range(8)])
     builder = Shown(rows).builder([Place(2, 1, (0, 5)), Place(6, 0, (0, 9))])
     kind.corrupt(builder)
@@ -198,25 +207,27 @@ def test_matched_pairs_of_the_circle_are_one_right_and_others_wrong():
 
 def test_every_pair_is_fused_or_the_best_by_cosine():
     cosine = np.random.default_rng(0).standard_normal((5, 8))
-    assert len(Rank("t", Ranking(), "unimo-2")._candidates(cosine)) == 40
-    few = Rank("t", Ranking(shortlist=2), "unimo-2")._candidates(cosine)
+    assert len(Retrieval("t", Ranking(), "unimo-2")._candidates(cosine)) == 40
+    few = Retrieval("t", Ranking(shortlist=2), "unimo-2")._candidates(cosine)
     chosen = {tuple(pair) for pair in few.tolist()}
     best = {(i, int(j)) for i in range(5) for j in np.argsort(-cosine[i])[:2]}
     best |= {(int(i), j) for j in range(8) for i in np.argsort(-cosine[:, j])[:2]}
     assert chosen == best
-    assert len(Rank("t", Ranking(shortlist=99), "unimo-2")._candidates(cosine)) == 40  # longer than the gallery: all
+    assert (
+        len(Retrieval("t", Ranking(shortlist=99), "unimo-2")._candidates(cosine)) == 40
+    )  # longer than the gallery: all
 
 
 def test_captions_that_were_not_shortlisted_are_not_given_as_predictions():
     row = RankedRow(np.array([-np.inf, 2, -np.inf, 3], np.float32), ["a", "b", "c", "d"])
-    assert Rank("retrieval", Ranking(), "unimo-2").written(row) == {"prediction": ["d", "b"], "scores": [3.0, 2.0]}
+    assert Retrieval("retrieval", Ranking(), "unimo-2").written(row) == {"prediction": ["d", "b"], "scores": [3.0, 2.0]}
 
 
 def test_of_two_errors_the_smaller_is_the_better_mark():
-    kind = Regress(HeadSettings("task", "number"), sees=False, metrics=("squared_error",))
+    kind = Regression(HeadSettings("task", "number"), sees=False, metrics=("squared_error",))
     rows = examples(4)
     rows = replace(rows, rows=[replace(row, target=float(i)) for i, row in enumerate(rows.rows)])
-    near, far = (mark(kind, kind.score([i + off for i in range(4)], rows)) for off in (0.1, 1.0))
+    near, far = (selection_score(kind, kind.score([i + off for i in range(4)], rows)) for off in (0.1, 1.0))
     assert near > far
 
 
@@ -268,7 +279,7 @@ def test_a_hypothesis_comes_without_its_premise():
 def test_a_request_reads_images_only_where_there_are_some():
     """A row without an image among rows that have one is a text alone, not a text beside nothing."""
     head = HeadSettings(labels=LABELS, reads="text", max_length=40)
-    kind, model = Classify(head, sees=True), model_of(head)
+    kind, model = Classification(head, sees=True), model_of(head)
     rows = Examples("d", [Example("0", ("a dog",), "1", "a"), Example("1", ("a dog",), None, "a")])
     builder = Shown(rows).builder([Place(0), Place(1)])
     kind.corrupt(builder)
@@ -284,18 +295,18 @@ def test_a_request_reads_images_only_where_there_are_some():
 def test_a_fresh_head_may_begin_with_the_frequencies_of_training():
     head = HeadSettings(labels=LABELS, max_length=40)
     rows = Examples("t", [Example(str(i), ("x",), None, label) for i, label in enumerate("aaaaab")])
-    logits = Classify(head, sees=False).prior(rows)
+    logits = Classification(head, sees=False).prior(rows)
     np.testing.assert_allclose(np.exp(logits), np.array([6, 2, 1]) / 9, rtol=1e-6)
     soft = HeadSettings(kind="answers", labels=("no", "yes"), max_length=40)
     answers = Examples("t", [Example(str(i), ("x",), None, {"yes": 0.5}) for i in range(8)])
-    logits = Classify(soft, sees=False).prior(answers)
+    logits = Classification(soft, sees=False).prior(answers)
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), [0.1, 0.5], rtol=1e-6)
 
 
 def test_segments_may_be_one_with_a_real_separator_as_released():
     example, encode = Example("x", ("a passage", "its [SEP] answer")), Tokenizer.default().encode
     ids = [0, *encode("a passage"), 2, *encode("its [SEP] answer"), 2]  # no text can spell a separator
-    kind = Write("t", Writing(one_segment=True, max_source_length=40), sees=False, reads=True)
+    kind = Generation("t", Writing(one_segment=True, max_source_length=40), sees=False, reads=True)
     record = kind.record(example, None, Tokenizer.default())
     assert record.ids.tolist() == ids and record.positions.tolist() == [2, *range(3, 2 + len(ids))]
     short = replace(kind, settings=Writing(one_segment=True, max_source_length=6))
@@ -310,7 +321,7 @@ def test_a_metric_without_its_library_is_told_and_the_others_stand(monkeypatch):
 
     monkeypatch.setitem(METRICS, "rouge", missing)
     rows = Examples("d", [Example(str(i), ("x",), None, "a dog runs fast") for i in range(3)])
-    kind = Write("t", Writing(), sees=False, reads=True, metrics=("bleu", "rouge"))
+    kind = Generation("t", Writing(), sees=False, reads=True, metrics=("bleu", "rouge"))
     scores = kind.score(["a dog runs fast"] * 3, rows)
     assert [row["metric"] for row in scores] == ["BLEU-4", "rouge"]
     assert scores[0]["score"].value == 1.0 and scores[1]["score"] is None and "nltk" in scores[1]["note"]
@@ -333,7 +344,7 @@ def test_case_ten_thousand_classes_in_ten_thousand_rows_start_at_once(kind):
     """Looking up a label costs a step, not a table of all labels, and a prior no identity matrix."""
     names = [f"class {i:05d}" for i in range(10_000)]
     rows = Examples("t", [Example(n, ("x",), None, n if kind == "classes" else {n: 1.0}) for n in names])
-    ask = Classify(HeadSettings(kind=kind, labels=Counted(names), max_length=40), sees=False)
+    ask = Classification(HeadSettings(kind=kind, labels=Counted(names), max_length=40), sees=False)
     Counted.times = 0
     tracemalloc.start()
     try:
@@ -351,7 +362,9 @@ def test_case_ten_thousand_classes_in_ten_thousand_rows_start_at_once(kind):
 def test_a_prediction_keeps_the_likeliest_labels_not_all():
     names = tuple(f"{i}" for i in range(30))
     head = HeadSettings(labels=names, reads="text", max_length=40)
-    told = Classify(head, sees=False).predict(Pipeline(model_of(head), precision="fp32"), Shown(examples(), sees=False))
+    told = Classification(head, sees=False).predict(
+        Pipeline(model_of(head), precision="fp32"), Shown(examples(), sees=False)
+    )
     for one in told:
         assert len(one.likely) == 5 and next(iter(one.likely)) == one.answer
         assert list(one.likely.values()) == sorted(one.likely.values(), reverse=True)
@@ -367,7 +380,7 @@ def test_every_row_is_in_one_pass_and_rows_of_like_length_share_it():
 
 
 def test_pairs_of_retrieval_read_alone_know_nothing_of_each_other():
-    kind, model = Rank("t", Ranking(max_length=20), "unimo-2"), model_of()
+    kind, model = Retrieval("t", Ranking(max_length=20), "unimo-2"), model_of()
     rows = [Example(f"{i}", (), str(i), (f"caption {i} of {'some ' * i}", f"words {i}")) for i in range(5)]
     pipeline, order = Pipeline(model, precision="fp32"), [3, 0, 4, 2, 1]
     told = kind.predict(pipeline, Shown(Examples("d", rows)), 1)

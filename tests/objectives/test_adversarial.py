@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unimo.batch import KNOWN, WRITTEN, Batch, Regions, Texts
 from unimo.finetune.adversarial import AdversarialTrainStep
-from unimo.finetune.task_types import Classify
+from unimo.finetune.task_types import Classification
 from unimo.model.task_heads import HeadSettings, TaskHead
 from unimo.objectives.adversarial import Adversarial, adversarial_losses, ascend, initial_deltas, owners
 
@@ -139,7 +139,7 @@ def test_a_side_that_is_not_there_is_left_out(reads):
         {"examples.image": image, "classify.labels": torch.tensor([0, 1])},
         regions=random_regions([2, 3]) if reads == "image" else None,
     )
-    kind = Classify(head, sees=reads == "image")
+    kind = Classification(head, sees=reads == "image")
     loss, _, _ = AdversarialTrainStep(model, {"task": kind}, Adversarial(steps=2), seed=0)(given)
     loss.backward()
     assert torch.isfinite(loss) and model.head.output.weight.grad.any()

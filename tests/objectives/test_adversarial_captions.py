@@ -17,7 +17,7 @@ from unimo.batch import KNOWN, WRITTEN, Batch, Targets, Texts
 from unimo.finetune import adversarial as adversarial_training
 from unimo.finetune.adversarial import AdversarialTrainStep
 from unimo.finetune.settings import Writing
-from unimo.finetune.task_types import Write
+from unimo.finetune.task_types import Generation
 from unimo.objectives.adversarial import Adversarial
 
 SMOOTHING = 0.1
@@ -187,7 +187,7 @@ def test_three_steps_with_tags_are_the_plain_computation(monkeypatch, sides, abo
         }
         last = {side: packed[side].clone() for side in sides}
         monkeypatch.setattr(adversarial_training, "initial_deltas", lambda *_: last)
-        kind = Write("captions", Writing(smoothing=SMOOTHING), sees=True, reads=True)
+        kind = Generation("captions", Writing(smoothing=SMOOTHING), sees=True, reads=True)
         loss, _, _ = AdversarialTrainStep(model, {"task": kind}, settings, seed=0)(batch)
         ours = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
 

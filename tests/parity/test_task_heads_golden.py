@@ -14,7 +14,7 @@ from unimo import objectives
 from unimo.batch import Batch
 from unimo.finetune import adversarial as adversarial_training
 from unimo.finetune.adversarial import AdversarialTrainStep
-from unimo.finetune.task_types import Classify, Regress
+from unimo.finetune.task_types import Classification, Regression
 from unimo.model.task_heads import HeadSettings, TaskHead
 from unimo.model.unimo import UNIMO
 from unimo.objectives.adversarial import Adversarial
@@ -54,7 +54,7 @@ def test_three_classes(files):
     model = with_head(files, head, {"output": "cls_out_3_{}"})
     texts = texts_of(x, real_tokens(x["in.input_mask"]))
     batch = batch_of(texts, {"classify.labels": x["in.cls3.labels"][:, 0]})
-    parts, _ = objectives.step(model, batch, {"task": Classify(head, sees=False)})
+    parts, _ = objectives.step(model, batch, {"task": Classification(head, sees=False)})
     close(parts["classify"].total / parts["classify"].count, x["out.cls3.loss"].squeeze())
     close(parts["classify.accuracy"].total / 3, x["out.cls3.accuracy"].squeeze())
 
@@ -64,7 +64,7 @@ def test_a_number(files):
     model = with_head(files, head, {"output": "cls_out_1_{}"})
     texts = texts_of(x, real_tokens(x["in.input_mask"]))
     batch = batch_of(texts, {"regress.targets": x["in.reg.labels"][:, 0]})
-    parts, _ = objectives.step(model, batch, {"task": Regress(head, sees=False)})
+    parts, _ = objectives.step(model, batch, {"task": Regression(head, sees=False)})
     close(parts["regress"].total / parts["regress"].count, x["out.reg.loss"].squeeze())
 
 
@@ -80,7 +80,7 @@ def test_entailment_by_an_image_with_deltas(files, monkeypatch):
     deltas = {"text": x["out.released.text_delta.0"][real], "image": x["out.released.image_delta.0"]}
     monkeypatch.setattr(adversarial_training, "initial_deltas", lambda *_: dict(deltas))
     settings = Adversarial(steps=values["adv_step"], lr=values["adv_lr"], max_norm=values["adv_max_norm"])
-    train_step = AdversarialTrainStep(model, {"task": Classify(head, sees=True)}, settings, seed=0)
+    train_step = AdversarialTrainStep(model, {"task": Classification(head, sees=True)}, settings, seed=0)
     loss, told, _ = train_step(batch)
     close(loss, x["out.released.total_loss"].squeeze())
     loss.backward()

@@ -45,12 +45,12 @@ def forgotten(path: Path, whole: Mapping[str, Any]) -> list[Row]:
     """
     before = load_json(path, max_bytes=MOST_BYTES)
     # Baselines may have read what the model itself was trained on, which a fine-tuned one no longer names.
-    data = {name: mark for name, mark in _data(whole).items() if before["data"].get(name, mark) != mark}
+    data = {name: value for name, value in _data(whole).items() if before["data"].get(name, value) != value}
     if data:
         raise DataError(
             "the abilities were asked about other data before fine-tuning",
             where=path,
-            got="; ".join(f"{name} {mark}" for name, mark in data.items()),
+            got="; ".join(f"{name} {value}" for name, value in data.items()),
             expected="; ".join(f"{name} {before['data'][name]}" for name in data),
             do="choose another --out, or bring the data back",
         )

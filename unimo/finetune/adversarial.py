@@ -12,7 +12,7 @@ from unimo import rng
 from unimo.batch import Batch, Regions
 from unimo.finetune.batches import IMAGES
 from unimo.finetune.task_type import EXAMPLES, images_of
-from unimo.finetune.task_types import Classify, Write
+from unimo.finetune.task_types import Classification, Generation
 from unimo.model.unified import Fused, Unified
 from unimo.objectives import Objective, Part
 from unimo.objectives.adversarial import Adversarial, adversarial_losses, initial_deltas
@@ -34,7 +34,9 @@ class AdversarialTrainStep(TrainStep):
 
     def ask(self, batch: Batch) -> tuple[dict[str, Part], dict[str, Fused]]:
         (kind,) = self.active.values()
-        assert isinstance(kind, (Classify, Write)), "adversarial training is for classification and generation"
+        assert isinstance(kind, (Classification, Generation)), (
+            "adversarial training is for classification and generation"
+        )
         fused: dict[str, Fused] = {}
         hits: list[Tensor] = []
         count = 0
@@ -44,7 +46,7 @@ class AdversarialTrainStep(TrainStep):
             towers = self.model.towers(given)
             fused = self.model.fuse(towers, kind.requests(self.model, given, towers))
             logits = kind.logits(self.model, given, fused)
-            if isinstance(kind, Write):
+            if isinstance(kind, Generation):
                 total, count = kind.loss_of(logits, given, self.model)
                 labels = self.model.word_columns(given.targets["write"].labels)
             else:

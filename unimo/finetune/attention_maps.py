@@ -17,8 +17,8 @@ from torch import Tensor
 
 from unimo.data.regions import ImageRegions
 from unimo.finetune.batches import TaskRows
-from unimo.finetune.classification import Classify
-from unimo.finetune.regression import Regress
+from unimo.finetune.classification import Classification
+from unimo.finetune.regression import Regression
 from unimo.finetune.task_type import ASKED, answered, precision_of
 from unimo.inference import Pipeline
 from unimo.model.attention import Plan
@@ -29,7 +29,7 @@ DARKEST = 50  # of 255: the light on a part that was not looked at
 
 
 @torch.inference_mode()
-def looked_at(kind: Classify | Regress, pipeline: Pipeline, rows: TaskRows, number: int) -> Look:
+def looked_at(kind: Classification | Regression, pipeline: Pipeline, rows: TaskRows, number: int) -> Look:
     """Boxes (P) of one row's image with their shares of the attention, which add up to 1; mean of the heads."""
     seen: dict[str, Any] = {}
     attention: Any = pipeline.model.fuser.layers[-1].attention

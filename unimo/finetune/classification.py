@@ -61,7 +61,7 @@ class Classified:
 
 
 @dataclass(frozen=True)
-class Classify:
+class Classification:
     """head: what the model reads and the names it knows. sees: look at images. positive: class of F1 and Matthews.
     texts: how many a row must have. unseen: whether labels that training did not have are refused, or never right."""
 

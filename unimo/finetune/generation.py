@@ -52,7 +52,7 @@ PARTS = {  # of a metric with several scores, those that are reported
 
 
 @dataclass(frozen=True)
-class Write:
+class Generation:
     """settings: what is known, and decoding. sees: look at images. reads: read texts before."""
 
     task: str

@@ -26,10 +26,19 @@ from unimo.finetune.adversarial import AdversarialTrainStep
 from unimo.finetune.batches import TaskRows, TaskStream, places_of
 from unimo.finetune.data import open_split, say_shared
 from unimo.finetune.generation import targets_of
-from unimo.finetune.scoring import Marked, Split, mark_task
+from unimo.finetune.scoring import Scored, Split, score_task
 from unimo.finetune.settings import MAY_CHANGE, Finetuning, check
 from unimo.finetune.split import Examples
-from unimo.finetune.task_types import Classify, Kind, Write, as_asked, mark, mean_loss, question, resolved
+from unimo.finetune.task_types import (
+    Classification,
+    Generation,
+    TaskType,
+    as_asked,
+    mean_loss,
+    question,
+    resolved,
+    selection_score,
+)
 from unimo.model.build import ModelSettings, build
 from unimo.model.unified import Unified
 from unimo.objectives import Objective
@@ -83,7 +92,7 @@ class Task:
         self.splits = {name: as_asked(run, examples) for name, examples in self.splits.items()}
         training = self.splits["train"]
         say_shared(self.splits, say)
-        self.kind: Kind = question(run)
+        self.kind: TaskType = question(run)
         for examples in self.splits.values():
             self.kind.check(examples)
         self.active = {run.kind: self.kind}
@@ -133,12 +142,12 @@ class Task:
         model = build(run.model)
         if run.init_from is not None:
             known = _known_words_of(run.init_from)
-        if isinstance(self.kind, Write) and (known is not None or run.write.restrict_vocabulary):
+        if isinstance(self.kind, Generation) and (known is not None or run.write.restrict_vocabulary):
             known = sorted({*(known or ()), *_written_words(self.splits["train"])})
         if known is not None:
             model.know_words(torch.tensor(known))
             self.facts["known_words"] = list(known)
-        if isinstance(self.kind, Classify) and run.read.prior and model.head is not None:
+        if isinstance(self.kind, Classification) and run.read.prior and model.head is not None:
             model.head.output.bias.data.copy_(torch.from_numpy(self.kind.prior(self.splits["train"])))
         if run.kind == "retrieval" and run.model.member == "unimo" and run.rank.fresh and model.matching is not None:
             nn.init.xavier_uniform_(model.matching.linear.weight)  # as published graphs begin (spec unimo §6.6)
@@ -169,7 +178,7 @@ class Task:
         run, (examples, rows) = self.settings, self.asked
         pipeline = inference.Pipeline(model, precision=run.precision)
         predictions = self.kind.predict(pipeline, rows, batch_size=run.batch_size)
-        score = mark(self.kind, self.kind.score(predictions, examples, seed=run.seed))
+        score = selection_score(self.kind, self.kind.score(predictions, examples, seed=run.seed))
         return score, mean_loss(self.kind, pipeline, rows, batch_size=run.batch_size)
 
 
@@ -181,23 +190,23 @@ def finetune(
     say: Say = print,
     batch_size: int | None = None,
     zero_shot: bool = False,
-) -> Marked:
+) -> Scored:
     """Fine-tunes in folder `out` and scores what came of it.
 
     together: rows that share a forward pass when scored, 32 if not given; with 1 no bit of an answer depends on another
-    row. zero_shot: the model it started from is asked too, where it can answer untrained (see `mark_task`). Raises what
-    `unimo.train.loop.train` raises.
+    row. zero_shot: the model it started from is asked too, where it can answer untrained (see `score_task`). Raises
+    what `unimo.train.loop.train` raises.
     """
     out, job = Path(out), Task(run)
     train(job, out, resume=resume, say=say)
     if distributed.rank() != 0:
-        return Marked({}, {})
+        return Scored({}, {})
     pipeline = inference.load(out, precision="fp32")
     splits = {name: Split(examples, job.rows(name)) for name, examples in job.splits.items() if name != "train"}
     asked = zero_shot and run.kind == "retrieval" and run.init_from is not None
     before = inference.load(str(run.init_from), precision="fp32") if asked else None
     options: dict[str, Any] = {"train": job.splits["train"], "before": before, "say": say, "batch_size": batch_size}
-    return mark_task(job.settings, job.kind, pipeline, splits, out, **options)
+    return score_task(job.settings, job.kind, pipeline, splits, out, **options)
 
 
 # ---- weights to start from
@@ -262,7 +271,7 @@ def resolved_lengths(run: Finetuning) -> Finetuning:
     )
 
 
-def task_rows(run: Finetuning, kind: Kind, examples: Examples, views: Views = Views()) -> TaskRows:
+def task_rows(run: Finetuning, kind: TaskType, examples: Examples, views: Views = Views()) -> TaskRows:
     """The rows of a split as this run's model reads them. UsageError where UNIMO has no regions to see."""
     regions = None
     if kind.sees and run.model.member == "unimo" and examples.images is not None:

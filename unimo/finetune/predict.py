@@ -17,7 +17,7 @@ from unimo.finetune.job import task_rows
 from unimo.finetune.scoring import write_predictions
 from unimo.finetune.settings import Finetuning
 from unimo.finetune.split import SHOWN, Examples
-from unimo.finetune.task_types import Classify, as_asked, question
+from unimo.finetune.task_types import Classification, as_asked, question
 
 
 def predict(
@@ -50,7 +50,7 @@ def predict(
     seen, named = tuple(regions) or run.data.regions, tuple(columns) or run.data.columns
     run = replace(run, data=replace(run.data, regions=seen, columns=named))
     kind = question(run)
-    if isinstance(kind, Classify):
+    if isinstance(kind, Classification):
         kind = replace(kind, unseen="wrong")
     bad_samples = BadSamples(out.with_name(f"{out.name}.bad.jsonl"))
     folders = list(images) or list(run.data.images)

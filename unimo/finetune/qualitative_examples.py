@@ -26,7 +26,7 @@ from unimo.finetune.generation import references_of
 from unimo.finetune.retrieval import captions_of
 from unimo.finetune.split import Examples
 from unimo.finetune.task_type import labelled
-from unimo.finetune.task_types import Classify, Kind, Rank, Regress
+from unimo.finetune.task_types import Classification, Regression, Retrieval, TaskType
 from unimo.html_pages import thumbnail
 from unimo.metrics.captions import rouge_l_each
 from unimo.metrics.tokenize import tokenize
@@ -54,17 +54,17 @@ class Judged:
     wrong: float
 
 
-def judged(kind: Kind, predictions: Sequence[Any], examples: Examples) -> list[Judged | None]:
+def judged(kind: TaskType, predictions: Sequence[Any], examples: Examples) -> list[Judged | None]:
     """Every row beside its answer; None for a row without a target."""
     found: list[Judged | None] = [None] * len(examples)
-    begins = np.cumsum([0, *(len(captions_of(row)) for row in examples.rows)]) if isinstance(kind, Rank) else None
+    begins = np.cumsum([0, *(len(captions_of(row)) for row in examples.rows)]) if isinstance(kind, Retrieval) else None
     for i in labelled(examples):
         row, said = examples.rows[i], predictions[i]
         if begins is not None:
             found[i] = _ranked(said.captions, said.scores, range(begins[i], begins[i + 1]))
-        elif isinstance(kind, Classify):
+        elif isinstance(kind, Classification):
             found[i] = _classified(kind, row, said)
-        elif isinstance(kind, Regress):
+        elif isinstance(kind, Regression):
             error = abs(said - float(str(row.target)))
             found[i] = Judged(f"{said:.3g}", str(row.target), "absolute error", error, error)
         else:
@@ -74,7 +74,7 @@ def judged(kind: Kind, predictions: Sequence[Any], examples: Examples) -> list[J
     return found
 
 
-def _classified(kind: Classify, row: Example, said: Any) -> Judged:
+def _classified(kind: Classification, row: Example, said: Any) -> Judged:
     """Of wrong answers the surest is the worst."""
     right = answers_of(row)
     score = right.get(said.answer, 0.0)
@@ -97,7 +97,7 @@ def _ranked(captions: Sequence[str], scores: np.ndarray, own: range) -> Judged |
 
 
 def chosen_examples(
-    kind: Kind,
+    kind: TaskType,
     predictions: Sequence[Any],
     examples: Examples,
     *,
@@ -155,9 +155,9 @@ def _figure(item: Item) -> dict[str, Any]:
     return {"image": image, "title": f"answer: {item['answer'] or '(nothing)'}", "lines": [*lines, item["id"]]}
 
 
-def _read(kind: Kind, row: Example) -> Iterator[str]:
+def _read(kind: TaskType, row: Example) -> Iterator[str]:
     """The texts that the model was given; of retrieval none, for its captions are the answer."""
-    if not isinstance(kind, Rank) and getattr(kind, "reads", getattr(kind, "reads_texts", True)):
+    if not isinstance(kind, Retrieval) and getattr(kind, "reads", getattr(kind, "reads_texts", True)):
         yield from row.texts
 
 

@@ -42,7 +42,7 @@ from unimo.objectives.objective import Part
 
 
 @dataclass(frozen=True)
-class Regress:
+class Regression:
     """head: of kind number; what it learns is (target - centre) / spread. sees: look at images."""
 
     head: HeadSettings

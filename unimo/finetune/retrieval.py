@@ -50,7 +50,7 @@ class RankedRow:
 
 
 @dataclass(frozen=True)
-class Rank:
+class Retrieval:
     """member: unimo or unimo-2. matches: whether the model has a matching head."""
 
     task: str

@@ -30,7 +30,7 @@ from unimo.finetune.retrieval import pairs_of_a_pass
 from unimo.finetune.settings import Finetuning
 from unimo.finetune.split import Examples
 from unimo.finetune.task_type import company
-from unimo.finetune.task_types import Classify, Kind, Rank, Regress, Write, mark
+from unimo.finetune.task_types import Classification, Generation, Regression, Retrieval, TaskType, selection_score
 from unimo.inference import Pipeline
 from unimo.json_files import write_json
 from unimo.machine import describe_machine
@@ -47,16 +47,16 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Marked:
+class Scored:
     """report: as in evaluation.json. marks: split -> the number by which checkpoints of its task are chosen."""
 
     report: dict[str, Any]
     marks: dict[str, float]
 
 
-def mark_task(
+def score_task(
     run: Finetuning,
-    kind: Kind,
+    kind: TaskType,
     pipeline: Pipeline,
     splits: Mapping[str, Split],
     out: Path,
@@ -65,7 +65,7 @@ def mark_task(
     before: Pipeline | None = None,
     say: Callable[[str], None] = print,
     batch_size: int | None = None,
-) -> Marked:
+) -> Scored:
     """Asks and scores every split; writes predictions, evaluation.json and report.html into `out`.
 
     train: the rows that baselines learn from, or None for no baselines. before: the model that training started from,
@@ -87,11 +87,11 @@ def mark_task(
             notes.append(f"{name} has no labels: predictions only")
             say(notes[-1])
             continue
-        headed = kind if isinstance(kind, (Classify, Regress)) and kind.sees else None
+        headed = kind if isinstance(kind, (Classification, Regression)) and kind.sees else None
         look = None if headed is None else partial(looked_at, headed, pipeline, split.rows)
         shown.append(chosen_examples(kind, predictions, examples, seed=run.seed, look=look))
         own = kind.score(predictions, examples, run.seed)
-        marks[name] = mark(kind, own)
+        marks[name] = selection_score(kind, own)
         scores += _named(own, name)
         for told, guesses in (kind.baseline(train, examples) if train is not None else {}).items():
             try:
@@ -99,10 +99,10 @@ def mark_task(
             except DataError as fault:  # two texts too long to compare, of which the model wrote neither
                 notes.append(f"{name}: the baseline '{told}' has no score: {fault.one_line()}")
                 say(notes[-1])
-        if isinstance(kind, Rank) and before is not None and before.model.matching is not None:
+        if isinstance(kind, Retrieval) and before is not None and before.model.matching is not None:
             untrained = kind.predict(before, split.rows, batch_size)
             scores += _named(kind.score(untrained, examples, run.seed), name, BEFORE)
-        elif isinstance(kind, Rank) and before is not None:
+        elif isinstance(kind, Retrieval) and before is not None:
             notes.append(f"{name} was not asked {BEFORE}: the model had no matching head")
         if train is not None:
             for twins in split_overlap(train, examples):
@@ -129,10 +129,10 @@ def mark_task(
     report.render(whole, out / "report.html")
     say(report.scores_table(whole))
     say(f"{out / 'evaluation.json'}  {out / 'report.html'}")
-    return Marked(whole, marks)
+    return Scored(whole, marks)
 
 
-def write_predictions(path: Path, kind: Kind, predictions: Sequence[Any], examples: Examples) -> None:
+def write_predictions(path: Path, kind: TaskType, predictions: Sequence[Any], examples: Examples) -> None:
     """One JSON line for each row, in its order, with its id. A row left out or answered twice is a fault of ours."""
     if len(predictions) != len(examples):
         raise UnimoError(
@@ -164,7 +164,7 @@ def _summary(run: Finetuning, length: Mapping[str, str], facts: Mapping[str, str
     return f"{model}, {trained}, on {', '.join(run.data.train)}."
 
 
-def _facts(run: Finetuning, kind: Kind, pipeline: Pipeline, batch_size: int | None) -> dict[str, str]:
+def _facts(run: Finetuning, kind: TaskType, pipeline: Pipeline, batch_size: int | None) -> dict[str, str]:
     facts = pipeline.facts
     weights = "ema.safetensors" if facts.get("ema") else "model.safetensors"
     machine = describe_machine()
@@ -186,7 +186,7 @@ def _facts(run: Finetuning, kind: Kind, pipeline: Pipeline, batch_size: int | No
         "parameters": f"{sum(p.numel() for p in pipeline.model.parameters()):,}",
         "machine": ", ".join(f"{name} {value}" for name, value in machine.items()),
     }
-    if isinstance(kind, Write):
+    if isinstance(kind, Generation):
         wanted = ("num_beams", "length_penalty", "min_length", "max_length", "no_repeat_ngram_size", "end")
         decoding = {name: value for name, value in to_dict(run.write).items() if name in wanted}
         found["decoding"] = ", ".join(f"{name} {value}" for name, value in decoding.items())
@@ -202,22 +202,24 @@ def _length(run: Finetuning, pipeline: Pipeline, out: Path) -> dict[str, str]:
     marks = facts.get("marks", [])
     found = {"steps": str(made["step"] + 1), "minutes trained": f"{made['seconds'] / 60:.1f}"}
     if marks:
-        _, score, loss, _ = next(mark for mark in marks if mark[0] == facts["step"])
+        _, score, loss, _ = next(one for one in marks if one[0] == facts["step"])
         told = ", ".join(f"{name} {x:.4g}" for name, x in ((run.metrics[0], score), ("loss", loss)) if x is not None)
         minutes = facts.get("elapsed", 0.0) / 60
         found["best checkpoint"] = f"step {facts['step']}, after {minutes:.1f} minutes: {told} on dev"
     return found
 
 
-def _company(kind: Kind, pipeline: Pipeline, batch_size: int | None) -> str:
+def _company(kind: TaskType, pipeline: Pipeline, batch_size: int | None) -> str:
     """How many rows share a pass: only alone are answers free of each other to the last bit."""
     what, n = (
-        ("row", company(pipeline, batch_size)) if not isinstance(kind, Rank) else ("pair", pairs_of_a_pass(batch_size))
+        ("row", company(pipeline, batch_size))
+        if not isinstance(kind, Retrieval)
+        else ("pair", pairs_of_a_pass(batch_size))
     )
     return f"each {what} alone" if n == 1 else f"{n} {what}s in a pass"
 
 
-def _layout(run: Finetuning, kind: Kind) -> str:
+def _layout(run: Finetuning, kind: TaskType) -> str:
     """What the model reads of a row, in the order in which it reads it."""
     seen = "image, then " if kind.sees else ""
     if run.kind == "generation":

@@ -33,7 +33,7 @@ ASKED = "task"  # name of the request of a batch builder's rows
 TOGETHER = 32  # rows answered in one pass, if nobody says otherwise
 
 
-class Kind(Protocol):
+class TaskType(Protocol):
     """parts, weight: as of objectives. metrics: what its predictions are marked by, checkpoints by the first. sees:
     whether images are looked at. each_target: every target of a row is learnt once an epoch."""
 
@@ -91,7 +91,7 @@ def in_passes(rows: TaskRows, batch_size: int) -> Iterator[list[int]]:
 
 @torch.inference_mode()
 def answered(
-    question: Kind, pipeline: Pipeline, rows: TaskRows, numbers: Sequence[int]
+    question: TaskType, pipeline: Pipeline, rows: TaskRows, numbers: Sequence[int]
 ) -> tuple[Batch, Towers, dict[str, Fused]]:
     """One forward pass over some rows, as in training but for its chance and its loss."""
     builder = rows.builder([Place(number, names=(0, number, 0)) for number in numbers])
@@ -104,7 +104,7 @@ def answered(
     return batch, towers, fused
 
 
-def mean_loss(kind: Kind, pipeline: Pipeline, rows: TaskRows, batch_size: int) -> float:
+def mean_loss(kind: TaskType, pipeline: Pipeline, rows: TaskRows, batch_size: int) -> float:
     """The training loss over the labelled rows of a split, without dropout; nan where none has a label.
 
     Of several targets of a row the first counts. A loss that depends on which rows share a pass (contrast) is that of

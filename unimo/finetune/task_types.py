@@ -8,14 +8,14 @@ from types import NoneType
 import numpy as np
 
 from unimo.errors import DataError, UsageError, nearest
-from unimo.finetune.classification import Classify, best_answer
-from unimo.finetune.generation import Write
+from unimo.finetune.classification import Classification, best_answer
+from unimo.finetune.generation import Generation
 from unimo.finetune.labels import answer_vocabulary, labels_of
-from unimo.finetune.regression import Regress, numbers_of
-from unimo.finetune.retrieval import Rank
+from unimo.finetune.regression import Regression, numbers_of
+from unimo.finetune.retrieval import Retrieval
 from unimo.finetune.settings import Finetuning
 from unimo.finetune.split import Examples
-from unimo.finetune.task_type import Kind, Row, check_rows, mean_loss
+from unimo.finetune.task_type import Row, TaskType, check_rows, mean_loss
 from unimo.metrics.verdict import is_smaller_better
 from unimo.model.build import ModelSettings
 from unimo.model.task_heads import HeadSettings, Reads
@@ -116,26 +116,26 @@ def as_asked(run: Finetuning, examples: Examples) -> Examples:
     return replace(examples, rows=rows)
 
 
-def question(run: Finetuning) -> Kind:
+def question(run: Finetuning) -> TaskType:
     """The kind of a resolved run, as an objective."""
     if run.kind == "retrieval":
         matches = run.model.member == "unimo-2" or bool(run.model.matching)
-        return Rank(run.task, run.rank, run.model.member, matches, run.metrics)
+        return Retrieval(run.task, run.rank, run.model.member, matches, run.metrics)
     if run.kind == "generation":
-        return Write(run.task, run.write, bool(run.write.sees), bool(run.write.reads), run.metrics)
+        return Generation(run.task, run.write, bool(run.write.sees), bool(run.write.reads), run.metrics)
     head = run.model.head
     assert head is not None, "settings of a model without its task's head"
     sees = bool(run.read.sees) or head.reads != "text"
     if run.kind == "regression":
-        return Regress(head, sees, run.metrics)
+        return Regression(head, sees, run.metrics)
     unseen = run.read.unseen or "error"
-    return Classify(head, sees, run.metrics, run.read.positive, run.read.texts, unseen)
+    return Classification(head, sees, run.metrics, run.read.positive, run.read.texts, unseen)
 
 
-def mark(kind: Kind, rows: list[Row]) -> float:
+def selection_score(kind: TaskType, rows: list[Row]) -> float:
     """The one number by which checkpoints are chosen, larger is better: the first score, an error below 0; of
     retrieval, the mean of both R@1."""
-    chosen = [row for row in rows if str(row["metric"]).endswith("R@1")] if isinstance(kind, Rank) else rows[:1]
+    chosen = [row for row in rows if str(row["metric"]).endswith("R@1")] if isinstance(kind, Retrieval) else rows[:1]
     value = float(np.mean([row["score"].value for row in chosen]))
     return -value if is_smaller_better(kind.metrics[0]) else value
 
@@ -193,4 +193,7 @@ def _labels(run: Finetuning, train: Examples) -> tuple[str, ...]:
     return labels
 
 
-__all__ = ["Classify", "Kind", "Rank", "Regress", "Write", "as_asked", "mark", "mean_loss", "question", "resolved"]
+__all__ = [
+    "Classification", "Generation", "Regression", "Retrieval", "TaskType",
+    "as_asked", "mean_loss", "question", "resolved", "selection_score",
+]  # fmt: skip
