@@ -93,7 +93,7 @@ def run_suite(
     plan: a JSON file (`unimo.benchmark.plan`), "scenes" for a run that was trained on the generated world, or a `Plan`.
     minutes: of the whole call; nothing is begun that would not end in time. random: every task from random weights
     too. seeds: fine-tuning seeds of a task whose first is not better than its partner's. assignments: key=value,
-    settings of every task. together: rows that share a pass when scored. Raises what reading, training and scoring
+    settings of every task. batch_size: rows that share a pass when scored. Raises what reading, training and scoring
     raise; what was finished before stays.
     """
     began, out = time.monotonic(), Path(out)

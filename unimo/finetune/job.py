@@ -193,9 +193,9 @@ def finetune(
 ) -> Scored:
     """Fine-tunes in folder `out` and scores what came of it.
 
-    together: rows that share a forward pass when scored, 32 if not given; with 1 no bit of an answer depends on another
-    row. zero_shot: the model it started from is asked too, where it can answer untrained (see `score_task`). Raises
-    what `unimo.train.loop.train` raises.
+    batch_size: rows that share a forward pass when scored, 32 if not given; with 1 no bit of an answer depends on
+    another row. zero_shot: the model it started from is asked too, where it can answer untrained (see `score_task`).
+    Raises what `unimo.train.loop.train` raises.
     """
     out, job = Path(out), Task(run)
     train(job, out, resume=resume, say=say)

@@ -37,7 +37,7 @@ def predict(
 
     Labels may be there or not. Returns score rows where they are, with labels that training did not have counted as
     wrong. Rows that cannot be answered, such as empty ones or those whose image is broken, are left out and named,
-    here and in OUT.bad.jsonl; strict: they are an error. together: rows that share a forward pass. Raises UsageError
+    here and in OUT.bad.jsonl; strict: they are an error. batch_size: rows that share a forward pass. Raises UsageError
     for a file that exists, and what reading raises.
     """
     out = Path(out)

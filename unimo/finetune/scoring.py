@@ -69,7 +69,7 @@ def score_task(
     """Asks and scores every split; writes predictions, evaluation.json and report.html into `out`.
 
     train: the rows that baselines learn from, or None for no baselines. before: the model that training started from,
-    a baseline of what can be answered without training: retrieval by a matching head. together: rows of a pass, see
+    a baseline of what can be answered without training: retrieval by a matching head. batch_size: rows of a pass, see
     `unimo.finetune.task_type`. A split without labels is only predicted.
     """
     started = time.monotonic()

@@ -41,7 +41,7 @@ def sweep(
     """Fine-tunes every combination of the grid with every seed, from 1 on; returns what summary.json says.
 
     grid: texts such as "optimizer.lr=1e-5,3e-5". The best combination is that with the highest mean on dev; with it
-    stands its mean on test, which had no say. together: see `unimo.finetune.job.finetune`. UsageError where `out`
+    stands its mean on test, which had no say. batch_size: see `unimo.finetune.job.finetune`. UsageError where `out`
     holds a finished run of other settings.
     """
     out = Path(out)
