@@ -119,6 +119,14 @@ def test_hostile_text_stays_text_everywhere(tmp_path, payload):
     assert plain(payload) in printed and not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", printed)
 
 
+def test_the_first_screen_has_three_scores_one_of_each_task_first(tmp_path):
+    score = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "chance": 0.25}
+    rows = [{"task": task, "metric": f"{task}{i}", "score": score} for task in ("x", "y") for i in range(3)]
+    html = rendered({"title": "t", "scores": [{"task": "z", "metric": "m", "score": 1.0}, *rows]}, tmp_path)
+    shown = re.findall(r"</b>(\w+)<small>", html)
+    assert shown == ["x0", "y0", "x1"] and html.count("chance: 0.25") == 3
+
+
 def test_images_are_shrunk_keep_their_shape_and_are_left_alone(tmp_path):
     wide = np.random.default_rng(0).integers(0, 255, (900, 1800, 3), dtype=np.uint8)
     image = Image.fromarray(wide)

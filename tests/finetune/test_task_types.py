@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tracemalloc
 from dataclasses import replace
 
@@ -315,18 +316,13 @@ def test_segments_may_be_one_with_a_real_separator_as_released():
     assert apart.ids.tolist() == ids and apart.positions.tolist().count(3) == 2  # each begins anew
 
 
-def test_a_metric_without_its_library_is_told_and_the_others_stand(monkeypatch):
-    def missing(*_, **__):
-        raise UsageError("nltk is not installed", do="pip install nltk")
-
-    monkeypatch.setitem(METRICS, "rouge", missing)
-    rows = Examples("d", [Example(str(i), ("x",), None, "a dog runs fast") for i in range(3)])
-    kind = Generation("t", Writing(), sees=False, reads=True, metrics=("bleu", "rouge"))
-    scores = kind.score(["a dog runs fast"] * 3, rows)
-    assert [row["metric"] for row in scores] == ["BLEU-4", "rouge"]
-    assert scores[0]["score"].value == 1.0 and scores[1]["score"] is None and "nltk" in scores[1]["note"]
-    with pytest.raises(UsageError, match="nltk"):
-        replace(kind, metrics=("rouge", "bleu")).score(["a dog"] * 3, rows)
+def test_a_metric_without_its_library_is_refused_before_training(monkeypatch):
+    rows = Examples("t", [Example(str(i), ("x",), None, "a dog") for i in range(3)])
+    run = Finetuning(model=SETTINGS, kind="generation", metrics=("bleu", "rouge"))
+    assert resolved(run, rows).metrics == ("bleu", "rouge")
+    monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
+    with pytest.raises(UsageError, match=r"unimo\[metrics\]"):
+        resolved(run, rows)
 
 
 class Counted(tuple):

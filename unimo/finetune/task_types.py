@@ -16,6 +16,7 @@ from unimo.finetune.retrieval import Retrieval
 from unimo.finetune.settings import Finetuning
 from unimo.finetune.split import Examples
 from unimo.finetune.task_type import Row, TaskType, check_rows, mean_loss
+from unimo.metrics.rouge import scorer_class
 from unimo.metrics.verdict import is_smaller_better
 from unimo.model.build import ModelSettings
 from unimo.model.task_heads import HeadSettings, Reads
@@ -105,6 +106,8 @@ def resolved(run: Finetuning, train: Examples) -> Finetuning:
                 expected=", ".join(ALLOWED_METRICS[run.kind]),
                 do=f"did you mean {near}?" if near else None,
             )
+        if metric == "rouge":
+            scorer_class()
     return replace(run, model=_model_for(run, as_asked(run, train), texts))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,11 +58,7 @@ def rouge_each(
         if kind not in KINDS:
             raise UsageError("unknown kind of ROUGE", got=kind, expected=", ".join(KINDS))
     check_answers(candidates, references)
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-    except ImportError as fault:
-        raise UsageError("ROUGE needs rouge-score", got=fault, do='pip install "unimo[metrics]"') from fault
-    scorer = RougeScorer([KINDS[kind] for kind in kinds], use_stemmer=stem)
+    scorer = scorer_class()([KINDS[kind] for kind in kinds], use_stemmer=stem)
     result = {kind: np.zeros((len(candidates), len(PARTS))) for kind in kinds}
     for item, (candidate, targets) in enumerate(zip(candidates, references)):
         if any(KINDS[kind].startswith("rougeL") for kind in kinds):
@@ -70,6 +67,15 @@ def rouge_each(
         for kind, each in result.items():
             each[item] = found[KINDS[kind]]
     return result
+
+
+def scorer_class() -> Any:
+    """The library's scorer, or a UsageError: asked for before training, not after."""
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError as fault:
+        raise UsageError("ROUGE needs rouge-score", got=fault, do='pip install "unimo[metrics]"') from fault
+    return RougeScorer
 
 
 def _check_lengths(candidate: str, references: Sequence[str], where: str) -> None:

@@ -35,14 +35,15 @@ def render(report: Report, path: str | Path) -> None:
 
 
 def _headline(rows: Sequence[Report]) -> list[tuple[str, str, str, str]]:
-    """Value, metric, task and baseline of the first score of each of the first tasks that have a baseline."""
-    found: dict[str, tuple[str, str, str, str]] = {}
+    """Value, metric, task and baseline of the first scores that have a baseline, one of each task before a second."""
+    found: list[tuple[int, tuple[str, str, str, str]]] = []
     for row in rows:
         baseline = "" if row.get("baseline") else _baseline(row, rows)
         if baseline:
             value = number(score_of(row["score"]).value, row.get("unit", ""))
-            found.setdefault(row["task"], (value, row["metric"], row["task"], baseline))
-    return list(found.values())[:_HEADLINE]
+            earlier = sum(task == row["task"] for _, (_, _, task, _) in found)
+            found.append((earlier, (value, row["metric"], row["task"], baseline)))
+    return [one for _, one in sorted(found, key=lambda pair: pair[0])][:_HEADLINE]
 
 
 def _baseline(row: Report, rows: Sequence[Report]) -> str:
