@@ -42,8 +42,8 @@ def copy(tmp_path_factory) -> Path:
             before, needed = PLACES[name]
             text = path.read_text()
             assert text.count(before) == 1
-            indent = "    " if "objectives" in name else "        "
-            text = text.replace(before, f"{indent}{code.strip()}\n\n{before}")
+            row = f"    {code.strip()}\n\n" if "objectives" in name else f"        {code.strip()},\n"
+            text = text.replace(before, row + before)
             after = "from unimo.config import" if "objectives" in name else "from unimo.finetune.settings import"
             path.write_text(text.replace(after, needed + after, 1))
     return folder

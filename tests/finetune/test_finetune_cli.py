@@ -252,4 +252,8 @@ def test_ours_keeps_the_task_and_changes_how_weights_move(start):
     tiny = ours(run)
     assert tiny.optimizer.lr == 1.5e-3 and tiny.optimizer.matrix_optimizer == "muon"
     assert tiny.patience == 3 and tiny.adversarial is None
-    assert tiny.read == replace(run.read, prior=True) and tiny.data == run.data and tiny.model == run.model
+    assert (
+        tiny.read == replace(run.read, prior=True, fresh_pooler=True)
+        and tiny.data == run.data
+        and tiny.model == run.model
+    )

@@ -75,7 +75,7 @@ def test_deep_layers_move_less_in_a_run(tmp_path, monkeypatch):
         optimizer.step = told
         return optimizer
 
-    monkeypatch.setattr(T, "make_optimiser", watched)
+    monkeypatch.setattr(T, "make_optimizer", watched)
     rows = [{"text": f"film {i}", "label": str(i % 2)} for i in range(8)]
     path = write_csv(tmp_path / "rows.csv", rows)
     run = tiny_run(write_start(tmp_path / "start"), "classification", TaskData(train=(path,)), "steps=3",

@@ -54,8 +54,8 @@ def test_labels_of_nouns_never_labelled_are_known_from_unlabelled_texts(texts, t
     run = tiny_run(str(tmp_path / "pretrained"), "classification", data, "steps=30", "optimizer.lr=0.003")
     right = {}
     for seed in range(3):
-        for name, start in (("pretrained", run.start), ("random", None)):
-            one = prepared(replace(run, seed=seed), start, like=run.start)
+        for name, start in (("pretrained", run.init_from), ("random", None)):
+            one = prepared(replace(run, seed=seed), start, like=run.init_from)
             marked = finetune(one, tmp_path / f"{name}-{seed}", say=quiet, batch_size=16)
             right.setdefault(name, []).append(marked.marks["test"])
     assert min(right["pretrained"]) > max(right["random"])

@@ -270,10 +270,10 @@ def test_a_checkpoint_holds_every_tensor_a_step_changes(world, tmp_path, layers)
     state = {"step": 7, "elapsed": 1.25, "skipped": 3, "skipped_in_a_row": 1}
     path = checkpoint.save(tmp_path, 7, T.tensors(model, optimizer, ema), state)
     fresh = build(run.model)
-    fresh_optimiser = make_optimizer(fresh, run.optimizer)
+    fresh_optimizer = make_optimizer(fresh, run.optimizer)
     fresh_averaged = {name: torch.zeros_like(p) for name, p in fresh.named_parameters()}
-    assert T.restore(path, fresh, fresh_optimiser, fresh_averaged) == state
-    assert everything(fresh, fresh_optimiser, fresh_averaged) == everything(model, optimizer, ema)
+    assert T.restore(path, fresh, fresh_optimizer, fresh_averaged) == state
+    assert everything(fresh, fresh_optimizer, fresh_averaged) == everything(model, optimizer, ema)
 
 
 def plain_attributes(model):
