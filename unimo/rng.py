@@ -1,7 +1,7 @@
-"""Chance as a pure function: a random generator named by what it is for, never one that is carried along.
+"""Random generators as pure functions of their names: none is carried along from draw to draw.
 
 Masking, augmentation and sampling draw from `generator(seed, sample, epoch, purpose)`. Nothing has to be
-saved to resume, and no worker, rank or extra evaluation can disturb anybody's luck.
+saved to resume, and no worker, rank or extra evaluation changes another's draws.
 """
 
 from __future__ import annotations

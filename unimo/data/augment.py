@@ -43,8 +43,8 @@ _BETWEEN = 16  # squares that may stand between both passes, beside the image's 
 
 
 def view(image: np.ndarray, size: int, views: Views, rng: np.random.Generator) -> np.ndarray:
-    """One random view: (3, size, size) uint8. Always draws the same number of values, so options do not
-    shift luck.
+    """One random view: (3, size, size) uint8. Always draws the same number of values, so that options
+    do not shift later draws.
     """
     side = image.shape[0]
     area, left, top, flip, grey, ratio = rng.random(6)

@@ -28,9 +28,9 @@ FIRST_POSITION = 2  # position ids start at 2 (spec unimo2 §5.2)
 class SampledExample:
     """One chosen sample.
 
-    name: printable. identity: equal for equal content. ids: token ids without specials. names: what its luck
-    depends on; of a pair (seed, item, epoch). place: its place within its shard. beside: what was prepared for a pair,
-    or None. shard: of a passage, the number of its shard.
+    name: printable. identity: equal for equal content. ids: token ids without specials. names: what its random draws
+    depend on; of a pair (seed, item, epoch). place: its place within its micro-batch. side_inputs: what was prepared
+    for a pair, or None. shard: of a passage, the number of its micro-batch.
     """
 
     name: str
@@ -42,7 +42,7 @@ class SampledExample:
     shard: int = 0
 
     def rng(self, purpose: str) -> np.random.Generator:
-        """This sample's own luck in this epoch for one purpose."""
+        """This sample's random generator of this epoch, for one purpose."""
         return generator(purpose, *self.names)
 
 

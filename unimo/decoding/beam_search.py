@@ -93,9 +93,9 @@ def sample(
         ordered = ordered.masked_fill(before >= top_p, 0.0)
         if top_k:
             ordered[:, top_k:] = 0.0
-        luck = [rng.generator("sample", seed, names[i], written).random() for i in going]
+        draws = [rng.generator("sample", seed, names[i], written).random() for i in going]
         reached = ordered.double().cumsum(-1)
-        goal = torch.tensor(luck, device=logits.device)[:, None] * reached[:, -1:]
+        goal = torch.tensor(draws, device=logits.device)[:, None] * reached[:, -1:]
         return words.gather(1, torch.searchsorted(reached, goal, right=True).clamp_max(words.shape[1] - 1))[
             :, 0
         ].tolist()

@@ -32,7 +32,7 @@ BYTES_PER_TOKEN = 8  # of a text that is read at most: English has 4 to 5
 
 
 class Place(NamedTuple):
-    """A row to be read: its number in the split, which of its targets, and what its luck depends on."""
+    """A row to be read: its number in the split, which of its targets, and what its random draws depend on."""
 
     row: int
     target: int = 0

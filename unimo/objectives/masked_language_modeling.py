@@ -124,12 +124,12 @@ class MaskedLanguageModeling:
         if sampled.side_inputs is None:
             return NO_NODES
         rng = sampled.rng("mlm nodes")
-        luck = rng.random()
-        if luck >= relations + nodes:
+        draw = rng.random()
+        if draw >= relations + nodes:
             return NO_NODES
         known = sampled.side_inputs.nodes()
         told = known.at(known.kinds == NODE_KINDS.index("relation"))
-        if luck < relations and len(told.places):
+        if draw < relations and len(told.places):
             return told
         numbers = np.unique(known.numbers)
         hidden = rng.random(len(numbers)) < self.node_ratio

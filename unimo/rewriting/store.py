@@ -168,11 +168,11 @@ class Rewrites:
         if only_relations:
             entries = [entry for entry in entries if stratum(entry, caption) in RELATIONS] or entries
         met: Counter[str] = Counter()
-        luck: dict[str, float] = {}
+        tie_break: dict[str, float] = {}
         turns = []
         for k in rng.permutation(len(entries)):
             kind = stratum(entries[k], caption)
-            turns.append((met[kind], luck.setdefault(kind, rng.random()), k))
+            turns.append((met[kind], tie_break.setdefault(kind, rng.random()), k))
             met[kind] += 1
         chosen = [self._negative(record, (i, j), entries[k]).text for *_, k in sorted(turns)[:negatives]]
         rows = [np.array(row, dtype=np.uint16) for row in self._tokenizer.encode_batch([*same, *chosen])]

@@ -50,7 +50,7 @@ class SceneTruth:
         n = len(checked.scenes)
         others = [checked.sentences[(i + n // 2) % n] for i in range(n)]
         right, by_chance = (_attributes(said, checked.scenes) for said in (checked.sentences, others))
-        true, luck = (
+        true, guessed = (
             [caption_is_true(text, scene) for text, scene in zip(said, checked.scenes)]
             for said in (checked.sentences, others)
         )
@@ -67,7 +67,7 @@ class SceneTruth:
             {
                 "task": self.title,
                 "metric": "captions true throughout",
-                "score": fraction_score(true, chance=float(np.mean(luck)), seed=self.seed),
+                "score": fraction_score(true, chance=float(np.mean(guessed)), seed=self.seed),
                 "unit": "%",
                 "note": note,
             },
