@@ -186,6 +186,9 @@ def _asset_lines(name: str) -> list[str]:
         ) from error
 
 
-def positions(n: int, start: int = 2) -> np.ndarray:
-    """(n,) int64 position numbers of a row. They begin at 2 because, as in RoBERTa, 1 marks padding."""
+FIRST_POSITION = 2  # as in RoBERTa, 1 marks padding (spec unimo2 §5.2)
+
+
+def positions(n: int, start: int = FIRST_POSITION) -> np.ndarray:
+    """(n,) int64 position numbers of a row of tokens."""
     return np.arange(start, start + n, dtype=np.int64)

@@ -20,8 +20,7 @@ from unimo.data.regions import ImageRegions, stack_regions
 from unimo.data.side_inputs import SideInputs
 from unimo.rng import generator
 from unimo.tokenizer import Tokenizer
-
-FIRST_POSITION = 2  # position ids start at 2 (spec unimo2 §5.2)
+from unimo.tokenizer import positions as positions_of
 
 
 @dataclass
@@ -112,7 +111,7 @@ class BatchBuilder:
     ) -> int:
         """Adds one framed text to a group; returns its number within the group. dialogue: speaker and turn of each."""
         if positions is None:
-            positions = FIRST_POSITION + np.arange(len(ids))
+            positions = positions_of(len(ids))
         rows = self._texts.setdefault(group, [])
         rows.append((np.asarray(ids), np.asarray(positions), np.broadcast_to(role, len(ids)), *(dialogue or ())))
         return len(rows) - 1

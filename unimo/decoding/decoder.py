@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 
 from unimo.batch import KNOWN, WRITTEN, Texts, pad_texts
-from unimo.data.batch_builder import FIRST_POSITION
 from unimo.data.records import Record
 from unimo.errors import UsageError
 from unimo.model.kv_cache import caches
 from unimo.model.unified import Request, Towers, Unified
 from unimo.model.unimo2 import UNIMO2
-from unimo.tokenizer import Tokenizer
+from unimo.tokenizer import FIRST_POSITION, Tokenizer
 
 Known = Sequence[np.ndarray | Record]
 
