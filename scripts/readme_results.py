@@ -122,14 +122,14 @@ def papers_table(paths: Iterable[Path]) -> str:
     """The papers' tasks: command, published numbers, and ours where the same rows were scored."""
     ours = {row["task"]: row for path in paths for row in reversed(json.loads(path.read_text())["tasks"])}
     lines = [
-        "| paper's task | `unimo finetune ...` | metric, split | UNIMO base | UNIMO-2 | ours (14.5 M, an hour) |",
+        "| paper's task | `unimo finetune ...` | metric, split | UNIMO base | UNIMO-2 | ours (14.5 M, 45 minutes) |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for task, numbers in PUBLISHED.items():
         first = next((each for each in numbers if each.model == "UNIMO base"), numbers[0])
         values = [next((each.value for each in numbers if each.model == model), "") for model in COLUMNS]
         here = ours.get(task)
-        score = "" if here is None else f"{_score(here['score'], here['unit'])} {here['split']}"
+        score = "" if here is None else f"{_score(here['score'], '%')} {here['split']}"  # times 100, as published
         cells = (TUNINGS[task].__doc__ or "").strip().splitlines()
         name = (cells[0] if cells else sys.modules[TUNINGS[task].__module__].__doc__ or task).splitlines()[0]
         lines.append(
