@@ -73,11 +73,11 @@ def world(tmp_path_factory) -> Path:
 @pytest.fixture
 def context():
     """What zero-shot tasks share, around a tiny random model."""
-    from planted import random_answerer
+    from planted import random_pipeline
 
     from unimo.evaluation.zero_shot import EvalContext
 
-    return EvalContext(random_answerer())
+    return EvalContext(random_pipeline())
 
 
 @pytest.fixture

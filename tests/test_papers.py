@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import runpy
 import shutil
 import subprocess
@@ -105,3 +107,10 @@ def test_what_is_wrong_is_said_with_its_row_and_the_rest_is_done(repository, pat
         assert any(line.startswith(f"docs/papers.md, line {row}, ") and said in line for line in lines), lines
     lost_test = path == "tests/test_heads.py"
     assert ("test_heads.py#L2" in (repository / "docs/papers.md").read_text()) != lost_test
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "unimo").rglob("*.py")), ids=lambda path: path.stem)
+def test_files_that_a_docstring_of_the_package_names_are_there(path):
+    """`name.py` in a module's docstring is a file beside it."""
+    named = re.findall(r"(?<![\w/.`])(\w+\.py)\b", ast.get_docstring(ast.parse(path.read_text())) or "")
+    assert [name for name in named if not (path.parent / name).is_file()] == []

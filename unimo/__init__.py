@@ -9,9 +9,9 @@ __all__ = ["__version__", "load", "open_index"]
 
 def load(source, **options):
     """The model of a run, a checkpoint, a saved folder or a name on the hub: see `unimo.inference.Pipeline`."""
-    from unimo.inference import load as load_answerer  # torch takes seconds to import; `unimo --help` should not
+    from unimo.inference import load as load_pipeline  # torch takes seconds to import; `unimo --help` should not
 
-    return load_answerer(source, **options)
+    return load_pipeline(source, **options)
 
 
 def open_index(folder, **options):

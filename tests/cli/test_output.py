@@ -99,7 +99,7 @@ class Terminal(io.StringIO):
 def test_case_messages_begin_on_a_line_of_their_own():
     screen = Terminal()  # both streams show on it
     output = Output(screen)
-    errors = Output(screen, side_inputs=output)
+    errors = Output(screen, other=output)
     print("first", file=output)
     print("\r\x1b[Kstep 1", end="", file=output)
     print("\r\x1b[Kstep 2", end="", file=output)

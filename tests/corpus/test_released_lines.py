@@ -90,8 +90,8 @@ def test_captions_of_flickr_are_one_row_an_image(tmp_path, ending):
     lines = [flickr(TEXTS[0], "1000", "1"), flickr(TEXTS[2], "2000", "2"), "", flickr(TEXTS[1], "1000", "3")]
     numbers = written(tmp_path / "ids.tsv", ["1000\t1", "2000\t2", "3000\t3"])
     path = written(tmp_path / f"captions{ending}", lines)
-    for side_inputs, extra in ((), {}), ((numbers,), {"number": "1"}):
-        rows, errors, notes = found("released_captions", path, *side_inputs)
+    for more, extra in ((), {}), ((numbers,), {"number": "1"}):
+        rows, errors, notes = found("released_captions", path, *more)
         assert not errors and not notes
         assert [(row.id, row.image, row.texts, row.target) for row in rows] == [
             ("1000", "1000", (), (TEXTS[0], TEXTS[1])),

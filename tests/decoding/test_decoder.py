@@ -101,14 +101,14 @@ def test_what_is_remembered_says_what_is_computed_again(kind, options):
 def test_a_beam_over_a_model_does_not_depend_on_form_or_batch(kind):
     model, given = lively_model(3), setting(kind)
     limits = GenerationConfig(cls=CLS, end=END, max_length=8, min_length=2)
-    batch_size = beam(decoder(model, **given), limits, num_beams=3)
+    together = beam(decoder(model, **given), limits, num_beams=3)
     assert [
         [told.words for told in told]
         for told in beam(decoder(model, **given, form=UncachedDecoder), limits, num_beams=3)
-    ] == [[told.words for told in told] for told in batch_size]
+    ] == [[told.words for told in told] for told in together]
     for i in range(4):
         alone = beam(decoder(model, **given, numbers=[i]), limits, num_beams=3)[0]
-        assert [told.words for told in alone] == [told.words for told in batch_size[i]]
+        assert [told.words for told in alone] == [told.words for told in together[i]]
 
 
 @pytest.mark.parametrize("kind", ["image", "known", "both"])
@@ -297,11 +297,11 @@ def test_no_search_depends_on_what_else_is_written(member, kind):
         for i, found in zip(numbers, ask(by_beam, numbers)):
             assert [(one.words, one.ended) for one in found] == [(one.words, one.ended) for one in ranked[i]]
             assert [one.score for one in found] == pytest.approx([one.score for one in ranked[i]], abs=1e-4)
-    batch_size = ask(by_chance, range(4))
-    assert batch_size[0] == ask(by_chance, [0])[0] and len({len(words) for words in batch_size}) > 1
+    together = ask(by_chance, range(4))
+    assert together[0] == ask(by_chance, [0])[0] and len({len(words) for words in together}) > 1
     for i in range(1, 4):
         for other in range(4):
-            assert ask(by_chance, [other] * i + [i])[i] == batch_size[i]
+            assert ask(by_chance, [other] * i + [i])[i] == together[i]
 
 
 @pytest.mark.parametrize("member", MEMBERS)

@@ -11,7 +11,7 @@ from unimo.evaluation.zero_shot import DictionaryUse, EvalContext
 @pytest.mark.parametrize("method", ["topk", "normal"])
 @pytest.mark.parametrize("projection", [False, True])
 def test_counts_and_images(tools, world, method, projection):
-    context = EvalContext(tools.random_answerer(grounding_method=method, grounding_projection=projection))
+    context = EvalContext(tools.random_pipeline(grounding_method=method, grounding_projection=projection))
     task = DictionaryUse((str(world / "heldout"),), show_entries=3)
     use = task.predict(context)
     assert set(use.reports) == {"images alone", "captions alone", "pairs"}
@@ -26,7 +26,7 @@ def test_counts_and_images(tools, world, method, projection):
 
 def test_a_pair_adds_the_votes_of_both_sides(tools, world):
     """The pair's choice comes from the sum of the tallies, as in training."""
-    pipeline = tools.random_answerer()
+    pipeline = tools.random_pipeline()
     context = EvalContext(pipeline)
     images = context.images(*_some(context, world))
     texts = context.texts(["a red circle", "a blue star", "two green rings"])
@@ -38,7 +38,7 @@ def test_a_pair_adds_the_votes_of_both_sides(tools, world):
 
 def test_no_dictionary(tools, world):
     task = DictionaryUse((str(world / "heldout"),))
-    use = task.predict(EvalContext(tools.random_answerer(dictionary=0)))
+    use = task.predict(EvalContext(tools.random_pipeline(dictionary=0)))
     assert use is None and task.score(use) == [] and task.show(use) == []
 
 

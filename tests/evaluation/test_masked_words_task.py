@@ -12,7 +12,7 @@ from unimo.evaluation.zero_shot import EvalContext, MaskedWords
 
 
 def test_a_model_that_always_knows_gets_everything_right(tools, world, monkeypatch):
-    pipeline = tools.random_answerer()
+    pipeline = tools.random_pipeline()
     seen: dict[str, list] = {"rows": [], "places": []}
 
     def peek(rows, places, images=None):
@@ -37,8 +37,8 @@ def test_a_model_that_always_knows_gets_everything_right(tools, world, monkeypat
 
 def test_captions_are_asked_the_same_with_and_without_image(context, world):
     filled = MaskedWords((str(world / "heldout"),)).predict(context)
-    side_inputs, alone = filled["captions beside their images"], filled["captions alone"]
-    assert (side_inputs.labels == alone.labels).all() and (side_inputs.group == alone.group).all()
+    with_image, alone = filled["captions beside their images"], filled["captions alone"]
+    assert (with_image.labels == alone.labels).all() and (with_image.group == alone.group).all()
     rows = MaskedWords((str(world / "heldout"),)).score(filled)
     assert [row["metric"] for row in rows][-1] == "gain from the image"
     assert rows[0]["score"].value < 0.1 and 0 < rows[0]["score"].chance < 0.5
@@ -46,7 +46,7 @@ def test_captions_are_asked_the_same_with_and_without_image(context, world):
 
 def test_the_image_is_read(tools, world):
     """Other images beside the same captions give other answers."""
-    pipeline = tools.random_answerer()
+    pipeline = tools.random_pipeline()
     rows = [pipeline.frame("a red circle left of a blue square")] * 2
     places = [np.array([2, 5])] * 2
     grey, black = (pipeline.encode_images([np.full((32, 32, 3), v, np.uint8)] * 2) for v in (200, 0))

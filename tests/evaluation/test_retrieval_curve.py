@@ -102,7 +102,7 @@ def test_a_shared_image_scores_like_a_copy_for_each_text(monkeypatch):
 
 def test_a_model_fine_tuned_for_retrieval_is_scored_as_it_was_trained(tools):
     """By the weight of the cosine that its circle loss had; every other training leaves the default."""
-    plain = tools.random_answerer()
+    plain = tools.random_pipeline()
     rng = np.random.default_rng(0)
     images = plain.encode_images(list(rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)))
     texts, pairs = plain.encode_texts(["a dog", "a red cat"]), np.array([[0, 0], [1, 1], [2, 0]])

@@ -142,7 +142,7 @@ def test_a_named_column_plays_no_other_part(tmp_path):
 
 
 PEOPLE = ["yes"] * 9 + ["No"]  # ten of them: scored as in VQA v2; fewer answers are a set of right ones
-ASKED = {"image": "k", "question": "q"}
+REQUEST = {"image": "k", "question": "q"}
 
 
 @pytest.mark.parametrize(
@@ -155,10 +155,10 @@ ASKED = {"image": "k", "question": "q"}
         ({"text": "t", "summary": "s"}, None, "s"),
         ({"text": "t", "summaries": ["s", " ", "u"]}, None, ("s", "u")),
         ({"image": "k", "captions": ["a", "b"]}, "retrieval", ("a", "b")),
-        ({**ASKED, "answer": "A  Dog"}, None, {"a dog": 1.0}),
-        ({**ASKED, "answers": {"yes": 0.3, "no": 1}}, None, {"yes": 0.3, "no": 1.0}),
-        ({**ASKED, "answers": PEOPLE}, None, {"yes": 1.0, "no": 0.3}),
-        ({**ASKED, "answers": PEOPLE[1:]}, None, {"yes": 1.0, "no": 1.0}),
+        ({**REQUEST, "answer": "A  Dog"}, None, {"a dog": 1.0}),
+        ({**REQUEST, "answers": {"yes": 0.3, "no": 1}}, None, {"yes": 0.3, "no": 1.0}),
+        ({**REQUEST, "answers": PEOPLE}, None, {"yes": 1.0, "no": 0.3}),
+        ({**REQUEST, "answers": PEOPLE[1:]}, None, {"yes": 1.0, "no": 1.0}),
         ({"text": "q", "answer": "A dog"}, "generation", "A dog"),
     ],
 )

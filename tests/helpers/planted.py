@@ -16,7 +16,7 @@ from unimo.model.build import ModelSettings, build
 from unimo.tokenizer import Tokenizer
 
 
-def random_answerer(batch_size: int = 64, **changes) -> Pipeline:
+def random_pipeline(batch_size: int = 64, **changes) -> Pipeline:
     """One layer per tower, random weights, full precision."""
     torch.manual_seed(0)
     sizes = {
@@ -79,4 +79,4 @@ def write_pairs(folder: Path, captions: list[list[str]]) -> tuple[str]:
     return (str(folder),)
 
 
-tools = SimpleNamespace(Planted=Planted, write_pairs=write_pairs, random_answerer=random_answerer)
+tools = SimpleNamespace(Planted=Planted, write_pairs=write_pairs, random_pipeline=random_pipeline)

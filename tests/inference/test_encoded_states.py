@@ -11,7 +11,7 @@ from unimo.model.unified import Request, Towers
 
 
 def test_match_equals_one_fused_pass_over_everything(tools):
-    pipeline = tools.random_answerer(batch_size=3)
+    pipeline = tools.random_pipeline(batch_size=3)
     rng = np.random.default_rng(0)
     images = pipeline.encode_images(rng.integers(0, 255, (4, 32, 32, 3), dtype=np.uint8))
     texts = pipeline.encode_texts(["a dog", "two small red boxes beside a star", "", "a cat on a mat", "it"])
@@ -28,7 +28,7 @@ def test_match_equals_one_fused_pass_over_everything(tools):
 
 
 def test_picked_texts_are_those_encoded_alone(tools):
-    pipeline = tools.random_answerer()
+    pipeline = tools.random_pipeline()
     strings = ["a dog", "two small red boxes", "", "a cat on a mat"]
     some = pipeline.encode_texts(strings).pick(torch.tensor([3, 0, 3]))
     want = pipeline.encode_texts([strings[3], strings[0], strings[3]])
@@ -38,7 +38,7 @@ def test_picked_texts_are_those_encoded_alone(tools):
 
 
 def test_masked_ids_agree_with_one_row_at_a_time(tools):
-    pipeline = tools.random_answerer(batch_size=2)
+    pipeline = tools.random_pipeline(batch_size=2)
     rows = [pipeline.frame(text) for text in ("a red circle", "two small boxes beside a star", "it is")]
     places = [np.array([2]), np.array([1, 4]), np.array([2])]
     images = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
@@ -52,7 +52,7 @@ def test_masked_ids_agree_with_one_row_at_a_time(tools):
 
 
 def test_nothing_passes_its_tower_twice(tools, world, monkeypatch):
-    pipeline = tools.random_answerer()
+    pipeline = tools.random_pipeline()
     counted = []
     encode = pipeline.encode_images
     monkeypatch.setattr(pipeline, "encode_images", lambda images: counted.append(1) or encode(images))

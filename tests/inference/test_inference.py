@@ -134,8 +134,8 @@ def test_fill_mask_ranks_the_pieces_of_one_blank(pipeline, images):
     best = model.fill_mask("a red [MASK] on the left", top_k=4)
     assert len(best) == 4 and all(0 <= p <= 1 for _, p in best)
     assert [p for _, p in best] == sorted((p for _, p in best), reverse=True)
-    side_inputs = model.fill_mask("a red [MASK] on the left", images[0], top_k=4)
-    assert side_inputs != best  # an image beside it counts
+    with_image = model.fill_mask("a red [MASK] on the left", images[0], top_k=4)
+    assert with_image != best  # an image beside it counts
     for text in ("no blank", "[MASK] and [MASK]"):
         with pytest.raises(UsageError, match="one"):
             model.fill_mask(text)
@@ -238,8 +238,8 @@ def test_released_padding_votes_and_the_released_score(images):
     ours = Pipeline(lively_model(**options), precision="fp32")
     released = Pipeline(lively_model(**options, released=Released(*[True] * 4)), precision="fp32")
     for model, same in ((ours, True), (released, False)):
-        alone, side_inputs = model.encode_texts([short]), model.encode_texts([short, long])
-        assert np.allclose(alone.votes[0], side_inputs.votes[0], atol=1e-4) == same
+        alone, with_image = model.encode_texts([short]), model.encode_texts([short, long])
+        assert np.allclose(alone.votes[0], with_image.votes[0], atol=1e-4) == same
     encoded, texts = released.encode_images(images[:1]), released.encode_texts([short])
     pair = np.array([[0, 0]])
     raw = released.match(encoded, texts, pair, cosine_weight=0.0)

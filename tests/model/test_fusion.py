@@ -68,9 +68,9 @@ def test_partners_and_their_order_change_no_answer(kind, options):
 
     alone = {i: answers([i])[i] for i in range(len(LENGTHS))}
     for order in ([0, 1, 2, 3, 4, 5], [5, 0, 3, 1, 4, 2], [2, 5]):
-        for i, batch_size in answers(order).items():
-            assert batch_size.keys() == alone[i].keys()
-            for name, value in batch_size.items():
+        for i, together in answers(order).items():
+            assert together.keys() == alone[i].keys()
+            for name, value in together.items():
                 torch.testing.assert_close(value, alone[i][name], rtol=0, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
@@ -84,19 +84,19 @@ def test_requests_of_a_step_do_not_disturb_each_other():
         "texts": request_of(None, [2, 2, 0]),
         "images": request_of([2], None),
     }
-    batch_size = model.fuse(towers, requests)
+    together = model.fuse(towers, requests)
     for name, request in requests.items():
         alone = model.fuse(towers, {name: request})[name]
-        assert torch.equal(batch_size[name].codes, alone.codes)
+        assert torch.equal(together[name].codes, alone.codes)
         for i in range(len(request)):
-            mine = slice(batch_size[name].starts[i], batch_size[name].starts[i] + len(rows_of(alone, i)))
-            torch.testing.assert_close(batch_size[name].hidden[mine], rows_of(alone, i), rtol=0, atol=2e-5)
+            mine = slice(together[name].starts[i], together[name].starts[i] + len(rows_of(alone, i)))
+            torch.testing.assert_close(together[name].hidden[mine], rows_of(alone, i), rtol=0, atol=2e-5)
         if request.image is not None:
-            torch.testing.assert_close(batch_size[name].image_cls(), alone.image_cls(), rtol=0, atol=2e-5)
+            torch.testing.assert_close(together[name].image_cls(), alone.image_cls(), rtol=0, atol=2e-5)
         if request.text is not None:
-            torch.testing.assert_close(batch_size[name].text_cls(), alone.text_cls(), rtol=0, atol=2e-5)
-    assert torch.equal(batch_size["texts"].codes[0], batch_size["texts"].codes[1])
-    assert not torch.equal(batch_size["pairs"].codes[0], batch_size["swapped"].codes[0])  # else nothing was shown
+            torch.testing.assert_close(together[name].text_cls(), alone.text_cls(), rtol=0, atol=2e-5)
+    assert torch.equal(together["texts"].codes[0], together["texts"].codes[1])
+    assert not torch.equal(together["pairs"].codes[0], together["swapped"].codes[0])  # else nothing was shown
 
 
 @torch.no_grad()

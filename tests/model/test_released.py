@@ -137,9 +137,9 @@ def test_padding_read():
         )
 
     off, on = lively_model(), released("padding_read")
-    batch_size, expected = logits(on, [0, 1, 2]), logits(off, [0, 1, 2])
-    torch.testing.assert_close(batch_size[1], expected[1], rtol=0, atol=2e-5)  # the longest has no padding beside it
-    assert ((batch_size - expected).abs().max(1).values > 1e-2).tolist() == [True, False, True]
+    together, expected = logits(on, [0, 1, 2]), logits(off, [0, 1, 2])
+    torch.testing.assert_close(together[1], expected[1], rtol=0, atol=2e-5)  # the longest has no padding beside it
+    assert ((together - expected).abs().max(1).values > 1e-2).tolist() == [True, False, True]
     for i in range(3):  # alone there is none
         torch.testing.assert_close(logits(on, [i])[0], expected[i], rtol=0, atol=2e-5)
 

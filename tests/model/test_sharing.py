@@ -74,8 +74,8 @@ def test_prefix_equals_joint_where_nothing_is_beside_an_image():
     joint, prefix = lively_unimo(), lively_unimo(fusion="prefix")
     a, b = fused(joint, share=False)[0]["alone"], fused(prefix, share=False)[0]["alone"]
     torch.testing.assert_close(a.text_cls(), b.text_cls(), rtol=0, atol=0)
-    side_inputs = fused(joint, share=False)[0]["read"], fused(prefix, share=False)[0]["read"]
-    assert not torch.allclose(side_inputs[0].image_cls(), side_inputs[1].image_cls(), atol=1e-3)
+    with_image = fused(joint, share=False)[0]["read"], fused(prefix, share=False)[0]["read"]
+    assert not torch.allclose(with_image[0].image_cls(), with_image[1].image_cls(), atol=1e-3)
 
 
 @torch.no_grad()

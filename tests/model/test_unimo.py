@@ -197,8 +197,8 @@ def test_partners_their_order_and_rows_of_padding_change_no_answer(fusion, kind)
 
     alone = {i: answers([i])[i] for i in range(4)}
     for order in ([0, 1, 2, 3], [3, 1, 0, 2], [2, 1]):
-        for i, batch_size in answers(order).items():
-            for name, value in batch_size.items():
+        for i, together in answers(order).items():
+            for name, value in together.items():
                 torch.testing.assert_close(value, alone[i][name], rtol=0, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 

@@ -125,14 +125,14 @@ def test_all_objectives_share_one_step():
     sampled = {"pairs": PAIRS, "images": 4, "masked": 3, "fragments": 2}
     model = fresh_model().eval()
     with torch.no_grad():
-        batch_size = losses(model, tiny_batch(objectives.values(), **sampled), objectives)
-        assert len(batch_size) == 13
+        together = losses(model, tiny_batch(objectives.values(), **sampled), objectives)
+        assert len(together) == 13
         names = {part for name, one in objectives.items() if name != "mrm" for part in one.parts}  # no regions
         assert set(step(model, tiny_batch(objectives.values(), **sampled), objectives)[0]) == names
         for name in CASES:
             alone = {name: objectives[name]}
             for part, value in losses(model, tiny_batch(alone.values(), **sampled), alone).items():
-                torch.testing.assert_close(batch_size[part], value, rtol=0, atol=1e-5)
+                torch.testing.assert_close(together[part], value, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -100,10 +100,10 @@ def single_scores(model, made: Batch, requests, asked):
         return seen, None if text is None else model.text_pooler(one.text_cls())
 
     both = requests["rewriting.together"]
-    batch_size = torch.cat([asked.score(model, *pooled(i[None], t[None])) for i, t in zip(both.image, both.text)])
+    together = torch.cat([asked.score(model, *pooled(i[None], t[None])) for i, t in zip(both.image, both.text)])
     seen = [pooled(i[None], None)[0] for i in requests["rewriting.images"].image]
     read = [pooled(None, t[None])[1] for t in requests["rewriting.sentences"].text]
-    return batch_size, torch.stack([torch.cat([asked.score_alone(model, a, b)[0] for b in read]) for a in seen])
+    return together, torch.stack([torch.cat([asked.score_alone(model, a, b)[0] for b in read]) for a in seen])
 
 
 @torch.no_grad()
@@ -116,12 +116,12 @@ def test_a_step_as_published_is_the_loss_of_single_comparisons(fusion, scorer):
     parts, fused = step(model, made, {"rewriting": asked})
     requests = {name: one.request for name, one in fused.items()}
     assert requests["rewriting.together"].share == (fusion == "prefix") and "rewriting.alone" not in parts
-    batch_size, alone = single_scores(model, made, requests, asked)
+    together, alone = single_scores(model, made, requests, asked)
     right, anchor = made.extra["rewriting.right"], made.extra["rewriting.anchor"]
     expected = 0.0
     for i in range(2):  # alone: rows 0 and 1 are the anchors' images, 2 and 3 related ones; columns likewise
-        positives = [*batch_size[right & (anchor == i)], alone[2 + i, i], alone[i, 2 + i]]
-        everything = [*batch_size[anchor == i], alone[2 + i, i], alone[i, 2 + i]]
+        positives = [*together[right & (anchor == i)], alone[2 + i, i], alone[i, 2 + i]]
+        everything = [*together[anchor == i], alone[2 + i, i], alone[i, 2 + i]]
         expected -= math.log(sum(map(math.exp, positives)) / sum(map(math.exp, everything)))
     assert float(parts["rewriting"].total) == pytest.approx(expected, rel=1e-4)
     assert int(parts["rewriting"].count) == 2
@@ -134,7 +134,7 @@ def test_what_is_encoded_alone_has_a_sum_of_its_own(scorer):
     model, asked, made = tiny().eval(), RewritingContrastive(**options), batch(**options)
     parts, fused = step(model, made, {"rewriting": asked})
     requests = {name: one.request for name, one in fused.items()}
-    batch_size, alone = single_scores(model, made, requests, asked)
+    together, alone = single_scores(model, made, requests, asked)
     e = alone.double().exp()
     assert alone.abs().max() <= 1 / (0.07 if scorer == "joint" else 1.0)  # a cosine, divided
     # A related image (2, 3) and a related sentence say nothing of each other.
@@ -146,7 +146,7 @@ def test_what_is_encoded_alone_has_a_sum_of_its_own(scorer):
     part = parts["rewriting.alone"]
     assert float(part.total) / part.count == pytest.approx(float(expected), rel=1e-4)
     right, anchor = made.extra["rewriting.right"], made.extra["rewriting.anchor"]
-    expected = multiple_positives(batch_size, right, anchor, 2).sum()
+    expected = multiple_positives(together, right, anchor, 2).sum()
     assert float(parts["rewriting"].total) == pytest.approx(float(expected), rel=1e-4)
 
 

@@ -27,7 +27,7 @@ from unimo.train import loop as T
 from unimo.train.settings import Run
 
 DRAWS = int(os.environ.get("UNIMO_DRAWS", "340"))  # half of them for either kind of run: more than there are keys
-TOGETHER = 6  # values that share a tiny run
+BATCH_SIZE = 6  # values that share a tiny run
 WILD = [
     "0", "-1", "1", "2", "-0.0", "0.5", "1.5", "-2", "1e9", "1000000000", "1e30", "-1e30", "1e-30", "9" * 20,
     "nan", "inf", "-inf", "none", "true", "no", "", " ", "x", "é", "a,b", "[]", "[1]", '["a"]', "[1,", '{"a": 1}',
@@ -133,7 +133,7 @@ def test_random_values_work_or_are_refused_by_name(recipes, tmp_path, kind):
         if key in SLOW and int(value) >= SLOW[key]:
             continue
         # Not two values for one key, nor too many for one run.
-        shared = next((g for g in groups[recipe, member] if key not in g and len(g) < TOGETHER), None)
+        shared = next((g for g in groups[recipe, member] if key not in g and len(g) < BATCH_SIZE), None)
         if shared is None:
             groups[recipe, member].append(shared := {})
         shared[key] = value

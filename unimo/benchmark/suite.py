@@ -43,7 +43,7 @@ from unimo.finetune.job import Task, finetune, prepared
 from unimo.finetune.qualitative_examples import FILE as EXAMPLES
 from unimo.finetune.qualitative_examples import report_examples
 from unimo.finetune.settings import Finetuning
-from unimo.finetune.task_type import TOGETHER
+from unimo.finetune.task_type import BATCH_SIZE
 from unimo.json_files import load_json, parse_json, write_json
 from unimo.machine import describe_machine
 from unimo.recipes.finetuning import TUNINGS, find_tuning, is_small, ours
@@ -124,7 +124,7 @@ def run_suite(
         whole["title"] = f"{Path(model).resolve().name}: benchmark suite"
         whole["facts"] = {
             **_facts(pipeline, start, weights),
-            "rows in a pass": str(batch_size or TOGETHER),
+            "rows in a pass": str(batch_size or BATCH_SIZE),
             "minutes": f"{spent:.1f} of {minutes:g} in this call",
         }
         out.mkdir(parents=True, exist_ok=True)

@@ -20,8 +20,8 @@ class Output(io.TextIOBase):
     beside: a stream of the same terminal whose live line is left first. told: takes the reason when writing fails.
     """
 
-    def __init__(self, under: TextIO, side_inputs: Output | None = None, told: Any = None):
-        self.under, self.side_inputs, self.told = under, side_inputs, told
+    def __init__(self, under: TextIO, other: Output | None = None, told: Any = None):
+        self.under, self.other, self.told = under, other, told
         self.lost: OSError | None = None
         self.live = False
         with contextlib.suppress(AttributeError, ValueError):  # not a stream that encodes
@@ -32,8 +32,8 @@ class Output(io.TextIOBase):
             raise TypeError(f"a text stream takes str, not {type(text).__name__}")
         if not text:
             return 0
-        if self.side_inputs is not None:
-            self.side_inputs.leave()
+        if self.other is not None:
+            self.other.leave()
         if not text.startswith(("\r", "\n")):
             self.leave()
         # Before it is written: Ctrl-C may come as soon as the line stands there.
@@ -109,7 +109,7 @@ def tolerant() -> Iterator[Output]:
     if no_output:
         errors.write("standard output is closed: what is said goes to standard error\n")
     else:
-        errors.side_inputs = output
+        errors.other = output
     sys.stdout, sys.stderr = output, errors
     try:
         yield output

@@ -2,7 +2,7 @@
 
     S side in pixels · M texts · T packed tokens
 
-The draft holds what the schedule chose (raw image arrays, captions and passages as token ids). An objective
+The batch builder holds what the schedule chose (raw image arrays, captions and passages as token ids). An objective
 adds the versions it wants encoded (masked, written, cut into fragments) under a group name and says what it
 will ask.
 """
@@ -49,11 +49,11 @@ class SampledExample:
 class BatchBuilder:
     """The open batch of one rank.
 
-    shards: equal parts of the whole step, all ranks together; local_shards: how many of them are here. progress: share
-    of the run's steps that lie behind it, 0 in a run whose steps are not known beforehand. pairs,
-    images, masked, fragments: what was drawn, the last two being passages of text to read and to write.
-    pixels: group -> list of (3, S, S) uint8 arrays; image i of group "pairs" belongs to pairs[i]. regions: the
-    same of detected regions, for UNIMO; then there are no pixels.
+    micro_batches: equal parts of the whole step, all ranks together; local_micro_batches: how many of them are here.
+    progress: share of the run's steps that lie behind it, 0 in a run whose steps are not known beforehand. pairs,
+    images, masked, fragments: what was drawn, the last two being passages of text to read and to write. pixels: group
+    -> list of (3, S, S) uint8 arrays; image i of group "pairs" belongs to pairs[i]. regions: the same of detected
+    regions, for UNIMO; then there are no pixels.
     """
 
     step: int

@@ -40,7 +40,7 @@ def mask_spans(
 
     ids: (n,) one row, special tokens included.
     word_start: (n,) 0 first piece of a word, 1 further piece, -1 special (`Tokenizer.word_starts`).
-    p, longest: words per span ~ geometric(p) on 0..longest, where 0 still hides one word.
+    p, max_length: words per span ~ geometric(p) on 0..max_length, where 0 still hides one word.
 
     Returns two new int64 arrays: (n,) the row with 80 % of the hidden tokens replaced by mask_id, 10 % by a
     random id and 10 % left as they were; (k,) the hidden positions, ascending, all of them to be predicted.
@@ -114,12 +114,12 @@ def _choose_spans(
 
 @functools.cache
 def _length_steps(p: float, max_length: int) -> list[float]:
-    """Cumulative probabilities of 0..longest words; a length is the number of steps up to a uniform draw."""
+    """Cumulative probabilities of 0..max_length words; a length is the number of steps up to a uniform draw."""
     if not 0 < p <= 1 or max_length < 0:
         raise UsageError(
             "Not a span length distribution",
-            got=f"p {p}, longest {max_length}",
-            expected="0 < p <= 1, longest >= 0",
+            got=f"p {p}, max_length {max_length}",
+            expected="0 < p <= 1, max_length >= 0",
         )
     chances = p * (1 - p) ** np.arange(max_length + 1)
     steps = (chances / chances.sum()).cumsum()
@@ -162,10 +162,10 @@ def cut_fragments(
     source tells where a fragment is missing and how long it is (as in the authors' code; the paper is mute).
     A fragment's [CLS] takes the position before its first token, an end mark the one after its last.
 
-    paper: fragments of uniform(shortest, longest) tokens until ceil(share * text) tokens are spent, the last
+    paper: fragments of uniform(min_length, max_length) tokens until ceil(share * text) tokens are spent, the last
       one cut to fit, in any places that keep them apart. Target: `[CLS] fragment [SEP]` repeated.
     lineage: the authors' later code. The text is sliced from left to right into source and target slices in
-      turn (lengths in `SLICES`; share, shortest and longest play no part). Target: `[CLS] slice` repeated,
+      turn (lengths in `SLICES`; share, min_length and max_length play no part). Target: `[CLS] slice` repeated,
       with no end mark but the [SEP] of the text itself. A text of fewer than 6 tokens is all target.
     released: lineage with the faults of that code. Inner [CLS] are asked for; a source that runs to the end
       of the text has two [SEP]; the positions of a text that is all target count from 0.
@@ -195,7 +195,7 @@ def _place_fragments(
         raise UsageError(
             "Fragments cannot be placed apart from each other",
             got=f"share {share}, lengths {min_length} to {max_length}",
-            expected="0 < share <= 0.5 and 1 <= shortest <= longest",
+            expected="0 < share <= 0.5 and 1 <= min_length <= max_length",
         )
     left = math.ceil(share * words)
     kept = words - left

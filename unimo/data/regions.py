@@ -158,8 +158,8 @@ def read_caption_line(
 ) -> CaptionLine:
     """A line of 16 fields with ; between them, tables as base64 of little-endian float32 (spec unimo §6.11).
 
-    longest: tokens kept of the caption, its [SEP] always among them. most: as for `image_regions`. Not read: sentence
-    ids and attributes, which the models have no use for, and the places of scene graph nodes.
+    max_length: tokens kept of the caption, its [SEP] always among them. most: as for `image_regions`. Not read:
+    sentence ids and attributes, which the models have no use for, and the places of scene graph nodes.
     """
     if max_length is not None and max_length < 2:
         raise UsageError("No room for [CLS] and [SEP]", where="max_length", got=max_length, expected="2 or more")

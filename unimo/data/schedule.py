@@ -71,7 +71,7 @@ class Bins:
 
 
 def passages(token_counts: np.ndarray, max_length: int) -> np.ndarray:
-    """Cuts documents into passages of at most `longest` tokens: (passages, 3) of document, first, last + 1."""
+    """Cuts documents into passages of at most `max_length` tokens: (passages, 3) of document, first, last + 1."""
     pieces = np.maximum(1, -(-token_counts // max_length))
     document = np.repeat(np.arange(len(token_counts)), pieces)
     first_piece = np.cumsum(pieces) - pieces

@@ -23,7 +23,7 @@ class Prepared:
     def of(
         self, item: int, caption: int, max_length: int, show: Callable[[int], np.ndarray] | None = None
     ) -> SideInputs:
-        """longest: tokens of a caption, special ones not counted. show: pixels (3, S, S) of an image of the image
+        """max_length: tokens of a caption, special ones not counted. show: pixels (3, S, S) of an image of the image
         corpus, for UNIMO-2."""
         return SideInputs(self, item, caption, max_length, show)
 

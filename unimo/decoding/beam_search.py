@@ -39,7 +39,7 @@ class Decoder(Protocol):
 class GenerationConfig:
     """cls begins a row, end ends it; neither is part of an answer.
 
-    longest, shortest: words written; the end is not counted in `shortest`. blocked: ids never written.
+    max_length, min_length: words written; the end is not counted in `min_length`. blocked: ids never written.
     """
 
     cls: int

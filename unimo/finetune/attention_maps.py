@@ -19,7 +19,7 @@ from unimo.data.regions import ImageRegions
 from unimo.finetune.batches import TaskRows
 from unimo.finetune.classification import Classification
 from unimo.finetune.regression import Regression
-from unimo.finetune.task_type import ASKED, answered, precision_of
+from unimo.finetune.task_type import REQUEST, answered, precision_of
 from unimo.inference import Pipeline
 from unimo.model.attention import Plan
 
@@ -35,7 +35,7 @@ def looked_at(kind: Classification | Regression, pipeline: Pipeline, rows: TaskR
     attention: Any = pipeline.model.fuser.layers[-1].attention
     hook = attention.register_forward_pre_hook(lambda _, given: seen.update(x=given[0], plan=given[1]))
     try:
-        one = answered(kind, pipeline, rows, [number])[2][ASKED]
+        one = answered(kind, pipeline, rows, [number])[2][REQUEST]
     finally:
         hook.remove()
     first, last = int(one.image_starts[0]) + 1, int(one.image_starts[0] + one.image_length[0])

@@ -61,7 +61,7 @@ class TaskBatchBuilder(BatchBuilder):
     rows: TaskRows | None = None
 
     def ids(self, text: str, max_length: int) -> np.ndarray:
-        """Token ids of a text without special ones; not much more of a long text than `longest` tokens is read."""
+        """Token ids of a text without special ones; not much more of a long text than `max_length` tokens is read."""
         ids = self.tokenizer.encode(text, max_bytes=BYTES_PER_TOKEN * max_length)
         return np.asarray(ids, np.int64)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,32 +20,27 @@ from torch import Tensor
 
 from unimo.batch import Batch
 from unimo.data.batch_builder import BatchBuilder
-from unimo.data.segments import joined
 from unimo.finetune.baselines import most_frequent, nearest_rows
 from unimo.finetune.batches import TaskRows
+from unimo.finetune.head_task import HeadTask
 from unimo.finetune.labels import unseen_labels
 from unimo.finetune.split import Example, Examples
 from unimo.finetune.task_type import (
-    ASKED,
-    EXAMPLES,
+    REQUEST,
     Row,
     answered,
-    check_rows,
     check_texts,
     company,
     groups_of,
-    images_of,
     in_passes,
     labelled,
     precision_of,
     report_row,
-    taken,
 )
 from unimo.inference import Pipeline
 from unimo.metrics import METRICS
 from unimo.metrics.intervals import fraction_score
-from unimo.model.task_heads import HeadSettings
-from unimo.model.unified import Fused, Request, Towers, Unified
+from unimo.model.unified import Fused, Towers, Unified
 from unimo.objectives.objective import NOT_ASKED, Part
 
 SHOWN = 5  # classes named in a prediction, likeliest first
@@ -61,28 +56,20 @@ class Classified:
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(HeadTask):
     """head: what the model reads and the names it knows. sees: look at images. positive: class of F1 and Matthews.
     texts: how many a row must have. unseen: whether labels that training did not have are refused, or never right."""
 
-    head: HeadSettings
-    sees: bool
     metrics: tuple[str, ...] = ("accuracy",)
     positive: str | None = None
     texts: int | None = None
     unseen: Literal["error", "wrong"] = "error"
     weight: float = 1.0
     parts: tuple[str, ...] = ("classify", "classify.accuracy")
-    each_target: ClassVar[bool] = False
-
-    @property
-    def reads_texts(self) -> bool:
-        return self.head.reads != "image"
 
     def check(self, examples: Examples) -> None:
         """Rows without what is read, and classes that training did not have, end a run before it begins."""
-        needs = self.head.reads in ("image", "both")
-        check_rows(examples, texts=self.reads_texts, images=needs, what=self.head.task)
+        self.check_inputs(examples)
         check_texts(examples, self.texts, self.head.task)
         if self.head.kind == "classes" and self.unseen == "error":
             unseen_labels(examples, self.head.labels)
@@ -90,12 +77,7 @@ class Classification:
     # ---- asked ----------------------------------------------------------------------------------------------------
 
     def corrupt(self, builder: BatchBuilder) -> None:
-        builder = taken(builder)
-        for one in builder.examples:
-            if self.reads_texts:
-                segments = [builder.ids(text, self.head.max_length) for text in one.example.texts]
-                builder.add_text(EXAMPLES, joined(segments, self.head.max_length))
-        builder.extra[f"{EXAMPLES}.image"] = [one.image for one in builder.examples]
+        builder = self.read(builder)
         builder.extra["classify.labels"] = np.stack([self.label(one.example) for one in builder.examples])
 
     @cached_property
@@ -127,12 +109,8 @@ class Classification:
         logits = np.log(share) if self.head.kind == "classes" else np.log(share / (1 - share))
         return logits.astype(np.float32)
 
-    def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
-        images = images_of(batch) if self.sees else None
-        return {ASKED: Request(images, batch.texts_of(EXAMPLES) if self.reads_texts else None)}
-
     def logits(self, model: Unified, batch: Batch, fused: dict[str, Fused]) -> Tensor:
-        return model.task_logits(fused[ASKED]).float()
+        return model.task_logits(fused[REQUEST]).float()
 
     def loss_of(self, logits: Tensor, batch: Batch) -> tuple[Tensor, int]:
         """Sum over the rows of a batch, and their number."""

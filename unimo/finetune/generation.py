@@ -24,8 +24,8 @@ from unimo.finetune.batches import BYTES_PER_TOKEN, TaskRows
 from unimo.finetune.settings import Writing
 from unimo.finetune.split import Example, Examples
 from unimo.finetune.task_type import (
-    ASKED,
     EXAMPLES,
+    REQUEST,
     Row,
     check_rows,
     company,
@@ -118,11 +118,11 @@ class Generation:
         builder.extra[f"{EXAMPLES}.image"] = [one.image for one in builder.examples]
 
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
-        return {ASKED: Request(images_of(batch) if self.sees else None, batch.texts_of(EXAMPLES))}
+        return {REQUEST: Request(images_of(batch) if self.sees else None, batch.texts_of(EXAMPLES))}
 
     def logits(self, model: Unified, batch: Batch, fused: dict[str, Fused]) -> Tensor:
         """(n, known words) at every place that is asked."""
-        one = fused[ASKED]
+        one = fused[REQUEST]
         return model.subset_logits(one.words(batch.targets["write"].rows, batch.texts), one.word_table).float()
 
     def loss_of(self, logits: Tensor, batch: Batch, model: Unified) -> tuple[Tensor, int]:
@@ -132,7 +132,7 @@ class Generation:
 
     def loss(self, model: Unified, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
         asked = batch.targets["write"]
-        return predict_words(model, fused[ASKED], asked, batch, "write", self.weight, self.settings.smoothing)
+        return predict_words(model, fused[REQUEST], asked, batch, "write", self.weight, self.settings.smoothing)
 
     # ---- answered -------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,52 +13,39 @@ from torch import Tensor
 
 from unimo.batch import Batch
 from unimo.data.batch_builder import BatchBuilder
-from unimo.data.segments import joined
 from unimo.errors import DataError
 from unimo.finetune.baselines import nearest_rows
 from unimo.finetune.batches import TaskRows
+from unimo.finetune.head_task import HeadTask
 from unimo.finetune.split import Examples
 from unimo.finetune.task_type import (
-    ASKED,
-    EXAMPLES,
+    REQUEST,
     Row,
     answered,
-    check_rows,
     company,
     groups_of,
-    images_of,
     in_passes,
     labelled,
     precision_of,
     report_row,
-    taken,
 )
 from unimo.inference import Pipeline
 from unimo.metrics import METRICS
 from unimo.metrics.intervals import mean_score
-from unimo.model.task_heads import HeadSettings
-from unimo.model.unified import Fused, Request, Towers, Unified
+from unimo.model.unified import Fused, Towers, Unified
 from unimo.objectives.objective import Part
 
 
 @dataclass(frozen=True)
-class Regression:
+class Regression(HeadTask):
     """head: of kind number; what it learns is (target - centre) / spread. sees: look at images."""
 
-    head: HeadSettings
-    sees: bool
     metrics: tuple[str, ...] = ("pearson", "spearman")
     weight: float = 1.0
     parts: tuple[str, ...] = ("regress",)
-    each_target: ClassVar[bool] = False
-
-    @property
-    def reads_texts(self) -> bool:
-        return self.head.reads != "image"
 
     def check(self, examples: Examples) -> None:
-        needs = self.head.reads in ("image", "both")
-        check_rows(examples, texts=self.reads_texts, images=needs, what=self.head.task)
+        self.check_inputs(examples)
         wrong = [row.id for row in examples.rows if row.target is not None and not math.isfinite(_number(row.target))]
         if wrong:
             raise DataError(
@@ -70,22 +57,13 @@ class Regression:
             )
 
     def corrupt(self, builder: BatchBuilder) -> None:
-        builder = taken(builder)
-        for one in builder.examples:
-            if self.reads_texts:
-                segments = [builder.ids(text, self.head.max_length) for text in one.example.texts]
-                builder.add_text(EXAMPLES, joined(segments, self.head.max_length))
-        builder.extra[f"{EXAMPLES}.image"] = [one.image for one in builder.examples]
+        builder = self.read(builder)
         targets = np.array([_number(one.example.target) for one in builder.examples])
         builder.extra["regress.targets"] = ((targets - self.head.centre) / self.head.spread).astype(np.float32)
 
-    def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
-        images = images_of(batch) if self.sees else None
-        return {ASKED: Request(images, batch.texts_of(EXAMPLES) if self.reads_texts else None)}
-
     def outputs(self, model: Unified, fused: dict[str, Fused]) -> Tensor:
         """(n,) in units of the head's spread, from its centre."""
-        return model.task_logits(fused[ASKED]).float()[:, 0]
+        return model.task_logits(fused[REQUEST]).float()[:, 0]
 
     def loss(self, model: Unified, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
         apart = self.outputs(model, fused) - batch.extra["regress.targets"]

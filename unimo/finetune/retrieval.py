@@ -35,7 +35,7 @@ from unimo.objectives.circle_loss import two_sided
 from unimo.objectives.objective import Part
 from unimo.rng import number
 
-TEXTS, ASKED = "rank.texts", "rank"
+TEXTS, REQUEST = "rank.texts", "rank"
 KS = (1, 5, 10)
 TRIES = 50  # draws for each negative before it is taken for granted that there are no more
 MATCHED = 64  # pairs fused at once, at least: there are N x M of them
@@ -159,7 +159,7 @@ class Retrieval:
         k = images.shape[1] - 1
         image = torch.cat([images, images[:, :1].expand(-1, k)], 1)  # right, k other images, k other captions
         text = torch.cat([texts[:, :1].expand(-1, 1 + k), texts[:, 1:]], 1)
-        return {ASKED: Request(image.flatten(), text.flatten())}
+        return {REQUEST: Request(image.flatten(), text.flatten())}
 
     def loss(self, model: Unified, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
         if self.settings.loss == "hard":
@@ -167,7 +167,7 @@ class Retrieval:
             for objective in self.objectives:
                 parts |= objective.loss(model, batch, towers, fused)
             return parts
-        scores = self.scores(model, towers, fused[ASKED]).unflatten(0, (len(batch.extra["rank.texts"]), -1))
+        scores = self.scores(model, towers, fused[REQUEST]).unflatten(0, (len(batch.extra["rank.texts"]), -1))
         losses = two_sided(scores, margin=self.settings.margin, scale=self.settings.scale)
         first = (scores.detach().argmax(1) == 0).sum()
         n = len(losses)

@@ -1,6 +1,6 @@
 """A fine-tuned model asked about whole splits: predictions, scores beside baselines, and how they came about.
 
-answerer + rows -> predictions-SPLIT.jsonl, one line a row -> scores with intervals -> evaluation.json, report.html
+pipeline + rows -> predictions-SPLIT.jsonl, one line a row -> scores with intervals -> evaluation.json, report.html
                 -> examples.json, rows at random and the worst errors of the last split with labels
 """
 

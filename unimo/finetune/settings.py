@@ -12,7 +12,7 @@ from unimo.errors import UsageError
 from unimo.model.build import ModelSettings
 from unimo.objectives.adversarial import Adversarial
 from unimo.tokenizer import Tokenizer
-from unimo.train.optimizer import OptimizerSettings
+from unimo.train.job import LoopSettings
 
 KINDS = ("classification", "regression", "retrieval", "generation")
 
@@ -98,7 +98,9 @@ class Writing:
     def contradictions(self) -> Iterator[Contradiction]:
         if self.min_length > self.max_length:
             got = f"{self.min_length} to {self.max_length} tokens"
-            yield Contradiction("no text is so long", ("min_length", "max_length"), got=got, expected="shortest first")
+            yield Contradiction(
+                "no text is so long", ("min_length", "max_length"), got=got, expected="min_length at most max_length"
+            )
 
 
 @dataclass(frozen=True)
@@ -123,17 +125,17 @@ class Ranking:
 
 
 @dataclass(frozen=True)
-class Finetuning:
+class Finetuning(LoopSettings):
     """Everything a fine-tuning run is made of; saved with it as settings.json."""
 
     task: str = setting("classification", "name of the benchmark, or of its kind")
     kind: Literal["classification", "regression", "retrieval", "generation"] = setting(
-        "classification", "what is asked"
+        "classification", "type of the task"
     )
     init_from: str | None = setting(
         None, "weights to start from: a run, checkpoint, saved folder or hub name; none: random", filled=True
     )
-    model: ModelSettings = setting(ModelSettings(), "the model: that of `start`, with the task's head")
+    model: ModelSettings = setting(ModelSettings(), "the model: that of `init_from`, with the task's head")
     data: TaskData = setting(TaskData(), "where the rows are")
     read: Reading = setting(Reading(), "classification and regression")
     write: Writing = setting(Writing(), "generation")
@@ -142,33 +144,22 @@ class Finetuning:
     adversarial: Adversarial | None = setting(None, "perturbed inputs in classification and generation, or none")
     batch_size: int = setting(32, "rows of a step, over all micro-batches and processes", at_least=1)
     micro_batches: int = setting(1, "equal parts of a step; a multiple of the number of processes", at_least=1)
-    optimizer: OptimizerSettings = setting(OptimizerSettings(), "how the weights move")
     epochs: float | None = setting(10.0, "length of the run in epochs; used when steps and minutes are none", above=0)
     steps: int | None = setting(None, "length of the run in steps; used when minutes is none", at_least=1)
-    minutes: float | None = setting(None, "length of the run in minutes", above=0)
     min_steps: int = setting(0, "steps at least, however few the rows or the minutes", at_least=0)
-    dev_epochs: float = setting(1.0, "epochs between two questions to the dev split", above=0)
+    dev_epochs: float = setting(1.0, "epochs between two scores of the dev split", above=0)
     dev_steps: int | None = setting(
-        None, "steps between two questions to the dev split, in place of dev_epochs", at_least=1
+        None, "steps between two scores of the dev split, in place of dev_epochs", at_least=1
     )
-    dev_limit: int | None = setting(None, "dev rows asked while training at most; the last score takes all", at_least=1)
+    dev_limit: int | None = setting(
+        None, "dev rows scored while training at most; the last score takes all", at_least=1
+    )
     patience: int = setting(
-        0, "questions to the dev split without a new best after which the run stops; 0: never", at_least=0
+        0, "scores of the dev split without a new best after which the run stops; 0: never", at_least=0
     )
     patience_from: float = setting(
-        0.7, "share of the schedule from which on questions count for patience", at_least=0, at_most=1
+        0.7, "fraction of the schedule from which on scores count for patience", at_least=0, at_most=1
     )
-    seed: int = setting(0, "random seed")
-    precision: Literal["auto", "bf16", "fp32"] = setting("auto", "auto, bf16 or fp32")
-    workers: int = setting(0, "loader processes; 0 loads in the training process", at_least=0, at_most=1024)
-    save_steps: int | None = setting(None, "steps between checkpoints", at_least=1)
-    save_minutes: float = setting(10.0, "minutes between checkpoints when save_steps is none", at_least=0)
-    keep: int = setting(2, "checkpoints kept", at_least=2)
-    ema_decay: float = setting(
-        0.0, "decay of a running average of the weights, used for answering; 0 keeps none", at_least=0, at_most=0.999999
-    )
-    activation_checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory")
-    tensorboard: bool = setting(True, "write TensorBoard curves when the package is installed")
 
     def contradictions(self) -> Iterator[Contradiction]:
         if self.batch_size % self.micro_batches:

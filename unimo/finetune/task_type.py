@@ -1,7 +1,7 @@
 """What a kind of task is: an objective that is also answered and marked.
 
     corrupt, requests, loss     as every objective (`unimo.objectives.objective`), over a `TaskDraft`
-    predict(answerer, rows)     one prediction for every row of a split, in its order
+    predict(pipeline, rows)     one prediction for every row of a split, in its order
     score(predictions, rows)    rows of a report, each with its interval
 
 A kind is a frozen dataclass of settings and of what the training split taught (names of labels). Rows are answered
@@ -29,8 +29,8 @@ from unimo.objectives.objective import Part
 
 Row = dict[str, Any]  # of a report
 EXAMPLES = "examples"  # group of the texts of a batch builder's rows
-ASKED = "task"  # name of the request of a batch builder's rows
-TOGETHER = 32  # rows answered in one pass, if nobody says otherwise
+REQUEST = "task"  # name of the request of a batch builder's rows
+BATCH_SIZE = 32  # rows answered in one pass, if nobody says otherwise
 
 
 class TaskType(Protocol):
@@ -59,7 +59,7 @@ class TaskType(Protocol):
 
 
 def taken(builder: BatchBuilder) -> TaskBatchBuilder:
-    """The draft of a task; other drafts have no rows to ask about."""
+    """The batch builder of a task; those of pre-training have no rows of a split."""
     assert isinstance(builder, TaskBatchBuilder), "a task needs the batch builder of a TaskStream"
     return builder
 
@@ -75,14 +75,14 @@ def images_of(batch: Batch) -> Tensor | None:
 def company(pipeline: Pipeline, batch_size: int | None) -> int:
     """Rows of a pass. None: TOGETHER; 1 where padding has a say, as in UNIMO-2's release."""
     if batch_size is None:
-        return 1 if pipeline.company_matters else TOGETHER
+        return 1 if pipeline.company_matters else BATCH_SIZE
     if batch_size < 1:
         raise UsageError("a pass holds at least one row", where="batch_size", got=batch_size, expected="1 or more")
     return batch_size
 
 
 def in_passes(rows: TaskRows, batch_size: int) -> Iterator[list[int]]:
-    """Numbers of all rows of a split, `together` at a time, the shortest texts first."""
+    """Numbers of all rows of a split, `batch_size` at a time, the shortest texts first."""
     lengths = [sum(map(len, row.texts)) for row in rows.examples.rows]
     order = sorted(range(len(rows)), key=lengths.__getitem__)
     for first in range(0, len(order), batch_size):
@@ -108,7 +108,7 @@ def mean_loss(kind: TaskType, pipeline: Pipeline, rows: TaskRows, batch_size: in
     """The training loss over the labelled rows of a split, without dropout; nan where none has a label.
 
     Of several targets of a row the first counts. A loss that depends on which rows share a pass (contrast) is that of
-    passes of `together` rows in the order of the split.
+    passes of `batch_size` rows in the order of the split.
     """
     numbers = labelled(rows.examples).tolist()
     total, count = 0.0, 0

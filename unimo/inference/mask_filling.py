@@ -71,8 +71,8 @@ class MaskFiller(Encoder):
                 if images is None:
                     towers = Towers(self._no_images(), words, packed)
                 else:
-                    side_inputs = images.pick(torch.tensor(some, device=self.device))
-                    towers = Towers(side_inputs.hidden, words, packed, image_lengths=side_inputs.lengths)
+                    seen = images.pick(torch.tensor(some, device=self.device))
+                    towers = Towers(seen.hidden, words, packed, image_lengths=seen.lengths)
                 self.model.count_votes(towers)
                 request = Request(None if images is None else everyone, everyone)
                 fused = self.model.fuse(towers, {"read": request})["read"]

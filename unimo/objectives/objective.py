@@ -2,7 +2,7 @@
 
 An objective is a frozen dataclass of its settings, with no state. In one step each has three turns:
 
-    corrupt(draft)              in the loader: add versions of texts and images, and questions about them
+    corrupt(builder)            in the loader: add versions of texts and images, and questions about them
     requests(model, batch, towers)
                                 after the towers: which images and texts are to be fused
     loss(model, batch, towers, fused)

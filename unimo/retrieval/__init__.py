@@ -1,9 +1,9 @@
 """A search index of texts and images: encoded once, found again by a text, an image, or both.
 
-passages    long documents as stretches that fit the model
-store       the folder: a LanceDB table of rows, and what it was made from
-build       `unimo index`
-index       `unimo search`, `unimo.open_index`
+passages.py    long documents as stretches that fit the model
+store.py       the folder: a LanceDB table of rows, and what it was made from
+build.py       `unimo index`
+index.py       `unimo search`, `unimo.open_index`
 """
 
 from __future__ import annotations

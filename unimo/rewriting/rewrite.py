@@ -84,12 +84,12 @@ def rewrites(
     taken = {" ".join(other.caption.lower().split()) for other in (*image, graph)}
     choices: dict[str, list[tuple[Node, list[str], list[float]]]] = {}
     strange: dict[str, list[tuple[Node, list[str], list[float]]]] = {}  # nodes for which nothing is ever seen there
-    for node, side_inputs in contexts(graph).items():
+    for node, around in contexts(graph).items():
         form = vocabularies.form_of(node, graph.caption)
         texts, numbers, weights = vocabularies.alternatives(node.kind, form, node.text)
         kept = np.flatnonzero(vocabularies.not_told(numbers, told.words(node.kind, node.form)))
         if len(kept):
-            weights, fits = vocabularies.natural(numbers[kept], weights[kept], side_inputs)
+            weights, fits = vocabularies.natural(numbers[kept], weights[kept], around)
             share = np.cumsum(weights)
             some = (choices if fits else strange).setdefault(node.kind, [])
             some.append((node, [texts[i] for i in kept], (share / share[-1]).tolist()))

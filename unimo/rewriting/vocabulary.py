@@ -105,8 +105,8 @@ class Vocabularies:
         for graphs in images:
             rows = []
             for graph in graphs:
-                for node, side_inputs in contexts(graph).items():
-                    for context in side_inputs:
+                for node, around in contexts(graph).items():
+                    for context in around:
                         met[context].add(node.text)
                 rows.append(sorted({stems.setdefault(key_words(node.text), len(stems)) for node in graph.nodes}))
                 for node, span in zip(graph.objects, graph.phrases):
@@ -165,18 +165,18 @@ class Vocabularies:
         told[[self._keys[word] for word in words if word in self._keys]] = True
         return told
 
-    def natural(self, numbers: np.ndarray, weights: np.ndarray, side_inputs: Sequence[str]) -> tuple[np.ndarray, bool]:
+    def natural(self, numbers: np.ndarray, weights: np.ndarray, around: Sequence[str]) -> tuple[np.ndarray, bool]:
         """Weights of some texts, by frequency, so changed that those seen in all contexts have most of the whole, those
         seen in all but one `_UNSEEN` of what these have, and so on; within such a group they stand as before. And
         whether any was seen in any context, or nothing stands beside it."""
         seen = np.zeros(len(self._number), dtype=np.int32)
-        for context in side_inputs:
+        for context in around:
             seen[self._seen.get(context, _NONE)] += 1
         most = seen[numbers].max()
         unseen = most - seen[numbers]
         if unseen.any():
             weights = weights / np.bincount(unseen, weights)[unseen] * _UNSEEN**unseen
-        return weights, bool(most) or not side_inputs
+        return weights, bool(most) or not around
 
     def _alternatives(self, kind: NodeKind, form: str, text: str) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
         """Texts that may stand for another in any image, sorted, their numbers, and their weights by frequency."""
@@ -241,25 +241,25 @@ def contexts(graph: SceneGraph) -> dict[Node, list[str]]:
     def word(k: int) -> str:
         return key_words(graph.objects[k].text)
 
-    side_inputs: dict[Node, list[str]] = {node: [] for node in graph.nodes}
+    around: dict[Node, list[str]] = {node: [] for node in graph.nodes}
     for node in graph.relations:
         what, verb = stem(node.text), "+" in node.form
         if node.tail is not None and (node.form == "preposition" or node.form.endswith("+object")):
-            side_inputs[graph.objects[node.tail]].append(f"{what} <object>")
+            around[graph.objects[node.tail]].append(f"{what} <object>")
             if verb:
-                side_inputs[node].append(f"<relation> {word(node.tail)}")
+                around[node].append(f"<relation> {word(node.tail)}")
             elif node.head is not None:
-                side_inputs[graph.objects[node.tail]].append(f"{word(node.head)} {what} <object>")
+                around[graph.objects[node.tail]].append(f"{word(node.head)} {what} <object>")
         if node.head is not None:
-            side_inputs[graph.objects[node.head]].append(f"<object> {what}")
+            around[graph.objects[node.head]].append(f"<object> {what}")
             if verb:
-                side_inputs[node].append(f"{word(node.head)} <relation>")
+                around[node].append(f"{word(node.head)} <relation>")
     for node in graph.attributes:
         if node.head is not None:
-            side_inputs[graph.objects[node.head]].append(f"{node.form or node.text} <object>")
+            around[graph.objects[node.head]].append(f"{node.form or node.text} <object>")
             if not node.form:
-                side_inputs[node].append(f"<attribute> {word(node.head)}")
-    return side_inputs
+                around[node].append(f"<attribute> {word(node.head)}")
+    return around
 
 
 class Told:

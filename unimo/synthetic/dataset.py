@@ -1,10 +1,10 @@
 """`scenes`: a small generated world with known truth, written in the formats of real corpora.
 
-    scene_world      what is there: scenes by (seed, split, index), geometry, images
-    scene_language   the words, and the reader that checks captions against scenes
-    scene_captions   what is said: captions and texts
-    scene_tasks      what is asked: foils, questions, entailment
-    scenes           this file: all of it as folders (`write_world`), and the names to import
+    world.py      what is there: scenes by (seed, split, index), geometry, images
+    language.py   the words, and the reader that checks captions against scenes
+    captions.py   captions and texts
+    tasks.py      foils, questions, entailment
+    dataset.py    this file: all of it as folders (`write_world`), and the names to import
 
 `write_world(folder)` leaves
 

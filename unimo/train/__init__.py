@@ -1,1 +1,10 @@
-"""Training: the loop, its settings, optimizers, early stopping, run folders."""
+"""Training: one loop for pre-training and fine-tuning.
+
+loop.py             settings -> data -> model -> steps -> checkpoints
+job.py              what the loop is told about a run; pretraining.py: pre-training as one
+settings.py         settings of a pre-training run; data.py: its corpora, opened
+step.py             one step of all objectives as a module
+optimizer.py        AdamW and schedules; muon.py
+early_stopping.py   the dev split during a run, and the best checkpoint
+run_folder.py       the folder of a run and its log; logging.py, provenance.py
+"""

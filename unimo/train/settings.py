@@ -15,7 +15,7 @@ from unimo.errors import UsageError
 from unimo.model.build import ModelSettings
 from unimo.objectives import Objectives
 from unimo.tokenizer import Tokenizer
-from unimo.train.optimizer import OptimizerSettings
+from unimo.train.job import LoopSettings
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(LoopSettings):
     """Everything a run is made of; saved with it as settings.json and accepted back as a recipe."""
 
     model: ModelSettings = setting(ModelSettings(), "the model")
@@ -58,24 +58,12 @@ class Run:
     )
     data: Data = setting(Data(), "where the data is and how it is read")
     batch: Budgets = setting(Budgets(), "what one step holds")
-    objectives: Objectives = setting(Objectives(), "what is asked, and how much it counts")
-    optimizer: OptimizerSettings = setting(OptimizerSettings(), "how the weights move")
+    objectives: Objectives = setting(Objectives(), "losses and their weights")
     steps: int | None = setting(None, "length of the run in steps (exactly resumable)", at_least=1)
-    minutes: float | None = setting(None, "length of the run in minutes; used when steps is none", above=0)
-    seed: int = setting(0, "random seed")
-    precision: Literal["auto", "bf16", "fp32"] = setting("auto", "auto, bf16 or fp32")
     workers: int = setting(1, "loader processes; 0 loads in the training process", at_least=0, at_most=1024)
-    save_steps: int | None = setting(None, "steps between checkpoints", at_least=1)
-    save_minutes: float = setting(10.0, "minutes between checkpoints when save_steps is none", at_least=0)
-    keep: int = setting(2, "checkpoints kept", at_least=2)
-    ema_decay: float = setting(
-        0.0, "decay of a running average of the weights, used for answering; 0 keeps none", at_least=0, at_most=0.999999
-    )
     restrict_vocabulary: bool = setting(
         False, "predict only words the training texts hold: the same softmax over fewer columns"
     )
-    activation_checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory")
-    tensorboard: bool = setting(True, "write TensorBoard curves when the package is installed")
 
     def contradictions(self) -> Iterator[Contradiction]:
         model, active = self.model, self.objectives.active()

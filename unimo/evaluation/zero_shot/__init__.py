@@ -1,7 +1,7 @@
-"""All tasks by name; one file each. A task asks a trained model and marks its answers:
+"""All tasks by name; one file each. A task queries a trained model and scores its answers:
 
     task = Retrieval(pairs=("data/test",))
-    answers = task.predict(EvalContext(answerer))    # the model runs here, and nowhere else
+    answers = task.predict(EvalContext(pipeline))    # the model runs here, and nowhere else
     rows = task.score(answers)                    # rows of a report: see `unimo.evaluation.report`
     examples = task.show(answers)                 # and its qualitative examples
 

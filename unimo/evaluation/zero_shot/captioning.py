@@ -27,7 +27,7 @@ class Captions:
 @dataclass(frozen=True)
 class Captioning:
     """train_pairs: paths of what the model was trained on, for the baseline that copies the first caption of
-    the training image with the nearest embedding, among `train_limit` of them. longest: pieces written."""
+    the training image with the nearest embedding, among `train_limit` of them. max_length: pieces written."""
 
     pairs: Paths
     train_pairs: Paths = ()

@@ -73,7 +73,7 @@ class EvalContext:
         return self._kept[key]
 
     def captions(self, corpus: Corpus, items: np.ndarray, max_length: int) -> list[str]:
-        """What the model writes about some images of a corpus, greedily, in at most `longest` pieces."""
+        """What the model writes about some images of a corpus, greedily, in at most `max_length` pieces."""
         key = ("captions", corpus.fingerprint, items.tobytes(), max_length)
         if key not in self._kept:
             self._kept[key] = self.pipeline.caption(self.images(corpus, items), max_length=max_length)

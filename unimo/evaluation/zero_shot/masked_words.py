@@ -37,7 +37,7 @@ class Filled:
 @dataclass(frozen=True)
 class MaskedWords:
     """pairs: paths of images with captions, of which the first is taken. texts: paths of documents, of
-    which the beginning is taken; passages: texts as they are. longest: pieces of a row, specials included."""
+    which the beginning is taken; passages: texts as they are. max_length: pieces of a row, specials included."""
 
     pairs: Paths = ()
     texts: Paths = ()
