@@ -1,4 +1,4 @@
-"""What a model reads in one step: images in a rectangle, texts in one packed row, and who was asked what.
+"""What a model reads in one step: images in a rectangle, texts in one packed row, and the targets.
 
     N images · S side in pixels · R regions · F their features · M texts · T packed tokens
 
@@ -71,7 +71,7 @@ class Regions:
 
 @dataclass(frozen=True)
 class Targets:
-    """What one objective asks about the packed text row: the token at rows[i] should be labels[i].
+    """Targets of one objective in the packed text row: the token at rows[i] should be labels[i].
 
     rows: (n,) packed positions whose output answers; labels: (n,) token ids.
     """

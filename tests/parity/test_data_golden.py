@@ -93,7 +93,7 @@ def packed(records: list[Record]):
     for record in records:
         text = builder.add_text("written", record.ids, role=record.roles, positions=record.positions)
         places = np.arange(record.target_begins, len(record.ids) - 1)
-        builder.ask("written", "written", text, places, record.ids[places + 1])
+        builder.add_targets("written", "written", text, places, record.ids[places + 1])
     return builder.finish()
 
 

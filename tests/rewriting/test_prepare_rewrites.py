@@ -24,10 +24,10 @@ from unimo.errors import DataError, ResourceError, UnimoError, UsageError
 from unimo.rewriting import prepare as module
 from unimo.rewriting import writer
 from unimo.rewriting.back_translation import BackTranslation, identity, pivots
+from unimo.rewriting.grammar import tokens
 from unimo.rewriting.judging import write_sample
 from unimo.rewriting.page import show
 from unimo.rewriting.prepare import Counts, may_be_paraphrase, rewrites
-from unimo.rewriting.scene_graph import tokens
 from unimo.rewriting.store import Negative, Rewrites, items_of_shards, sidecar_path
 from unimo.rewriting.tfidf import NearCaptions
 from unimo.rng import generator
@@ -306,7 +306,7 @@ def test_impossible_settings_are_refused(world, tmp_path, options):
 
 def plain_nearest(texts, owner, query, k, ceiling):
     """The definition, with dense matrices."""
-    from unimo.rewriting.scene_graph import grammar
+    from unimo.rewriting.grammar import grammar
 
     functions = {word for word, tags in grammar().tags.items() if tags[0] in "ADPXCOW"}
     said = [[t.text for t in tokens(text) if t.text not in functions and t.text[0].isalnum()] for text in texts]

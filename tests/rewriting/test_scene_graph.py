@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from unimo.corpus.corpus import open_corpus
-from unimo.rewriting.scene_graph import Parser, SceneGraph, is_plural, stem, tokens
+from unimo.rewriting.grammar import is_plural, stem, tokens
+from unimo.rewriting.scene_graph import Parser, SceneGraph
 from unimo.synthetic.captions import captions
 from unimo.synthetic.language import NUMBERS, PLACE_WORDS, RELATION_WORDS, SHAPE_WORDS, SIZE_WORDS, plural
 from unimo.synthetic.world import COLOURS, scene

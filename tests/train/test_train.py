@@ -454,7 +454,7 @@ def no_budget(world, tmp):
 
 
 def nothing_to_ask(world, tmp):
-    return tiny(world, *only("cmcl"), "data.pairs="), UsageError, "had anything to ask"
+    return tiny(world, *only("cmcl"), "data.pairs="), UsageError, "had anything to predict"
 
 
 def a_dictionary_that_nobody_feeds(world, tmp):

@@ -116,7 +116,7 @@ class BatchBuilder:
         rows.append((np.asarray(ids), np.asarray(positions), np.broadcast_to(role, len(ids)), *(dialogue or ())))
         return len(rows) - 1
 
-    def ask(self, objective: str, group: str, text: int, places: np.ndarray, labels: np.ndarray) -> None:
+    def add_targets(self, objective: str, group: str, text: int, places: np.ndarray, labels: np.ndarray) -> None:
         """The output at `places` of text number `text` of `group` should be `labels`."""
         self._asked.setdefault(objective, []).append((group, text, np.asarray(places), np.asarray(labels)))
 

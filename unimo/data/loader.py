@@ -1,4 +1,4 @@
-"""Batches by step number: read what the schedule says, let objectives hide and ask, pack.
+"""Batches by step number: read what the schedule says, let objectives mask and add targets, pack.
 
     1. schedule   (seed, step)          -> which pairs, images and passages, per shard
     2. read       corpus[i]             -> token ids, decoded images (a bounded cache keeps them)

@@ -260,10 +260,10 @@ def _assemble(
     if end_marks:
         target_ids[ends - 1] = row[last]
 
-    asked = np.arange(len(written) - 1)
+    supervised = np.arange(len(written) - 1)
     if not released:
-        asked = np.delete(asked, opens[1:] - 1)  # these would ask for a [CLS]
-    return Fragments(row[given], place[given], target_ids, place[written], asked)
+        supervised = np.delete(supervised, opens[1:] - 1)  # these would ask for a [CLS]
+    return Fragments(row[given], place[given], target_ids, place[written], supervised)
 
 
 def _released_all_target(row: np.ndarray) -> Fragments:

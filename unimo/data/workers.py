@@ -53,7 +53,7 @@ def batches(
         return
     made = _started(stream, steps, workers)
     processes = made._workers
-    told = False
+    warned = False
     try:
         while True:
             handed = _next(made, stopped)
@@ -62,8 +62,8 @@ def batches(
             if isinstance(handed, UnimoError):
                 raise handed
             data, through_pipe = handed
-            if through_pipe and not told:
-                told = True
+            if through_pipe and not warned:
+                warned = True
                 warnings.warn(
                     f"{SHARED_MEMORY} has too little room for batches ({_room()} bytes are free): they come through "
                     "pipes, which is slower; give the machine more shared memory, or set workers=0",

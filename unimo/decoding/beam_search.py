@@ -158,36 +158,36 @@ def beam(
         proposals = list(zip(best.tolist(), words.tolist()))
         before, after = (((5 + t) / 6) ** length_penalty for t in (written, written + 1))
         candidates: dict[int, list[tuple[float, int, Hypothesis]]] = defaultdict(list)
-        for place, (sequence, told, row) in enumerate(rows):
-            if told.ended:
-                candidates[sequence].append((told.score, place, told))
+        for place, (sequence, hypothesis, row) in enumerate(rows):
+            if hypothesis.ended:
+                candidates[sequence].append((hypothesis.score, place, hypothesis))
                 continue
             for log_probability, word in zip(*proposals[row]):
                 if log_probability == float("-inf"):  # blocked: a beam wider than the words that are left
                     continue
                 repeats = no_repeat_ngram_size and repeats_ngram(
-                    (limits.cls, *told.words), word, word_starts, no_repeat_ngram_size
+                    (limits.cls, *hypothesis.words), word, word_starts, no_repeat_ngram_size
                 )
                 if repeats:
                     log_probability += REPEAT_PENALTY
-                score = (told.score * before + log_probability) / after
+                score = (hypothesis.score * before + log_probability) / after
                 ended = word == limits.end
-                grown = Hypothesis(told.words if ended else (*told.words, word), score, ended)
+                grown = Hypothesis(hypothesis.words if ended else (*hypothesis.words, word), score, ended)
                 candidates[sequence].append((score, place, grown))
         survivors = []
         for sequence, found in candidates.items():
             kept = sorted(sorted(found, key=lambda one: -one[0])[:num_beams], key=lambda one: one[1])
-            if all(told.ended for _, _, told in kept):
-                done[sequence] = [told for _, _, told in kept]
+            if all(hypothesis.ended for _, _, hypothesis in kept):
+                done[sequence] = [hypothesis for _, _, hypothesis in kept]
             else:
-                survivors += [(sequence, told, place) for _, place, told in kept]
-        going = [i for i, (_, told, _) in enumerate(survivors) if not told.ended]
+                survivors += [(sequence, hypothesis, place) for _, place, hypothesis in kept]
+        going = [i for i, (_, hypothesis, _) in enumerate(survivors) if not hypothesis.ended]
         last = [survivors[i][1].words[-1] for i in going]
         parents = [rows[survivors[i][2]][2] for i in going]
         row_of = {i: row for row, i in enumerate(going)}
-        rows = [(sequence, told, row_of.get(i, -1)) for i, (sequence, told, _) in enumerate(survivors)]
-    for sequence, told, _ in rows:
-        done.setdefault(sequence, []).append(told)
+        rows = [(sequence, hypothesis, row_of.get(i, -1)) for i, (sequence, hypothesis, _) in enumerate(survivors)]
+    for sequence, hypothesis, _ in rows:
+        done.setdefault(sequence, []).append(hypothesis)
     return [sorted(done.get(i, [Hypothesis((), 0.0, False)]), key=lambda one: -one.score) for i in range(decoder.n)]
 
 

@@ -32,7 +32,7 @@ class AdversarialTrainStep(TrainStep):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float], float]:
         return super().forward(with_own_images(batch))
 
-    def ask(self, batch: Batch) -> tuple[dict[str, Part], dict[str, Fused]]:
+    def compute(self, batch: Batch) -> tuple[dict[str, Part], dict[str, Fused]]:
         (kind,) = self.active.values()
         assert isinstance(kind, (Classification, Generation)), (
             "adversarial training is for classification and generation"

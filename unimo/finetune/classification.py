@@ -41,7 +41,7 @@ from unimo.inference import Pipeline
 from unimo.metrics import METRICS
 from unimo.metrics.intervals import fraction_score
 from unimo.model.unified import Fused, Towers, Unified
-from unimo.objectives.objective import NOT_ASKED, Part
+from unimo.objectives.objective import IGNORE_INDEX, Part
 
 SHOWN = 5  # classes named in a prediction, likeliest first
 
@@ -89,7 +89,7 @@ class Classification(HeadTask):
         """The number of the class, () int64; or the score of every answer, (k,) float32."""
         if self.head.kind == "classes":
             target = example.target
-            return np.asarray(NOT_ASKED if target is None else self.numbers.get(str(target), NOT_ASKED), np.int64)
+            return np.asarray(IGNORE_INDEX if target is None else self.numbers.get(str(target), IGNORE_INDEX), np.int64)
         scores = np.zeros(len(self.head.labels), np.float32)
         for answer, score in answers_of(example).items():
             if answer in self.numbers:
@@ -116,7 +116,7 @@ class Classification(HeadTask):
         """Sum over the rows of a batch, and their number."""
         labels = batch.extra["classify.labels"]
         if self.head.kind == "classes":
-            return F.cross_entropy(logits, labels, reduction="sum", ignore_index=NOT_ASKED), len(labels)
+            return F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORE_INDEX), len(labels)
         return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum"), len(labels)
 
     def loss(self, model: Unified, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:

@@ -114,7 +114,7 @@ class Generation:
                 EXAMPLES, record.ids, role=record.roles, positions=record.positions, dialogue=spoken
             )
             places = np.arange(record.target_begins, len(record.ids) - 1)
-            builder.ask("write", EXAMPLES, text, places, record.ids[places + 1])
+            builder.add_targets("write", EXAMPLES, text, places, record.ids[places + 1])
         builder.extra[f"{EXAMPLES}.image"] = [one.image for one in builder.examples]
 
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:

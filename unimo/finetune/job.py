@@ -116,7 +116,7 @@ class Task:
         least = self.steps // 20 if self.steps else 50
         every = run.dev_steps or max(1, round(epoch * run.dev_epochs), least)
         self.early_stopping = EarlyStopping(
-            self._ask, every, run.patience, begins=run.patience_from, least=self.min_steps
+            self._evaluate, every, run.patience, begins=run.patience_from, least=self.min_steps
         )
         examples = limited(self.splits["dev"], run.dev_limit, run.seed)
         self.asked = examples, task_rows(run, self.kind, examples)
@@ -173,7 +173,7 @@ class Task:
         sides = ("text", "image") if run.model.head.reads == "both" else (run.model.head.reads,)
         return tuple(f"{side}_pooler." for side in sides)
 
-    def _ask(self, model: Unified) -> tuple[float, float]:
+    def _evaluate(self, model: Unified) -> tuple[float, float]:
         """Score and loss on the dev split, many rows at a time: they only choose among checkpoints."""
         run, (examples, rows) = self.settings, self.asked
         pipeline = inference.Pipeline(model, precision=run.precision)

@@ -64,7 +64,7 @@ class MaskFiller(Encoder):
         states = []
         for some in chunks(range(len(rows)), self.batch_size):
             packed = self.pack([rows[i] for i in some])
-            asked = np.concatenate([first + places[i] for first, i in zip(packed.offsets.tolist(), some)])
+            masked_rows = np.concatenate([first + places[i] for first, i in zip(packed.offsets.tolist(), some)])
             everyone = torch.arange(len(some), device=self.device)
             with self._autocast():
                 words = self.model.encode_texts(packed)
@@ -76,7 +76,7 @@ class MaskFiller(Encoder):
                 self.model.count_votes(towers)
                 request = Request(None if images is None else everyone, everyone)
                 fused = self.model.fuse(towers, {"read": request})["read"]
-                states.append(fused.words(torch.from_numpy(asked).to(self.device), packed))
+                states.append(fused.words(torch.from_numpy(masked_rows).to(self.device), packed))
         for some_states in torch.cat(states).split(WORD_ROWS):
             with self._autocast():
                 logits = self.model.word_logits(some_states)

@@ -79,8 +79,8 @@ class Shapes:
     def votes(self, tokens: float) -> float:
         return 2 * tokens * self.dictionary * self.width
 
-    def words(self, asked: float) -> float:
-        return asked * (2 * self.width**2 + 2 * self.width * self.vocabulary)
+    def words(self, predicted: float) -> float:
+        return predicted * (2 * self.width**2 + 2 * self.width * self.vocabulary)
 
 
 def sample_costs(model: Unified, caption: int = 20, passage: int = 128) -> dict[str, float]:

@@ -115,8 +115,8 @@ class States:
         if rows is None:
             return self._layer.after(self._x, self._seen)[: len(self)]
         padding = rows[:1].expand(rounded(len(rows)) - len(rows))
-        asked = torch.cat([rows, padding])
-        return self._layer.after(self._x.index_select(0, asked), self._seen.index_select(0, asked))[: len(rows)]
+        wanted = torch.cat([rows, padding])
+        return self._layer.after(self._x.index_select(0, wanted), self._seen.index_select(0, wanted))[: len(rows)]
 
 
 class Transformer(nn.Module):

@@ -21,7 +21,7 @@ from torch import Tensor
 from unimo.batch import KNOWN, PADDING, Batch
 from unimo.config import Contradiction, setting
 
-Ask = Callable[[Batch], tuple[Tensor, Tensor]]
+Forward = Callable[[Batch], tuple[Tensor, Tensor]]
 SMALLEST_NORM = 1e-8
 
 
@@ -49,7 +49,9 @@ class Adversarial:
             yield Contradiction("each side is perturbed once", ("sides",), got=got, expected="text, image or both")
 
 
-def adversarial_losses(ask: Ask, batch: Batch, settings: Adversarial, deltas: dict[str, Tensor]) -> Iterator[Tensor]:
+def adversarial_losses(
+    forward: Forward, batch: Batch, settings: Adversarial, deltas: dict[str, Tensor]
+) -> Iterator[Tensor]:
     """One loss a step, to be sent backward one after the other before the weights move.
 
     ask: batch -> (logits (n, k), their mean cross-entropy). deltas: side -> first perturbation, see
@@ -57,12 +59,12 @@ def adversarial_losses(ask: Ask, batch: Batch, settings: Adversarial, deltas: di
     """
     for _ in range(settings.steps):
         losses = []
-        logits, loss = ask(batch)
+        logits, loss = forward(batch)
         if settings.clean:
             losses.append(loss / settings.steps)
         for side in settings.sides:
             delta = deltas[side].detach().requires_grad_()
-            perturbed_logits, perturbed_loss = ask(perturbed(batch, side, delta))
+            perturbed_logits, perturbed_loss = forward(perturbed(batch, side, delta))
             (gradient,) = torch.autograd.grad(perturbed_loss / settings.steps, delta, retain_graph=True)
             gradient = gradient * perturbable(batch, side)[..., None]
             losses.append(perturbed_loss / settings.steps)

@@ -2,7 +2,7 @@
 
     n local pairs · N pairs of all ranks · D width
 
-Asked of the unimodal [CLS] states, before anything is fused: which of N captions belongs to this image, and which
+Computed on the unimodal [CLS] states, before anything is fused: which of N captions belongs to this image, and which
 of N images to this caption. Every rank scores its own rows against the gathered columns, n x N instead of N x N.
 """
 

@@ -2,7 +2,7 @@
 
     n sequences · P patches · L words of the longest text · D width
 
-Nothing is hidden. Asked of every sequence that images or texts form on their own terms (true pairs, unpaired
+Nothing is hidden. Computed on every sequence that images or texts form on their own terms (true pairs, unpaired
 images, unpaired texts): can the chosen entries rebuild the voting positions, and the positions the entries? The
 terms weigh 1 and 1/4. Sequences that others fuse have their choice made; where nobody fuses pairs or images, it is
 made here, from the towers alone.

@@ -2,7 +2,7 @@
 
     s local shards · n pairs of a shard · k of them matched
 
-Asked of the product of both poolers. For each matched pair there are two negatives: its image with another caption
+Computed on the product of both poolers. For each matched pair there are two negatives: its image with another caption
 and its caption with another image of the same shard, drawn in proportion to exp(similarity / temperature) so that
 the confusable ones come first. A negative recombines cached towers and votes: one fused sequence, nothing is encoded
 again. Pairs with the same image or the same words are never negatives; without a candidate there is none.
@@ -50,12 +50,12 @@ class ImageTextMatching:
             return {}
         text = batch.texts_of("pairs.clean")
         other_text, other_image, valid = self.negatives(model, batch, towers)
-        asked = {"itm.match": Request(chosen, text[chosen])}
+        requests = {"itm.match": Request(chosen, text[chosen])}
         if valid.any():
             chosen = chosen[valid]
-            asked["itm.other_text"] = Request(chosen, text[other_text[valid]])
-            asked["itm.other_image"] = Request(other_image[valid], text[chosen])
-        return asked
+            requests["itm.other_text"] = Request(chosen, text[other_text[valid]])
+            requests["itm.other_image"] = Request(other_image[valid], text[chosen])
+        return requests
 
     @torch.no_grad()
     def negatives(self, model: UNIMO2, batch: Batch, towers: Towers) -> tuple[Tensor, Tensor, Tensor]:

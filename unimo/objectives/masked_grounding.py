@@ -1,4 +1,4 @@
-"""Masked grounding: grounded tokens are zeroed and their dictionary index is asked (spec unimo2 §2.4, §4.6).
+"""Masked grounding: grounded tokens are zeroed and their dictionary index is predicted (spec unimo2 §2.4, §4.6).
 
 n pairs · K chosen · C dictionary
 """

@@ -1,6 +1,6 @@
 """Masked language modelling on captions beside their image and on passages of text (spec unimo2 §4.2).
 
-Hidden: spans of whole words, 15 % of a text; asked: every hidden token, from the fused sequence [ V | G | L ] of a
+Hidden: spans of whole words, 15 % of a text; predicted: every hidden token, from the fused sequence [ V | G | L ] of a
 pair or [ G | L ] of a passage. The choice of grounded entries sees the text as masked, so the answer votes for nothing.
 
 Where captions were rewritten their scene graph is known, and its nodes are hidden in place of random spans (`nodes`; as
@@ -9,8 +9,8 @@ unimo §1.2): "a [MASK] ring" can only be answered by finding the ring in the im
 first and what half a caption hidden at once seldom asks. In a share of them all relations are hidden (`relations`).
 Hidden of a node are only the words by which it differs from what a rewrite puts in its place: "left" of "left of".
 
-Beside other objectives all this is learnt slowly, so for the first part of a run it may be all that is asked
-(`alone_until`), the last of it of relations alone (`relations_from`): where a thing is has to be told before which of
+Beside other objectives all this is learnt slowly, so for the first part of a run it may be the only objective
+(`alone_until`), the last of it of relations alone (`relations_from`): where a thing is has to be known before which of
 two is left of the other (docs/lab-notebook.md, 2026-11-22 and 2026-11-29).
 """
 
@@ -40,7 +40,7 @@ class MaskedLanguageModeling:
     )
     pairs: int = setting(32, "pairs per step whose caption is masked beside its image", at_least=0)
     ratio: float = setting(
-        0.15, "share of a text's tokens that is asked (specials counted in its length)", above=0, at_most=1
+        0.15, "share of a text's tokens that is masked (specials counted in its length)", above=0, at_most=1
     )
     geometric: float = setting(0.2, "p of the geometric span length in words", above=0, at_most=1)
     max_length: int = setting(10, "longest span in words", at_least=1)
@@ -58,7 +58,7 @@ class MaskedLanguageModeling:
     )
     alone_until: float = setting(
         0.0,
-        "share of the run's steps up to which hidden nodes and relations are all that is asked, of every pair",
+        "share of the run's steps up to which hidden nodes and relations are all that is predicted, of every pair",
         at_least=0,
         at_most=1,
     )
@@ -96,7 +96,7 @@ class MaskedLanguageModeling:
         for sampled in builder.masked:
             self._mask(builder, sampled, "texts.masked", "mlm.texts", NO_NODES)
 
-    def _mask(self, builder: BatchBuilder, sampled: SampledExample, group: str, asked: str, nodes: Nodes) -> None:
+    def _mask(self, builder: BatchBuilder, sampled: SampledExample, group: str, target: str, nodes: Nodes) -> None:
         """Hides `nodes`; random spans where there are none."""
         ids, tokenizer = builder.framed(sampled.ids), builder.tokenizer
         rng, vocab_size, mask_id = sampled.rng("mlm"), tokenizer.vocab_size, tokenizer.mask
@@ -114,7 +114,7 @@ class MaskedLanguageModeling:
                 vocab_size=vocab_size,
                 mask_id=mask_id,
             )
-        builder.ask(asked, group, builder.add_text(group, masked), places, ids[places])
+        builder.add_targets(target, group, builder.add_text(group, masked), places, ids[places])
 
     def _hidden_nodes(self, sampled: SampledExample, relations: float, nodes: float) -> Nodes:
         """All relations of a caption, or some nodes, if it is among the share whose turn it is; else none.
@@ -128,9 +128,9 @@ class MaskedLanguageModeling:
         if draw >= relations + nodes:
             return NO_NODES
         known = sampled.side_inputs.nodes()
-        told = known.at(known.kinds == NODE_KINDS.index("relation"))
-        if draw < relations and len(told.places):
-            return told
+        relational = known.at(known.kinds == NODE_KINDS.index("relation"))
+        if draw < relations and len(relational.places):
+            return relational
         numbers = np.unique(known.numbers)
         hidden = rng.random(len(numbers)) < self.node_ratio
         if len(numbers):
@@ -138,12 +138,12 @@ class MaskedLanguageModeling:
         return known.at(np.isin(known.numbers, numbers[hidden]))
 
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
-        asked = {}
+        requests = {}
         if "pairs.masked" in batch.text_groups:
-            asked["mlm.pairs"] = Request(batch.extra["mlm.pairs"], batch.texts_of("pairs.masked"))
+            requests["mlm.pairs"] = Request(batch.extra["mlm.pairs"], batch.texts_of("pairs.masked"))
         if "texts.masked" in batch.text_groups:
-            asked["mlm.texts"] = Request(None, batch.texts_of("texts.masked"))
-        return asked
+            requests["mlm.texts"] = Request(None, batch.texts_of("texts.masked"))
+        return requests
 
     def loss(self, model: Unified, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
         parts: dict[str, Part] = {}

@@ -61,21 +61,21 @@ class MaskedRegionModeling:
         rows = masked_rows(seen.boxes, sampled.rng("mrm"), self.ratio, self.overlap)
         hidden = without(seen, rows, whole_again=self.whole_again)
         group = builder.regions.setdefault(f"{stream}.hidden", [])
-        asked = builder.extra.setdefault(f"mrm.{stream}.rows", [])
-        asked += [(len(group), row) for row in rows.tolist()]
+        rows_of_stream = builder.extra.setdefault(f"mrm.{stream}.rows", [])
+        rows_of_stream += [(len(group), row) for row in rows.tolist()]
         group.append(hidden)
         builder.extra.setdefault(f"mrm.{stream}.features", []).extend(seen.features[rows])
         if seen.classes is not None:
             builder.extra.setdefault(f"mrm.{stream}.classes", []).extend(seen.classes[rows])
 
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
-        asked = {}
+        requests = {}
         if "pairs.hidden" in batch.image_groups:
             texts = batch.texts_of("pairs.clean")[batch.extra["mrm.pairs"]]
-            asked["mrm.pairs"] = Request(batch.images_of("pairs.hidden"), texts)
+            requests["mrm.pairs"] = Request(batch.images_of("pairs.hidden"), texts)
         if "images.hidden" in batch.image_groups:
-            asked["mrm.images"] = Request(batch.images_of("images.hidden"), None)
-        return asked
+            requests["mrm.images"] = Request(batch.images_of("images.hidden"), None)
+        return requests
 
     def loss(self, model: Unified, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
         streams = [stream for stream in STREAMS if f"mrm.{stream}" in fused]

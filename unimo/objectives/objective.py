@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from unimo.model.unimo2 import UNIMO2
 
 MEMBERS = ("unimo", "unimo-2")
-NOT_ASKED = -100  # label of rows that only round the shape
+IGNORE_INDEX = -100  # label of rows that only round the shape
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,15 @@ class Objective(Protocol):
 def predict_words(
     model: Unified, fused: Fused, targets: Targets, batch: Batch, name: str, weight: float, smoothing: float = 0.0
 ) -> dict[str, Part]:
-    """Cross-entropy of the language-model head on the asked rows, and the share answered right.
+    """Cross-entropy of the language-model head on the target rows, and the fraction predicted right.
 
     The vocabulary is touched at these rows and nowhere else.
     """
     extra = rounded(len(targets.rows)) - len(targets.rows)
     rows = torch.cat([targets.rows, targets.rows[:1].expand(extra)])
-    labels = F.pad(model.word_columns(targets.labels), (0, extra), value=NOT_ASKED)
+    labels = F.pad(model.word_columns(targets.labels), (0, extra), value=IGNORE_INDEX)
     logits = model.subset_logits(fused.words(rows, batch.texts), fused.word_table).float()
-    total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing, ignore_index=NOT_ASKED)
+    total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing, ignore_index=IGNORE_INDEX)
     right = (logits.detach().argmax(-1) == labels).sum()
     count = len(targets.labels)
     return {name: Part(total, count, weight), f"{name}.accuracy": Part(right, count, 0.0)}
@@ -91,7 +91,7 @@ def pair_features(model: UNIMO2, batch: Batch, towers: Towers, normalise: str = 
 
 
 def nothing(like: Tensor) -> Tensor:
-    """A zero that keeps the graph connected, for a stream that had nothing to ask this time."""
+    """A zero that keeps the graph connected, for a stream without anything to predict this time."""
     return like.sum() * 0.0
 
 

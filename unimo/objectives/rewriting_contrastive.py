@@ -99,16 +99,16 @@ class RewritingContrastive:
         for anchor, i in enumerate(chosen):
             pair = builder.pairs[i]
             rng = pair.rng("rewriting")
-            said, wrong = [pair.ids], self._of_others(builder, i, rng)
+            fitting, wrong = [pair.ids], self._of_others(builder, i, rng)
             if pair.side_inputs is not None:
                 only_relations = pair.rng("rewriting relations").random() < self.relations
                 true, not_true = pair.side_inputs.rewritten(self.positives, self.negatives, rng, only_relations)
-                said, wrong = said + true, not_true + wrong
-            for ids in [*said, *wrong]:
+                fitting, wrong = fitting + true, not_true + wrong
+            for ids in [*fitting, *wrong]:
                 builder.add_text(TEXTS, builder.framed(ids))
-            seen_in += [i] * len(said + wrong)
-            right += [True] * len(said) + [False] * len(wrong)
-            who += [anchor] * len(said + wrong)
+            seen_in += [i] * len(fitting + wrong)
+            right += [True] * len(fitting) + [False] * len(wrong)
+            who += [anchor] * len(fitting + wrong)
         builder.extra |= {"rewriting.image": seen_in, "rewriting.right": right, "rewriting.anchor": who}
         builder.extra["rewriting.pairs"] = chosen
         self._add_related(builder, chosen)

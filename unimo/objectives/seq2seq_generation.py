@@ -40,7 +40,7 @@ class Seq2SeqGeneration:
         for i in chosen:
             ids = builder.framed(builder.pairs[i].ids)
             text = builder.add_text("pairs.written", ids, role=WRITTEN)
-            builder.ask("seq2seq.pairs", "pairs.written", text, np.arange(len(ids) - 1), ids[1:])
+            builder.add_targets("seq2seq.pairs", "pairs.written", text, np.arange(len(ids) - 1), ids[1:])
         for sampled in builder.fragments:
             cut = cut_fragments(builder.framed(sampled.ids), sampled.rng("fragments"), variant=self.fragments)
             source = len(cut.source_ids)
@@ -51,15 +51,15 @@ class Seq2SeqGeneration:
                 positions=np.concatenate([cut.source_positions, cut.target_positions]),
             )
             places = np.asarray(cut.supervised)
-            builder.ask("seq2seq.texts", "texts.written", text, source + places, cut.target_ids[places + 1])
+            builder.add_targets("seq2seq.texts", "texts.written", text, source + places, cut.target_ids[places + 1])
 
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
-        asked = {}
+        requests = {}
         if "pairs.written" in batch.text_groups:
-            asked["seq2seq.pairs"] = Request(batch.extra["seq2seq.pairs"], batch.texts_of("pairs.written"))
+            requests["seq2seq.pairs"] = Request(batch.extra["seq2seq.pairs"], batch.texts_of("pairs.written"))
         if "texts.written" in batch.text_groups:
-            asked["seq2seq.texts"] = Request(None, batch.texts_of("texts.written"))
-        return asked
+            requests["seq2seq.texts"] = Request(None, batch.texts_of("texts.written"))
+        return requests
 
     def loss(self, model: Unified, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
         parts: dict[str, Part] = {}

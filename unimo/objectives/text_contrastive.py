@@ -85,7 +85,7 @@ def halves(features: Tensor, identity: Tensor, shard: Tensor, temperature: float
     negative = same(shard[place], shard[place]) & ~same(identity[place], identity[place])
     compared = negative | (number[None, :] == target[:, None])
     logits = (features @ features.T / temperature).masked_fill(~compared, float("-inf"))
-    asked = negative.any(1)
+    counted = negative.any(1)
     losses = F.cross_entropy(logits, target, reduction="none")
-    right = (logits.detach().argmax(-1) == target) & asked
-    return (losses * asked).sum(), right.sum(), asked.sum()
+    right = (logits.detach().argmax(-1) == target) & counted
+    return (losses * counted).sum(), right.sum(), counted.sum()

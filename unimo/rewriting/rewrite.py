@@ -24,7 +24,8 @@ from typing import Literal
 import numpy as np
 
 from unimo.data.sample import NodeKind
-from unimo.rewriting.scene_graph import Node, SceneGraph, Span, grammar
+from unimo.rewriting.grammar import Span, grammar
+from unimo.rewriting.scene_graph import Node, SceneGraph
 from unimo.rewriting.vocabulary import ARTICLE, Vocabularies, contexts, key_words
 
 Level = Literal["word", "phrase", "sentence"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from unimo.nearest import TfIdf
-from unimo.rewriting.scene_graph import grammar, tokens
+from unimo.rewriting.grammar import grammar, tokens
 
 
 class NearCaptions:

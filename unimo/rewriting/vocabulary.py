@@ -24,7 +24,8 @@ from functools import lru_cache
 import numpy as np
 
 from unimo.data.sample import NodeKind
-from unimo.rewriting.scene_graph import Node, SceneGraph, grammar, is_plural, stem, tokens
+from unimo.rewriting.grammar import grammar, is_plural, stem, tokens
+from unimo.rewriting.scene_graph import Node, SceneGraph
 
 FREQUENCY_WIDTH = 1.0  # octaves by which the frequency of a substitute commonly differs
 RELATED_LIFT = 1.5  # said in place of a word so many times more often than by chance: it may mean the same

@@ -1,7 +1,7 @@
 """Training: one loop for pre-training and fine-tuning.
 
 loop.py             settings -> data -> model -> steps -> checkpoints
-job.py              what the loop is told about a run; pretraining.py: pre-training as one
+job.py              what differs between pre-training and fine-tuning; pretraining.py: pre-training as one
 settings.py         settings of a pre-training run; data.py: its corpora, opened
 step.py             one step of all objectives as a module
 optimizer.py        AdamW and schedules; muon.py

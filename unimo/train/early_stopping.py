@@ -36,14 +36,14 @@ class ValidationScore(NamedTuple):
 
 @dataclass
 class EarlyStopping:
-    """Early stopping. ask: the model's (score, loss) on the dev split. every: steps between two questions.
+    """Early stopping. evaluate: the model's (score, loss) on the dev split. every: steps between two scores.
 
-    patience: questions without a new best after which the run stops; 0: never. begins: share of the schedule from which
-    on questions count for patience: before, the rate is still high, and scores say little of where it ends. least:
+    patience: scores without a new best after which the run stops; 0: never. begins: share of the schedule from which
+    on scores count for patience: before, the rate is still high, and scores say little of where it ends. least:
     steps that are made whatever the scores are. given: all marks so far, in order.
     """
 
-    ask: Callable[[Unified], tuple[float, float]]
+    evaluate: Callable[[Unified], tuple[float, float]]
     every: int
     patience: int = 0
     begins: float = 0.0
@@ -52,8 +52,8 @@ class EarlyStopping:
 
     def is_due(self, step: int, done: bool) -> bool:
         """Whether the dev split is scored after so many steps; always when the run is done, never twice at a step."""
-        asked = bool(self.given) and self.given[-1].step == step
-        return not asked and (done or step % self.every == 0)
+        scored = bool(self.given) and self.given[-1].step == step
+        return not scored and (done or step % self.every == 0)
 
     def add(self, step: int, score: float, loss: float, progress: float) -> bool:
         """Takes a mark; whether it is the best so far. A score or loss that is no number is the worst."""
@@ -63,7 +63,7 @@ class EarlyStopping:
 
     @property
     def best(self) -> ValidationScore | None:
-        """None before the first question."""
+        """None before the first score."""
         return max(self.given, key=lambda mark: mark.rank, default=None)
 
     @property

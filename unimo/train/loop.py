@@ -1,14 +1,14 @@
 """The training loop, top to bottom: one for one CPU, one GPU or many processes under torchrun.
 
-    settings -> data -> model -> [ batch -> losses -> update -> log -> sometimes ask, save ] -> last checkpoint
+    settings -> data -> model -> [ batch -> losses -> update -> log -> sometimes score, save ] -> last checkpoint
 
 What a step reads, hides and drops out is a function of (seed, step), so a checkpoint holds the weights, the
 optimizer's moments and a handful of numbers; killed anywhere and resumed, a run of fixed `steps` repeats
 itself bit for bit. With `minutes` instead, the learning rate follows the clock (time in the loop, not time
 waiting to be resumed).
 
-Pre-training and fine-tuning are this one loop with other works (`unimo.train.job`): other data, objectives and
-heads. A work with a dev split has it asked between steps; the best weights then lie in `best`, beside `checkpoints`.
+Pre-training and fine-tuning are this one loop with other jobs (`unimo.train.job`): other data, objectives and
+heads. A job with a dev split has it scored between steps; the best weights then lie in `best`, beside `checkpoints`.
 """
 
 from __future__ import annotations
@@ -134,11 +134,11 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
                 groups = tensors(model, optimizer, ema)
                 return checkpoint.save(out / "checkpoints", state["step"], groups, facts(), keep=settings.keep)
 
-        def ask() -> tuple[float, float]:
+        def score_dev() -> tuple[float, float]:
             """The model's score and loss on the dev split; the best weights so far are kept apart."""
             assert job.early_stopping is not None
             with answering(model, ema):
-                score, dev_loss = distributed.mean(*job.early_stopping.ask(model))
+                score, dev_loss = distributed.mean(*job.early_stopping.evaluate(model))
             best = job.early_stopping.add(state["step"], score, dev_loss, _schedule(job, state))
             with distributed.collective_errors():
                 if best and chief:
@@ -153,7 +153,7 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
             train_step = nn.parallel.DistributedDataParallel(train_step, find_unused_parameters=True)
         model.train()
         stop = stack.enter_context(run_folder.StopFlag())
-        asked = False
+        stopping = False
         started = time.monotonic()
         made = batches(stream, state["step"], job.steps, settings.workers, stop.__bool__)
         stack.enter_context(contextlib.closing(made))
@@ -188,11 +188,11 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
             # The clock and a signal must mean the same on every rank.
             state["elapsed"], stops = distributed.mean(before + time.monotonic() - started, bool(stop))
             record["seconds"] = round(state["elapsed"], 3)
-            was_asked = job.early_stopping is not None and job.early_stopping.is_due(
+            was_scored = job.early_stopping is not None and job.early_stopping.is_due(
                 state["step"], _progress(job, state) >= 1
             )
-            if was_asked:
-                record["dev"], record["dev_loss"] = ask()
+            if was_scored:
+                record["dev"], record["dev_loss"] = score_dev()
             if log is not None:
                 log.write(**record)
             if board is not None:
@@ -205,16 +205,16 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
                     got=f"loss {losses['loss']}, gradient norm {norm}",
                     do=f"look at the samples, or start anew with a lower optimizer.lr; last good checkpoint: {path}",
                 )
-            asked = stops > 0 and _progress(job, state) < 1
-            if asked or was_asked or _save_is_due(settings, state, saved_at):
+            stopping = stops > 0 and _progress(job, state) < 1
+            if stopping or was_scored or _save_is_due(settings, state, saved_at):
                 path, saved_step, saved_at = save(), state["step"], state["elapsed"]
-            if asked:
+            if stopping:
                 break
-        if stop and not asked and world == 1 and _progress(job, state) < 1:
-            asked = True  # while it waited for a batch that did not come
+        if stop and not stopping and world == 1 and _progress(job, state) < 1:
+            stopping = True  # while it waited for a batch that did not come
         if saved_step != state["step"]:
             path = save()
-        if asked:
+        if stopping:
             raise Restart(
                 "asked to stop; the run is saved",
                 where=out,

@@ -101,9 +101,9 @@ class Optimizers:
 
     def step(self) -> None:
         if self.epsilon is not None:
-            taken = max((int(state["step"]) for state in self.state.values() if "step" in state), default=0)
+            steps = max((int(state["step"]) for state in self.state.values() if "step" in state), default=0)
             for group in self.parts[0].param_groups:
-                group["eps"] = self.epsilon / math.sqrt(1 - group["betas"][1] ** (taken + 1))
+                group["eps"] = self.epsilon / math.sqrt(1 - group["betas"][1] ** (steps + 1))
         for part in self.parts:
             part.step()
 

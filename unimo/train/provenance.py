@@ -1,4 +1,4 @@
-"""Where a number comes from: which weights answered, and which code asked."""
+"""Where a number comes from: which weights, and which code."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def commit() -> str | None:
     """The commit of the code that runs, "+ changes" when files differ from it; None where git cannot say."""
     here = Path(__file__).parent
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        ask = {"cwd": here, "capture_output": True, "text": True, "timeout": 10, "check": True}
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], **ask).stdout.strip()  # type: ignore[call-overload]
-        changed = subprocess.run(["git", "status", "--porcelain", "--", "."], **ask).stdout.strip()  # type: ignore[call-overload]
+        options = {"cwd": here, "capture_output": True, "text": True, "timeout": 10, "check": True}
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], **options).stdout.strip()  # type: ignore[call-overload]
+        changed = subprocess.run(["git", "status", "--porcelain", "--", "."], **options).stdout.strip()  # type: ignore[call-overload]
         return commit + (" + changes" if changed else "")
     return None

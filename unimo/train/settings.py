@@ -191,8 +191,8 @@ def check(run: Run, world: int) -> None:
             expected="exactly one of them",
             do="--minutes 5, or --set steps=1000",
         )
-    asked = run.objectives
-    if run.steps is None and (asked.mlm.alone_until or asked.rewriting.begins):
+    chosen = run.objectives
+    if run.steps is None and (chosen.mlm.alone_until or chosen.rewriting.begins):
         raise UsageError(
             "objectives that have their turn in a part of a run need one of known length",
             where="objectives.mlm.alone_until, objectives.rewriting.begins",
@@ -201,10 +201,10 @@ def check(run: Run, world: int) -> None:
             do="--steps 1000, or --set objectives.mlm.alone_until=0 --set objectives.rewriting.begins=0",
         )
     of_graphs = {
-        "objectives.mlm.nodes": asked.mlm.nodes,
-        "objectives.mlm.relations": asked.mlm.relations,
-        "objectives.mlm.alone_until": asked.mlm.alone_until,
-        "objectives.rewriting.relations": asked.rewriting.relations,
+        "objectives.mlm.nodes": chosen.mlm.nodes,
+        "objectives.mlm.relations": chosen.mlm.relations,
+        "objectives.mlm.alone_until": chosen.mlm.alone_until,
+        "objectives.rewriting.relations": chosen.rewriting.relations,
     }
     if run.data.rewrites is None and any(of_graphs.values()):
         raise UsageError(
@@ -230,11 +230,11 @@ def check(run: Run, world: int) -> None:
             expected="at least one folder, with a budget above 0",
             do="--pairs FOLDER --images FOLDER --texts FOLDER",
         )
-    if "dictionary" in asked.active() and run.model.dictionary and not any(_reach_dictionary(run)):
+    if "dictionary" in chosen.active() and run.model.dictionary and not any(_reach_dictionary(run)):
         raise UsageError(
             "the dictionary's loss has nothing to be asked of",
             where="objectives.dictionary",
-            got=f"{', '.join(wanted(run))}, and {', '.join(asked.active())}",
+            got=f"{', '.join(wanted(run))}, and {', '.join(chosen.active())}",
             expected="images, pairs that an objective reads (mlm, seq2seq, cmcl, itm, ...), or texts for mlm",
             do="switch one of them on, or --set objectives.dictionary.weight=0",
         )
@@ -242,11 +242,11 @@ def check(run: Run, world: int) -> None:
 
 def _reach_dictionary(run: Run) -> Iterator[bool]:
     """Of every kind of data, whether anything votes in it: captions that are read, passages that are masked."""
-    asked = run.objectives
-    active = asked.active()
+    chosen = run.objectives
+    active = chosen.active()
     for kind in wanted(run):
         if kind == "pairs":
-            some = any(name in active and getattr(asked, name).pairs for name in ("mlm", "seq2seq"))
+            some = any(name in active and getattr(chosen, name).pairs for name in ("mlm", "seq2seq"))
             yield some or any(name in active for name in ("cmcl", "itm", "masked_grounding"))
         else:
             yield kind == "images" or "mlm" in active

@@ -25,11 +25,11 @@ class TrainStep(nn.Module):
         self.model, self.active = model, active
         self.names = [name for objective in active.values() for name in objective.parts]
 
-    def ask(self, batch: Batch) -> tuple[dict[str, Part], dict[str, Fused]]:
+    def compute(self, batch: Batch) -> tuple[dict[str, Part], dict[str, Fused]]:
         return objectives.step(self.model, batch, self.active)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float], float]:
-        parts, fused = self.ask(batch)
+        parts, fused = self.compute(batch)
         # A rank may lack a part that others have (a bin without a text to write): all use the same names.
         absent = Part(torch.zeros((), device=batch.pixels.device), 0, 0.0)
         rows = [parts.get(name, absent) for name in self.names]
@@ -40,7 +40,7 @@ class TrainStep(nn.Module):
         count, total, weighted, present = distributed.total(torch.stack([counts, totals, weights * totals, present]))
         if not present.any():
             raise UsageError(
-                "no objective had anything to ask",
+                "no objective had anything to predict",
                 where="objectives, batch",
                 got=f"{', '.join(self.active)} of {', '.join(k for k, v in batch.keys.items() if v)}",
                 expected="a stream that an objective reads (dictionary only watches what others fuse)",
@@ -49,7 +49,7 @@ class TrainStep(nn.Module):
         count = count.clamp_min(1)
         # DistributedDataParallel averages gradients over ranks; the mean we want is sum over ranks / count.
         loss = (weights * totals / count).sum() * distributed.world()
-        if not loss.requires_grad:  # nothing was asked here: a zero with a graph, for the others' sake
+        if not loss.requires_grad:  # nothing to predict here: a zero with a graph, for the others' sake
             loss = loss + 0.0 * self.model.words.word.weight.sum()
         values = torch.cat([(weighted / count).sum()[None], total / count]).tolist()
         means = {name: value for name, value, here in zip(self.names, values[1:], present.tolist()) if here}
