@@ -173,7 +173,7 @@ def test_rows_of_one_split(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", *rows)
     examples = open_examples("jsonl", path, only={"split": "test"})
     assert [row.texts[0] for row in examples.rows] == ["t0", "t3", "t6"]
-    assert examples.notes["left out: not of the rows asked for"] == 6
+    assert examples.notes["left out: not among the rows to keep"] == 6
     with pytest.raises(DataError) as caught:
         open_examples("jsonl", path, only={"splits": "test"})
     assert caught.value.do == "did you mean split?"

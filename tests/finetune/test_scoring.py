@@ -55,4 +55,4 @@ def test_retrieval_before_fine_tuning_is_the_start_models_own_answer(tmp_path):
 def test_a_model_that_cannot_rank_untrained_is_named_not_dropped(tmp_path):
     _, _, found = marked(tmp_path, "unimo", matching=0)
     assert not any("before fine-tuning" in row["metric"] for row in found.report["scores"])
-    assert "dev was not asked before fine-tuning: the model had no matching head" in found.report["notes"]
+    assert "dev was not scored before fine-tuning: the model had no matching head" in found.report["notes"]

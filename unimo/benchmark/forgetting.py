@@ -48,7 +48,7 @@ def forgotten(path: Path, whole: Mapping[str, Any]) -> list[Row]:
     data = {name: value for name, value in _data(whole).items() if before["data"].get(name, value) != value}
     if data:
         raise DataError(
-            "the abilities were asked about other data before fine-tuning",
+            "the zero-shot tasks were scored on other data before fine-tuning",
             where=path,
             got="; ".join(f"{name} {value}" for name, value in data.items()),
             expected="; ".join(f"{name} {before['data'][name]}" for name in data),

@@ -35,14 +35,14 @@ class Entry:
     name: str = setting("", "its name in the table and its folder; empty: that of the recipe")
     train: tuple[str, ...] = setting((), "files of the training split")
     dev: tuple[str, ...] = setting((), "files of the split that chooses the weights")
-    test: tuple[str, ...] = setting((), "files of the split that is only scored; empty: dev is what is told")
+    test: tuple[str, ...] = setting((), "files of the split that is only scored; empty: dev is reported")
     images: tuple[str, ...] = setting((), "images that rows name")
     regions: tuple[str, ...] = setting((), "their regions, if not beside them (UNIMO)")
     columns: tuple[str, ...] = setting((), "part=column of your own files")
     reader: str | None = setting(None, "how files are read; none: as the task says")
     set: tuple[str, ...] = setting((), "key=value: settings of this fine-tuning")
     share: float = setting(1.0, "of the time: twice as much as a task with half the number", above=0)
-    about: str = setting("", "what is asked, in a sentence")
+    about: str = setting("", "what the task is, in a sentence")
 
     @property
     def called(self) -> str:

@@ -1,4 +1,4 @@
-"""The benchmark suite: one model fine-tuned for every task of a plan, marked, and asked again what it could do before.
+"""The benchmark suite: one model fine-tuned and scored for every task of a plan, and its zero-shot scores repeated.
 
     DIR/pretrained        abilities of the model itself
     DIR/TASK              one fine-tuned run each: its scores, examples, the same abilities again and what was forgotten
@@ -88,7 +88,7 @@ def run_suite(
     batch_size: int | None = None,
     say: Say = print,
 ) -> dict[str, Any]:
-    """Fine-tunes and marks all tasks of a plan in folder `out`; returns what benchmark.json says.
+    """Fine-tunes for and scores all tasks of a plan in folder `out`; returns what benchmark.json says.
 
     plan: a JSON file (`unimo.benchmark.plan`), "scenes" for a run that was trained on the generated world, or a `Plan`.
     minutes: of the whole call; nothing is begun that would not end in time. random: every task from random weights
@@ -305,7 +305,7 @@ def _whole(plan: Plan, out: Path, random: bool, not_begun: Sequence[str]) -> dic
         lost = out / entry.called / ABILITIES / FORGOTTEN
         differences += [{"task": entry.called, **row} for row in (load_json(lost) if lost.is_file() else ())]
     if not plan.abilities:
-        notes.append("no abilities in the plan: what fine-tuning made the model forget was not asked")
+        notes.append("no abilities in the plan: what fine-tuning made the model forget was not scored")
     jobs = [Job(entry) for entry in plan.entries] + [Job(entry, True) for entry in plan.entries if random]
     missing = [job.folder for job in jobs if not (out / job.folder / DONE).is_file()]
     if not_begun:

@@ -65,7 +65,7 @@ def _of_seeds(seeds: Sequence[Sequence[Row]], task: str, metric: str) -> Row | N
 def untrained_rows(before: Sequence[Row]) -> list[Row]:
     """Abilities of the model itself that belong to a group."""
     return [
-        {"group": group, "task": row["task"], "about": "asked without fine-tuning", "metric": row["metric"],
+        {"group": group, "task": row["task"], "about": "zero-shot, without fine-tuning", "metric": row["metric"],
          "unit": row.get("unit", ""), "split": "of abilities", "score": row["score"], "baselines": {},
          "from_random": None, "verdict": None, "published": [], "steps": None, "minutes_trained": None,
          "folder": PRETRAINED}

@@ -62,7 +62,7 @@ def measure_speed(
     if not all(length.isdecimal() for length in lengths):
         raise UsageError("a shortlist is a number", where="--shortlists", got=shortlists, expected="0,4,8,...")
     if model is None or not pairs:
-        raise UsageError("what is to be asked?", expected="unimo speed retrieval MODEL --pairs PATH")
+        raise UsageError("what is to be measured?", expected="unimo speed retrieval MODEL --pairs PATH")
     pipeline = load(model)
     pipeline.batch_size = batch_size
     options: dict[str, Any] = {"limit": limit, "captions": captions, "regions": regions or (), "index_dir": index_dir}

@@ -103,7 +103,7 @@ def score_task(
             untrained = kind.predict(before, split.rows, batch_size)
             scores += _named(kind.score(untrained, examples, run.seed), name, BEFORE)
         elif isinstance(kind, Retrieval) and before is not None:
-            notes.append(f"{name} was not asked {BEFORE}: the model had no matching head")
+            notes.append(f"{name} was not scored {BEFORE}: the model had no matching head")
         if train is not None:
             for twins in split_overlap(train, examples):
                 seen = f"{twins.exact} exactly and {twins.near} nearly, of {twins.tested}"

@@ -26,7 +26,7 @@ from unimo.machine import describe_machine
 from unimo.train.provenance import commit
 
 DONE = "marks.json"
-REQUEST = "asked.json"  # the settings that a finished run was asked for
+WANTED = "wanted.json"  # the settings a finished run was to have
 
 
 def sweep(
@@ -98,7 +98,7 @@ def table(rows: Sequence[dict[str, Any]], best: dict[str, Any] | None) -> list[s
 def _one(run: Finetuning, folder: Path, say: Callable[[str], None], batch_size: int | None) -> dict[str, float]:
     """The marks of one run, made or found."""
     if (folder / DONE).is_file():
-        changed = diff(load_json(folder / REQUEST), run) if (folder / REQUEST).is_file() else []
+        changed = diff(load_json(folder / WANTED), run) if (folder / WANTED).is_file() else []
         if changed:
             raise UsageError(
                 "a finished run was made with other settings",
@@ -111,7 +111,7 @@ def _one(run: Finetuning, folder: Path, say: Callable[[str], None], batch_size: 
     resume = (folder / "settings.json").is_file()
     marks = finetune(run, folder, resume=resume, say=say, batch_size=batch_size).marks
     if marks:
-        write_json(folder / REQUEST, to_dict(run))
+        write_json(folder / WANTED, to_dict(run))
         write_json(folder / DONE, marks)
     return marks
 

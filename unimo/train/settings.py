@@ -232,7 +232,7 @@ def check(run: Run, world: int) -> None:
         )
     if "dictionary" in chosen.active() and run.model.dictionary and not any(_reach_dictionary(run)):
         raise UsageError(
-            "the dictionary's loss has nothing to be asked of",
+            "the dictionary's loss has no sequence to be computed on",
             where="objectives.dictionary",
             got=f"{', '.join(wanted(run))}, and {', '.join(chosen.active())}",
             expected="images, pairs that an objective reads (mlm, seq2seq, cmcl, itm, ...), or texts for mlm",

@@ -163,7 +163,7 @@ def read_rows(
 
     def example(row: Row) -> Iterator[Example | Dropped]:
         if any(str(row.values.get(name)) != value for name, value in (only or {}).items()):
-            yield Dropped("not of the rows asked for")
+            yield Dropped("not among the rows to keep")
         else:
             found = example_of(row, columns)
             yield Dropped(found) if isinstance(found, str) else found
