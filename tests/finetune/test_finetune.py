@@ -282,7 +282,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_from_the_same_weights(l
 def test_best_weights_of_steps_that_are_made_again_are_forgotten(learning, tmp_path, monkeypatch):
     """Later checkpoints were lost with their disk: what was best after them is no more, and can be bettered."""
     run, marks = override(learning, ["keep=20"]), iter([0.1, 0.9, 0.2, 0.3, 0.05, 0.4, 0.3])
-    monkeypatch.setattr(Task, "_ask", lambda self, model: (next(marks), 1.0))
+    monkeypatch.setattr(Task, "_evaluate", lambda self, model: (next(marks), 1.0))
     T.train(Task(run), tmp_path / "run", say=quiet)
     assert checkpoint.load(tmp_path / "run/best").step == 6
     for path in (tmp_path / "run/checkpoints").iterdir():
@@ -300,7 +300,7 @@ def dev_of(run: Path) -> list[tuple[int, float]]:
 
 def test_a_run_stops_when_patience_is_over_and_answers_with_its_best(learning, tmp_path, monkeypatch):
     marks = iter([0.5, 0.8, 0.8, 0.1, 0.2, 0.3, 0.9])
-    monkeypatch.setattr(Task, "_ask", lambda self, model: (next(marks), 1.0))
+    monkeypatch.setattr(Task, "_evaluate", lambda self, model: (next(marks), 1.0))
     run = override(learning, ["steps=100", "dev_steps=2", "patience=3", "patience_from=0"])
     T.train(Task(run), tmp_path / "run", say=quiet)
     # Of equals the later is the best.
@@ -324,7 +324,7 @@ def test_patience_counts_in_the_last_part_of_the_schedule_and_after_the_least_st
     learning, tmp_path, monkeypatch, changes, ends
 ):
     marks = iter([0.9, *[0.1] * 20])
-    monkeypatch.setattr(Task, "_ask", lambda self, model: (next(marks), 1.0))
+    monkeypatch.setattr(Task, "_evaluate", lambda self, model: (next(marks), 1.0))
     run = override(learning, ["steps=20", "dev_steps=2", "patience=2", *changes])
     T.train(Task(run), tmp_path / "run", say=quiet)
     assert dev_of(tmp_path / "run")[-1][0] == ends

@@ -458,7 +458,7 @@ def nothing_to_ask(world, tmp):
 
 
 def a_dictionary_that_nobody_feeds(world, tmp):
-    return tiny(world, *only("dictionary"), "data.images="), UsageError, "dictionary's loss has nothing"
+    return tiny(world, *only("dictionary"), "data.images="), UsageError, "dictionary's loss has no sequence"
 
 
 BEFORE_THE_FIRST_STEP = [

@@ -98,7 +98,7 @@ def with_fields(layout: Layout, fields: Given | None) -> Layout:
     target = next((part for part in ANY_TARGET if part in named), None)
     if target and layout.kind and target not in TARGETS[layout.kind]:
         expected = " or ".join(TARGETS[layout.kind])
-        raise UsageError(f"{layout.kind} has another target", where="fields", got=target, expected=expected)
+        raise UsageError(f"{layout.kind} has another target", where="kind, fields", got=target, expected=expected)
     read = [column for part, (column,) in named.items() if part.startswith("text")]
     if target and named[target][0] in read:
         raise UsageError("a column is text and target at once", where="fields", got=named[target][0])
