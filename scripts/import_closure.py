@@ -1,7 +1,7 @@
 """What a module pulls in: its own imports, and theirs, within the package.
 
     python scripts/import_closure.py            every entry of LIMITS with its number of modules and lines
-    python scripts/import_closure.py --check    the same; fails where one is above its limit
+    python scripts/import_closure.py --check [MODULE ...]    the same, of these entries; fails where one is above
     python scripts/import_closure.py MODULE     the modules behind one
 
 Imports inside functions and for type checkers do not count.
@@ -59,16 +59,20 @@ def closure(module: str) -> dict[str, Path]:
 
 
 def main(arguments: list[str]) -> int:
-    if arguments and arguments[0] != "--check":
-        print("\n".join(sorted(closure(arguments[0]))))
+    checks = "--check" in arguments[:1]
+    names = arguments[1:] if checks else arguments
+    if names and not checks:
+        print("\n".join(sorted(closure(names[0]))))
         return 0
     over = False
     for module, (modules, lines) in LIMITS.items():
+        if names and module not in names:
+            continue
         found = closure(module)
         total = sum(len(path.read_text().splitlines()) for path in found.values())
         over |= len(found) > modules or total > lines
         print(f"{module}: {len(found)} modules (at most {modules}), {total:,} lines (at most {lines:,})")
-    return int(over and "--check" in arguments)
+    return int(over and checks)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from unimo import distributed
 from unimo.errors import ResourceError, UsageError
 
 ENDED = "another process of the run ended or cannot be reached"
@@ -115,6 +114,8 @@ def located_faults() -> Iterator[None]:
     """Turns torch's errors about memory, loader processes and the network into a ResourceError that says
     what to do. Of several processes, one that fails leaves word for the others, who say which it was.
     """
+    from unimo import distributed  # who asks for a precision need not read of processes
+
     try:
         yield
     except (RuntimeError, MemoryError) as fault:

@@ -25,7 +25,7 @@ from unimo.errors import UsageError
 from unimo.evaluation.zero_shot.context import EvalContext
 from unimo.evaluation.zero_shot.retrieval import Retrieval
 from unimo.evaluation.zero_shot.retrieval_curve import SHORTLISTS, Curve, curve
-from unimo.inference import Pipeline, identity
+from unimo.inference import BATCH_SIZE, Pipeline, identity
 from unimo.machine import describe_machine
 from unimo.model.attention import Plan
 from unimo.model.block_mask import block_mask
@@ -154,6 +154,7 @@ def retrieval(
     shortlists: Sequence[int] = SHORTLISTS,
     regions: Sequence[str] = (),
     index_dir: str | None = None,
+    batch_size: int = BATCH_SIZE,
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -167,8 +168,8 @@ def retrieval(
         raise UsageError(
             "a shortlist holds candidates", where="--shortlists", got=list(shortlists), expected="0 or more"
         )
-    pipeline.require_matching()
-    context = EvalContext(pipeline, index_dir, regions=tuple(regions))
+    pipeline.matcher.require()
+    context = EvalContext(pipeline, index_dir, regions=tuple(regions), batch_size=batch_size)
     task = Retrieval(tuple(pairs), limit=limit, captions=captions, seed=seed)
     found = curve(context, task, shortlists, say=say)
     facts = {
@@ -181,7 +182,7 @@ def retrieval(
         "captions": found.captions,
         "distinct captions": found.distinct,
         "seconds of the towers": found.towers,
-        "pairs at a time": pipeline.batch_size,
+        "pairs at a time": batch_size,
         "seed": seed,
         "unimo": __version__,
         "machine": describe_machine(),

@@ -30,10 +30,10 @@ def test_a_pair_adds_the_votes_of_both_sides(tools, world):
     context = EvalContext(pipeline)
     images = context.images(*_some(context, world))
     texts = context.texts(["a red circle", "a blue star", "two green rings"])
-    both = pipeline.codes(images, texts)
+    both = pipeline.encoder.codes(images, texts)
     want = (images.votes + texts.votes).topk(4, dim=-1).indices.numpy()
     assert (both == want).all()
-    assert pipeline.codes(images, None).shape == (3, 4)
+    assert pipeline.encoder.codes(images, None).shape == (3, 4)
 
 
 def test_no_dictionary(tools, world):

@@ -9,27 +9,28 @@ import pytest
 
 from unimo.errors import DataError
 from unimo.evaluation.zero_shot import EvalContext, MaskedWords
+from unimo.inference.mask_filling import MaskFiller
 
 
 def test_a_model_that_always_knows_gets_everything_right(tools, world, monkeypatch):
     pipeline = tools.random_pipeline()
     seen: dict[str, list] = {"rows": [], "places": []}
 
-    def peek(rows, places, images=None):
+    def peek(filler, rows, places, images, batch_size):
         seen["rows"].append(rows)
         seen["places"].append(places)
         return np.concatenate([answers.pop(0)[p] for p in places])
 
-    monkeypatch.setattr(pipeline, "masked_ids", peek)
+    monkeypatch.setattr(MaskFiller, "best", peek)
     passages = ["a red circle is left of a blue square", "there are three things"]
-    answers = [pipeline.frame(text) for text in passages]
+    answers = [pipeline.encoder.frame(text) for text in passages]
     task = MaskedWords(passages=passages)
     filled = task.predict(EvalContext(pipeline))
     (row,) = task.score(filled)
     assert row["score"].value == 1.0
     # What was hidden is no longer readable, and specials never are hidden.
     for text, hidden_row, places in zip(passages, seen["rows"][0], seen["places"][0]):
-        whole = pipeline.frame(text)
+        whole = pipeline.encoder.frame(text)
         assert len(places) == int(np.ceil(0.15 * len(whole))) and 0 < places.min() <= places.max() < len(whole) - 1
         kept = np.setdiff1d(np.arange(len(whole)), places)
         assert (hidden_row[kept] == whole[kept]).all()
@@ -47,11 +48,11 @@ def test_captions_are_asked_the_same_with_and_without_image(context, world):
 def test_the_image_is_read(tools, world):
     """Other images beside the same captions give other answers."""
     pipeline = tools.random_pipeline()
-    rows = [pipeline.frame("a red circle left of a blue square")] * 2
+    rows = [pipeline.encoder.frame("a red circle left of a blue square")] * 2
     places = [np.array([2, 5])] * 2
     grey, black = (pipeline.encode_images([np.full((32, 32, 3), v, np.uint8)] * 2) for v in (200, 0))
-    logits = [next(pipeline._masked_logits(rows, places, images)) for images in (grey, black)]
-    assert not logits[0].equal(logits[1])
+    logits = [pipeline.mask_filler.probabilities(rows[0], places[0], images) for images in (grey, black)]
+    assert not np.allclose(logits[0], logits[1])
 
 
 def test_texts_from_files_are_cut_and_counted(context, tmp_path):

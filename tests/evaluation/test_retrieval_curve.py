@@ -76,9 +76,7 @@ def test_what_lies_outside_the_interval_is_said(tmp_path, tools):
 
 
 def test_a_shared_image_scores_like_a_copy_for_each_text(monkeypatch):
-    pipeline = Pipeline(
-        lively_unimo(vocabulary=Tokenizer.vocab_size, fusion="prefix", matching=2), precision="fp32", batch_size=7
-    )
+    pipeline = Pipeline(lively_unimo(vocabulary=Tokenizer.vocab_size, fusion="prefix", matching=2), precision="fp32")
     images = pipeline.encode_images(detected([3, 1, 4]))
     texts = pipeline.encode_texts(["a dog", "two cats on a red sofa", "an owl", "it rains"])
     every = np.stack(np.divmod(np.arange(12), 4), axis=1)
@@ -91,10 +89,10 @@ def test_a_shared_image_scores_like_a_copy_for_each_text(monkeypatch):
         return found
 
     monkeypatch.setattr(UNIMO, "fuse", counting)
-    shared, held = pipeline.match(images, texts, every), sum(rows)
+    shared, held = pipeline.match(images, texts, every, batch_size=7), sum(rows)
     rows.clear()
     monkeypatch.setattr(UNIMO, "can_share", False)
-    np.testing.assert_allclose(shared, pipeline.match(images, texts, every), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(shared, pipeline.match(images, texts, every, batch_size=7), rtol=0, atol=1e-5)
     assert np.ptp(shared) > 0.01
     # Chunks of 7 pairs: images 0 and 1, 1 and 2; 4 + 2 + 2 + 5 rows instead of 4 (4 + 2 + 5).
     assert sum(rows) - held == 4 * (4 + 2 + 5) - (4 + 2 + 2 + 5)

@@ -16,7 +16,7 @@ from unimo.model.build import ModelSettings, build
 from unimo.tokenizer import Tokenizer
 
 
-def random_pipeline(batch_size: int = 64, **changes) -> Pipeline:
+def random_pipeline(**changes) -> Pipeline:
     """One layer per tower, random weights, full precision."""
     torch.manual_seed(0)
     sizes = {
@@ -33,7 +33,7 @@ def random_pipeline(batch_size: int = 64, **changes) -> Pipeline:
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(8)
-    return Pipeline(model, precision="fp32", batch_size=batch_size)
+    return Pipeline(model, precision="fp32")
 
 
 class Planted:
@@ -46,16 +46,16 @@ class Planted:
         self.tokenizer, self.facts, self.sees_regions = Tokenizer.default(), {}, False
         self.images, self.known, self.true, self.matched = images, texts, true, 0
 
-    def encode_images(self, images) -> EncodedImages:
+    def encode_images(self, images, batch_size=64) -> EncodedImages:
         reds = [Image.open(io.BytesIO(data)).convert("RGB").getpixel((0, 0))[0] for data in images]
         embedding = torch.tensor([self.images[red] for red in reds], dtype=torch.float32)
         return EncodedImages(torch.tensor(reds)[:, None, None], embedding, None)
 
-    def encode_texts(self, texts) -> EncodedTexts:
+    def encode_texts(self, texts, batch_size=64) -> EncodedTexts:
         embedding = torch.tensor([self.known[text] for text in texts], dtype=torch.float32)
         return EncodedTexts(list(texts), torch.zeros(0), embedding, None)
 
-    def match(self, images, texts, pairs) -> np.ndarray:
+    def match(self, images, texts, pairs, batch_size=64) -> np.ndarray:
         self.matched += len(pairs)
         return np.array(
             [float((int(images.hidden[i, 0, 0]), texts.texts[t]) in self.true) for i, t in pairs], np.float32
@@ -64,7 +64,7 @@ class Planted:
     def class_embeddings(self, names, prompts) -> torch.Tensor:
         return torch.tensor([self.known[name] for name in names], dtype=torch.float32)
 
-    def caption(self, images, *, max_length) -> list[str]:
+    def caption(self, images, *, max_length, batch_size=64) -> list[str]:
         return [f"a picture of {int(red)}" for red in images.hidden[:, 0, 0]]
 
 

@@ -11,7 +11,7 @@ from unimo.model.unified import Request, Towers
 
 
 def test_match_equals_one_fused_pass_over_everything(tools):
-    pipeline = tools.random_pipeline(batch_size=3)
+    pipeline = tools.random_pipeline()
     rng = np.random.default_rng(0)
     images = pipeline.encode_images(rng.integers(0, 255, (4, 32, 32, 3), dtype=np.uint8))
     texts = pipeline.encode_texts(["a dog", "two small red boxes beside a star", "", "a cat on a mat", "it"])
@@ -24,7 +24,9 @@ def test_match_equals_one_fused_pass_over_everything(tools):
     for weight, share in ((None, 1 / 0.07), (0.3, 0.3)):  # 0.07: where the temperature starts
         want = (logits[:, 1] - logits[:, 0] + share * cosine).numpy()
         assert want.std() > 1e-4
-        np.testing.assert_allclose(pipeline.match(images, texts, pairs, cosine_weight=weight), want, atol=1e-5)
+        np.testing.assert_allclose(
+            pipeline.match(images, texts, pairs, cosine_weight=weight, batch_size=3), want, atol=1e-5
+        )
 
 
 def test_picked_texts_are_those_encoded_alone(tools):
@@ -38,24 +40,26 @@ def test_picked_texts_are_those_encoded_alone(tools):
 
 
 def test_masked_ids_agree_with_one_row_at_a_time(tools):
-    pipeline = tools.random_pipeline(batch_size=2)
-    rows = [pipeline.frame(text) for text in ("a red circle", "two small boxes beside a star", "it is")]
+    pipeline = tools.random_pipeline()
+    rows = [pipeline.encoder.frame(text) for text in ("a red circle", "two small boxes beside a star", "it is")]
     places = [np.array([2]), np.array([1, 4]), np.array([2])]
     images = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
     for some in (None, images):
         encoded = None if some is None else pipeline.encode_images(some)
         want = [
-            pipeline.masked_words(row, place, None if some is None else some[i]).argmax(-1)
+            pipeline.mask_filler.probabilities(
+                row, place, None if some is None else pipeline.encode_images([some[i]])
+            ).argmax(-1)
             for i, (row, place) in enumerate(zip(rows, places))
         ]
-        assert pipeline.masked_ids(rows, places, encoded).tolist() == np.concatenate(want).tolist()
+        assert pipeline.mask_filler.best(rows, places, encoded, 2).tolist() == np.concatenate(want).tolist()
 
 
 def test_nothing_passes_its_tower_twice(tools, world, monkeypatch):
     pipeline = tools.random_pipeline()
     counted = []
     encode = pipeline.encode_images
-    monkeypatch.setattr(pipeline, "encode_images", lambda images: counted.append(1) or encode(images))
+    monkeypatch.setattr(pipeline, "encode_images", lambda images, **more: counted.append(1) or encode(images, **more))
     context, task = EvalContext(pipeline), Retrieval((str(world / "heldout"),), shortlist=0)
     first, second = task.predict(context), task.predict(context)
     assert counted == [1] and (first.cosine == second.cosine).all()

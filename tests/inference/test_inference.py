@@ -23,9 +23,7 @@ PAIRS = np.array([[i, t] for i in range(3) for t in range(5)])
 
 @pytest.fixture(scope="module")
 def pipeline():
-    """batch size -> the same tiny model behind an Pipeline of that batch size."""
-    model = lively_model(vocabulary=Tokenizer.vocab_size)
-    return lambda batch_size=64: Pipeline(model, precision="fp32", batch_size=batch_size)
+    return Pipeline(lively_model(vocabulary=Tokenizer.vocab_size), precision="fp32")
 
 
 @pytest.fixture(scope="module")
@@ -35,26 +33,26 @@ def images() -> list[np.ndarray]:
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_answers_do_not_depend_on_the_batch_size(pipeline, images, batch):
-    one, other = pipeline(64), pipeline(batch)
+    size, one = {"batch_size": batch}, pipeline
     encoded, texts = one.encode_images(images), one.encode_texts(TEXTS)
-    other_images, other_texts = other.encode_images(images), other.encode_texts(TEXTS)
+    other_images, other_texts = one.encode_images(images, **size), one.encode_texts(TEXTS, **size)
     for name in ("hidden", "embedding", "votes"):
         torch.testing.assert_close(getattr(encoded, name), getattr(other_images, name), rtol=0, atol=2e-5)
         torch.testing.assert_close(getattr(texts, name), getattr(other_texts, name), rtol=0, atol=2e-5)
-    np.testing.assert_array_equal(one.codes(encoded, None), other.codes(other_images, None))
-    np.testing.assert_array_equal(one.codes(None, texts), other.codes(None, other_texts))
+    np.testing.assert_array_equal(one.encoder.codes(encoded, None), one.encoder.codes(other_images, None))
+    np.testing.assert_array_equal(one.encoder.codes(None, texts), one.encoder.codes(None, other_texts))
     scores = one.match(encoded, texts, PAIRS)
-    np.testing.assert_allclose(scores, other.match(other_images, other_texts, PAIRS), rtol=0, atol=2e-5)
-    np.testing.assert_allclose(scores[::-1], other.match(encoded, texts, PAIRS[::-1]), rtol=0, atol=2e-5)
-    np.testing.assert_allclose(one.similarity(images, TEXTS), other.similarity(images, TEXTS), atol=2e-5)
-    assert one.caption(images, max_length=6) == other.caption(images, max_length=6)
-    assert one.caption(images, max_length=6, num_beams=3) == other.caption(images, max_length=6, num_beams=3)
+    np.testing.assert_allclose(scores, one.match(other_images, other_texts, PAIRS, **size), rtol=0, atol=2e-5)
+    np.testing.assert_allclose(scores[::-1], one.match(encoded, texts, PAIRS[::-1], **size), rtol=0, atol=2e-5)
+    np.testing.assert_allclose(one.similarity(images, TEXTS), one.similarity(images, TEXTS, **size), atol=2e-5)
+    assert one.caption(images, max_length=6) == one.caption(images, max_length=6, **size)
+    assert one.caption(images, max_length=6, num_beams=3) == one.caption(images, max_length=6, num_beams=3, **size)
     classes = ["dog", "cat", "owl"]
-    np.testing.assert_allclose(one.classify(images, classes), other.classify(images, classes), atol=1e-4)
+    np.testing.assert_allclose(one.classify(images, classes), one.classify(images, classes, **size), atol=1e-4)
 
 
 def test_embeddings_are_unit_length_and_similarity_is_their_cosine(pipeline, images):
-    model = pipeline()
+    model = pipeline
     image, text = model.encode_image(images), model.encode_text(TEXTS)
     np.testing.assert_allclose(np.linalg.norm(image, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(text, axis=1), 1, atol=1e-5)
@@ -67,7 +65,7 @@ def test_every_kind_of_image_reads_the_same(pipeline, images, tmp_path):
     path = tmp_path / "image.png"
     Image.fromarray(images[0]).save(path)
     kinds = [images[0], Image.fromarray(images[0]), str(path), path, path.read_bytes()]
-    embeddings = pipeline().encode_image(kinds)
+    embeddings = pipeline.encode_image(kinds)
     for embedding in embeddings[1:]:
         np.testing.assert_allclose(embedding, embeddings[0], atol=1e-5)
 
@@ -82,15 +80,15 @@ def test_an_open_image_reads_like_its_file(pipeline, images, tmp_path):
     colour.putalpha(Image.fromarray((rows >> 8).astype(np.uint8)).resize(colour.size))
     colour.save(tmp_path / "clear.png")
     for path in sorted(tmp_path.iterdir()):
-        seen, read = pipeline().encode_image([Image.open(path), path])
+        seen, read = pipeline.encode_image([Image.open(path), path])
         np.testing.assert_allclose(seen, read, atol=1e-5, err_msg=path.name)
     (tmp_path / "torn.png").write_bytes((tmp_path / "clear.png").read_bytes()[:200])
     with pytest.raises(DataError, match=r"cannot decode.*torn\.png"):
-        pipeline().encode_image([Image.open(tmp_path / "torn.png")])
+        pipeline.encode_image([Image.open(tmp_path / "torn.png")])
 
 
 def test_what_is_no_image_or_text_is_said_so(pipeline, images):
-    model, several = pipeline(), pytest.raises(UsageError, match="a list of")
+    model, several = pipeline, pytest.raises(UsageError, match="a list of")
     for ask in (
         lambda: model.similarity("photo.png", ["a dog"]),
         lambda: model.similarity(Image.fromarray(images[0]), ["a dog"]),
@@ -116,7 +114,7 @@ def test_what_is_no_image_or_text_is_said_so(pipeline, images):
 
 
 def test_class_probabilities_come_from_the_mean_of_the_prompts(pipeline, images):
-    model, names, prompts = pipeline(), ["dog", "cat"], ("{}", "a photo of {}")
+    model, names, prompts = pipeline, ["dog", "cat"], ("{}", "a photo of {}")
     probabilities = model.classify(images, names, prompts=prompts)
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
     image = model.encode_image(images)
@@ -130,7 +128,7 @@ def test_class_probabilities_come_from_the_mean_of_the_prompts(pipeline, images)
 
 
 def test_fill_mask_ranks_the_pieces_of_one_blank(pipeline, images):
-    model = pipeline()
+    model = pipeline
     best = model.fill_mask("a red [MASK] on the left", top_k=4)
     assert len(best) == 4 and all(0 <= p <= 1 for _, p in best)
     assert [p for _, p in best] == sorted((p for _, p in best), reverse=True)
@@ -145,53 +143,52 @@ def test_fill_mask_ranks_the_pieces_of_one_blank(pipeline, images):
 
 def test_the_blank_takes_the_space_before_it(pipeline):
     """A piece carries the space before it, so the row must be the one the whole sentence would give."""
-    model, tokenizer, seen = pipeline(), Tokenizer.default(), []
-    masked_words = model.masked_words
-    model.masked_words = lambda ids, places, image=None: seen.append((ids, places)) or masked_words(ids, places)
-    model.fill_mask("a red [MASK] on the left")
-    ids, places = seen[0]
+    model, tokenizer = pipeline, Tokenizer.default()
+    ids, place = model.mask_filler.row_of("a red [MASK] on the left")
     whole = tokenizer.encode("a red circle on the left")
-    assert ids.tolist() == [0, *whole[:2], tokenizer.mask, *whole[3:], 2] and places.tolist() == [3]
+    assert ids.tolist() == [0, *whole[:2], tokenizer.mask, *whole[3:], 2] and place == 3
 
 
 def test_masked_words_are_probabilities_at_the_places(pipeline):
-    model = pipeline()
-    ids = model.frame("a dog runs on the beach")
-    probabilities = model.masked_words(ids, np.array([1, 3, 5]))
+    model = pipeline
+    ids = model.encoder.frame("a dog runs on the beach")
+    probabilities = model.mask_filler.probabilities(ids, np.array([1, 3, 5]), None)
     assert probabilities.shape == (3, Tokenizer.vocab_size)
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-4)
-    np.testing.assert_allclose(model.masked_words(ids, np.array([3]))[0], probabilities[1], atol=1e-6)
+    np.testing.assert_allclose(
+        model.mask_filler.probabilities(ids, np.array([3]), None)[0], probabilities[1], atol=1e-6
+    )
 
 
 def test_long_texts_are_cut_to_the_position_table(pipeline):
-    model = pipeline()
-    row = model.frame("word " * 500)
+    model = pipeline
+    row = model.encoder.frame("word " * 500)
     assert len(row) == 62 and row[0] == 0 and row[-1] == 2  # 64 positions, of which 2 .. 63 are used
     assert model.encode_text(["word " * 500]).shape == (1, 16)
     ids = np.arange(10, 20)
-    np.testing.assert_array_equal(model.frame(ids), [0, *ids, 2])
+    np.testing.assert_array_equal(model.encoder.frame(ids), [0, *ids, 2])
 
 
 def test_captions_hold_no_special_tokens(pipeline, images):
-    for sentence in pipeline().caption(images, max_length=8, min_length=3):
+    for sentence in pipeline.caption(images, max_length=8, min_length=3):
         assert sentence == " ".join(sentence.split()) and not set("[]<>") & set(sentence)
 
 
 def test_a_model_without_a_dictionary_has_no_codes_but_answers(images):
     model = Pipeline(lively_model(vocabulary=Tokenizer.vocab_size, dictionary=0), precision="fp32")
     encoded, texts = model.encode_images(images), model.encode_texts(TEXTS)
-    assert model.codes(encoded, None) is None and model.codes(None, texts) is None
+    assert model.encoder.codes(encoded, None) is None and model.encoder.codes(None, texts) is None
     assert np.isfinite(model.match(encoded, texts, PAIRS)).all()
 
 
 def test_nothing_given_is_said_so(pipeline):
-    for ask in (pipeline().encode_images, pipeline().encode_texts):
+    for ask in (pipeline.encode_images, pipeline.encode_texts):
         with pytest.raises(UsageError, match="at least one"):
             ask([])
 
 
 def test_match_is_the_matching_head_and_a_share_of_the_cosine(pipeline, images):
-    model = pipeline()
+    model = pipeline
     encoded, texts = model.encode_images(images), model.encode_texts(TEXTS)
     with_cosine, without = (model.match(encoded, texts, PAIRS, cosine_weight=w) for w in (0.3, 0.0))
     cosine = F.cosine_similarity(encoded.hidden[PAIRS[:, 0], 0], texts.hidden[texts.texts.offsets[PAIRS[:, 1]]])
@@ -200,7 +197,7 @@ def test_match_is_the_matching_head_and_a_share_of_the_cosine(pipeline, images):
 
 
 def test_write_continues_a_source_and_tags_change_a_caption(pipeline, images):
-    model = pipeline()
+    model = pipeline
     asked = {"max_length": 6, "min_length": 6}
     texts = model.generate(["a red circle", "two dogs play"], **asked)
     assert texts == [model.generate([source], **asked)[0] for source in ("a red circle", "two dogs play")]
@@ -225,8 +222,8 @@ def test_no_three_words_stand_twice_where_that_is_forbidden(pipeline, images):
         return list(zip(words, words[1:], words[2:]))
 
     asked = {"max_length": 14, "min_length": 14, "num_beams": 8}
-    free = pipeline().caption(images, **asked)
-    strict = pipeline().caption(images, no_repeat_ngram_size=3, **asked)
+    free = pipeline.caption(images, **asked)
+    strict = pipeline.caption(images, no_repeat_ngram_size=3, **asked)
     assert any(len(set(threes(sentence))) < len(threes(sentence)) for sentence in free)
     assert all(len(set(threes(sentence))) == len(threes(sentence)) for sentence in strict)
 
@@ -251,7 +248,7 @@ def test_released_padding_votes_and_the_released_score(images):
 def test_unimo_answers_from_regions(images):
     torch.manual_seed(0)
     model = UNIMO(width=16, heads=2, depth=2, region_size=6, positions=64, matching=2, initial_std=0.3)
-    unimo, rng = Pipeline(model, precision="fp32", batch_size=2), np.random.default_rng(0)
+    unimo, rng = Pipeline(model, precision="fp32"), np.random.default_rng(0)
     boxes = [[0, 0, 5, 5], [2, 2, 9, 9], [1, 0, 4, 8]]
     seen = [image_regions(rng.normal(size=(n, 6)).astype(np.float32), boxes[:n], 10, 10) for n in (1, 3, 2)]
     encoded, texts = unimo.encode_images(seen), unimo.encode_texts(TEXTS)
@@ -265,7 +262,7 @@ def test_unimo_answers_from_regions(images):
     assert unimo.caption(seen, max_length=5, min_length=5) == [
         unimo.caption([one], max_length=5, min_length=5)[0] for one in seen
     ]
-    assert unimo.codes(encoded, None) is None
+    assert unimo.encoder.codes(encoded, None) is None
     assert unimo.fill_mask("a red [MASK] on", seen[0]) != unimo.fill_mask("a red [MASK] on")
     with pytest.raises(UsageError, match="pixels"):
         unimo.encode_images(images)
@@ -281,7 +278,7 @@ def test_images_may_be_larger_than_the_table_was_made_for(images):
 
 def test_raw_inputs_are_scored_as_their_states_and_tensors_come_out_on_wish(pipeline, images):
     """`itm_score` is `match` of every image with every text; `encode_*` give the same numbers as tensors."""
-    model = pipeline()
+    model = pipeline
     scores = model.itm_score(images[:2], TEXTS)
     pairs = np.array([(i, t) for i in range(2) for t in range(len(TEXTS))])
     expected = model.match(model.encode_images(images[:2]), model.encode_texts(TEXTS), pairs)
@@ -292,7 +289,7 @@ def test_raw_inputs_are_scored_as_their_states_and_tensors_come_out_on_wish(pipe
 
 
 def test_a_caption_can_be_sampled(pipeline, images):
-    model, options = pipeline(), {"temperature": 1.0, "top_k": 20, "top_p": 0.9, "max_length": 8}
+    model, options = pipeline, {"temperature": 1.0, "top_k": 20, "top_p": 0.9, "max_length": 8}
     assert model.caption(images, seed=1, **options) == model.caption(images, seed=1, **options)
     assert any(
         model.caption(images, seed=1, **options) != model.caption(images, seed=s, **options) for s in range(2, 5)

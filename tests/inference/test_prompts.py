@@ -8,7 +8,7 @@ import string
 import pytest
 
 from unimo.errors import UsageError
-from unimo.inference.prompts import PROMPTS, prompted
+from unimo.inference.classification import PROMPTS, prompted
 
 
 def test_every_template_gets_every_name_in_order():

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unimo.model.bounded import within
 from unimo.model.grounding import GroundedDictionary
-from unimo.model.heads import Temperature
+from unimo.model.heads import Temperature, within
 
 
 @pytest.mark.parametrize("value", [-3.0, 0.0, 0.2, 0.5, 1.0, 2.0, 7.0])

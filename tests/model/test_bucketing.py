@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from tiny_unimo2 import as_batch, lively_model, pack, random_images, random_rows
 
-from unimo.model.bucketing import rounded
+from unimo.model.attention import rounded
 from unimo.model.unified import Request
 
 

@@ -18,9 +18,10 @@ from unimo.decoding.decoder import CachedDecoder, Given
 from unimo.errors import WeightsError
 from unimo.model.build import build
 from unimo.model.unified import Request
-from unimo.weights import pretrained
 from unimo.weights.convert import convert_published
-from unimo.weights.loading import load_model, start_from
+from unimo.weights.init_from import start_from
+from unimo.weights.loading import load_model
+from unimo.weights.saving import save_pretrained
 
 OWN = "language_model.table.weight"
 EVERYONE = torch.arange(3)
@@ -105,7 +106,7 @@ def test_it_writes_what_the_tied_model_writes(search):
 def test_it_is_saved_and_comes_back(tmp_path, kind):
     settings = replace(SETTINGS[kind], vocabulary=50265, tie_word_embeddings=False)
     model = lively(settings)
-    folder = pretrained.save_pretrained(model, tmp_path / "out", settings)
+    folder = save_pretrained(model, tmp_path / "out", settings)
     again, _ = load_model(folder)
     assert torch.equal(again.language_model.table.weight, model.language_model.table.weight)
     assert not torch.equal(again.words.word.weight, again.output_table)
@@ -137,13 +138,13 @@ def test_an_archive_with_the_table_comes_back(tmp_path, member):
 
 def test_starting_from_a_tied_model_begins_with_its_word_table(tmp_path):
     settings = SETTINGS["unimo"]
-    folder = pretrained.save_pretrained(lively(settings), tmp_path / "tied", settings)
+    folder = save_pretrained(lively(settings), tmp_path / "tied", settings)
     model = build(replace(settings, tie_word_embeddings=False))
     start_from(model, folder)
     assert torch.equal(model.language_model.table.weight, model.words.word.weight)
     assert model.language_model.table.weight is not model.words.word.weight
     whole = replace(settings, tie_word_embeddings=False)
-    other = pretrained.save_pretrained(lively(whole), tmp_path / "untied", whole)
+    other = save_pretrained(lively(whole), tmp_path / "untied", whole)
     with pytest.raises(WeightsError, match=OWN):
         start_from(build(settings), other)
 

@@ -36,7 +36,7 @@ from unimo.regions.store import RegionStore
 from unimo.regions.truth import Truth
 from unimo.synthetic.dataset import write_world
 from unimo.synthetic.world import COLOURS, COMBINATIONS
-from unimo.weights import pretrained
+from unimo.weights.saving import save_pretrained
 
 WIDTH, HEIGHT = 24, 16
 
@@ -499,7 +499,7 @@ def test_grid_over_our_own_model(shards, tmp_path):
         chosen=2,
     )
     torch.manual_seed(0)
-    folder = pretrained.save_pretrained(build(settings), tmp_path / "ours", settings)
+    folder = save_pretrained(build(settings), tmp_path / "ours", settings)
     look = model_look(str(folder), "cpu")
     assert isinstance(look, OurTower) and look.states(noise(1)).shape == (4, 4, 16)
     store = prepared(shards, f"grid:{folder}", tmp_path / "out", words=8)

@@ -21,7 +21,8 @@ from unimo.model.task_heads import HeadSettings
 from unimo.model.unified import Request
 from unimo.model.unimo import UNIMO
 from unimo.train.loop import train
-from unimo.weights.convert import convert_published, init_from_pretrained
+from unimo.weights.convert import convert_published
+from unimo.weights.init_from import init_from_pretrained
 from unimo.weights.loading import load_model
 
 HEADS = ["model.heads=2"]

@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 from unimo.errors import UsageError, WeightsError
 from unimo.model.build import ModelSettings, build
 from unimo.tokenizer import Tokenizer
-from unimo.weights import hub, pretrained
-from unimo.weights.loading import load_model, start_from
+from unimo.weights import hub
+from unimo.weights.init_from import start_from
+from unimo.weights.loading import from_pretrained, load_model
+from unimo.weights.saving import push_to_hub, save_pretrained
 
 SMALL = {"size": "tiny", "width": 16, "heads": 2, "vocabulary": 50265, "positions": 40}
 SETTINGS = {
@@ -53,8 +55,8 @@ def lively(settings: ModelSettings, seed: int = 0):
 def test_what_is_saved_comes_back(tmp_path, kind):
     model = lively(SETTINGS[kind])
     model.know_words(torch.tensor([4, 5, 9]))
-    folder = pretrained.save_pretrained(model, tmp_path / "out", SETTINGS[kind], facts={"step": 7, "seed": "3 | 4"})
-    again, config = pretrained.from_pretrained(folder)
+    folder = save_pretrained(model, tmp_path / "out", SETTINGS[kind], facts={"step": 7, "seed": "3 | 4"})
+    again, config = from_pretrained(folder)
     assert type(again) is type(model) and not again.training
     for (name, a), b in zip(model.named_parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b), name
@@ -69,7 +71,7 @@ def test_what_is_saved_comes_back(tmp_path, kind):
 @pytest.mark.parametrize("change", ["swap", "bit", "heads", "hidden_act", "chosen"])
 def test_a_change_that_no_shape_tells_is_noticed(tmp_path, change):
     """Two tensors of one shape that changed places, a flipped bit, a setting that no tensor's shape depends on."""
-    folder = pretrained.save_pretrained(lively(SETTINGS["unimo-2"]), tmp_path / "out", SETTINGS["unimo-2"])
+    folder = save_pretrained(lively(SETTINGS["unimo-2"]), tmp_path / "out", SETTINGS["unimo-2"])
     path, config = folder / "model.safetensors", json.loads((folder / "config.json").read_text())
     if change == "swap":
         weights = load_file(path)
@@ -83,11 +85,11 @@ def test_a_change_that_no_shape_tells_is_noticed(tmp_path, change):
         config["settings"]["model"][change] = {"heads": 4, "hidden_act": "relu", "chosen": 3}[change]
         (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(WeightsError, match="have changed") as caught:
-        pretrained.from_pretrained(folder)
+        from_pretrained(folder)
     assert "config.json" in str(caught.value.where) and "model.safetensors" in str(caught.value.where)
     del config["sha256"]  # the way out for one who means it
     (folder / "config.json").write_text(json.dumps(config))
-    pretrained.from_pretrained(folder)
+    from_pretrained(folder)
 
 
 def test_transformers_reads_the_tokenizer(tmp_path):
@@ -112,30 +114,30 @@ def test_transformers_reads_the_tokenizer(tmp_path):
     ],
 )
 def test_damaged_folders_are_refused(tmp_path, damage, message):
-    folder = pretrained.save_pretrained(lively(SETTINGS["baseline"]), tmp_path / "out", SETTINGS["baseline"])
+    folder = save_pretrained(lively(SETTINGS["baseline"]), tmp_path / "out", SETTINGS["baseline"])
     damage(folder)
     with pytest.raises((WeightsError, UsageError), match=message):
-        pretrained.from_pretrained(folder)
+        from_pretrained(folder)
 
 
 def test_another_models_weights_are_refused(tmp_path):
-    folder = pretrained.save_pretrained(lively(SETTINGS["baseline"]), tmp_path / "out", SETTINGS["baseline"])
+    folder = save_pretrained(lively(SETTINGS["baseline"]), tmp_path / "out", SETTINGS["baseline"])
     config = json.loads((folder / "config.json").read_text())
     config["settings"]["model"]["text_depth"] = 2
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(WeightsError, match=r"text_encoder\.layers\.1"):
-        pretrained.from_pretrained(folder)
+        from_pretrained(folder)
 
 
 def test_an_existing_folder_is_never_written_into(tmp_path):
     with pytest.raises(UsageError, match="exists"):
-        pretrained.save_pretrained(lively(SETTINGS["baseline"]), tmp_path, SETTINGS["baseline"])
+        save_pretrained(lively(SETTINGS["baseline"]), tmp_path, SETTINGS["baseline"])
 
 
 def test_a_name_on_the_hub_is_fetched_only_when_given(tmp_path, monkeypatch):
     import huggingface_hub
 
-    folder = pretrained.save_pretrained(lively(SETTINGS["baseline"]), tmp_path / "out", SETTINGS["baseline"])
+    folder = save_pretrained(lively(SETTINGS["baseline"]), tmp_path / "out", SETTINGS["baseline"])
     fetched = []
 
     def snapshot(name, revision, allow_patterns):
@@ -145,10 +147,10 @@ def test_a_name_on_the_hub_is_fetched_only_when_given(tmp_path, monkeypatch):
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    pretrained.from_pretrained("lab/model", revision="v1")
+    from_pretrained("lab/model", revision="v1")
     assert fetched == [("lab/model", "v1")]
     with pytest.raises(WeightsError, match="no network"):
-        pretrained.from_pretrained("lab/other")
+        from_pretrained("lab/other")
     for path in (Path("lab/model"), "../model", "/nowhere/at/all"):
         with pytest.raises(WeightsError, match="no such folder"):
             hub.fetch(path, ["config.json"])
@@ -171,16 +173,16 @@ def test_pushing_uploads_the_saved_files(tmp_path, monkeypatch):
 
     seen: list = []
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    folder = pretrained.save_pretrained(lively(SETTINGS["baseline"]), tmp_path / "out", SETTINGS["baseline"])
-    assert pretrained.push_to_hub(folder, "lab/model") == "there"
+    folder = save_pretrained(lively(SETTINGS["baseline"]), tmp_path / "out", SETTINGS["baseline"])
+    assert push_to_hub(folder, "lab/model") == "there"
     assert seen[0] == ("lab/model", True, True) and seen[1][1] == seen[1][2]
     with pytest.raises(UsageError):
-        pretrained.push_to_hub(tmp_path, "lab/model")
+        push_to_hub(tmp_path, "lab/model")
 
 
 def test_starting_from_other_weights(tmp_path):
     small = replace(SETTINGS["unimo-2"], masked_grounding=False, image_contrastive=False)
-    folder = pretrained.save_pretrained(lively(small), tmp_path / "out", small)
+    folder = save_pretrained(lively(small), tmp_path / "out", small)
     model = lively(SETTINGS["unimo-2"], 1)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     report = start_from(model, folder)
@@ -189,5 +191,5 @@ def test_starting_from_other_weights(tmp_path):
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, theirs[name] if name in theirs else before[name]), name
     with pytest.raises(WeightsError, match="masked_grounding"):
-        whole = pretrained.save_pretrained(lively(SETTINGS["unimo-2"]), tmp_path / "whole", SETTINGS["unimo-2"])
+        whole = save_pretrained(lively(SETTINGS["unimo-2"]), tmp_path / "whole", SETTINGS["unimo-2"])
         start_from(build(small), whole)

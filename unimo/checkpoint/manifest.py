@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from unimo.disk import file_sha256
-from unimo.errors import WeightsError, nearest
+from unimo.errors import DataError, WeightsError, nearest
+from unimo.file_access import hash_file
 from unimo.json_files import json_bytes, load_json
 
 FORMAT_VERSION = 1
@@ -56,10 +56,10 @@ def verify(path: str | Path, *, groups: Iterable[str] | None = None) -> dict[str
 def _check_file(path: Path, size: int, sha256: str) -> None:
     try:
         found = path.stat().st_size if path.is_file() else None
-        digest = file_sha256(path) if found == size else None
-    except OSError as fault:
-        what = "cannot read a file of the checkpoint"
-        raise WeightsError(what, where=path, got=fault.strerror, do=_RESTORE) from fault
+        digest = hash_file(path) if found == size else None
+    except (OSError, DataError) as fault:
+        what, got = "cannot read a file of the checkpoint", fault.strerror if isinstance(fault, OSError) else fault.got
+        raise WeightsError(what, where=path, got=got, do=_RESTORE) from fault
     if digest != sha256:
         got = f"sha256 {digest}" if digest else "no file" if found is None else f"{found} bytes"
         expected = f"sha256 {sha256}, {size} bytes"

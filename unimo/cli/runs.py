@@ -63,10 +63,9 @@ def measure_speed(
         raise UsageError("a shortlist is a number", where="--shortlists", got=shortlists, expected="0,4,8,...")
     if model is None or not pairs:
         raise UsageError("what is to be measured?", expected="unimo speed retrieval MODEL --pairs PATH")
-    pipeline = load(model)
-    pipeline.batch_size = batch_size
     options: dict[str, Any] = {"limit": limit, "captions": captions, "regions": regions or (), "index_dir": index_dir}
-    found = speed.retrieval(pipeline, pairs, shortlists=[int(s) for s in lengths], say=say, **options)
+    options["batch_size"] = batch_size
+    found = speed.retrieval(load(model), pairs, shortlists=[int(s) for s in lengths], say=say, **options)
     found["facts"]["commit"] = provenance.commit() or "unknown (not a git checkout)"
     say("\n".join(found["table"]))
     if out:

@@ -70,7 +70,7 @@ def init_from_pretrained(
     """Build a model from RoBERTa's and ViT's weights, as the papers did before pre-training."""
     from unimo import recipes
     from unimo.config import override
-    from unimo.weights.convert import init_from_pretrained as build_model
+    from unimo.weights.init_from import init_from_pretrained as build_model
 
     settings = override(recipes.find(recipe).model, [change.removeprefix("model.") for change in assignments or ()])
     for line in build_model(out, settings, roberta=roberta, vit=vit, seed=seed):

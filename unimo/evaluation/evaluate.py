@@ -131,9 +131,9 @@ def evaluate(
         if getattr(data, kind):
             find_sources(kind, getattr(data, kind))  # a wrong path is told now, not minutes later
     pipeline = inference.load(path, device=device, precision=precision)
-    pipeline.batch_size = batch_size
     trained = pipeline.facts.get("settings", {}).get("data", {})
-    context = EvalContext(pipeline, data.index_dir, regions=data.regions or tuple(trained.get("regions", ())))
+    regions = data.regions or tuple(trained.get("regions", ()))
+    context = EvalContext(pipeline, data.index_dir, regions=regions, batch_size=batch_size)
     questions = plan(data, trained, has_dictionary=pipeline.model.dictionary is not None)
     scores, examples, notes, seconds = [], [], [], {}
     for question in questions:

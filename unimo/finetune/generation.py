@@ -140,26 +140,23 @@ class Generation:
     def predict(self, pipeline: Pipeline, rows: TaskRows, batch_size: int | None = None) -> list[str]:
         options, found = self.settings, dict[int, str]()
         batch_size = company(pipeline, batch_size)
-        before, pipeline.batch_size = pipeline.batch_size, batch_size
         end = pipeline.tokenizer.sep if options.end == "sep" else pipeline.tokenizer.mask
-        try:
-            for numbers in in_passes(rows, batch_size):
-                examples = [rows.examples.rows[i] for i in numbers]
-                images = [rows.seen(i) for i in numbers] if self.sees else None
-                sources = [self.record(one, None, pipeline.tokenizer) for one in examples] if self.reads else None
-                texts = pipeline.generate(
-                    sources,
-                    images,
-                    num_beams=options.num_beams,
-                    max_length=options.max_length,
-                    min_length=options.min_length,
-                    length_penalty=options.length_penalty,
-                    no_repeat_ngram_size=options.no_repeat_ngram_size,
-                    end=end,
-                )
-                found |= zip(numbers, texts)
-        finally:
-            pipeline.batch_size = before
+        for numbers in in_passes(rows, batch_size):
+            examples = [rows.examples.rows[i] for i in numbers]
+            images = [rows.seen(i) for i in numbers] if self.sees else None
+            sources = [self.record(one, None, pipeline.tokenizer) for one in examples] if self.reads else None
+            texts = pipeline.generate(
+                sources,
+                images,
+                num_beams=options.num_beams,
+                max_length=options.max_length,
+                min_length=options.min_length,
+                length_penalty=options.length_penalty,
+                no_repeat_ngram_size=options.no_repeat_ngram_size,
+                end=end,
+                batch_size=batch_size,
+            )
+            found |= zip(numbers, texts)
         return [found[i] for i in range(len(rows))]
 
     def written(self, prediction: str) -> dict[str, Any]:

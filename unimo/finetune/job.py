@@ -48,7 +48,8 @@ from unimo.train.early_stopping import EarlyStopping
 from unimo.train.job import Say
 from unimo.train.loop import train
 from unimo.weights import key_map
-from unimo.weights.loading import load_model, refuse_unfit, settings_and_words
+from unimo.weights.init_from import refuse_unfit
+from unimo.weights.loading import load_model, settings_and_words
 
 
 class Task:

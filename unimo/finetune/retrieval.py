@@ -203,14 +203,11 @@ class Retrieval:
         captions = [text for row in examples for text in captions_of(row)]
         if not captions:
             return [RankedRow(np.zeros(0, np.float32), []) for _ in examples]
-        before, pipeline.batch_size = pipeline.batch_size, pairs_of_a_pass(batch_size)
-        try:
-            images = pipeline.encode_images(rows.seen(i) for i in range(len(rows)))
-            texts = pipeline.encode_texts(captions)
-            pairs = self._candidates(images.embedding.cpu().numpy() @ texts.embedding.cpu().numpy().T)
-            found = pipeline.match(images, texts, pairs, cosine_weight=self.cosine_weight)
-        finally:
-            pipeline.batch_size = before
+        size = pairs_of_a_pass(batch_size)
+        images = pipeline.encode_images((rows.seen(i) for i in range(len(rows))), batch_size=size)
+        texts = pipeline.encode_texts(captions, batch_size=size)
+        pairs = self._candidates(images.embedding.cpu().numpy() @ texts.embedding.cpu().numpy().T)
+        found = pipeline.match(images, texts, pairs, cosine_weight=self.cosine_weight, batch_size=size)
         scores = np.full((len(rows), len(captions)), -np.inf, np.float32)
         scores[pairs[:, 0], pairs[:, 1]] = found
         return [RankedRow(row, captions) for row in scores]

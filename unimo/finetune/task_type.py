@@ -75,7 +75,7 @@ def images_of(batch: Batch) -> Tensor | None:
 def company(pipeline: Pipeline, batch_size: int | None) -> int:
     """Rows of a pass. None: TOGETHER; 1 where padding has a say, as in UNIMO-2's release."""
     if batch_size is None:
-        return 1 if pipeline.company_matters else BATCH_SIZE
+        return 1 if pipeline.encoder.batch_dependent else BATCH_SIZE
     if batch_size < 1:
         raise UsageError("a pass holds at least one row", where="batch_size", got=batch_size, expected="1 or more")
     return batch_size
@@ -124,7 +124,7 @@ def mean_loss(kind: TaskType, pipeline: Pipeline, rows: TaskRows, batch_size: in
 
 def precision_of(pipeline: Pipeline) -> torch.autocast:
     """The precision in which a model answers, for everything that follows its last layer too."""
-    return torch.autocast(pipeline.device.type, pipeline.dtype, enabled=pipeline.dtype != torch.float32)
+    return pipeline.encoder.autocast()
 
 
 def labelled(examples: Examples) -> np.ndarray:

@@ -1,13 +1,14 @@
-"""A model with its tokenizer and image pipeline: raw images and strings through their towers, once.
+"""Raw images and strings through their towers, once.
 
-N images · M texts · D width · K chosen entries of the dictionary
+N images · M texts · T packed tokens · R rows of an image · D width · C dictionary · K chosen entries of it
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,55 +21,91 @@ from unimo.data.augment import resize
 from unimo.data.images import load_rgb, to_rgb
 from unimo.data.regions import ImageRegions, stack_regions
 from unimo.errors import DataError, UsageError
-from unimo.inference.encoded import EncodedImages, EncodedTexts, end_to_end
 from unimo.machine import autocast_dtype
 from unimo.model.unified import Towers, Unified
 from unimo.model.unimo import UNIMO
 from unimo.model.unimo2 import UNIMO2
 from unimo.tokenizer import Tokenizer
 
-ImageInput = str | Path | bytes | Image.Image | np.ndarray | ImageRegions
+ImageInput = str | Path | bytes | Image.Image | np.ndarray | Tensor | ImageRegions
+BATCH_SIZE = 64  # inputs of a forward pass, where nobody says another number
+
+
+@dataclass
+class EncodedImages:
+    """Images after their tower: hidden (N, R, D), embedding (N, D), votes (N, C) or None.
+
+    lengths: (N,) rows of each image that are there, or None: all R. (R = 1 + P patches, or 1 + regions.)
+    """
+
+    hidden: Tensor
+    embedding: Tensor
+    votes: Tensor | None
+    lengths: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.hidden)
+
+    def pick(self, numbers: Tensor) -> EncodedImages:
+        """Some of the images, in the order of `numbers` (n,)."""
+        votes, lengths = (None if part is None else part[numbers] for part in (self.votes, self.lengths))
+        return EncodedImages(self.hidden[numbers], self.embedding[numbers], votes, lengths)
+
+
+@dataclass
+class EncodedTexts:
+    """Texts after their tower: hidden (T, D) packed, embedding (M, D), votes (M, C) or None."""
+
+    texts: Texts
+    hidden: Tensor
+    embedding: Tensor
+    votes: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def pick(self, numbers: Tensor) -> EncodedTexts:
+        """Some of the texts, in the order of `numbers` (n,)."""
+        lengths = self.texts.lengths[numbers]
+        ends = lengths.cumsum(0)
+        shift = (self.texts.offsets[numbers] - (ends - lengths)).repeat_interleave(lengths)
+        rows = torch.arange(len(shift), device=shift.device) + shift
+        ids, positions, roles = (part[rows] for part in (self.texts.ids, self.texts.positions, self.texts.roles))
+        votes = None if self.votes is None else self.votes[numbers]
+        packed = Texts(ids, positions, roles, torch.cat([ends.new_zeros(1), ends]))
+        return EncodedTexts(packed, self.hidden[rows], self.embedding[numbers], votes)
 
 
 class Encoder:
-    """What every part of `unimo.inference.Pipeline` stands on.
+    """A model in eval mode with its tokenizer and image transform; nothing of it changes between calls.
 
-    batch_size: inputs of a pass. Answers do not depend on it but for rounding; with 1 they do not depend on each other
-    to the last bit.
+    dtype: of matrix products. side: pixels of a side of the square that UNIMO-2 sees; None for UNIMO, which sees
+    regions. max_length: tokens of a text that are read, [CLS] and [SEP] included.
     """
 
-    def __init__(
-        self,
-        model: Unified,
-        *,
-        precision: str = "auto",
-        batch_size: int = 64,
-        max_length: int | None = None,
-        facts: Any = None,
-    ):
-        self.model, self.tokenizer, self.batch_size = model.eval(), Tokenizer.default(), batch_size
+    def __init__(self, model: Unified, *, precision: str = "auto", max_length: int | None = None):
+        self.model, self.tokenizer = model.eval(), Tokenizer.default()
         self.device = next(model.parameters()).device
         self.dtype = autocast_dtype(precision, self.device)
         self.side = model.pixels if isinstance(model, UNIMO2) else None
-        self.sees_regions = isinstance(model, UNIMO)
         self.max_length = max_length or model.words.position.num_embeddings - 2
-        self.facts = facts or {}
 
     @property
-    def company_matters(self) -> bool:
+    def batch_dependent(self) -> bool:
         """Whether texts of a pass change each other's answers beyond rounding: where padding votes, as released."""
         return isinstance(self.model, UNIMO2) and self.model.released.padding_votes
 
-    @torch.inference_mode()
-    def encode_images(self, images: Iterable[ImageInput]) -> EncodedImages:
-        """Runs the image tower once over every image (path, bytes, PIL image or (H, W, 3) uint8 array).
+    def autocast(self) -> torch.autocast:
+        """The precision of every forward pass."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-        UNIMO sees regions: it takes what `unimo.data.regions.image_regions` makes of a detector's answer.
-        """
+    @torch.inference_mode()
+    def encode_images(self, images: Iterable[ImageInput], batch_size: int = BATCH_SIZE) -> EncodedImages:
+        """Runs the image tower once over every image, `batch_size` at a time."""
         hidden, embedding, votes, lengths = [], [], [], []
-        for some in chunks(several(images, "image"), self.batch_size):
-            with self._autocast():
-                towers = self._see(some)
+        for some in chunks(listed(images, "image"), batch_size):
+            with self.autocast():
+                towers = self.image_towers(some)
                 self.model.count_votes(towers)
                 embedding.append(self.model.embed(towers, "image"))
             hidden.append(towers.images)
@@ -76,48 +113,26 @@ class Encoder:
             votes.append(towers.image_votes)
         if not hidden:
             raise UsageError("no images were given", expected="at least one")
-        max_length = max(part.shape[1] for part in hidden)
-        states = torch.cat([F.pad(part, (0, 0, 0, max_length - part.shape[1])) for part in hidden])
+        rows = max(part.shape[1] for part in hidden)
+        states = torch.cat([F.pad(part, (0, 0, 0, rows - part.shape[1])) for part in hidden])
         return EncodedImages(states, torch.cat(embedding), _joined(votes), _joined(lengths))
 
     @torch.inference_mode()
-    def encode_texts(self, texts: Iterable[str | np.ndarray]) -> EncodedTexts:
-        """Runs the text tower once over every text (a string, or token ids without specials); long ones are cut."""
-        rows = [self.frame(text) for text in several(texts, "text")]
+    def encode_texts(self, texts: Iterable[str | np.ndarray], batch_size: int = BATCH_SIZE) -> EncodedTexts:
+        """Runs the text tower once over every text; four texts take about as long as an image."""
+        rows = [self.frame(text) for text in listed(texts, "text")]
         if not rows:
             raise UsageError("no texts were given", expected="at least one")
         packs, hidden, embedding, votes = [], [], [], []
-        for some in chunks(rows, 4 * self.batch_size if self.batch_size > 1 else 1):
+        for some in chunks(rows, 4 * batch_size if batch_size > 1 else 1):
             packs.append(packed := self.pack(some))
-            with self._autocast():
-                towers = Towers(self._no_images(), self.model.encode_texts(packed), packed)
+            with self.autocast():
+                towers = Towers(self.model.no_images(), self.model.encode_texts(packed), packed)
                 self.model.count_votes(towers)
                 embedding.append(self.model.embed(towers, "text"))
             hidden.append(towers.words)
             votes.append(towers.text_votes)
-        return EncodedTexts(end_to_end(packs), torch.cat(hidden), torch.cat(embedding), _joined(votes))
-
-    @overload
-    def encode_image(self, images: Iterable[ImageInput]) -> np.ndarray: ...
-    @overload
-    def encode_image(self, images: Iterable[ImageInput], *, convert_to_tensor: Literal[True]) -> Tensor: ...
-    def encode_image(self, images: Iterable[ImageInput], *, convert_to_tensor: bool = False) -> np.ndarray | Tensor:
-        """(N, D) float32 embeddings, L2-normalised; images and texts share this space. A tensor stays on the device."""
-        embedding = self.encode_images(images).embedding
-        return embedding if convert_to_tensor else embedding.cpu().numpy()
-
-    @overload
-    def encode_text(self, texts: Iterable[str]) -> np.ndarray: ...
-    @overload
-    def encode_text(self, texts: Iterable[str], *, convert_to_tensor: Literal[True]) -> Tensor: ...
-    def encode_text(self, texts: Iterable[str], *, convert_to_tensor: bool = False) -> np.ndarray | Tensor:
-        """(M, D) float32 embeddings, L2-normalised. A tensor stays on the device."""
-        embedding = self.encode_texts(texts).embedding
-        return embedding if convert_to_tensor else embedding.cpu().numpy()
-
-    def similarity(self, images: Iterable[ImageInput], texts: Iterable[str]) -> np.ndarray:
-        """(N, M) cosines of every image with every text."""
-        return self.encode_image(images) @ self.encode_text(texts).T
+        return EncodedTexts(_end_to_end(packs), torch.cat(hidden), torch.cat(embedding), _joined(votes))
 
     @torch.inference_mode()
     def codes(self, images: EncodedImages | None, texts: EncodedTexts | None) -> np.ndarray | None:
@@ -139,69 +154,64 @@ class Encoder:
             voters.append(dictionary.positions_of(texts.hidden, "text")[self.model.text_voters(texts.texts)])
         return torch.cat([dictionary.nearest(some) for some in torch.cat(voters).split(8192)]).cpu().numpy()
 
-    # ---- inputs ---------------------------------------------------------------------------------------------------
+    def ids(self, text: str | np.ndarray) -> np.ndarray:
+        """The ids of a string, without special tokens; ids as they are."""
+        if isinstance(text, str):
+            text = np.asarray(self.tokenizer.encode(text, max_bytes=8 * self.max_length))
+        if not isinstance(text, np.ndarray):
+            got = f"{type(text).__name__} {text!r}"[:80]
+            raise UsageError("not a text", got=got, expected="a string, or an array of token ids")
+        return text.astype(np.int64)
 
     def frame(self, text: str | np.ndarray) -> np.ndarray:
         """[CLS] ids [SEP] of a string or of bare ids, cut to what the position table holds."""
-        if not isinstance(text, (str, np.ndarray)):
-            got = f"{type(text).__name__} {text!r}"[:80]
-            raise UsageError("not a text", got=got, expected="a string, or an array of token ids")
-        if isinstance(text, str):
-            text = np.asarray(self.tokenizer.encode(text, max_bytes=8 * self.max_length), np.int64)
-        kept = np.asarray(text, np.int64)[: self.max_length - 2]
+        kept = self.ids(text)[: self.max_length - 2]
         return np.concatenate([[self.tokenizer.cls], kept, [self.tokenizer.sep]])
 
-    def pack(self, rows: Sequence[np.ndarray], role: int = TEXT) -> Texts:
+    def pack(self, rows: Sequence[np.ndarray]) -> Texts:
         """Framed rows of ids as one packed row; padded to the longest where released padding votes."""
-        offsets = np.cumsum([0] + [len(row) for row in rows])
-        positions = np.concatenate([2 + np.arange(len(row)) for row in rows])
-        ids = torch.from_numpy(np.concatenate(rows)).to(self.device)
-        texts = Texts(
-            ids,
-            torch.from_numpy(positions).to(self.device),
-            torch.full_like(ids, role),
-            torch.from_numpy(offsets).to(self.device),
-        )
-        if self.company_matters:
-            return pad_texts(texts, self.tokenizer.pad)[0]
-        return texts
+        lengths = [len(row) for row in rows]
+        parts = np.concatenate(rows), np.concatenate([2 + np.arange(n) for n in lengths]), np.cumsum([0, *lengths])
+        ids, positions, offsets = (torch.from_numpy(part).to(self.device) for part in parts)
+        texts = Texts(ids, positions, torch.full_like(ids, TEXT), offsets)
+        return pad_texts(texts, self.tokenizer.pad)[0] if self.batch_dependent else texts
 
-    def _see(self, images: Sequence[ImageInput]) -> Towers:
+    def no_towers(self) -> Towers:
+        """Towers that no image and no text has passed."""
+        nothing = torch.zeros(0, dtype=torch.int64, device=self.device)
+        texts = Texts(nothing, nothing, nothing, nothing.new_zeros(1))
+        return Towers(self.model.no_images(), torch.zeros(0, self.model.width, device=self.device), texts)
+
+    def image_towers(self, images: Sequence[ImageInput]) -> Towers:
         """The image tower over one batch."""
+        towers = self.no_towers()
         regions = [image for image in images if isinstance(image, ImageRegions)]
         if isinstance(self.model, UNIMO):
             if len(regions) < len(images):
                 raise UsageError("UNIMO does not see pixels", expected="regions of a detector for every image")
             stacked = stack_regions(regions).to(self.device)
-            rows = self.model.encode_images(stacked)
-            return Towers(rows, self._no_words(), self._no_texts(), image_lengths=stacked.lengths)
+            towers.images, towers.image_lengths = self.model.encode_images(stacked), stacked.lengths
+            return towers
         assert isinstance(self.model, UNIMO2) and self.side is not None
         if regions:
             raise UsageError("UNIMO-2 sees pixels", got="regions of a detector", expected="images")
-        arrays = [resize(_open(image), self.side) for image in images]
+        arrays = [resize(open_image(image), self.side) for image in images]
         pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).to(self.device)
-        return Towers(self.model.encode_images(pixels), self._no_words(), self._no_texts())
-
-    def _autocast(self):
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-    def _no_images(self) -> Tensor:
-        return self.model.no_images()
-
-    def _no_words(self) -> Tensor:
-        return torch.zeros(0, self.model.width, device=self.device)
-
-    def _no_texts(self) -> Texts:
-        nothing = torch.zeros(0, dtype=torch.int64, device=self.device)
-        return Texts(nothing, nothing, nothing, torch.zeros(1, dtype=torch.int64, device=self.device))
+        towers.images = self.model.encode_images(pixels)
+        return towers
 
 
-def _open(image: ImageInput) -> Image.Image:
-    assert not isinstance(image, ImageRegions)
+def open_image(image: ImageInput) -> Image.Image:
+    """An upright RGB image of a path, the bytes of a file, a PIL image, or an array or tensor of pixels.
+
+    Arrays are (H, W, 3) uint8; tensors (3, H, W), uint8 or floats from 0 to 1, as of torchvision. UsageError for other
+    ones, DataError for an image that cannot be decoded.
+    """
+    if isinstance(image, Tensor):
+        image = _pixels(image)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            got = f"an array {image.shape} of {image.dtype}"
-            raise UsageError("not an image", got=got, expected="an array (H, W, 3) of uint8")
+            raise _not_an_image(f"an array {image.shape} of {image.dtype}")
         return Image.fromarray(image)
     if isinstance(image, Image.Image):
         try:
@@ -209,10 +219,29 @@ def _open(image: ImageInput) -> Image.Image:
         except Exception as fault:  # opened lazily, it may turn out to be broken in a dozen ways
             where, got = getattr(image, "filename", None) or None, f"{type(fault).__name__}: {fault}"
             raise DataError("cannot decode image", where=where, got=got, expected="a whole image") from fault
+    if not isinstance(image, (str, Path, bytes)):
+        raise _not_an_image(type(image).__name__)
     return load_rgb(Path(image) if isinstance(image, str) else image)
 
 
-def several(given: Any, what: str) -> Any:
+def _pixels(image: Tensor) -> np.ndarray:
+    """(3, H, W) -> (H, W, 3) uint8."""
+    bounded = image.dtype == torch.uint8
+    if image.is_floating_point() and image.numel():
+        low, high = image.aminmax()
+        bounded = bool((low >= 0) & (high <= 1))  # false of NaN
+    if image.ndim != 3 or len(image) != 3 or not bounded:
+        raise _not_an_image(f"a tensor {tuple(image.shape)} of {image.dtype}")
+    whole = image if image.dtype == torch.uint8 else (255 * image.float()).round().to(torch.uint8)
+    return whole.detach().permute(1, 2, 0).cpu().numpy()
+
+
+def _not_an_image(got: str) -> UsageError:
+    expected = "a path, bytes, a PIL image, an array (H, W, 3) of uint8, or a tensor (3, H, W) of uint8 or 0 to 1"
+    return UsageError("not an image", got=got, expected=expected)
+
+
+def listed(given: Any, what: str) -> Any:
     """`given`, if it is not a single image or text: the characters of a string would each be taken for one."""
     if isinstance(given, (str, bytes, Path, Image.Image, ImageRegions)):
         got = f"{type(given).__name__} {given!r}"[:80]
@@ -222,6 +251,8 @@ def several(given: Any, what: str) -> Any:
 
 def chunks(items: Iterable, size: int) -> Iterator[list]:
     """So many items at a time; fewer at the end."""
+    if size < 1:
+        raise UsageError("a batch holds at least one input", where="batch_size", got=size, expected="1 or more")
     chunk = []
     for item in items:
         chunk.append(item)
@@ -232,5 +263,12 @@ def chunks(items: Iterable, size: int) -> Iterator[list]:
         yield chunk
 
 
-def _joined(votes: list[Tensor | None]) -> Tensor | None:
-    return None if votes[0] is None else torch.cat([v for v in votes if v is not None])
+def _joined(parts: list[Tensor | None]) -> Tensor | None:
+    return None if parts[0] is None else torch.cat([part for part in parts if part is not None])
+
+
+def _end_to_end(packs: Sequence[Texts]) -> Texts:
+    """Packed rows one after the other."""
+    ids, positions, roles = (torch.cat([getattr(one, name) for one in packs]) for name in ("ids", "positions", "roles"))
+    lengths = torch.cat([one.lengths for one in packs])
+    return Texts(ids, positions, roles, torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]))

@@ -1,83 +1,90 @@
-"""Words at the blanks of a text, read alone or beside an image."""
+"""Words at the masked places of a text, read alone or beside an image."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from unimo.errors import UsageError
-from unimo.inference.encoded import EncodedImages
-from unimo.inference.encoding import Encoder, ImageInput, chunks
-from unimo.model.unified import Request, Towers
+from unimo.inference.encoding import EncodedImages, Encoder, chunks
+from unimo.model.unified import Request
 
 MASK = "[MASK]"
 WORD_ROWS = 256  # rows the vocabulary is multiplied with at once: 50 MB of logits
 
 
-class MaskFiller(Encoder):
-    """The masked language model as it was trained: places of a text, and what may stand there (V words)."""
+@dataclass(frozen=True)
+class MaskFiller:
+    """The masked language model as it was trained: places of a text, and which of V words may stand there."""
 
-    @torch.inference_mode()
-    def fill_mask(self, text: str, image: ImageInput | None = None, *, top_k: int = 5) -> list[tuple[str, float]]:
-        """The likeliest pieces at the one [MASK] of a text, read beside an image or alone, with probabilities."""
+    encoder: Encoder
+
+    def row_of(self, text: str) -> tuple[np.ndarray, int]:
+        """The framed ids of a text with one [MASK], and its place among them."""
         if not isinstance(text, str):
             raise UsageError("not a text", got=type(text).__name__, expected=f"a string with one {MASK}")
         parts = text.split(MASK)
         if len(parts) != 2:
-            raise UsageError("fill_mask fills one blank", got=f"{len(parts) - 1} x {MASK}", expected=f"one {MASK}")
-        # A piece carries the space before it, so the blank takes it from the text.
-        before, after = (self.tokenizer.encode(part) for part in (parts[0].removesuffix(" "), parts[1]))
-        ids = np.array([self.tokenizer.cls, *before, self.tokenizer.mask, *after, self.tokenizer.sep])
-        if len(ids) > self.max_length:
+            raise UsageError("not one mask", got=f"{len(parts) - 1} x {MASK}", expected=f"one {MASK}")
+        tokenizer, max_length = self.encoder.tokenizer, self.encoder.max_length
+        # A piece carries the space before it, so the mask takes it from the text.
+        before, after = (tokenizer.encode(part) for part in (parts[0].removesuffix(" "), parts[1]))
+        ids = np.array([tokenizer.cls, *before, tokenizer.mask, *after, tokenizer.sep])
+        if len(ids) > max_length:
             raise UsageError(
                 "the text is longer than the model reads",
                 got=f"{len(ids)} tokens, [CLS] and [SEP] included",
-                expected=f"at most {self.max_length}",
+                expected=f"at most {max_length}",
                 do=f"keep what stands near the {MASK}",
             )
-        probabilities = self.masked_words(ids, np.array([1 + len(before)]), image)[0]
-        best = np.argsort(-probabilities)[:top_k]
-        return [(self.tokenizer.decode([i]), float(probabilities[i])) for i in best]
+        return ids, 1 + len(before)
 
     @torch.inference_mode()
-    def masked_words(self, ids: np.ndarray, places: np.ndarray, image: ImageInput | None = None) -> np.ndarray:
-        """(k, V) probabilities at `places` of one framed row of ids, read beside an image or alone."""
-        images = None if image is None else self.encode_images([image])
-        logits = torch.cat(list(self._masked_logits([ids], [places], images)))
+    def probabilities(self, ids: np.ndarray, places: np.ndarray, image: EncodedImages | None) -> np.ndarray:
+        """(k, V) at `places` of one framed row of ids."""
+        logits = torch.cat(list(self._logits([ids], [places], image, 1)))
         return logits.softmax(-1).cpu().numpy()
 
     @torch.inference_mode()
-    def masked_ids(
-        self, rows: Sequence[np.ndarray], places: Sequence[np.ndarray], images: EncodedImages | None = None
+    def best(
+        self,
+        rows: Sequence[np.ndarray],
+        places: Sequence[np.ndarray],
+        images: EncodedImages | None,
+        batch_size: int,
     ) -> np.ndarray:
         """(k,) the likeliest id at every place of every framed row, end to end; row i beside image i, or alone."""
-        best = [logits.argmax(-1) for logits in self._masked_logits(rows, places, images)]
-        return torch.cat(best).cpu().numpy()
+        found = [logits.argmax(-1) for logits in self._logits(rows, places, images, batch_size)]
+        return torch.cat(found).cpu().numpy()
 
-    def _masked_logits(
-        self, rows: Sequence[np.ndarray], places: Sequence[np.ndarray], images: EncodedImages | None
+    def _logits(
+        self,
+        rows: Sequence[np.ndarray],
+        places: Sequence[np.ndarray],
+        images: EncodedImages | None,
+        batch_size: int,
     ) -> Iterator[Tensor]:
-        """(n, V) of so many places at a time, end to end; see `masked_ids`."""
-        states = []
-        for some in chunks(range(len(rows)), self.batch_size):
-            packed = self.pack([rows[i] for i in some])
-            masked_rows = np.concatenate([first + places[i] for first, i in zip(packed.offsets.tolist(), some)])
-            everyone = torch.arange(len(some), device=self.device)
-            with self._autocast():
-                words = self.model.encode_texts(packed)
-                if images is None:
-                    towers = Towers(self._no_images(), words, packed)
-                else:
-                    seen = images.pick(torch.tensor(some, device=self.device))
-                    towers = Towers(seen.hidden, words, packed, image_lengths=seen.lengths)
-                self.model.count_votes(towers)
+        """(n, V) of so many places at a time, end to end; see `best`."""
+        encoder, states = self.encoder, []
+        for some in chunks(range(len(rows)), batch_size):
+            towers = encoder.no_towers()
+            towers.texts = packed = encoder.pack([rows[i] for i in some])
+            masked = np.concatenate([first + places[i] for first, i in zip(packed.offsets.tolist(), some)])
+            everyone = torch.arange(len(some), device=encoder.device)
+            if images is not None:
+                seen = images.pick(torch.tensor(some, device=encoder.device))
+                towers.images, towers.image_lengths = seen.hidden, seen.lengths
+            with encoder.autocast():
+                towers.words = encoder.model.encode_texts(packed)
+                encoder.model.count_votes(towers)
                 request = Request(None if images is None else everyone, everyone)
-                fused = self.model.fuse(towers, {"read": request})["read"]
-                states.append(fused.words(torch.from_numpy(masked_rows).to(self.device), packed))
+                fused = encoder.model.fuse(towers, {"read": request})["read"]
+                states.append(fused.words(torch.from_numpy(masked).to(encoder.device), packed))
         for some_states in torch.cat(states).split(WORD_ROWS):
-            with self._autocast():
-                logits = self.model.word_logits(some_states)
+            with encoder.autocast():
+                logits = encoder.model.word_logits(some_states)
             yield logits.float()

@@ -44,7 +44,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unimo.batch import IMAGE, PADDING, WRITTEN
-from unimo.model.bucketing import rounded
 
 NO, YES, EARLIER = 0, 1, 2  # entries of the tables below
 MASK_BIAS = -1e4  # the published graph's additive bias: a row that may see nothing stays finite
@@ -74,6 +73,18 @@ JOINT: Table = (
 PREFIX: Table = ((YES, NO, NO, NO, NO), *JOINT[1:])
 
 
+def rounded(n: int, parts: int = 8) -> int:
+    """The next of `parts` equal steps within an octave: at most 1 / parts more than n, and few values in all.
+
+    Matrix-product libraries prepare a kernel for every shape they meet and keep the last thousand. Packed rows are of
+    another length at every step, so nothing would ever be met twice: see docs/lab-notebook.md, 2026-11-22.
+    """
+    if n <= parts:
+        return n
+    step = 1 << max(0, (n - 1).bit_length() - parts.bit_length())
+    return -(-n // step) * step
+
+
 def with_padding(table: Table) -> Table:
     """The table with one more role, PADDING, which sees nothing and which nothing sees."""
     return (*((*row, NO) for row in table), (NO,) * (1 + len(table)))
@@ -98,7 +109,7 @@ class Bucket:
     its branches share. rows: (n * L,) where each slot's token lies in the packed row (padding slots repeat a real row),
     or None when the rectangle is the slice [start, start + n * L) of the packed row. key_rows: (n * M,) the same of the
     keys, or None when they are the queries. bias: (n, 1, L, M) additive, or None. A bucket with padding is rounded to
-    few shapes (see `unimo.model.bucketing`), with groups that nobody reads.
+    few shapes (see `rounded`), with groups that nobody reads.
     """
 
     n: int

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from unimo.model.attention import EARLIER, YES, Plan
-from unimo.model.bucketing import rounded
+from unimo.model.attention import EARLIER, YES, Plan, rounded
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask

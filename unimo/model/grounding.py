@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unimo.model.bounded import within
-from unimo.model.bucketing import rounded
+from unimo.model.attention import rounded
+from unimo.model.heads import within
 
 ENCODER_WEIGHT, DICTIONARY_WEIGHT = 0.25, 1.0  # beta and alpha of §3.3
 

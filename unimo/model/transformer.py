@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unimo.model.attention import Plan, attend
-from unimo.model.bucketing import rounded
+from unimo.model.attention import Plan, attend, rounded
 from unimo.model.kv_cache import KVCache
 
 # `hidden_act` of published configurations; gelu is the exact (erf) form

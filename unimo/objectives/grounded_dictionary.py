@@ -18,7 +18,7 @@ from torch import Tensor
 from unimo.batch import Batch
 from unimo.config import setting
 from unimo.data.batch_builder import BatchBuilder
-from unimo.model.bucketing import rounded
+from unimo.model.attention import rounded
 from unimo.model.grounding import DICTIONARY_WEIGHT, ENCODER_WEIGHT
 from unimo.model.unified import Fused, Request, Towers
 from unimo.model.unimo2 import UNIMO2

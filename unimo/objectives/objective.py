@@ -23,7 +23,7 @@ from torch import Tensor
 
 from unimo.batch import Batch, Targets
 from unimo.data.batch_builder import BatchBuilder
-from unimo.model.bucketing import rounded
+from unimo.model.attention import rounded
 from unimo.model.unified import Fused, Request, Towers, Unified
 
 if TYPE_CHECKING:

@@ -166,7 +166,7 @@ class Index:
         if image is None and not (text or "").strip():
             raise UsageError("an empty query", got=repr(text), expected="a text, an image or both")
         if rerank:
-            self.model.require_matching()
+            self.model.matcher.require()
         query = self._query(text, image)
         fusible = [kind for kind in kinds if (query.texts if kind == "image" else query.images) is not None]
         if rerank and not fusible:
@@ -252,8 +252,8 @@ class Index:
         model = self.model.model
         if not isinstance(model, UNIMO2):
             return cosine
-        if self.model.trained_weight is not None:
-            return self.model.trained_weight * cosine
+        if self.model.matcher.weight is not None:
+            return self.model.matcher.weight * cosine
         with torch.inference_mode():
             return model.contrastive_temperature(torch.from_numpy(cosine).to(self.model.device)).cpu().numpy()
 

@@ -20,7 +20,7 @@ from unimo.train import data as opening
 from unimo.train.early_stopping import EarlyStopping
 from unimo.train.job import Say
 from unimo.train.settings import MAY_CHANGE, Run, check
-from unimo.weights.loading import start_from
+from unimo.weights.init_from import start_from
 
 
 class Pretraining:

@@ -7,16 +7,16 @@ import subprocess
 from pathlib import Path
 
 from unimo.checkpoint import MANIFEST
-from unimo.disk import file_sha256
+from unimo.file_access import hash_file
 from unimo.json_files import load_json
-from unimo.weights.pretrained import WEIGHTS
+from unimo.weights.loading import WEIGHTS
 
 
 def weights_hash(folder: Path, name: str) -> str:
     """SHA-256 of the weights that answered: a checkpoint's manifest knows it, a saved folder is read."""
     if (folder / MANIFEST).is_file():
         return load_json(folder / MANIFEST)["files"][name]["sha256"]
-    return file_sha256(folder / WEIGHTS)
+    return hash_file(folder / WEIGHTS)
 
 
 def commit() -> str | None:

@@ -19,15 +19,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unimo.config import override
-from unimo.errors import UsageError, WeightsError
+from unimo.errors import WeightsError
 from unimo.model.build import SIZES, ModelSettings, Size, as_released, build
 from unimo.model.unified import Unified
 from unimo.weights import files
-from unimo.weights.huggingface import start_from_roberta, start_from_vit
 from unimo.weights.key_map import LoadReport, convert, line
-from unimo.weights.pretrained import save_pretrained
 from unimo.weights.published_config import configured, find_config
 from unimo.weights.published_names import is_leftover, key_maps
+from unimo.weights.saving import save_pretrained
 
 HEAD_SIZE = 64  # of every published model; the tensors do not say, a configuration does
 TASK_HEADS = ("cls_out_", "match_fc.")
@@ -177,21 +176,3 @@ def save_converted(converted: Converted, source: str | Path, out: str | Path) ->
     if converted.heads:
         save_file({name: x.contiguous() for name, x in converted.heads.items()}, folder / "heads.safetensors")
     return folder
-
-
-def init_from_pretrained(
-    out: str | Path, settings: ModelSettings, *, roberta: str | None = None, vit: str | None = None, seed: int = 0
-) -> list[str]:
-    """A model started from other people's towers, saved; returns what became of every tensor, line by line."""
-    if roberta is None and vit is None:
-        raise UsageError("nothing to start from", where="--roberta, --vit", expected="at least one of them")
-    torch.manual_seed(seed)
-    model, lines = build(settings).eval(), []
-    fresh = {name for name, _ in model.named_parameters()}
-    for source, start in ((roberta, start_from_roberta), (vit, start_from_vit)):
-        if source is not None:
-            report = start(model, source)
-            fresh -= set(report.loaded)
-            lines += [f"from {source}", line("loaded", report.loaded), line("left over", report.extra)]
-    facts = {"started from": [name for name in (roberta, vit) if name], "seed": seed}
-    return [*lines, line("fresh", sorted(fresh)), f"saved {save_pretrained(model, out, settings, facts=facts)}"]

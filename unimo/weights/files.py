@@ -20,18 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from unimo.errors import WeightsError
 from unimo.json_files import load_json
 from unimo.weights import paddle
-from unimo.weights.paddle import expect
+from unimo.weights.safetensors_files import expect, read_safetensors, usable
 
-DTYPES = (
-    torch.float64, torch.float32, torch.float16, torch.bfloat16,
-    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8,
-)  # fmt: skip
 MAX_INDEX = 1 << 18  # bytes of an index of shards
 # What torch.save needs to write a dictionary of tensors; weights_only allows more, such as a bytearray of any size.
 TORCH_CALLS = re.compile(r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage")
@@ -53,16 +48,6 @@ def read(path: str | Path, *, names: str | Path | None = None) -> dict[str, Tens
     expect(bool(found), path, "no tensors in the file", expected="name -> tensor")
     _refuse_namesake(found, path)
     return found
-
-
-def shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the tensors of a .safetensors file: its header alone is read. Raises as `read`."""
-    expect(Path(path).is_file(), path, "no such file", expected="a .safetensors file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as fault:
-        raise WeightsError("not a safetensors file", where=path, got=fault) from fault
 
 
 def _folder(folder: Path) -> dict[str, Tensor]:
@@ -119,15 +104,6 @@ def _plain(folder: Path, name: str) -> Path:
     return path
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            # Copies: the library's tensors are mapped to the file, and end with it.
-            return _usable({name: file.get_tensor(name).clone() for name in file.keys()}, path)  # noqa: SIM118
-    except (SafetensorError, AttributeError, TypeError) as fault:  # or an element type that torch has not
-        raise WeightsError("not a safetensors file", where=path, got=fault) from fault
-
-
 def _torch(path: Path) -> dict[str, Tensor]:
     """A dictionary that torch.save wrote, read by torch.load once directory and program have been looked through."""
     size, where = path.stat().st_size, f"{path}, data.pkl"
@@ -150,40 +126,22 @@ def _torch(path: Path) -> dict[str, Tensor]:
         raise WeightsError(what, where=path, got=got, do=do) from fault
     expect(isinstance(content, dict), path, "not a dictionary", type(content).__name__, "name -> tensor")
     # An OrderedDict's own `items` can be replaced by its file.
-    return _usable({name: value for name, value in dict.items(content)}, path)  # noqa: C416
+    return usable({name: value for name, value in dict.items(content)}, path)  # noqa: C416
 
 
 def _of_paddle(arrays: dict[str, np.ndarray], path: Path) -> dict[str, Tensor]:
     """The arrays as tensors of their own, in this machine's byte order; each array is let go before the next."""
     order = {name: array.dtype.newbyteorder("=") for name, array in arrays.items()}
-    return _usable({name: torch.from_numpy(arrays.pop(name).astype(order[name], "C")) for name in order}, path)
+    return usable({name: torch.from_numpy(arrays.pop(name).astype(order[name], "C")) for name in order}, path)
 
 
 READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
-    ".safetensors": _safetensors,
+    ".safetensors": read_safetensors,
     ".bin": _torch,
     ".pt": _torch,
     ".pth": _torch,
     ".pdparams": lambda path: _of_paddle(paddle.read_pdparams(path), path),
 }
-
-
-def _usable(found: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Tensors of numbers, dense, on the CPU, finite: or a WeightsError that names the first that is not."""
-    for name, tensor in found.items():
-        where = f"{path}, {name}"
-        expect(isinstance(name, str), where, "a name that is not text", type(name).__name__)
-        expect(isinstance(tensor, Tensor), where, "an entry that is no tensor", type(tensor).__name__)
-        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and tensor.dtype in DTYPES
-        kind = f"{tensor.dtype} {tensor.layout} on {tensor.device}"
-        expect(plain, where, "not a tensor of plain numbers", kind, ", ".join(map(str, DTYPES)))
-        held = tensor.untyped_storage().nbytes()
-        expect(tensor.nbytes <= held, where, "a tensor larger than its data", tuple(tensor.shape))
-        if tensor.is_floating_point() and tensor.numel():
-            low, high = tensor.aminmax()  # passes NaN on, and needs no copy
-            finite = bool(low.isfinite() and high.isfinite())
-            expect(finite, where, "values that are not finite", f"from {low} to {high}", "finite values")
-    return {name: tensor.detach() for name, tensor in found.items()}
 
 
 def _refuse_namesake(found: dict[str, Tensor], path: Path) -> None:

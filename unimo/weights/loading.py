@@ -1,65 +1,109 @@
-"""Loader of every model we can open: a run, one of its checkpoints, a saved folder, a name on the hub."""
+"""Loader of every model we can open: a run, one of its checkpoints, a saved folder, a name in the cache or on the hub.
+
+A config.json may come from anyone. Its settings pass `unimo.config.check_settings`; then the model they describe is
+compared with the names and shapes in the header of the weight file, so that a model is only ever built as large as the
+file that fills it. All errors are WeightsError and name the key.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from unimo import checkpoint
+from unimo.checkpoint.loading import Checkpoint, latest
+from unimo.checkpoint.loading import load as load_checkpoint
+from unimo.checkpoint.manifest import STATE
+from unimo.config import from_dict
 from unimo.errors import WeightsError
-from unimo.model.build import ModelSettings, build, fill
+from unimo.file_access import hash_file
+from unimo.json_files import json_bytes, load_json
+from unimo.model.build import ModelSettings, build, fill, shapes_only
 from unimo.model.unified import Unified
 from unimo.paths import user_path
-from unimo.weights import files, key_map, saved_settings
-from unimo.weights.pretrained import CONFIG, from_pretrained, is_pretrained
+from unimo.weights.safetensors_files import read_safetensors, shapes
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"  # of a saved folder, see `unimo.weights.saving`
+Shapes = Mapping[str, tuple[int, ...]]
+# Setting, the tensor it decides about, and along which axis; None: whether the tensor is there.
+DECIDED: tuple[tuple[str, str, int | None], ...] = (
+    ("vocabulary", "words.word.weight", 0), ("width", "words.word.weight", 1),
+    ("positions", "words.position.weight", 0), ("tie_word_embeddings", "language_model.table.weight", None),
+    ("dialogue", "words.speaker.weight", None), ("patch", "patches.projection.weight", 2),
+    ("region_size", "regions.feature.weight", 1), ("region_heads", "region_classes.weight", None),
+    ("region_classes", "region_classes.weight", 0), ("matching", "matching.linear.weight", 0),
+    ("image_size", "patches.positions", 1),
+    ("dictionary", "dictionary.entries", 0), ("grounding_projection", "dictionary.project.image.weight", None),
+    ("masked_grounding", "masked_grounding.bias", None), ("image_contrastive", "image_temperature.value", None),
+    ("contrastive_projection", "contrastive_projection.image.weight", None), ("head", "head.output.weight", None),
+    ("head.labels", "head.output.weight", 0), ("head.hidden", "head.between.weight", 0),
+)  # fmt: skip
 
 
 def load_model(
     source: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None
-) -> tuple[Unified, checkpoint.Checkpoint]:
+) -> tuple[Unified, Checkpoint]:
     """The model in eval mode, and where it comes from (step, path, and the state it was saved with).
 
     source: a run's folder (the checkpoint its dev split chose, else its newest good one), a checkpoint, a folder of
     `save_pretrained`, or a name on the hub. Averaged weights are preferred where the run kept them. WeightsError:
     nothing there, damaged, another shape.
     """
-    path, place = user_path(source, "model"), newest(source)
+    place = newest(source)
     if place is None:
         model, config = from_pretrained(source, revision=revision)
         own = {key: config.get(key) for key in ("settings", "known_words")}  # whatever its run has noted
         state = {**config, **config["facts"], **own}
         step = state.get("step", 0)
-        return model.to(device), checkpoint.Checkpoint(step if type(step) is int else 0, {}, state, path)
-    saved = checkpoint.load(place, groups=[])
-    where = saved.path / checkpoint.STATE
-    settings = saved_settings.model_settings(saved.state, where)
-    known = saved_settings.vocabulary_subset(saved.state, settings, where)
+        return model.to(device), Checkpoint(step if type(step) is int else 0, {}, state, user_path(source, "model"))
+    saved = load_checkpoint(place, groups=[])
     group = "ema" if saved.state.get("ema") else "model"
-    weights = saved.path / f"{group}.safetensors"
-    saved_settings.check_shapes(settings, files.shapes(weights), where=f"{where}: settings.model", weights=weights)
-    saved = checkpoint.load(saved.path, groups=[group])
-    model = build(settings)
+    model = _built(saved.state, saved.path / STATE, saved.path / f"{group}.safetensors")
+    saved = load_checkpoint(saved.path, groups=[group])
     fill(model, saved.tensors[group], where=saved.path)
-    if known is not None:
-        model.know_words(known)
     return model.to(device).eval(), saved
 
 
-def settings_and_words(source: str | Path) -> tuple[ModelSettings, Tensor | None]:
-    """The settings a saved model was built with, and its known words; sources as of `load_model`.
+def from_pretrained(source: str | Path, *, revision: str | None = None) -> tuple[Unified, dict[str, Any]]:
+    """The model of a folder, or of a name on the hub, in eval mode on the CPU; and its config.json.
 
-    Nothing is built where the source is a run or a checkpoint.
+    Raises WeightsError: not such a folder, damaged, of another shape than it says, or not what was saved.
     """
-    place = newest(source)
-    if place is None:
-        state, where = load_model(source)[1].state, Path(source) / CONFIG
-    else:
-        saved = checkpoint.load(place, groups=[])
-        state, where = saved.state, saved.path / checkpoint.STATE
-    settings = saved_settings.model_settings(state, where)
-    return settings, saved_settings.vocabulary_subset(state, settings, where)
+    folder = Path(source)
+    if not folder.is_dir():
+        from unimo.weights.hub import fetch
+
+        folder = fetch(source, (CONFIG, WEIGHTS), revision=revision)
+    if not is_pretrained(folder):
+        raise WeightsError("not a saved model", where=folder, expected=f"a folder with {CONFIG} and {WEIGHTS}")
+    place, weights = folder / CONFIG, folder / WEIGHTS
+    config = load_json(place, error=WeightsError)
+    with torch.random.fork_rng(devices=[]):
+        model = _built(config, place, weights)
+    if not isinstance(config.setdefault("facts", {}), dict):
+        got = type(config["facts"]).__name__
+        raise WeightsError("facts that are none", where=f"{place}: facts", got=got, expected="an object, or nothing")
+    if "sha256" in config and config["sha256"] != (found := seal(config, weights)):
+        what, where = "settings or weights have changed since they were saved", f"{place}: sha256; {weights}"
+        do = "fetch both again; or, where the change is meant, remove sha256 from the configuration"
+        raise WeightsError(what, where=where, got=found, expected=config["sha256"], do=do)
+    fill(model, read_safetensors(weights), where=weights)
+    return model.eval(), config
+
+
+def is_pretrained(path: str | Path) -> bool:
+    """Whether a folder has the files of a saved model (no run or checkpoint has)."""
+    return all((Path(path) / name).is_file() for name in (CONFIG, WEIGHTS))
+
+
+def seal(config: Mapping[str, Any], weights: Path) -> str:
+    """Of settings and weights together: heads or activation, which no shape tells, cannot change unnoticed either."""
+    return hashlib.sha256(json_bytes([config["settings"]["model"], hash_file(weights)])).hexdigest()
 
 
 def newest(source: str | Path) -> Path | None:
@@ -67,28 +111,99 @@ def newest(source: str | Path) -> Path | None:
     path = user_path(source, "model")
     if is_pretrained(path) or not path.exists():
         return None
-    if (path / "best").is_dir() and checkpoint.latest(path / "best") is not None:
+    if (path / "best").is_dir() and latest(path / "best") is not None:
         return path / "best"
     return path / "checkpoints" if (path / "checkpoints").is_dir() else path
 
 
-def start_from(model: Unified, source: str | Path) -> key_map.LoadReport:
-    """Puts the weights of another model into this one, where both have a parameter; what it lacks stays as it is.
+def settings_and_words(source: str | Path) -> tuple[ModelSettings, Tensor | None]:
+    """The settings a saved model was built with, and the ids it predicts; sources as of `load_model`.
 
-    source: as of `load_model`. Raises WeightsError if it has a parameter that this model has not, or in another shape.
+    Nothing is built where the source is a run or a checkpoint.
     """
-    weights = {name: x.detach() for name, x in load_model(source)[0].named_parameters()}
-    report = key_map.convert(model, key_map.by_name(model, weights), weights, where=source, strict=False)
-    refuse_unfit(report, source)
-    return report
+    place = newest(source)
+    if place is None:
+        state, where = load_model(source)[1].state, Path(source) / CONFIG
+    else:
+        saved = load_checkpoint(place, groups=[])
+        state, where = saved.state, saved.path / STATE
+    settings = model_settings(state, where)
+    return settings, vocabulary_subset(state, settings, where)
 
 
-def refuse_unfit(report: key_map.LoadReport, source: str | Path) -> None:
-    """WeightsError if the other model has a parameter that this one has not, or in another shape."""
-    if report.misshapen or report.extra:
-        what, do = (
-            "these weights do not fit the model to start from them",
-            "give the model the same sizes (--set model....)",
+# ---- settings compared with their weights
+
+
+def _built(state: Any, where: Path, weights: Path) -> Unified:
+    """The model that saved settings describe, once they fit the header of their weights; not filled yet."""
+    settings = model_settings(state, where)
+    known = vocabulary_subset(state, settings, where)
+    check_shapes(settings, shapes(weights), where=f"{where}: settings.model", weights=weights)
+    model = build(settings)
+    if known is not None:
+        model.know_words(known)
+    return model
+
+
+def model_settings(state: Any, where: object) -> ModelSettings:
+    """The settings under settings.model of a config.json or state.json."""
+    settings = state.get("settings") if isinstance(state, Mapping) else None
+    values = settings.get("model") if isinstance(settings, Mapping) else None
+    if not isinstance(values, Mapping):
+        got = type(values).__name__
+        raise WeightsError("no settings of a model", where=f"{where}: settings.model", got=got, expected="an object")
+    return from_dict(ModelSettings, values, where=f"{where}: settings.model", error=WeightsError)
+
+
+def vocabulary_subset(state: Mapping[str, Any], settings: ModelSettings, where: object) -> Tensor | None:
+    """The ids that the model may predict, (k,) int64 ascending, or None for all."""
+    ids = state.get("known_words")
+    if ids is None:
+        return None
+    whole = isinstance(ids, list) and bool(ids) and all(type(i) is int for i in ids)
+    if not whole or not all(a < b for a, b in itertools.pairwise([-1, *ids, settings.vocabulary])):
+        what, expected = "not a list of known words", f"ascending whole numbers below {settings.vocabulary}, or null"
+        raise WeightsError(what, where=f"{where}: known_words", got=str(ids)[:80], expected=expected)
+    return torch.tensor(ids)
+
+
+def check_shapes(settings: ModelSettings, shapes: Shapes, *, where: object, weights: Path) -> None:
+    """Refuses settings that are not those of the weights. shapes: in the header of the file `weights`.
+
+    where: the file of the settings and their key in it. The setting that is wrong is named where one tensor tells it.
+    """
+
+    def refuse(key: str, got: object, found: str) -> None:
+        raise WeightsError(
+            "the settings are not those of the weights",
+            where=f"{where}.{key}" if key else where,
+            got=got,
+            expected=f"what fits: {found} in {weights.name}",
+            do="restore the configuration that was saved with these weights",
         )
-        expected = "every tensor of theirs in ours, of the same shape"
-        raise WeightsError(what, where=source, got=report.problems(), expected=expected, do=do)
+
+    unimo = settings.member == "unimo"
+    if unimo is not ("regions.feature.weight" in shapes):
+        refuse("member", settings.member, "the embedding of " + ("patches" if unimo else "regions"))
+    # Depths first: they bound how many layers are built, though without memory.
+    for tower in ("encoder",) if unimo else ("image_encoder", "text_encoder", "grounded_encoder"):
+        key = "depth" if unimo else tower.replace("encoder", "depth")
+        layers = {name.split(".")[2] for name in shapes if name.startswith(f"{tower}.layers.") and name.count(".") > 2}
+        if len(layers) != (depth := settings.dimension(key)):
+            refuse(key, f"{depth}, that is up to {tower}.layers.{depth - 1}", f"{len(layers)} layers of {tower}")
+    with shapes_only():
+        own = {name: tuple(parameter.shape) for name, parameter in build(settings).named_parameters()}
+    for key, tensor, axis in DECIDED:
+        if _rows(own, tensor, axis) != _rows(shapes, tensor, axis):
+            refuse(key, own.get(tensor, f"no {tensor}"), f"{tensor} is {shapes.get(tensor, 'missing')}")
+    wrong = sorted(name for name in own.keys() | shapes.keys() if own.get(name) != shapes.get(name))
+    if wrong:
+        some = "; ".join(f"{name} {own.get(name, 'not there')} for {shapes.get(name, 'nothing')}" for name in wrong[:3])
+        refuse("", f"{len(wrong)} tensors of another name or shape: {some}", "those")
+
+
+def _rows(shapes: Shapes, tensor: str, axis: int | None) -> int | None:
+    """Rows of a tensor along an axis; 0 where only its presence counts, None where it is missing."""
+    if tensor not in shapes:
+        return None
+    return 0 if axis is None else dict(enumerate(shapes[tensor])).get(axis)

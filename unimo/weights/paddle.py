@@ -24,17 +24,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from unimo.errors import WeightsError
+from unimo.weights.safetensors_files import expect
 
 ELEMENTS = {1: "<i2", 2: "<i4", 3: "<i8", 4: "<f2", 5: "<f4", 6: "<f8", 20: "u1", 21: "i1"}  # VarType of the descriptor
 PICKLED = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1")
 MAX_DIMENSIONS, MAX_LEVELS, MAX_DESCRIPTOR, MAX_NAMES = 8, 16, 1024, 4 << 20
 NAME_LISTS = ("names.txt", "__names__")  # where the names of a combined file are looked for, in its folder
-
-
-def expect(holds: bool, where: object, what: str, got: object = None, expected: object = None) -> None:
-    """WeightsError unless it holds."""
-    if not holds:
-        raise WeightsError(what, where=where, got=got, expected=expected)
 
 
 # ---- pickles --------------------------------------------------------------------------------------------------------

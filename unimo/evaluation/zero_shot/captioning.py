@@ -57,7 +57,7 @@ class Captioning:
         asking = context.images(corpus, items).embedding.cpu().numpy()
         best, near = np.full(len(items), -np.inf, np.float32), np.zeros(len(items), np.int64)
         for block in in_blocks(len(kept), 256):  # a training image's states are needed once: they are not kept
-            some = context.pipeline.encode_images(context.shown(train, kept[block]))
+            some = context.pipeline.encode_images(context.shown(train, kept[block]), batch_size=context.batch_size)
             cosine = asking @ some.embedding.cpu().numpy().T
             nearer = cosine.max(1) > best
             near[nearer] = kept[block][cosine.argmax(1)[nearer]]

@@ -12,7 +12,7 @@ import numpy as np
 from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus, Kind, open_corpus
 from unimo.data.regions import ImageRegions
-from unimo.inference import EncodedImages, EncodedTexts, Pipeline
+from unimo.inference import BATCH_SIZE, EncodedImages, EncodedTexts, Pipeline
 from unimo.regions.store import RegionStore
 from unimo.rng import generator
 
@@ -25,12 +25,14 @@ class EvalContext:
 
     index_dir: where shard indexes go when they should not lie beside the shards. bad_samples: counts bad samples.
     fingerprints: of every corpus opened so far. regions: where UNIMO's regions lie, if not beside the shards.
+    batch_size: inputs of a forward pass.
     """
 
     pipeline: Pipeline
     index_dir: str | Path | None = None
     bad_samples: BadSamples = field(default_factory=BadSamples)
     regions: Paths = ()
+    batch_size: int = BATCH_SIZE
     fingerprints: dict[str, str] = field(default_factory=dict)
     _kept: dict[Hashable, Any] = field(default_factory=dict)
 
@@ -52,7 +54,7 @@ class EvalContext:
         """Some images of a corpus after their tower."""
         key = ("images", corpus.fingerprint, items.tobytes())
         if key not in self._kept:
-            self._kept[key] = self.pipeline.encode_images(self.shown(corpus, items))
+            self._kept[key] = self.pipeline.encode_images(self.shown(corpus, items), batch_size=self.batch_size)
         return self._kept[key]
 
     def shown(self, corpus: Corpus, items: np.ndarray) -> Iterator[bytes | ImageRegions]:
@@ -69,14 +71,15 @@ class EvalContext:
         """Some texts after their tower."""
         key = ("texts", *strings)
         if key not in self._kept:
-            self._kept[key] = self.pipeline.encode_texts(strings)
+            self._kept[key] = self.pipeline.encode_texts(strings, batch_size=self.batch_size)
         return self._kept[key]
 
     def captions(self, corpus: Corpus, items: np.ndarray, max_length: int) -> list[str]:
         """What the model writes about some images of a corpus, greedily, in at most `max_length` pieces."""
         key = ("captions", corpus.fingerprint, items.tobytes(), max_length)
         if key not in self._kept:
-            self._kept[key] = self.pipeline.caption(self.images(corpus, items), max_length=max_length)
+            images = self.images(corpus, items)
+            self._kept[key] = self.pipeline.caption(images, max_length=max_length, batch_size=self.batch_size)
         return self._kept[key]
 
 

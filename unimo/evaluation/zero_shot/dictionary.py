@@ -64,7 +64,7 @@ class DictionaryUse:
         size = len(dictionary.entries)
         reports = {}
         for name, sides in asked.items():
-            codes = pipeline.codes(*sides)
+            codes = pipeline.encoder.codes(*sides)
             assert codes is not None, "the model has a dictionary"
             reports[name] = codebook_report(codes, size)
         use = np.array(reports["pairs"]["use"])

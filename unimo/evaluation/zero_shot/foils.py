@@ -54,7 +54,8 @@ class Foils:
         images, texts = context.images(corpus, items), context.texts(strings)
         pairs = np.stack([np.repeat(image, 2), text], axis=1)
         near = images.embedding.cpu().numpy()[pairs[:, 0]] * texts.embedding.cpu().numpy()[pairs[:, 1]]
-        scores = {"by cosine": near.sum(-1), "fused": context.pipeline.match(images, texts, pairs)}
+        fused = context.pipeline.match(images, texts, pairs, batch_size=context.batch_size)
+        scores = {"by cosine": near.sum(-1), "fused": fused}
         return Judged(
             [str(line.get("kind", "foil")) for line in lines],
             pairs[::2, 0],

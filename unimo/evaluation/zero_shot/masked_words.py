@@ -67,7 +67,7 @@ class MaskedWords:
     def _fill(self, context: EvalContext, strings: Sequence[str], images=None) -> Filled:
         pipeline, rows, places, labels = context.pipeline, [], [], []
         for number, text in enumerate(strings):
-            ids = pipeline.frame(text)
+            ids = pipeline.encoder.frame(text)
             if len(ids) > self.max_length:
                 ids = np.append(ids[: self.max_length - 1], pipeline.tokenizer.sep)
             hidden_row, hidden = mask_spans(
@@ -84,7 +84,9 @@ class MaskedWords:
         if not any(map(len, labels)):
             raise DataError("no word to hide", where=self.title, got=f"{len(rows)} texts, all empty")
         group = np.repeat(np.arange(len(rows)), [len(hidden) for hidden in places])
-        return Filled(np.concatenate(labels), pipeline.masked_ids(rows, places, images), group)
+        return Filled(
+            np.concatenate(labels), pipeline.mask_filler.best(rows, places, images, context.batch_size), group
+        )
 
     def score(self, filled: dict[str, Filled]) -> list[dict]:
         """Share of hidden pieces named exactly; chance is always saying the piece hidden most often."""

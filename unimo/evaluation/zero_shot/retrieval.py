@@ -112,7 +112,8 @@ class Retrieval:
             # Both directions often want the same pair, and so do equal captions: each is fused once.
             codes = {way: pair_codes(way, rows[way], best[way], len(at.strings)) for way in DIRECTIONS}
             wanted = np.unique(np.concatenate([some.ravel() for some in codes.values()]))
-            scores = context.pipeline.match(at.images, at.texts, np.stack(np.divmod(wanted, len(at.strings)), axis=1))
+            pairs = np.stack(np.divmod(wanted, len(at.strings)), axis=1)
+            scores = context.pipeline.match(at.images, at.texts, pairs, batch_size=context.batch_size)
             passes = len(wanted)
             for way in DIRECTIONS:
                 fused = scores[np.searchsorted(wanted, codes[way])]

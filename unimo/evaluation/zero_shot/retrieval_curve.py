@@ -28,7 +28,6 @@ from unimo.evaluation.zero_shot.retrieval import (
     pair_codes,
     second_stage,
 )
-from unimo.inference import Pipeline
 from unimo.metrics.intervals import Score
 from unimo.metrics.retrieval import recall_at_k
 
@@ -132,7 +131,7 @@ def curve(
         chosen[s] = np.unique(np.concatenate(pairs))
         choosing[s] = time.perf_counter() - began
     timed = {s: codes for s, codes in chosen.items() if len(codes) <= _TIMED * n * strings}
-    fused, seconds, worst = _fuse(context.pipeline, at, timed, say)
+    fused, seconds, worst = _fuse(context, at, timed, say)
     points = []
     if 0 in shortlists:
         points.append(Point(0, 0, 0.0, _recalls(task, at, at.cosine, at.cosine.T)))
@@ -146,7 +145,7 @@ def curve(
 
 
 def _fuse(
-    pipeline: Pipeline, at: Gallery, timed: dict[int, np.ndarray], say: Callable[[str], None]
+    context: EvalContext, at: Gallery, timed: dict[int, np.ndarray], say: Callable[[str], None]
 ) -> tuple[np.ndarray, dict[int | None, float], dict[int, float]]:
     """All fused scores (N, U); the seconds of them (None) and of each second stage; how far those scores differ."""
     n, strings = at.cosine.shape
@@ -155,7 +154,8 @@ def _fuse(
     worst = dict.fromkeys(timed, 0.0)
 
     def match(codes: np.ndarray) -> np.ndarray:
-        return pipeline.match(at.images, at.texts, np.stack(np.divmod(codes, strings), axis=1))
+        pairs = np.stack(np.divmod(codes, strings), axis=1)
+        return context.pipeline.match(at.images, at.texts, pairs, batch_size=context.batch_size)
 
     fewest = min((len(codes) for codes in timed.values()), default=n * strings)
     blocks = max(1, min(_BLOCKS, n, fewest // _PAIRS_OF_A_TURN))
