@@ -11,7 +11,7 @@ encoding.py         raw inputs through their towers
 matching.py         image-text matching after fusion
 generation.py       captions and other texts
 mask_filling.py     tokens at a [MASK]
-classification.py   the head of a fine-tuned model; prompts.py: templates for class names
+classification.py   the head of a fine-tuned model; templates of zero-shot classification
 model.py            the object made of these parts
 """
 
