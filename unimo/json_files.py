@@ -24,21 +24,13 @@ def load_json(
     if not path.is_file():  # a pipe or a device would block or never end
         raise error("no such file", where=path, expected="a JSON file")
     try:
-        with path.open("rb") as file:
-            pieces, left = [], max_bytes + 1  # a limit is no reason to ask for that much memory
-            while left > 0 and (piece := file.read(min(left, 1 << 20))):
-                pieces.append(piece)
-                left -= len(piece)
-            data = b"".join(pieces)
+        with path.open("rb") as file:  # a limit is no reason to ask for that much memory
+            data = file.read(min(max_bytes, path.stat().st_size) + 1)
     except OSError as fault:
         raise error("cannot read file", where=path, got=fault.strerror) from fault
     if len(data) > max_bytes:
-        raise error(
-            "JSON file too large",
-            where=path,
-            got=f"more than {max_bytes} bytes",
-            expected=f"at most {max_bytes}",
-        )
+        got, expected = f"more than {max_bytes} bytes", f"at most {max_bytes}"
+        raise error("JSON file too large", where=path, got=got, expected=expected)
     return parse_json(data, where=path, max_depth=max_depth, error=error)
 
 
@@ -56,44 +48,45 @@ def parse_json(data: bytes | str, *, where: object, max_depth: int = 64, error: 
 
 
 def check_json(value: Any, *, where: object = None, max_depth: int = 64, error: type[UnimoError] = DataError) -> None:
-    """Refuses what would not come back from JSON exactly as it is: NaN, tuples, keys that are not text,
-    objects."""
-    # A place, (place of the container, key), becomes text only in a message: long keys would cost squares.
-    todo: list[tuple[tuple[Any, object] | None, Any, int]] = [(None, value, 1)]
-    while todo:
-        place, item, level = todo.pop()
-        fault: tuple[object, str] | None = None
-        if isinstance(item, (dict, list)) and level > max_depth:
-            fault = ("deeper nesting", f"at most {max_depth} levels")
-        elif isinstance(item, dict):
-            if any(not isinstance(name, str) for name in item):
-                fault = ("a key that is not text", "keys that are text")
-            else:
-                todo += [((place, name), child, level + 1) for name, child in item.items()]
-                todo += [((place, "(a key)"), name, level + 1) for name in item]
-        elif isinstance(item, list):
-            todo += [((place, i), child, level + 1) for i, child in enumerate(item)]
-        elif isinstance(item, str):
-            if not item.isascii() and any("\ud800" <= c <= "\udfff" for c in item):
-                fault = ("text with a lone surrogate", "valid Unicode")
-        elif isinstance(item, float):
-            if not math.isfinite(item):
-                fault = (item, "a finite number")
-        elif item is not None and not isinstance(item, (bool, int)):
-            fault = (type(item).__name__, "null, true, false, a number, text, a list or a dictionary")
-        if fault:
-            keys: list[str] = []
-            while place is not None:
-                place, key = place
-                keys.insert(0, str(key))
-            located = ": ".join(str(part) for part in (where, ".".join(keys)) if part)
-            what = "a value JSON cannot hold exactly"
-            raise error(what, where=located or None, got=fault[0], expected=fault[1])
+    """Refuses what would not come back from JSON exactly as it is: NaN, tuples, keys that are not text, objects."""
+    found = _fault(value, max_depth)
+    if found is not None:
+        keys, got, expected = found
+        located = ": ".join(str(part) for part in (where, ".".join(map(str, keys))) if part)
+        raise error("a value JSON cannot hold exactly", where=located or None, got=got, expected=expected)
+
+
+Fault = tuple[list[Any], object, str]  # keys that lead to it, got, expected
+
+
+def _fault(value: Any, depth: int) -> Fault | None:
+    """The first value inside that JSON cannot hold."""
+    children: list[tuple[Any, Any]] = []
+    if isinstance(value, dict):
+        if not all(isinstance(name, str) for name in value):
+            return [], "a key that is not text", "keys that are text"
+        children = [("(a key)", name) for name in value] + list(value.items())
+    elif isinstance(value, list):
+        children = list(enumerate(value))
+    elif isinstance(value, str):
+        broken = not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value)
+        return ([], "text with a lone surrogate", "valid Unicode") if broken else None
+    elif isinstance(value, float):
+        return None if math.isfinite(value) else ([], value, "a finite number")
+    elif value is not None and not isinstance(value, (bool, int)):
+        return [], type(value).__name__, "null, true, false, a number, text, a list or a dictionary"
+    if depth == 0 and isinstance(value, (dict, list)):
+        return [], "deeper nesting", "less nesting"
+    for key, child in children:
+        found = _fault(child, depth - 1)
+        if found is not None:
+            found[0].insert(0, key)
+            return found
+    return None
 
 
 def json_bytes(value: Any, *, where: object = None) -> bytes:
-    """Indented JSON in UTF-8; floats are written by `repr`, so that every bit comes back. DataError as
-    `check_json`."""
+    """Indented JSON in UTF-8; floats are written by `repr`, so that every bit comes back. DataError as `check_json`."""
     check_json(value, where=where)
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 

@@ -27,7 +27,7 @@ from unimo.synthetic.dataset import write_world
 from unimo.train import loop as T
 from unimo.train.run_folder import read_log
 
-FAST = ("steps=2", "tensorboard=false", "batch_size=4", "precision=fp32")
+FAST = ("steps=2", "log=none", "batch_size=4", "precision=fp32")
 GROUPS = {
     f"{kind}, {modality}" for kind in ("understanding", "generation") for modality in ("single-modal", "cross-modal")
 }
@@ -188,7 +188,7 @@ def test_time_ends_and_what_was_not_begun_is_named(start, tmp_path, monkeypatch)
 def test_both_partners_have_the_same_steps_and_the_same_whole_schedule(start, tmp_path, monkeypatch):
     """Whatever the time allows and whatever the dev scores are: every rate of one is a rate of the other."""
     monkeypatch.setattr(Q, "steps_within", lambda run, minutes: 7)
-    plan = Plan((texts(tmp_path, name="one", set=("batch_size=4", "precision=fp32", "tensorboard=false")),))
+    plan = Plan((texts(tmp_path, name="one", set=("batch_size=4", "precision=fp32", "log=none")),))
     Q.run_suite(start, plan, tmp_path / "out", minutes=1e6, random=True, say=quiet)
     rates = {}
     for name in ("one", "one-random"):

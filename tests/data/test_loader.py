@@ -281,7 +281,7 @@ def test_a_run_that_waits_for_a_batch_saves_itself_when_asked_to_stop(world, tmp
         patched.setattr("unimo.train.loop.batches", stuck)
         with pytest.raises(Restart) as caught:
             loop.train(run, tmp_path / "run", say=lambda line: None)
-    assert caught.value.exit_code == 75 and "step 1" in caught.value.got
+    assert caught.value.exit_code == 75 and "after step 1" in caught.value.what
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000002"]
 
 

@@ -32,7 +32,7 @@ def start(tmp_path_factory) -> str:
     return write_start(tmp_path_factory.mktemp("start") / "run")
 
 
-FAST = ("--steps", "6", "--set", "precision=fp32", "--set", "batch_size=8", "--set", "tensorboard=false")
+FAST = ("--steps", "6", "--set", "precision=fp32", "--set", "batch_size=8", "--set", "log=none")
 
 
 def command(*arguments: object) -> str:

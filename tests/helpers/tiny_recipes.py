@@ -57,7 +57,7 @@ class TinyRecipes:
             model=replace(run.model, size="tiny", **{**sizes, "image_size": 32, "width": 16}),
             data=Data(**paths, **prepared, pair_views=run.data.pair_views, image_views=run.data.image_views),
             batch=replace(run.batch, pairs=4, images=2, text_tokens=64, caption_length=24, passage_length=32),
-            steps=2, minutes=None, workers=0, precision="fp32", tensorboard=False,
+            steps=2, minutes=None, workers=0, precision="fp32", log="none",
         )  # fmt: skip
 
     def _tuning(self, run: Finetuning, member: str) -> Finetuning:
@@ -75,6 +75,6 @@ class TinyRecipes:
             model=model,
             data=TaskData(**paths, images=images, columns=(columns,) if columns else (), views=run.data.views),
             write=replace(run.write, dialogue=False, max_length=min(run.write.max_length, 8), min_length=0),
-            batch_size=4, steps=2, minutes=None, workers=0, precision="fp32", tensorboard=False,
+            batch_size=4, steps=2, minutes=None, workers=0, precision="fp32", log="none",
         )  # fmt: skip
         return replace(small, read=replace(small.read, hidden=min(small.read.hidden, 8)))

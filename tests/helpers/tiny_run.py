@@ -60,7 +60,7 @@ def tiny(world: Path, *assignments: str) -> Run:
         workers=0,
         precision="fp32",
         ema_decay=0.9,
-        tensorboard=False,
+        log="none",
     )
     last = {assignment.partition("=")[0]: assignment for assignment in assignments}  # a later one replaces an earlier
     return override(run, last.values())

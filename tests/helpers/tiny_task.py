@@ -38,7 +38,7 @@ def write_start(folder: Path, member: str = "unimo-2", **changes) -> str:
 def tiny_run(start: str, kind: str, data: TaskData, *assignments: str, **settings) -> Finetuning:
     """Quick, without dropout or TensorBoard; everything else as it comes."""
     run = Finetuning(
-        task=kind, kind=kind, data=data, batch_size=8, steps=60, epochs=None, precision="fp32", tensorboard=False,
+        task=kind, kind=kind, data=data, batch_size=8, steps=60, epochs=None, precision="fp32", log="none",
         optimizer=OptimizerSettings(lr=3e-3, warmup=0.1, weight_decay=0.0), **settings,
     )  # fmt: skip
     return override(prepared(run, start), assignments)

@@ -11,7 +11,7 @@ from unimo.finetune.settings import TaskData
 from unimo.model.build import ModelSettings, build
 from unimo.model.task_heads import HeadSettings
 from unimo.train import loop as T
-from unimo.train.optimizer import OptimizerSettings, layer_shares, make_optimizer
+from unimo.train.optimizer import OptimizerSettings, lr_scales, make_optimizer
 
 DEEP = {**SIZES, "depth": 3, "image_depth": 2, "text_depth": 2, "grounded_depth": 2}
 
@@ -43,20 +43,20 @@ def model_of(member: str):
         ),
     ],
 )  # fmt: skip
-def test_shares_are_powers_of_the_layers_above(member, expected):
-    shares = layer_shares(model_of(member), 0.5)
-    assert {name: shares[name] for name in expected} == {name: 0.5**above for name, above in expected.items()}
-    assert set(layer_shares(model_of(member), 1.0).values()) == {1.0}
+def test_scales_are_powers_of_the_layers_above(member, expected):
+    scales = lr_scales(model_of(member), 0.5)
+    assert {name: scales[name] for name in expected} == {name: 0.5**above for name, above in expected.items()}
+    assert set(lr_scales(model_of(member), 1.0).values()) == {1.0}
 
 
 @pytest.mark.parametrize("layers", ["adamw", "muon"])
-def test_every_parameter_is_in_one_group_with_its_own_share(layers):
+def test_every_parameter_is_in_one_group_with_its_own_scale(layers):
     model = model_of("unimo-2")
-    shares = layer_shares(model, 0.8)
+    scales = lr_scales(model, 0.8)
     optimizer = make_optimizer(model, OptimizerSettings(layer_decay=0.8, matrix_optimizer=layers))
-    told = {id(p): group["share"] for group in optimizer.param_groups for p in group["params"]}
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(told) == len(shares)
-    assert all(told[id(p)] == shares[name] for name, p in model.named_parameters())
+    told = {id(p): group["scale"] for group in optimizer.param_groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(told) == len(scales)
+    assert all(told[id(p)] == scales[name] for name, p in model.named_parameters())
 
 
 def test_deep_layers_move_less_in_a_run(tmp_path, monkeypatch):
@@ -69,7 +69,7 @@ def test_deep_layers_move_less_in_a_run(tmp_path, monkeypatch):
         step = optimizer.step
 
         def told():
-            rates.append({group["share"]: group["lr"] for group in optimizer.param_groups})
+            rates.append({group["scale"]: group["lr"] for group in optimizer.param_groups})
             step()
 
         optimizer.step = told
@@ -84,4 +84,4 @@ def test_deep_layers_move_less_in_a_run(tmp_path, monkeypatch):
     T.train(Task(run), tmp_path / "run", say=quiet)
     assert len(rates) == 3 and len(rates[0]) > 2
     for told in rates:
-        assert all(rate == pytest.approx(told[1.0] * share) for share, rate in told.items())
+        assert all(rate == pytest.approx(told[1.0] * scale) for scale, rate in told.items())

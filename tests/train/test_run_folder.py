@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from unimo.config import override, setting
 from unimo.errors import DataError, ResourceError, UsageError
 from unimo.json_files import load_json
 from unimo.train import run_folder
-from unimo.train.run_folder import JsonlLog, RunFolder, StopFlag, ignore_stop_signals, read_log
+from unimo.train.run_folder import JsonlLog, RunFolder, StopFlag, read_log
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ def test_the_parent_keeps_its_lock_when_a_worker_ends(tmp_path):
 def test_records_come_back_in_order_with_every_bit(tmp_path):
     draw = random.Random(0)
     losses = [draw.random() for _ in range(500)]
-    with JsonlLog(tmp_path / "log.jsonl") as log:
+    with closing(JsonlLog(tmp_path / "log.jsonl")) as log:
         for step, loss in enumerate(losses):
             log.write(step=step, loss=loss, note="▁\n\u2028")
     found = list(read_log(tmp_path / "log.jsonl"))
@@ -230,7 +231,7 @@ def test_records_come_back_in_order_with_every_bit(tmp_path):
 
 
 def test_losses_that_are_not_finite_stay_valid_json(tmp_path):
-    with JsonlLog(tmp_path / "log.jsonl") as log:
+    with closing(JsonlLog(tmp_path / "log.jsonl")) as log:
         log.write(step=1, losses={"mlm": math.nan, "itm": [math.inf, -math.inf]})
     assert list(read_log(tmp_path / "log.jsonl")) == [{"step": 1, "losses": {"mlm": "nan", "itm": ["inf", "-inf"]}}]
 
@@ -245,7 +246,7 @@ def test_a_line_is_readable_before_the_log_is_closed(tmp_path):
 
 def test_a_log_cut_at_any_byte_resumes_with_each_step_once(tmp_path):
     path = tmp_path / "log.jsonl"
-    with JsonlLog(path) as log:
+    with closing(JsonlLog(path)) as log:
         log.write(event="start")
         for step in range(1, 7):
             log.write(step=step, loss=step / 3)
@@ -254,7 +255,7 @@ def test_a_log_cut_at_any_byte_resumes_with_each_step_once(tmp_path):
         path.write_bytes(whole[:cut])
         steps = [record["step"] for record in read_log(path) if "step" in record]
         resume_from = max([0, *steps]) // 2 * 2  # a checkpoint every second step, saved after its line was written
-        with JsonlLog(path) as log:
+        with closing(JsonlLog(path)) as log:
             log.truncate_after(resume_from)
             log.write(event="resume")
             for step in range(resume_from + 1, 9):
@@ -337,14 +338,6 @@ def test_a_signal_never_cuts_a_step(steps):
 def test_forked_workers_do_not_swallow_signals():
     with StopFlag() as stop:
         assert in_child(lambda: os.kill(os.getpid(), signal.SIGTERM)) == -signal.SIGTERM
-
-        def worker():
-            ignore_stop_signals()
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGUSR1)
-            return 7
-
-        assert in_child(worker) == 7
         assert not stop
 
 

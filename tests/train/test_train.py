@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import tarfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import count
 from types import SimpleNamespace
 
@@ -161,7 +161,7 @@ def test_a_signal_finishes_the_step_saves_and_asks_for_a_restart(world, tmp_path
     stop_in(monkeypatch, 2, number=number)
     with pytest.raises(Restart) as caught:
         T.train(tiny(world), tmp_path / "run", say=quiet)
-    assert caught.value.exit_code == 75 and "step 2" in caught.value.got
+    assert caught.value.exit_code == 75 and "after step 2" in caught.value.what
     assert checkpoint.latest(tmp_path / "run/checkpoints").name == "step-00000003"
     assert [record["step"] for record in log_of(tmp_path / "run")] == [0, 1, 2]
     assert signal.getsignal(number) is not None and run_folder.RunFolder(tmp_path / "run").close() is None  # let go
@@ -267,12 +267,12 @@ def test_a_checkpoint_holds_every_tensor_a_step_changes(world, tmp_path, layers)
     loose = [f"{n}.{k}" for n, m in model.named_modules() for k, v in vars(m).items() if torch.is_tensor(v)]
     assert not loose, "a tensor that is neither a parameter nor a buffer is not saved"
 
-    state = {"step": 7, "elapsed": 1.25, "skipped": 3, "skipped_in_a_row": 1}
-    path = checkpoint.save(tmp_path, 7, T.tensors(model, optimizer, ema), state)
+    state = T.State(step=7, elapsed=1.25, skipped=3, skipped_in_a_row=1)
+    path = checkpoint.save(tmp_path, 7, T.tensors(model, optimizer, ema), asdict(state))
     fresh = build(run.model)
     fresh_optimizer = make_optimizer(fresh, run.optimizer)
     fresh_averaged = {name: torch.zeros_like(p) for name, p in fresh.named_parameters()}
-    assert T.restore(path, fresh, fresh_optimizer, fresh_averaged) == state
+    assert T.restore(path, fresh, fresh_optimizer, fresh_averaged) == (state, asdict(state))
     assert everything(fresh, fresh_optimizer, fresh_averaged) == everything(model, optimizer, ema)
 
 

@@ -25,7 +25,7 @@ SMALL += [
     "minutes=none",
     "save_steps=2",
     "precision=fp32",
-    "tensorboard=false",
+    "log=none",
 ]
 SMALL += ["batch.caption_length=24", "batch.passage_length=32", "objectives.rewriting.pairs=3"]
 # Everything at once from the first step: a few steps have no time for turns.

@@ -235,7 +235,7 @@ def _of_length(run: Finetuning, job: Job, minutes: float, out: Path) -> tuple[Fi
 def steps_within(run: Finetuning, minutes: float) -> int:
     """How many steps of a run fit into so many minutes, by the median of a few; a tenth is left to the dev split."""
     data = replace(run.data, dev=(), test=())
-    few = replace(run, data=data, steps=TIMED, minutes=None, epochs=None, tensorboard=False)
+    few = replace(run, data=data, steps=TIMED, minutes=None, epochs=None, log="none")
     with tempfile.TemporaryDirectory() as folder:
         train(Task(few), Path(folder) / "run", say=lambda _: None)
         seconds = [0.0, *(record["seconds"] for record in read_log(Path(folder) / "run/log.jsonl"))]

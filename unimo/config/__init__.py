@@ -2,13 +2,12 @@
 
     @dataclass(frozen=True)
     class Train:
-        steps: int = setting(1000, "Optimizer steps of the whole run.", at_least=1)
-        rate: float = setting(1e-4, "Peak learning rate.", above=0)
+        steps: int = setting(1000, "optimizer steps of the whole run", at_least=1)
+        lr: float = setting(1e-4, "peak learning rate", above=0)
 
-They can be overridden by `key=value` texts, read from and written to JSON, compared and described. A misspelt
-key, a value of the wrong type or out of its bounds, and values that contradict each other are refused with the
-nearest name or what is expected, before any work starts (`unimo.config.values`, which also says what types a field
-may have, and `unimo.config.checks`).
+They are overridden by `key=value` texts, read from and written to JSON, compared and described. A misspelt key, a value
+of the wrong type or out of its bounds, and values that contradict each other are refused with the nearest name or what
+is expected, before any work starts (`unimo.config.values`, `unimo.config.checks`).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from unimo.config.checks import Bounds, Contradiction, check_settings
-from unimo.config.values import build, fit_group, group_type, hints_of, optional, parse, unknown, wrong
+from unimo.config.values import fit_group, group_type, hints_of, keys_of, optional, read, unknown, wrong
 from unimo.errors import UnimoError, UsageError
 from unimo.json_files import check_json
 
@@ -47,7 +46,7 @@ def setting(default: Any, sentence: str, **bounds: Any) -> Any:
     """A dataclass field with its default, the sentence that explains it to a user, and what it may be.
 
     bounds: at_least, above, at_most, below for numbers (each one, in a list); filled=True for texts that cannot be
-    empty. They are checked by `unimo.config.checks.check_settings`.
+    empty.
     """
     declared = {"help": sentence, "bounds": Bounds(**bounds)}
     if isinstance(default, list):
@@ -68,26 +67,42 @@ def override(settings: S, assignments: Iterable[str]) -> S:
         if not equals or not key:
             raise UsageError("a setting must read key=value", got=assignment, expected="key=value")
         if texts.setdefault(key, text) != text:
-            raise UsageError(
-                "a setting is given two values",
-                where=key,
-                got=f"{texts[key]} and {text}",
-                expected="one value",
-                do="remove one of them",
-            )
-    changed = _apply(settings, {key: (key, text) for key, text in texts.items()}, root=settings)
-    check_settings(changed)
-    return changed
+            got = f"{texts[key]} and {text}"
+            raise UsageError("a setting is given two values", where=key, got=got, expected="one value")
+    values = to_dict(settings)
+    for key, text in texts.items():
+        _put(values, type(settings), key, text)
+        if any(other.startswith(f"{key}.") for other in texts):
+            raise UsageError("a group of settings is emptied and set", where=key, expected="one of both")
+    return from_dict(type(settings), values)
+
+
+def _put(values: dict[str, Any], cls: Any, key: str, text: str) -> None:
+    """Puts what a text means at a dotted key of the nested dictionaries of a class."""
+    known, (*groups, name) = keys_of(cls), key.split(".")
+    for group in groups:
+        cls = group_type(hints_of(cls).get(group))
+        if cls is None:
+            raise unknown(key, known)
+        values[group] = values.get(group) or {}  # an absent group begins with its defaults
+        values = values[group]
+    hint = hints_of(cls).get(name)
+    if hint is None:
+        raise unknown(key, known)
+    inner = group_type(hint)
+    if inner is not None and not (optional(hint) and text.lower() == "none"):
+        raise wrong(key, text, hint, do=f"set one of {', '.join(f'{key}.{k}' for k in hints_of(inner))}")
+    values[name] = read(text, hint, key)
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
     """Nested plain dictionaries and lists, ready for JSON."""
-    return {name: _plain(getattr(settings, name)) for name in hints_of(type(settings))}
+    return {name: _plain(value) for name, value in _items(settings)}
 
 
 def from_dict(cls: type[S], values: Mapping[str, Any], *, where: str = "", error: type[UnimoError] = UsageError) -> S:
     """The settings that `to_dict` described, which may come from anyone. Absent keys keep their defaults; unknown keys
-    and what `check_settings` refuses is refused.
+    and what `check_settings` refuses are refused.
 
     where: stands in front of keys in messages. error: what is raised, such as WeightsError for a saved model's.
     """
@@ -102,12 +117,11 @@ def from_dict(cls: type[S], values: Mapping[str, Any], *, where: str = "", error
 
 
 def flatten(settings: Any) -> dict[str, Any]:
-    """Dotted key -> value, in the order of the fields. Takes settings or the nested dictionaries of
-    `to_dict`."""
+    """Dotted key -> value, in the order of the fields. Takes settings or the dictionaries of `to_dict`."""
     flat: dict[str, Any] = {}
     for name, value in _items(settings):
         if _is_group(value):
-            flat.update({f"{name}.{key}": leaf for key, leaf in flatten(value).items()})
+            flat |= {f"{name}.{key}": leaf for key, leaf in flatten(value).items()}
         else:
             flat[name] = value
     return flat
@@ -122,10 +136,15 @@ def diff(a: Any, b: Any) -> list[tuple[str, Any, Any]]:
 
 
 def describe(settings: Any) -> list[str]:
-    """One line per setting, "key = value  # sentence"; what stands before the # can be given back to
-    `override`."""
-    flat, sentences = flatten(settings), _sentences(settings)
-    return [f"{key} = {_text(value)}  # {sentences[key]}" for key, value in flat.items()]
+    """One line per setting, "key = value  # sentence"; what stands before the # can be given back to `override`."""
+    lines: list[str] = []
+    sentences = {field.name: field.metadata.get("help") for field in dataclasses.fields(settings)}
+    for name, value in _items(settings):
+        if _is_group(value):
+            lines += [f"{name}.{line}" for line in describe(value)]
+        else:
+            lines.append(f"{name} = {_text(value)}  # {sentences[name]}")
+    return lines
 
 
 def fingerprint(settings: Any) -> str:
@@ -135,54 +154,16 @@ def fingerprint(settings: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _apply(settings: Any, changes: dict[str, tuple[str, str]], *, root: Any) -> Any:
-    """changes: key relative to `settings` -> (full key for messages, text)."""
-    hints = hints_of(type(settings))
-    values: dict[str, Any] = {}
-    groups: dict[str, dict[str, tuple[str, str]]] = {}
-    for key, (full, text) in changes.items():
-        name, _, rest = key.partition(".")
-        group = group_type(hints[name]) if name in hints else None
-        if name not in hints or (rest and group is None):
-            raise unknown(full, flatten(root))
-        if rest:
-            groups.setdefault(name, {})[rest] = (full, text)
-        elif group is None:
-            values[name] = parse(text, hints[name], full)
-        elif optional(hints[name]) and text.lower() == "none":
-            values[name] = None
-        else:
-            raise wrong(full, text, hints[name], do=f"set one of {', '.join(f'{full}.{k}' for k in hints_of(group))}")
-    for name, inner in groups.items():
-        if name in values:
-            raise UsageError("a group of settings is emptied and set", where=name, expected="one of both")
-        group = group_type(hints[name])
-        current = getattr(settings, name)
-        values[name] = _apply(build(group, {}, name) if current is None else current, inner, root=root)
-    kept = {name: getattr(settings, name) for name in hints if name not in values}
-    return build(type(settings), kept | values, "")
-
-
-def _sentences(settings: Any) -> dict[str, str]:
-    sentences: dict[str, str] = {}
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if _is_group(value):
-            sentences.update({f"{field.name}.{key}": text for key, text in _sentences(value).items()})
-        else:
-            sentences[field.name] = field.metadata["help"]
-    return sentences
-
-
 def _items(settings: Any) -> Iterable[tuple[str, Any]]:
     if isinstance(settings, Mapping):
         return settings.items()
-    return [(name, getattr(settings, name)) for name in hints_of(type(settings))]
+    cls: Any = type(settings)
+    return [(name, getattr(settings, name)) for name in hints_of(cls)]
 
 
 def _plain(value: Any) -> Any:
     if _is_group(value):
-        return {name: _plain(item) for name, item in _items(value)}
+        return to_dict(value)
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 

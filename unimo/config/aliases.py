@@ -6,7 +6,7 @@ Nothing is accepted under another name; a hint says where to find it. Names are 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TypeVar
 
 from unimo.errors import nearest
@@ -64,6 +64,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("validation_file", "val", "valid", "validation", "eval_file", "dev_file"), ("data.dev",)),
     **dict.fromkeys(("test_file",), ("data.test",)),
     **dict.fromkeys(("model_name_or_path", "pretrained", "init_checkpoint", "weights", "start"), ("init_from",)),
+    **dict.fromkeys(("report_to", "tensorboard", "wandb", "trackio", "logger", "log_with", "tracker"), ("log",)),
     **dict.fromkeys(("metric", "metric_for_best_model"), ("metrics",)),
 }
 
@@ -85,7 +86,17 @@ ELSEWHERE: dict[str, str] = {
         ("gradient_accumulation_steps", "accumulate_grad_batches", "grad_accum"),
         "no setting: a step is one batch; activation_checkpointing=true or more processes make room for a larger one",
     ),
-    **dict.fromkeys(("report_to", "wandb", "logger", "log_with"), "tensorboard=true; every step is in log.jsonl"),
+}
+
+# Options of other tools, and our own of earlier releases.
+OPTIONS: dict[str, str] = {
+    **dict.fromkeys(("ledger", "bad", "errors"), "--bad-samples FILE"),
+    **dict.fromkeys(("output_dir", "output", "out_dir", "save_dir", "o"), "--out FOLDER"),
+    **dict.fromkeys(("model_name_or_path", "pretrained", "checkpoint", "weights", "start"), "--init-from MODEL"),
+    **dict.fromkeys(("beams", "beam_size"), "--num-beams N"),
+    **dict.fromkeys(("k", "topk", "num_results"), "--top-k N"),
+    **dict.fromkeys(("config", "overrides", "o"), "--set KEY=VALUE; the recipe's name or a settings.json comes first"),
+    **dict.fromkeys(("train_data", "train_file", "data", "dataset"), "--pairs, --images, --texts or --train PATH"),
 }
 
 MODEL = "no task, a model: `unimo init-from-pretrained OUT {option}`, then `unimo finetune TASK --init-from OUT`"
@@ -127,11 +138,9 @@ def keys_meant(key: str, known: Iterable[str]) -> list[str]:
     """The known keys that a key which does not exist most likely means; [] where nothing is like it."""
     known = list(known)
     group, _, last = key.rpartition(".")
-    theirs = _lookup(SETTINGS, last) or _lookup(SETTINGS, key.replace(".", "_"))
-    ways: list[Callable[[str], str]] = [str, lambda ours: ours.partition(".")[2]]  # the second: in a group alone
-    for inside in ways:
-        found = [one for ours in theirs or () for one in known if inside(ours) and _ends(one, inside(ours))]
-        if found:
+    theirs = _lookup(SETTINGS, last) or _lookup(SETTINGS, key.replace(".", "_")) or ()
+    for names in (theirs, [ours.partition(".")[2] for ours in theirs]):  # the second: where a group stands alone
+        if found := [one for ours in names for one in known if ours and f".{one}".endswith(f".{ours}")]:
             return found
     by_last: dict[str, list[str]] = {}
     for one in known:
@@ -153,6 +162,15 @@ def elsewhere(key: str) -> str | None:
     return _lookup(ELSEWHERE, key.rpartition(".")[2])
 
 
+def option_hint(option: str) -> str | None:
+    """What to write instead of an option of the command line that there is not."""
+    name = option.lstrip("-")
+    if found := _lookup(OPTIONS, name):
+        return found
+    keys = _lookup(SETTINGS, name) or ()
+    return _lookup(ELSEWHERE, name) or " or ".join(f"--set {key}=..." for key in keys) or None
+
+
 def task_hint(name: str, tasks: Iterable[str]) -> str | None:
     """What to do about a task that there is not."""
     tasks = list(tasks)
@@ -165,7 +183,3 @@ def task_hint(name: str, tasks: Iterable[str]) -> str | None:
 
 def _lookup(table: dict[str, T], name: str) -> T | None:
     return next((value for theirs, value in table.items() if plain(theirs) == plain(name)), None)
-
-
-def _ends(key: str, ours: str) -> bool:
-    return key == ours or key.endswith(f".{ours}")

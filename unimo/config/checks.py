@@ -65,30 +65,22 @@ def check_settings(settings: Any, where: str = "", *, cls: Any = None) -> None:
     """
     if not dataclasses.is_dataclass(settings) or not isinstance(settings, cls or object):
         raise wrong(where or getattr(cls, "__name__", "settings"), settings, cls or type(settings))
-    hints = hints_of(type(settings))
+    its: Any = type(settings)
+    hints = hints_of(its)
     for field in dataclasses.fields(settings):
         key, value, hint = joined(where, field.name), getattr(settings, field.name), hints[field.name]
         group = group_type(hint)
         if group is None:
-            _check_value(key, value, hint, field.metadata)
+            fit(value, hint, key)
+            _check_bounds(value, field.metadata["bounds"], key, field.metadata["help"])
         elif value is not None or not optional(hint):
             check_settings(value, key, cls=group)
     for found in getattr(settings, "contradictions", tuple)():
         raise found.error(where)
 
 
-def _check_value(key: str, value: Any, hint: Any, declared: Any) -> None:
-    fit(value, hint, key)
-    bounds = declared.get("bounds", Bounds())
+def _check_bounds(value: Any, bounds: Bounds, key: str, sentence: str) -> None:
     for item in value if isinstance(value, (tuple, list)) else [value]:
         if item is not None and not bounds.admit(item):
-            raise UsageError(
-                "a setting is out of range",
-                where=key,
-                got=item if item != "" else "an empty text",
-                expected=bounds,
-                do=f"what it means: {declared['help']}",
-            )
-
-
-__all__ = ["Bounds", "Contradiction", "check_settings"]
+            got, do = item if item != "" else "an empty text", f"what it means: {sentence}"
+            raise UsageError("a setting is out of range", where=key, got=got, expected=bounds, do=do)

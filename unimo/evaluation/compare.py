@@ -15,7 +15,7 @@ from unimo.errors import DataError, UsageError, nearest
 from unimo.json_files import load_json
 from unimo.metrics.verdict import is_smaller_better, verdict
 
-IGNORED = ("seed", "data.index_dir", "save_minutes", "keep", "tensorboard", "workers")
+IGNORED = ("seed", "data.index_dir", "save_minutes", "keep", "log", "workers")
 REPORT, SETTINGS, SUITE, SWEEP = "evaluation.json", "settings.json", "benchmark.json", "summary.json"
 Row = Mapping[str, Any]
 

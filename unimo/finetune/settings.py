@@ -178,7 +178,7 @@ class Finetuning(LoopSettings):
             )
 
 
-MAY_CHANGE = ("workers", "save_*", "keep", "minutes", "tensorboard", "data.cache_gb", "data.index_dir", "data.test")
+MAY_CHANGE = ("workers", "save_*", "keep", "minutes", "log", "data.cache_gb", "data.index_dir", "data.test")
 
 
 def check(run: Finetuning, world: int) -> None:

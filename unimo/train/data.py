@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -51,36 +52,37 @@ def open_regions(run: Run, corpora: dict[str, Corpus]) -> dict[str, RegionStore]
             continue
         stores[kind] = store = RegionStore.open(list(run.data.regions) or None, corpora[kind])
         for name, theirs in (("region_size", store.feature_size), ("region_classes", store.classes)):
-            if theirs and theirs != getattr(run.model, name):
-                raise UsageError(
-                    "regions of another size than the model's",
-                    where=f"model.{name}, regions of {kind}",
-                    got=theirs,
-                    expected=getattr(run.model, name),
-                    do=f"--set model.{name}={theirs}",
-                )
+            ours = getattr(run.model, name)
+            if theirs and theirs != ours:
+                what, where = "regions of another size than the model's", f"model.{name}, regions of {kind}"
+                raise UsageError(what, where=where, got=theirs, expected=ours, do=f"--set model.{name}={theirs}")
     return stores
 
 
 def open_prepared(run: Run, corpora: dict[str, Corpus], regions: dict[str, RegionStore]) -> Prepared | None:
     """Rewritings and neighbours of the pairs, where the run names any."""
-    pairs, rewrites, neighbours = corpora.get("pairs"), None, None
-    if pairs is None or (run.data.rewrites is None and run.data.neighbours is None):
+    data, pairs, rewrites, neighbours = run.data, corpora.get("pairs"), None, None
+    if pairs is None or (data.rewrites is None and data.neighbours is None):
         return None
-    if run.data.rewrites is not None:
-        try:
-            rewrites = Rewrites.open(None if run.data.rewrites == "beside" else run.data.rewrites, pairs)
-        except DataError as fault:
-            where = f"data.rewrites; {fault.where}"
-            raise DataError(fault.what, where=where, got=fault.got, expected=fault.expected, do=fault.do) from fault
-    if run.data.neighbours is not None:
-        try:
-            neighbours = Neighbours.open(run.data.neighbours, pairs, corpora.get("images"), corpora.get("texts"))
-        except DataError as fault:  # a stream that was switched off is as absent as one that was never named
-            off = [f"batch.{BUDGETS[kind]}" for kind in BUDGETS if getattr(run.data, kind) and kind not in corpora]
-            where = f"{', '.join(['data.neighbours', *off])}; {fault.where}"
-            raise DataError(fault.what, where=where, got=fault.got, expected=fault.expected, do=fault.do) from fault
+    if data.rewrites is not None:
+        with _named("data.rewrites"):
+            rewrites = Rewrites.open(None if data.rewrites == "beside" else data.rewrites, pairs)
+    if data.neighbours is not None:
+        # A stream that was switched off is as absent as one that was never named.
+        off = [f"batch.{BUDGETS[kind]}" for kind in BUDGETS if getattr(data, kind) and kind not in corpora]
+        with _named(", ".join(["data.neighbours", *off])):
+            neighbours = Neighbours.open(data.neighbours, pairs, corpora.get("images"), corpora.get("texts"))
     return Prepared(rewrites, neighbours, regions.get("images"))
+
+
+@contextmanager
+def _named(settings: str) -> Iterator[None]:
+    """Errors of a store name the settings that it comes from."""
+    try:
+        yield
+    except DataError as fault:
+        fault.where = f"{settings}; {fault.where}"
+        raise
 
 
 def vocabulary_subset(corpora: dict[str, Corpus]) -> np.ndarray:
@@ -92,11 +94,12 @@ def vocabulary_subset(corpora: dict[str, Corpus]) -> np.ndarray:
 def check_sizes(run: Run, corpora: dict[str, Corpus]) -> None:
     """An epoch of less than one step would read samples twice in a step: refused."""
     for kind in ("pairs", "images"):
-        if kind in corpora and len(corpora[kind]) < getattr(run.batch, kind):
+        size, budget = len(corpora.get(kind, ())), getattr(run.batch, kind)
+        if kind in corpora and size < budget:
             raise DataError(
                 f"fewer {kind} than one step reads",
                 where=f"batch.{kind}; {', '.join(map(str, getattr(run.data, kind)))}",
-                got=len(corpora[kind]),
-                expected=f"at least batch.{kind} = {getattr(run.batch, kind)}",
-                do=f"--set batch.{kind}={len(corpora[kind])} (or less), or add data",
+                got=size,
+                expected=f"at least batch.{kind} = {budget}",
+                do=f"--set batch.{kind}={size} (or less), or add data",
             )

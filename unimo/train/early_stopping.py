@@ -18,7 +18,7 @@ WORST = float("-inf")
 
 
 class ValidationScore(NamedTuple):
-    """The dev split scored once. score: larger is better. progress: share of the schedule that was done, 0 to 1."""
+    """One evaluation of the dev split. score: larger is better. progress: fraction of the schedule that was done."""
 
     step: int
     score: float
@@ -38,9 +38,9 @@ class ValidationScore(NamedTuple):
 class EarlyStopping:
     """Early stopping. evaluate: the model's (score, loss) on the dev split. every: steps between two scores.
 
-    patience: scores without a new best after which the run stops; 0: never. begins: share of the schedule from which
+    patience: scores without a new best after which the run stops; 0: never. begins: fraction of the schedule from which
     on scores count for patience: before, the rate is still high, and scores say little of where it ends. least:
-    steps that are made whatever the scores are. given: all marks so far, in order.
+    steps that are made whatever the scores are. given: all scores so far, in order.
     """
 
     evaluate: Callable[[Unified], tuple[float, float]]
@@ -56,27 +56,27 @@ class EarlyStopping:
         return not scored and (done or step % self.every == 0)
 
     def add(self, step: int, score: float, loss: float, progress: float) -> bool:
-        """Takes a mark; whether it is the best so far. A score or loss that is no number is the worst."""
-        mark = ValidationScore(step, score if score == score else WORST, loss if loss == loss else -WORST, progress)
-        self.given.append(mark)
-        return self.best == mark
+        """Takes a score; whether it is the best so far. A score or loss that is no number is the worst."""
+        new = ValidationScore(step, score if score == score else WORST, loss if loss == loss else -WORST, progress)
+        self.given.append(new)
+        return self.best == new
 
     @property
     def best(self) -> ValidationScore | None:
         """None before the first score."""
-        return max(self.given, key=lambda mark: mark.rank, default=None)
+        return max(self.given, key=lambda score: score.rank, default=None)
 
     @property
     def patience_is_over(self) -> bool:
         best = self.best
         if not self.patience or best is None or self.given[-1].step < self.least:
             return False
-        waited = [mark for mark in self.given if mark.step > best.step and mark.progress >= self.begins]
+        waited = [score for score in self.given if score.step > best.step and score.progress >= self.begins]
         return len(waited) >= self.patience
 
     def to_state(self) -> list[list[Any]]:
         """For a checkpoint's JSON, which knows no infinity."""
-        return [[value if abs(value) != -WORST else None for value in mark] for mark in self.given]
+        return [[value if abs(value) != -WORST else None for value in score] for score in self.given]
 
     def from_state(self, state: list[list[Any]]) -> None:
         self.given = [

@@ -34,38 +34,38 @@ class LoopSettings:
         0.0, "decay of an average of the weights (EMA), used for inference; 0 keeps none", at_least=0, at_most=0.999999
     )
     activation_checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory")
-    tensorboard: bool = setting(True, "write TensorBoard curves when the package is installed")
+    log: Literal["auto", "none", "tensorboard", "wandb", "trackio"] = setting(
+        "auto", "where curves go beside log.jsonl; auto: TensorBoard where it is installed"
+    )
 
 
 class TrainingJob(Protocol):
-    """One run. may_change: settings that a resumed run may have changed. early_stopping: when the dev split is scored,
-    or None.
+    """One run, as the loop sees it.
 
     check: refuses settings that contradict each other, before anything is opened. open: opens the data; one process
-    does it first, all others after it. From then on: fingerprints of the data, headline, steps (the length, or None
-    where minutes are), min_steps (made however soon the minutes are over), active objectives, and facts to be kept in
-    every checkpoint. build: the model as it begins. stream: its share of the batches by step number, a pure function
-    (`unimo.data.loader.Stream`, or a task's). start: puts the weights in that it starts from. train_step: one step as a
-    module, in place of the ordinary `TrainStep`.
+    does it first, all others after it. The attributes below `settings` are known from then on.
     """
 
     settings: Any
-    may_change: tuple[str, ...]
-    fingerprints: dict[str, str]
+    may_change: tuple[str, ...]  # settings that a resumed run may have changed
+    fingerprints: dict[str, str]  # of the data
     headline: str
-    steps: int | None
-    min_steps: int
+    steps: int | None  # the length, or None where `minutes` is
+    min_steps: int  # made however soon the minutes are over
     active: dict[str, Objective]
-    facts: dict[str, Any]
-    early_stopping: EarlyStopping | None
-    train_step: Callable[[Unified, dict[str, Objective]], nn.Module] | None
+    facts: dict[str, Any]  # kept in every checkpoint
+    early_stopping: EarlyStopping | None  # when the dev split is evaluated
+    train_step: Callable[[Unified, dict[str, Objective]], nn.Module] | None  # in place of the ordinary `TrainStep`
 
     def check(self, world: int) -> None: ...
 
     def open(self, out: Path, say: Say) -> None: ...
 
-    def stream(self, rank: int, world: int) -> Any: ...
+    def stream(self, rank: int, world: int) -> Any:
+        """This rank's batches by step number, a pure function (`unimo.data.loader.Stream`, or a task's)."""
 
-    def build(self) -> Unified: ...
+    def build(self) -> Unified:
+        """The model as it begins."""
 
-    def start(self, model: Unified, say: Say) -> None: ...
+    def start(self, model: Unified, say: Say) -> None:
+        """Puts the weights in that the model starts from."""

@@ -1,6 +1,6 @@
 """The training loop, top to bottom: one for one CPU, one GPU or many processes under torchrun.
 
-    settings -> data -> model -> [ batch -> losses -> update -> log -> sometimes score, save ] -> last checkpoint
+    settings -> data -> model -> [ batch -> losses -> update -> log -> sometimes evaluate, save ] -> last checkpoint
 
 What a step reads, hides and drops out is a function of (seed, step), so a checkpoint holds the weights, the
 optimizer's moments and a handful of numbers; killed anywhere and resumed, a run of fixed `steps` repeats
@@ -8,15 +8,16 @@ itself bit for bit. With `minutes` instead, the learning rate follows the clock 
 waiting to be resumed).
 
 Pre-training and fine-tuning are this one loop with other jobs (`unimo.train.job`): other data, objectives and
-heads. A job with a dev split has it scored between steps; the best weights then lie in `best`, beside `checkpoints`.
+heads. A job with a dev split is evaluated between steps; the best weights then lie in `best`, beside `checkpoints`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,42 +33,51 @@ from unimo.model.build import fill
 from unimo.model.transformer import Attention, Transformer
 from unimo.train import run_folder
 from unimo.train.early_stopping import answering, forget_later
-from unimo.train.job import LoopSettings, TrainingJob
-from unimo.train.logging import Board, Meter
-from unimo.train.optimizer import (
-    Optimizers,
-    make_optimizer,
-    moments,
-    put_back,
-    rate_of_step,
-)
+from unimo.train.job import LoopSettings, Say, TrainingJob
+from unimo.train.logging import Meter, Tracker, check_tracker
+from unimo.train.optimizer import Optimizers, make_optimizer, moments, put_back, rate_of_step
 from unimo.train.pretraining import Pretraining
 from unimo.train.settings import Run
 from unimo.train.step import TrainStep
 
+BAD_STEPS = 3  # in a row, after which a run ends
 
-def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say: Callable[[str], None] = print) -> Path:
+
+@dataclass
+class State:
+    """All that the loop carries from step to step beside tensors.
+
+    step: steps made. elapsed: seconds in the loop. skipped: steps that were not finite.
+    """
+
+    step: int = 0
+    elapsed: float = 0.0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+
+
+def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say: Say = print) -> Path:
     """Trains as `run` says, in folder `out`; returns the last checkpoint.
 
-    run: settings of a pre-training run, or another work. resume: go on with the run in `out`, which must have the same
+    run: settings of a pre-training run, or another job. resume: go on with the run in `out`, which must have the same
     settings and data. say: takes lines of progress. Raises the errors of the data, the folder and the settings;
     ResourceError when the machine gives out; NumericsError after three steps in a row that were not finite; Restart
     when asked to stop by a signal, after saving.
     """
     job: TrainingJob = Pretraining(run) if isinstance(run, Run) else run
-    settings: LoopSettings = job.settings
     out = Path(out)
     rank, world = distributed.start()
     chief = rank == 0
     say = say if chief else (lambda _: None)
     job.check(world)
+    check_tracker(job.settings.log)
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    dtype = autocast_dtype(settings.precision, device)
+    dtype = autocast_dtype(job.settings.precision, device)
     keep_freed_memory()
     torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
-    with located_faults(), contextlib.ExitStack() as stack:
+    with located_faults(), ExitStack() as stack:
         # Data: indexes are built by one process, then read by all.
         with distributed.collective_errors():
             folder = stack.enter_context(_open_folder(out, resume)) if chief else None
@@ -76,21 +86,16 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
         with distributed.collective_errors():
             if not chief:
                 job.open(out, say)
-        settings = job.settings  # what the data decided is now part of them: the labels of a task
+        settings: LoopSettings = job.settings  # what the data decided is part of them: the labels of a task
         stream = job.stream(rank, world)
 
         # Model and optimizer: as they begin, or as they were.
         torch.manual_seed(rng.number(settings.seed, "initialise"))
         model = job.build().to(device)
-        for part in model.modules():
-            if isinstance(part, Transformer):
-                part.checkpointing = settings.activation_checkpointing
+        _set_up(model, settings, device)
         if not resume:
             job.start(model, say)
-        if device.type == "cuda" and not any(getattr(part, "dropout", 0) for part in _attentions(model)):
-            model.attention_form = "flex"  # FlexAttention has no dropout
         optimizer = make_optimizer(model, settings.optimizer)
-        state: dict[str, Any] = {"step": 0, "elapsed": 0.0, "skipped": 0, "skipped_in_a_row": 0}
         with distributed.collective_errors():
             if folder is not None and resume:
                 folder.resume(settings, job.fingerprints, may_change=job.may_change)
@@ -100,31 +105,31 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
         if resume and path is None:  # stopped before anything was saved: it begins where it began
             job.start(model, say)
         ema = {name: p.detach().clone() for name, p in model.named_parameters()} if settings.ema_decay else {}
+        state, saved, stopping = State(), dict[str, Any](), job.early_stopping
         if path is not None:
-            state |= restore(path, model, optimizer, ema)
-            job.facts |= {"started": state.pop("started")} if "started" in state else {}
-            say(f"resumed from step {state['step']} ({path})")
-        if job.early_stopping is not None:
-            job.early_stopping.from_state(state.pop("marks", []))
+            state, saved = restore(path, model, optimizer, ema)
+            job.facts |= {"started": saved["started"]} if "started" in saved else {}
+            say(f"resumed from step {state.step} ({path})")
+        if stopping is not None:
+            stopping.from_state(saved.get("marks", []))
             if chief:
-                forget_later(out / "best", state["step"])
-        saved_step, saved_at, before = state["step"] if path else None, state["elapsed"], state["elapsed"]
+                forget_later(out / "best", state.step)
 
         # The folder's writers, and what is shown.
-        log = board = None
+        log = tracker = None
         with distributed.collective_errors():
             if folder is not None:
-                log = stack.enter_context(contextlib.closing(run_folder.JsonlLog(folder.log_path)))
-                log.truncate_after(state["step"] - 1)
-                board = stack.enter_context(contextlib.closing(Board(settings.tensorboard, out, state["step"])))
+                log = stack.enter_context(closing(run_folder.JsonlLog(folder.log_path)))
+                log.truncate_after(state.step - 1)
+                tracker = stack.enter_context(closing(Tracker(settings.log, out, state.step, to_dict(settings))))
         names = [name for objective in job.active.values() for name in objective.parts]
-        meter = stack.enter_context(contextlib.closing(Meter(matmul_rate(device, dtype), say, names)))
-        say(f"{job.headline} | {_size(model)} | {device.type} x {world}, {str(dtype).removeprefix('torch.')}")
+        meter = stack.enter_context(closing(Meter(matmul_rate(device, dtype), say, names)))
+        size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
+        say(f"{job.headline} | {size} | {device.type} x {world}, {str(dtype).removeprefix('torch.')}")
 
         def facts() -> dict[str, Any]:
-            early_stopping = {"marks": job.early_stopping.to_state()} if job.early_stopping is not None else {}
             known = {"settings": to_dict(settings), "data": job.fingerprints, "ema": bool(ema)}
-            return {**state, **early_stopping, **known, **job.facts}
+            return asdict(state) | ({"marks": stopping.to_state()} if stopping is not None else {}) | known | job.facts
 
         def save() -> Path | None:
             with distributed.collective_errors():
@@ -132,19 +137,18 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
                     return None
                 log.sync()
                 groups = tensors(model, optimizer, ema)
-                return checkpoint.save(out / "checkpoints", state["step"], groups, facts(), keep=settings.keep)
+                return checkpoint.save(out / "checkpoints", state.step, groups, facts(), keep=settings.keep)
 
-        def score_dev() -> tuple[float, float]:
+        def evaluate() -> tuple[float, float]:
             """The model's score and loss on the dev split; the best weights so far are kept apart."""
-            assert job.early_stopping is not None
+            assert stopping is not None
             with answering(model, ema):
-                score, dev_loss = distributed.mean(*job.early_stopping.evaluate(model))
-            best = job.early_stopping.add(state["step"], score, dev_loss, _schedule(job, state))
+                score, dev_loss = distributed.mean(*stopping.evaluate(model))
+            best = stopping.add(state.step, score, dev_loss, _schedule(job, state))
             with distributed.collective_errors():
                 if best and chief:
-                    weights: dict[str, dict[str, Tensor]]
-                    weights = {"ema": ema} if ema else {"model": dict(model.named_parameters())}
-                    checkpoint.save(out / "best", state["step"], weights, facts())
+                    weights = {"ema": ema} if ema else {"model": dict[str, Tensor](model.named_parameters())}
+                    checkpoint.save(out / "best", state.step, weights, facts())
             return score, dev_loss
 
         # Steps.
@@ -153,74 +157,64 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
             train_step = nn.parallel.DistributedDataParallel(train_step, find_unused_parameters=True)
         model.train()
         stop = stack.enter_context(run_folder.StopFlag())
-        stopping = False
+        stopped = False
+        saved_step, saved_at, before = state.step if path else None, state.elapsed, state.elapsed
         started = time.monotonic()
-        made = batches(stream, state["step"], job.steps, settings.workers, stop.__bool__)
-        stack.enter_context(contextlib.closing(made))
+        made = stack.enter_context(closing(batches(stream, state.step, job.steps, settings.workers, stop.__bool__)))
         for batch in made:
             if _progress(job, state) >= 1:
                 break
-            lr = rate_of_step(settings.optimizer, _progress(job, state), _share(job, state))
+            lr = rate_of_step(settings.optimizer, _progress(job, state), _step_fraction(job, state))
             for group in optimizer.param_groups:
-                group["lr"] = lr * group.get("share", 1.0)
-            torch.manual_seed(rng.number(settings.seed, "dropout", state["step"], rank))
+                group["lr"] = lr * group.get("scale", 1.0)
+            torch.manual_seed(rng.number(settings.seed, "dropout", state.step, rank))
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 loss, losses, cost = train_step(batch.to(device))
             loss.backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), settings.optimizer.clip).item()
-            record = {"step": state["step"], **losses, "norm": norm, "lr": lr}
+            record = {"step": state.step, **losses, "norm": norm, "lr": lr}
             if math.isfinite(losses["loss"]) and math.isfinite(norm):
                 optimizer.step()
-                state["skipped_in_a_row"] = 0
-                decay = _averaging(settings.ema_decay, state["step"])
-                for name, parameter in model.named_parameters() if ema else ():
-                    ema[name].lerp_(parameter.detach(), 1 - decay)
+                state.skipped_in_a_row = 0
+                _average(model, ema, settings.ema_decay, state.step)
             else:  # the update is dropped, the order of the data is not: the next step is the next step
-                state["skipped"] += 1
-                state["skipped_in_a_row"] += 1
+                state.skipped += 1
+                state.skipped_in_a_row += 1
                 record["skipped"] = _named(distributed.everyone(batch.keys))
-                say(
-                    f"step {state['step']} skipped: loss {losses['loss']}, gradient norm {norm}; "
-                    "its samples are named in log.jsonl"
-                )
+                found = f"loss {losses['loss']}, gradient norm {norm}"
+                say(f"step {state.step} skipped: {found}; its samples are named in log.jsonl")
             optimizer.zero_grad(set_to_none=True)
-            state["step"] += 1
+            state.step += 1
             # The clock and a signal must mean the same on every rank.
-            state["elapsed"], stops = distributed.mean(before + time.monotonic() - started, bool(stop))
-            record["seconds"] = round(state["elapsed"], 3)
-            was_scored = job.early_stopping is not None and job.early_stopping.is_due(
-                state["step"], _progress(job, state) >= 1
-            )
-            if was_scored:
-                record["dev"], record["dev_loss"] = score_dev()
-            if log is not None:
+            state.elapsed, stops = distributed.mean(before + time.monotonic() - started, bool(stop))
+            record["seconds"] = round(state.elapsed, 3)
+            evaluated = stopping is not None and stopping.is_due(state.step, _progress(job, state) >= 1)
+            if evaluated:
+                record["dev"], record["dev_loss"] = evaluate()
+            if log is not None and tracker is not None:
                 log.write(**record)
-            if board is not None:
-                board.plot(record)
-            meter.show(record, batch, cost, _progress(job, state), state["elapsed"])
-            if state["skipped_in_a_row"] == 3:
+                tracker.plot(record)
+            meter.show(record, batch, cost, _progress(job, state), state.elapsed)
+            if state.skipped_in_a_row == BAD_STEPS:
                 raise NumericsError(
                     "three steps in a row were not finite",
-                    where=f"steps {state['step'] - 3} to {state['step'] - 1} of {out / 'log.jsonl'}",
-                    got=f"loss {losses['loss']}, gradient norm {norm}",
+                    where=f"steps {state.step - BAD_STEPS} to {state.step - 1} of {out / 'log.jsonl'}",
+                    got=found,
                     do=f"look at the samples, or start anew with a lower optimizer.lr; last good checkpoint: {path}",
                 )
-            stopping = stops > 0 and _progress(job, state) < 1
-            if stopping or was_scored or _save_is_due(settings, state, saved_at):
-                path, saved_step, saved_at = save(), state["step"], state["elapsed"]
-            if stopping:
+            stopped = stops > 0 and _progress(job, state) < 1
+            if stopped or evaluated or _save_is_due(settings, state, saved_at):
+                path, saved_step, saved_at = save(), state.step, state.elapsed
+            if stopped:
                 break
-        if stop and not stopping and world == 1 and _progress(job, state) < 1:
-            stopping = True  # while it waited for a batch that did not come
-        if saved_step != state["step"]:
+        if stop and world == 1 and _progress(job, state) < 1:
+            stopped = True  # also while it waited for a batch that did not come
+        if saved_step != state.step:
             path = save()
-        if stopping:
-            raise Restart(
-                "asked to stop; the run is saved",
-                where=out,
-                got=f"signal {stop.received or 'of another process'} after step {state['step'] - 1}",
-                do="start the same command with --resume to go on",
-            )
+        if stopped:
+            got = f"signal {stop.received or 'of another process'}"
+            do = "start the same command with --resume to go on"
+            raise Restart(f"stopped after step {state.step - 1}, saved", where=out, got=got, do=do)
         return path or _last_checkpoint(out, say) or out  # other ranks look up what the first has saved
 
 
@@ -229,41 +223,20 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
 
 def tensors(model: nn.Module, optimizer: Optimizers, ema: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Everything a step changes that is a tensor, in the groups of a checkpoint; `restore` is its inverse."""
-    groups: dict[str, dict[str, Tensor]] = {
-        "model": dict(model.named_parameters()),
-        "optimizer": moments(model, optimizer),
-    }
+    groups = {"model": dict[str, Tensor](model.named_parameters()), "optimizer": moments(model, optimizer)}
     return groups | ({"ema": ema} if ema else {})
 
 
-def restore(path: Path, model: nn.Module, optimizer: Optimizers, ema: dict[str, Tensor]) -> dict[str, Any]:
-    """Puts a checkpoint's weights, moments and averages in place; returns its step, clock and skipped steps."""
+def restore(
+    path: Path, model: nn.Module, optimizer: Optimizers, ema: dict[str, Tensor]
+) -> tuple[State, dict[str, Any]]:
+    """Puts a checkpoint's weights, moments and averages in place; returns its state, and all that was saved beside."""
     saved = checkpoint.load(path)
     fill(model, saved.tensors["model"], where=path)
     put_back(model, optimizer, saved.tensors["optimizer"])
     for name in ema:
         ema[name].copy_(saved.tensors["ema"][name])
-    counters = ("step", "elapsed", "skipped", "skipped_in_a_row", "marks", "started")
-    return {name: saved.state[name] for name in counters if name in saved.state}
-
-
-def _last_checkpoint(out: Path, say: Callable[[str], None]) -> Path | None:
-    """The newest good checkpoint; None when nothing was saved yet. A run whose checkpoints are all bad is
-    not begun again.
-    """
-    reasons: list[str] = []
-    path = checkpoint.latest(out / "checkpoints", report=reasons.append)
-    for reason in reasons:
-        say(reason)
-    if path is None and reasons:
-        raise WeightsError(
-            "no usable checkpoint",
-            where=out / "checkpoints",
-            got="; ".join(reasons),
-            expected="at least one whole checkpoint",
-            do="restore a copy, or remove the damaged ones to begin again from step 0",
-        )
-    return path
+    return State(**{name: saved.state[name] for name in asdict(State())}), saved.state
 
 
 def check_folder(out: Path, resume: bool) -> None:
@@ -286,47 +259,70 @@ def _open_folder(out: Path, resume: bool) -> run_folder.RunFolder:
     return folder
 
 
-def _progress(job: TrainingJob, state: dict[str, Any]) -> float:
-    """Share of the run that is done; one that stops early is done before its schedule is."""
+def _last_checkpoint(out: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest good checkpoint; None when nothing was saved yet. A run whose checkpoints are all bad is
+    not begun again.
+    """
+    reasons: list[str] = []
+    path = checkpoint.latest(out / "checkpoints", report=reasons.append)
+    for reason in reasons:
+        say(reason)
+    if path is None and reasons:
+        raise WeightsError(
+            "no usable checkpoint",
+            where=out / "checkpoints",
+            got="; ".join(reasons),
+            expected="at least one whole checkpoint",
+            do="restore a copy, or remove the damaged ones to begin again from step 0",
+        )
+    return path
+
+
+def _set_up(model: nn.Module, settings: LoopSettings, device: torch.device) -> None:
+    parts = list(model.modules())
+    for part in parts:
+        if isinstance(part, Transformer):
+            part.checkpointing = settings.activation_checkpointing
+    dropped = any(isinstance(part, Attention) and getattr(part, "dropout", 0) for part in parts)
+    if device.type == "cuda" and not dropped:  # FlexAttention has no dropout
+        model.attention_form = "flex"  # type: ignore[assignment]
+
+
+def _progress(job: TrainingJob, state: State) -> float:
+    """Fraction of the run that is done; one that stops early is done before its schedule is."""
     if job.early_stopping is not None and job.early_stopping.patience_is_over:
         return 1.0
     return _schedule(job, state)
 
 
-def _schedule(job: TrainingJob, state: dict[str, Any]) -> float:
-    """Share of the schedule that is done: by steps, or by the clock, but not before the least steps are made."""
+def _schedule(job: TrainingJob, state: State) -> float:
+    """Fraction of the schedule that is done: by steps, or by the clock, but not before the least steps are made."""
     if job.steps:
-        return state["step"] / job.steps
-    by_clock = state["elapsed"] / (60 * (job.settings.minutes or 1))
-    return min(by_clock, state["step"] / job.min_steps) if job.min_steps else by_clock
+        return state.step / job.steps
+    by_clock = state.elapsed / (60 * (job.settings.minutes or 1))
+    return min(by_clock, state.step / job.min_steps) if job.min_steps else by_clock
 
 
-def _share(job: TrainingJob, state: dict[str, Any]) -> float:
-    """Share of the schedule that the next step takes; by the clock what steps took so far, the first a thousandth."""
-    if job.steps or not state["step"]:
+def _step_fraction(job: TrainingJob, state: State) -> float:
+    """Fraction of the schedule that the next step takes; by the clock the mean so far, of the first a thousandth."""
+    if job.steps or not state.step:
         return 1 / (job.steps or job.min_steps or 1000)
-    return _schedule(job, state) / state["step"]
+    return _schedule(job, state) / state.step
 
 
-def _save_is_due(settings: LoopSettings, state: dict[str, Any], saved_at: float) -> bool:
+def _save_is_due(settings: LoopSettings, state: State, saved_at: float) -> bool:
     if settings.save_steps:
-        return state["step"] % settings.save_steps == 0
-    return state["elapsed"] - saved_at > 60 * settings.save_minutes
+        return state.step % settings.save_steps == 0
+    return state.elapsed - saved_at > 60 * settings.save_minutes
 
 
-def _averaging(decay: float, step: int) -> float:
-    """A short memory at first: early weights are not worth remembering."""
-    return min(decay, (1 + step) / (10 + step))
+def _average(model: nn.Module, ema: dict[str, Tensor], decay: float, step: int) -> None:
+    """One step of the moving average, with a short memory at first: early weights are not worth remembering."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for name, parameter in model.named_parameters() if ema else ():
+        ema[name].lerp_(parameter.detach(), 1 - decay)
 
 
 def _named(keys: list[dict[str, list[str]]]) -> dict[str, list[str]]:
     """The sample names of all ranks, by stream."""
     return {stream: [name for one in keys for name in one[stream]] for stream in keys[0]}
-
-
-def _attentions(model: nn.Module) -> Iterator[nn.Module]:
-    return (part for part in model.modules() if isinstance(part, Attention))
-
-
-def _size(model: nn.Module) -> str:
-    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"

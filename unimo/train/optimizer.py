@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,31 +19,34 @@ class OptimizerSettings:
     lr: float = setting(5e-5, "peak learning rate", at_least=0, at_most=10)
     warmup: float = setting(
         0.06,
-        "share of the run over which the rate rises from 0; at 0 a released unimo schedule stays at its peak",
+        "fraction of the run over which the rate rises from 0; at 0 a released unimo schedule stays at its peak",
         at_least=0,
         at_most=1,
     )
     hold: float = setting(
         0.0,
-        "share of the run up to which the rate stays at its peak: linear and cosine fall then",
+        "fraction of the run up to which the rate stays at its peak: linear and cosine fall then",
         at_least=0,
         at_most=1,
     )
-    final: float = setting(0.0, "last learning rate as a share of the peak", at_least=0, at_most=1)
+    final: float = setting(0.0, "last learning rate as a fraction of the peak", at_least=0, at_most=1)
     decay: Literal["linear", "cosine", "unimo", "unimo2", "noam", "piecewise"] = setting(
         "linear", "how the rate falls: linear, cosine, or as released: unimo, unimo2, noam, piecewise"
     )
     boundaries: tuple[float, ...] = setting(
-        (0.6, 0.8), "piecewise: shares of the run at which the rate changes", at_least=0, at_most=1
+        (0.6, 0.8), "piecewise: fractions of the run at which the rate changes", at_least=0, at_most=1
     )
     factors: tuple[float, ...] = setting(
-        (1.0, 0.1, 0.01), "piecewise: shares of the peak before and after each", at_least=0, at_most=1
+        (1.0, 0.1, 0.01), "piecewise: fractions of the peak before and after each", at_least=0, at_most=1
     )
     beta1: float = setting(0.9, "Adam's first decay rate", at_least=0, below=1)
     beta2: float = setting(0.98, "Adam's second decay rate", at_least=0, below=1)
     epsilon: float = setting(1e-6, "Adam's epsilon", above=0, at_most=1)
     layer_decay: float = setting(
-        1.0, "share of the rate that each layer has of the one above it; 1: all alike", at_least=1e-6, at_most=1
+        1.0,
+        "learning rate of each layer as a fraction of that of the layer above; 1: all alike",
+        at_least=1e-6,
+        at_most=1,
     )
     weight_decay: float = setting(
         0.01, "decoupled decay of weight matrices; LayerNorms, biases and scalars have none", at_least=0, at_most=100
@@ -92,7 +95,7 @@ class Optimizers:
     """Several optimizers of disjoint parameters that step as one and keep their state in one place."""
 
     def __init__(self, *parts: torch.optim.Optimizer, epsilon: float | None = None):
-        """epsilon: Adam's, where it stands as in released UNIMO (see `make_optimiser`)."""
+        """epsilon: Adam's, where it stands as in released UNIMO (see `make_optimizer`)."""
         self.parts, self.epsilon = parts, epsilon
         self.param_groups: list[dict[str, Any]] = [group for part in parts for group in part.param_groups]
         self.state = parts[0].state
@@ -116,24 +119,28 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizers:
     """Fused AdamW; matrices decay, tables (see TABLES), LayerNorms, biases, temperatures and other vectors do not.
 
     matrix_optimizer="muon" gives the matrices inside Transformer layers to Muon, whose updates are as large as Adam's:
-    one rate serves both.
+    one rate serves both. A group's "scale" is what layer-wise decay leaves of the rate.
 
     As released: UNIMO divides by sqrt(v) + epsilon before the bias of v is corrected (spec unimo, U2), which is this
     Adam with epsilon / sqrt(1 - beta2^t); UNIMO-2's patch bias decays, by a slip of its name rule (spec unimo2, V6).
     """
-    named = dict(model.named_parameters())
-    inside = {
-        name for name, p in named.items() if ".layers." in name and p.ndim == 2 and settings.matrix_optimizer == "muon"
-    }
-    rest = {name: p for name, p in named.items() if name not in inside}
-    decays = {name for name, p in rest.items() if _decays(name, p, settings.decayed)}
-    share = layer_shares(model, settings.layer_decay)
+    named, scales = dict(model.named_parameters()), lr_scales(model, settings.layer_decay)
+    muon_moves = settings.matrix_optimizer == "muon"
+    inside = {name for name, p in named.items() if muon_moves and ".layers." in name and p.ndim == 2}
+    rest = named.keys() - inside
+    decays = {name for name in rest if _decays(name, named[name], settings.decayed)}
+    stacked = {name for name in inside if settings.split_qkv and name.endswith("attention.qkv.weight")}
+
+    def groups(wanted: Collection[str], **options: Any) -> list[dict[str, Any]]:
+        """A group for each scale, in the order in which they first come."""
+        by_scale: dict[float, list[Tensor]] = {}
+        for name, parameter in named.items():
+            if name in wanted:
+                by_scale.setdefault(scales[name], []).append(parameter)
+        return [{"params": params, "scale": scale, **options} for scale, params in by_scale.items()]
+
     adamw = torch.optim.AdamW(
-        [
-            {"params": [rest[name] for name in names], "weight_decay": settings.weight_decay * decay, "share": part}
-            for decay, wanted in ((1, decays), (0, rest.keys() - decays))
-            for part, names in _by_share([name for name in rest if name in wanted], share)
-        ],
+        groups(decays, weight_decay=settings.weight_decay) + groups(rest - decays, weight_decay=0.0),
         lr=settings.lr,
         betas=(settings.beta1, settings.beta2),
         eps=settings.epsilon,
@@ -142,14 +149,8 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizers:
     epsilon = settings.epsilon if settings.epsilon_form == "unimo" else None
     if not inside:
         return Optimizers(adamw, epsilon=epsilon)
-    stacked = {name for name in inside if name.endswith("attention.qkv.weight") and settings.split_qkv}
     muon = Muon(
-        [
-            {"params": [named[name] for name in names], "share": part, "parts": parts}
-            for parts, wanted in ((1, inside - stacked), (3, stacked))
-            if wanted
-            for part, names in _by_share([name for name in named if name in wanted], share)
-        ],
+        groups(inside - stacked, parts=1) + groups(stacked, parts=3),
         lr=settings.lr,
         weight_decay=settings.weight_decay,
         momentum=settings.momentum,
@@ -166,8 +167,8 @@ TABLES = ("cls", "positions", "position.weight", "speaker.weight", "turn.weight"
 EMBEDDINGS = {"words": "text_encoder", "patches": "image_encoder", "regions": "encoder"}  # and the tower on top of them
 
 
-def layer_shares(model: nn.Module, decay: float) -> dict[str, float]:
-    """Name of each parameter -> its share of the rate: decay ** (layers above it).
+def lr_scales(model: nn.Module, decay: float) -> dict[str, float]:
+    """Name of each parameter -> what it has of the learning rate: decay ** (layers above it).
 
     What stands on all layers (heads, poolers, the dictionary) has 1. The towers of UNIMO-2 are below its Grounded
     Transformer, and embeddings below the lowest layer of their tower.
@@ -195,14 +196,6 @@ def _layers_above(name: str, depth: dict[str, int], top: str) -> int:
     else:
         return 0
     return depth[tower] - layer + (0 if tower == top else depth[top])
-
-
-def _by_share(names: list[str], share: dict[str, float]) -> list[tuple[float, list[str]]]:
-    """Names with equal shares together, in the order in which the shares first come; one group where all are alike."""
-    groups: dict[float, list[str]] = {}
-    for name in names:
-        groups.setdefault(share[name], []).append(name)
-    return list(groups.items()) or [(1.0, [])]
 
 
 def _decays(name: str, parameter: Tensor, rule: str) -> bool:
@@ -235,13 +228,13 @@ def learning_rate(settings: OptimizerSettings, progress: float) -> float:
     return settings.lr * (settings.final + (1 - settings.final) * fall)
 
 
-def rate_of_step(settings: OptimizerSettings, progress: float, share: float) -> float:
-    """The rate of a step that begins at `progress` and takes `share` of the run.
+def rate_of_step(settings: OptimizerSettings, progress: float, fraction: float) -> float:
+    """The rate of a step that begins at `progress` and takes `fraction` of the run.
 
     linear and cosine: that of the step's middle, so that the first step moves the weights, and the last one too.
     Released schedules: that of its beginning, as released; their first step after a warm-up from 0 moves nothing.
     """
-    return learning_rate(settings, progress + (share / 2 if settings.decay in ("linear", "cosine") else 0.0))
+    return learning_rate(settings, progress + (fraction / 2 if settings.decay in ("linear", "cosine") else 0.0))
 
 
 def moments(model: nn.Module, optimizer: Optimizers) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Pre-training as a work of the loop: three streams of data, and every objective that is switched on."""
+"""Pre-training as a job of the loop: three streams of data, and every objective that is switched on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from unimo.weights.init_from import start_from
 
 
 class Pretraining:
-    """See `unimo.train.job.Work`."""
+    """See `unimo.train.job.TrainingJob`."""
 
     may_change: tuple[str, ...] = MAY_CHANGE
     early_stopping: EarlyStopping | None = None
@@ -81,8 +81,8 @@ class Pretraining:
 
     def start(self, model: Unified, say: Say) -> None:
         if self.settings.init_from is not None:
-            account = start_from(model, self.settings.init_from)
-            say(f"{len(account.loaded)} tensors from {self.settings.init_from}, {len(account.missing)} as initialised")
+            report = start_from(model, self.settings.init_from)
+            say(f"{len(report.loaded)} tensors from {self.settings.init_from}, {len(report.missing)} as initialised")
 
 
 def _shared_out(budgets: Budgets, active: dict[str, Objective]) -> Budgets:

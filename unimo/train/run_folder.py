@@ -1,11 +1,10 @@
-"""The folder of a run: who holds it, with which settings it was started, its log, and how it is asked to
-stop.
+"""The folder of a run: who holds it, with which settings it was started, its log, and how it is asked to stop.
 
     runs/mine/
       .lock            held by the one process that writes here
       settings.json    the resolved settings; can be given back as input
       data.json        fingerprint of each data source
-      log.jsonl        one line per event
+      log.jsonl        one line per step
       checkpoints/     see `unimo.checkpoint`
 
 With several ranks only rank 0 opens the folder.
@@ -14,8 +13,6 @@ With several ranks only rank 0 opens the folder.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import math
 import os
@@ -29,13 +26,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from unimo.config import diff, to_dict
 from unimo.disk import disk_error, write_atomic
 from unimo.errors import DataError, ResourceError, UsageError
 from unimo.json_files import load_json, write_json
 from unimo.paths import user_path
 
-_held: set[int] = set()  # lock descriptors of this process
+# What a start leaves behind when it is killed, or refused for its bad samples.
+OURS = (".lock", ".data.json.", ".settings.json.", "data.json", "bad_samples.jsonl")
 
 
 class RunFolder:
@@ -50,22 +50,27 @@ class RunFolder:
         self.settings_path = self.path / "settings.json"
         self.data_path = self.path / "data.json"
         self.log_path = self.path / "log.jsonl"
-        self.checkpoints = self.path / "checkpoints"
-        lock = self.path / ".lock"
-        if not lock.exists():  # leave no trace in somebody else's folder
+        self._lock_path = self.path / ".lock"
+        if not self._lock_path.exists():  # leave no trace in somebody else's folder
             self._refuse_foreign()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+            self._lock = FileLock(self._lock_path)  # forked loader workers let it go; its file stays
+            self._lock.acquire(timeout=0)
+            self._lock_path.write_text(json.dumps(_this_process()))
+        except Timeout as fault:
+            got, do = f"held by {self._holder()}", "wait for it or stop it, or choose another folder"
+            expected = "one process per folder"
+            raise ResourceError(
+                "the output folder is in use", where=self.path, got=got, expected=expected, do=do
+            ) from fault
         except OSError as fault:
             raise disk_error(fault, self.path) from fault
         try:
-            self._acquire()
             self._refuse_foreign()
         except BaseException:
-            os.close(self._lock)
+            self.close()
             raise
-        _held.add(self._lock)
 
     @property
     def has_run(self) -> bool:
@@ -73,23 +78,17 @@ class RunFolder:
         return self.settings_path.is_file()
 
     def start(self, settings: Any, data: Mapping[str, str]) -> None:
-        """Begins a run. settings: a settings dataclass; data: fingerprint of each source. UsageError if one
-        is there."""
+        """Begins a run. settings: a settings dataclass; data: fingerprint of each source."""
         if self.has_run:
-            raise UsageError(
-                "the output folder already holds a run",
-                where=self.path,
-                expected="a new or empty folder",
-                do="resume it, or choose another folder",
-            )
+            do = "resume it, or choose another folder"
+            raise UsageError("the output folder already holds a run", where=self.path, expected="a new folder", do=do)
         write_json(self.data_path, dict(data))
         write_json(self.settings_path, to_dict(settings))  # last: it marks a run
 
     def resume(
         self, settings: Any, data: Mapping[str, str], *, may_change: Iterable[str] = ()
     ) -> list[tuple[str, Any, Any]]:
-        """Goes on with the run inside and returns the allowed changes (key, old, new), now saved as its
-        settings.
+        """Goes on with the run inside and returns the allowed changes (key, old, new), now saved as its settings.
 
         may_change: patterns of dotted keys that do not alter what is learnt, such as "minutes" or "log.*".
         Raises DataError for any other difference, in settings or data, and UsageError when there is no run.
@@ -106,10 +105,7 @@ class RunFolder:
         return changed
 
     def close(self) -> None:
-        """Lets the folder go. The lock file stays: removing it would let two newcomers lock two files."""
-        if self._lock in _held:
-            _held.discard(self._lock)
-            os.close(self._lock)
+        self._lock.release()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -122,49 +118,30 @@ class RunFolder:
             raise UsageError(
                 "the output folder is a file", where=self.path, expected="a folder, or a name not yet used"
             )
-        if self.path.is_dir() and not self.has_run:
-            # What a start leaves behind when it is killed, or refused for its bad samples.
-            ours = (".lock", ".data.json.", ".settings.json.", "data.json", "bad_samples.jsonl")
-            foreign = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith(ours))
-            if foreign:
-                raise UsageError(
-                    "the output folder holds files but no run",
-                    where=self.path,
-                    got=", ".join(foreign[:5]) + (" ..." if len(foreign) > 5 else ""),
-                    expected="an empty or new folder, or one with a run (settings.json)",
-                    do="choose another folder, or move these files away",
-                )
-
-    def _acquire(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as fault:
-            if fault.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise ResourceError(
-                    "the file system cannot lock the output folder",
-                    where=self.path,
-                    got=fault.strerror,
-                    do="choose a folder on a local disk",
-                ) from fault
-            raise ResourceError(
-                "the output folder is in use",
+        if not self.path.is_dir() or self.has_run:
+            return
+        foreign = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith(OURS))
+        if foreign:
+            raise UsageError(
+                "the output folder holds files but no run",
                 where=self.path,
-                got=f"held by {self._holder()}",
-                expected="one process per folder",
-                do="wait for it or stop it, or choose another folder",
-            ) from fault
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "start": now}
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, json.dumps(holder).encode(), 0)
+                got=", ".join(foreign[:5]) + (" ..." if len(foreign) > 5 else ""),
+                expected="an empty or new folder, or one with a run (settings.json)",
+                do="choose another folder, or move these files away",
+            )
 
     def _holder(self) -> str:
         for _ in range(25):  # it may have taken the lock a moment ago and not yet written its name
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                holder = json.loads(os.pread(self._lock, 4096, 0))
+            with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
+                holder = json.loads(self._lock_path.read_text())
                 return f"process {holder['pid']} on {holder['host']} since {holder['start']}"
             time.sleep(0.02)
         return "an unknown process"
+
+
+def _this_process() -> dict[str, Any]:
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return {"pid": os.getpid(), "host": socket.gethostname(), "start": now}
 
 
 def _load_object(path: Path) -> dict[str, Any]:
@@ -185,89 +162,61 @@ def _refuse_changes(kind: str, where: Path, rows: list[tuple[str, Any, Any]]) ->
         )
 
 
-def _let_go_after_fork() -> None:
-    """A lock lives as long as any copy of its descriptor: a loader worker must not hold its dead parent's
-    folder."""
-    while _held:
-        os.close(_held.pop())
-
-
-os.register_at_fork(after_in_child=_let_go_after_fork)
-
-
-# ------------------------------------------------------------------------------------------------ log
+# ---- log
 
 
 class JsonlLog:
-    """An append-only log, one JSON object per line; each line reaches the system in one call, before `write`
-    returns."""
+    """An append-only log, one JSON object per line; a line reaches the system in one call, before `write` returns."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._descriptor = self._open()
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as fault:
+            raise disk_error(fault, self.path) from fault
 
     def write(self, **record: Any) -> None:
-        """Appends one record. Losses may be NaN or infinite, JSON may not: they become "nan", "inf",
-        "-inf"."""
+        """Appends one record. Losses may be NaN or infinite, JSON may not: they become "nan", "inf", "-inf"."""
         line = json.dumps(_spelled(record), ensure_ascii=False, allow_nan=False).encode() + b"\n"
         try:
             while line:
-                line = line[os.write(self._descriptor, line) :]
+                line = line[os.write(self._file.fileno(), line) :]
         except OSError as fault:
             raise disk_error(fault, self.path, needed=len(line)) from fault
 
     def sync(self) -> None:
-        """Call before saving a checkpoint, so that no step is in the checkpoint but lost from the log in a
-        power cut."""
-        os.fsync(self._descriptor)
+        """Call before saving a checkpoint, so that a power cut loses no line of a step that the checkpoint holds."""
+        os.fsync(self._file.fileno())
 
     def truncate_after(self, step: int) -> int:
         """On resuming from `step`: drops records of later steps and broken lines; returns how many went.
 
-        Records without a step stay. What remains holds each step once, as the run will now repeat the later
-        ones.
+        Records without a step stay. What remains holds each step once, as the run will now repeat the later ones.
         """
-        lines = self.path.read_bytes().splitlines(keepends=True)
+        data = self.path.read_bytes()
+        lines = data.splitlines(keepends=True)
         kept = [line for line in lines if (record := _record(line)) is not None and _step(record) <= step]
-        if len(kept) < len(lines):
+        text = b"".join(line if line.endswith(b"\n") else line + b"\n" for line in kept)  # a kill cuts the last line
+        if text != data:
             self.close()
-            write_atomic(self.path, b"".join(kept))
-            self._descriptor = self._open()
+            write_atomic(self.path, text)
+            self._open()
         return len(lines) - len(kept)
 
     def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def __enter__(self) -> JsonlLog:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _open(self) -> int:
-        try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            size = os.fstat(descriptor).st_size
-            if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                os.write(descriptor, b"\n")  # a kill cut the last line: keep the next one off it
-            return descriptor
-        except OSError as fault:
-            raise disk_error(fault, self.path) from fault
+        self._file.close()
 
 
 def read_log(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The records of a log, oldest first; lines cut by a kill are passed over. DataError if there is no
-    file."""
+    """The records of a log, oldest first; lines cut by a kill are passed over. DataError if there is no file."""
     path = Path(path)
     if not path.is_file():
         raise DataError("no such log", where=path, expected="a file of JSON lines")
     with path.open("rb") as file:
-        for line in file:
-            record = _record(line)
-            if record is not None:
-                yield record
+        yield from (record for line in file if (record := _record(line)) is not None)
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
@@ -291,21 +240,15 @@ def _spelled(value: Any) -> Any:
     return [_spelled(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-# ------------------------------------------------------------------------------------------------ signals
+# ---- signals
 
 
 class StopFlag:
-    """True once the process was asked to stop; the loop looks at it between steps, finishes, saves and
-    leaves.
+    """True once the process was asked to stop; the loop looks at it between steps, finishes, saves and leaves.
 
-        with StopFlag() as stop:
-            while not stop: ...
-
-    The handler does nothing else, so a signal can never meet a half-done step or save. From the first signal
-    on the system's own handling is back: a second one ends the process at once. Main thread only. The
-    handlers are not for loader workers: a forked one that still has them dies of the signal as if they were
-    not there; give workers `ignore_stop_signals` as their start function, because Ctrl-C reaches the whole
-    group.
+    The handler does nothing else, so a signal can never meet a half-done step or save. From the first signal on the
+    system's own handling is back: a second one ends the process at once. Main thread only. In a forked process that
+    still has the handlers a signal does what it would do without them.
     """
 
     def __init__(self, signals: Iterable[int] = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)):
@@ -332,11 +275,3 @@ class StopFlag:
             self.received = number
         else:
             os.kill(os.getpid(), number)
-
-
-def ignore_stop_signals(*_: object) -> None:
-    """For loader workers: Ctrl-C and SIGUSR1 are the parent's business; SIGTERM, which the parent sends, ends
-    them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

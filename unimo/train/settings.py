@@ -33,7 +33,7 @@ class Data:
         None, "folder of related images and sentences (unimo prepare neighbours)", filled=True
     )
     max_bad_fraction: float = setting(
-        0.01, "share of bad samples beyond which a run stops and says why", at_least=0, at_most=1
+        0.01, "fraction of bad samples beyond which a run stops and says why", at_least=0, at_most=1
     )
     index_dir: str | None = setting(
         None, "where shard indexes go when they should not lie beside the shards", filled=True
@@ -66,8 +66,26 @@ class Run(LoopSettings):
     )
 
     def contradictions(self) -> Iterator[Contradiction]:
-        model, active = self.model, self.objectives.active()
-        max_length = model.positions - 2
+        yield from self._sizes()
+        active = self.objectives.active()
+        if not active:
+            yield Contradiction("no objective", ("objectives",), expected="at least one weight above 0")
+        known = {name for name, one in objectives.OBJECTIVES.items() if self.model.member in one.members}
+        if foreign := sorted(set(active) - known):
+            yield Contradiction(
+                f"an objective that {self.model.member} does not have",
+                ("model.member", *map(_weight, foreign)),
+                got=", ".join(foreign),
+                expected=", ".join(sorted(known)),
+                do=_off(*foreign),
+            )
+        if self.model.member == "unimo":
+            yield from self._parts_of_unimo()
+        else:
+            yield from self._parts_of_unimo2()
+
+    def _sizes(self) -> Iterator[Contradiction]:
+        model, max_length = self.model, self.model.positions - 2
         for name in ("caption_length", "passage_length"):
             if getattr(self.batch, name) > max_length:
                 yield Contradiction(
@@ -86,88 +104,60 @@ class Run(LoopSettings):
                 do=f"--set model.chosen={model.dictionary}",
             )
         if model.vocabulary < Tokenizer.vocab_size:
-            yield Contradiction(
-                "fewer rows of the word table than the tokenizer has words",
-                ("model.vocabulary",),
-                got=model.vocabulary,
-                expected=f"at least {Tokenizer.vocab_size}",
-            )
-        if not active:
-            yield Contradiction("no objective", ("objectives",), expected="at least one weight above 0")
-        known = {name for name, objective in objectives.OBJECTIVES.items() if model.member in objective.members}
-        if foreign := sorted(set(active) - known):
-            yield Contradiction(
-                f"an objective that {model.member} does not have",
-                ("model.member", *(f"objectives.{name}.weight" for name in foreign)),
-                got=", ".join(foreign),
-                expected=", ".join(sorted(known)),
-                do=" ".join(f"--set objectives.{name}.weight=0" for name in foreign),
-            )
-        if "itm" in active and model.member == "unimo" and self.objectives.itm.hard:
-            yield Contradiction(
-                "UNIMO has no embeddings before fusion by which to draw hard negatives",
-                ("objectives.itm.hard", "model.member"),
-                do="--set objectives.itm.hard=false",
-            )
-        needs_matching = [name for name in ("itm", "rewriting") if name in active]
-        if self.objectives.rewriting.scorer == "cosine":
-            needs_matching = needs_matching[: "itm" in active]
-        if model.member == "unimo" and not model.matching and needs_matching:
-            yield Contradiction(
-                "an objective needs the matching head",
-                ("model.matching", *(f"objectives.{name}.weight" for name in needs_matching)),
-                got=0,
-                expected="1 or 2",
-                do="--set model.matching=1",
-            )
-        if model.member == "unimo" and "rewriting" in active and self.objectives.rewriting.temperature is None:
-            yield Contradiction(
-                "only UNIMO-2 has a learned temperature",
-                ("objectives.rewriting.temperature", "objectives.rewriting.scorer", "model.member"),
-                got="none",
-                expected="a number, about 0.07 for cosines",
-            )
+            what = "fewer rows of the word table than the tokenizer has words"
+            expected = f"at least {Tokenizer.vocab_size}"
+            yield Contradiction(what, ("model.vocabulary",), got=model.vocabulary, expected=expected)
+
+    def _parts_of_unimo(self) -> Iterator[Contradiction]:
+        model, active, chosen = self.model, self.objectives.active(), self.objectives
+        if "itm" in active and chosen.itm.hard:
+            what = "UNIMO has no embeddings before fusion by which to draw hard negatives"
+            yield Contradiction(what, ("objectives.itm.hard", "model.member"), do="--set objectives.itm.hard=false")
+        matched = [name for name in ("itm", "rewriting") if name in active]
+        if chosen.rewriting.scorer == "cosine":
+            matched = matched[: "itm" in active]
+        if matched and not model.matching:
+            what, do = "an objective needs the matching head", "--set model.matching=1"
+            yield Contradiction(what, ("model.matching", *map(_weight, matched)), got=0, expected="1 or 2", do=do)
+        if "rewriting" in active and chosen.rewriting.temperature is None:
+            keys = ("objectives.rewriting.temperature", "objectives.rewriting.scorer", "model.member")
+            what, expected = "only UNIMO-2 has a learned temperature", "a number, about 0.07 for cosines"
+            yield Contradiction(what, keys, got="none", expected=expected)
         if "mrm" in active and not model.region_heads:
-            yield Contradiction(
-                "masked regions need their heads",
-                ("objectives.mrm.weight", "model.region_heads"),
-                got="model.region_heads=false",
-                do="--set model.region_heads=true, or --set objectives.mrm.weight=0",
-            )
-        if "masked_grounding" in active and (
-            model.grounding_method != "topk" or model.chosen > self.objectives.masked_grounding.chosen
-        ):
+            what, do = "masked regions need their heads", f"--set model.region_heads=true, or {_off('mrm')}"
+            yield Contradiction(what, (_weight("mrm"), "model.region_heads"), got="model.region_heads=false", do=do)
+
+    def _parts_of_unimo2(self) -> Iterator[Contradiction]:
+        model, active, grounding = self.model, self.objectives.active(), self.objectives.masked_grounding
+        if "masked_grounding" in active and (model.grounding_method != "topk" or model.chosen > grounding.chosen):
+            ours = ("objectives.masked_grounding.chosen", _weight("masked_grounding"))
             yield Contradiction(
                 "masked grounding cannot draw for every grounded token",
-                (
-                    *(f"objectives.masked_grounding.{key}" for key in ("chosen", "weight")),
-                    "model.chosen",
-                    "model.grounding_method",
-                ),
-                got=f"{self.objectives.masked_grounding.chosen}, {model.chosen}, {model.grounding_method}",
+                (*ours, "model.chosen", "model.grounding_method"),
+                got=f"{grounding.chosen}, {model.chosen}, {model.grounding_method}",
                 expected="at least model.chosen, and model.grounding_method=topk",
             )
         for name in ("masked_grounding", "image_contrastive"):
             if name in active and not getattr(model, name):
                 yield Contradiction(
                     "an objective needs a part of the model that is switched off",
-                    (f"objectives.{name}.weight", f"model.{name}"),
+                    (_weight(name), f"model.{name}"),
                     got=f"weight {active[name].weight}, model.{name}=false",
                     expected="both on or both off",
-                    do=f"--set model.{name}=true, or --set objectives.{name}.weight=0",
+                    do=f"--set model.{name}=true, or {_off(name)}",
                 )
 
 
-MAY_CHANGE = (
-    "workers",
-    "save_*",
-    "keep",
-    "minutes",
-    "tensorboard",
-    "data.cache_gb",
-    "data.index_dir",
-    "data.verify",
-)
+MAY_CHANGE = ("workers", "save_*", "keep", "minutes", "log", "data.cache_gb", "data.index_dir", "data.verify")
+
+
+def _weight(name: str) -> str:
+    return f"objectives.{name}.weight"
+
+
+def _off(*names: str) -> str:
+    """Options that switch objectives off."""
+    return " ".join(f"--set {_weight(name)}=0" for name in names)
 
 
 def wanted(run: Run) -> list[Kind]:
@@ -183,6 +173,7 @@ def wanted(run: Run) -> list[Kind]:
 def check(run: Run, world: int) -> None:
     """Settings that cannot be, or with which no run can start on `world` processes: before anything is opened."""
     check_settings(run, cls=Run)
+    chosen = run.objectives
     if (run.steps is None) == (run.minutes is None):
         raise UsageError(
             "how long should the run be?",
@@ -191,7 +182,6 @@ def check(run: Run, world: int) -> None:
             expected="exactly one of them",
             do="--minutes 5, or --set steps=1000",
         )
-    chosen = run.objectives
     if run.steps is None and (chosen.mlm.alone_until or chosen.rewriting.begins):
         raise UsageError(
             "objectives that have their turn in a part of a run need one of known length",
@@ -206,14 +196,13 @@ def check(run: Run, world: int) -> None:
         "objectives.mlm.alone_until": chosen.mlm.alone_until,
         "objectives.rewriting.relations": chosen.rewriting.relations,
     }
-    if run.data.rewrites is None and any(of_graphs.values()):
+    if run.data.rewrites is None and (needed := [name for name, value in of_graphs.items() if value]):
         raise UsageError(
             "the scene graph of a caption is known from rewritten captions",
-            where=", ".join(name for name, value in of_graphs.items() if value),
+            where=", ".join(needed),
             got="data.rewrites=none",
             expected="rewritten captions (unimo prepare rewrites)",
-            do="--set data.rewrites=FOLDER, or "
-            + " ".join(f"--set {name}=0" for name, value in of_graphs.items() if value),
+            do="--set data.rewrites=FOLDER, or " + " ".join(f"--set {name}=0" for name in needed),
         )
     if run.batch.micro_batches % world:
         raise UsageError(
@@ -236,7 +225,7 @@ def check(run: Run, world: int) -> None:
             where="objectives.dictionary",
             got=f"{', '.join(wanted(run))}, and {', '.join(chosen.active())}",
             expected="images, pairs that an objective reads (mlm, seq2seq, cmcl, itm, ...), or texts for mlm",
-            do="switch one of them on, or --set objectives.dictionary.weight=0",
+            do=f"switch one of them on, or {_off('dictionary')}",
         )
 
 
