@@ -11,6 +11,7 @@ import torch
 from parity.golden_files import close, real_tokens, scenario
 from parity.test_unimo_golden import read_pairs
 from tiny_run import quiet, tiny, write_tiny_world
+from weights.test_saved_settings import shapes_alone
 
 from unimo import cli
 from unimo.batch import TEXT, Batch, Texts, pad_texts
@@ -150,9 +151,7 @@ def test_a_model_from_roberta_and_vit(tmp_path, monkeypatch, capsys):
     roberta.save_pretrained(tmp_path / "roberta")
     vit = ViTModel(ViTConfig(**sizes, image_size=32, patch_size=8), add_pooling_layer=False)
     vit.save_pretrained(tmp_path / "vit")
-    assignments = ["size=tiny", "width=32", "heads=2", "positions=42", "image_size=32", "patch=8"]
-    assignments += [f"{part}_depth=1" for part in ("image", "text", "grounded")] + ["dictionary=8", "chosen=4"]
-    options = [word for change in assignments for word in ("--set", f"model.{change}")]
+    options = [word for change in ("dictionary=8", "chosen=4") for word in ("--set", f"model.{change}")]
     towers = ["--roberta", str(tmp_path / "roberta"), "--vit", str(tmp_path / "vit")]
     run(monkeypatch, "init-from-pretrained", str(tmp_path / "out"), *towers, *options)
     told = capsys.readouterr().out
@@ -160,6 +159,20 @@ def test_a_model_from_roberta_and_vit(tmp_path, monkeypatch, capsys):
     model, saved = load_model(tmp_path / "out")
     assert torch.equal(model.words.word.weight, roberta.get_input_embeddings().weight)
     assert saved.state["facts"]["seed"] == 0
+    assert (saved.state["settings"]["model"]["patch"], model.words.position.num_embeddings) == (8, 42)
     with pytest.raises(UsageError, match="nothing to start from"):
         init_from_pretrained(tmp_path / "none", ModelSettings(size="tiny"))
+    monkeypatch.setattr("unimo.weights.init_from.build", shapes_alone)
+    towers = {"roberta": str(tmp_path / "roberta"), "vit": str(tmp_path / "vit")}
+    with pytest.raises(UsageError, match="the folder exists"):
+        init_from_pretrained(tmp_path / "out", ModelSettings(), **towers)
+    for change, field in (
+        ("width=64", "hidden_size"),
+        ("text_depth=2", "num_hidden_layers"),
+        ("patch=16", "patch_siz"),
+    ):
+        with pytest.raises(WeightsError, match=rf"config\.json, {field}"):  # before anything is built
+            init_from_pretrained(tmp_path / "other", ModelSettings(), **towers, assignments=[change])
+    with pytest.raises(UsageError, match="image tower"):
+        init_from_pretrained(tmp_path / "other", ModelSettings(member="unimo"), **towers)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "unimo-2"

@@ -6,10 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import unimo
 from unimo.errors import UsageError, WeightsError
 from unimo.model.build import ModelSettings, build
 from unimo.tokenizer import Tokenizer
@@ -102,6 +105,35 @@ def test_transformers_reads_the_tokenizer(tmp_path):
     assert theirs(text)["input_ids"] == [ours.cls, *ours.encode(text), ours.sep]
     assert theirs("a", " b")["input_ids"] == [ours.cls, *ours.encode("a"), ours.sep, *ours.encode(" b"), ours.sep]
     assert (theirs.mask_token_id, theirs.pad_token_id, len(theirs)) == (ours.mask, ours.pad, ours.vocab_size)
+
+
+@pytest.mark.parametrize("kind", ["unimo-2", "unimo"])
+def test_transformers_opens_a_saved_folder(tmp_path, monkeypatch, kind):
+    """By AutoModel, and as a pipeline: the same numbers as ours, and no warning of another type of model."""
+    import transformers
+
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = save_pretrained(lively(SETTINGS[kind]), tmp_path / "out", SETTINGS[kind])
+    theirs = transformers.AutoModel.from_pretrained(str(folder), trust_remote_code=True)
+    assert type(theirs).__name__ == {"unimo": "UnimoModel", "unimo-2": "Unimo2Model"}[kind]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=True)
+    texts = ["a dog", "two dogs run in the snow"]
+    found = theirs(**tokenizer(texts, padding=True, return_tensors="pt"))
+    ours = unimo.load(folder, device="cpu", precision="fp32")
+    torch.testing.assert_close(found.text_embeds, torch.from_numpy(ours.encode_text(texts)), atol=1e-5, rtol=0)
+    with pytest.raises(WeightsError, match="have changed"):  # the seal is looked at here too
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "sha256": "0" * 64}))
+        transformers.AutoModel.from_pretrained(str(folder), trust_remote_code=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    if kind == "unimo-2":
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8))
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+        embedding = torch.from_numpy(ours.encode_image([image]))
+        torch.testing.assert_close(theirs(pixel_values=pixels).image_embeds, embedding, atol=1e-5, rtol=0)
+        captioner = transformers.pipeline(model=str(folder), trust_remote_code=True)
+        written = captioner(image, num_beams=2, max_length=5)
+        assert written == [{"generated_text": ours.caption([image], num_beams=2, max_length=5)[0]}]
 
 
 @pytest.mark.parametrize(

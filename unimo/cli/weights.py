@@ -12,9 +12,32 @@ from unimo.errors import UsageError
 
 
 @app.command()
+def download(
+    name: Annotated[str | None, typer.Argument(help="A published model; without a name they are listed.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="Digest the archive must have; else as first fetched.")] = None,
+    keep_archive: Annotated[bool, typer.Option("--keep-archive", help="Keep the archive after converting it.")] = False,
+) -> None:
+    """Fetch published weights into the cache ($UNIMO_CACHE or ~/.cache/unimo) for `unimo.load(NAME)`.
+
+    Started again, a download that broke off goes on where it was.
+    """
+    from unimo.cli.progress import progress_bar
+    from unimo.weights import published
+
+    if name is None:
+        for each, one in published.PUBLISHED.items():
+            there = "downloaded" if (published.cache_folder() / "models" / each).is_dir() else one.address
+            say(f"{each:<18} {one.what:<30} {there}")
+        return
+    with progress_bar(name, "bytes") as progress:
+        folder = published.download(name, sha256=sha256, keep_archive=keep_archive, progress=progress, say=say)
+    say(f'saved {folder}; in Python: unimo.load("{name}")')
+
+
+@app.command()
 def convert(
     source: Annotated[
-        str, typer.Argument(help="Published weights (folder, combined file or .pdparams), or a run of yours.")
+        str, typer.Argument(help="Published weights (folder, file, .tar.gz or address), or a run of yours.")
     ],
     out: Annotated[str, typer.Argument(help="New folder: weights, configuration, tokenizer, model card.")],
     ours: Annotated[bool, typer.Option("--ours", help="UNIMO-2 without the slips of the published graph.")] = False,
@@ -44,34 +67,37 @@ def convert(
             )
         say(f"saved {load(source, device='cpu', precision='fp32').save_pretrained(out)}")
         return
+    from unimo.cli.progress import progress_bar
+    from unimo.weights.archives import unpacked
     from unimo.weights.convert import convert_published, save_converted
+    from unimo.weights.published import cache_folder
 
-    converted = convert_published(
-        source,
-        assignments=assignments or (),
-        released=not ours,
-        strict=not allow_difference,
-        config=config,
-        names=names,
-    )
-    say("\n".join(converted.table()))
-    say(f"saved {save_converted(converted, source, out)}")
+    with progress_bar("download", "bytes") as progress, unpacked(source, cache_folder(), progress=progress) as place:
+        converted = convert_published(
+            place,
+            assignments=assignments or (),
+            released=not ours,
+            strict=not allow_difference,
+            config=config,
+            names=names,
+        )
+        say("\n".join(converted.table()))
+        say(f"saved {save_converted(converted, source, out)}")
 
 
 @app.command("init-from-pretrained")
 def init_from_pretrained(
     out: Annotated[str, typer.Argument(help="New folder, to `unimo pretrain RECIPE --init-from`.")],
-    recipe: Annotated[str, typer.Option(help="Recipe (or settings.json) whose model it shall be.")] = "base",
+    recipe: Annotated[str, typer.Option(help="Recipe (or settings.json) for what their sizes do not say.")] = "base",
     roberta: Annotated[str | None, typer.Option(help="RoBERTa in Hugging Face format: folder or hub name.")] = None,
     vit: Annotated[str | None, typer.Option(help="ViT in Hugging Face format: folder or hub name.")] = None,
-    seed: Annotated[int, typer.Option(help="Chance of everything neither of them has.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of everything neither of them has.")] = 0,
     assignments: Sets = None,
 ) -> None:
     """Build a model from RoBERTa's and ViT's weights, as the papers did before pre-training."""
     from unimo import recipes
-    from unimo.config import override
     from unimo.weights.init_from import init_from_pretrained as build_model
 
-    settings = override(recipes.find(recipe).model, [change.removeprefix("model.") for change in assignments or ()])
-    for line in build_model(out, settings, roberta=roberta, vit=vit, seed=seed):
+    changes = [change.removeprefix("model.") for change in assignments or ()]
+    for line in build_model(out, recipes.find(recipe).model, roberta=roberta, vit=vit, assignments=changes, seed=seed):
         say(line)

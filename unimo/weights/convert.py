@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -165,9 +166,12 @@ def _size(width: int) -> Size:
     return min(SIZES, key=lambda name: abs(SIZES[name]["width"] - width))
 
 
-def save_converted(converted: Converted, source: str | Path, out: str | Path) -> Path:
+def save_converted(
+    converted: Converted, source: str | Path, out: str | Path, *, facts: Mapping[str, Any] | None = None
+) -> Path:
     """The saved folder, with the heads of tasks (if any) in heads.safetensors under their published names."""
     facts = {
+        **(facts or {}),
         "converted from": Path(source).name,
         "tensors": {kind: len(names) for kind, names in vars(converted.report).items()},
         "missing": converted.report.missing,

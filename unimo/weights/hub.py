@@ -1,4 +1,4 @@
-"""Folder of a model: one on this machine, or that of a name on the hub in the local cache."""
+"""Folder of a model by name: a published one in the cache, or one of the hub in the hub's cache."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from unimo.errors import UsageError, WeightsError
+from unimo.weights.published import PUBLISHED, cached
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def fetch(source: str | Path, files: Iterable[str], *, revision: str | None = None) -> Path:
-    """The folder of `source`, a folder or a name on the hub. files: the only ones fetched, names or patterns.
+    """The folder of `source`, a folder or a name. files: the only ones fetched from the hub, names or patterns.
 
     Raises WeightsError if it is neither a folder nor a name that can be fetched now.
     """
     if Path(source).is_dir():
         return Path(source)
+    if source in PUBLISHED:
+        return cached(str(source))
     if isinstance(source, Path) or not _NAME.fullmatch(source):
-        raise WeightsError("no such folder", where=source, expected="a folder, or a name on the hub (owner/model)")
+        names = f"a folder, a published model ({', '.join(PUBLISHED)}), or a name on the hub (owner/model)"
+        raise WeightsError("no such folder", where=source, expected=names)
     try:
         from huggingface_hub import snapshot_download
     except ImportError as fault:

@@ -77,10 +77,8 @@ def start_from_roberta(model: nn.Module, source: str | Path, *, grounded: bool =
     """
     words: Any = model.words
     language_model: Any = model.language_model
-    names = ["encoder", "text_encoder", *(["grounded_encoder"] if grounded else [])]
-    stacks: dict[str, Any] = {name: getattr(model, name) for name in names if hasattr(model, name)}
-    folder = _folder(source)
-    rows, their_rows = len(words.position.weight), _check_roberta(model, stacks, folder)
+    folder, stacks = find(source), _word_stacks(model, grounded)
+    rows, their_rows = len(words.position.weight), check_roberta(model, folder, grounded=grounded)
 
     def with_type(tables: Tensor) -> Tensor:
         """Their position rows with one type row below -> as many as ours, with the type added to each."""
@@ -112,11 +110,17 @@ def start_from_roberta(model: nn.Module, source: str | Path, *, grounded: bool =
     return _start(model, maps, weights, ROBERTA_EXTRA, folder)
 
 
-def _check_roberta(model: nn.Module, stacks: dict[str, Any], folder: Path) -> int:
-    """Refuses a configuration that is not the model's; returns how many positions it has."""
+def _word_stacks(model: nn.Module, grounded: bool) -> dict[str, Any]:
+    """The Transformers over words: UNIMO's one, or UNIMO-2's two."""
+    names = ["encoder", "text_encoder", *(["grounded_encoder"] if grounded else [])]
+    return {name: getattr(model, name) for name in names if hasattr(model, name)}
+
+
+def check_roberta(model: nn.Module, folder: Path, *, grounded: bool = True) -> int:
+    """Refuses a configuration that is not the model's; returns how many positions it has. A model of shapes will do."""
     words: Any = model.words
     language_model: Any = model.language_model
-    config = _config(folder)
+    config = read_config(folder)
     if language_model.hidden_act != "gelu":
         what, got = "RoBERTa's language-model head is gelu, whatever act its layers have", language_model.hidden_act
         do = "build the model with model.hidden_act=gelu, or start it from other weights"
@@ -131,7 +135,7 @@ def _check_roberta(model: nn.Module, stacks: dict[str, Any], folder: Path) -> in
         "add_cross_attention": False,
     }
     _expect(config, folder, fields)
-    for name, stack in stacks.items():
+    for name, stack in _word_stacks(model, grounded).items():
         _expect(config, folder, _fields(stack), name)
     rows, their_rows = len(words.position.weight), config.get("max_position_embeddings")
     if type(their_rows) is not int or rows > their_rows:
@@ -146,18 +150,10 @@ def start_from_vit(model: nn.Module, source: str | Path) -> LoadReport:
 
     model: UNIMO-2. Its patches are the ViT's own where model.patch_padding is 0. Raises as `start_from_roberta`.
     """
-    if not hasattr(model, "patches"):
-        raise UsageError("a model without an image tower", got=type(model).__name__, expected="UNIMO-2")
+    folder = find(source)
+    side = check_vit(model, folder)
     patches: Any = model.patches
     stack: Any = model.image_encoder
-    folder = _folder(source)
-    config = _config(folder)
-    fields = {"model_type": "vit", "patch_size": patches.patch, "num_channels": 3, "qkv_bias": True}
-    _expect(config, folder, fields | _fields(stack))
-    side = config.get("image_size")
-    if type(side) is not int or side < 1 or side % patches.patch:
-        where, expected = f"{folder / CONFIG}, image_size", f"a multiple of {patches.patch}"
-        raise WeightsError("images that are no square of patches", where=where, got=side, expected=expected)
 
     def resized(table: Tensor) -> Tensor:
         """Their (1, 1 + P, D) position table -> ours."""
@@ -179,7 +175,24 @@ def start_from_vit(model: nn.Module, source: str | Path) -> LoadReport:
     return _start(model, maps, weights, VIT_EXTRA, folder)
 
 
-def _folder(source: str | Path) -> Path:
+def check_vit(model: nn.Module, folder: Path) -> int:
+    """Refuses a configuration that is not the model's; returns the side of its images. A model of shapes will do."""
+    if not hasattr(model, "patches"):
+        raise UsageError("a model without an image tower", got=type(model).__name__, expected="UNIMO-2")
+    patches: Any = model.patches
+    stack: Any = model.image_encoder
+    config = read_config(folder)
+    fields = {"model_type": "vit", "patch_size": patches.patch, "num_channels": 3, "qkv_bias": True}
+    _expect(config, folder, fields | _fields(stack))
+    side = config.get("image_size")
+    if type(side) is not int or side < 1 or side % patches.patch:
+        where, expected = f"{folder / CONFIG}, image_size", f"a multiple of {patches.patch}"
+        raise WeightsError("images that are no square of patches", where=where, got=side, expected=expected)
+    return side
+
+
+def find(source: str | Path) -> Path:
+    """The folder of a source, fetched if it is a name on the hub."""
     # A weight file mistyped is no name to ask the hub for.
     if Path(source).suffix in weight_files.READERS and not Path(source).is_dir():
         raise WeightsError("not a folder", where=source, expected=f"a folder with {CONFIG} and weights")
@@ -190,7 +203,7 @@ def _folder(source: str | Path) -> Path:
     return folder
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     config = load_json(folder / CONFIG, max_bytes=1 << 20, error=WeightsError)
     if not isinstance(config, dict):
         raise WeightsError("not a configuration", where=folder / CONFIG, got=type(config).__name__)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from unimo.config import override
 from unimo.errors import UsageError, WeightsError
-from unimo.model.build import ModelSettings, build
+from unimo.model.build import ModelSettings, build, shapes_only
 from unimo.model.unified import Unified
-from unimo.weights import key_map
-from unimo.weights.huggingface import start_from_roberta, start_from_vit
+from unimo.weights import huggingface, key_map
 from unimo.weights.key_map import line
 from unimo.weights.loading import load_model
 from unimo.weights.saving import save_pretrained
@@ -39,18 +42,59 @@ def refuse_unfit(report: key_map.LoadReport, source: str | Path) -> None:
 
 
 def init_from_pretrained(
-    out: str | Path, settings: ModelSettings, *, roberta: str | None = None, vit: str | None = None, seed: int = 0
+    out: str | Path,
+    settings: ModelSettings,
+    *,
+    roberta: str | None = None,
+    vit: str | None = None,
+    assignments: Sequence[str] = (),
+    seed: int = 0,
 ) -> list[str]:
-    """A model started from other people's towers, saved; returns what became of every tensor, line by line."""
+    """A model started from other people's towers, saved; returns what became of every tensor, line by line.
+
+    Its sizes are theirs; whatever else it has is as in `settings`, and assignments (KEY=VALUE) replace any of it. What
+    does not fit is refused before anything is built.
+    """
     if roberta is None and vit is None:
         raise UsageError("nothing to start from", where="--roberta, --vit", expected="at least one of them")
+    if Path(out).exists():
+        raise UsageError("the folder exists", where=out, expected="a new one", do="choose another name")
+    words, patches = (None if source is None else huggingface.find(source) for source in (roberta, vit))
+    settings = override(replace(settings, **_sizes(settings.member, words, patches)), assignments)
+    with shapes_only():
+        shapes = build(settings)
+    if words is not None:
+        huggingface.check_roberta(shapes, words)
+    if patches is not None:
+        huggingface.check_vit(shapes, patches)
     torch.manual_seed(seed)
     model, lines = build(settings).eval(), []
     fresh = {name for name, _ in model.named_parameters()}
-    for source, start in ((roberta, start_from_roberta), (vit, start_from_vit)):
-        if source is not None:
-            report = start(model, source)
+    for source, folder, start in (
+        (roberta, words, huggingface.start_from_roberta),
+        (vit, patches, huggingface.start_from_vit),
+    ):
+        if folder is not None:
+            report = start(model, folder)
             fresh -= set(report.loaded)
             lines += [f"from {source}", line("loaded", report.loaded), line("left over", report.extra)]
     facts = {"started from": [name for name in (roberta, vit) if name], "seed": seed}
     return [*lines, line("fresh", sorted(fresh)), f"saved {save_pretrained(model, out, settings, facts=facts)}"]
+
+
+# Field of a configuration -> our setting.
+_OF_BOTH = {"hidden_size": "width", "num_attention_heads": "heads"}
+_OF_ROBERTA = {"vocab_size": "vocabulary", "max_position_embeddings": "positions"}
+_OF_VIT = {"num_hidden_layers": "image_depth", "image_size": "image_size", "patch_size": "patch"}
+
+
+def _sizes(member: str, roberta: Path | None, vit: Path | None) -> dict[str, Any]:
+    """Our settings as the configurations have them; those of RoBERTa where both say something."""
+    depths = ("depth",) if member == "unimo" else ("text_depth", "grounded_depth")
+    found: dict[str, Any] = {}
+    for folder, own in ((vit, _OF_VIT), (roberta, _OF_ROBERTA)):
+        config = {} if folder is None else huggingface.read_config(folder)
+        named = [*_OF_BOTH.items(), *own.items()]
+        named += [("num_hidden_layers", depth) for depth in depths] if own is _OF_ROBERTA else []
+        found |= {ours: config[field] for field, ours in named if type(config.get(field)) is int}
+    return found

@@ -4,6 +4,7 @@
     model.safetensors    every parameter under our names
     tokenizer.json ...   the tokenizer, as `transformers` reads it
     README.md            the model card
+    modeling_unimo.py    three lines by which transformers' AutoModel finds the package
 
 A folder is written under another name and then renamed: it is whole, or not there.
 """
@@ -29,8 +30,14 @@ from unimo.tokenizer import Tokenizer
 from unimo.version import __version__
 from unimo.weights.loading import CONFIG, WEIGHTS, is_pretrained, seal
 
-CARD = "README.md"
-FILES = (CONFIG, WEIGHTS, CARD, "tokenizer.json", "tokenizer_config.json")
+CARD, CODE = "README.md", "modeling_unimo.py"
+FILES = (CONFIG, WEIGHTS, CARD, CODE, "tokenizer.json", "tokenizer_config.json")
+# What transformers runs, after its user has said so (trust_remote_code=True), to open such a folder.
+MODELING = '''"""UNIMO and UNIMO-2 for transformers. All of it is in the package: pip install unimo."""
+
+from unimo.inference.auto import CaptioningPipeline, Unimo2Config, Unimo2Model, UnimoConfig, UnimoModel
+'''
+PIPELINES = {"unimo-captioning": {"impl": "modeling_unimo.CaptioningPipeline", "pt": ["AutoModel"]}}
 
 
 def save_pretrained(
@@ -44,9 +51,12 @@ def save_pretrained(
     if folder.exists():
         raise UsageError("the folder exists", where=folder, expected="a new one", do="choose another name")
     partial = folder.with_name(f"{folder.name}.partial.{secrets.token_hex(4)}")
+    prefix = "Unimo" if settings.member == "unimo" else "Unimo2"
     config: dict[str, Any] = {
         "model_type": settings.member,
         "architectures": [type(model).__name__],
+        "auto_map": {f"Auto{kind}": f"modeling_unimo.{prefix}{kind}" for kind in ("Config", "Model")},
+        "custom_pipelines": PIPELINES,
         "unimo_version": __version__,
         "vocab_size": settings.vocabulary,
         "settings": {"model": to_dict(settings)},
@@ -60,6 +70,7 @@ def save_pretrained(
         write_json(partial / CONFIG, config | {"sha256": seal(config, partial / WEIGHTS)})
         Tokenizer.default().save(partial)
         count = sum(x.numel() for x in state.values())
+        (partial / CODE).write_text(MODELING, encoding="utf-8")
         (partial / CARD).write_text(_card(folder.name, settings.member, count, config["facts"]), encoding="utf-8")
         partial.replace(folder)
     except OSError as fault:
