@@ -1,6 +1,6 @@
 """Saved folders in transformers: `AutoModel.from_pretrained(folder, trust_remote_code=True)`, `pipeline(model=folder)`.
 
-The file modeling_unimo.py that lies beside saved weights imports these classes, and nothing else.
+The module `modeling_unimo` that lies beside saved weights imports these classes, and nothing else.
 """
 
 from __future__ import annotations

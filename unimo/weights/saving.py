@@ -4,7 +4,7 @@
     model.safetensors    every parameter under our names
     tokenizer.json ...   the tokenizer, as `transformers` reads it
     README.md            the model card
-    modeling_unimo.py    three lines by which transformers' AutoModel finds the package
+    modeling_unimo       three lines of code by which transformers' AutoModel finds the package
 
 A folder is written under another name and then renamed: it is whole, or not there.
 """
