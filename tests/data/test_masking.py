@@ -269,17 +269,17 @@ def test_cutting_is_a_function_of_the_generator(variant):
 @given(
     m=st.integers(1, 500),
     seed=st.integers(0, 2**32),
-    share=st.floats(0.01, 0.5),
+    fraction=st.floats(0.01, 0.5),
     min_length=st.integers(1, 6),
     more=st.integers(0, 30),
 )
-def test_paper_fragments_spend_the_budget_apart_from_each_other(m, seed, share, min_length, more):
+def test_paper_fragments_spend_the_budget_apart_from_each_other(m, seed, fraction, min_length, more):
     rng = np.random.default_rng(seed)
-    cut = cut_fragments(text_row(m + 2), rng, share=share, min_length=min_length, max_length=min_length + more)
+    cut = cut_fragments(text_row(m + 2), rng, fraction=fraction, min_length=min_length, max_length=min_length + more)
     fragments = fragments_of(cut)
     assert all(ids[-1] == 2 for ids, _ in fragments)
     lengths = [len(ids) - 1 for ids, _ in fragments]
-    assert sum(lengths) == math.ceil(share * m)
+    assert sum(lengths) == math.ceil(fraction * m)
     assert all(1 <= length <= min_length + more for length in lengths)
     assert sum(length < min_length for length in lengths) <= 1  # the one cut to fit
     for (_, left), (_, right) in itertools.pairwise(fragments):
@@ -306,7 +306,7 @@ def test_paper_places_are_uniform():
     # Two single tokens of six that do not touch: 10 ways.
     two = Counter()
     for _ in range(5000):
-        cut = cut_fragments(text_row(8), rng, share=1 / 3, min_length=1, max_length=1)
+        cut = cut_fragments(text_row(8), rng, fraction=1 / 3, min_length=1, max_length=1)
         two[tuple(i for i in cut.target_ids.tolist() if i >= 100)] += 1
     assert len(two) == 10 and chisquare(list(two.values())).pvalue > 1e-3
 
@@ -348,7 +348,7 @@ def test_lineage_turns_a_short_text_into_target():
 
 def test_cutting_refuses_what_it_cannot_do():
     rng = np.random.default_rng(0)
-    for wrong in ({"share": 0.0}, {"share": 0.6}, {"min_length": 0}, {"min_length": 9, "max_length": 8}):
+    for wrong in ({"fraction": 0.0}, {"fraction": 0.6}, {"min_length": 0}, {"min_length": 9, "max_length": 8}):
         with pytest.raises(UsageError, match="apart"):
             cut_fragments(text_row(50), rng, **wrong)
     with pytest.raises(UsageError, match="papers"):

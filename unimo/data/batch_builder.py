@@ -3,17 +3,18 @@
     S side in pixels · M texts · T packed tokens
 
 The batch builder holds what the schedule chose (raw image arrays, captions and passages as token ids). An objective
-adds the versions it wants encoded (masked, written, cut into fragments) under a group name and says what it
-will ask.
+adds the versions it wants encoded (masked, written, cut into fragments) under a group name, and its targets.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from unimo.batch import TEXT, Batch, Targets, Texts
 from unimo.data.regions import ImageRegions, stack_regions
@@ -21,6 +22,8 @@ from unimo.data.side_inputs import SideInputs
 from unimo.rng import generator
 from unimo.tokenizer import Tokenizer
 from unimo.tokenizer import positions as positions_of
+
+STREAMS = ("pairs", "images", "masked", "fragments")
 
 
 @dataclass
@@ -50,7 +53,7 @@ class BatchBuilder:
     """The open batch of one rank.
 
     micro_batches: equal parts of the whole step, all ranks together; local_micro_batches: how many of them are here.
-    progress: share of the run's steps that lie behind it, 0 in a run whose steps are not known beforehand. pairs,
+    progress: fraction of the run's steps that lie behind it, 0 in a run whose steps are not known beforehand. pairs,
     images, masked, fragments: what was drawn, the last two being passages of text to read and to write. pixels: group
     -> list of (3, S, S) uint8 arrays; image i of group "pairs" belongs to pairs[i]. regions: the same of detected
     regions, for UNIMO; then there are no pixels.
@@ -70,7 +73,7 @@ class BatchBuilder:
     regions: dict[str, list[ImageRegions]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     _texts: dict[str, list[tuple[np.ndarray, ...]]] = field(default_factory=dict)
-    _asked: dict[str, list[tuple[str, int, np.ndarray, np.ndarray]]] = field(default_factory=dict)
+    _targets: dict[str, list[tuple[str, int, np.ndarray, np.ndarray]]] = field(default_factory=dict)
 
     def framed(self, ids: np.ndarray) -> np.ndarray:
         """[CLS] ids [SEP] as int64."""
@@ -118,50 +121,46 @@ class BatchBuilder:
 
     def add_targets(self, objective: str, group: str, text: int, places: np.ndarray, labels: np.ndarray) -> None:
         """The output at `places` of text number `text` of `group` should be `labels`."""
-        self._asked.setdefault(objective, []).append((group, text, np.asarray(places), np.asarray(labels)))
+        self._targets.setdefault(objective, []).append((group, text, np.asarray(places), np.asarray(labels)))
 
     def finish(self) -> Batch:
         """Packs everything into one batch."""
-        first_text: dict[str, tuple[int, int]] = {}
-        rows: list[tuple[np.ndarray, ...]] = []
-        for group, texts in self._texts.items():
-            first_text[group] = (len(rows), len(rows) + len(texts))
-            rows += texts
+        rows = [row for texts in self._texts.values() for row in texts]
+        text_groups = _ranges(self._texts)
         offsets = np.cumsum([0] + [len(row[0]) for row in rows])
-        width = min((len(row) for row in rows), default=3)  # 5 where every text is of a dialogue
-        columns = [np.concatenate([row[i] for row in rows]) if rows else np.zeros(0) for i in range(width)]
-        packed = [torch.from_numpy(column.astype(np.int64)) for column in columns]
-        ids, positions, roles = packed[:3]
-        speakers, turns = packed[3:] if width == 5 else (None, None)
-
-        targets = {}
-        for objective, questions in self._asked.items():
-            at = [offsets[first_text[group][0] + text] + places for group, text, places, _ in questions]
-            labels = [labels for *_, labels in questions]
-            targets[objective] = Targets(
-                torch.from_numpy(np.concatenate(at).astype(np.int64)),
-                torch.from_numpy(np.concatenate(labels).astype(np.int64)),
-            )
-
-        image_groups: dict[str, tuple[int, int]] = {}
-        count = 0
-        for group, shown in (self.regions or self.pixels).items():
-            image_groups[group] = (count, count + len(shown))
-            count += len(shown)
-        images = [array for arrays in self.pixels.values() for array in arrays]
-        pixels = np.stack(images) if images else np.zeros((0, 3, self.size, self.size), np.uint8)
+        pixels = [image for images in self.pixels.values() for image in images]
         regions = [image for images in self.regions.values() for image in images]
         return Batch(
             step=self.step,
-            pixels=torch.from_numpy(pixels),
-            texts=Texts(ids, positions, roles, torch.from_numpy(offsets.astype(np.int64)), speakers, turns),
-            image_groups=image_groups,
-            text_groups=first_text,
-            targets=targets,
+            pixels=torch.from_numpy(np.stack(pixels) if pixels else np.zeros((0, 3, self.size, self.size), np.uint8)),
+            texts=_packed(rows, offsets),
+            image_groups=_ranges(self.regions or self.pixels),
+            text_groups=text_groups,
+            targets={
+                objective: Targets(
+                    _long([offsets[text_groups[group][0] + text] + places for group, text, places, _ in targets]),
+                    _long([labels for *_, labels in targets]),
+                )
+                for objective, targets in self._targets.items()
+            },
             extra={name: torch.from_numpy(np.asarray(array)) for name, array in self.extra.items()},
             regions=stack_regions(regions) if regions else None,
-            keys={
-                stream: [sampled.name for sampled in getattr(self, stream)]
-                for stream in ("pairs", "images", "masked", "fragments")
-            },
+            keys={stream: [sampled.name for sampled in getattr(self, stream)] for stream in STREAMS},
         )
+
+
+def _ranges(groups: Mapping[str, Sequence[Any]]) -> dict[str, tuple[int, int]]:
+    """Name -> (first, last + 1) of the members of groups that lie one behind the other."""
+    ends = np.cumsum([len(members) for members in groups.values()]).tolist()
+    return dict(zip(groups, zip([0, *ends], ends)))
+
+
+def _packed(rows: list[tuple[np.ndarray, ...]], offsets: np.ndarray) -> Texts:
+    """Texts, each (ids, positions, roles) and of a dialogue (..., speakers, turns), in one packed row."""
+    width = min((len(row) for row in rows), default=3)  # 5 where every text is of a dialogue
+    ids, positions, roles, *dialogue = (_long([row[i] for row in rows]) for i in range(width))
+    return Texts(ids, positions, roles, _long([offsets]), *dialogue)
+
+
+def _long(arrays: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *arrays]).astype(np.int64))

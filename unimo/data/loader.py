@@ -2,8 +2,8 @@
 
     1. schedule   (seed, step)          -> which pairs, images and passages, per shard
     2. read       corpus[i]             -> token ids, decoded images (a bounded cache keeps them)
-    3. corrupt    objective.corrupt     -> masked, written, cut versions and their questions
-    4. pack       Draft.finish          -> one Batch
+    3. corrupt    objective.corrupt     -> masked, written, cut versions and their targets
+    4. pack       BatchBuilder.finish   -> one Batch
 
 `Stream.batch(step)` is a pure function, so loader workers (`unimo.data.workers`) keep no state and resuming needs one
 integer.
@@ -24,6 +24,7 @@ from unimo.config import Contradiction, check_settings, setting
 from unimo.data.augment import Views, resize, view
 from unimo.data.batch_builder import BatchBuilder, SampledExample
 from unimo.data.images import load_rgb
+from unimo.data.regions import ImageRegions
 from unimo.data.sample import Indexed, Regions
 from unimo.data.schedule import Bins, Shuffled, passages
 from unimo.data.side_inputs import Prepared
@@ -39,7 +40,7 @@ class Corrupts(Protocol):
 
 @runtime_checkable
 class AsksAlone(Protocol):
-    """An objective that for a part of a run is the only one. progress: share of the run's steps that lie behind."""
+    """An objective that for a part of a run is the only one. progress: fraction of the run's steps that lie behind."""
 
     def alone(self, progress: float) -> bool: ...
 
@@ -58,7 +59,7 @@ class Budgets:
     caption_length: int = setting(40, "longest caption in tokens, [CLS] and [SEP] included", at_least=3)
     passage_length: int = setting(128, "longest passage of text in tokens, [CLS] and [SEP] included", at_least=3)
     fragments: float = setting(
-        0.5, "share of the passages that are cut and written (seq2seq); the rest is masked", at_least=0, at_most=1
+        0.5, "fraction of the passages that are cut and written (seq2seq); the rest is masked", at_least=0, at_most=1
     )
     micro_batches: int = setting(1, "equal parts of a step; a multiple of the number of processes", at_least=1)
 
@@ -137,88 +138,80 @@ class Stream:
             self.bins = Bins(lengths, budget, seed, "texts")
 
     def batch(self, step: int) -> Batch:
-        """This rank's share of a step."""
+        """This rank's part of a step."""
         progress = step / self.steps if self.steps else 0.0
         builder = BatchBuilder(
             step, self.size, self.tokenizer, self.budgets.micro_batches, len(self.micro_batches), progress
         )
         alone = [one for one in self.objectives if isinstance(one, AsksAlone) and one.alone(progress)]
-        for shard in self.micro_batches:
-            self._draw_pairs(builder, shard)
-        for shard in self.micro_batches if not alone else ():
-            self._draw_images(builder, shard)
-        for shard in self.micro_batches if not alone else ():
-            self._draw_texts(builder, shard)
+        draws = {"pairs": self._draw_pairs, "images": self._draw_images, "texts": self._draw_texts}
+        for kind, draw in draws.items():
+            for shard in self.micro_batches if kind in self.corpora and (kind == "pairs" or not alone) else ():
+                draw(builder, shard)
         for objective in alone or self.objectives:
             objective.corrupt(builder)
         return builder.finish()
 
-    def _places(self, kind: str, step: int, shard: int) -> range:
-        """This shard's places in the endless shuffled run."""
+    def _drawn(self, kind: str, step: int, shard: int) -> Iterator[tuple[int, int]]:
+        """(epoch, item) of this shard's places in the endless shuffled run."""
         per_shard = getattr(self.budgets, kind) // self.budgets.micro_batches
         first = (step * self.budgets.micro_batches + shard) * per_shard
-        return range(first, first + per_shard)
+        for place in range(first, first + per_shard):
+            epoch, chosen = self.orders[kind][place]
+            yield epoch, int(self.items[kind][chosen])
 
     def _draw_pairs(self, builder: BatchBuilder, shard: int) -> None:
-        if "pairs" not in self.corpora:
-            return
         corpus, max_length = self.corpora["pairs"], self.budgets.caption_length - 2
-        assert corpus.caption_offsets is not None
-        for place_in_shard, place in enumerate(self._places("pairs", builder.step, shard)):
-            epoch, chosen = self.orders["pairs"][place]
-            item = int(self.items["pairs"][chosen])
-            captions = int(np.diff(corpus.caption_offsets[item : item + 2])[0])
-            # Captions take turns in an order of the image's own, so that none comes twice before all have
-            # come.
-            turn, place_in_turn = divmod(epoch, captions)
-            order = rng.generator(self.seed, "captions", item, turn).permutation(captions)
-            caption = int(order[place_in_turn])
+        for place, (epoch, item) in enumerate(self._drawn("pairs", builder.step, shard)):
+            caption = self._caption_of(item, epoch)
             ids = np.asarray(corpus.tokens(item, caption))[:max_length]
             names = (self.seed, item, epoch)
-            name = f"{corpus.keys[item]}#{caption}"
             show = partial(self._related, names) if "images" in self.corpora and not self.regions else None
             side_inputs = None if self.prepared is None else self.prepared.of(item, caption, max_length, show)
-            builder.pairs.append(SampledExample(name, _content(ids), ids, names, place_in_shard, side_inputs))
-            if "pairs" in self.regions:
-                builder.regions.setdefault("pairs", []).append(self.regions["pairs"].image(item))
-            else:
-                builder.pixels.setdefault("pairs", []).append(self._image("pairs", item, names))
+            name = f"{corpus.keys[item]}#{caption}"
+            builder.pairs.append(SampledExample(name, _content(ids), ids, names, place, side_inputs))
+            builder.add_image("pairs", self._seen("pairs", item, names))
             builder.extra.setdefault("pairs.image", []).append(item)
             builder.extra.setdefault("pairs.caption", []).append(builder.pairs[-1].identity)
 
+    def _caption_of(self, item: int, epoch: int) -> int:
+        """Captions take turns in an order of the image's own, so that none comes twice before all have come."""
+        offsets = self.corpora["pairs"].caption_offsets
+        assert offsets is not None
+        captions = int(offsets[item + 1] - offsets[item])
+        turn, place = divmod(epoch, captions)
+        return int(rng.generator(self.seed, "captions", item, turn).permutation(captions)[place])
+
     def _draw_images(self, builder: BatchBuilder, shard: int) -> None:
-        if "images" not in self.corpora:
-            return
-        for place in self._places("images", builder.step, shard):
-            epoch, chosen = self.orders["images"][place]
-            item = int(self.items["images"][chosen])
+        for epoch, item in self._drawn("images", builder.step, shard):
+            names = (self.seed, item, epoch)
             name = str(self.corpora["images"].keys[item])
-            builder.images.append(SampledExample(name, item, np.zeros(0, np.int64), (self.seed, item, epoch)))
-            if "images" in self.regions:
-                builder.regions.setdefault("images", []).append(self.regions["images"].image(item))
-                continue
-            for side in ("a", "b"):
-                image = self._image("images", item, (self.seed, item, epoch, side))
-                builder.pixels.setdefault(f"images.{side}", []).append(image)
+            builder.images.append(SampledExample(name, item, np.zeros(0, np.int64), names))
+            views = {"images": names} if "images" in self.regions else {f"images.{v}": (*names, v) for v in "ab"}
+            for group, view_names in views.items():
+                builder.add_image(group, self._seen("images", item, view_names))
 
     def _draw_texts(self, builder: BatchBuilder, shard: int) -> None:
-        if "texts" not in self.corpora:
-            return
         corpus = self.corpora["texts"]
         epoch, chosen = self.bins[builder.step * self.budgets.micro_batches + shard]
         for passage in chosen:
-            document, first, last = self.passages[passage]
-            ids = np.asarray(corpus.tokens(int(document))[first:last])
-            name = f"{corpus.keys[int(document)]}[{first}:{last}]"
-            sampled = SampledExample(name, int(passage), ids, (self.seed, int(passage), epoch), shard=shard)
+            document, first, last = map(int, self.passages[passage])
+            ids = np.asarray(corpus.tokens(document)[first:last])
+            name = f"{corpus.keys[document]}[{first}:{last}]"
+            sampled = SampledExample(name, passage, ids, (self.seed, passage, epoch), shard=shard)
             written = sampled.rng("masked or fragments").random() < self.budgets.fragments
             (builder.fragments if written else builder.masked).append(sampled)
 
+    def _seen(self, kind: str, item: int, names: tuple[int | str, ...]) -> ImageRegions | np.ndarray:
+        """What the model sees of an image: its regions, or pixels."""
+        return self.regions[kind].image(item) if kind in self.regions else self._pixels(kind, item, names)
+
     def _related(self, names: tuple[int | str, ...], item: int) -> np.ndarray:
         """An image of the image corpus that is related to the pair of these names, and so varied as pairs are."""
-        return self._image("images", item, (*names, "related", item), self.views["pairs"])
+        return self._pixels("images", item, (*names, "related", item), self.views["pairs"])
 
-    def _image(self, kind: str, item: int, names: tuple[int | str, ...], views: Views | None = None) -> np.ndarray:
+    def _pixels(self, kind: str, item: int, names: tuple[int | str, ...], views: Views | None = None) -> np.ndarray:
+        """(3, S, S) uint8: a view of an image, drawn by these names."""
         corpus, side, views = self.corpora[kind], self.kept_size[kind], views or self.views[kind]
 
         def decode() -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Two ways to make a question out of a text: hide spans of it, or cut fragments out of it.
+"""Two ways to corrupt a text: hide spans of it, or cut fragments out of it.
 
 Both are pure functions of the ids and of a generator, of which they use no more than `random` and `integers`
-(and, for the paper's fragments, `permutation`), in a fixed order: equal generators give equal questions.
+(and, for the paper's fragments, `permutation`), in a fixed order: equal generators, equal outcomes.
 
     n tokens of a row, [CLS] and [SEP] included · k hidden positions · S source tokens · T target tokens
 """
@@ -116,11 +116,8 @@ def _choose_spans(
 def _length_steps(p: float, max_length: int) -> list[float]:
     """Cumulative probabilities of 0..max_length words; a length is the number of steps up to a uniform draw."""
     if not 0 < p <= 1 or max_length < 0:
-        raise UsageError(
-            "Not a span length distribution",
-            got=f"p {p}, max_length {max_length}",
-            expected="0 < p <= 1, max_length >= 0",
-        )
+        got, expected = f"p {p}, max_length {max_length}", "0 < p <= 1, max_length >= 0"
+        raise UsageError("Not a span length distribution", got=got, expected=expected)
     chances = p * (1 - p) ** np.arange(max_length + 1)
     steps = (chances / chances.sum()).cumsum()
     return (steps / steps[-1]).tolist()
@@ -152,7 +149,7 @@ def cut_fragments(
     rng: np.random.Generator,
     *,
     variant: Literal["paper", "lineage", "released"] = "paper",
-    share: float = 0.25,
+    fraction: float = 0.25,
     min_length: int = 4,
     max_length: int = 32,
 ) -> Fragments:
@@ -162,10 +159,10 @@ def cut_fragments(
     source tells where a fragment is missing and how long it is (as in the authors' code; the paper is mute).
     A fragment's [CLS] takes the position before its first token, an end mark the one after its last.
 
-    paper: fragments of uniform(min_length, max_length) tokens until ceil(share * text) tokens are spent, the last
+    paper: fragments of uniform(min_length, max_length) tokens until ceil(fraction * text) tokens are spent, the last
       one cut to fit, in any places that keep them apart. Target: `[CLS] fragment [SEP]` repeated.
     lineage: the authors' later code. The text is sliced from left to right into source and target slices in
-      turn (lengths in `SLICES`; share, min_length and max_length play no part). Target: `[CLS] slice` repeated,
+      turn (lengths in `SLICES`; fraction, min_length and max_length play no part). Target: `[CLS] slice` repeated,
       with no end mark but the [SEP] of the text itself. A text of fewer than 6 tokens is all target.
     released: lineage with the faults of that code. Inner [CLS] are asked for; a source that runs to the end
       of the text has two [SEP]; the positions of a text that is all target count from 0.
@@ -176,28 +173,28 @@ def cut_fragments(
     if len(row) < 2:
         raise UsageError("No [CLS] and [SEP] around the text", got=f"{len(row)} tokens", expected="2 or more")
     if variant == "paper":
-        apart = _place_fragments(len(row) - 2, rng, share=share, min_length=min_length, max_length=max_length)
+        apart = _place_fragments(len(row) - 2, rng, fraction=fraction, min_length=min_length, max_length=max_length)
         return _assemble(row, apart, end_marks=True)
     if variant not in ("lineage", "released"):
         raise UsageError("Unknown way to cut a text", got=variant, expected="paper, lineage or released")
-    released = variant == "released"
     slices = _slice_in_turn(len(row), rng)
-    if slices is None:
-        return _released_all_target(row) if released else _assemble(row, [(1, len(row))])
-    return _assemble(row, slices, released=released)
+    if slices is not None:
+        return _assemble(row, slices, released=variant == "released")
+    if variant == "lineage":
+        return _assemble(row, [(1, len(row))])
+    place = positions(len(row), start=0)
+    return Fragments(row[[0, -1]], place[:2], row, place, np.arange(len(row) - 1))
 
 
 def _place_fragments(
-    words: int, rng: np.random.Generator, *, share: float, min_length: int, max_length: int
+    words: int, rng: np.random.Generator, *, fraction: float, min_length: int, max_length: int
 ) -> list[tuple[int, int]]:
     """The paper's fragments as intervals of a row whose text takes rows 1..words."""
-    if not 0 < share <= 0.5 or not 1 <= min_length <= max_length:
-        raise UsageError(
-            "Fragments cannot be placed apart from each other",
-            got=f"share {share}, lengths {min_length} to {max_length}",
-            expected="0 < share <= 0.5 and 1 <= min_length <= max_length",
-        )
-    left = math.ceil(share * words)
+    if not 0 < fraction <= 0.5 or not 1 <= min_length <= max_length:
+        got = f"fraction {fraction}, lengths {min_length} to {max_length}"
+        expected = "0 < fraction <= 0.5 and 1 <= min_length <= max_length"
+        raise UsageError("Fragments cannot be placed apart from each other", got=got, expected=expected)
+    left = math.ceil(fraction * words)
     kept = words - left
     lengths: list[int] = []
     while left:
@@ -264,13 +261,3 @@ def _assemble(
     if not released:
         supervised = np.delete(supervised, opens[1:] - 1)  # these would ask for a [CLS]
     return Fragments(row[given], place[given], target_ids, place[written], supervised)
-
-
-def _released_all_target(row: np.ndarray) -> Fragments:
-    return Fragments(
-        source_ids=row[[0, -1]],
-        source_positions=positions(2, start=0),
-        target_ids=row,
-        target_positions=positions(len(row), start=0),
-        supervised=np.arange(len(row) - 1),
-    )
