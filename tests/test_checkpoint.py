@@ -18,8 +18,7 @@ from dying import disk_events
 from safetensors.torch import load_file
 
 from unimo import checkpoint
-from unimo.checkpoint import latest, load, save, verify
-from unimo.checkpoint.manifest import read_manifest, sealed
+from unimo.checkpoint import latest, load, read_manifest, save, sealed, verify
 from unimo.errors import DataError, NumericsError, ResourceError, UsageError, WeightsError
 
 DTYPES = [

@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ _members: list[tuple[str, int]] = []  # (host, process) of every rank
 def start() -> tuple[int, int]:
     """Joins the group torchrun announces, if any; returns (rank, world size)."""
     global _patient, _members
-    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return 0, 1
     if not dist.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
@@ -39,6 +40,13 @@ def start() -> tuple[int, int]:
         # Nobody goes on, and perhaps fails, before all have joined.
         _members = everyone((socket.gethostname(), os.getpid()))
     return rank(), world()
+
+
+def stop() -> None:
+    global _patient, _members
+    _patient, _members = None, []
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def rank() -> int:
@@ -79,7 +87,8 @@ def mean(*values: float) -> list[float]:
     """The mean over ranks of each number, the same to the last bit on all of them."""
     if world() == 1:
         return list(values)
-    return (total(torch.tensor(values, dtype=torch.float64, device=_device())) / world()).tolist()
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
+    return (total(torch.tensor(values, dtype=torch.float64, device=device)) / world()).tolist()
 
 
 def everyone(value: Any) -> list[Any]:
@@ -101,13 +110,9 @@ def collective_errors() -> Iterator[None]:
     try:
         yield
     except Exception as fault:
-        if world() == 1:
-            raise
         error = fault
-    if world() == 1:
-        return
-    told = error if error is None or isinstance(error, UnimoError) else _unlocated(error)
-    errors = everyone(told)
+    shared = error if error is None or isinstance(error, UnimoError) else _unlocated(error)
+    errors = everyone(shared)
     if error is not None:
         raise error
     for number, other in enumerate(errors):
@@ -116,12 +121,17 @@ def collective_errors() -> Iterator[None]:
             raise other
 
 
+def _unlocated(error: Exception) -> ResourceError:
+    got, do = f"{type(error).__name__}: {error}", "see that process's own message"
+    return ResourceError("another process of the run failed", where=f"rank {rank()}", got=got, do=do)
+
+
 def leave_word(error: BaseException) -> None:
-    """Tells those who will find this process gone why; for errors that others do not get by `together`."""
+    """Tells those who will find this process gone why; for errors outside `collective_errors`."""
     if world() > 1:
-        said = error.one_line() if isinstance(error, UnimoError) else f"{type(error).__name__}: {error}"
+        words = error.one_line() if isinstance(error, UnimoError) else f"{type(error).__name__}: {error}"
         with contextlib.suppress(Exception):  # the store may have gone with the process that kept it
-            dist.distributed_c10d._get_default_store().set(f"unimo/ended/{rank()}", said[:1000])
+            dist.distributed_c10d._get_default_store().set(f"unimo/ended/{rank()}", words[:1000])
 
 
 def who_ended(patience: float = 5.0) -> str | None:
@@ -129,18 +139,17 @@ def who_ended(patience: float = 5.0) -> str | None:
 
     patience: seconds to wait until a process whose connection has closed counts as ended; mostly it has already.
     """
-    if world() == 1:
-        return None
     others = [number for number in range(world()) if number != rank()]
     until = time.monotonic() + patience
-    while True:
-        ended = {number: said for number in others if (said := _word_of(number)) is not None}
+    while others:
+        ended = {number: words for number in others if (words := _words_of(number)) is not None}
         if ended or time.monotonic() > until:
-            return "; ".join(f"rank {number}: {said}" for number, said in ended.items()) or None
+            return "; ".join(f"rank {number}: {words}" for number, words in ended.items()) or None
         time.sleep(0.02)
+    return None
 
 
-def _word_of(number: int) -> str | None:
+def _words_of(number: int) -> str | None:
     """What a rank said when it ended, or that it is gone; None of one that is still there, or on another machine."""
     with contextlib.suppress(Exception):
         store, key = dist.distributed_c10d._get_default_store(), f"unimo/ended/{number}"
@@ -155,35 +164,9 @@ def _word_of(number: int) -> str | None:
 def _is_gone(process: int) -> bool:
     try:
         os.kill(process, 0)
-        with open(f"/proc/{process}/stat", "rb") as stat:  # noqa: PTH123
-            return stat.read().rpartition(b") ")[2][:1] in (b"Z", b"X")  # dead, and its parent has not looked yet
+        stat = Path(f"/proc/{process}/stat").read_bytes()
+        return stat.rpartition(b") ")[2][:1] in (b"Z", b"X")  # dead, and its parent has not looked yet
     except ProcessLookupError:
         return True
     except OSError:
         return False
-
-
-def stop() -> None:
-    global _patient, _members
-    _patient, _members = None, []
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def barrier() -> None:
-    if world() > 1:
-        dist.barrier(group=_patient)
-
-
-def _unlocated(error: Exception) -> ResourceError:
-    return ResourceError(
-        "another process of the run failed",
-        where=f"rank {rank()}",
-        got=f"{type(error).__name__}: {error}",
-        do="see that process's own message",
-    )
-
-
-def _device() -> torch.device:
-    on_gpu = dist.is_initialized() and dist.get_backend() == "nccl"
-    return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")

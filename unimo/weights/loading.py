@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unimo.checkpoint.loading import Checkpoint, latest
-from unimo.checkpoint.loading import load as load_checkpoint
-from unimo.checkpoint.manifest import STATE
+from unimo.checkpoint import STATE, Checkpoint, latest
+from unimo.checkpoint import load as load_checkpoint
 from unimo.config import from_dict
 from unimo.errors import WeightsError
 from unimo.file_access import hash_file
