@@ -22,7 +22,7 @@ from torch import Tensor
 from unimo.batch import Batch
 from unimo.errors import ResourceError, UnimoError
 
-AHEAD = 3  # batches a worker makes before they are asked for
+AHEAD = 3  # batches a worker makes before they are needed
 LONGEST_WAIT = 300  # seconds for one batch
 PATIENCE = 10  # seconds a batch is still waited for when the run was asked to stop
 SHARED_MEMORY = "/dev/shm"
@@ -55,10 +55,7 @@ def batches(
     processes = made._workers
     warned = False
     try:
-        while True:
-            handed = _next(made, stopped)
-            if handed is None:
-                return
+        while (handed := _next(made, stopped)) is not None:
             if isinstance(handed, UnimoError):
                 raise handed
             data, through_pipe = handed
@@ -78,18 +75,10 @@ def batches(
 
 def _started(stream: Makes, steps: range, workers: int) -> Any:
     """What gives the batches of all workers in order."""
+    options: dict[str, Any] = {"prefetch_factor": AHEAD, "worker_init_fn": _start_worker, "timeout": 1}
     try:
-        return iter(
-            torch.utils.data.DataLoader(
-                _Steps(stream, workers),
-                sampler=steps,
-                batch_size=None,
-                num_workers=workers,
-                prefetch_factor=AHEAD,
-                worker_init_fn=_start_worker,
-                timeout=1,
-            )
-        )
+        source = _Steps(stream, workers)
+        return iter(torch.utils.data.DataLoader(source, None, sampler=steps, num_workers=workers, **options))
     except OSError as fault:  # no process, no file or not even room for a semaphore
         raise ResourceError(
             "loader workers cannot be started",
@@ -162,17 +151,11 @@ def _size(value: Any) -> int:
         return -(-value.nbytes // _PAGE) * _PAGE
     if is_dataclass(value):
         return sum(_size(getattr(value, field.name)) for field in fields(value))
-    if isinstance(value, dict):
-        return sum(map(_size, value.values()))
-    if isinstance(value, (list, tuple)):
-        return sum(map(_size, value))
-    return 0
+    return sum(map(_size, value.values())) if isinstance(value, dict) else 0
 
 
 def _start_worker(worker: int) -> None:
-    """A worker computes on one thread and leaves signals to its parent, whose whole group a scheduler may
-    signal.
-    """
+    """A worker computes on one thread and leaves signals to its parent, whose whole group a scheduler may signal."""
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
