@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 from unimo.errors import ResourceError
 
@@ -20,12 +22,18 @@ def write_atomic(path: str | Path, data: bytes) -> None:
 
     Raises ResourceError when the disk is full or refuses; the old file is then intact.
     """
-    path = Path(path)
+    with replacing(Path(path), needed=len(data)) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, needed: int | None = None) -> Iterator[BinaryIO]:
+    """A file to write to that takes the place of `path` behind the body, as `write_atomic` says."""
     partial = path.with_name(f".{path.name}.partial.{secrets.token_hex(4)}")
     try:
         try:
             with partial.open("xb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
@@ -33,7 +41,7 @@ def write_atomic(path: str | Path, data: bytes) -> None:
         finally:
             partial.unlink(missing_ok=True)
     except OSError as fault:
-        raise disk_error(fault, path, needed=len(data)) from fault
+        raise disk_error(fault, path, needed=needed) from fault
 
 
 def write_new(path: Path, data: bytes) -> None:
@@ -72,17 +80,20 @@ def disk_error(fault: OSError, where: object, *, needed: int | None = None, free
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[bool]:
-    """Holds a folder's lock, which the system releases when this process dies; False where another process has it."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Holds a lock file, which the system releases when this process dies.
+
+    Raises ResourceError where another process holds it, unless told to wait for it.
+    """
+    lock = FileLock(path)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            alone = True
-        except BlockingIOError:
-            alone = False
-        except OSError:  # a file system without locks
-            alone = True
-        yield alone
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        what, do = "another process is writing here", "wait for it, or stop it"
+        raise ResourceError(what, where=path, do=do) from None
+    except OSError as fault:
+        raise disk_error(fault, path) from fault
+    try:
+        yield
     finally:
-        os.close(descriptor)
+        lock.release()

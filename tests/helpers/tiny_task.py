@@ -65,7 +65,7 @@ def write_images(folder: Path, n: int, names: tuple[str, ...] = tuple(COLOURS), 
         shade = np.clip(np.array(COLOURS[colour]) + 3 * (i // len(names)), 0, 255).astype(np.uint8)
         Image.fromarray(np.broadcast_to(shade, (16, 16, 3)).copy()).save(folder / colour / f"{i:03d}.png")
     if regions:
-        prepare_regions("images", str(folder), "grid", feature_size=24, words=5, most=5, say=lambda _: None)
+        prepare_regions("images", str(folder), "grid", feature_size=24, words=5, max_regions=5, say=lambda _: None)
     return said
 
 

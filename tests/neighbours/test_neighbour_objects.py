@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from region_files import write_regions
 from typer.testing import CliRunner
 
 from unimo.cli import app
@@ -19,12 +20,10 @@ from unimo.errors import DataError, UsageError
 from unimo.nearest import colours_and_edges
 from unimo.neighbours.objects import Detected, detected
 from unimo.neighbours.prepare import NeighbourSettings, neighbours
-from unimo.neighbours.store import Neighbours, read_header
+from unimo.neighbours.store import Neighbours, read_part
 from unimo.regions.prepare import prepare_regions
 from unimo.regions.rows import RowFormat
-from unimo.regions.sidecar import open_header, sidecar_path, spans
 from unimo.regions.store import RegionStore
-from unimo.regions.writer import SidecarWriter
 from unimo.synthetic.dataset import IMAGES_FROM, write_world
 from unimo.synthetic.world import scene
 from unimo.tokenizer import Tokenizer
@@ -58,21 +57,17 @@ def regions(world, tmp_path_factory) -> Path:
     return folder
 
 
-def write_regions(corpus: Corpus, folder: Path, tables: list[np.ndarray | None], source: str, classes: int) -> None:
+def write_classes(corpus: Corpus, folder: Path, tables: list[np.ndarray | None], source: str, classes: int) -> None:
     """Regions with these classes, (R, K) for each image; None: a bad image."""
-    rows = RowFormat(1, classes)
-    for shard, first, end in spans(corpus):
-        header = open_header(corpus, first, end, {"source": source, "names": shard.name}, rows, 36)
-        place = sidecar_path(shard, corpus.kind, folder)
-        with SidecarWriter(place, header, [corpus.keys[i] for i in range(first, end)], rows) as writer:
-            for table in tables[first:end]:
-                if table is None:
-                    writer.add(DataError("bad"))
-                else:
-                    size = len(table) + 1
-                    named = np.concatenate([table.mean(0, keepdims=True), table]) if classes else None
-                    writer.add(ImageRegions(np.ones((size, 1), np.float32), np.ones((size, 5), np.float32), named))
-            writer.finish()
+    images: list[ImageRegions | DataError] = []
+    for table in tables:
+        if table is None:
+            images.append(DataError("bad"))
+        else:
+            size = len(table) + 1
+            named = np.concatenate([table.mean(0, keepdims=True), table]) if classes else None
+            images.append(ImageRegions(np.ones((size, 1), np.float32), np.ones((size, 5), np.float32), named))
+    write_regions(corpus, folder, images, RowFormat(1, classes), {"source": source, "names": corpus.kind})
 
 
 @pytest.mark.parametrize(("source", "nothing"), [("npz", None), ("detector", 3), ("faster-rcnn", 3), ("tsv", 0)])
@@ -80,7 +75,7 @@ def test_objects_are_confident_classes_and_nothing_is_none(corpora, tmp_path, so
     rng = np.random.default_rng(0)
     tables: list[np.ndarray | None] = [rng.dirichlet(np.ones(4), 1 + i % 5).astype(np.float32) for i in range(IMAGES)]
     tables[3] = None
-    write_regions(corpora[1], tmp_path, tables, source, 4)
+    write_classes(corpora[1], tmp_path, tables, source, 4)
     found = list(Detected(RegionStore.open(tmp_path, corpora[1]), 0.4))
     assert len(found) == IMAGES and sum(map(len, found)) > 20
     for table, labels in zip(tables, found):
@@ -124,7 +119,7 @@ def test_related_images_are_those_of_the_definition(world, corpora, regions, tmp
     neighbours(world / "pairs", world / "images", None, plain, settings=_settings(), say=quiet)
     without = Neighbours.open(plain, *corpora)
     assert any(set(without.images(i)) != set(near.images(i)) for i in range(PAIRS))
-    headers = [read_header(folder / "00000.safetensors") for folder in (tmp_path, plain)]
+    headers = [read_part(folder / "00000.safetensors")[0] for folder in (tmp_path, plain)]
     assert headers[0]["labels"] and headers[1]["labels"] is None
 
 
@@ -149,11 +144,11 @@ def test_regions_that_do_not_fit_are_refused(world, corpora, regions, tmp_path):
     with pytest.raises(UsageError, match="no images to share"):
         neighbours(world / "pairs", None, world / "images", tmp_path, regions=regions)
     table = np.full((2, 4), 0.25, np.float32)
-    write_regions(corpora[0], tmp_path / "pairs", [table] * PAIRS, "npz", 4)
+    write_classes(corpora[0], tmp_path / "pairs", [table] * PAIRS, "npz", 4)
     with pytest.raises(DataError, match="no regions fit"):
         detected(tmp_path / "pairs", *corpora, 0.2)
     for name, source, classes in (("other", "tsv", 4), ("none", "npz", 0), ("same", "npz", 4)):
-        write_regions(corpora[1], tmp_path / name, [table] * IMAGES, source, classes)
+        write_classes(corpora[1], tmp_path / name, [table] * IMAGES, source, classes)
     with pytest.raises(UsageError, match="two detectors"):
         detected([tmp_path / "pairs", tmp_path / "other"], *corpora, 0.2)
     with pytest.raises(UsageError, match="without classes"):

@@ -7,22 +7,26 @@ import io
 import json
 import pickle
 import re
+import signal
 import sys
 import tarfile
 from html.parser import HTMLParser
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
+from dying import Countdown, ended, fork
 from PIL import Image
 from tiny_unimo2 import lively_model
 
+from unimo import sidecar
 from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.errors import DataError, ResourceError, UsageError
 from unimo.inference import Pipeline
 from unimo.neighbours import images as neighbour_images
-from unimo.neighbours import store as reading
+from unimo.neighbours import prepare as preparing
 from unimo.neighbours.page import show
 from unimo.neighbours.prepare import NeighbourSettings, neighbours, on_ray, prepare_neighbours
 from unimo.neighbours.sentences import captions_of, token_spans
@@ -183,34 +187,46 @@ def test_stopped_at_any_write_it_goes_on_to_the_same_bytes(corpora, tmp_path, mo
     quietly(*corpora, tmp_path / "whole")
     expected = bytes_of(tmp_path / "whole")
     assert sorted(expected) == ["00000.safetensors", "00001.safetensors", "sentences.safetensors"]
-    original, stops = neighbour_images.write_atomic, 0
+    original, stops = sidecar.write_sidecar, 0
     for stop in range(100):
         left = iter(range(stop))
 
-        def write(path, data, left=left):
+        def write(*given, left=left):
             if next(left, None) is None:
                 raise ResourceError("stopped here")
-            original(path, data)
+            original(*given)
 
-        monkeypatch.setattr(neighbour_images, "write_atomic", write)
-        monkeypatch.setattr(reading, "write_atomic", write)
-        try:
-            quietly(*corpora, tmp_path / str(stop))
-        except ResourceError:
-            stops += 1
-        else:
-            break
-        finally:
-            monkeypatch.undo()
-            small_blocks_again(monkeypatch)
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (neighbour_images, preparing):
+                patch.setattr(module, "write_sidecar", write)
+            try:
+                quietly(*corpora, tmp_path / str(stop))
+            except ResourceError:
+                stops += 1
+            else:
+                break
         quietly(*corpora, tmp_path / str(stop))
         assert bytes_of(tmp_path / str(stop)) == expected
     assert stops == 8  # 2 + 3 blocks of vectors with their hashes, 2 parts and the sentences
 
 
-def small_blocks_again(monkeypatch) -> None:
-    monkeypatch.setattr(neighbour_images, "_AT_ONCE", 4)
-    monkeypatch.setattr(neighbour_images, "_QUERIES_AT_ONCE", 2)
+def test_killed_at_any_event_it_goes_on_to_the_same_bytes(corpora, tmp_path):
+    quietly(*corpora, tmp_path / "whole")
+    expected, code = bytes_of(tmp_path / "whole"), -1
+    for at in count(1, 7):
+        out = tmp_path / str(at)
+        code = ended(fork(lambda: (Countdown(at), quietly(*corpora, out))))  # noqa: B023
+        quietly(*corpora, out)
+        assert bytes_of(out) == expected
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+    assert at > 30
+
+
+def test_two_processes_do_not_prepare_one_folder(corpora, tmp_path):
+    with sidecar.workspace(tmp_path / "neighbours"), pytest.raises(ResourceError, match="another process"):
+        quietly(*corpora, tmp_path)
 
 
 def test_what_is_there_is_kept_and_what_is_damaged_is_made_again(corpora, tmp_path):
@@ -219,7 +235,7 @@ def test_what_is_there_is_kept_and_what_is_damaged_is_made_again(corpora, tmp_pa
     assert quietly(*corpora, tmp_path)["computed"] == 0
     part = tmp_path / "00001.safetensors"
     part.write_bytes(part.read_bytes()[:-1] + b"\x7f")
-    with pytest.raises(DataError, match="cannot use this file of neighbours"):
+    with pytest.raises(DataError, match="not a file of neighbours that this version reads"):
         Neighbours.open(tmp_path, *corpora)
     assert quietly(*corpora, tmp_path)["computed"] == 1
     assert bytes_of(tmp_path) == expected

@@ -1,28 +1,22 @@
-"""Regions come back as they were stored, whatever was killed in between, and never for other images."""
+"""Regions come back as they were stored, and never for other images."""
 
 from __future__ import annotations
 
 import io
-import json
-import multiprocessing
 import pickle
-import random
 import shutil
 import tarfile
-from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors import safe_open
+from region_files import write_regions
 
 from unimo.corpus.corpus import open_corpus
 from unimo.data.regions import ImageRegions, image_regions
-from unimo.errors import DataError, ResourceError, UnimoError, UsageError
+from unimo.errors import DataError, UsageError
 from unimo.regions.rows import RowFormat, check_distributions
-from unimo.regions.sidecar import Sidecar, fingerprint, open_header, sidecar_path, spans
 from unimo.regions.store import RegionStore
-from unimo.regions.writer import SidecarWriter
 
 F, K = 6, 5
 ROWS = RowFormat(F, K)
@@ -53,15 +47,9 @@ def some_regions(i, features=F, classes=K) -> ImageRegions:
     )
 
 
-def write_sidecars(corpus, folder, rows=ROWS, bad=(), source="a"):
-    for shard, first, end in spans(corpus):
-        header = open_header(corpus, first, end, {"source": source}, rows, 36)
-        place = sidecar_path(shard, corpus.kind, folder)
-        with SidecarWriter(place, header, [corpus.keys[i] for i in range(first, end)], rows) as writer:
-            for i in range(first, end):
-                writer.add(BAD if i in bad else some_regions(i % 5))
-            writer.finish()
-    return RegionStore.open(folder, corpus)
+def stored(corpus, folder, rows=ROWS, bad=(), source="a") -> RegionStore:
+    images = [BAD if i in bad else some_regions(i % 5) for i in range(len(corpus))]
+    return write_regions(corpus, folder, images, rows, {"source": source})
 
 
 @pytest.fixture
@@ -77,7 +65,7 @@ def corpus(tmp_path):
 @pytest.mark.parametrize("precision", ["float16", "int8"])
 @pytest.mark.parametrize("top", [0, 2])
 def test_round_trip(corpus, tmp_path, precision, top):
-    store = write_sidecars(corpus, tmp_path / "out", RowFormat(F, K, precision, top))
+    store = stored(corpus, tmp_path / "out", RowFormat(F, K, precision, top))
     assert len(store) == 9 and (store.feature_size, store.classes) == (F, K)
     for i in range(9):
         wanted, got = some_regions(i % 5), store.image(i)
@@ -102,30 +90,8 @@ def test_round_trip(corpus, tmp_path, precision, top):
             np.testing.assert_allclose(got.classes, wanted.classes, rtol=2e-3, atol=1e-6)
 
 
-def test_other_readers_of_safetensors_understand_it(corpus, tmp_path):
-    write_sidecars(corpus, tmp_path / "out")
-    for path in (tmp_path / "out").glob("*.safetensors"):
-        sidecar = Sidecar(path)
-        with safe_open(path, framework="numpy") as stored:
-            assert set(stored.keys()) == {"offsets", "keys_blob", "keys_offsets", "boxes", "features", "classes"}
-            for name in ("boxes", "features", "classes"):
-                np.testing.assert_array_equal(stored.get_tensor(name), sidecar.tables[name])
-            assert json.loads(stored.metadata()["source"]) == {"source": "a"}
-        assert all(table.flags.aligned for table in sidecar.tables.values())
-
-
-def test_images_without_classes(corpus, tmp_path):
-    rows = RowFormat(F, 0)
-    with SidecarWriter(tmp_path / "x", open_header(corpus, 0, 1, {}, rows, 36), ["k"], rows) as writer:
-        plain = some_regions(3)
-        with pytest.raises(DataError, match="Another number of classes"):
-            writer.add(plain)
-        writer.add(ImageRegions(plain.features, plain.boxes))
-        assert Sidecar(writer.finish()).image(0).classes is None
-
-
 def test_bad_images_have_no_rows_and_keep_their_reason(corpus, tmp_path):
-    store = write_sidecars(corpus, tmp_path / "out", bad=(0, 3, 6))
+    store = stored(corpus, tmp_path / "out", bad=(0, 3, 6))
     assert store.lengths.tolist() == [0, 3, 4, 0, 2, 2, 0, 4, 5]
     assert [i for i in range(9) if not store.has(i)] == [0, 3, 6]
     with pytest.raises(DataError, match=r"outside its image.*where: here.*got: 9.*expected: less.*do: look"):
@@ -133,12 +99,6 @@ def test_bad_images_have_no_rows_and_keep_their_reason(corpus, tmp_path):
     np.testing.assert_array_equal(store.image(7).boxes, some_regions(2).boxes)
     with pytest.raises(IndexError):
         store.image(9)
-
-
-def test_a_shard_of_bad_images_only(corpus, tmp_path):
-    store = write_sidecars(corpus, tmp_path / "out", bad=range(9))
-    assert not store.lengths.any()
-    RegionStore.open(tmp_path / "out", corpus, verify=True)
 
 
 @pytest.mark.parametrize(
@@ -174,87 +134,12 @@ def test_distributions(rows, message):
     check_distributions(np.array([[0.502, 0.503], [1, 0]]))
 
 
-# ---- killed and started again
-
-
-def test_the_same_twice(corpus, tmp_path):
-    for name in "ab":
-        write_sidecars(corpus, tmp_path / name)
-    names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert len(names) == 2
-    for name in names:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_whatever_a_kill_leaves_the_successor_writes_the_same_bytes(corpus, tmp_path, seed):
-    rng = random.Random(seed)
-    keys = [str(i) for i in range(8)]
-    header = open_header(corpus, 0, 4, {}, ROWS, 36)
-
-    def images():
-        return [BAD if i == 2 else some_regions(i % 5) for i in range(8)]
-
-    with SidecarWriter(tmp_path / "whole", header, keys, ROWS) as writer:
-        for image in images():
-            writer.add(image)
-        expected = writer.finish().read_bytes()
-
-    place = tmp_path / "killed"
-    for _ in range(3):  # killed three times
-        with SidecarWriter(place, header, keys, ROWS) as writer:
-            for image in images()[len(writer.errors) : len(writer.errors) + rng.randint(1, 3)]:
-                writer.add(image)
-        damaged = rng.choice(sorted(writer.partial.iterdir()))
-        data = damaged.read_bytes()
-        damage = rng.choice(["cut", "more", "flip", "none"])
-        if damage == "cut":
-            data = data[: rng.randint(0, len(data))]
-        elif damage == "more":
-            data += rng.randbytes(rng.randint(1, 50))
-        elif damage == "flip" and data:
-            at = rng.randrange(len(data))
-            data = data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
-        damaged.write_bytes(data)
-    with SidecarWriter(place, header, keys, ROWS) as writer:
-        for image in images()[len(writer.errors) :]:
-            writer.add(image)
-        assert writer.finish().read_bytes() == expected
-    assert not writer.partial.exists()
-
-
-def test_a_partial_sidecar_of_other_settings_is_begun_anew(corpus, tmp_path):
-    for source, found in (("a", 0), ("a", 1), ("b", 0)):
-        header = open_header(corpus, 0, 4, {"source": source}, ROWS, 36)
-        with SidecarWriter(tmp_path / "x", header, ["k", "l", "m"], ROWS) as writer:
-            assert len(writer.errors) == found
-            writer.add(some_regions(1))
-
-
-def test_two_at_once(corpus, tmp_path):
-    header = open_header(corpus, 0, 4, {}, ROWS, 36)
-    with SidecarWriter(tmp_path / "x", header, ["k", "l"], ROWS) as writer:
-        with pytest.raises(ResourceError, match="another process"):
-            SidecarWriter(tmp_path / "x", header, ["k", "l"], ROWS)
-        writer.add(some_regions(1))
-        with pytest.raises(UnimoError, match="not every image"):
-            writer.finish()
-    with SidecarWriter(tmp_path / "x", header, ["k", "l"], ROWS) as writer:
-        assert len(writer.errors) == 1
-
-
-def test_no_room(corpus, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ResourceError, match="cannot write regions"):
-        SidecarWriter(tmp_path / "file" / "x", open_header(corpus, 0, 4, {}, ROWS, 36), ["k"], ROWS)
-
-
 # ---- which images
 
 
 def test_sidecars_follow_their_images_not_their_names(corpus, tmp_path):
     """Shards may be renamed, in another order, or only some of them."""
-    store = write_sidecars(corpus, tmp_path / "out")
+    store = stored(corpus, tmp_path / "out")
     (tmp_path / "else").mkdir()
     shutil.copy(tmp_path / "shards/b.tar", tmp_path / "else/0.tar")
     shutil.copy(tmp_path / "shards/a.tar", tmp_path / "else/1.tar")
@@ -268,102 +153,37 @@ def test_sidecars_follow_their_images_not_their_names(corpus, tmp_path):
 
 
 def test_sidecars_of_other_images_are_refused(corpus, tmp_path):
-    write_sidecars(corpus, tmp_path / "out")
+    stored(corpus, tmp_path / "out")
     write_tar(tmp_path / "shards/b.tar", 5, seed=3)
     with pytest.raises(DataError, match=r"no regions fit this shard.*b\.tar.*5 images as they are now"):
         RegionStore.open(tmp_path / "out", open_corpus("images", tmp_path / "shards"))
     with pytest.raises(DataError, match="no sidecar"):
         RegionStore.open(None, corpus)
-    a, b = (fingerprint(corpus, *span[1:]) for span in spans(corpus))
+    a, b = (corpus.images_sha256(items) for _, items in corpus.ranges())
     assert a != b
 
 
-def test_beside_the_shards_by_default(corpus, tmp_path):
-    for shard, first, end in spans(corpus):
-        with SidecarWriter(
-            sidecar_path(shard, "images"), open_header(corpus, first, end, {}, ROWS, 36), corpus.keys[first:end], ROWS
-        ) as writer:
-            for i in range(first, end):
-                writer.add(some_regions(i % 5))
-            writer.finish()
-    assert (tmp_path / "shards/a.tar.images.regions.safetensors").is_file()
-    assert len(RegionStore.open(None, corpus)) == 9
-    assert len(open_corpus("images", tmp_path / "shards")) == 9  # the sidecars are no images
-
-
 def test_shards_of_different_sources_do_not_mix(corpus, tmp_path):
-    write_sidecars(corpus, tmp_path / "out")
+    stored(corpus, tmp_path / "out")
     only = open_corpus("images", tmp_path / "shards/b.tar")
-    write_sidecars(only, tmp_path / "out", source="b")
+    stored(only, tmp_path / "out", source="b")
     with pytest.raises(UsageError, match="different sources"):
         RegionStore.open(tmp_path / "out", corpus)
 
 
-@pytest.mark.parametrize("damage", ["cut", "longer", "header", "version", "offsets", "empty", "text"])
-def test_damaged_sidecars_are_refused(corpus, tmp_path, damage):
-    write_sidecars(corpus, tmp_path / "out")
-    path = next((tmp_path / "out").glob("a*"))
-    data = path.read_bytes()
-    begin = 8 + int.from_bytes(data[:8], "little")
-    path.write_bytes(
-        {
-            "cut": data[:-1],
-            "longer": data + b"0",
-            "header": data.replace(b'"counts": "{', b'"counts": "}', 1),
-            "version": data.replace(b'"version": "1"', b'"version": "2"', 1),
-            "offsets": data[: begin + 9] + bytes([data[begin + 9] ^ 1]) + data[begin + 10 :],
-            "empty": b"",
-            "text": b"to be or not to be" * 9,
-        }[damage]
-    )
-    with pytest.raises(DataError, match="not a sidecar of regions") as caught:
-        RegionStore.open(tmp_path / "out", corpus)
-    assert caught.value.where == path
-
-
-def test_no_flipped_bit_of_a_header_is_believed(corpus, tmp_path):
-    store = write_sidecars(corpus, tmp_path / "out")
-    path = store.sidecars[0].path
-    data = path.read_bytes()
-    begin = 8 + int.from_bytes(data[:8], "little")
-    rng = random.Random(0)
-    for _ in range(300):
-        at, damaged = rng.randrange(begin), bytearray(data)
-        damaged[at] ^= 1 << rng.randrange(8)
-        path.write_bytes(damaged)
-        try:
-            again = Sidecar(path)
-        except DataError:
-            continue
-        for i in range(len(again)):  # a blank became another blank, or the like
-            np.testing.assert_array_equal(again.image(i).features, some_regions(i).features.astype(np.float16))
-    path.write_bytes((2**20).to_bytes(8, "little") + b"[" * 2**20)
-    with pytest.raises(DataError, match="not a sidecar"):
-        Sidecar(path)
+def test_beside_the_shards_by_default_without_classes(corpus, tmp_path):
+    rows, plain = RowFormat(F, 0), some_regions(3)
+    store = write_regions(corpus, None, [ImageRegions(plain.features, plain.boxes)] * 9, rows, {"source": "a"})
+    assert (tmp_path / "shards/a.tar.images.regions.safetensors").is_file() and store.image(8).classes is None
+    assert len(open_corpus("images", tmp_path / "shards")) == 9  # the sidecars are no images
 
 
 def test_every_byte_is_verified_on_request(corpus, tmp_path):
-    write_sidecars(corpus, tmp_path / "out")
-    RegionStore.open(tmp_path / "out", corpus, verify=True)
-    path = next((tmp_path / "out").glob("b*"))
+    store = stored(corpus, tmp_path / "out", bad=range(4))
+    path = store.sidecars[1].path
     data = bytearray(path.read_bytes())
-    data[data.index(Sidecar(path).tables["features"].tobytes()) + 5] ^= 4
+    data[data.index(store.sidecars[1].array("features").tobytes()) + 5] ^= 4
     path.write_bytes(data)
-    RegionStore.open(tmp_path / "out", corpus)
-    with pytest.raises(DataError, match="bytes that were not written so"):
+    assert len(pickle.dumps(RegionStore.open(tmp_path / "out", corpus))) < 20_000  # paths, not tables
+    with pytest.raises(DataError, match="other bytes of features"):
         RegionStore.open(tmp_path / "out", corpus, verify=True)
-
-
-# ---- workers
-
-
-def _sums(store):
-    return [float(store.image(i).features.sum()) for i in range(len(store))]
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_store_works_in_workers(corpus, tmp_path, method):
-    store = write_sidecars(corpus, tmp_path / "out")
-    assert len(pickle.dumps(store)) < 20_000  # paths, not tables
-    with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:
-        assert pool.submit(_sums, store).result() == _sums(store)

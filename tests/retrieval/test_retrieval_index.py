@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from region_files import write_regions
 from tiny_unimo import FEATURES, detected, lively_unimo
 from tiny_unimo2 import lively_model
 
@@ -22,8 +23,6 @@ from unimo.corpus.corpus import open_corpus
 from unimo.errors import DataError, ResourceError, UnimoError, UsageError, WeightsError
 from unimo.inference import Pipeline
 from unimo.regions.rows import RowFormat
-from unimo.regions.sidecar import open_header, sidecar_path
-from unimo.regions.writer import SidecarWriter
 from unimo.retrieval import build, build_index, open_index, store
 from unimo.retrieval.index import table
 from unimo.retrieval.passages import passages
@@ -304,16 +303,8 @@ def test_unimo_sees_regions(tmp_path):
     for i in range(4):
         Image.new("RGB", (100, 80), (60 * i, 9, 9)).save(tmp_path / "images" / f"{i}.png")
     corpus = open_corpus("images", tmp_path / "images")
-    images, rows = detected([3, 1, 2, 4]), RowFormat(FEATURES, 0)
-    with SidecarWriter(
-        sidecar_path(corpus.shard_of(0), "images"),
-        open_header(corpus, 0, 4, {"source": "test"}, rows, 9),
-        corpus.keys,
-        rows,
-    ) as writer:
-        for image in images:
-            writer.add(image)
-        writer.finish()
+    images = detected([3, 1, 2, 4])
+    write_regions(corpus, None, images, RowFormat(FEATURES, 0))
     build_index(model, tmp_path / "index", images=tmp_path / "images", say=str)
     index = open_index(tmp_path / "index", model=model)
     np.testing.assert_allclose(all_rows(index, "image")[1], model.encode_image(images), atol=2e-3)

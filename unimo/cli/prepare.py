@@ -38,7 +38,7 @@ def prepare_regions(
         ),
     ] = "grid",
     out: Annotated[str | None, typer.Option(help="Where regions go, if not beside the shards.")] = None,
-    most: Annotated[int, typer.Option(help="Boxes kept of an image.", min=1)] = 36,
+    max_regions: Annotated[int, typer.Option(help="Boxes kept of an image.", min=1)] = 36,
     precision: Annotated[str, typer.Option(help="float16, or int8 with a scale for each region.")] = "float16",
     top: Annotated[int, typer.Option(help="Likeliest classes kept of a region; 0 keeps all.", min=0)] = 0,
     feature_size: Annotated[int | None, typer.Option(help="Features of a region, where the source can choose.")] = None,
@@ -53,7 +53,7 @@ def prepare_regions(
     from unimo.corpus.bad_samples import BadSamples
     from unimo.regions.prepare import prepare_regions as run
 
-    options: dict[str, Any] = {"most": most, "precision": precision, "top": top, "index_dir": index_dir}
+    options: dict[str, Any] = {"max_regions": max_regions, "precision": precision, "top": top, "index_dir": index_dir}
     options |= {"feature_size": feature_size, "words": words, "vocabulary": vocabulary, "threshold": threshold}
     run(kind, paths, source, out=out, device=device, bad_samples=BadSamples(bad_samples), say=say, **options)  # type: ignore[arg-type]
 

@@ -243,6 +243,17 @@ class Corpus:
         """The file or folder that holds item i (what a report of bad samples names)."""
         return self._shard(i)[0]
 
+    def ranges(self) -> list[tuple[Path, range]]:
+        """Every shard with its items; shards without any are left out."""
+        parts = zip(self.shards, self._first, self._first[1:])
+        return [(path, range(int(first), int(end))) for (path, _), first, end in parts if first < end]
+
+    def images_sha256(self, items: range) -> str:
+        """SHA-256 over keys and contents of some images, in order: whatever file or kind they come from."""
+        digest = hashlib.sha256(json.dumps([self.keys[i] for i in items]).encode())
+        digest.update(np.ascontiguousarray(self._image_sha256[items.start : items.stop]).tobytes())
+        return digest.hexdigest()
+
     def _shard(self, i: int) -> tuple[Path, str]:
         return self.shards[int(np.searchsorted(self._first, i, side="right")) - 1]
 

@@ -1,4 +1,4 @@
-"""The sidecar index of a shard: plain arrays with string metadata in safetensors, written whole or not at all."""
+"""The sidecar of a shard that holds its index."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from unimo.disk import disk_error, write_atomic
+from unimo.errors import DataError
 from unimo.paths import user_path
 from unimo.ragged import Strings
+from unimo.sidecar import Format, Sidecar, write_sidecar
 
-INDEX_VERSION = 3  # 3: one entry of metadata, so that equal indexes are equal files
-_ENTRY = "unimo-index"
+FORMAT = Format("index", 4, "unimo data check")
 
 
 @dataclass
@@ -41,36 +39,16 @@ class Index:
 
 def save_index(path: Path, index: Index) -> None:
     """A reader finds the old index or the new one, never half of one. ResourceError where it cannot be written."""
-    arrays = {name: np.ascontiguousarray(value) for name, value in index.arrays.items()}
-    entry = {"version": INDEX_VERSION, "sha256": _hash(index.header, arrays), "header": index.header}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(error, path) from error
-    write_atomic(path, save(arrays, metadata={_ENTRY: json.dumps(entry, sort_keys=True)}))
+    write_sidecar(path, FORMAT, index.header, index.arrays)
 
 
 def load_index(path: Path) -> Index | None:
     """The stored index, or None when there is none that can be trusted: it is then simply built again."""
-    if not path.is_file():
-        return None
     try:
-        with safe_open(path, framework="numpy") as stored:
-            entry = json.loads((stored.metadata() or {})[_ENTRY])
-            arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
-        sound = entry["version"] == INDEX_VERSION and entry["sha256"] == _hash(entry["header"], arrays)
-        return Index(entry["header"], arrays) if sound else None
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        stored = Sidecar(path, FORMAT)
+        return Index(stored.header, stored.arrays())
+    except DataError:
         return None
-
-
-def _hash(header: dict[str, str], arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.data if array.size else b"")
-    return digest.hexdigest()
 
 
 def index_path(shard: Path, kind: str, index_dir: Path | None) -> Path:
@@ -87,3 +65,9 @@ def index_path(shard: Path, kind: str, index_dir: Path | None) -> Path:
         index_dir = user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", where) / "unimo" / "index"
     place = hashlib.sha256(os.fsencode(shard.resolve())).hexdigest()[:12]
     return index_dir / f"{shard.name}-{place}.{kind}.index.safetensors"
+
+
+def beside_index(shard: Path, kind: str, folder: str | Path | None, ending: str) -> Path:
+    """Where another sidecar of a shard lies: in `folder`, else where its index would."""
+    index = index_path(shard, kind, None if folder is None else Path(folder))
+    return index.with_name(index.name.removesuffix("index.safetensors") + ending)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -17,14 +16,15 @@ from PIL import Image
 from unimo.corpus.corpus import Corpus
 from unimo.data.augment import resize
 from unimo.data.images import load_rgb
-from unimo.disk import write_atomic
 from unimo.nearest import Found, colours_and_edges, nearest, top_k
 from unimo.neighbours.objects import Objects
 from unimo.neighbours.settings import NeighbourSettings
+from unimo.sidecar import Format, Sidecar, standing, write_sidecar
 
 if TYPE_CHECKING:
     from unimo.inference import Pipeline
 
+VECTORS = Format("image vectors", 1, "unimo prepare neighbours")
 _AT_ONCE = 4096  # images described, stored and searched together
 _SEEN_AT_ONCE = 256  # images whose hidden states are in memory together
 _QUERIES_AT_ONCE = 512
@@ -45,15 +45,15 @@ class Gallery:
         folder: Path,
         settings: NeighbourSettings,
         model: Pipeline | None,
+        made_by: str | None,
         objects: Objects | None,
         each: Each,
         say: Callable[[str], None],
     ):
+        """folder: where the vectors are kept. made_by: names the model in their headers."""
         self.settings, self.objects = settings, objects
-        describe = colours if model is None or model.side is None else seen_by(model)
-        folder.mkdir(exist_ok=True)
-        self.own = _describe(pairs, folder, describe, each, say)
-        self.others = _describe(images, folder, describe, each, say)
+        describe = colours if model is None or model.side is None else encoded_by(model)
+        self.own, self.others = (_describe(one, folder, describe, made_by, each, say) for one in (pairs, images))
         self.copies: dict[bytes, list[int]] = {}
         for i, name in enumerate(row.tobytes() for block in self.others for row in _load(block, "sha256")):
             self.copies.setdefault(name, []).append(i)
@@ -85,12 +85,15 @@ class Gallery:
         return found[0][best], found[1][best]
 
 
-def _describe(corpus: Corpus, folder: Path, describe: Describe, each: Each, say: Callable[[str], None]) -> list[Path]:
-    """Files of `vectors` (n, D) and `sha256` (n, 32) of the images of a corpus, in blocks; made where missing."""
+def _describe(
+    corpus: Corpus, folder: Path, describe: Describe, made_by: str | None, each: Each, say: Callable[[str], None]
+) -> list[Path]:
+    """Sidecars with `vectors` (n, D) and `sha256` (n, 32) of the images of a corpus, in blocks; made where missing."""
     started = time.monotonic()
-    paths = [folder / f"{corpus.kind}-{number:05d}.npz" for number in range(-(-len(corpus) // _AT_ONCE))]
-    missing = [number for number, path in enumerate(paths) if not path.exists()]
-    for _ in each(partial(_describe_block, corpus, paths, describe), missing):
+    header = {"images": corpus.fingerprint, "model": made_by, "block": _AT_ONCE}
+    paths = [folder / f"{corpus.kind}-{number:05d}.safetensors" for number in range(-(-len(corpus) // _AT_ONCE))]
+    missing = [number for number, path in enumerate(paths) if standing(path, VECTORS, header) is None]
+    for _ in each(partial(_describe_block, corpus, paths, header, describe), missing):
         pass
     seconds, made = time.monotonic() - started, min(len(missing) * _AT_ONCE, len(corpus))
     rate = made / max(seconds, 1e-3)
@@ -98,7 +101,7 @@ def _describe(corpus: Corpus, folder: Path, describe: Describe, each: Each, say:
     return paths
 
 
-def _describe_block(corpus: Corpus, paths: list[Path], describe: Describe, number: int) -> int:
+def _describe_block(corpus: Corpus, paths: list[Path], header: dict, describe: Describe, number: int) -> int:
     hashes: list[bytes] = []
 
     def reading() -> Iterator[Image.Image]:
@@ -107,22 +110,21 @@ def _describe_block(corpus: Corpus, paths: list[Path], describe: Describe, numbe
             hashes.append(hashlib.sha256(data).digest())
             yield load_rgb(data, where=corpus.where(i))
 
-    vectors, stream = describe(reading()).astype(np.float32), io.BytesIO()
-    np.savez(stream, vectors=vectors, sha256=np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 32))
-    write_atomic(paths[number], stream.getvalue())
+    vectors = describe(reading()).astype(np.float32)
+    sha256 = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 32)
+    write_sidecar(paths[number], VECTORS, header, {"vectors": vectors, "sha256": sha256})
     return number
 
 
 def _load(path: Path, name: str) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as arrays:
-        return arrays[name]
+    return Sidecar(path, VECTORS).array(name)
 
 
 def colours(images: Iterable[Image.Image]) -> np.ndarray:
     return np.stack([colours_and_edges(resize(image, _SIDE)) for image in images])
 
 
-def seen_by(model: Pipeline) -> Describe:
+def encoded_by(model: Pipeline) -> Describe:
     def describe(images: Iterable[Image.Image]) -> np.ndarray:
         waiting = iter(images)
         chunks = iter(lambda: list(islice(waiting, _SEEN_AT_ONCE)), [])

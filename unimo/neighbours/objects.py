@@ -85,8 +85,8 @@ def detected(
 
 
 def _facts(store: RegionStore) -> dict[str, Any]:
-    facts = json.loads(store.sidecars[0].header["source"])
-    return {name: value for name, value in facts.items() if name not in _OF_THE_FILES}
+    source = store.sidecars[0].header["source"]
+    return {name: value for name, value in source.items() if name not in _OF_THE_FILES}
 
 
 @dataclass(frozen=True)

@@ -18,21 +18,19 @@ header what it was made from, and is a function of that alone.
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unimo.config import check_settings, fingerprint, to_dict
+from unimo.config import check_settings, to_dict
 from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.corpus.finding import Kind
-from unimo.disk import disk_error
 from unimo.errors import DataError, UsageError
 from unimo.inference import Pipeline, identity, load
 from unimo.nearest import Found
@@ -41,11 +39,10 @@ from unimo.neighbours.objects import Labels, Objects, detected
 from unimo.neighbours.page import show
 from unimo.neighbours.sentences import Sentences, captions_of
 from unimo.neighbours.settings import NeighbourSettings
-from unimo.neighbours.store import SENTENCES, SIDES, VERSION, read_header, read_part, write_part
+from unimo.neighbours.store import FORMAT, SENTENCES, SIDES, read_part
 from unimo.sentences import words
+from unimo.sidecar import Sidecar, workspace, write_sidecar
 from unimo.tokenizer import Tokenizer
-
-_VECTORS = ".images-"  # folders of vectors, there while the work goes on
 
 
 def neighbours(
@@ -121,7 +118,7 @@ def prepare_neighbours(
     each: who describes blocks of images and searches for shards of pairs. Returns counts and seconds.
 
     Raises UsageError (nothing to search in, lists of labels of another length, a missing extra), DataError (an image
-    that changed) or ResourceError (the disk).
+    that changed) or ResourceError (the disk, another process that prepares this folder).
     """
     started = time.monotonic()
     _require_other(images, texts)
@@ -130,44 +127,41 @@ def prepare_neighbours(
     tokenizer = tokenizer or Tokenizer.default()
     bad_samples = BadSamples() if bad_samples is None else bad_samples
     folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        raise disk_error(fault, folder) from fault
     objects = None if labels is None or images is None else Objects.of(labels, pairs, images)
     if objects is not None:
         bad_samples.note("pairs without a detected object, so without related images", objects.without())
+    made_by = None if model is None else identity(model)["sha256"]
     made_from = {
         "settings": to_dict(settings),
-        "model": None if model is None else identity(model)["sha256"],
+        "model": made_by,
         "labels": None if objects is None else objects.digest(),
         "pairs": pairs.fingerprint,
         "images": None if images is None else images.fingerprint,
         "texts": None if texts is None else texts.fingerprint,
     }
-    parts = list(_parts(pairs))
+    parts = pairs.ranges()
     files = [
-        (folder / f"{number:05d}.safetensors", {**made_from, "shard": name, "first": rows.start, "count": len(rows)})
-        for number, (name, rows) in enumerate(parts)
+        (
+            folder / f"{number:05d}.safetensors",
+            {**made_from, "shard": shard.name, "first": rows.start, "count": len(rows)},
+        )
+        for number, (shard, rows) in enumerate(parts)
     ]
-    waiting = [number for number, file in enumerate(files) if not _stands(*file)]
-    _remove_strangers(folder, {*(path for path, _ in files), *([folder / SENTENCES] if texts is not None else [])})
-    library = None
-    if texts is not None and (waiting or not _stands(folder / SENTENCES, made_from)):
-        library = Sentences(texts, tokenizer, settings, bad_samples, say)
-        write_part(folder / SENTENCES, made_from, library.arrays())
-    gallery = None
-    if images is not None and waiting:
-        key = fingerprint({**made_from, "version": VERSION})[:16]
-        gallery = Gallery(pairs, images, folder / f"{_VECTORS}{key}", settings, model, objects, each, say)
-
-    begun, pairs_done = time.monotonic(), 0
-    work = _Search(pairs, files, gallery, library, settings, model)
-    for number in each(work, waiting):
-        name, rows = parts[number]
-        pairs_done += len(rows)
-        rate = pairs_done / max(time.monotonic() - begun, 1e-3)
-        say(f"{name} | {len(rows)} pairs | {pairs_done} searched for at {rate:.0f} pairs/s")
+    with workspace(folder / "neighbours") as work:
+        waiting = [number for number, file in enumerate(files) if not _stands(*file)]
+        _remove_strangers(folder, {*(path for path, _ in files), *([folder / SENTENCES] if texts is not None else [])})
+        library = gallery = None
+        if texts is not None and (waiting or not _stands(folder / SENTENCES, made_from)):
+            library = Sentences(texts, tokenizer, settings, bad_samples, say)
+            _write(work, folder / SENTENCES, made_from, library.arrays())
+        if images is not None and waiting:
+            gallery = Gallery(pairs, images, work, settings, model, made_by, objects, each, say)
+        begun, searched = time.monotonic(), 0
+        for number in each(_Search(pairs, files, work, gallery, library, settings, model), waiting):
+            shard, rows = parts[number]
+            searched += len(rows)
+            rate = searched / max(time.monotonic() - begun, 1e-3)
+            say(f"{shard.name} | {len(rows)} pairs | {searched} searched for at {rate:.0f} pairs/s")
     totals = dict.fromkeys(SIDES, 0)
     for (path, _), (_, rows) in zip(files, parts):
         _, arrays = read_part(path)
@@ -175,8 +169,6 @@ def prepare_neighbours(
             totals[side] += int((arrays[f"{side}_ids"] >= 0).sum())
         if texts is not None:
             _note_wordless(pairs, rows, bad_samples)
-    for left in folder.glob(f"{_VECTORS}*"):
-        shutil.rmtree(left)  # vectors were kept only so that a restart need not describe images again
     seconds = time.monotonic() - started
     counted = f"{totals['image']} related images, {totals['sentence']} related sentences"
     say(f"{len(pairs)} pairs: {counted} in {seconds:.1f} s")
@@ -189,6 +181,7 @@ class _Search:
 
     pairs: Corpus
     files: Sequence[tuple[Path, dict[str, Any]]]  # of each part, with its header
+    work: Path  # folder for what is not whole yet
     gallery: Gallery | None
     library: Sentences | None
     settings: NeighbourSettings
@@ -209,7 +202,7 @@ class _Search:
             for i, (numbers, scores) in enumerate(found):
                 ids[i, : len(numbers)], values[i, : len(numbers)] = numbers, scores
             arrays |= {f"{side}_ids": ids, f"{side}_scores": values}
-        write_part(path, header, arrays)
+        _write(self.work, path, header, arrays)
         return number
 
 
@@ -223,11 +216,10 @@ def _note_wordless(pairs: Corpus, rows: range, bad_samples: BadSamples) -> None:
             bad_samples.add(error, key=pairs.keys[i], shard=pairs.shard_of(i))
 
 
-def _parts(pairs: Corpus) -> Iterator[tuple[str, range]]:
-    """The name of every shard of the pairs, and its items."""
-    for path, items in groupby(range(len(pairs)), key=pairs.shard_of):
-        first, *others = items
-        yield path.name, range(first, first + 1 + len(others))
+def _write(work: Path, path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """What a kill leaves of it lies in `work`."""
+    write_sidecar(work / path.name, FORMAT, header, arrays)
+    (work / path.name).replace(path)
 
 
 def _stands(path: Path, header: Mapping[str, Any]) -> bool:
@@ -240,12 +232,11 @@ def _stands(path: Path, header: Mapping[str, Any]) -> bool:
 
 
 def _remove_strangers(folder: Path, ours: set[Path]) -> None:
-    """Parts of an earlier run over other shards (only files that say themselves what they are), and torn ones."""
-    for path in folder.glob(".*.safetensors.partial.*"):
-        path.unlink()
+    """Parts of an earlier run over other shards; only files that say themselves what they are."""
     for path in folder.glob("*.safetensors"):
-        if path not in ours and read_header(path) is not None:
-            path.unlink()
+        with contextlib.suppress(DataError):
+            if path not in ours and Sidecar(path, FORMAT):
+                path.unlink()
 
 
 def _require_other(images: object, texts: object) -> None:

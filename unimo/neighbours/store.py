@@ -7,63 +7,33 @@ A folder of `unimo prepare neighbours` holds
         image_ids, sentence_ids         (n, k) int32, best first: items of the images, rows of `sentences`; then -1
         image_scores, sentence_scores   (n, k) float16
 
-Scores of images are cosines, also where shared objects chose them. Every file carries a header: version, settings,
-hashes of the model and of the detected objects (labels) where there were any, and the fingerprints of the three
-corpora, so that neighbours of other data are refused.
+Scores of images are cosines, also where shared objects chose them. Every file is a sidecar (`unimo.sidecar`) whose
+header names the settings, hashes of the model and of the detected objects (labels) where there were any, and the
+fingerprints of the three corpora, so that neighbours of other data are refused.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save
 
 from unimo.corpus.corpus import Corpus
-from unimo.disk import write_atomic
 from unimo.errors import DataError
+from unimo.sidecar import Format, Sidecar
 
-VERSION = 2
+FORMAT = Format("neighbours", 3, "unimo prepare neighbours")
 SENTENCES = "sentences.safetensors"
 SIDES = ("image", "sentence")
 MADE_FROM = ("settings", "model", "labels", "pairs", "images", "texts")  # fields of every header
-_HEADER = "unimo-neighbours"
-
-
-def write_part(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """One file, whole or not at all. The same header and arrays give the same bytes."""
-    tight = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    # One entry: safetensors writes several in an order that changes from run to run.
-    text = json.dumps({"version": VERSION, **header, "sha256": _hash(tight)}, sort_keys=True)
-    write_atomic(path, save(tight, metadata={_HEADER: text}))
-
-
-def read_header(path: Path) -> dict[str, Any] | None:
-    """The header of a file; None when there is none that can be read."""
-    try:
-        with safe_open(path, framework="numpy") as stored:
-            header = json.loads((stored.metadata() or {})[_HEADER])
-    except (OSError, SafetensorError, ValueError, KeyError):
-        return None
-    return header if isinstance(header, dict) else None
 
 
 def read_part(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays. DataError when the file is missing, damaged or of another version."""
-    header = read_header(path)
-    if header is None:
-        raise _unusable(path, "missing, damaged or not a file of neighbours", "a file that `unimo prepare` wrote")
-    if header.get("version") != VERSION:
-        raise _unusable(path, f"version {header.get('version')}", f"version {VERSION}")
-    arrays = load_file(path)
-    if header.get("sha256") != _hash(arrays):
-        raise _unusable(path, "other bytes than were written", f"sha256 {str(header.get('sha256'))[:16]}…")
-    return header, arrays
+    """Header and arrays of one file. DataError when it is missing, damaged or of another version."""
+    part = Sidecar(path, FORMAT)
+    return part.header, part.arrays()
 
 
 class Neighbours:
@@ -164,11 +134,3 @@ def _check_corpora(file: Path, header: Mapping[str, Any], corpora: Mapping[str, 
 def _unusable(path: Path, got: str, expected: str) -> DataError:
     do = "run `unimo prepare neighbours` again: it makes anew what does not fit"
     return DataError("cannot use this file of neighbours", where=path, got=got, expected=expected, do=do)
-
-
-def _hash(arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
-        digest.update(arrays[name].tobytes())
-    return digest.hexdigest()

@@ -23,14 +23,14 @@ from unimo.corpus.line_file import Line, LineFile
 from unimo.data import regions as tables
 from unimo.errors import DataError, UsageError
 from unimo.file_access import read_file
-from unimo.regions.source import Found, Say, Shown, arrays_digest
+from unimo.regions.source import CorpusImage, Detections, Say, arrays_digest
 
 
 class Files(ABC):
     """Regions that were found elsewhere, by image.
 
     A stored name fits the key that is the same but for the image's ending, or else the key's last part, behind its
-    folders. Of rows that repeat an image the first counts. feature_size: F, or None: as in the first sound record.
+    folders. Of rows that repeat an image the first counts. feature_size: F, or None: as in the first valid record.
     """
 
     feature_size, classes = 0, 0
@@ -47,17 +47,17 @@ class Files(ABC):
         if not self._places:
             raise DataError("no regions in these files", where=f"{source}:{place}", expected="one for each image")
         self.feature_size = feature_size or 0
-        self._sample = first = self._first_sound()
+        self._sample = first = self._first_valid()
         self.feature_size = feature_size or np.shape(first["features"])[-1]
         self.classes = 0 if first.get("classes") is None else np.shape(first["classes"])[-1]
 
-    def facts(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """Their content is too large to be hashed at every start: their images, and one of them, stand for it."""
         names = hashlib.sha256("\n".join(sorted(self._places)).encode("utf-8", "replace")).hexdigest()
         digest = arrays_digest({name: np.asarray(value) for name, value in self._sample.items() if value is not None})
         return {"source": self.source, "names": names, "first": digest}
 
-    def _first_sound(self) -> dict[str, Any]:
+    def _first_valid(self) -> dict[str, Any]:
         """The first record that can be read: it says how many features and classes all others have."""
         error: DataError | None = None
         for name in self._places:
@@ -69,12 +69,12 @@ class Files(ABC):
                 error = error or fault
         raise error or DataError("not one record has features", where=self.source)
 
-    def learn(self, corpus: Corpus, folder: Path, say: Say) -> None:
+    def fit(self, corpus: Corpus, folder: Path, say: Say) -> None:
         if twice := +self.repeated:
             some = ", ".join(list(twice)[:3])
             say(f"{sum(twice.values())} rows repeat an image and are left out, among them {some}")
 
-    def regions(self, image: Shown) -> Found:
+    def regions(self, image: CorpusImage) -> Detections:
         name = self._stored(image.key)
         if name is None:
             raise DataError("the file has no regions of this image", where=image.key, got="no such name")
@@ -88,7 +88,7 @@ class Files(ABC):
                 expected="a name for each image, such as its whole key",
                 do="prepare the shards one by one, each with a file of its own",
             )
-        return found_in(self.read(name), image.size, where=f"{self.source}, {name}")
+        return detections(self.read(name), image.size, where=f"{self.source}, {name}")
 
     def names_of(self, key: str) -> list[str]:
         """What an image may be called here, by its key without ending; the first that is there counts."""
@@ -109,14 +109,14 @@ class Files(ABC):
 
     @abstractmethod
     def read(self, name: str) -> dict[str, Any]:
-        """Arrays under the names of `found_in`."""
+        """Arrays under the names of `detections`."""
 
 
 # Each array under the names that published files give it.
 ARRAYS = {
     "features": ("features", "x", "feat", "image_features"),
     "boxes": ("boxes", "bbox", "image_bb"),
-    "shares": ("norm_bb",),  # UNITER's: corners as shares of the image, then width, height and area
+    "fractions": ("norm_bb",),  # UNITER's: corners as fractions of the image, then width, height and area
     "classes": ("classes", "soft_labels", "cls_prob", "class_probabilities"),
     "width": ("width", "image_w", "image_width"),
     "height": ("height", "image_h", "image_height"),
@@ -126,26 +126,26 @@ ARRAYS = {
 def named_arrays(stored: Mapping[str, Any], where: object) -> dict[str, Any]:
     """Arrays of any published naming under ours."""
     found = {ours: next((stored[name] for name in theirs if name in stored), None) for ours, theirs in ARRAYS.items()}
-    if found["features"] is None or (found["boxes"] is None and found["shares"] is None):
-        expected = f"{' or '.join(ARRAYS['features'])}; {' or '.join(ARRAYS['boxes'] + ARRAYS['shares'])}"
+    if found["features"] is None or (found["boxes"] is None and found["fractions"] is None):
+        expected = f"{' or '.join(ARRAYS['features'])}; {' or '.join(ARRAYS['boxes'] + ARRAYS['fractions'])}"
         raise DataError("no regions in this record", where=where, got=", ".join(stored), expected=expected)
     return found
 
 
-def found_in(arrays: Mapping[str, Any], size: tuple[int, int], *, where: object) -> Found:
-    """Named arrays as an answer. size: (width, height) of the corpus' image.
+def detections(arrays: Mapping[str, Any], size: tuple[int, int], *, where: object) -> Detections:
+    """Named arrays as detections. size: (width, height) of the corpus' image.
 
     The detector may have seen the image in another size, but not the other way round: two of the published readers
     disagree about which column is the width (§6.6). Raises DataError then, and for sizes that are no numbers.
     """
     try:
         width, height = (
-            float(actual if said is None else np.asarray(said).reshape(()))
-            for said, actual in ((arrays.get("width"), size[0]), (arrays.get("height"), size[1]))
+            float(actual if stored is None else np.asarray(stored).reshape(()))
+            for stored, actual in ((arrays.get("width"), size[0]), (arrays.get("height"), size[1]))
         )
         boxes = arrays.get("boxes")
         if boxes is None:
-            boxes = np.asarray(arrays["shares"], np.float64)[:, :4] * [width, height, width, height]
+            boxes = np.asarray(arrays["fractions"], np.float64)[:, :4] * [width, height, width, height]
     except (TypeError, ValueError, IndexError) as fault:
         raise DataError("sizes or boxes that are no numbers", where=where, got=fault) from fault
     if (width, height) == size[::-1] != size:
@@ -157,7 +157,7 @@ def found_in(arrays: Mapping[str, Any], size: tuple[int, int], *, where: object)
             do="exchange the two columns of the file",
         )
     classes = arrays.get("classes")
-    return Found(
+    return Detections(
         np.asarray(arrays["features"]),
         np.asarray(boxes),
         width,
@@ -229,7 +229,7 @@ class Lines(Files):
                         name = name[tables.IMAGE_PREFIX :]
                     yield name.lstrip("0") if name.isdigit() else name, (file, line)
 
-    def learn(self, corpus: Corpus, folder: Path, say: Say) -> None:
+    def fit(self, corpus: Corpus, folder: Path, say: Say) -> None:
         say(f"{self.lines} lines, {len(self._places)} images; of an image's lines the first is read")
 
     def names_of(self, key: str) -> list[str]:

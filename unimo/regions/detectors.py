@@ -18,11 +18,11 @@ from unimo.corpus.corpus import Corpus
 from unimo.data.augment import resize
 from unimo.errors import UsageError, WeightsError
 from unimo.json_files import load_json
-from unimo.regions.grid import Look
-from unimo.regions.source import Found, Say, Shown, arrays_digest, softmax
+from unimo.regions.grid import PatchEncoder
+from unimo.regions.source import CorpusImage, Detections, Say, arrays_digest, softmax
 
 
-class OurTower:
+class UNIMO2Patches:
     """Patch states of a UNIMO-2's image tower, behind its last layer."""
 
     bins = 1
@@ -37,21 +37,21 @@ class OurTower:
         tower = self.pipeline.model
         self._digest = weights_digest({"patches": tower.patches, "image_encoder": tower.image_encoder})
 
-    def facts(self) -> dict[str, Any]:
-        return {"look": "unimo-2", "weights": self._digest, "side": self.pipeline.side}
+    def identity(self) -> dict[str, Any]:
+        return {"patches": "unimo-2", "weights": self._digest, "side": self.pipeline.side}
 
     def states(self, image: Image.Image) -> np.ndarray:
         patches = self.pipeline.encode_images([image]).hidden[0, 1:]
         return _square(patches.float().cpu().numpy())
 
 
-class TheirViT:
+class ViTPatches:
     """Last patch states of a ViT in Hugging Face format; tokens before the patches ([CLS], registers) are left out."""
 
     bins = 1
 
     def __init__(self, folder: Path, device: str | None = None):
-        self.model, self.device = _load_theirs("AutoModel", folder, device)
+        self.model, self.device = _load_transformers("AutoModel", folder, device)
         config = self.model.config
         side, patch = (getattr(config, name, None) for name in ("image_size", "patch_size"))
         if not isinstance(side, int) or not isinstance(patch, int):
@@ -61,10 +61,10 @@ class TheirViT:
         self.side, self.patches = side, (side // patch) ** 2
         self.pixels = Preprocessing.read(folder, config.model_type)
 
-    def facts(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         pixels = {"mean": self.pixels.mean, "deviation": self.pixels.deviation}
         digest = weights_digest({"": self.model})
-        return {"look": self.model.config.model_type, "weights": digest, "side": self.side, **pixels}
+        return {"patches": self.model.config.model_type, "weights": digest, "side": self.side, **pixels}
 
     def states(self, image: Image.Image) -> np.ndarray:
         import torch
@@ -91,25 +91,25 @@ class Preprocessing:
     def read(cls, folder: Path, family: str) -> Preprocessing:
         """preprocessor_config.json, or what the family's papers used. Raises WeightsError where that says nothing."""
         place = folder / "preprocessor_config.json"
-        said = load_json(place) if place.is_file() else {}
+        stored = load_json(place) if place.is_file() else {}
         square = family.startswith(("rt_detr", "d_fine"))
         usual: dict[str, Any] = {"shortest_edge": 800, "longest_edge": 1333}
-        size = said.get("size", {"height": 640, "width": 640} if square else usual)
-        size = {"shortest_edge": size, "longest_edge": said.get("max_size", 1333)} if isinstance(size, int) else size
-        normalises = said.get("do_normalize", not square)
+        size = stored.get("size", {"height": 640, "width": 640} if square else usual)
+        size = {"shortest_edge": size, "longest_edge": stored.get("max_size", 1333)} if isinstance(size, int) else size
+        normalises = stored.get("do_normalize", not square)
         try:
             keep = "shortest_edge" in size
             names = ("shortest_edge", "longest_edge") if keep else ("height", "width")
             sides = (int(size[names[0]]), int(size.get(names[1], 1333)))
             mean, deviation = (
-                tuple(float(x) for x in said.get(name, usual_values)) if normalises else None
+                tuple(float(x) for x in stored.get(name, usual_values)) if normalises else None
                 for name, usual_values in (("image_mean", IMAGENET_MEAN), ("image_std", IMAGENET_DEVIATION))
             )
             sound = min(sides) > 0 and (deviation is None or min(deviation) > 0)
         except (TypeError, ValueError, KeyError, AttributeError) as fault:
             raise WeightsError("unknown preprocessing", where=place, got=repr(fault)) from fault
         if not sound:
-            raise WeightsError("impossible preprocessing", where=place, got=said)
+            raise WeightsError("impossible preprocessing", where=place, got=stored)
         return cls(sides, keep, mean, deviation)
 
     def __call__(self, image: Image.Image) -> np.ndarray:
@@ -137,16 +137,16 @@ class Detector:
 
     features: the decoder's last hidden state of each query, F = D. classes: the detector's and, last, none of them: its
     softmax, or, where it judges each class alone by a sigmoid, the softmax of the logits beside a 0, which gives a lone
-    class the probability that its sigmoid gave. A query counts from `threshold` on; the `fewest` best stay in any case,
-    as in bottom-up attention, so that every image has regions.
+    class the probability that its sigmoid gave. A query counts from `threshold` on; the `min_regions` best stay in any
+    case, as in bottom-up attention, so that every image has regions.
     """
 
-    def __init__(self, place: str, *, threshold: float = 0.2, fewest: int = 10, device: str | None = None):
+    def __init__(self, place: str, *, threshold: float = 0.2, min_regions: int = 10, device: str | None = None):
         from unimo.weights.hub import fetch
 
-        folder = fetch(place, THEIR_FILES)
-        self.model, self.device = _load_theirs("AutoModelForObjectDetection", folder, device)
-        self.threshold, self.fewest = threshold, fewest
+        folder = fetch(place, MODEL_FILES)
+        self.model, self.device = _load_transformers("AutoModelForObjectDetection", folder, device)
+        self.threshold, self.min_regions = threshold, min_regions
         self.pixels = Preprocessing.read(folder, self.model.config.model_type)
         logits, _, states = self._run(Image.new("RGB", (64, 64)))
         labels = len(self.model.config.id2label)
@@ -158,20 +158,20 @@ class Detector:
         self.has_none = logits.shape[1] == labels + 1
         self.feature_size, self.classes = states.shape[1], labels + 1
 
-    def facts(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         return {
             "source": "detector",
             "model": self.model.config.model_type,
             "weights": self._weights,
             "threshold": self.threshold,
-            "fewest": self.fewest,
+            "min_regions": self.min_regions,
             "pixels": [*self.pixels.size, self.pixels.keep, self.pixels.mean, self.pixels.deviation],
         }
 
-    def learn(self, corpus: Corpus, folder: Path, say: Say) -> None:
+    def fit(self, corpus: Corpus, folder: Path, say: Say) -> None:
         pass
 
-    def regions(self, image: Shown) -> Found:
+    def regions(self, image: CorpusImage) -> Detections:
         width, height = image.size
         logits, boxes, states = self._run(image.image)
         if self.has_none:
@@ -181,17 +181,17 @@ class Detector:
             classes = softmax(np.concatenate([logits, np.zeros_like(logits[:, :1])], axis=1))
             scores = 1 / (1 + np.exp(-logits.max(axis=1)))
         order = np.argsort(-scores, kind="stable")
-        kept = order[: max(int((scores >= self.threshold).sum()), self.fewest)]
+        kept = order[: max(int((scores >= self.threshold).sum()), self.min_regions)]
         x, y, w, h = boxes[kept].T
         corners = np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], axis=1).clip(0, 1)
-        return Found(states[kept], corners * [width, height, width, height], width, height, classes[kept])
+        return Detections(states[kept], corners * [width, height, width, height], width, height, classes[kept])
 
     @cached_property
     def _weights(self) -> str:
         return weights_digest({"": self.model})
 
     def _run(self, image: Image.Image) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """logits (Q, K), boxes (Q, 4) as centre and size in shares of the image, states (Q, D)."""
+        """logits (Q, K), boxes (Q, 4) as centre and size in fractions of the image, states (Q, D)."""
         import torch
 
         with torch.inference_mode():
@@ -206,8 +206,9 @@ class FasterRCNN:
     """torchvision's Faster R-CNN (ResNet-50 FPN, either version), read as bottom-up attention reads its own.
 
     place: its weights in safetensors (`safetensors.torch.save_file(model.state_dict(), FILE)`). Regions are the
-    proposals, for the features are theirs: those of the box head (F = 1024). classes: its softmax, background last.
-    Of proposals of one class that overlap by more than `overlap` the best stays; `threshold`, `fewest`: see `Detector`.
+    proposals, for the features are theirs: those of the box head (F = 1024). classes: its softmax, background last. Of
+    proposals of one class that overlap by more than `overlap` the best stays; `threshold`, `min_regions`: see
+    `Detector`.
     """
 
     def __init__(
@@ -215,7 +216,7 @@ class FasterRCNN:
         place: str,
         *,
         threshold: float = 0.2,
-        fewest: int = 10,
+        min_regions: int = 10,
         overlap: float = 0.3,
         device: str | None = None,
     ):
@@ -237,17 +238,17 @@ class FasterRCNN:
             raise WeightsError("not a Faster R-CNN", where=place, got=got, expected=expected) from fault
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self.device).eval()
-        self.threshold, self.fewest, self.overlap = threshold, fewest, overlap
+        self.threshold, self.min_regions, self.overlap = threshold, min_regions, overlap
         self.feature_size = self.model.roi_heads.box_predictor.cls_score.in_features
 
-    def facts(self) -> dict[str, Any]:
-        chosen = {"threshold": self.threshold, "fewest": self.fewest, "overlap": self.overlap}
+    def identity(self) -> dict[str, Any]:
+        chosen = {"threshold": self.threshold, "min_regions": self.min_regions, "overlap": self.overlap}
         return {"source": "faster-rcnn", "weights": self._weights, **chosen}
 
-    def learn(self, corpus: Corpus, folder: Path, say: Say) -> None:
+    def fit(self, corpus: Corpus, folder: Path, say: Say) -> None:
         pass
 
-    def regions(self, image: Shown) -> Found:
+    def regions(self, image: CorpusImage) -> Detections:
         import torch
 
         ops, (width, height), heads = _torchvision().ops, image.size, self.model.roi_heads
@@ -260,14 +261,14 @@ class FasterRCNN:
             classes = heads.box_predictor(features)[0].softmax(-1).roll(-1, dims=1)  # their background is class 0
             scores, labels = classes[:, :-1].max(dim=1)
             order = ops.batched_nms(proposals[0], scores, labels, self.overlap)  # most confident first
-            kept = order[: max(int((scores[order] >= self.threshold).sum()), self.fewest)]
+            kept = order[: max(int((scores[order] >= self.threshold).sum()), self.min_regions)]
             rows, columns = images.image_sizes[0]
             boxes = proposals[0][kept] * torch.tensor(
                 [width / columns, height / rows, width / columns, height / rows], device=self.device
             )
         found = (x.float().cpu().numpy() for x in (features[kept], boxes, classes[kept]))
         seen, corners, named = found
-        return Found(seen, corners, width, height, named)
+        return Detections(seen, corners, width, height, named)
 
     @cached_property
     def _weights(self) -> str:
@@ -288,10 +289,10 @@ def _torchvision() -> Any:
     return torchvision
 
 
-THEIR_FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
+MODEL_FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
 
 
-def _load_theirs(kind: str, folder: Path, device: str | None) -> tuple[Any, str]:
+def _load_transformers(kind: str, folder: Path, device: str | None) -> tuple[Any, str]:
     """A model of `transformers` in evaluation mode, from safetensors only: nothing of its folder is executed."""
     import torch
 
@@ -325,22 +326,22 @@ def weights_digest(modules: Mapping[str, Any]) -> str:
     return arrays_digest(arrays)
 
 
-def model_look(place: str, device: str | None) -> Look:
+def patch_encoder(place: str, device: str | None) -> PatchEncoder:
     """Our model or theirs, as the folder says."""
     from unimo import checkpoint
     from unimo.weights.hub import fetch
 
     path = Path(place)
     if any((path / name).exists() for name in ("checkpoints", checkpoint.MANIFEST)):
-        return OurTower(place, device)
+        return UNIMO2Patches(place, device)
     config = fetch(place, ["config.json"]) / "config.json"
     if not config.is_file():
         raise WeightsError(
             "not a model", where=place, expected="a run, a folder with config.json, or a name on the hub"
         )
     if str(load_json(config).get("model_type", "")).startswith("unimo"):
-        return OurTower(place, device)
-    return TheirViT(fetch(place, THEIR_FILES), device)
+        return UNIMO2Patches(place, device)
+    return ViTPatches(fetch(place, MODEL_FILES), device)
 
 
 def _square(patches: np.ndarray) -> np.ndarray:

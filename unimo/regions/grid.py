@@ -18,22 +18,24 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from unimo.corpus.corpus import Corpus
-from unimo.corpus.index_file import Index, load_index, save_index
 from unimo.data.augment import resize
 from unimo.errors import DataError, UsageError
-from unimo.regions.source import Found, Say, Shown, arrays_digest, random_projection, softmax
+from unimo.regions.source import CorpusImage, Detections, Say, arrays_digest, random_projection, softmax
 from unimo.rng import generator
+from unimo.sidecar import Format, Sidecar, plain, write_sidecar
+
+VOCABULARY = Format("visual words", 2, "unimo prepare regions")
 
 
-class Look(Protocol):
+class PatchEncoder(Protocol):
     """Something that describes the patches of an image. bins: per side, into which a box is pooled."""
 
     bins: int
 
-    def facts(self) -> dict[str, Any]: ...
+    def identity(self) -> dict[str, Any]: ...
 
     def states(self, image: Image.Image) -> np.ndarray:
-        """(g, g, D) float32: the image squeezed to a square, g patches a side."""
+        """(g, g, D) float32: the image resized to a square, g patches a side."""
 
 
 class Pixels:
@@ -46,8 +48,8 @@ class Pixels:
     bins = 3  # 12 patches are pooled into 3 x 3 bins of a box: in a 4 x 4 grid every patch is a bin
     grid, patch = 12, 8
 
-    def facts(self) -> dict[str, Any]:
-        return {"look": "pixels", "grid": self.grid, "patch": self.patch}
+    def identity(self) -> dict[str, Any]:
+        return {"patches": "pixels", "grid": self.grid, "patch": self.patch}
 
     def states(self, image: Image.Image) -> np.ndarray:
         g, p = self.grid, self.patch
@@ -90,7 +92,7 @@ class Grid:
 
     def __init__(
         self,
-        look: Look,
+        patches: PatchEncoder,
         *,
         words: int = 512,
         vocabulary: str | Path | None = None,
@@ -98,73 +100,70 @@ class Grid:
         grids: Sequence[int] = (1, 2, 3, 4),
         sample: int = 1000,
     ):
-        self.look, self.grids, self.sample = look, tuple(grids), sample
+        self.patches, self.grids, self.sample = patches, tuple(grids), sample
         self.classes = words
         self.vocabulary_path = None if vocabulary is None else Path(vocabulary)
         raw = self._pooled(Image.new("RGB", (32, 32))).shape[1]
-        self.feature_size = feature_size or (256 if isinstance(look, Pixels) else raw)
+        self.feature_size = feature_size or (256 if isinstance(patches, Pixels) else raw)
         edges = [(k / n, r / n, (k + 1) / n, (r + 1) / n) for n in self.grids for r in range(n) for k in range(n)]
         self._boxes = np.array(edges)
-        self._learnt: dict[str, np.ndarray] = {}
+        self._fitted: dict[str, np.ndarray] = {}
 
-    def facts(self) -> dict[str, Any]:
-        return {"source": "grid", **self._asked(), "vocabulary": self._digest()}
+    def identity(self) -> dict[str, Any]:
+        return {"source": "grid", **self._settings(), "vocabulary": self._digest()}
 
-    def learn(self, corpus: Corpus, folder: Path, say: Say) -> None:
+    def fit(self, corpus: Corpus, folder: Path, say: Say) -> None:
         place = self.vocabulary_path or folder / "region-vocabulary.safetensors"
-        header = {name: str(value) for name, value in self._asked().items()}
+        header = plain(self._settings())
         if place.is_file():
-            stored = load_index(place)
-            if stored is None:
-                raise DataError("not a visual vocabulary", where=place, got="a damaged or other file", do="delete it")
-            got = {name: stored.header.get(name) for name in header}
-            if got != header:
-                raise UsageError("the vocabulary of another grid", where=place, got=got, expected=header)
-            self._learnt = stored.arrays
+            stored = Sidecar(place, VOCABULARY)
+            if stored.header != header:
+                raise UsageError("the vocabulary of another grid", where=place, got=stored.header, expected=header)
+            self._fitted = stored.arrays()
             return
         started = time.monotonic()
-        self._learnt = self._learn(corpus)
-        save_index(place, Index(header, self._learnt))
+        self._fitted = self._fit(corpus)
+        write_sidecar(place, VOCABULARY, header, self._fitted)
         say(f"{place} | {self.classes} visual words | {time.monotonic() - started:.1f} s")
 
-    def regions(self, image: Shown) -> Found:
+    def regions(self, image: CorpusImage) -> Detections:
         width, height = image.size
         features = self._features(self._pooled(image.image))
-        distances = squared_distances(features, self._learnt["centres"])
-        classes = softmax(-distances / self._learnt["temperature"])
-        return Found(features, self._boxes * [width, height, width, height], width, height, classes)
+        distances = squared_distances(features, self._fitted["centres"])
+        classes = softmax(-distances / self._fitted["temperature"])
+        return Detections(features, self._boxes * [width, height, width, height], width, height, classes)
 
-    def _asked(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         return {
-            **self.look.facts(),
+            **self.patches.identity(),
             "grids": list(self.grids),
             "words": self.classes,
             "feature_size": self.feature_size,
         }
 
     def _digest(self) -> str:
-        return arrays_digest(self._learnt)
+        return arrays_digest(self._fitted)
 
     def _pooled(self, image: Image.Image) -> np.ndarray:
         """(R, bins * bins * D), the boxes of all grids end to end."""
-        states, b = self.look.states(image), self.look.bins
+        states, b = self.patches.states(image), self.patches.bins
         parts = []
         for n in self.grids:
-            share = _shares(n * b, len(states))
-            cells = np.einsum("ip,pqd->iqd", share, states)
-            cells = np.einsum("jq,iqd->ijd", share, cells).reshape(n, b, n, b, -1)
+            weights = _coverage(n * b, len(states))
+            cells = np.einsum("ip,pqd->iqd", weights, states)
+            cells = np.einsum("jq,iqd->ijd", weights, cells).reshape(n, b, n, b, -1)
             parts.append(cells.transpose(0, 2, 1, 3, 4).reshape(n * n, -1))
         return np.concatenate(parts).astype(np.float32)
 
     def _features(self, pooled: np.ndarray) -> np.ndarray:
-        return random_projection((pooled - self._learnt["mean"]) / self._learnt["scale"], self.feature_size)
+        return random_projection((pooled - self._fitted["mean"]) / self._fitted["scale"], self.feature_size)
 
-    def _learn(self, corpus: Corpus) -> dict[str, np.ndarray]:
+    def _fit(self, corpus: Corpus) -> dict[str, np.ndarray]:
         chosen = np.sort(generator("region vocabulary").permutation(len(corpus))[: self.sample])
         pooled = []
         for i in chosen.tolist():
             try:
-                pooled.append(self._pooled(Shown(corpus, i).image))
+                pooled.append(self._pooled(CorpusImage(corpus, i).image))
             except DataError:
                 continue  # named in the report when its turn comes
         rows = np.concatenate(pooled) if pooled else np.zeros((0, 1), np.float32)
@@ -173,17 +172,17 @@ class Grid:
                 "too few regions for so many visual words",
                 got=f"{len(rows)} regions in the sample",
                 expected=f"more than {self.classes}",
-                do="ask for fewer words, or give a vocabulary learnt elsewhere",
+                do="ask for fewer words, or give a vocabulary fitted elsewhere",
             )
-        self._learnt = {"mean": rows.mean(axis=0), "scale": np.maximum(rows.std(axis=0), 1e-3)}
+        self._fitted = {"mean": rows.mean(axis=0), "scale": np.maximum(rows.std(axis=0), 1e-3)}
         features = self._features(rows)
         centres = k_means(features, self.classes)
         nearest = np.partition(squared_distances(features, centres), 1, axis=1)[:, :2]
         gap = np.maximum((nearest[:, 1] - nearest[:, 0]).mean(), 1e-6)
-        return {**self._learnt, "centres": centres, "temperature": np.array([gap], np.float32)}
+        return {**self._fitted, "centres": centres, "temperature": np.array([gap], np.float32)}
 
 
-def _shares(intervals: int, patches: int) -> np.ndarray:
+def _coverage(intervals: int, patches: int) -> np.ndarray:
     """(intervals, patches): what equal intervals of a line cover of its equal patches, as weights; rows sum to 1."""
     edges, borders = np.arange(intervals + 1) / intervals, np.arange(patches + 1) / patches
     covered = np.minimum(edges[1:, None], borders[1:]) - np.maximum(edges[:-1, None], borders[:-1])

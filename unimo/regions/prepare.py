@@ -11,14 +11,13 @@
     lines:FILES         released lines of SNLI-VE and COCO with regions in them; also .gz
     npz:FOLDER          one KEY.npz for each image; hdf5:FILE one group KEY; lmdb:FOLDER one value KEY in .npz form
 
-A source is asked for one image at a time; what it cannot answer, or answers wrongly, is named in the report, and the
-image has no regions. The published features are a Faster R-CNN's, trained on Visual Genome, which no maintained
-library computes: they enter as files. The grid is for people without a detector, and our own idea.
+Images are prepared one at a time; one that a source has no regions of, or impossible ones, is named in the report and
+has none. The published features are a Faster R-CNN's, trained on Visual Genome, which no maintained library computes:
+they enter as files. The grid is for people without a detector, and our own idea.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -33,13 +32,13 @@ from unimo.corpus.finding import Kind, Verify, did_you_mean
 from unimo.data.regions import ImageRegions, image_regions
 from unimo.errors import DataError, UsageError
 from unimo.regions.detector_files import HDF5, LMDB, NPZ, TSV, Lines
-from unimo.regions.detectors import Detector, FasterRCNN, model_look
+from unimo.regions.detectors import Detector, FasterRCNN, patch_encoder
 from unimo.regions.grid import Grid, Pixels
 from unimo.regions.rows import Precision, RowFormat, check_distributions
-from unimo.regions.sidecar import Sidecar, open_header, sidecar_path, spans
-from unimo.regions.source import Found, RegionSource, Say, Shown
+from unimo.regions.source import CorpusImage, Detections, RegionSource, Say
+from unimo.regions.store import FORMAT, sidecar_header, sidecar_path
 from unimo.regions.truth import Truth
-from unimo.regions.writer import SidecarWriter
+from unimo.sidecar import Sidecar, SidecarWriter, standing
 
 PROGRESS_SECONDS = 30
 
@@ -62,7 +61,7 @@ def prepare_regions(
     source: RegionSource | str,
     *,
     out: str | Path | None = None,
-    most: int = 36,
+    max_regions: int = 36,
     precision: Precision = "float16",
     top: int = 0,
     tokenizer=None,
@@ -72,15 +71,15 @@ def prepare_regions(
     say: Say = print,
     **options: Any,
 ) -> list[dict]:
-    """Writes one sidecar for each shard, those that are there already excepted, and says one row each and a total.
+    """Writes one sidecar for each shard that has none yet, and says one row each and a total.
 
     source: a RegionSource, or a text for `find_source`, which also takes `options`. out: folder of the sidecars, if not
-    beside the shards. most: boxes kept of an image, in the source's order. top: likeliest classes kept, 0 for all.
-    Killed at any time and started again, it writes the same bytes. Returns the rows (shard, built, resumed, offered,
-    used, quarantined, regions, seconds, reasons).
+    beside the shards. max_regions: boxes kept of an image, in the source's order. top: likeliest classes kept, 0 for
+    all. Killed at any time and started again, it writes the same bytes. Returns the rows (shard, built, resumed,
+    offered, used, quarantined, regions, seconds, reasons).
 
-    Raises DataError if not one image has regions, UsageError where other regions lie in the way, and what
-    `open_corpus` raises. Bad images raise nothing.
+    Raises DataError if not one image has regions, UsageError where other regions lie in the way, ResourceError when the
+    disk refuses or another process prepares the same shard, and what `open_corpus` raises. Bad images raise nothing.
     """
     if kind not in ("images", "pairs"):
         raise UsageError("these have no images", got=kind, expected="images or pairs")
@@ -94,61 +93,70 @@ def prepare_regions(
         tokenizer = Tokenizer.default()
     bad_samples = BadSamples() if bad_samples is None else bad_samples
     unread = BadSamples(bad_samples.path)  # of samples without an image; `bad_samples` counts the images alone
-    corpus = open_corpus(
-        kind,
-        paths,
-        tokenizer=tokenizer,
-        bad_samples=unread,
-        index_dir=index_dir,
-        verify=verify,
-        max_bad_fraction=1,
-    )
-    folder = None if out is None else Path(out)
+    common: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": 1}
+    corpus = open_corpus(kind, paths, tokenizer=tokenizer, bad_samples=unread, **common)
     rows = RowFormat(source.feature_size, source.classes, precision, min(top, source.classes))
     tell_left_out(unread, say)
-    source.learn(corpus, sidecar_path(corpus.shards[0][0], kind, folder).parent, say)
-    facts = source.facts()
+    source.fit(corpus, sidecar_path(corpus.shards[0][0], kind, out).parent, say)
+    identity = source.identity()
     done: list[dict[str, Any]] = []
-    for shard, first, end in spans(corpus):
-        place = sidecar_path(shard, kind, folder)
-        header = open_header(corpus, first, end, facts, rows, most)
-        started = time.monotonic()
-        sidecar, resumed = _standing(place, header), 0
-        built = sidecar is None
-        if sidecar is None:
-            sidecar, resumed = _write(place, header, rows, source, corpus, range(first, end), most, say)
-        bad = sidecar.quarantined
-        for entry in bad:
-            parts: dict[str, Any] = {name: value for name, value in entry.items() if name != "key"}
-            bad_samples.add(DataError(**parts), key=entry["key"], shard=shard)
-        used = len(sidecar) - len(bad)
-        bad_samples.offer(len(sidecar))
-        bad_samples.use(used)
-        row: dict[str, Any] = {"shard": str(shard), "built": built, "resumed": resumed}
-        row |= {"offered": len(sidecar), "used": used, "quarantined": len(bad)}
-        row |= {"regions": int(sidecar.offsets[-1]) - used, "seconds": round(time.monotonic() - started, 3)}  # no [IMG]
-        row |= {"reasons": dict(Counter(entry["what"] for entry in bad).most_common())}
-        done.append(row)
-        say(_line(row))
-    all_used, all_bad = sum(row["used"] for row in done), sum(row["quarantined"] for row in done)
-    listed = f", listed in {bad_samples.path}" if all_bad and bad_samples.path else ""
-    sizes = f"F = {rows.features}, K = {rows.classes}"
-    say(f"{len(done)} shards: regions of {all_used} images, {sizes}; {all_bad} bad{listed}")
-    if not all_used:
+    for shard, items in corpus.ranges():
+        header = sidecar_header(corpus, items, identity, rows, max_regions)
+        done.append(
+            _prepare_shard(corpus, items, sidecar_path(shard, kind, out), header, rows, source, bad_samples, say)
+        )
+        say(_line(done[-1]))
+    used, bad = (sum(row[name] for row in done) for name in ("used", "quarantined"))
+    listed = f", listed in {bad_samples.path}" if bad and bad_samples.path else ""
+    say(f"{len(done)} shards: regions of {used} images, F = {rows.features}, K = {rows.classes}; {bad} bad{listed}")
+    if not used:
         reasons = "; ".join(f"{count} x {reason}" for reason, count in bad_samples.summary()["reasons"].items())
         raise DataError("not one image has regions", where=bad_samples.path, got=reasons, do="look at the reasons")
     return done
 
 
-def _standing(place: Path, header: Mapping[str, str]) -> Sidecar | None:
+def _prepare_shard(
+    corpus: Corpus,
+    items: range,
+    place: Path,
+    header: Mapping[str, Any],
+    rows: RowFormat,
+    source: RegionSource,
+    bad_samples: BadSamples,
+    say: Say,
+) -> dict[str, Any]:
+    """The row of one shard, whose sidecar is written unless it is there."""
+    started, shard = time.monotonic(), corpus.shard_of(items.start)
+    sidecar, resumed = _standing(place, header), 0
+    built = sidecar is None
+    if sidecar is None:
+        resumed = _write(place, header, rows, source, corpus, items, say)
+        sidecar = Sidecar(place, FORMAT)
+    bad = sidecar.notes
+    for item, parts in bad.items():
+        bad_samples.add(DataError(**parts), key=corpus.keys[items[item]], shard=shard)
+    used = len(items) - len(bad)
+    bad_samples.offer(len(items))
+    bad_samples.use(used)
+    return {
+        "shard": str(shard),
+        "built": built,
+        "resumed": resumed,
+        "offered": len(items),
+        "used": used,
+        "quarantined": len(bad),
+        "regions": int(sidecar.offsets[-1]) - used,  # without [IMG]
+        "seconds": round(time.monotonic() - started, 3),
+        "reasons": dict(Counter(parts["what"] for parts in bad.values()).most_common()),
+    }
+
+
+def _standing(place: Path, header: Mapping[str, Any]) -> Sidecar | None:
     """The finished sidecar of these images and settings, or None where there is none or its images changed."""
-    if not place.is_file():
-        return None
-    shutil.rmtree(place.with_name(place.name + ".partial"), ignore_errors=True)  # left by a kill after the last rename
     try:
-        sidecar = Sidecar(place)
+        sidecar = Sidecar(place, FORMAT)
     except DataError:
-        return None  # damaged, or of an older version: made again
+        return None  # missing, damaged, or of an older version: made (again)
     for name in ("source", "settings"):
         if sidecar.header[name] != header[name]:
             raise UsageError(
@@ -158,40 +166,40 @@ def _standing(place: Path, header: Mapping[str, str]) -> Sidecar | None:
                 expected=header[name],
                 do="choose another folder (--out), or delete them",
             )
-    return sidecar if sidecar.header["fingerprint"] == header["fingerprint"] else None
+    return standing(place, FORMAT, header)
 
 
 def _write(
     place: Path,
-    header: Mapping[str, str],
+    header: Mapping[str, Any],
     rows: RowFormat,
     source: RegionSource,
     corpus: Corpus,
     items: range,
-    most: int,
     say: Say,
-) -> tuple[Sidecar, int]:
-    """The sidecar of these items, and how many of them an earlier run had done."""
-    with SidecarWriter(place, header, [corpus.keys[i] for i in items], rows) as writer:
-        resumed = len(writer.errors)
-        started = told = time.monotonic()
+) -> int:
+    """Writes the sidecar of these items; returns how many of them an earlier run had done."""
+    with SidecarWriter(place, FORMAT, header, [corpus.keys[i] for i in items], rows.columns) as writer:
+        resumed = len(writer)
+        started = spoken = time.monotonic()
         for i in items[resumed:]:
-            shown = Shown(corpus, i)
+            image = CorpusImage(corpus, i)
             try:
-                writer.add(_checked(source.regions(shown), f"{shown.shard.name}, key {shown.key}", most))
+                found = _checked(source.regions(image), f"{image.shard.name}, key {image.key}", header)
+                writer.add(rows.encode(found, where=image.key))
             except DataError as error:
-                writer.add(error)
-            if time.monotonic() - told > PROGRESS_SECONDS:
-                told = time.monotonic()
-                count = len(writer.errors)
-                say(f"    {count} of {len(items)} images ({(count - resumed) / (told - started):.1f}/s)")
-        return Sidecar(writer.finish()), resumed
+                writer.add(None, error.parts())
+            if time.monotonic() - spoken > PROGRESS_SECONDS:
+                spoken, count = time.monotonic(), len(writer)
+                say(f"    {count} of {len(items)} images ({(count - resumed) / (spoken - started):.1f}/s)")
+    return resumed
 
 
-def _checked(found: Found, where: str, most: int) -> ImageRegions:
-    """With [IMG] in front, at most `most` boxes. Raises DataError for whatever no detector can have meant."""
+def _checked(found: Detections, where: str, header: Mapping[str, Any]) -> ImageRegions:
+    """With [IMG] in front, cut to `max_regions`. Raises DataError for whatever no detector can have meant."""
+    most = header["settings"]["max_regions"] + 1
     image = image_regions(
-        found.features, found.boxes, found.width, found.height, classes=found.classes, most=most + 1, where=where
+        found.features, found.boxes, found.width, found.height, classes=found.classes, most=most, where=where
     )
     if found.classes is not None:
         check_distributions(np.asarray(found.classes, np.float32), where=where)
@@ -199,13 +207,13 @@ def _checked(found: Found, where: str, most: int) -> ImageRegions:
 
 
 def _line(row: dict) -> str:
-    new = row["offered"] - row["resumed"]
     parts = [row["shard"], f"{row['used']} of {row['offered']} images"]
     parts.append(f"{row['regions'] / max(row['used'], 1):.1f} regions each")
     if row["built"]:
-        parts.append(f"{row['seconds']:.1f} s ({new / max(row['seconds'], 1e-3):.1f} images/s)")
+        rate = (row["offered"] - row["resumed"]) / max(row["seconds"], 1e-3)
+        parts.append(f"{row['seconds']:.1f} s ({rate:.1f} images/s)")
         if row["resumed"]:
-            parts.append(f"went on behind {row['resumed']}")
+            parts.append(f"resumed after {row['resumed']}")
     else:
         parts.append("unchanged")
     parts += [f"{count} x {reason}" for reason, count in row["reasons"].items()]
@@ -223,8 +231,9 @@ def find_source(
 ) -> RegionSource:
     """The source that "name" or "name:place" stands for (see the head of this file).
 
-    feature_size: F, where the source can choose or must be told. words, vocabulary: of a grid, its size and file.
-    threshold: of a detector, the least confidence. Raises UsageError for an unknown name, and what the source raises.
+    feature_size: F, where the source can choose it. words, vocabulary: visual words of a grid, and their file.
+    threshold: lowest confidence of a detected region. Raises UsageError for an unknown name, and what the source
+    raises.
     """
     name, _, place = text.partition(":")
     if name not in SOURCES:
@@ -236,8 +245,8 @@ def find_source(
     if name == "truth":
         return Truth(feature_size)
     if name == "grid":
-        look = model_look(place, device) if place else Pixels()
-        return Grid(look, words=words, vocabulary=vocabulary, feature_size=feature_size)
+        patches = patch_encoder(place, device) if place else Pixels()
+        return Grid(patches, words=words, vocabulary=vocabulary, feature_size=feature_size)
     if name in ("detector", "faster-rcnn"):
         if feature_size is not None:
             raise UsageError("a detector's features have the size they have", where="feature_size", got=feature_size)

@@ -1,4 +1,4 @@
-"""What a source of regions is: it is shown images and says what it found (`unimo.regions.prepare` lists them).
+"""What a source of regions is (`unimo.regions.prepare` lists them), and what sources share.
 
 R regions · F features · K classes
 """
@@ -23,9 +23,9 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a source saw. features: (R, F); boxes: (R, 4) corners in pixels of a width x height image; classes: (R, K)
-    probabilities, or None."""
+class Detections:
+    """Regions of one image. features: (R, F); boxes: (R, 4) corners in pixels of a width x height image; classes: (R,
+    K) probabilities, or None."""
 
     features: np.ndarray
     boxes: np.ndarray
@@ -35,8 +35,8 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """Item `number` of a corpus as a source sees it: read and decoded only where the source looks."""
+class CorpusImage:
+    """Item `number` of a corpus, read and decoded only where a source wants its pixels."""
 
     corpus: Corpus
     number: int
@@ -65,19 +65,19 @@ class Shown:
 
 
 class RegionSource(Protocol):
-    """Where regions come from. feature_size, classes: F and K of every answer (K = 0: no classes)."""
+    """Where regions come from. feature_size, classes: F and K of every image (K = 0: no classes)."""
 
     feature_size: int
     classes: int
 
-    def facts(self) -> dict[str, Any]:
-        """JSON values that tell this source from any that answers otherwise; no paths."""
+    def identity(self) -> dict[str, Any]:
+        """JSON values that tell this source from any that gives other regions; no paths."""
 
-    def learn(self, corpus: Corpus, folder: Path, say: Say) -> None:
+    def fit(self, corpus: Corpus, folder: Path, say: Say) -> None:
         """Called once before the first image. folder: where the sidecars go."""
 
-    def regions(self, image: Shown) -> Found:
-        """Raises DataError where this image has no answer."""
+    def regions(self, image: CorpusImage) -> Detections:
+        """Raises DataError where it has no regions of this image."""
 
 
 def random_projection(rows: np.ndarray, size: int) -> np.ndarray:

@@ -1,35 +1,68 @@
-"""The regions of a corpus, by item, out of the sidecars of its shards (`unimo.regions.sidecar`)."""
+"""Prepared regions of a corpus, by item (spec unimo §4).
+
+n images of a shard · T rows of all of them · F features · K classes, k of them kept
+
+A sidecar `SHARD.KIND.regions.safetensors` (see `unimo.sidecar`) holds, for every image, [IMG] first; nothing if it is
+bad:
+
+    boxes (T, 5) float32      corners and area as fractions of the image
+    features (T, F) float16, or int8 with scales (T,) float32
+    classes (T, K) float16, or the k likeliest (T, k) with class_ids (T, k) uint16, or absent
+
+Its header says of which images (`images`: SHA-256 of keys and bytes), by which source and settings, and which images
+are bad and why (`notes`).
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from unimo.corpus.corpus import Corpus
+from unimo.corpus.index_file import beside_index
 from unimo.data.regions import ImageRegions
 from unimo.errors import DataError, UsageError
 from unimo.ragged import offsets_of
-from unimo.regions.sidecar import SUFFIX, Sidecar, fingerprint, sidecar_path, spans
+from unimo.regions.rows import RowFormat
+from unimo.sidecar import Format, Sidecar, plain
+
+FORMAT = Format("regions", 2, "unimo prepare regions")
+SUFFIX = "regions.safetensors"
+
+
+def sidecar_path(shard: Path, kind: str, folder: str | Path | None = None) -> Path:
+    """Where the regions of a shard lie: in `folder`, else where its index would."""
+    return beside_index(shard, kind, folder, SUFFIX)
+
+
+def sidecar_header(
+    corpus: Corpus, items: range, source: Mapping[str, Any], rows: RowFormat, max_regions: int
+) -> dict[str, Any]:
+    """What decides the content of a sidecar. source: JSON values that tell one source from another."""
+    settings = {**asdict(rows), "max_regions": max_regions}
+    return plain({"images": corpus.images_sha256(items), "source": source, "settings": settings})
 
 
 class RegionStore:
     """The regions of a corpus, by item. lengths: (n,) rows of each item, 0 where its image is bad.
 
-    feature_size, classes: F and K of every image.
+    feature_size, classes: F and K of every image. Only paths and offsets in memory: safe to hand to workers.
     """
 
     def __init__(self, sidecars: Sequence[Sidecar]):
         self.sidecars = list(sidecars)
-        self.feature_size, self.classes = sidecars[0].rows.features, sidecars[0].rows.classes
+        settings = dict(sidecars[0].header["settings"])
+        settings.pop("max_regions")
+        self._rows = RowFormat(**settings)
+        self.feature_size, self.classes = self._rows.features, self._rows.classes
         self._first = offsets_of([len(sidecar) for sidecar in sidecars])
         self.lengths = np.concatenate([np.diff(sidecar.offsets) for sidecar in sidecars])
-        self.fingerprint = hashlib.sha256(
-            "".join(sidecar.header["content_sha256"] + sidecar.header["fingerprint"] for sidecar in sidecars).encode()
-        ).hexdigest()
+        self.fingerprint = hashlib.sha256("".join(sidecar.sha256 for sidecar in sidecars).encode()).hexdigest()
 
     @classmethod
     def open(
@@ -43,30 +76,28 @@ class RegionStore:
         """
         if corpus.kind == "texts":
             raise UsageError("texts have no regions", where="RegionStore.open", expected="images or pairs")
-        known = {}
-        for path in _sidecars_at(paths, corpus):
-            sidecar = Sidecar(path)
-            known[sidecar.header["fingerprint"]] = sidecar
+        known = {sidecar.header["images"]: sidecar for sidecar in _sidecars_at(paths, corpus)}
         chosen: list[Sidecar] = []
-        for shard, first, end in spans(corpus):
-            images = fingerprint(corpus, first, end)
-            if images not in known:
+        for shard, items in corpus.ranges():
+            sidecar = known.get(corpus.images_sha256(items))
+            if sidecar is None:
                 raise DataError(
                     "no regions fit this shard",
                     where=shard,
                     got=", ".join(str(other.path) for other in list(known.values())[:3]) or "no sidecar",
-                    expected=f"a {SUFFIX} made of these {end - first} images as they are now",
-                    do="unimo prepare regions",
+                    expected=f"a {SUFFIX} made of these {len(items)} images as they are now",
+                    do=f"run `{FORMAT.command}`",
                 )
-            sidecar = known[images]
-            if chosen and _made_by(sidecar) != _made_by(chosen[0]):
-                raise UsageError(
-                    "regions of different sources or settings",
-                    where=sidecar.path,
-                    got=" ".join(_made_by(sidecar)),
-                    expected=f"{' '.join(_made_by(chosen[0]))}, as in {chosen[0].path}",
-                    do="prepare all shards in the same way",
-                )
+            first = chosen[0] if chosen else sidecar
+            for name in ("source", "settings"):
+                if sidecar.header[name] != first.header[name]:
+                    raise UsageError(
+                        "regions of different sources or settings",
+                        where=sidecar.path,
+                        got=f"{name} {sidecar.header[name]}",
+                        expected=f"{first.header[name]}, as in {first.path}",
+                        do="prepare all shards in the same way",
+                    )
             if verify:
                 sidecar.verify()
             chosen.append(sidecar)
@@ -82,26 +113,19 @@ class RegionStore:
         """The regions of item i, [IMG] first. Raises DataError, with the reason, where its image is bad."""
         if not 0 <= i < len(self):
             raise IndexError(f"item {i} of {len(self)}")
-        s = int(np.searchsorted(self._first, i, side="right")) - 1
-        sidecar, j = self.sidecars[s], i - int(self._first[s])
+        number = int(np.searchsorted(self._first, i, side="right")) - 1
+        sidecar, item = self.sidecars[number], i - int(self._first[number])
         if not self.lengths[i]:
-            parts: dict[str, Any] = next(bad for bad in sidecar.quarantined if bad["key"] == sidecar.keys[j])
-            raise DataError(**{name: value for name, value in parts.items() if name != "key"})
-        return sidecar.image(j)
+            raise DataError(**sidecar.notes[item])
+        return self._rows.decode(sidecar.item(item, self._rows.columns))
 
 
-def _sidecars_at(paths: str | Path | Sequence[str | Path] | None, corpus: Corpus) -> Iterator[Path]:
+def _sidecars_at(paths: str | Path | Sequence[str | Path] | None, corpus: Corpus) -> Iterator[Sidecar]:
+    """Those beside the shards that are there; all of a folder; any that is named."""
     if paths is None:
-        places = (sidecar_path(shard, corpus.kind) for shard, _, _ in spans(corpus))
-        yield from (place for place in places if place.is_file())
-        return
-    for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
-        if path.is_dir():
-            yield from sorted(path.glob(f"*{SUFFIX}"))
-            yield from sorted(path.glob(f".unimo-*{SUFFIX}"))
-        else:
-            yield path
-
-
-def _made_by(sidecar: Sidecar) -> tuple[str, str]:
-    return sidecar.header["source"], sidecar.header["settings"]
+        places = [place for shard, _ in corpus.ranges() if (place := sidecar_path(shard, corpus.kind)).is_file()]
+    else:
+        named = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
+        places = [place for path in named for place in (sorted(path.iterdir()) if path.is_dir() else [path])]
+        places = [place for place in places if place in named or place.name.endswith(f".{SUFFIX}")]
+    return (Sidecar(place, FORMAT) for place in places)

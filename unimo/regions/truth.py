@@ -12,7 +12,7 @@ from PIL import Image
 from unimo.corpus.corpus import Corpus
 from unimo.errors import DataError
 from unimo.json_files import load_json
-from unimo.regions.source import Found, Say, Shown, random_projection
+from unimo.regions.source import CorpusImage, Detections, Say, random_projection
 from unimo.synthetic.dataset import IMAGES_FROM
 from unimo.synthetic.world import COMBINATIONS, Scene, class_scene, draw, scene
 from unimo.synthetic.world import boxes as boxes_of
@@ -21,9 +21,9 @@ from unimo.synthetic.world import boxes as boxes_of
 class Truth:
     """The things of a generated scene where they are drawn, in the order of its JSON.
 
-    features: the crop, squeezed to a small square, channels from -1 to 1 (projected where F is not its size). classes:
+    features: the crop, resized to a small square, channels from -1 to 1 (projected where F is not its size). classes:
     the 64 combinations of colour and shape, `smoothing` of the mass spread over all of them. An image whose JSON names
-    no things (`images`, `classes`) is drawn anew from world.json, and must come out pixel by pixel.
+    no things (`images`, `classes`) is drawn again from world.json, and must come out pixel by pixel.
     """
 
     def __init__(self, feature_size: int | None = None, *, side: int = 8, smoothing: float = 0.1):
@@ -31,27 +31,27 @@ class Truth:
         self.feature_size, self.classes = feature_size or 3 * side * side, len(COMBINATIONS)
         self._worlds: dict[Path, dict] = {}
 
-    def facts(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         return {"source": "truth", "side": self.side, "smoothing": self.smoothing}
 
-    def learn(self, corpus: Corpus, folder: Path, say: Say) -> None:
+    def fit(self, corpus: Corpus, folder: Path, say: Say) -> None:
         pass
 
-    def regions(self, image: Shown) -> Found:
+    def regions(self, image: CorpusImage) -> Detections:
         width, height = image.size
         kinds, boxes = self._things(image)
         crops = [self._crop(image.image, box) for box in boxes]
         classes = np.full((len(kinds), self.classes), self.smoothing / self.classes, np.float32)
         classes[np.arange(len(kinds)), [COMBINATIONS.index(kind) for kind in kinds]] += 1 - self.smoothing
         features = random_projection(np.array(crops).reshape(len(crops), 3 * self.side**2), self.feature_size)
-        return Found(features, np.array(boxes).reshape(len(boxes), 4), width, height, classes)
+        return Detections(features, np.array(boxes).reshape(len(boxes), 4), width, height, classes)
 
-    def _things(self, image: Shown) -> tuple[list[tuple[str, str]], list[list[float]]]:
+    def _things(self, image: CorpusImage) -> tuple[list[tuple[str, str]], list[list[float]]]:
         """(colour, shape) and corners of every thing."""
         meta = image.meta
         if "boxes" not in meta:
-            shown = self._drawn_anew(image)
-            return [thing.kind for thing in shown.things], boxes_of(shown, image.size[0])
+            drawn = self._drawn_again(image)
+            return [thing.kind for thing in drawn.things], boxes_of(drawn, image.size[0])
         try:
             kinds = [(thing["colour"], thing["shape"]) for thing in meta["objects"]]
             corners = [[float(edge) for edge in box] for box in meta["boxes"]]
@@ -67,20 +67,20 @@ class Truth:
             raise DataError("A box is not within its image", where=image.key, got=corners, expected=expected)
         return kinds, corners
 
-    def _drawn_anew(self, image: Shown) -> Scene:
+    def _drawn_again(self, image: CorpusImage) -> Scene:
         world = self._world(image.shard)
         kind, _, number = image.key.rpartition("-")
         if kind not in ("image", "class") or not number.isdecimal():
             expected = "objects and boxes in its JSON, or a key such as image-000123"
             raise DataError("an image without truth", where=image.key, expected=expected)
         if kind == "class":
-            shown = class_scene(world["seed"], int(number))[0]
+            drawn = class_scene(world["seed"], int(number))[0]
         else:
             options = {"objects": tuple(world["objects"]), "twins": world["twins"]}
-            shown = scene(world["seed"], "train", IMAGES_FROM + int(number), **options)
-        if not np.array_equal(np.asarray(draw(shown, world["size"])), np.asarray(image.image)):
+            drawn = scene(world["seed"], "train", IMAGES_FROM + int(number), **options)
+        if not np.array_equal(np.asarray(draw(drawn, world["size"])), np.asarray(image.image)):
             raise DataError("the world draws another image", where=image.key, do="write the world again")
-        return shown
+        return drawn
 
     def _world(self, shard: Path) -> dict:
         manifest = shard.parent.parent / "world.json"

@@ -23,7 +23,7 @@ from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.corpus.finding import Kind as CorpusKind
 from unimo.data.images import load_rgb
 from unimo.disk import disk_error, locked
-from unimo.errors import DataError, NumericsError, ResourceError, UnimoError, UsageError
+from unimo.errors import DataError, NumericsError, UnimoError, UsageError
 from unimo.inference import Pipeline, identity, load
 from unimo.json_files import write_json
 from unimo.regions.store import RegionStore
@@ -259,10 +259,7 @@ def _held(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise disk_error(error, folder) from error
-    with locked(folder) as alone:
-        if not alone:
-            do = "wait for it, or stop it"
-            raise ResourceError("another process is writing this index", where=folder, do=do)
+    with locked(folder.with_name(f".{folder.name}.lock")):
         yield
 
 

@@ -4,14 +4,14 @@
     sentence, negative   the captions of other images nearest by TF-IDF, below a ceiling
     phrase, word         nodes of the scene graph replaced (unimo.rewriting.rewrite)
 
-One sidecar per shard (format: unimo.rewriting.store). Each line is a pure function of (settings, corpus, caption),
-lines are written in order, and a sidecar gets its name only when whole: a killed run goes on behind its last block.
+One sidecar per shard (format: unimo.rewriting.store). Each record is a pure function of (settings, corpus, caption); a
+killed run goes on behind its last block.
 """
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,11 +26,11 @@ from unimo.rewriting.back_translation import BackTranslation, identity
 from unimo.rewriting.rewrite import Rewrite
 from unimo.rewriting.rewrite import rewrites as node_rewrites
 from unimo.rewriting.scene_graph import Parser, SceneGraph
-from unimo.rewriting.store import items_of_shards, parse_line, sidecar_path
+from unimo.rewriting.store import COLUMNS, FORMAT, read_record, record_bytes, sidecar_header, sidecar_path
 from unimo.rewriting.tfidf import NearCaptions
 from unimo.rewriting.vocabulary import Told, Vocabularies, is_deed
-from unimo.rewriting.writer import is_whole, refuse_other_grammar, sidecar_header, write_sidecar
 from unimo.rng import generator
+from unimo.sidecar import BLOCK, Sidecar, SidecarWriter, standing
 
 _SHORTLIST = 4  # times as many neighbours as wanted are looked at, for some will be refused
 NO_OBJECT = "caption names no object to rewrite"
@@ -104,29 +104,56 @@ def rewrites(
     }
     bad_samples = BadSamples() if bad_samples is None else bad_samples
     out = index_dir if out is None else out
-    writer: _Writer | None = None  # learns from all captions, which a finished corpus can be spared
     shards = [
-        (shard, items, sidecar_path(shard, out), sidecar_header(corpus, shard, items, settings))
-        for shard, items in items_of_shards(corpus)
+        (shard, items, sidecar_path(shard, out), sidecar_header(corpus, items, settings))
+        for shard, items in corpus.ranges()
     ]
     for _, _, place, header in shards:
-        refuse_other_grammar(place, header)
+        _refuse_other_grammar(place, header)
+    rewriter: _Rewriter | None = None  # learns from all captions, which a finished corpus can be spared
     rows = []
     for shard, items, place, header in shards:
         started = time.monotonic()
-        built = not is_whole(place, header)
-        if built:
-            writer = writer or _Writer(corpus, counts, ceiling, translate, seed, device)
-            write_sidecar(place, header, *writer.lines(items))
-        row = _summary(corpus, place, shard, items, bad_samples)
+        sidecar = standing(place, FORMAT, header)
+        built = sidecar is None
+        if sidecar is None:
+            rewriter = rewriter or _Rewriter(corpus, counts, ceiling, translate, seed, device)
+            sidecar = _write(place, header, rewriter, items)
+        row = _summary(sidecar, shard, bad_samples)
         row |= {"built": built, "seconds": round(time.monotonic() - started, 3)}
         rows.append(row)
         say(_line(row))
     return rows
 
 
-class _Writer:
-    """Makes the lines of a corpus, from what all of its captions taught."""
+def _refuse_other_grammar(place: Path, header: dict[str, Any]) -> None:
+    """A corpus must not be rewritten by two grammars, nor hours of work be thrown away unasked."""
+    try:
+        found = Sidecar(place, FORMAT).header
+    except DataError:
+        return  # missing, damaged or of another version: made (again)
+    if found["grammar"] != header["grammar"] and {**found, "grammar": header["grammar"]}.items() >= header.items():
+        raise DataError(
+            "rewrites of another grammar",
+            where=place,
+            got=f"grammar {found['grammar']}",
+            expected=f"grammar {header['grammar']}, which this version of unimo writes",
+            do="train on it as it is; or delete it, or name another --out, to rewrite these captions again",
+        )
+
+
+def _write(place: Path, header: dict[str, Any], rewriter: _Rewriter, items: range) -> Sidecar:
+    captions = [(i, j) for i in items for j in range(rewriter.captions_of(i))]
+    names = [f"{rewriter.corpus.keys[i]}#{j}" for i, j in captions]
+    with SidecarWriter(place, FORMAT, header, names, COLUMNS) as writer:
+        for begin in range(len(writer), len(captions), BLOCK):
+            for record, bad in rewriter.records(captions[begin : begin + BLOCK]):
+                writer.add(record_bytes(record), bad)
+    return Sidecar(place, FORMAT)
+
+
+class _Rewriter:
+    """Makes the records of a corpus, with a parser and vocabularies learnt from all of its captions."""
 
     def __init__(
         self,
@@ -153,14 +180,8 @@ class _Writer:
     def captions_of(self, i: int) -> int:
         return int(self.offsets[i + 1] - self.offsets[i])
 
-    def lines(self, items: range) -> tuple[list[tuple[str, int]], Callable[[range], Iterator[dict[str, Any]]]]:
-        """What `write_sidecar` wants to know of the captions of some items."""
-        rows = [(i, j) for i in items for j in range(self.captions_of(i))]
-        names = [(self.corpus.keys[i], j) for i, j in rows]
-        return names, lambda some: self.records(rows[some.start : some.stop])
-
-    def records(self, rows: Sequence[tuple[int, int]]) -> Iterator[dict[str, Any]]:
-        """The lines of some captions, (item, caption) each."""
+    def records(self, rows: Sequence[tuple[int, int]]) -> Iterator[tuple[dict[str, Any], str | None]]:
+        """The records of some captions, (item, caption) each, and why one has no negatives."""
         numbers = [int(self.offsets[i]) + j for i, j in rows]
         near = self._sentences(numbers)
         positives = self._positives([self.texts[n] for n in numbers])
@@ -176,14 +197,7 @@ class _Writer:
             )
             wanted = self.counts.words + self.counts.phrases
             bad = NO_OBJECT if not graph.objects else NO_NEGATIVE if wanted and not nodes and not neighbours else None
-            yield {
-                "key": key,
-                "caption": j,
-                "positives": same,
-                "sentences": neighbours,
-                "nodes": [_entry(rewrite) for rewrite in nodes],
-                "bad": bad,
-            }
+            yield {"positives": same, "sentences": neighbours, "nodes": [_entry(rewrite) for rewrite in nodes]}, bad
 
     def _sentences(self, numbers: Sequence[int]) -> list[list]:
         """For each caption its negatives [item, caption, similarity], nearest first."""
@@ -246,28 +260,22 @@ def _entry(rewrite: Rewrite) -> list:
     return [rewrite.level, [[*change.span, change.new, change.kind] for change in rewrite.changes]]
 
 
-def _summary(corpus: Corpus, place: Path, shard: Path, items: range, bad_samples: BadSamples) -> dict:
+def _summary(sidecar: Sidecar, shard: Path, bad_samples: BadSamples) -> dict:
     """Counts of a whole sidecar; every caption is offered to bad_samples, and bad ones are named."""
-    totals: dict[str, int] = defaultdict(int)
-    with place.open("rb") as stream:
-        stream.readline()
-        for line in stream:
-            record = parse_line(line, str(place))
-            totals["captions"] += 1
-            totals["positives"] += len(record["positives"])
-            totals["sentences"] += len(record["sentences"])
-            for level, _ in record["nodes"]:
-                totals[f"{level}s"] += 1
-            bad_samples.offer()
-            if record["bad"]:
-                totals["bad"] += 1
-                where = f"{shard}, key {record['key']}, caption {record['caption']}"
-                error = DataError(record["bad"], where=where, do="nothing: it is trained on without such negatives")
-                bad_samples.add(error, key=f"{record['key']}#{record['caption']}", shard=shard)
-            else:
-                bad_samples.use()
-    names = ("captions", "positives", "sentences", "phrases", "words", "bad")
-    return {"shard": str(shard), "path": str(place), **{name: totals[name] for name in names}}
+    totals: Tally[str] = Tally()
+    for number in range(len(sidecar)):
+        record = read_record(sidecar, number)
+        totals.update({name: len(record[name]) for name in ("positives", "sentences")})
+        totals.update(f"{level}s" for level, _ in record["nodes"])
+    bad = sidecar.notes
+    for number, reason in bad.items():
+        key = sidecar.keys[number]
+        where, do = f"{shard}, caption {key}", "nothing: it is trained on without such negatives"
+        bad_samples.add(DataError(reason, where=where, do=do), key=key, shard=shard)
+    bad_samples.offer(len(sidecar))
+    bad_samples.use(len(sidecar) - len(bad))
+    counts = {name: totals[name] for name in ("positives", "sentences", "phrases", "words")}
+    return {"shard": str(shard), "path": str(sidecar.path), "captions": len(sidecar), **counts, "bad": len(bad)}
 
 
 def _line(row: dict) -> str:

@@ -1,15 +1,14 @@
 """Prepared rewrites of a pairs corpus, for training: token ids of a caption's positives and hard negatives.
 
-`unimo prepare rewrites` leaves one text file per shard. Its first line says for which corpus and with which settings it
-was made; then comes one line per caption, in the corpus' order, also for captions of which nothing could be made:
+`unimo prepare rewrites` leaves a sidecar `SHARD.pairs.rewrites.safetensors` (see `unimo.sidecar`) per shard, with an
+item for every caption, in the corpus' order. Its one column, `records` (bytes) uint8, is JSON:
 
-    {"format": "unimo-rewrites", "version": 2, "grammar": unimo.rewriting.rewrite.GRAMMAR, "corpus": fingerprint,
-     "shard": ..., "first": item, "items": n, "captions": m, "settings": {...}}
-    {"key": ..., "caption": j, "positives": [text, ...], "sentences": [[item, caption, similarity], ...],
-     "nodes": [[level, [[begin, end, new, kind], ...]], ...], "bad": reason or null}
+    {"positives": [text, ...], "sentences": [[item, caption, similarity], ...],
+     "nodes": [[level, [[begin, end, new, kind], ...]], ...]}
 
-Sentence level negatives are captions of other images, so the line only points at them. Version 1 is the same without
-the grammar, which was then the first one.
+Sentence level negatives are captions of other images, so the record only points at them. The header names the corpus,
+the items of the shard, the settings and the grammar (`unimo.rewriting.rewrite.GRAMMAR`); its notes say of which
+captions no negative could be made, and why.
 """
 
 from __future__ import annotations
@@ -24,17 +23,16 @@ from typing import Any
 import numpy as np
 
 from unimo.corpus.corpus import Corpus
-from unimo.corpus.index_file import index_path
+from unimo.corpus.index_file import beside_index
 from unimo.data.sample import NODE_KINDS, NodeKind, Nodes
 from unimo.errors import DataError, UsageError
-from unimo.file_access import read_range
-from unimo.rewriting.rewrite import Change, Level, Rewrite
+from unimo.rewriting.rewrite import GRAMMAR, Change, Level, Rewrite
+from unimo.sidecar import Columns, Format, Sidecar, plain
 
-FORMAT, VERSION = "unimo-rewrites", 2
-_READ = (1, VERSION)
+FORMAT = Format("rewrites", 3, "unimo prepare rewrites")
+COLUMNS: Columns = {"records": (np.dtype(np.uint8), ())}
 LEVELS: tuple[Level, ...] = ("sentence", "phrase", "word")
 RELATIONS = ("relation", "relation exchange", "object exchange")  # strata in which all things and their looks remain
-_BLOCK = 2**22
 _KEPT = 2**18  # captions whose nodes are kept, a few hundred bytes each
 
 
@@ -53,36 +51,29 @@ class Negative:
 
 def sidecar_path(shard: Path, out: str | Path | None) -> Path:
     """Where the rewrites of a shard lie: in `out`, else where its index would."""
-    index = index_path(shard, "pairs", None if out is None else Path(out))
-    return index.with_name(index.name.removesuffix("index.safetensors") + "rewrites.jsonl")
+    return beside_index(shard, "pairs", out, "rewrites.safetensors")
 
 
-def items_of_shards(corpus: Corpus) -> list[tuple[Path, range]]:
-    """Each shard with the items it holds; shards without items are left out."""
-    found: list[tuple[Path, range]] = []
-    for i in range(len(corpus)):
-        shard = corpus.shard_of(i)
-        if found and found[-1][0] == shard:
-            found[-1] = (shard, range(found[-1][1].start, i + 1))
-        else:
-            found.append((shard, range(i, i + 1)))
-    return found
+def sidecar_header(corpus: Corpus, items: range, settings: dict[str, Any]) -> dict[str, Any]:
+    """What decides the content of a sidecar."""
+    where = {"corpus": corpus.fingerprint, "first": items.start, "items": len(items)}
+    return plain({**where, "grammar": GRAMMAR, "settings": settings})
 
 
 class Rewrites:
     """The rewrites of every caption of one corpus; only paths and offsets in memory, so safe to hand to workers."""
 
-    def __init__(self, corpus: Corpus, tokenizer, files: list[tuple[Path, range, np.ndarray]]):
-        """files: path, items, and (captions + 1,) offsets of the lines of each shard's sidecar."""
+    def __init__(self, corpus: Corpus, tokenizer, files: list[tuple[Sidecar, range]]):
+        """files: the sidecar and the items of each shard."""
         self._corpus, self._tokenizer, self._files = corpus, tokenizer, files
-        self._first = np.array([items.start for _, items, _ in files])
+        self._first = np.array([items.start for _, items in files])
         self._nodes: dict[tuple[int, int], Nodes] = {}
 
     @classmethod
     def open(cls, path: str | Path | None, corpus: Corpus, tokenizer=None) -> Rewrites:
         """The sidecars of a corpus under the folder `path` (None: beside the shards).
 
-        Raises DataError where one is missing, incomplete or was made for another corpus.
+        Raises DataError where one is missing, damaged or was made for another corpus.
         """
         if corpus.caption_offsets is None:
             raise UsageError("rewrites belong to pairs", where="Rewrites.open", got=corpus.kind, expected="pairs")
@@ -91,49 +82,27 @@ class Rewrites:
 
             tokenizer = Tokenizer.default()
         files = []
-        for shard, items in items_of_shards(corpus):
-            place = sidecar_path(shard, path)
-            header, offsets = read_header(place)
-            captions = int(corpus.caption_offsets[items.stop] - corpus.caption_offsets[items.start])
-            if header.get("corpus") != corpus.fingerprint:
+        for shard, items in corpus.ranges():
+            sidecar = Sidecar(sidecar_path(shard, path), FORMAT)
+            if sidecar.header["corpus"] != corpus.fingerprint:
                 raise DataError(
                     "rewrites were made for another corpus",
-                    where=place,
-                    got=str(header.get("corpus"))[:16],
+                    where=sidecar.path,
+                    got=str(sidecar.header["corpus"])[:16],
                     expected=corpus.fingerprint[:16],
-                    do="run `unimo prepare rewrites` again on these pairs, with the same fields and tokenizer",
+                    do=f"run `{FORMAT.command}` again on these pairs, with the same fields and tokenizer",
                 )
-            if len(offsets) - 1 != captions or header.get("captions") != captions:
-                raise DataError(
-                    "rewrites are incomplete",
-                    where=place,
-                    got=f"{len(offsets) - 1} lines",
-                    expected=f"{captions} captions",
-                    do="run `unimo prepare rewrites` again",
-                )
-            files.append((place, items, offsets))
+            files.append((sidecar, items))
         return cls(corpus, tokenizer, files)
 
     def record(self, i: int, j: int) -> dict[str, Any]:
-        """The line of caption j of item i; DataError where it is not that caption's."""
-        place, items, offsets = self._files[int(np.searchsorted(self._first, i, side="right")) - 1]
-        assert self._corpus.caption_offsets is not None
+        """What was written of caption j of item i."""
+        sidecar, items = self._files[int(np.searchsorted(self._first, i, side="right")) - 1]
         captions = self._corpus.caption_offsets
+        assert captions is not None
         if not (i in items and 0 <= j < captions[i + 1] - captions[i]):
             raise IndexError(f"caption {j} of item {i}")
-        line = int(captions[i] - captions[items.start]) + j
-        begin, end = int(offsets[line]), int(offsets[line + 1])
-        where = f"{place}, line {line + 2}"
-        record = parse_line(read_range(place, begin, end - begin), where)
-        if (record["key"], record["caption"]) != (self._corpus.keys[i], j):
-            raise DataError(
-                "rewrites lie out of order",
-                where=where,
-                got=f"{record['key']}, caption {record['caption']}",
-                expected=f"{self._corpus.keys[i]}, caption {j}",
-                do="run `unimo prepare rewrites` again",
-            )
-        return record
+        return read_record(sidecar, int(captions[i] - captions[items.start]) + j)
 
     def positives(self, i: int, j: int) -> list[str]:
         """Texts that say the same as caption j of item i; may be none."""
@@ -251,46 +220,16 @@ def _entries(record: dict[str, Any], level: Level) -> list[list]:
     return record["sentences"] if level == "sentence" else [entry for entry in record["nodes"] if entry[0] == level]
 
 
-def read_header(path: Path) -> tuple[dict[str, Any], np.ndarray]:
-    """The first line of a sidecar, as version 2 has it, and the (lines,) offsets at which its whole further lines
-    begin, then the end.
-
-    Raises DataError where the file is missing or no sidecar of a version that is read.
-    """
+def read_record(sidecar: Sidecar, number: int) -> dict[str, Any]:
+    """Of the caption with this number in a sidecar."""
+    data = sidecar.item(number, COLUMNS)["records"].tobytes()
     try:
-        with path.open("rb") as stream:
-            first = stream.readline(2**20)
-            offsets = [len(first)]
-            at = len(first)
-            while block := stream.read(_BLOCK):
-                breaks = np.flatnonzero(np.frombuffer(block, np.uint8) == 10) + 1
-                offsets += (breaks + at).tolist()
-                at += len(block)
-    except OSError as error:
-        raise DataError(
-            "no rewrites of this shard",
-            where=path,
-            got=error.strerror,
-            expected="a file of `unimo prepare rewrites`",
-            do="run `unimo prepare rewrites`, or name the folder it wrote to",
-        ) from error
-    header = parse_line(first, f"{path}, line 1") if first.endswith(b"\n") else {}
-    if header.get("format") != FORMAT or header.get("version") not in _READ:
-        raise DataError(
-            "not a file of rewrites that this version reads",
-            where=path,
-            got=f"{header.get('format')}, version {header.get('version')}",
-            expected=f"{FORMAT}, version {VERSION}",
-            do="run `unimo prepare rewrites` again",
-        )
-    return {"grammar": 1, **header, "version": VERSION}, np.array(offsets, dtype=np.int64)
-
-
-def parse_line(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-        if not isinstance(record, dict):
-            raise ValueError("no object")
+        return json.loads(data)
     except ValueError as error:
-        raise DataError("unreadable line of rewrites", where=where, got=error, do="run the command again") from error
-    return record
+        where, do = f"{sidecar.path}, record {number}", f"run `{FORMAT.command}` again"
+        raise DataError("unreadable record of rewrites", where=where, got=error, do=do) from error
+
+
+def record_bytes(record: dict[str, Any]) -> dict[str, np.ndarray]:
+    """A record as its sidecar keeps it."""
+    return {"records": np.frombuffer(json.dumps(record, separators=(",", ":")).encode(), np.uint8)}

@@ -21,7 +21,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
@@ -35,6 +34,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from unimo.disk import locked
 from unimo.errors import DataError, ResourceError, UsageError
 from unimo.synthetic.captions import PLACED, captions, full_caption, texts
 from unimo.synthetic.language import caption_attributes, caption_is_true, parse_caption
@@ -126,8 +126,7 @@ def write_world(
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with folder.with_name(f".{folder.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits here, then finds the world
+        with locked(folder.with_name(f".{folder.name}.lock"), wait=True):  # a second process then finds the world
             if folder.exists() and any(folder.iterdir()):
                 return _check(folder, parameters)
             shutil.rmtree(partial, ignore_errors=True)  # a killed process left it: we hold the lock
