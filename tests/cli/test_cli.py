@@ -21,8 +21,8 @@ def test_help_shows_every_verb_in_the_order_of_work():
     command = get_command(app)
     names = [name for name in command.commands if name not in ("data", "prepare")]
     assert names == [
-        "pretrain", "evaluate", "finetune", "benchmark", "predict", "compare", "speed", "recipes", "describe", "index",
-        "search", "caption", "fill-mask", "classify", "convert", "init-from-pretrained",
+        "pretrain", "evaluate", "finetune", "sweep", "benchmark", "predict", "compare", "speed", "recipes", "describe",
+        "index", "search", "caption", "fill-mask", "classify", "convert", "init-from-pretrained",
     ]  # fmt: skip
     assert list(get_command(prepare).commands) == ["regions", "rewrites", "neighbours"]
     assert all(one.help for one in command.commands.values())

@@ -183,7 +183,7 @@ def test_json_is_strict_says_what_it_could_not_write_and_renders_again(tmp_path)
         assert where in data["notes"][-1]
     assert report["notes"] == ["plain"]  # the caller's report is unchanged
     again = Reader(rendered(data, tmp_path))
-    assert "61.0 %" in again.text and "not defined" in again.text and again.tags.count("img") == 1
+    assert "61.0 %" in again.text and "undefined" in again.text and again.tags.count("img") == 1
     assert scores_table(data) == scores_table(report)
     with pytest.raises(DataError, match=r"facts\.thing"):
         write_json({"title": "t", "facts": {"thing": object()}}, tmp_path / "x.json")

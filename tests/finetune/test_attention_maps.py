@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from tiny_task import keys_of, tiny_run, write_csv, write_images, write_start
 
-from unimo.finetune.attention_maps import attention_of, drawn, looked_at
+from unimo.finetune.attention_maps import attention_map, attention_of, drawn
 from unimo.finetune.job import Task
 from unimo.finetune.settings import TaskData
 from unimo.inference import Pipeline
@@ -34,21 +34,21 @@ def opened(request, tmp_path):
 def test_shares_add_up_and_tile_the_image(opened):
     task, pipeline = opened
     rows = task.rows("train")
-    look = np.array(looked_at(task.kind, pipeline, rows, 1))
+    look = np.array(attention_map(task.task_type, pipeline, rows, 1))
     assert look[:, 4].sum() == pytest.approx(1, abs=1e-3) and (look[:, 4] >= 0).all()
     if task.settings.model.member == "unimo-2":  # 16 pixels in patches of 8: four quarters, row by row
         assert look[:, :4].tolist() == [[0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 0.5, 1], [0.5, 0.5, 1, 1]]
     else:
         assert look[:, :4] == pytest.approx(rows.seen(1).boxes[1:, :4], abs=1e-4)
     hooks = pipeline.model.fuser.layers[-1].attention._forward_pre_hooks
-    assert not hooks and look.tolist() == looked_at(task.kind, pipeline, rows, 1)
+    assert not hooks and look.tolist() == attention_map(task.task_type, pipeline, rows, 1)
 
 
 def test_the_weights_are_those_of_attention_itself(opened):
     task, pipeline = opened
     layer, seen = pipeline.model.fuser.layers[-1].attention, {}
     hook = layer.register_forward_pre_hook(lambda _, given: seen.update(x=given[0], plan=given[1]))
-    looked_at(task.kind, pipeline, task.rows("train"), 0)
+    attention_map(task.task_type, pipeline, task.rows("train"), 0)
     hook.remove()
     x, plan = seen["x"], seen["plan"]
     with torch.no_grad():

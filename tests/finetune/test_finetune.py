@@ -22,9 +22,10 @@ from unimo import checkpoint, objectives
 from unimo.config import override
 from unimo.errors import DataError, Restart, UsageError
 from unimo.evaluation.evaluate import EvaluationData, evaluate
-from unimo.finetune.job import Task, finetune, prepared, start_without_head
+from unimo.finetune.finetune import finetune
+from unimo.finetune.job import Task, prepared, start_without_head
 from unimo.finetune.settings import Finetuning, Ranking, TaskData
-from unimo.finetune.task_types import mean_loss
+from unimo.finetune.task_type import mean_loss
 from unimo.metrics.intervals import Score
 from unimo.model.build import build
 from unimo.train import loop as T
@@ -198,7 +199,7 @@ def test_baselines_stand_beside_and_a_split_without_labels_is_only_predicted(sta
     marked = finetune(tiny_run(starts["unimo-2"], "classification", data, "steps=2"), tmp_path / "run", say=quiet)
     assert score_of(marked, "accuracy, most frequent").value == 0.5
     assert score_of(marked, "accuracy, nearest training row").value == 1.0  # the rows are the training rows
-    assert marked.report["notes"] == ["test has no labels: predictions only"] and marked.marks.keys() == {"dev"}
+    assert marked.report["notes"] == ["test has no labels: predictions only"] and marked.selection.keys() == {"dev"}
     answers = [json.loads(line) for line in (tmp_path / "run/predictions-test.jsonl").read_text().splitlines()]
     assert len(answers) == 6 and {answer["prediction"] for answer in answers} <= {"no", "yes"}
     assert marked.report["facts"]["texts of dev that are also in training"].startswith("16 exactly")
@@ -368,10 +369,10 @@ def test_the_dev_loss_is_the_training_loss_without_dropout(starts, tmp_path):
     job = Task(run)
     T.train(job, tmp_path / "run", say=quiet)
     pipeline = unimo.load(tmp_path / "run", precision="fp32")
-    said = job.kind.predict(pipeline, job.rows("dev"))
+    said = job.task_type.predict(pipeline, job.rows("dev"))
     plain = [-math.log(one.likely[row["label"]]) for one, row in zip(said, rows)]
     for batch_size in (1, 5, 16):
-        loss = mean_loss(job.kind, pipeline, job.rows("dev"), batch_size)
+        loss = mean_loss(job.task_type, pipeline, job.rows("dev"), batch_size)
         assert loss == pytest.approx(sum(plain) / len(plain), rel=1e-5)
 
 

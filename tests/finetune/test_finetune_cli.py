@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import unimo
 from unimo.cli import app
 from unimo.errors import UnimoError, UsageError
 from unimo.finetune import sweep as S
-from unimo.finetune.job import finetune
+from unimo.finetune.finetune import finetune
 from unimo.finetune.predict import predict
 from unimo.finetune.scoring import Scored, write_predictions
 from unimo.finetune.settings import TaskData
@@ -158,78 +159,76 @@ def test_a_prediction_too_few_is_noticed(tmp_path, start):
     job = Task(tiny_run(start, "classification", TaskData(train=(train,))))
     job.open(tmp_path, quiet)
     with pytest.raises(UnimoError, match="not one prediction for each row"):
-        write_predictions(tmp_path / "x.jsonl", job.kind, [], job.splits["train"])
+        write_predictions(tmp_path / "x.jsonl", job.task_type, [], job.splits["train"])
 
 
 # ------------------------------------------------------------------------------------------- seeds and grids
 
 
-def test_every_combination_and_seed_runs_once_and_the_best_on_dev_is_told(start, tmp_path, monkeypatch):
-    train = write_csv(tmp_path / "my.csv", sentences(12))
-    run = tiny_run(start, "classification", TaskData(train=(train,)), "steps=2")
+def test_every_combination_and_seed_runs_once_and_the_best_on_dev_is_chosen(start, tmp_path, monkeypatch):
+    rows = write_csv(tmp_path / "my.csv", sentences(12))
+    run = tiny_run(start, "classification", TaskData(train=(rows,), dev=(rows,)), "steps=2")
     made = []
 
     def made_up(given, folder, *, resume, say, batch_size):
-        made.append(folder.name)
+        made.append((folder.name, batch_size))
         folder.mkdir(parents=True)
         value = given.optimizer.lr * 1000 + given.seed
         return Scored({}, {"dev": value, "test": -value})
 
     monkeypatch.setattr(S, "finetune", made_up)
     grid = ["optimizer.lr=1e-3,2e-3", "batch_size=4,8"]
-    summary = S.sweep(run, tmp_path / "out", seeds=3, grid=grid, say=quiet)
-    assert len(made) == len(set(made)) == 12 and made[0] == "optimizer.lr=1e-3,batch_size=4,seed=1"
+    summary = S.sweep(run, tmp_path / "out", seeds=3, grid=grid, say=quiet, batch_size=7)
+    assert len(made) == len(set(made)) == 12 and made[0] == ("optimizer.lr=1e-3,batch_size=4,seed=1", 7)
     best = summary["best on dev"]
     assert best["settings"] == ["optimizer.lr=2e-3", "batch_size=4"]  # of equals the first
     assert best["dev"]["mean"] == pytest.approx(4.0) and best["dev"]["spread"] == pytest.approx(1.0)
     assert best["test"]["mean"] == pytest.approx(-4.0) and best["dev"]["each"] == pytest.approx([3.0, 4.0, 5.0])
     assert json.loads((tmp_path / "out/summary.json").read_text()) == summary
+    lines = (tmp_path / "out/summary.md").read_text().splitlines()
+    assert [line for line in lines if "chosen" in line][1:] == [
+        "| 2e-3 | 4 | 4.0000 ± 1.0000 | -4.0000 ± 1.0000 | **chosen** |"
+    ]
     again = S.sweep(run, tmp_path / "out", seeds=3, grid=grid, say=quiet)
     assert again == summary and len(made) == 12  # finished runs are not made again
     with pytest.raises(UsageError, match="other settings"):  # nor passed off as runs of other settings
         S.sweep(replace(run, steps=3), tmp_path / "out", seeds=3, grid=grid, say=quiet)
-    with pytest.raises(UsageError, match="grid"):
-        S.sweep(run, tmp_path / "out", grid=["optimizer.lr"], say=quiet)
+    for wrong, what in (("optimizer.lr", "grid"), ("optimizer.lr=-1", "out of range")):
+        with pytest.raises(UsageError, match=what):
+            S.sweep(run, tmp_path / "other", grid=["batch_size=4,8", wrong], say=quiet)
+    with pytest.raises(UsageError, match="nothing to choose by"):
+        S.sweep(replace(run, data=TaskData(train=(rows,))), tmp_path / "other", grid=grid, say=quiet)
+    assert not (tmp_path / "other").exists()
 
 
-def test_a_sweep_drops_no_option_of_its_command(start, tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(S, "finetune", lambda *_, batch_size, **__: asked.append(batch_size) or Scored({}, {}))
-    (tmp_path / "run").mkdir()  # a run would make it
-    train = write_csv(tmp_path / "my.csv", sentences(12))
-    sweep = (
-        "finetune",
-        "classification",
-        "--init-from",
-        start,
-        "--train",
-        train,
-        "--out",
-        tmp_path / "run",
-        "--seeds",
-        2,
-    )
-    command(*sweep, "--batch-size", 7)
-    assert asked == [7, 7]
-    with pytest.raises(UsageError, match="a sweep gives its runs their seeds"):
-        command(*sweep, "--seed", 5)
+def test_the_grid_of_a_sweep_holds_what_a_run_heeds(start):
+    run = ours(tiny_run(start, "classification", TaskData(train=("x",))))
+    combinations = [parsed for text in S.default_grid(run) for parsed in [S.parse(text)]]
+    assert math.prod(map(len, combinations)) == 48
+    assert [choice[0].partition("=")[0] for choice in combinations] == [
+        "optimizer.lr", "optimizer.layer_decay", "read.fresh_pooler", "optimizer.split_qkv", "ema_decay",
+    ]  # fmt: skip
+    released = tiny_run(start, "generation", TaskData(train=("x",)))  # no pooler is read, no matrix moves by Muon
+    assert math.prod(len(S.parse(text)) for text in S.default_grid(released)) == 12
+
+
+def test_a_sweep_of_two_settings_and_two_seeds_with_one_command(start, tmp_path):
+    rows, out = write_csv(tmp_path / "my.csv", sentences(12)), tmp_path / "out"
+    paths = ("--train", rows, "--dev", rows, "--out", out)
+    grid = ("--grid", "read.fresh_pooler=false,true", "--seeds", 2)
+    printed = command("sweep", "classification", "--init-from", start, *paths, *grid, *FAST)
+    assert "summary.md" in printed and printed.count("**chosen**") == 1
+    runs = json.loads((out / "summary.json").read_text())["runs"]
+    assert [len(row["dev"]["each"]) for row in runs] == [2, 2]
+    for row in runs:
+        for seed in (1, 2):
+            settings = json.loads((out / f"{row['settings'][0]},seed={seed}/settings.json").read_text())
+            assert settings["seed"] == seed and settings["read"]["fresh_pooler"] == ("true" in row["settings"][0])
 
 
 def test_predictions_into_a_folder_that_is_not_there_are_refused_before_anything_is_read(tmp_path):
     with pytest.raises(UsageError, match="no such folder"):
         predict("no model", ["no rows"], tmp_path / "nowhere" / "p.jsonl")
-
-
-def test_two_seeds_with_one_command(start, tmp_path):
-    train = write_csv(tmp_path / "my.csv", sentences(12))
-    out = tmp_path / "run"
-    paths = ("--train", train, "--dev", train, "--out", out)
-    said = command("finetune", "classification", "--init-from", start, *paths, "--seeds", 2, *FAST)
-    assert "summary.json" in said and {"seed=1", "seed=2"} <= {path.name for path in out.iterdir()}
-    each = json.loads((out / "summary.json").read_text())["runs"][0]["dev"]["each"]
-    assert len(each) == 2
-    seeds = [json.loads((out / f"seed={i}/settings.json").read_text())["seed"] for i in (1, 2)]
-    assert seeds == [1, 2]
 
 
 # ------------------------------------------------------------------------------------------- recipes

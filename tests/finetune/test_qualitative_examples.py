@@ -16,7 +16,7 @@ from unimo.corpus.corpus import open_corpus
 from unimo.evaluation import report
 from unimo.finetune.classification import Classified
 from unimo.finetune.qualitative_examples import (
-    LONGEST,
+    MAX_LENGTH,
     RANDOM,
     SHOWN,
     SIDE,
@@ -60,9 +60,9 @@ def test_the_surest_wrong_class_is_the_worst_and_right_ones_are_none():
 
 def test_every_kind_says_how_wrong_a_row_is():
     soft = judged(ANSWERS, [said("no", 0.9)] * 3, rows_of([{"no": 1.0}, {"yes": 1.0, "no": 0.3}, {"yes": 1.0}]))
-    assert [one.score for one in soft] == [1.0, 0.3, 0.0] and soft[0].wrong == 0 < soft[1].wrong < soft[2].wrong
+    assert [one.score for one in soft] == [1.0, 0.3, 0.0] and soft[0].error == 0 < soft[1].error < soft[2].error
     numbers = judged(Regression(HeadSettings(kind="number"), sees=False), [1.5, 2.0], rows_of([1.0, 4.0]))
-    assert [one.score for one in numbers] == [0.5, 2.0] and numbers[0].wrong < numbers[1].wrong
+    assert [one.score for one in numbers] == [0.5, 2.0] and numbers[0].error < numbers[1].error
     kind = Generation("write", Writing(), sees=False, reads=True)
     texts = judged(kind, ["a red dog", "a red dog", ""], rows_of([("a blue dog", "a red dog"), "a cat", "a cat"]))
     assert texts[0].score == pytest.approx(1) and 0 < texts[1].score < 1 and texts[2].score == 0
@@ -75,7 +75,7 @@ def test_an_image_is_as_wrong_as_the_place_of_its_best_caption():
     predictions = [RankedRow(row, list("abcd")) for row in scores]
     found = judged(Retrieval("retrieval", Ranking(), "unimo-2"), predictions, examples)
     assert [one.score for one in found] == [1, 3, 2.5]  # all four level: in their middle
-    assert found[1].said == "a" and found[1].right == "c"
+    assert found[1].answer == "a" and found[1].right == "c"
     told = chosen_examples(Retrieval("retrieval", Ranking(), "unimo-2"), predictions, examples)
     assert worst(told) == ["r1", "r2"] and all(item["read"] == [] for item in told["items"])
 
@@ -147,4 +147,4 @@ def test_an_image_that_is_not_looked_at_or_cannot_be_read_is_no_image(images):
 def test_long_texts_are_cut():
     examples = Examples("test", [Example("r", ("word " * 1000,), target="yes")])
     told = chosen_examples(CLASSES, [said("no", 0.9)], examples)
-    assert all(len(text) <= LONGEST + 2 for item in told["items"] for text in item["read"])
+    assert all(len(text) <= MAX_LENGTH + 2 for item in told["items"] for text in item["read"])

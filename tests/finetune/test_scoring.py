@@ -11,9 +11,10 @@ from tiny_task import keys_of, quiet, tiny_run, write_images, write_jsonl, write
 from unimo import inference
 from unimo.corpus.bad_samples import BadSamples
 from unimo.finetune.data import open_split
-from unimo.finetune.job import finetune, task_rows
+from unimo.finetune.finetune import finetune
+from unimo.finetune.job import task_rows
 from unimo.finetune.settings import TaskData
-from unimo.finetune.task_types import question
+from unimo.finetune.task_types import task_type_of
 from unimo.train import loop as T
 
 
@@ -41,7 +42,7 @@ def test_retrieval_before_fine_tuning_is_the_start_models_own_answer(tmp_path):
     resolved = inference.load(tmp_path / "out", precision="fp32").facts["settings"]
     assert resolved["init_from"] == start
     examples = open_split(run, "dev", bad_samples=BadSamples(None), say=quiet)
-    kind = question(run)
+    kind = task_type_of(run)
     for row in kind.score(kind.predict(pipeline, task_rows(run, kind, examples)), examples, run.seed):
         assert rows[f"{row['metric']}, before fine-tuning"] == row["score"]
     for name, score in rows.items():

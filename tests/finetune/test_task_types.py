@@ -24,10 +24,10 @@ from unimo.finetune.task_types import (
     Generation,
     Regression,
     Retrieval,
-    as_asked,
-    question,
     resolved,
     selection_score,
+    task_type_of,
+    with_targets,
 )
 from unimo.inference import Pipeline
 from unimo.metrics import METRICS
@@ -257,22 +257,22 @@ def test_settings_follow_the_training_rows():
     run = resolved(Finetuning(model=SETTINGS), rows)
     assert run.read.sees and not run.read.soft and run.read.unseen == "wrong" and run.read.max_length == 64
     assert run.model.head.labels == ("no", "yes") and run.model.head.reads == "both"
-    assert [row.target for row in as_asked(run, rows).rows] == ["no", "yes", "no", "yes"]
+    assert [row.target for row in with_targets(run, rows).rows] == ["no", "yes", "no", "yes"]
     several = Examples("t", [*rows.rows, Example("5", ("?",), "1", {"yes": 0.6, "no": 0.3})])
     soft = resolved(Finetuning(model=SETTINGS), several)
     assert soft.read.soft and soft.model.head.kind == "answers" and soft.metrics == ("soft_accuracy",)
-    assert as_asked(soft, several) is several
+    assert with_targets(soft, several) is several
     text = resolved(
         Finetuning(model=SETTINGS), Examples("t", [Example(str(i), ("x",), None, str(i)) for i in range(3)])
     )
-    assert text.model.head.reads == "text" and not question(text).sees
+    assert text.model.head.reads == "text" and not task_type_of(text).sees
     with pytest.raises(UsageError, match="neither texts nor images"):
         resolved(Finetuning(model=SETTINGS), Examples("t", [Example("0", (), None, "x"), Example("1", (), None, "y")]))
 
 
 def test_a_hypothesis_comes_without_its_premise():
     rows = Examples("t", [Example(str(i), ("premise", "hypothesis"), str(i), str(i % 2)) for i in range(4)])
-    kind = question(resolved(Finetuning(model=SETTINGS, read=Reading(texts=1)), rows))
+    kind = task_type_of(resolved(Finetuning(model=SETTINGS, read=Reading(texts=1)), rows))
     with pytest.raises(DataError, match="another number of texts"):
         kind.check(rows)
 

@@ -14,7 +14,8 @@ import pytest
 from tiny_run import tiny
 from tiny_task import quiet, tiny_run, write_csv
 
-from unimo.finetune.job import finetune, prepared
+from unimo.finetune.finetune import finetune
+from unimo.finetune.job import prepared
 from unimo.finetune.settings import TaskData
 from unimo.train import loop as T
 

@@ -19,7 +19,7 @@ from tiny_task import quiet
 from unimo.config import flatten, override
 from unimo.config.values import group_type, hints_of
 from unimo.errors import Restart, UnimoError
-from unimo.finetune.job import finetune
+from unimo.finetune.finetune import finetune
 from unimo.finetune.settings import Finetuning
 from unimo.recipes import RECIPES
 from unimo.recipes.finetuning import TUNINGS

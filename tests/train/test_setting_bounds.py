@@ -269,7 +269,7 @@ def test_the_estimate_of_memory_is_near_what_is_built(member, size):
 
 
 def test_public_functions_look_at_settings_before_they_open_anything(tmp_path):
-    from unimo.finetune.job import finetune
+    from unimo.finetune.finetune import finetune
     from unimo.neighbours.prepare import neighbours
     from unimo.train.loop import train
 

@@ -5,12 +5,12 @@
      "abilities": {"pairs": ["flickr8k/val"], "tasks": ["retrieval", "masked_words"]}}
 
 A task is one of `unimo recipes`; keys of a task are the fields of `Entry`, those of abilities the settings of
-`unimo evaluate`. Paths are seen from where the command runs, like those of every command.
+`unimo evaluate`. Paths are relative to where the command runs, like those of every command.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,9 @@ from unimo.errors import DataError, UsageError
 from unimo.json_files import load_json
 from unimo.paths import matches
 
+RANDOM = "-random"  # ends the folder of a task that began with random weights
+SEED = "-seed-"  # with a number, ends the folder of a task's later seeds
+RESERVED = ("data", "pretrained")  # folders beside those of the tasks
 Group = Literal[
     "understanding, single-modal", "understanding, cross-modal", "generation, single-modal", "generation, cross-modal"
 ]
@@ -41,7 +44,7 @@ class Entry:
     columns: tuple[str, ...] = setting((), "part=column of your own files")
     reader: str | None = setting(None, "how files are read; none: as the task says")
     set: tuple[str, ...] = setting((), "key=value: settings of this fine-tuning")
-    share: float = setting(1.0, "of the time: twice as much as a task with half the number", above=0)
+    time_weight: float = setting(1.0, "training time: twice that of a task with half the weight", above=0)
     about: str = setting("", "what the task is, in a sentence")
 
     @property
@@ -51,34 +54,25 @@ class Entry:
 
 @dataclass(frozen=True)
 class Plan:
-    """abilities: settings of `unimo.evaluation.evaluate.EvaluationData`; empty: nothing is asked again."""
+    """abilities: settings of `unimo.evaluation.evaluate.EvaluationData`; empty: no zero-shot task is repeated."""
 
     entries: tuple[Entry, ...]
     abilities: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_plan(path: str | Path, recipes: Mapping[str, Any]) -> Plan:
-    """The plan in a JSON file. recipes: names of tasks. UsageError or DataError name the task that is wrong."""
+def read_plan(path: str | Path) -> Plan:
+    """The plan in a JSON file. UsageError names the entry that is wrong; `check_plan` checks the rest."""
     values = load_json(path)
     if not isinstance(values, dict) or not isinstance(values.get("tasks"), list) or not values["tasks"]:
         raise UsageError("not a plan", where=path, expected='{"tasks": [{"task": ..., "train": [...]}, ...]}')
     for key in values:
         if key not in ("tasks", "abilities"):
             raise UsageError("unknown key in a plan", where=path, got=key, expected="tasks, abilities")
-    entries = []
-    for i, value in enumerate(values["tasks"]):
-        where = f"{path}, tasks[{i}]"
-        try:
-            entries.append(from_dict(Entry, value))
-        except UsageError as fault:
-            told = f"{where}.{fault.where}" if fault.where else where
-            raise UsageError(fault.what, where=told, got=fault.got, expected=fault.expected, do=fault.do) from fault
-    plan = Plan(tuple(entries), values.get("abilities", {}))
-    check_plan(plan, recipes, where=str(path))
-    return plan
+    entries = tuple(from_dict(Entry, value, where=f"{path}, tasks[{i}]") for i, value in enumerate(values["tasks"]))
+    return Plan(entries, values.get("abilities", {}))
 
 
-def check_plan(plan: Plan, recipes: Mapping[str, Any], *, where: str) -> None:
+def check_plan(plan: Plan, recipes: Collection[str], *, where: str) -> None:
     """Everything that can be told before hours of training: tasks, names, files. Raises UsageError and DataError."""
     seen: dict[str, int] = {}
     for i, entry in enumerate(plan.entries):
@@ -94,18 +88,9 @@ def check_plan(plan: Plan, recipes: Mapping[str, Any], *, where: str) -> None:
             what, do = "two tasks of one name", "give one of them another name"
             raise UsageError(what, where=f"{here}.name", got=f"{name}, also tasks[{seen[name]}]", do=do)
         seen[name] = i
-        if not entry.share > 0:
-            raise UsageError("a share of the time is above 0", where=f"{here}.share", got=entry.share)
         for split in ("train", "dev", "test", "images", "regions"):
             for path in getattr(entry, split):
                 if not matches(path):
                     raise DataError("no such file", where=f"{here}.{split}", got=path)
         if not entry.train or not (entry.dev or entry.test):
             raise UsageError("a task needs rows", where=here, expected="train, and dev or test or both")
-
-
-RANDOM = "-random"  # ends the folder of a task that began with random weights
-SEED = "-seed-"  # with a number, ends the folder of a task's later seeds
-RESERVED = ("data", "pretrained")  # folders beside those of the tasks
-
-__all__ = ["RANDOM", "SEED", "Entry", "Group", "Plan", "check_plan", "read_plan"]

@@ -85,17 +85,17 @@ def scenes_plan(world: str | Path, out: str | Path, *, regions: Iterable[str] = 
             about="captions of a scene and an answer are read, a question with that answer is written",
         ),
         Entry(
-            "scenes_vqa", "understanding, cross-modal", "vqa", **rows("vqa"), **shown, share=4.0,
+            "scenes_vqa", "understanding, cross-modal", "vqa", **rows("vqa"), **shown, time_weight=4.0,
             about="questions about held-out scenes",
         ),
         Entry(
-            "scenes_entailment", "understanding, cross-modal", "entailment", **rows("entailment"), **shown, share=1.5,
-            about="a sentence about a held-out scene: true, false, or not to be told from it",
+            "scenes_entailment", "understanding, cross-modal", "entailment", **rows("entailment"), **shown,
+            time_weight=1.5, about="a sentence about a held-out scene: true, false, or not to be told from it",
         ),
         Entry(
             "retrieval", "understanding, cross-modal", "retrieval", **rows("pairs"), **shown,
             set=("rank.shortlist=16", "dev_limit=64"),
-            share=0.5,
+            time_weight=0.5,
             about="which caption belongs to a held-out scene, and which scene to a caption, among all of them",
         ),
         Entry(

@@ -8,56 +8,54 @@
 
 A task and its partner from random weights are compared under equal rules: the same number of steps, fixed before
 either begins, the same whole schedule (nothing stops early), the same rows and the same way to choose a checkpoint.
-Steps stand in the plan (`"set": ["steps=600"]`), or are those that the task's share of the time allows.
+Steps stand in the plan (`"set": ["steps=600"]`), or are those that the task's part of the time allows.
 
-Started again, what is finished is left alone. Time is shared out among what is left to do; what was not begun is named.
+Started again, what is finished is left alone. Time is divided among what is left to do; what was not begun is named.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import shlex
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from unimo import distributed, inference
+from unimo import distributed
 from unimo.benchmark.forgetting import forgotten, write_before
 from unimo.benchmark.plan import RANDOM, SEED, Entry, Plan, check_plan, read_plan
 from unimo.benchmark.scenes_plan import scenes_plan
 from unimo.benchmark.table import PRETRAINED, in_order, page, task_rows, untrained_rows
-from unimo.config import from_dict, override, to_dict
-from unimo.corpus.text import split_lines
+from unimo.config import from_dict, to_dict
 from unimo.errors import UsageError
 from unimo.evaluation import report
 from unimo.evaluation.evaluate import EvaluationData, evaluate
 from unimo.evaluation.zero_shot.scenes import find_world
-from unimo.finetune.job import Task, finetune, prepared
+from unimo.finetune.finetune import finetune
+from unimo.finetune.finished import DONE, finish, finished
+from unimo.finetune.job import Task
 from unimo.finetune.qualitative_examples import FILE as EXAMPLES
 from unimo.finetune.qualitative_examples import report_examples
 from unimo.finetune.settings import Finetuning
 from unimo.finetune.task_type import BATCH_SIZE
-from unimo.json_files import load_json, parse_json, write_json
-from unimo.machine import describe_machine
-from unimo.recipes.finetuning import TUNINGS, find_tuning, is_small, ours
+from unimo.inference.model import load
+from unimo.json_files import load_json, write_json
+from unimo.recipes.finetuning import TUNINGS, tuned
 from unimo.train.loop import train
-from unimo.train.provenance import commit, weights_hash
+from unimo.train.provenance import call_facts, model_facts
 from unimo.train.run_folder import read_log
 
 Row = dict[str, Any]
 Say = Callable[[str], None]
-DONE = "done.json"
 ABILITIES = "abilities"  # folder of what a fine-tuned model can still do
 FORGOTTEN = "forgetting.json"  # in there: what it can less than before
 SUMS = "sums.json"  # beside the abilities of the model itself: what each item adds to its scores
-MARKING = 20.0  # seconds that scoring a task is expected to take, until one was scored
+SCORING = 20.0  # seconds that scoring a task is expected to take, until one was scored
 TIMED = 8  # steps by which the length of all is judged
 LEAST = 0.05  # minutes of training, however little time is left for a task that is begun
 
@@ -74,6 +72,24 @@ class Job:
     def folder(self) -> str:
         later = f"{SEED}{self.seed}" if self.seed > 1 else ""
         return self.entry.called + (RANDOM if self.random else "") + later
+
+    def wanted(self, start: str, assignments: Sequence[str]) -> Row:
+        """What must be the same for a finished run to be taken as it is. start: hash of the model."""
+        what = {"start": start, "task": to_dict(self.entry), "random": self.random, "set": list(assignments)}
+        return what if self.seed == 1 else {**what, "seed": self.seed}
+
+    def settings(self, model: str, assignments: Sequence[str]) -> Finetuning:
+        """Nothing stops the run early; without steps or epochs in the plan the clock decides them."""
+        entry = self.entry
+        data = {name: getattr(entry, name) for name in ("train", "dev", "test", "images", "regions", "columns")}
+        own = ("steps=none", "epochs=none", "minutes=none", "patience=0")
+        source = "random" if self.random else model
+        changes = [*own, *entry.set, *assignments]
+        run = tuned(entry.task, source, like=model, data=data, reader=entry.reader, changes=changes)
+        if run.minutes is not None:
+            what, do = "a comparison needs a number of steps", "steps=..., or leave the length to the task's time"
+            raise UsageError(what, where=f"{entry.called}, minutes", got=run.minutes, expected="none", do=do)
+        return replace(run, seed=run.seed + self.seed - 1)
 
 
 def run_suite(
@@ -96,88 +112,137 @@ def run_suite(
     settings of every task. batch_size: rows that share a pass when scored. Raises what reading, training and scoring
     raise; what was finished before stays.
     """
-    began, out = time.monotonic(), Path(out)
-    if distributed.start()[1] > 1:
-        raise UsageError("one process at a time", where="torchrun", do="start it without torchrun")
-    if not 0 < minutes < math.inf:
-        raise UsageError("no time", where="--minutes", got=minutes, expected="above 0")
-    if seeds < 1 or (seeds > 1 and not random):
-        expected = "1, or more with --random"
-        raise UsageError("seeds are for tasks beside their partners", where="--seeds", got=seeds, expected=expected)
-    pipeline = inference.load(model, precision="fp32")
-    facts = pipeline.facts
-    weights = "ema.safetensors" if facts.get("ema") else "model.safetensors"
-    start = weights_hash(Path(facts["path"]), weights)
-    settings = facts.get("settings") or {}
-    plan = _opened(plan, settings.get("data", {}), out)
-    jobs = [Job(entry) for entry in plan.entries]
-    jobs += [Job(entry, True) for entry in plan.entries if random]
-    for job in jobs:
-        _run(job, str(model), assignments)  # a misspelt setting is told now
-
-    def left() -> float:
-        return 60 * minutes - (time.monotonic() - began)
-
-    def told(not_begun: Sequence[str]) -> dict[str, Any]:
-        spent = (time.monotonic() - began) / 60
-        whole = _whole(plan, out, random, not_begun)
-        whole["title"] = f"{Path(model).resolve().name}: benchmark suite"
-        whole["facts"] = {
-            **_facts(pipeline, start, weights),
-            "rows in a pass": str(batch_size or BATCH_SIZE),
-            "minutes": f"{spent:.1f} of {minutes:g} in this call",
-        }
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "benchmark.json", whole)
-        report.render({**page(whole), "examples": _examples(whole, out)}, out / "benchmark.html")
-        return whole
-
-    not_begun: list[str] = []
-    before: Row = {"start": start, "abilities": dict(plan.abilities)}
-    if plan.abilities and not (_finished(out / PRETRAINED, before) and (out / PRETRAINED / SUMS).is_file()):
-        write_before(out / PRETRAINED / SUMS, _abilities(model, plan, out / PRETRAINED))
-        write_json(out / PRETRAINED / DONE, before)
-        say(f"abilities of {model}: {out / PRETRAINED / 'report.html'}")
-    marking = 0.0  # seconds of a job that were not training, the most so far
+    suite = Suite(str(model), Path(out), minutes, random, seeds, assignments, batch_size, say)
+    suite.open(plan)
+    suite.score_pretrained()
     for seed in range(1, seeds + 1):
-        todo = []
-        for job in (replace(job, seed=seed) for job in jobs):
-            what = _asked(job, start, assignments)
-            if seed > 1 and _verdict(job.entry, out) == "better":
-                continue
-            if _finished(out / job.folder, what):
-                say(f"---- {job.folder}: finished before")
-            else:
-                todo.append((job, what))
-        later = (seeds - seed) * sum(job.entry.share for job in jobs)
-        for i, (job, what) in enumerate(todo):
-            overhead, remaining = marking or MARKING, left()
-            shares = sum(other.entry.share for other, _ in todo[i:]) + later
-            count = len(todo) - i + (seeds - seed) * len(jobs)
-            share = (remaining - overhead * count) / 60 * job.entry.share / shares
-            run, seconds = _of_length(_run(job, str(model), assignments), job, max(LEAST, share), out)
-            if run is None or remaining <= overhead + seconds:
-                not_begun.append(job.folder)
-                say(f"---- {job.folder}: not begun, it would not end within {minutes:g} minutes")
-                continue
-            say(f"---- {job.folder}: {f'{run.steps:,} steps' if run.steps else f'{run.epochs:g} epochs'}")
-            clock, folder = time.monotonic(), out / job.folder
-            resume = (folder / "settings.json").is_file()
-            first = not job.random and job.seed == 1
-            finetune(run, folder, resume=resume, say=say, batch_size=batch_size, zero_shot=first)
-            if plan.abilities and first:
-                again = _abilities(folder, plan, folder / ABILITIES)
-                write_json(folder / ABILITIES / FORGOTTEN, forgotten(out / PRETRAINED / SUMS, again))
-            write_json(folder / DONE, what)
-            marking = max(marking, time.monotonic() - clock - _made(folder)[1])
-            told(not_begun)
-    whole = told(not_begun)
+        suite.run_seed(seed)
+    whole = suite.save()
     say(report.tables_text(page(whole)))
-    say(f"{out / 'benchmark.json'}  {out / 'benchmark.html'}")
+    say(f"{suite.out / 'benchmark.json'}  {suite.out / 'benchmark.html'}")
     return whole
 
 
-# ---- what is done
+@dataclass
+class Suite:
+    """One call of the suite. scoring: seconds of a job that were not training, the most so far."""
+
+    model: str
+    out: Path
+    minutes: float
+    random: bool
+    seeds: int
+    assignments: Sequence[str]
+    batch_size: int | None
+    say: Say
+    began: float = field(default_factory=lambda: time.monotonic())
+    scoring: float = 0.0
+    not_begun: list[str] = field(default_factory=list)
+
+    def open(self, plan: str | Path | Plan) -> None:
+        """Everything that can be told before anything is trained."""
+        if distributed.start()[1] > 1:
+            raise UsageError("one process at a time", where="torchrun", do="start it without torchrun")
+        if not 0 < self.minutes < math.inf:
+            raise UsageError("no time", where="--minutes", got=self.minutes, expected="above 0")
+        if self.seeds < 1 or (self.seeds > 1 and not self.random):
+            what, expected = "seeds are for tasks beside their partners", "1, or more with --random"
+            raise UsageError(what, where="--seeds", got=self.seeds, expected=expected)
+        pipeline = load(self.model, precision="fp32")
+        self.facts = call_facts() | model_facts(pipeline)
+        self.start = self.facts["checkpoint hash"].partition(" ")[0]
+        self.plan = _opened(plan, (pipeline.facts.get("settings") or {}).get("data", {}), self.out)
+        partners = (False, True) if self.random else (False,)
+        self.jobs = [Job(entry, random) for random in partners for entry in self.plan.entries]
+        for job in self.jobs:
+            job.settings(self.model, self.assignments)
+
+    def score_pretrained(self) -> None:
+        """The zero-shot scores of the model itself."""
+        folder, wanted = self.out / PRETRAINED, {"start": self.start, "abilities": dict(self.plan.abilities)}
+        if self.plan.abilities and (finished(folder, wanted) is None or not (folder / SUMS).is_file()):
+            write_before(folder / SUMS, self._abilities(self.model, folder))
+            finish(folder, wanted)
+            self.say(f"abilities of {self.model}: {folder / 'report.html'}")
+
+    def run_seed(self, seed: int) -> None:
+        """All jobs with one seed, those that are finished or decided left out."""
+        todo = []
+        for job in (replace(job, seed=seed) for job in self.jobs):
+            if seed > 1 and verdict_of(job.entry, self.out) == "better":
+                continue
+            if finished(self.out / job.folder, job.wanted(self.start, self.assignments)) is not None:
+                self.say(f"---- {job.folder}: finished before")
+            else:
+                todo.append(job)
+        for i, job in enumerate(todo):
+            self._run(job, self._minutes_for(job, todo[i:], self.seeds - seed))
+
+    def _minutes_for(self, job: Job, todo: Sequence[Job], later_seeds: int) -> float:
+        """A job's part of the time that scoring everything leaves."""
+        weights = sum(other.entry.time_weight for other in todo)
+        weights += later_seeds * sum(other.entry.time_weight for other in self.jobs)
+        count = len(todo) + later_seeds * len(self.jobs)
+        return (self._left() - (self.scoring or SCORING) * count) / 60 * job.entry.time_weight / weights
+
+    def _left(self) -> float:
+        return 60 * self.minutes - (time.monotonic() - self.began)
+
+    def _run(self, job: Job, minutes: float) -> None:
+        left, settings = self._left(), job.settings(self.model, self.assignments)
+        run, seconds = of_length(settings, job, max(LEAST, minutes), self.out)
+        if run is None or left <= (self.scoring or SCORING) + seconds:
+            self.not_begun.append(job.folder)
+            self.say(f"---- {job.folder}: not begun, it would not end within {self.minutes:g} minutes")
+            return
+        self.say(f"---- {job.folder}: {f'{run.steps:,} steps' if run.steps else f'{run.epochs:g} epochs'}")
+        clock, folder = time.monotonic(), self.out / job.folder
+        resume, first = (folder / "settings.json").is_file(), not job.random and job.seed == 1
+        finetune(run, folder, resume=resume, say=self.say, batch_size=self.batch_size, zero_shot=first)
+        if self.plan.abilities and first:
+            again = self._abilities(folder, folder / ABILITIES)
+            write_json(folder / ABILITIES / FORGOTTEN, forgotten(self.out / PRETRAINED / SUMS, again))
+        finish(folder, job.wanted(self.start, self.assignments))
+        self.scoring = max(self.scoring, time.monotonic() - clock - length_of(folder)[1])
+        self.save()
+
+    def _abilities(self, model: str | Path, out: Path) -> dict[str, Any]:
+        """The zero-shot scores of a model, written to `out`/evaluation.json."""
+        data = from_dict(EvaluationData, self.plan.abilities, where="abilities")
+        out.mkdir(parents=True, exist_ok=True)
+        return evaluate(model, out=out, data=data, precision="fp32", say=lambda _: None)
+
+    def save(self) -> dict[str, Any]:
+        """benchmark.json and benchmark.html of everything that is finished in `out`, whenever that was."""
+        spent = (time.monotonic() - self.began) / 60
+        done = [entry for entry in self.plan.entries if scores_of(self.out / entry.called)["scores"]]
+        rows = [row for entry in done for row in rows_of(entry, self.out)]
+        rows = in_order([*rows, *untrained_rows(scores_of(self.out / PRETRAINED)["scores"])])
+        notes = []
+        if not self.plan.abilities:
+            notes.append("no abilities in the plan: what fine-tuning made the model forget was not scored")
+        if self.not_begun:
+            notes.append(f"not begun, the time was over: {', '.join(self.not_begun)}")
+        examples = {entry.called: f"{entry.called}/{EXAMPLES}" for entry in done}
+        whole: Row = {
+            "title": f"{Path(self.model).resolve().name}: benchmark suite",
+            "tasks": rows,
+            "forgetting": [row for entry in done for row in _forgetting(entry, self.out)],
+            "examples": {name: path for name, path in examples.items() if (self.out / path).is_file()},
+            "missing": [job.folder for job in self.jobs if not (self.out / job.folder / DONE).is_file()],
+            "notes": notes,
+            "facts": {
+                **self.facts,
+                "rows in a pass": str(self.batch_size or BATCH_SIZE),
+                "minutes": f"{spent:.1f} of {self.minutes:g} in this call",
+            },
+        }
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_json(self.out / "benchmark.json", whole)
+        shown = whole["examples"].items()
+        examples_of_all = [one for name, path in shown for one in report_examples(name, load_json(self.out / path))]
+        report.render({**page(whole), "examples": examples_of_all}, self.out / "benchmark.html")
+        return whole
 
 
 def _opened(plan: str | Path | Plan, trained: dict[str, Any], out: Path) -> Plan:
@@ -191,30 +256,16 @@ def _opened(plan: str | Path | Plan, trained: dict[str, Any], out: Path) -> Plan
         (out / "data").mkdir(parents=True, exist_ok=True)
         plan = scenes_plan(world, out / "data", regions=trained.get("regions", ()))
     elif not isinstance(plan, Plan):
-        where = str(plan)
-        plan = read_plan(plan, TUNINGS)
+        where, plan = str(plan), read_plan(plan)
     check_plan(plan, TUNINGS, where=where)
     from_dict(EvaluationData, plan.abilities, where="abilities")
     return plan
 
 
-def _run(job: Job, model: str, assignments: Sequence[str]) -> Finetuning:
-    """The fine-tuning of a job. Nothing stops it early; without steps or epochs in the plan the clock decides them."""
-    entry = job.entry
-    run = prepared(find_tuning(entry.task), None if job.random else model, model)
-    if is_small(run):
-        run = ours(run)
-    data = replace(run.data, train=entry.train, dev=entry.dev, test=entry.test, images=entry.images)
-    data = replace(data, regions=entry.regions, columns=entry.columns, reader=entry.reader or run.data.reader)
-    run = replace(run, data=data, steps=None, epochs=None, minutes=None, patience=0)
-    run = override(override(run, entry.set), assignments)
-    if run.minutes is not None:
-        what, do = "a comparison needs a number of steps", "steps=..., or leave the length to the share of the time"
-        raise UsageError(what, where=f"{entry.called}, minutes", got=run.minutes, expected="none", do=do)
-    return replace(run, seed=run.seed + job.seed - 1)
+# ---- how long a job is
 
 
-def _of_length(run: Finetuning, job: Job, minutes: float, out: Path) -> tuple[Finetuning | None, float]:
+def of_length(run: Finetuning, job: Job, minutes: float, out: Path) -> tuple[Finetuning | None, float]:
     """The run with its number of steps, and the seconds it will take where that is known.
 
     Those from the model with the first seed decide: all others of the task make as many; None where it was not made.
@@ -223,7 +274,7 @@ def _of_length(run: Finetuning, job: Job, minutes: float, out: Path) -> tuple[Fi
     if job.random or job.seed > 1:
         if not (first / DONE).is_file():
             return None, 0.0
-        steps, seconds = _made(first)
+        steps, seconds = length_of(first)
         return (run if run.steps or run.epochs else replace(run, steps=steps)), seconds
     if run.steps or run.epochs:
         return run, 0.0
@@ -243,103 +294,40 @@ def steps_within(run: Finetuning, minutes: float) -> int:
     return max(1, int(0.9 * 60 * minutes / each))
 
 
-def _made(folder: Path) -> tuple[int, float]:
+def length_of(folder: Path) -> tuple[int, float]:
     """Steps a run made and the seconds they took, from the last line of its log."""
-    *_, last = split_lines((folder / "log.jsonl").read_text("utf-8"))
-    record = parse_json(last, where=f"{folder / 'log.jsonl'}, last line")
-    return record["step"] + 1, record["seconds"]
-
-
-def _asked(job: Job, start: str, assignments: Sequence[str]) -> Row:
-    """What must be the same for a finished task to be taken as it is."""
-    what = {"start": start, "task": to_dict(job.entry), "random": job.random, "set": list(assignments)}
-    return what if job.seed == 1 else {**what, "seed": job.seed}
-
-
-def _finished(folder: Path, asked: Row) -> bool:
-    if not (folder / DONE).is_file():
-        return False
-    before = load_json(folder / DONE)
-    if before != asked:
-        other = [f"{key} {before.get(key)}" for key in asked if before.get(key) != asked[key]]
-        raise UsageError(
-            "this was done with other settings",
-            where=folder,
-            got="; ".join(other) or before,
-            expected="; ".join(f"{key} {asked[key]}" for key in asked if before.get(key) != asked[key]),
-            do="choose another --out, or remove the folder",
-        )
-    return True
-
-
-def _abilities(model: str | Path, plan: Plan, out: Path) -> dict[str, Any]:
-    """What a model can do besides, written to `out`/evaluation.json."""
-    data = from_dict(EvaluationData, plan.abilities, where="abilities")
-    out.mkdir(parents=True, exist_ok=True)
-    return evaluate(model, out=out, data=data, precision="fp32", say=lambda _: None)
+    *_, last = read_log(folder / "log.jsonl")
+    return last["step"] + 1, last["seconds"]
 
 
 # ---- what came of it
 
 
-def _facts(pipeline: inference.Pipeline, start: str, weights: str) -> dict[str, str]:
-    return {
-        "command": shlex.join(sys.argv),
-        "commit": commit() or "unknown (not a git checkout)",
-        "checkpoint": f"{pipeline.facts['path']}, step {pipeline.facts['step']}",
-        "checkpoint hash": f"{start} ({weights})",
-        "parameters": f"{sum(p.numel() for p in pipeline.model.parameters()):,}",
-        "machine": ", ".join(f"{name} {value}" for name, value in describe_machine().items()),
-    }
-
-
-def _whole(plan: Plan, out: Path, random: bool, not_begun: Sequence[str]) -> dict[str, Any]:
-    """The table of everything that is finished in `out`, whenever that was."""
-    rows, differences, notes = [], [], []
-    before = _report(out / PRETRAINED)["scores"]
-    for entry in plan.entries:
-        told = _report(out / entry.called)
-        if not told["scores"]:
-            continue
-        rows += _rows(entry, out)
-        lost = out / entry.called / ABILITIES / FORGOTTEN
-        differences += [{"task": entry.called, **row} for row in (load_json(lost) if lost.is_file() else ())]
-    if not plan.abilities:
-        notes.append("no abilities in the plan: what fine-tuning made the model forget was not scored")
-    jobs = [Job(entry) for entry in plan.entries] + [Job(entry, True) for entry in plan.entries if random]
-    missing = [job.folder for job in jobs if not (out / job.folder / DONE).is_file()]
-    if not_begun:
-        notes.append(f"not begun, the time was over: {', '.join(not_begun)}")
-    rows = in_order([*rows, *untrained_rows(before)])
-    shown = {entry.called: f"{entry.called}/{EXAMPLES}" for entry in plan.entries if entry.called not in missing}
-    shown = {name: path for name, path in shown.items() if (out / path).is_file()}
-    return {"tasks": rows, "forgetting": differences, "examples": shown, "missing": missing, "notes": notes}
-
-
-def _rows(entry: Entry, out: Path) -> list[Row]:
+def rows_of(entry: Entry, out: Path) -> list[Row]:
     """The rows of a task, over all seeds that are finished both from the model and from random weights."""
     own, random = [], []
     for seed in itertools.count(1):
-        pair = [_report(out / Job(entry, of_random, seed).folder) for of_random in (False, True)]
-        if not pair[0]["scores"] or (seed > 1 and not pair[1]["scores"]):
+        first, second = (scores_of(out / Job(entry, of_random, seed).folder) for of_random in (False, True))
+        if not first["scores"] or (seed > 1 and not second["scores"]):
             break
-        own.append(pair[0])
-        random += [pair[1]["scores"]] if pair[1]["scores"] else []
+        own.append(first)
+        random += [second["scores"]] if second["scores"] else []
     return task_rows(entry, [one["scores"] for one in own], random, own[0]["facts"] if own else {})
 
 
-def _verdict(entry: Entry, out: Path) -> str | None:
+def verdict_of(entry: Entry, out: Path) -> str | None:
     """What the task's first metric says of the model beside random weights; None where there is no partner yet."""
-    rows = _rows(entry, out)
+    rows = rows_of(entry, out)
     return rows[0]["verdict"] if rows else None
 
 
-def _examples(whole: Row, out: Path) -> list[Row]:
-    """The examples of every finished task, for the page."""
-    return [one for name, path in whole["examples"].items() for one in report_examples(name, load_json(out / path))]
-
-
-def _report(folder: Path) -> dict[str, Any]:
+def scores_of(folder: Path) -> dict[str, Any]:
     """Scores and facts of a finished part; none where it is not finished."""
     known = (folder / DONE).is_file() and (folder / "evaluation.json").is_file()
     return {"scores": [], "facts": {}, **(load_json(folder / "evaluation.json") if known else {})}
+
+
+def _forgetting(entry: Entry, out: Path) -> Iterator[Row]:
+    path = out / entry.called / ABILITIES / FORGOTTEN
+    for row in load_json(path) if path.is_file() else ():
+        yield {"task": entry.called, **row}

@@ -1,6 +1,7 @@
 """Every verb of `unimo`, one function each. Heavy imports wait inside them, so that help comes at once.
 
-    training    pretrain, evaluate, finetune, benchmark, predict
+    training    pretrain, evaluate
+    finetuning  finetune, sweep, benchmark, predict
     runs        compare, speed, recipes, describe
     inference   index, search, caption, fill-mask, classify
     weights     convert, init-from-pretrained
@@ -9,8 +10,8 @@
 Help shows them in the order in which they are imported here.
 """
 
-from unimo.cli import training, runs, inference, weights, prepare  # noqa: I001
+from unimo.cli import training, finetuning, runs, inference, weights, prepare  # noqa: I001
 from unimo.cli.app import app
 from unimo.cli.main import main
 
-__all__ = ["app", "inference", "main", "prepare", "runs", "training", "weights"]
+__all__ = ["app", "finetuning", "inference", "main", "prepare", "runs", "training", "weights"]

@@ -12,6 +12,7 @@ from typing import Any
 
 from unimo.config import diff
 from unimo.errors import DataError, UsageError, nearest
+from unimo.formatting import with_interval
 from unimo.json_files import load_json
 from unimo.metrics.verdict import is_smaller_better, verdict
 
@@ -45,7 +46,7 @@ def compare(folders: Sequence[str | Path], *, tasks: Sequence[str] = ()) -> list
             if not tasks or any(word.lower() in row["task"].lower() for word in tasks):
                 rows.setdefault((row["task"], row["metric"]), [None] * len(paths))[place] = row
     for (task, metric), here in rows.items():
-        cells = ["–" if row is None else _spelled(row["score"], row.get("unit") or "") for row in here]
+        cells = ["–" if row is None else _cell(row["score"], row.get("unit") or "") for row in here]
         smaller = is_smaller_better(metric)
         scores = [None if row is None else row["score"] for row in here]
         found = [verdict(score, scores[0], smaller_is_better=smaller) for score in scores[1:]]
@@ -154,14 +155,5 @@ def _differences(settings: Sequence[Any]) -> list[tuple[str, list[str]]]:
     return list(rows.items())
 
 
-def _spelled(score: Row | float | None, unit: str) -> str:
-    """value [low, high], or a plain number, in its unit."""
-    if not isinstance(score, Mapping):
-        score = {"value": score}
-    value, low, high = score.get("value"), score.get("low"), score.get("high")
-    if value is None:
-        return "undefined"
-    times, sign = (100, " %") if unit == "%" else (1, f" {unit}" if unit else "")
-    digits = 1 if unit == "%" else 3
-    shown = f"{value * times:.{digits}f}{sign}"
-    return shown if low is None or high is None else f"{shown} [{low * times:.{digits}f}, {high * times:.{digits}f}]"
+def _cell(score: Row | float | None, unit: str) -> str:
+    return with_interval(score if isinstance(score, Mapping) else {"value": score}, unit)

@@ -11,11 +11,12 @@ from torch import Tensor
 from unimo import rng
 from unimo.batch import Batch, Regions
 from unimo.finetune.batches import IMAGES
+from unimo.finetune.classification import Classification
+from unimo.finetune.generation import Generation
 from unimo.finetune.task_type import EXAMPLES, images_of
-from unimo.finetune.task_types import Classification, Generation
 from unimo.model.unified import Fused, Unified
-from unimo.objectives import Objective, Part
 from unimo.objectives.adversarial import Adversarial, adversarial_losses, initial_deltas
+from unimo.objectives.objective import Objective, Part
 from unimo.train.step import TrainStep
 
 
@@ -33,24 +34,22 @@ class AdversarialTrainStep(TrainStep):
         return super().forward(with_own_images(batch))
 
     def compute(self, batch: Batch) -> tuple[dict[str, Part], dict[str, Fused]]:
-        (kind,) = self.active.values()
-        assert isinstance(kind, (Classification, Generation)), (
-            "adversarial training is for classification and generation"
-        )
+        (task,) = self.active.values()
+        assert isinstance(task, (Classification, Generation)), "checked by the settings"
         fused: dict[str, Fused] = {}
         hits: list[Tensor] = []
         count = 0
 
-        def answer(given: Batch) -> tuple[Tensor, Tensor]:
+        def predict(given: Batch) -> tuple[Tensor, Tensor]:
             nonlocal fused, count
             towers = self.model.towers(given)
-            fused = self.model.fuse(towers, kind.requests(self.model, given, towers))
-            logits = kind.logits(self.model, given, fused)
-            if isinstance(kind, Generation):
-                total, count = kind.loss_of(logits, given, self.model)
+            fused = self.model.fuse(towers, task.requests(self.model, given, towers))
+            logits = task.logits(self.model, given, fused)
+            if isinstance(task, Generation):
+                total, count = task.loss_of(logits, given, self.model)
                 labels = self.model.word_columns(given.targets["write"].labels)
             else:
-                total, count = kind.loss_of(logits, given)
+                total, count = task.loss_of(logits, given)
                 labels = given.extra["classify.labels"]
             if not hits and labels.ndim == 1:
                 hits.append((logits.detach().argmax(-1) == labels).sum())
@@ -62,11 +61,11 @@ class AdversarialTrainStep(TrainStep):
         settings = replace(self.settings, sides=tuple(side for side in self.settings.sides if here[side]))
         generator = torch.Generator(batch.texts.ids.device).manual_seed(rng.number(self.seed, "pushes", batch.step))
         deltas = initial_deltas(batch, self.model.width, settings, generator)
-        loss = torch.stack(list(adversarial_losses(answer, batch, settings, deltas))).sum()
-        name = kind.parts[0]
-        parts = {name: Part(loss * count, count, kind.weight)}
+        loss = torch.stack(list(adversarial_losses(predict, batch, settings, deltas))).sum()
+        name = task.parts[0]
+        parts = {name: Part(loss * count, count, task.weight)}
         if hits:
-            parts[kind.parts[1]] = Part(hits[0], count, 0.0)
+            parts[task.parts[1]] = Part(hits[0], count, 0.0)
         return parts, fused
 
 

@@ -1,4 +1,4 @@
-"""What answers cost nothing: the commonest, the mean, and that of the most similar training row.
+"""Baselines without a model: the most frequent answer, the mean, and the target of the most similar training row.
 
 A score says little until one knows what these get; they are computed by the same command and stand beside it.
 """
@@ -6,17 +6,41 @@ A score says little until one knows what these get; they are computed by the sam
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from unimo.data.augment import resize
 from unimo.data.images import load_rgb
+from unimo.finetune.classification import Classification, best_answer
+from unimo.finetune.example import Example
+from unimo.finetune.generation import Generation, targets_of
+from unimo.finetune.regression import Regression, number_of, numbers_of
 from unimo.finetune.split import Examples
+from unimo.finetune.task_type import TaskType, labelled
 from unimo.nearest import TfIdf, colours_and_edges, nearest
 
 SIDE = 32  # pixels of an image whose colours and edges are compared
 AT_ONCE = 2048  # images of either side that are compared with each other at once
+
+
+def baselines(task: TaskType, train: Examples, examples: Examples) -> dict[str, list[Any]]:
+    """Name -> predictions for a split. None for retrieval: chance stands beside each of its scores."""
+    target: Callable[[Example], Any]
+    if isinstance(task, Classification):
+        target = best_answer
+        frequent = most_frequent([target(train.rows[i]) for i in labelled(train)])
+        found: dict[str, list[Any]] = {"most frequent": [frequent] * len(examples)}
+    elif isinstance(task, Regression):
+        target = number_of
+        found = {"mean of training": [float(numbers_of(train).mean())] * len(examples)}
+    elif isinstance(task, Generation):
+        target, found = (lambda row: targets_of(row)[0]), {}
+    else:
+        return {}
+    near = nearest_rows(train, examples)
+    return found if near is None else {**found, "nearest training row": [target(train.rows[i]) for i in near]}
 
 
 def most_frequent(answers: Sequence[str]) -> str:
@@ -31,7 +55,7 @@ def nearest_rows(train: Examples, examples: Examples) -> list[int] | None:
 
     A row that shares no word with any other gets the first training row.
     """
-    known = [i for i, row in enumerate(train.rows) if row.target is not None]
+    known = labelled(train)
     if not known or not len(examples):
         return None
     if any(row.texts for row in train.rows):
@@ -51,8 +75,8 @@ def _by_words(corpus: Sequence[str], queries: Sequence[str]) -> list[int]:
 def _by_images(corpus: np.ndarray, queries: np.ndarray) -> list[int]:
     """Blocks against blocks: all similarities at once would be n x m numbers in memory."""
     blocks = [corpus[i : i + AT_ONCE] for i in range(0, len(corpus), AT_ONCE)]
-    asked = (queries[i : i + AT_ONCE] for i in range(0, len(queries), AT_ONCE))
-    return [int(numbers[0]) for some in asked for numbers, _ in nearest(some, blocks, 1)]
+    parts = (queries[i : i + AT_ONCE] for i in range(0, len(queries), AT_ONCE))
+    return [int(numbers[0]) for part in parts for numbers, _ in nearest(part, blocks, 1)]
 
 
 def _described(examples: Examples, rows: Sequence[int]) -> np.ndarray:

@@ -1,10 +1,9 @@
-"""Batches of a task: the rows of one split, with their images, as a batch builder that the task's question writes on.
+"""Batches of a task: the rows of one split, with their images, in a batch builder to which the task type adds texts.
 
     n rows of a split · k rows of a batch · S side in pixels
 
-`TaskRows` turns any chosen rows into a batch builder; evaluation asks it for rows one after the other. `TaskStream`
-chooses them for training, as `unimo.data.loader.Stream` does for pre-training: what a step reads is a function of
-(seed, step).
+`TaskRows` turns any chosen rows into a batch builder. `TaskStream` chooses them for training, as
+`unimo.data.loader.Stream` does for pre-training: what a step reads is a function of (seed, step).
 """
 
 from __future__ import annotations
@@ -156,7 +155,7 @@ class TaskStream:
     def __init__(
         self,
         rows: TaskRows,
-        question: Corrupts,
+        task: Corrupts,
         *,
         batch_size: int,
         seed: int,
@@ -172,29 +171,23 @@ class TaskStream:
                 got=f"{batch_size} rows, {micro_batches} micro-batches, {world} processes",
                 expected="batch_size a multiple of micro_batches, micro_batches a multiple of the processes",
             )
-        self.rows, self.question, self.size, self.seed, self.micro_batches = (
-            rows,
-            question,
-            batch_size,
-            seed,
-            micro_batches,
-        )
+        self.rows, self.task, self.batch_size = rows, task, batch_size
+        self.seed, self.micro_batches = seed, micro_batches
         self.places = places_of(rows.examples, each_target)
         self.order = Shuffled(len(self.places), seed, "examples")
         self.local = micro_batches // world
-        self.mine = range(
-            rank * self.local * (batch_size // micro_batches), (rank + 1) * self.local * (batch_size // micro_batches)
-        )
+        mine = self.local * (batch_size // micro_batches)
+        self.mine = range(rank * mine, (rank + 1) * mine)
 
     def batch(self, step: int) -> Batch:
-        """This rank's share of a step."""
+        """This rank's part of a step."""
         chosen = []
         for place in self.mine:
-            epoch, number = self.order[step * self.size + place]
+            epoch, number = self.order[step * self.batch_size + place]
             row, target = self.places[number]
             chosen.append(Place(row, target, (self.seed, number, epoch)))
         builder = self.rows.builder(chosen, step, self.micro_batches, self.local)
-        self.question.corrupt(builder)
+        self.task.corrupt(builder)
         return builder.finish()
 
 

@@ -2,8 +2,8 @@
 
     n rows · k classes or answers
 
-GLUE, SNLI, NLI with images, NLVR, VQA, ImageNet and a user's own labels (spec unimo §6.2, §6.7, §6.10). Classes are
-asked by a softmax. Answers of VQA have soft scores: each is asked by a sigmoid, and the losses of a row add up.
+GLUE, SNLI, NLI with images, NLVR, VQA, ImageNet and a user's own labels (spec unimo §6.2, §6.7, §6.10). Classes have a
+softmax. Answers of VQA have soft scores: each has a sigmoid, and the losses of a row add up.
 """
 
 from __future__ import annotations
@@ -11,45 +11,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unimo.batch import Batch
 from unimo.data.batch_builder import BatchBuilder
-from unimo.finetune.baselines import most_frequent, nearest_rows
 from unimo.finetune.batches import TaskRows
+from unimo.finetune.example import Example
 from unimo.finetune.head_task import HeadTask
 from unimo.finetune.labels import unseen_labels
-from unimo.finetune.split import Example, Examples
-from unimo.finetune.task_type import (
-    REQUEST,
-    Row,
-    answered,
-    check_texts,
-    company,
-    groups_of,
-    in_passes,
-    labelled,
-    precision_of,
-    report_row,
-)
-from unimo.inference import Pipeline
+from unimo.finetune.task_type import ReportRow, bad_rows, groups_of, report_row
 from unimo.metrics import METRICS
 from unimo.metrics.intervals import fraction_score
 from unimo.model.unified import Fused, Towers, Unified
 from unimo.objectives.objective import IGNORE_INDEX, Part
+
+if TYPE_CHECKING:
+    from unimo.finetune.split import Examples
+    from unimo.inference.model import Pipeline
 
 SHOWN = 5  # classes named in a prediction, likeliest first
 
 
 @dataclass(frozen=True)
 class Classified:
-    """answer: a label. likely: the likeliest labels, at most SHOWN, with the softmax's probabilities, or with those of
-    each answer's sigmoid. Of all k labels they would be n x k numbers."""
+    """answer: a label. likely: the likeliest labels, at most SHOWN, with their probabilities by softmax or sigmoid."""
 
     answer: str
     likely: dict[str, float]
@@ -57,8 +46,8 @@ class Classified:
 
 @dataclass(frozen=True)
 class Classification(HeadTask):
-    """head: what the model reads and the names it knows. sees: look at images. positive: class of F1 and Matthews.
-    texts: how many a row must have. unseen: whether labels that training did not have are refused, or never right."""
+    """positive: class of F1 and Matthews. texts: how many a row must have. unseen: whether labels that training did not
+    have are refused, or never right."""
 
     metrics: tuple[str, ...] = ("accuracy",)
     positive: str | None = None
@@ -68,13 +57,19 @@ class Classification(HeadTask):
     parts: tuple[str, ...] = ("classify", "classify.accuracy")
 
     def check(self, examples: Examples) -> None:
-        """Rows without what is read, and classes that training did not have, end a run before it begins."""
-        self.check_inputs(examples)
-        check_texts(examples, self.texts, self.head.task)
+        super().check(examples)
+        wrong = [row.id for row in examples.rows if self.texts is not None and len(row.texts) != self.texts]
+        if wrong:
+            raise bad_rows(
+                f"rows with another number of texts than {self.head.task} takes",
+                examples,
+                wrong,
+                key="read.texts",
+                expected=f"{self.texts} in every row",
+                do="name the columns to be read (--column text=...); entailment by an image must not read its premise",
+            )
         if self.head.kind == "classes" and self.unseen == "error":
             unseen_labels(examples, self.head.labels)
-
-    # ---- asked ----------------------------------------------------------------------------------------------------
 
     def corrupt(self, builder: BatchBuilder) -> None:
         builder = self.read(builder)
@@ -88,8 +83,7 @@ class Classification(HeadTask):
     def label(self, example: Example) -> np.ndarray:
         """The number of the class, () int64; or the score of every answer, (k,) float32."""
         if self.head.kind == "classes":
-            target = example.target
-            return np.asarray(IGNORE_INDEX if target is None else self.numbers.get(str(target), IGNORE_INDEX), np.int64)
+            return np.asarray(self.numbers.get(str(example.target), IGNORE_INDEX), np.int64)
         scores = np.zeros(len(self.head.labels), np.float32)
         for answer, score in answers_of(example).items():
             if answer in self.numbers:
@@ -104,13 +98,10 @@ class Classification(HeadTask):
             for answer, score in answers_of(row).items():
                 if answer in self.numbers:
                     total[self.numbers[answer]] += np.float32(score)
-        share = total / (len(rows) + (len(total) if self.head.kind == "classes" else 2))
-        share = np.minimum(share, 1 - 1e-3)
-        logits = np.log(share) if self.head.kind == "classes" else np.log(share / (1 - share))
+        fraction = total / (len(rows) + (len(total) if self.head.kind == "classes" else 2))
+        fraction = np.minimum(fraction, 1 - 1e-3)
+        logits = np.log(fraction) if self.head.kind == "classes" else np.log(fraction / (1 - fraction))
         return logits.astype(np.float32)
-
-    def logits(self, model: Unified, batch: Batch, fused: dict[str, Fused]) -> Tensor:
-        return model.task_logits(fused[REQUEST]).float()
 
     def loss_of(self, logits: Tensor, batch: Batch) -> tuple[Tensor, int]:
         """Sum over the rows of a batch, and their number."""
@@ -122,66 +113,41 @@ class Classification(HeadTask):
     def loss(self, model: Unified, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
         logits, labels = self.logits(model, batch, fused), batch.extra["classify.labels"]
         total, count = self.loss_of(logits, batch)
-        said = logits.detach().argmax(-1)
-        right = (said == labels).sum() if self.head.kind == "classes" else labels.gather(1, said[:, None]).sum()
+        best = logits.detach().argmax(-1)
+        right = (best == labels).sum() if self.head.kind == "classes" else labels.gather(1, best[:, None]).sum()
         return {"classify": Part(total, count, self.weight), "classify.accuracy": Part(right, count, 0.0)}
 
-    # ---- answered -------------------------------------------------------------------------------------------------
-
-    @torch.inference_mode()
-    def predict(self, pipeline: Pipeline, rows: TaskRows, batch_size: int | None = None) -> list[Classified]:
-        found: dict[int, Classified] = {}
-        for numbers in in_passes(rows, company(pipeline, batch_size)):
-            batch, _, fused = answered(self, pipeline, rows, numbers)
-            with precision_of(pipeline):
-                logits = self.logits(pipeline.model, batch, fused)
-            probabilities = (logits.softmax(-1) if self.head.kind == "classes" else logits.sigmoid()).cpu().numpy()
-            best = logits.argmax(-1).tolist()  # of equals the first label
-            likely = np.argsort(-probabilities, axis=1, kind="stable")[:, :SHOWN]
-            for number, i, some, row in zip(numbers, best, likely, probabilities):
-                found[number] = Classified(self.head.labels[i], {self.head.labels[j]: float(row[j]) for j in some})
-        return [found[i] for i in range(len(rows))]
+    def predict_rows(self, pipeline: Pipeline, rows: TaskRows, numbers: Sequence[int]) -> list[Classified]:
+        logits = self.predicted_logits(pipeline, rows, numbers)
+        probabilities = (logits.softmax(-1) if self.head.kind == "classes" else logits.sigmoid()).cpu().numpy()
+        likely = np.argsort(-probabilities, axis=1, kind="stable")[:, :SHOWN]
+        labels = self.head.labels
+        return [
+            Classified(labels[best], {labels[j]: float(row[j]) for j in some})  # of equals the first label
+            for best, some, row in zip(logits.argmax(-1).tolist(), likely, probabilities)
+        ]
 
     def written(self, prediction: Classified) -> dict[str, Any]:
         return {"prediction": prediction.answer, "probabilities": prediction.likely}
 
-    def baseline(self, train: Examples, examples: Examples) -> dict[str, list[str]]:
-        """The class (or answer) most frequent in training, and that of the most similar training row."""
-        said = [best_answer(row) for row in train.rows if row.target is not None]
-        near = nearest_rows(train, examples)
-        return {
-            "most frequent": [most_frequent(said)] * len(examples),
-            **({} if near is None else {"nearest training row": [best_answer(train.rows[i]) for i in near]}),
-        }
-
-    def score(self, predictions: Sequence[Any], examples: Examples, seed: int = 0) -> list[Row]:
-        """Every metric over the labelled rows. predictions: `Classified`, or bare answers of a baseline."""
-        here = labelled(examples)
-        rows = [examples.rows[i] for i in here]
-        said = [p.answer if isinstance(p, Classified) else p for p in (predictions[i] for i in here)]
-        groups = groups_of(rows)
-        found = []
-        for metric in self.metrics:
-            note = ""
-            function: Any = METRICS.get(metric)
-            if metric == "soft_accuracy":
-                values = fraction_score(
-                    [answers_of(row).get(a, 0.0) for a, row in zip(said, rows)], groups=groups, seed=seed
-                )
-            elif metric in ("vqa_accuracy", "daquar_accuracy"):
-                values = function(said, [people_of(row) for row in rows], groups=groups, seed=seed)
-            elif metric in ("f1", "matthews"):
-                positive = self.positive or max(self.head.labels)
-                targets = [str(row.target) for row in rows]
-                values = function(said, targets, positive=positive, groups=groups, seed=seed)
-                note = f"positive class: {positive}"
-            else:
-                chance = 1 / len(self.head.labels) if self.head.kind == "classes" else None
-                targets = [best_answer(row) for row in rows]
-                values = function(said, targets, groups=groups, chance=chance, seed=seed)
-            unit = "" if metric == "matthews" else "%"
-            found.append(report_row(self.head.task, metric, values, unit, note))
-        return found
+    def metric_rows(self, metric: str, predicted: Sequence[Any], rows: Sequence[Example], seed: int) -> list[ReportRow]:
+        """predicted: `Classified`, or bare answers of a baseline."""
+        answers = [one.answer if isinstance(one, Classified) else one for one in predicted]
+        options: dict[str, Any] = {"groups": groups_of(rows), "seed": seed}
+        function: Any = METRICS.get(metric)
+        note = ""
+        if metric == "soft_accuracy":
+            score = fraction_score([answers_of(row).get(a, 0.0) for a, row in zip(answers, rows)], **options)
+        elif metric in ("vqa_accuracy", "daquar_accuracy"):
+            score = function(answers, [people_of(row) for row in rows], **options)
+        elif metric in ("f1", "matthews"):
+            positive = self.positive or max(self.head.labels)
+            score = function(answers, [str(row.target) for row in rows], positive=positive, **options)
+            note = f"positive class: {positive}"
+        else:
+            chance = 1 / len(self.head.labels) if self.head.kind == "classes" else None
+            score = function(answers, [best_answer(row) for row in rows], chance=chance, **options)
+        return [report_row(self.head.task, metric, score, "" if metric == "matthews" else "%", note)]
 
 
 # ---- answers

@@ -1,9 +1,6 @@
-"""Fine-tuning: a task as a work of the one loop (`unimo.train.loop`), and what is scored when it ends.
+"""Fine-tuning as a job of the training loop (`unimo.train.loop`).
 
-    settings -> rows, labels -> model with a head -> the loop, dev marks, best weights -> scores beside baselines
-
-The folder of a fine-tuned run is that of any run, with `best` (the weights that answered the dev split best),
-`evaluation.json`, and one `predictions-SPLIT.jsonl` per split. `unimo.load` opens it.
+settings -> rows, labels -> model with a head -> the loop, dev scores, best weights
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from unimo import distributed, inference, rng
+from unimo import distributed, rng
 from unimo.corpus.bad_samples import BadSamples
 from unimo.data.augment import Views
 from unimo.errors import DataError, UsageError
@@ -26,34 +23,36 @@ from unimo.finetune.adversarial import AdversarialTrainStep
 from unimo.finetune.batches import TaskRows, TaskStream, places_of
 from unimo.finetune.data import open_split, say_shared
 from unimo.finetune.generation import targets_of
-from unimo.finetune.scoring import Scored, Split, score_task
 from unimo.finetune.settings import MAY_CHANGE, Finetuning, check
 from unimo.finetune.split import Examples
+from unimo.finetune.task_type import mean_loss
 from unimo.finetune.task_types import (
     Classification,
     Generation,
     TaskType,
-    as_asked,
-    mean_loss,
-    question,
     resolved,
     selection_score,
+    task_type_of,
+    with_targets,
 )
+from unimo.inference.model import Pipeline
 from unimo.model.build import ModelSettings, build
 from unimo.model.unified import Unified
-from unimo.objectives import Objective
+from unimo.objectives.objective import Objective
 from unimo.regions.store import RegionStore
 from unimo.tokenizer import Tokenizer
 from unimo.train.early_stopping import EarlyStopping
 from unimo.train.job import Say
-from unimo.train.loop import train
 from unimo.weights import key_map
 from unimo.weights.init_from import refuse_unfit
 from unimo.weights.loading import load_model, settings_and_words
 
 
 class Task:
-    """A fine-tuning run as a work of the loop, see `unimo.train.job.Work`."""
+    """A fine-tuning run as a training job, see `unimo.train.job.TrainingJob`.
+
+    After `open`: splits by name (train, dev, test as far as given), and task_type.
+    """
 
     may_change: tuple[str, ...] = MAY_CHANGE
 
@@ -70,42 +69,37 @@ class Task:
         self.splits: dict[str, Examples] = {}
 
     def check(self, world: int) -> None:
-        check(resolved_lengths(self.settings), world)
+        check(self.settings, world)
 
     def open(self, out: Path, say: Say) -> None:
         """Rows, labels and everything that follows from them."""
         run = self.settings
         bad_samples = BadSamples(out / "bad_samples.jsonl" if distributed.rank() == 0 else None)
-        self.splits = {
-            name: open_split(run, name, bad_samples=bad_samples, say=say)
-            for name in ("train", "dev", "test")
-            if getattr(run.data, name)
-        }
-        for name, examples in self.splits.items():
-            most = run.data.train_limit if name == "train" else run.data.score_limit
-            self.splits[name] = limited(examples, most, run.seed)
-        training = self.splits["train"]
-        if not training.labelled:
-            raise DataError(
-                "the training split has no targets", where=training.source, expected="a target in every row"
-            )
-        self.settings = run = resolved(run, training)
-        self.splits = {name: as_asked(run, examples) for name, examples in self.splits.items()}
-        training = self.splits["train"]
+        splits = {}
+        for name in ("train", "dev", "test"):
+            if getattr(run.data, name):
+                examples = open_split(run, name, bad_samples=bad_samples, say=say)
+                most = run.data.train_limit if name == "train" else run.data.score_limit
+                splits[name] = limited(examples, most, run.seed)
+        if not splits["train"].labelled:
+            where = splits["train"].source
+            raise DataError("the training split has no targets", where=where, expected="a target in every row")
+        self.settings = run = resolved(run, splits["train"])
+        self.splits = {name: with_targets(run, examples) for name, examples in splits.items()}
         say_shared(self.splits, say)
-        self.kind: TaskType = question(run)
+        self.task_type: TaskType = task_type_of(run)
         for examples in self.splits.values():
-            self.kind.check(examples)
-        self.active = {run.kind: self.kind}
+            self.task_type.check(examples)
+        self.active = {run.kind: self.task_type}
         self.fingerprints = {name: rows.fingerprint for name, rows in self.splits.items() if name != "test"}
         rows = ", ".join(f"{len(examples):,} {name}" for name, examples in self.splits.items())
         self.headline = f"{run.task} ({run.kind}): {rows}"
         if run.adversarial is not None:
             self.train_step = partial(AdversarialTrainStep, settings=run.adversarial, seed=run.seed)
-        self._plan(len(places_of(training, self.kind.each_target)) / run.batch_size, say)
+        self._plan(len(places_of(self.splits["train"], self.task_type.each_target)) / run.batch_size, say)
 
     def _plan(self, epoch: float, say: Say) -> None:
-        """How long the run is, and when its dev split is asked. epoch: its length in steps."""
+        """How long the run is, and when its dev split is scored. epoch: its length in steps."""
         run = self.settings
         if run.minutes is None:
             self.steps = run.steps or max(1, run.min_steps, int(epoch * (run.epochs or 0)))
@@ -113,44 +107,44 @@ class Task:
         if "dev" not in self.splits:
             say("no dev split: the last weights are kept, and nothing stops the run early")
             return
-        # An epoch of a few rows is too short to tell anything: at most twenty questions a run, or as told.
+        # An epoch of a few rows is too short to tell anything: at most twenty scores a run, unless dev_steps says more.
         least = self.steps // 20 if self.steps else 50
         every = run.dev_steps or max(1, round(epoch * run.dev_epochs), least)
         self.early_stopping = EarlyStopping(
             self._evaluate, every, run.patience, begins=run.patience_from, least=self.min_steps
         )
         examples = limited(self.splits["dev"], run.dev_limit, run.seed)
-        self.asked = examples, task_rows(run, self.kind, examples)
+        self.dev = examples, task_rows(run, self.task_type, examples)
 
     def rows(self, name: str, views: Views = Views()) -> TaskRows:
-        return task_rows(self.settings, self.kind, self.splits[name], views)
+        return task_rows(self.settings, self.task_type, self.splits[name], views)
 
     def stream(self, rank: int, world: int) -> TaskStream:
         run = self.settings
         return TaskStream(
             self.rows("train", run.data.views),
-            self.kind,
+            self.task_type,
             batch_size=run.batch_size,
             seed=run.seed,
             micro_batches=run.micro_batches,
             rank=rank,
             world=world,
-            each_target=self.kind.each_target,
+            each_target=self.task_type.each_target,
         )
 
     def build(self) -> Unified:
         run, known = self.settings, None
         model = build(run.model)
-        if run.init_from is not None:
-            known = _known_words_of(run.init_from)
-        if isinstance(self.kind, Generation) and (known is not None or run.write.restrict_vocabulary):
-            known = sorted({*(known or ()), *_written_words(self.splits["train"])})
+        if run.init_from is not None and (words := settings_and_words(run.init_from)[1]) is not None:
+            known = words.tolist()
+        if isinstance(self.task_type, Generation) and (known is not None or run.write.restrict_vocabulary):
+            known = sorted({*(known or ()), *_target_words(self.splits["train"])})
         if known is not None:
             model.know_words(torch.tensor(known))
-            self.facts["known_words"] = list(known)
-        if isinstance(self.kind, Classification) and run.read.prior and model.head is not None:
-            model.head.output.bias.data.copy_(torch.from_numpy(self.kind.prior(self.splits["train"])))
-        if run.kind == "retrieval" and run.model.member == "unimo" and run.rank.fresh and model.matching is not None:
+            self.facts["known_words"] = known
+        if isinstance(self.task_type, Classification) and run.read.prior and model.head is not None:
+            model.head.output.bias.data.copy_(torch.from_numpy(self.task_type.prior(self.splits["train"])))
+        if self._fresh_matching and model.matching is not None:
             nn.init.xavier_uniform_(model.matching.linear.weight)  # as published graphs begin (spec unimo §6.6)
             nn.init.uniform_(model.matching.linear.bias, -1, 1)
         return model
@@ -160,54 +154,30 @@ class Task:
         if run.init_from is None:
             say("all weights are random")
             return
-        account = start_without_head(model, run.init_from, self._fresh_parts())
-        self.facts["started"] = {"from": run.init_from, "loaded": len(account.loaded), "fresh": account.missing}
-        say(f"{len(account.loaded)} tensors from {run.init_from}; fresh: {', '.join(account.missing) or 'none'}")
+        report = start_without_head(model, run.init_from, self._fresh_parts())
+        self.facts["started"] = {"from": run.init_from, "loaded": len(report.loaded), "fresh": report.missing}
+        say(f"{len(report.loaded)} tensors from {run.init_from}; fresh: {', '.join(report.missing) or 'none'}")
+
+    @property
+    def _fresh_matching(self) -> bool:
+        return self.settings.kind == "retrieval" and self.settings.model.member == "unimo" and self.settings.rank.fresh
 
     def _fresh_parts(self) -> tuple[str, ...]:
         """Beginnings of the names of tensors that stay random whatever the run starts from."""
-        run = self.settings
-        if run.kind == "retrieval":
-            return ("matching.",) if run.model.member == "unimo" and run.rank.fresh else ()
-        if run.model.head is None or not run.read.fresh_pooler:
+        head = self.settings.model.head
+        if self._fresh_matching:
+            return ("matching.",)
+        if head is None or not self.settings.read.fresh_pooler:
             return ()
-        sides = ("text", "image") if run.model.head.reads == "both" else (run.model.head.reads,)
-        return tuple(f"{side}_pooler." for side in sides)
+        return tuple(f"{side}_pooler." for side in (("text", "image") if head.reads == "both" else (head.reads,)))
 
     def _evaluate(self, model: Unified) -> tuple[float, float]:
         """Score and loss on the dev split, many rows at a time: they only choose among checkpoints."""
-        run, (examples, rows) = self.settings, self.asked
-        pipeline = inference.Pipeline(model, precision=run.precision)
-        predictions = self.kind.predict(pipeline, rows, batch_size=run.batch_size)
-        score = selection_score(self.kind, self.kind.score(predictions, examples, seed=run.seed))
-        return score, mean_loss(self.kind, pipeline, rows, batch_size=run.batch_size)
-
-
-def finetune(
-    run: Finetuning,
-    out: str | Path,
-    *,
-    resume: bool = False,
-    say: Say = print,
-    batch_size: int | None = None,
-    zero_shot: bool = False,
-) -> Scored:
-    """Fine-tunes in folder `out` and scores what came of it.
-
-    batch_size: rows that share a forward pass when scored, 32 if not given; with 1 no bit of an answer depends on
-    another row. zero_shot: the model it started from is asked too, where it can answer untrained (see `score_task`).
-    Raises what `unimo.train.loop.train` raises.
-    """
-    out, job = Path(out), Task(run)
-    train(job, out, resume=resume, say=say)
-    if distributed.rank() != 0:
-        return Scored({}, {})
-    pipeline = inference.load(out, precision="fp32")
-    splits = {name: Split(examples, job.rows(name)) for name, examples in job.splits.items() if name != "train"}
-    asked = zero_shot and run.kind == "retrieval" and run.init_from is not None
-    before = inference.load(str(run.init_from), precision="fp32") if asked else None
-    options: dict[str, Any] = {"train": job.splits["train"], "before": before, "say": say, "batch_size": batch_size}
-    return score_task(job.settings, job.kind, pipeline, splits, out, **options)
+        run, (examples, rows) = self.settings, self.dev
+        pipeline = Pipeline(model, precision=run.precision)
+        predictions = self.task_type.predict(pipeline, rows, batch_size=run.batch_size)
+        score = selection_score(self.task_type, self.task_type.score(predictions, examples, seed=run.seed))
+        return score, mean_loss(self.task_type, pipeline, rows, batch_size=run.batch_size)
 
 
 # ---- weights to start from
@@ -229,12 +199,7 @@ def model_settings_of(source: str) -> ModelSettings:
     return settings_and_words(source)[0]
 
 
-def _known_words_of(source: str) -> list[int] | None:
-    words = settings_and_words(source)[1]
-    return None if words is None else words.tolist()
-
-
-def start_without_head(model: Unified, source: str, drop: tuple[str, ...] = ()) -> key_map.LoadReport:
+def start_without_head(model: Unified, source: str | Path, drop: tuple[str, ...] = ()) -> key_map.LoadReport:
     """Puts the weights of another model into this one, but for the head of its task; what it lacks stays as it is.
 
     A head of the same task and shape is taken too: STS-B may start from MNLI's model, not from MNLI's answers. drop:
@@ -247,35 +212,18 @@ def start_without_head(model: Unified, source: str, drop: tuple[str, ...] = ()) 
         for name, x in theirs.named_parameters()
         if (same_head or not name.startswith("head.")) and not name.startswith(drop)
     }
-    origins = key_map.by_name(model, weights)
-    account = key_map.convert(model, origins, weights, where=source, strict=False)
-    refuse_unfit(account, source)
-    return account
+    report = key_map.convert(model, key_map.by_name(model, weights), weights, where=source, strict=False)
+    refuse_unfit(report, source)
+    return report
 
 
 # ---- rows
 
 
-def resolved_lengths(run: Finetuning) -> Finetuning:
-    """The run as far as it can be checked before its data is opened. Texts are shortened to the model's positions."""
-    max_length = run.model.positions - 2
-    return replace(
-        run,
-        read=replace(run.read, max_length=min(run.read.max_length, max_length)),
-        write=replace(
-            run.write,
-            max_source_length=min(run.write.max_source_length, max_length),
-            max_target_length=min(run.write.max_target_length, max_length),
-        ),
-        rank=replace(run.rank, max_length=min(run.rank.max_length, max_length)),
-        model=replace(run.model, dialogue=run.model.dialogue or run.model.member == "unimo"),
-    )
-
-
-def task_rows(run: Finetuning, kind: TaskType, examples: Examples, views: Views = Views()) -> TaskRows:
+def task_rows(run: Finetuning, task: TaskType, examples: Examples, views: Views = Views()) -> TaskRows:
     """The rows of a split as this run's model reads them. UsageError where UNIMO has no regions to see."""
     regions = None
-    if kind.sees and run.model.member == "unimo" and examples.images is not None:
+    if task.sees and run.model.member == "unimo" and examples.images is not None:
         regions = RegionStore.open(list(run.data.regions) or None, examples.images)
         if regions.feature_size not in (0, run.model.region_size):
             raise UsageError(
@@ -292,7 +240,7 @@ def task_rows(run: Finetuning, kind: TaskType, examples: Examples, views: Views 
         regions=regions,
         views=views,
         cache_bytes=int(run.data.cache_gb * 2**30),
-        sees=kind.sees,
+        sees=task.sees,
     )
 
 
@@ -304,7 +252,7 @@ def limited(examples: Examples, most: int | None, seed: int) -> Examples:
     return replace(examples, rows=[examples.rows[int(i)] for i in kept])
 
 
-def _written_words(examples: Examples) -> set[int]:
+def _target_words(examples: Examples) -> set[int]:
     """Ids of all pieces of all targets, and of the special tokens that are written."""
     special = {Tokenizer.cls, Tokenizer.sep, Tokenizer.mask}
     texts = [text for row in examples.rows for text in targets_of(row)]

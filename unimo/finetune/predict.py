@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from unimo import inference
 from unimo.config import from_dict
 from unimo.corpus.bad_samples import BadSamples
 from unimo.errors import DataError, UsageError, WeightsError
@@ -17,7 +16,9 @@ from unimo.finetune.job import task_rows
 from unimo.finetune.scoring import write_predictions
 from unimo.finetune.settings import Finetuning
 from unimo.finetune.split import SHOWN, Examples
-from unimo.finetune.task_types import Classification, as_asked, question
+from unimo.finetune.task_type import ReportRow
+from unimo.finetune.task_types import Classification, task_type_of, with_targets
+from unimo.inference.model import Pipeline, load
 
 
 def predict(
@@ -32,61 +33,61 @@ def predict(
     precision: str = "fp32",
     strict: bool = False,
     say: Callable[[str], None] = print,
-) -> list[dict[str, Any]]:
+) -> list[ReportRow]:
     """Reads rows as the model's own training rows were read, and writes a prediction for each into file `out`.
 
     Labels may be there or not. Returns score rows where they are, with labels that training did not have counted as
-    wrong. Rows that cannot be answered, such as empty ones or those whose image is broken, are left out and named,
+    wrong. Rows that cannot be predicted, such as empty ones or those whose image is broken, are left out and named,
     here and in OUT.bad.jsonl; strict: they are an error. batch_size: rows that share a forward pass. Raises UsageError
     for a file that exists, and what reading raises.
     """
     out = Path(out)
     if out.exists():
         raise UsageError("the file exists", where=out, expected="a new name", do="choose another name, or remove it")
-    if not out.parent.is_dir():  # found out now, not when all rows are answered
+    if not out.parent.is_dir():  # found out now, not when all rows are predicted
         raise UsageError("no such folder", where=out, got=out.parent, do="make it, or choose another --out")
-    pipeline = inference.load(model, precision=precision)
+    pipeline = load(model, precision=precision)
     run = task_settings(pipeline)
-    seen, named = tuple(regions) or run.data.regions, tuple(columns) or run.data.columns
-    run = replace(run, data=replace(run.data, regions=seen, columns=named))
-    kind = question(run)
-    if isinstance(kind, Classification):
-        kind = replace(kind, unseen="wrong")
+    sources: dict[str, Any] = {"images": tuple(images), "regions": tuple(regions), "columns": tuple(columns)}
+    run = replace(run, data=replace(run.data, **{name: given for name, given in sources.items() if given}))
+    task = task_type_of(run)
+    if isinstance(task, Classification):
+        task = replace(task, unseen="wrong")
     bad_samples = BadSamples(out.with_name(f"{out.name}.bad.jsonl"))
-    folders = list(images) or list(run.data.images)
+    folders = list(run.data.images)
     read = open_rows(run, list(data), "test", images=folders, bad_samples=bad_samples, say=say, tolerant=True)
-    examples = as_asked(run, read)
-    kind.check(examples)
+    examples = with_targets(run, read)
+    task.check(examples)
     bad = list(read.first_bad)
     try:
-        predictions = kind.predict(pipeline, task_rows(run, kind, examples), batch_size)
+        predictions = task.predict(pipeline, task_rows(run, task, examples), batch_size)
     except DataError:
-        examples, broken = _readable(examples, task_rows(run, kind, examples))
+        examples, broken = _readable(examples, task_rows(run, task, examples))
         if not broken or not len(examples):
             raise
         for key, error in broken:
             bad_samples.add(error, key=key, shard=examples.source)
         bad += [error for _, error in broken]
-        predictions = kind.predict(pipeline, task_rows(run, kind, examples), batch_size)
+        predictions = task.predict(pipeline, task_rows(run, task, examples), batch_size)
     count = read.bad + len(read) - len(examples)
     if count and strict:
         raise DataError(
-            "rows that cannot be answered",
+            "rows that cannot be predicted",
             where=examples.source,
             got=f"{count} of {count + len(examples)}; the first: {bad[0].one_line()}",
             expected="none (strict)",
             do=f"repair or remove the rows named in {bad_samples.path}, or leave strict out",
         )
-    write_predictions(out, kind, predictions, examples)
-    said = f"{len(predictions)} predictions for {len(predictions) + count} rows: {out}"
-    say(said + (f"; {count} bad rows have none, all are named in {bad_samples.path}:" if count else ""))
+    write_predictions(out, task, predictions, examples)
+    named = f"; {count} bad rows have none, all are named in {bad_samples.path}:" if count else ""
+    say(f"{len(predictions)} predictions for {len(predictions) + count} rows: {out}{named}")
     for error in bad[:SHOWN]:
         say(f"    {error.one_line()}")
-    return kind.score(predictions, examples, run.seed) if examples.labelled else []
+    return task.score(predictions, examples, run.seed) if examples.labelled else []
 
 
 def _readable(examples: Examples, rows: TaskRows) -> tuple[Examples, list[tuple[str, DataError]]]:
-    """The rows that can be read with their images, and what is wrong with the others, by id: asked one by one, and
+    """The rows that can be read with their images, and what is wrong with the others, by id: read one by one, and
     only where reading many at once has failed."""
     kept, broken = [], list[tuple[str, DataError]]()
     for i, row in enumerate(examples.rows):
@@ -98,7 +99,7 @@ def _readable(examples: Examples, rows: TaskRows) -> tuple[Examples, list[tuple[
     return replace(examples, rows=kept), broken
 
 
-def task_settings(pipeline: inference.Pipeline) -> Finetuning:
+def task_settings(pipeline: Pipeline) -> Finetuning:
     """The settings a model was fine-tuned with. WeightsError for a model that was not."""
     facts = pipeline.facts
     settings = facts.get("run") or facts.get("settings") or {}

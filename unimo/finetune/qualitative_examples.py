@@ -1,16 +1,16 @@
-"""Examples of a fine-tuned task to look at: a few rows at random, and those that were answered worst.
+"""Qualitative examples of a fine-tuned task: a few rows at random, and the worst errors.
 
-    predictions + rows -> examples.json: what was read, the right answer, the model's, the score, a small image
+    predictions + rows -> examples.json: texts, the right answer, the model's, the score, a small image
     examples.json      -> examples of a report (`unimo.evaluation.report`)
 
-What was answered stands in predictions-SPLIT.jsonl too, by the row's id.
+The predictions of all rows stand in predictions-SPLIT.jsonl, by the row's id.
 """
 
 from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from unimo import rng
 from unimo.data.images import load_rgb
 from unimo.errors import UnimoError
-from unimo.finetune.attention_maps import Look, drawn
+from unimo.finetune.attention_maps import AttentionMap, drawn
 from unimo.finetune.classification import answers_of
 from unimo.finetune.example import Example
 from unimo.finetune.generation import references_of
@@ -35,110 +35,108 @@ Item = dict[str, Any]
 FILE = "examples.json"
 SHOWN = 6  # rows of either sort
 SIDE = 128  # pixels of the longer side of an image that is kept
-LONGEST = 300  # characters of a text that is shown
+MAX_LENGTH = 300  # characters of a text that is shown
 RANDOM, WORST = "rows at random", "worst errors"
-LOOKED = "Right half: the brighter, the more the answer's token looked there in the last layer (mean of the heads)."
+LEGEND = "Right half: the brighter, the more attention of the answer's token in the last layer (mean of the heads)."
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One row beside its answer. said, right: as they are shown. score: the row's own, called `metric`.
+    """One row beside its prediction. answer, right: as they are shown. score: the row's own, called `metric`.
 
-    wrong: how wrong it is, larger is worse; 0 is right.
+    error: larger is worse; 0 is right.
     """
 
-    said: str
+    answer: str
     right: str
     metric: str
     score: float
-    wrong: float
+    error: float
 
 
-def judged(kind: TaskType, predictions: Sequence[Any], examples: Examples) -> list[Judged | None]:
-    """Every row beside its answer; None for a row without a target."""
+def judged(task: TaskType, predictions: Sequence[Any], examples: Examples) -> list[Judged | None]:
+    """Every row beside its prediction; None for a row without a target."""
     found: list[Judged | None] = [None] * len(examples)
-    begins = np.cumsum([0, *(len(captions_of(row)) for row in examples.rows)]) if isinstance(kind, Retrieval) else None
+    begins = np.cumsum([0, *(len(captions_of(row)) for row in examples.rows)]) if isinstance(task, Retrieval) else None
     for i in labelled(examples):
-        row, said = examples.rows[i], predictions[i]
+        row, predicted = examples.rows[i], predictions[i]
         if begins is not None:
-            found[i] = _ranked(said.captions, said.scores, range(begins[i], begins[i + 1]))
-        elif isinstance(kind, Classification):
-            found[i] = _classified(kind, row, said)
-        elif isinstance(kind, Regression):
-            error = abs(said - float(str(row.target)))
-            found[i] = Judged(f"{said:.3g}", str(row.target), "absolute error", error, error)
+            found[i] = _ranked(predicted.captions, predicted.scores, range(begins[i], begins[i + 1]))
+        elif isinstance(task, Classification):
+            found[i] = _classified(task, row, predicted)
+        elif isinstance(task, Regression):
+            error = abs(predicted - float(str(row.target)))
+            found[i] = Judged(f"{predicted:.3g}", str(row.target), "absolute error", error, error)
         else:
-            wanted = references_of(row)
-            score = float(rouge_l_each([tokenize(said)], [[tokenize(text) for text in wanted]])[0])
-            found[i] = Judged(said, " / ".join(wanted), "ROUGE-L", score, 1 - score)
+            references = references_of(row)
+            score = float(rouge_l_each([tokenize(predicted)], [[tokenize(text) for text in references]])[0])
+            found[i] = Judged(predicted, " / ".join(references), "ROUGE-L", score, 1 - score)
     return found
 
 
-def _classified(kind: Classification, row: Example, said: Any) -> Judged:
+def _classified(task: Classification, row: Example, predicted: Any) -> Judged:
     """Of wrong answers the surest is the worst."""
     right = answers_of(row)
-    score = right.get(said.answer, 0.0)
-    sure = max(said.likely.values())
-    told = " / ".join(
-        f"{answer} ({one:.2g})" if kind.head.kind == "answers" else answer for answer, one in right.items()
-    )
-    return Judged(f"{said.answer} ({sure:.0%})", told, "score", score, (1 - score) * (1 + sure))
+    score = right.get(predicted.answer, 0.0)
+    probability = max(predicted.likely.values())
+    soft = task.head.kind == "answers"
+    shown = " / ".join(f"{answer} ({one:.2g})" if soft else answer for answer, one in right.items())
+    answer = f"{predicted.answer} ({probability:.0%})"
+    return Judged(answer, shown, "score", score, (1 - score) * (1 + probability))
 
 
 def _ranked(captions: Sequence[str], scores: np.ndarray, own: range) -> Judged | None:
-    """The caption ranked first for an image, and at which place the best of its own stands."""
+    """The caption ranked first for an image, and the rank of the best of its own."""
     if not own:
         return None
     best = float(scores[own].max())
     better, level = int((scores > best).sum()), int((scores == best).sum())
-    place = better + (level + 1) / 2  # in the middle of its equals
+    rank = better + (level + 1) / 2  # in the middle of its equals
     right = " / ".join(captions[i] for i in own)
-    return Judged(captions[int(scores.argmax())], right, f"place of its own among {len(captions):,}", place, place - 1)
+    return Judged(captions[int(scores.argmax())], right, f"rank of its own among {len(captions):,}", rank, rank - 1)
 
 
 def chosen_examples(
-    kind: TaskType,
+    task: TaskType,
     predictions: Sequence[Any],
     examples: Examples,
     *,
     seed: int = 0,
-    look: Callable[[int], Look] | None = None,
+    look: Callable[[int], AttentionMap] | None = None,
 ) -> dict[str, Any]:
     """{"split", "items"}: rows at random, the same for a seed, then the worst errors, worst first.
 
-    Every item is JSON: what, id, read (texts), image (its key) with image (a data URI, where it could be read) and
-    looked (with `look`: parts of it and their shares of attention, for the number of a row), answer, right, metric,
-    score. A split without labels shows what was answered to rows at random.
+    Every item is JSON: what, id, read (texts), image (its key) with thumbnail (a data URI, where it could be read) and
+    attention (with `look`: its map, for the number of a row), answer, right, metric, score. A split without labels
+    shows predictions of rows at random.
     """
-    rows = judged(kind, predictions, examples)
-    some = np.sort(rng.generator(seed, "examples", examples.name).permutation(len(examples))[:SHOWN])
-    faults = [(-row.wrong, i) for i, row in enumerate(rows) if row is not None and row.wrong > 1e-9]
-    worst = [i for _, i in sorted(faults)[:SHOWN]]
+    rows = judged(task, predictions, examples)
+    some = np.sort(rng.generator(seed, "examples", examples.name).permutation(len(examples))[:SHOWN]).tolist()
+    worst = [i for _, i in sorted((-row.error, i) for i, row in enumerate(rows) if row and row.error > 1e-9)]
     items = []
-    for what, numbers in ((RANDOM, some.tolist()), (WORST, worst)):
-        for i in numbers:
-            row, one = examples.rows[i], rows[i]
-            item: Item = {"what": what, "id": row.id, "read": [_cut(text) for text in _read(kind, row)]}
-            if row.image is not None and kind.sees:
-                item |= {"image": row.image, "thumbnail": _small(examples, row.image)}
-                item |= {} if look is None else {"looked": look(i)}
-            if one is None:
-                items.append({**item, "answer": _cut(str(kind.written(predictions[i])["prediction"]))})
-                continue
+    for what, i in [*((RANDOM, i) for i in some), *((WORST, i) for i in worst[:SHOWN])]:
+        row, one = examples.rows[i], rows[i]
+        item: Item = {"what": what, "id": row.id, "read": [_cut(text) for text in _read(task, row)]}
+        if row.image is not None and task.sees:
+            item |= {"image": row.image, "thumbnail": _small(examples, row.image)}
+            item |= {} if look is None else {"attention": look(i)}
+        if one is None:
+            item["answer"] = _cut(str(task.written(predictions[i])["prediction"]))
+        else:
             score = one.score if math.isfinite(one.score) else None
-            told = {"answer": _cut(one.said), "right": _cut(one.right), "metric": one.metric, "score": score}
-            items.append({**item, **told})
+            item |= {"answer": _cut(one.answer), "right": _cut(one.right), "metric": one.metric, "score": score}
+        items.append(item)
     return {"split": examples.name, "items": items}
 
 
-def report_examples(title: str, told: dict[str, Any]) -> list[dict[str, Any]]:
+def report_examples(title: str, chosen: dict[str, Any]) -> list[dict[str, Any]]:
     """What `chosen_examples` returned as examples of `unimo.evaluation.report`, one part for either sort of rows."""
+    note = {"note": LEGEND} if any("attention" in item for item in chosen["items"]) else {}
     found = []
     for what in (RANDOM, WORST):
-        items = [_figure(item) for item in told["items"] if item["what"] == what]
-        note = {"note": LOOKED} if any("looked" in item for item in told["items"]) else {}
+        items = [_figure(item) for item in chosen["items"] if item["what"] == what]
         if items:
-            found.append({"title": f"{title}, {told['split']}: {what}", **note, "items": items})
+            found.append({"title": f"{title}, {chosen['split']}: {what}", **note, "items": items})
     return found
 
 
@@ -148,17 +146,17 @@ def _figure(item: Item) -> dict[str, Any]:
         lines.append(f"{item['metric']}: {'undefined' if item['score'] is None else format(item['score'], '.3g')}")
     uri = item.get("thumbnail")
     image: Any = base64.b64decode(uri.partition(",")[2]) if uri else None
-    if image is not None and item.get("looked"):
-        image = drawn(load_rgb(image, where=item["image"]), item["looked"])
+    if image is not None and item.get("attention"):
+        image = drawn(load_rgb(image, where=item["image"]), item["attention"])
     if "image" in item and image is None:
         lines.append("its image cannot be read")
     return {"image": image, "title": f"answer: {item['answer'] or '(nothing)'}", "lines": [*lines, item["id"]]}
 
 
-def _read(kind: TaskType, row: Example) -> Iterator[str]:
+def _read(task: TaskType, row: Example) -> Sequence[str]:
     """The texts that the model was given; of retrieval none, for its captions are the answer."""
-    if not isinstance(kind, Retrieval) and getattr(kind, "reads", getattr(kind, "reads_texts", True)):
-        yield from row.texts
+    reads = getattr(task, "reads", getattr(task, "reads_texts", False))
+    return row.texts if reads else ()
 
 
 def _small(examples: Examples, key: str) -> str | None:
@@ -172,7 +170,4 @@ def _small(examples: Examples, key: str) -> str | None:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
-
-
-__all__ = ["FILE", "chosen_examples", "judged", "report_examples"]
+    return text if len(text) <= MAX_LENGTH else f"{text[:MAX_LENGTH]} …"

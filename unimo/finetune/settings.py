@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from unimo.config import Contradiction, check_settings, flatten, setting
+from unimo.config import Contradiction, check_settings, setting
 from unimo.data.augment import Views
 from unimo.errors import UsageError
 from unimo.model.build import ModelSettings
 from unimo.objectives.adversarial import Adversarial
 from unimo.tokenizer import Tokenizer
 from unimo.train.job import LoopSettings
-
-KINDS = ("classification", "regression", "retrieval", "generation")
 
 
 @dataclass(frozen=True)
@@ -181,26 +179,21 @@ class Finetuning(LoopSettings):
 MAY_CHANGE = ("workers", "save_*", "keep", "minutes", "log", "data.cache_gb", "data.index_dir", "data.test")
 
 
+def fit_lengths(run: Finetuning) -> Finetuning:
+    """The run with its texts shortened to what the model has positions for."""
+    most = run.model.positions - 2
+    write = replace(
+        run.write,
+        max_source_length=min(run.write.max_source_length, most),
+        max_target_length=min(run.write.max_target_length, most),
+    )
+    read = replace(run.read, max_length=min(run.read.max_length, most))
+    return replace(run, read=read, write=write, rank=replace(run.rank, max_length=min(run.rank.max_length, most)))
+
+
 def check(run: Finetuning, world: int) -> None:
     """Settings that cannot be, or with which no run can start on `world` processes: before anything is opened."""
     check_settings(run, cls=Finetuning)
-    max_length = run.model.positions - 2
-    lengths = {
-        "classification": ["read.max_length"],
-        "regression": ["read.max_length"],
-        "generation": ["write.max_source_length", "write.max_target_length"],
-        "retrieval": ["rank.max_length"],
-    }
-    settings = flatten(run)
-    for key in lengths[run.kind]:
-        if settings[key] > max_length:
-            raise UsageError(
-                "texts longer than the model has positions",
-                where=key,
-                got=settings[key],
-                expected=f"at most {max_length}, model.positions - 2",
-                do=f"--set {key}={max_length}",
-            )
     if run.model.vocabulary < Tokenizer.vocab_size:
         raise UsageError(
             "fewer rows of the word table than the tokenizer has words",
@@ -227,7 +220,7 @@ def check(run: Finetuning, world: int) -> None:
             got=", ".join(run.adversarial.sides),
             do="--set adversarial.sides=text, or adversarial=none",
         )
-    if run.write.dialogue and run.kind == "generation" and not run.model.dialogue:
+    if run.kind == "generation" and run.write.dialogue and not (run.model.dialogue or run.model.member == "unimo"):
         raise UsageError(
             "this model has no tables of speakers and turns",
             where="write.dialogue",

@@ -1,32 +1,39 @@
-"""Several runs of one task: seeds, and every combination of a grid of settings, in folders of their own; one summary.
+"""A sweep: every combination of a grid of settings with several seeds, chosen on dev.
 
-    runs/mine/optimizer.lr=1e-5,seed=1/ ...     each a whole fine-tuning run
-    runs/mine/summary.json                        mean and spread over seeds, and what was best on dev
+    runs/sweep/optimizer.lr=1e-4,seed=1/ ...     each a whole fine-tuning run
+    runs/sweep/summary.json, summary.md          mean and spread over seeds; chosen: the best mean on dev
 
-Started again, finished runs are left alone, if they were asked for the same, and the one that was interrupted goes on.
+Started again, finished runs are left alone, if they were made with the same settings, and the interrupted one goes on.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from unimo.config import diff, override, to_dict
+from unimo.config import override, to_dict
+from unimo.disk import write_atomic
 from unimo.errors import UsageError
-from unimo.finetune.job import finetune
+from unimo.finetune.finetune import finetune
+from unimo.finetune.finished import finish, finished
 from unimo.finetune.settings import Finetuning
-from unimo.json_files import load_json, write_json
-from unimo.machine import describe_machine
-from unimo.train.provenance import commit
+from unimo.json_files import write_json
+from unimo.train.provenance import call_facts
 
-DONE = "marks.json"
-WANTED = "wanted.json"  # the settings a finished run was to have
+# What decided most in small models: rates, their fall with depth, poolers, Muon's view of Q, K, V, averaged weights.
+GRID = ("optimizer.lr=1e-4,3e-4,1e-3", "optimizer.layer_decay=1,0.8")
+FRESH_POOLER, SPLIT_QKV, EMA = "read.fresh_pooler=false,true", "optimizer.split_qkv=false,true", "ema_decay=0,0.999"
+
+
+def default_grid(run: Finetuning) -> tuple[str, ...]:
+    """The grid of a sweep that names none, without settings that a run does not heed."""
+    poolers = (FRESH_POOLER,) if run.kind in ("classification", "regression") and run.init_from is not None else ()
+    muon = (SPLIT_QKV,) if run.optimizer.matrix_optimizer == "muon" else ()
+    return (*GRID, *poolers, *muon, EMA)
 
 
 def sweep(
@@ -40,36 +47,32 @@ def sweep(
 ) -> dict[str, Any]:
     """Fine-tunes every combination of the grid with every seed, from 1 on; returns what summary.json says.
 
-    grid: texts such as "optimizer.lr=1e-5,3e-5". The best combination is that with the highest mean on dev; with it
-    stands its mean on test, which had no say. batch_size: see `unimo.finetune.job.finetune`. UsageError where `out`
-    holds a finished run of other settings.
+    grid: texts such as "optimizer.lr=1e-5,3e-5"; empty: no setting varies. The chosen combination is that with the
+    highest mean on dev, of equals the first; beside it stands its mean on test, which had no say. batch_size: see
+    `finetune`. UsageError where `out` holds a finished run of other settings.
     """
     out = Path(out)
     if seeds < 1:
         raise UsageError("a sweep needs a seed", where="--seeds", got=seeds, expected="1 or more")
-    choices = [parse(text) for text in grid]
-    rows: list[dict[str, Any]] = []
-    for chosen in itertools.product(*choices):
-        changed = override(run, chosen)
-        marks: list[dict[str, float]] = []
+    combinations = list(itertools.product(*map(parse, grid)))
+    runs = [override(run, combination) for combination in combinations]  # a wrong setting is told before any run
+    if len(combinations) > 1 and not run.data.dev:
+        raise UsageError("nothing to choose by", where="data.dev", do="--dev FILE: the split that chooses")
+    rows = []
+    for combination, changed in zip(combinations, runs):
+        scores = []
         for seed in range(1, seeds + 1):
-            name = ",".join([*chosen, f"seed={seed}"])
+            name = ",".join([*combination, f"seed={seed}"])
             say(f"---- {name}")
-            marks.append(_one(override(changed, [f"seed={seed}"]), out / name.replace("/", "_"), say, batch_size))
-        rows.append({"settings": list(chosen), "seeds": seeds, **_summary(marks)})
-    scored = [row for row in rows if "dev" in row]
-    best = max(scored, key=lambda row: row["dev"]["mean"], default=None)
-    facts = {
-        "command": shlex.join(sys.argv),
-        "commit": commit() or "unknown (not a git checkout)",
-        "started from": run.init_from or "random weights",
-        "machine": ", ".join(f"{name} {value}" for name, value in describe_machine().items()),
-    }
+            scores.append(_score(override(changed, [f"seed={seed}"]), out / name.replace("/", "_"), say, batch_size))
+        rows.append({"settings": list(combination), "seeds": seeds, **_summary(scores)})
+    best = max((row for row in rows if "dev" in row), key=lambda row: row["dev"]["mean"], default=None)
+    facts = {**call_facts(), "started from": run.init_from or "random weights"}
     summary = {"task": run.task, "chosen by": list(run.metrics[:1]), "facts": facts, "runs": rows, "best on dev": best}
     write_json(out / "summary.json", summary)
-    for line in table(rows, best):
-        say(line)
-    say(str(out / "summary.json"))
+    lines = table(rows, best)
+    write_atomic(out / "summary.md", ("\n".join(lines) + "\n").encode())
+    say("\n".join([*lines, f"{out / 'summary.json'}  {out / 'summary.md'}"]))
     return summary
 
 
@@ -83,45 +86,35 @@ def parse(text: str) -> list[str]:
 
 
 def table(rows: Sequence[dict[str, Any]], best: dict[str, Any] | None) -> list[str]:
-    """One line a combination: mean ± spread of every split; the best on dev is marked."""
-    lines = []
+    """A Markdown table, one line a combination: mean ± spread over seeds of every split; the chosen one is marked."""
+    keys = [text.partition("=")[0] for text in rows[0]["settings"]]
+    splits = [split for split in ("dev", "test") if any(split in row for row in rows)]
+    cells = [[*keys, *splits, "chosen"], ["---"] * (len(keys) + len(splits) + 1)]
     for row in rows:
-        marks = "  ".join(
-            f"{split} {row[split]['mean']:.4f} ± {row[split]['spread']:.4f}"
-            for split in ("dev", "test")
-            if split in row
-        )
-        lines.append(f"{'*' if row is best else ' '} {' '.join(row['settings']) or 'as given'}: {marks}")
-    return lines
+        values = [text.partition("=")[2] for text in row["settings"]]
+        scores = [f"{row[s]['mean']:.4f} ± {row[s]['spread']:.4f}" if s in row else "–" for s in splits]
+        cells.append([*values, *scores, "**chosen**" if row is best else ""])
+    return [f"| {' | '.join(line)} |" for line in cells]
 
 
-def _one(run: Finetuning, folder: Path, say: Callable[[str], None], batch_size: int | None) -> dict[str, float]:
-    """The marks of one run, made or found."""
-    if (folder / DONE).is_file():
-        changed = diff(load_json(folder / WANTED), run) if (folder / WANTED).is_file() else []
-        if changed:
-            raise UsageError(
-                "a finished run was made with other settings",
-                where=folder,
-                got=", ".join(f"{key} was {old}, is {new}" for key, old, new in changed[:5]),
-                expected="the settings of that run",
-                do="choose another --out, or remove this folder",
-            )
-        return dict(load_json(folder / DONE))
-    resume = (folder / "settings.json").is_file()
-    marks = finetune(run, folder, resume=resume, say=say, batch_size=batch_size).marks
-    if marks:
-        write_json(folder / WANTED, to_dict(run))
-        write_json(folder / DONE, marks)
-    return marks
+def _score(run: Finetuning, folder: Path, say: Callable[[str], None], batch_size: int | None) -> dict[str, float]:
+    """The selection scores of one run, made or found."""
+    wanted = to_dict(run)
+    found = finished(folder, wanted)
+    if found is None:
+        resume = (folder / "settings.json").is_file()
+        found = finetune(run, folder, resume=resume, say=say, batch_size=batch_size).selection
+        if found:
+            finish(folder, wanted, found)
+    return found
 
 
-def _summary(marks: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """Of every split: mean, spread (standard deviation over seeds, 0 for one), largest, and each."""
+def _summary(scores: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Of every split: mean, spread (standard deviation over seeds, 0 for one), and each."""
     found: dict[str, Any] = {}
     for split in ("dev", "test"):
-        values = [one[split] for one in marks if split in one and math.isfinite(one[split])]
+        values = [one[split] for one in scores if math.isfinite(one.get(split, math.nan))]
         if values:
             spread = stdev(values) if len(values) > 1 else 0.0
-            found[split] = {"mean": mean(values), "spread": spread, "best": max(values), "each": values}
+            found[split] = {"mean": mean(values), "spread": spread, "each": values}
     return found

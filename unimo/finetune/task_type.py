@@ -1,20 +1,20 @@
-"""What a kind of task is: an objective that is also answered and marked.
+"""Task type: an objective of training whose model also predicts, and whose predictions are scored.
 
-    corrupt, requests, loss     as every objective (`unimo.objectives.objective`), over a `TaskDraft`
+    corrupt, requests, loss     as every objective (`unimo.objectives.objective`), over a `TaskBatchBuilder`
     predict(pipeline, rows)     one prediction for every row of a split, in its order
     score(predictions, rows)    rows of a report, each with its interval
 
-A kind is a frozen dataclass of settings and of what the training split taught (names of labels). Rows are answered
-several in a pass, those of like length together. The last bits of a matrix product depend on its shape: where no bit of
-an answer may depend on its company or its place, `together` is 1, and each row is read alone.
+A task type is a frozen dataclass of settings and of what the training split fixed (names of labels). Several rows share
+a forward pass, those of like length together. The last bits of a matrix product depend on its shape: where no bit of a
+prediction may depend on other rows, `batch_size` is 1.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,43 +22,80 @@ from unimo.batch import Batch
 from unimo.data.batch_builder import BatchBuilder
 from unimo.errors import DataError, UsageError
 from unimo.finetune.batches import IMAGES, Place, TaskBatchBuilder, TaskRows
-from unimo.finetune.split import Example, Examples
-from unimo.inference import Pipeline
+from unimo.finetune.example import Example
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.objectives.objective import Part
 
-Row = dict[str, Any]  # of a report
+if TYPE_CHECKING:
+    from unimo.finetune.split import Examples
+    from unimo.inference.model import Pipeline
+
+ReportRow = dict[str, Any]
 EXAMPLES = "examples"  # group of the texts of a batch builder's rows
 REQUEST = "task"  # name of the request of a batch builder's rows
-BATCH_SIZE = 32  # rows answered in one pass, if nobody says otherwise
+BATCH_SIZE = 32  # rows of a forward pass, if nobody says otherwise
 
 
-class TaskType(Protocol):
-    """parts, weight: as of objectives. metrics: what its predictions are marked by, checkpoints by the first. sees:
-    whether images are looked at. each_target: every target of a row is learnt once an epoch."""
+class TaskType(ABC):
+    """parts, weight: as of objectives. metrics: what scores predictions, the first chooses checkpoints. sees: whether
+    images are read. each_target: every target of a row is learnt once an epoch."""
 
-    each_target: ClassVar[bool]
+    parts: tuple[str, ...]
+    weight: float
+    metrics: tuple[str, ...]
+    sees: bool
+    each_target: ClassVar[bool] = False
 
-    @property
-    def parts(self) -> tuple[str, ...]: ...
-    @property
-    def weight(self) -> float: ...
-    @property
-    def metrics(self) -> tuple[str, ...]: ...
-    @property
-    def sees(self) -> bool: ...
+    @abstractmethod
+    def check(self, examples: Examples) -> None:
+        """DataError for rows that cannot be read as this task, before a run begins."""
 
-    def check(self, examples: Examples) -> None: ...
+    @abstractmethod
     def corrupt(self, builder: BatchBuilder) -> None: ...
+
+    @abstractmethod
     def requests(self, model: Any, batch: Batch, towers: Towers) -> dict[str, Request]: ...
+
+    @abstractmethod
     def loss(self, model: Any, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]: ...
+
+    @abstractmethod
     def predict(self, pipeline: Pipeline, rows: TaskRows, batch_size: int | None = None) -> list[Any]: ...
-    def baseline(self, train: Examples, examples: Examples) -> dict[str, list[Any]]: ...
-    def score(self, predictions: Sequence[Any], examples: Examples, seed: int = 0) -> list[Row]: ...
-    def written(self, prediction: Any) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def score(self, predictions: Sequence[Any], examples: Examples, seed: int = 0) -> list[ReportRow]:
+        """Every metric over the labelled rows."""
+
+    def written(self, prediction: Any) -> dict[str, Any]:
+        """A prediction as it stands in a file of predictions."""
+        return {"prediction": prediction}
 
 
-def taken(builder: BatchBuilder) -> TaskBatchBuilder:
+class RowTask(TaskType):
+    """A task type whose predictions are made and scored row by row."""
+
+    @abstractmethod
+    def predict_rows(self, pipeline: Pipeline, rows: TaskRows, numbers: Sequence[int]) -> Sequence[Any]:
+        """Predictions for some rows in one pass."""
+
+    @abstractmethod
+    def metric_rows(self, metric: str, predicted: Sequence[Any], rows: Sequence[Example], seed: int) -> list[ReportRow]:
+        """The scores of one metric over rows that have a target."""
+
+    @torch.inference_mode()
+    def predict(self, pipeline: Pipeline, rows: TaskRows, batch_size: int | None = None) -> list[Any]:
+        found: dict[int, Any] = {}
+        for numbers in in_passes(rows, rows_per_pass(pipeline, batch_size)):
+            found |= zip(numbers, self.predict_rows(pipeline, rows, numbers))
+        return [found[i] for i in range(len(rows))]
+
+    def score(self, predictions: Sequence[Any], examples: Examples, seed: int = 0) -> list[ReportRow]:
+        numbers = labelled(examples)
+        predicted, rows = [predictions[i] for i in numbers], [examples.rows[i] for i in numbers]
+        return [row for metric in self.metrics for row in self.metric_rows(metric, predicted, rows, seed)]
+
+
+def task_builder(builder: BatchBuilder) -> TaskBatchBuilder:
     """The batch builder of a task; those of pre-training have no rows of a split."""
     assert isinstance(builder, TaskBatchBuilder), "a task needs the batch builder of a TaskStream"
     return builder
@@ -72,8 +109,8 @@ def images_of(batch: Batch) -> Tensor | None:
     return torch.where(number >= 0, number + batch.image_groups[IMAGES][0], number)
 
 
-def company(pipeline: Pipeline, batch_size: int | None) -> int:
-    """Rows of a pass. None: TOGETHER; 1 where padding has a say, as in UNIMO-2's release."""
+def rows_per_pass(pipeline: Pipeline, batch_size: int | None) -> int:
+    """None: BATCH_SIZE; 1 where padding has a say, as in UNIMO-2's release."""
     if batch_size is None:
         return 1 if pipeline.encoder.batch_dependent else BATCH_SIZE
     if batch_size < 1:
@@ -90,46 +127,46 @@ def in_passes(rows: TaskRows, batch_size: int) -> Iterator[list[int]]:
 
 
 @torch.inference_mode()
-def answered(
-    question: TaskType, pipeline: Pipeline, rows: TaskRows, numbers: Sequence[int]
+def forward(
+    task: TaskType, pipeline: Pipeline, rows: TaskRows, numbers: Sequence[int]
 ) -> tuple[Batch, Towers, dict[str, Fused]]:
-    """One forward pass over some rows, as in training but for its chance and its loss."""
+    """One forward pass over some rows, as in training but without its random draws and its loss."""
     builder = rows.builder([Place(number, names=(0, number, 0)) for number in numbers])
-    question.corrupt(builder)
+    task.corrupt(builder)
     batch = builder.finish().to(pipeline.device)
     model: Unified = pipeline.model
     with precision_of(pipeline):
         towers = model.towers(batch)
-        fused = model.fuse(towers, question.requests(model, batch, towers))
+        fused = model.fuse(towers, task.requests(model, batch, towers))
     return batch, towers, fused
 
 
-def mean_loss(kind: TaskType, pipeline: Pipeline, rows: TaskRows, batch_size: int) -> float:
+def mean_loss(task: TaskType, pipeline: Pipeline, rows: TaskRows, batch_size: int) -> float:
     """The training loss over the labelled rows of a split, without dropout; nan where none has a label.
 
     Of several targets of a row the first counts. A loss that depends on which rows share a pass (contrast) is that of
     passes of `batch_size` rows in the order of the split.
     """
-    numbers = labelled(rows.examples).tolist()
-    total, count = 0.0, 0
+    numbers = labelled(rows.examples)
+    total = 0.0
     for first in range(0, len(numbers), batch_size):
-        batch, towers, fused = answered(kind, pipeline, rows, numbers[first : first + batch_size])
+        some = numbers[first : first + batch_size]
+        batch, towers, fused = forward(task, pipeline, rows, some)
         with torch.inference_mode(), precision_of(pipeline):
-            parts = kind.loss(pipeline.model, batch, towers, fused)
-        n = len(batch.keys["examples"])
-        total += n * sum(part.weight * float(part.total) / max(1, int(part.count)) for part in parts.values())
-        count += n
-    return total / count if count else float("nan")
+            parts = task.loss(pipeline.model, batch, towers, fused)
+        mean = sum(part.weight * float(part.total) / max(1, int(part.count)) for part in parts.values())
+        total += len(some) * mean
+    return total / len(numbers) if numbers else float("nan")
 
 
 def precision_of(pipeline: Pipeline) -> torch.autocast:
-    """The precision in which a model answers, for everything that follows its last layer too."""
+    """The precision in which a model predicts, for everything that follows its last layer too."""
     return pipeline.encoder.autocast()
 
 
-def labelled(examples: Examples) -> np.ndarray:
+def labelled(examples: Examples) -> list[int]:
     """Numbers of the rows that have a target."""
-    return np.array([i for i, row in enumerate(examples.rows) if row.target is not None], np.int64)
+    return [i for i, row in enumerate(examples.rows) if row.target is not None]
 
 
 def groups_of(rows: Sequence[Example]) -> list[str] | None:
@@ -142,35 +179,33 @@ def groups_of(rows: Sequence[Example]) -> list[str] | None:
 
 
 def check_rows(examples: Examples, *, texts: bool, images: bool, what: str, key: str = "") -> None:
-    """DataError for the first rows without what the task reads; how many there are is told. key: the setting that asks
-    for it, where one does."""
+    """DataError for rows without what the task reads, with their number. key: the setting that asks for it."""
     for needed, missing, name, article in (
         (texts, [row.id for row in examples.rows if not any(text.strip() for text in row.texts)], "text", "a"),
         (images, [row.id for row in examples.rows if row.image is None], "image", "an"),
     ):
         if needed and missing:
-            raise DataError(
+            raise bad_rows(
                 f"rows without {article} {name}",
-                where="; ".join(filter(None, (key, str(examples.source or examples.name)))),
-                got=f"{len(missing)} of {len(examples)}: {', '.join(missing[:5])}",
+                examples,
+                missing,
+                key=key,
                 expected=f"{article} {name} in every row of {what}",
                 do=f"name its column (--column {name}=...), or leave the rows out",
             )
 
 
-def check_texts(examples: Examples, wanted: int | None, what: str) -> None:
-    """DataError where rows have another number of texts than the task takes."""
-    wrong = [row.id for row in examples.rows if wanted is not None and len(row.texts) != wanted]
-    if wrong:
-        raise DataError(
-            f"rows with another number of texts than {what} takes",
-            where=f"read.texts; {examples.source or examples.name}",
-            got=f"{len(wrong)} of {len(examples)}: {', '.join(wrong[:5])}",
-            expected=f"{wanted} in every row",
-            do="name the columns to be read (--column text=...); entailment by an image must not read its premise",
-        )
+def bad_rows(what: str, examples: Examples, ids: Sequence[str], *, key: str = "", expected: str, do: str) -> DataError:
+    """The error that counts the rows with a fault and names the first of them."""
+    return DataError(
+        what,
+        where="; ".join(filter(None, (key, str(examples.source or examples.name)))),
+        got=f"{len(ids)} of {len(examples)}: {', '.join(ids[:5])}",
+        expected=expected,
+        do=do,
+    )
 
 
-def report_row(task: str, metric: str, score: Any, unit: str, note: str = "") -> Row:
+def report_row(task: str, metric: str, score: Any, unit: str, note: str = "") -> ReportRow:
     row = {"task": task, "metric": metric, "score": score, "unit": unit}
     return {**row, "note": note} if note else row

@@ -1,4 +1,4 @@
-"""The four kinds of tasks, and how settings and a training split become one of them."""
+"""The four task types, and how settings and a training split become one of them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from unimo.finetune.generation import Generation
 from unimo.finetune.labels import answer_vocabulary, labels_of
 from unimo.finetune.regression import Regression, numbers_of
 from unimo.finetune.retrieval import Retrieval
-from unimo.finetune.settings import Finetuning
+from unimo.finetune.settings import Finetuning, fit_lengths
 from unimo.finetune.split import Examples
-from unimo.finetune.task_type import Row, TaskType, check_rows, mean_loss
+from unimo.finetune.task_type import ReportRow, TaskType, check_rows
 from unimo.metrics.rouge import scorer_class
 from unimo.metrics.verdict import is_smaller_better
 from unimo.model.build import ModelSettings
@@ -27,7 +27,7 @@ METRICS_OF = {
     "retrieval": ("retrieval",),
     "generation": ("rouge_l", "bleu"),
 }
-ALLOWED_METRICS = {  # the metrics that can mark a kind's predictions
+ALLOWED_METRICS = {  # the metrics that can score predictions of a type
     "classification": ("accuracy", "soft_accuracy", "f1", "matthews", "vqa_accuracy", "daquar_accuracy"),
     "regression": ("pearson", "spearman", "pearson_spearman", "squared_error"),
     "retrieval": ("retrieval",),
@@ -39,88 +39,54 @@ ALLOWED_METRICS = {  # the metrics that can mark a kind's predictions
 
 
 def resolved(run: Finetuning, train: Examples) -> Finetuning:
-    """The run with everything decided that depends on the training split: modalities, labels, head, lengths.
-
-    A text cannot be longer than the model's table of positions: lengths beyond it are shortened to it.
-    """
-    max_length = run.model.positions - 2
+    """The run with everything decided that depends on the training split: modalities, labels, head, lengths."""
     images, texts = any(row.image is not None for row in train.rows), any(row.texts for row in train.rows)
-    read, write, rank = run.read, run.write, run.rank
-    reading = run.kind in ("classification", "regression")
-    for key, asked, there in (
-        ("read.sees", reading and read.sees, "images"),
-        ("read.reads", reading and read.reads in ("image", "both"), "images"),
-        ("read.reads", reading and read.reads in ("text", "both"), "texts"),
-        ("write.sees", run.kind == "generation" and write.sees, "images"),
-        ("write.reads", run.kind == "generation" and write.reads, "texts"),
-    ):
-        if asked and not {"images": images, "texts": texts}[there]:
-            check_rows(train, texts=there == "texts", images=there == "images", what=run.task, key=key)
-    answers = any(isinstance(row.target, dict) for row in train.rows)
-    several = any(isinstance(row.target, dict) and list(row.target.values()) != [1.0] for row in train.rows)
-    soft = several if read.soft is None else read.soft
-    run = replace(
-        run,
-        metrics=run.metrics or (("soft_accuracy",) if run.kind == "classification" and soft else METRICS_OF[run.kind]),
-        read=replace(
-            read,
-            max_length=min(read.max_length, max_length),
-            sees=images if read.sees is None else read.sees,
-            soft=soft,
-            unseen=read.unseen or ("wrong" if answers else "error"),
-        ),
-        write=replace(
-            write,
-            max_source_length=min(write.max_source_length, max_length),
-            max_target_length=min(write.max_target_length, max_length),
-            sees=images if write.sees is None else write.sees,
-            reads=texts if write.reads is None else write.reads,
-        ),
-        rank=replace(rank, max_length=min(rank.max_length, max_length)),
+    _check_modalities(run, train, images=images, texts=texts)
+    run = fit_lengths(run)
+    answers = [row.target for row in train.rows if isinstance(row.target, dict)]
+    soft = any(list(answer.values()) != [1.0] for answer in answers) if run.read.soft is None else run.read.soft
+    read = replace(
+        run.read,
+        sees=images if run.read.sees is None else run.read.sees,
+        soft=soft,
+        unseen=run.read.unseen or ("wrong" if answers else "error"),
     )
-    if run.kind == "generation" and not (run.write.sees or run.write.reads):
+    write = replace(
+        run.write,
+        sees=images if run.write.sees is None else run.write.sees,
+        reads=texts if run.write.reads is None else run.write.reads,
+    )
+    if run.kind == "generation" and not (write.sees or write.reads):
         raise UsageError(
             "nothing to write from",
             where="write.sees, write.reads",
             got=f"images: {'' if images else 'not '}in the rows, texts: {'' if texts else 'not '}in the rows",
             expected="one of them read",
         )
-    if (
-        run.kind == "classification"
-        and soft
-        and not all(isinstance(row.target, (dict, NoneType)) for row in train.rows)
-    ):
+    classifies = run.kind == "classification"
+    if classifies and soft and not all(isinstance(row.target, (dict, NoneType)) for row in train.rows):
         raise UsageError(
             "the rows have labels, not answers with scores",
             where="read.soft",
             got="true",
             do="--set read.soft=false, or none: as the rows are",
         )
-    for metric in run.metrics:
-        if metric not in ALLOWED_METRICS[run.kind]:
-            near = nearest(metric, ALLOWED_METRICS[run.kind])
-            raise UsageError(
-                f"no such metric of {run.kind}",
-                where="metrics, kind",
-                got=metric,
-                expected=", ".join(ALLOWED_METRICS[run.kind]),
-                do=f"did you mean {near}?" if near else None,
-            )
-        if metric == "rouge":
-            scorer_class()
-    return replace(run, model=_model_for(run, as_asked(run, train), texts))
+    metrics = run.metrics or (("soft_accuracy",) if classifies and soft else METRICS_OF[run.kind])
+    run = replace(run, metrics=metrics, read=read, write=write)
+    _check_metrics(run)
+    return replace(run, model=_model_for(run, with_targets(run, train), texts))
 
 
-def as_asked(run: Finetuning, examples: Examples) -> Examples:
-    """The rows with targets as a resolved run learns them: where one class is asked, the best of several answers."""
+def with_targets(run: Finetuning, examples: Examples) -> Examples:
+    """The rows with the targets a resolved run learns: of several answers the best, where one class is predicted."""
     if run.kind != "classification" or run.read.soft:
         return examples
     rows = [replace(r, target=best_answer(r)) if isinstance(r.target, (dict, tuple)) else r for r in examples.rows]
     return replace(examples, rows=rows)
 
 
-def question(run: Finetuning) -> TaskType:
-    """The kind of a resolved run, as an objective."""
+def task_type_of(run: Finetuning) -> TaskType:
+    """The task type of a resolved run."""
     if run.kind == "retrieval":
         matches = run.model.member == "unimo-2" or bool(run.model.matching)
         return Retrieval(run.task, run.rank, run.model.member, matches, run.metrics)
@@ -135,12 +101,44 @@ def question(run: Finetuning) -> TaskType:
     return Classification(head, sees, run.metrics, run.read.positive, run.read.texts, unseen)
 
 
-def selection_score(kind: TaskType, rows: list[Row]) -> float:
+def selection_score(task: TaskType, rows: list[ReportRow]) -> float:
     """The one number by which checkpoints are chosen, larger is better: the first score, an error below 0; of
     retrieval, the mean of both R@1."""
-    chosen = [row for row in rows if str(row["metric"]).endswith("R@1")] if isinstance(kind, Retrieval) else rows[:1]
+    chosen = [row for row in rows if str(row["metric"]).endswith("R@1")] if isinstance(task, Retrieval) else rows[:1]
     value = float(np.mean([row["score"].value for row in chosen]))
-    return -value if is_smaller_better(kind.metrics[0]) else value
+    return -value if is_smaller_better(task.metrics[0]) else value
+
+
+def _check_modalities(run: Finetuning, train: Examples, *, images: bool, texts: bool) -> None:
+    """DataError where settings want images or texts that no training row has."""
+    read, write = run.read, run.write
+    head = run.kind in ("classification", "regression")
+    for key, images_wanted, texts_wanted in (
+        ("read.sees", head and read.sees, False),
+        ("read.reads", head and read.reads in ("image", "both"), head and read.reads in ("text", "both")),
+        ("write.sees", run.kind == "generation" and write.sees, False),
+        ("write.reads", False, run.kind == "generation" and write.reads),
+    ):
+        if images_wanted and not images:
+            check_rows(train, texts=False, images=True, what=run.task, key=key)
+        if texts_wanted and not texts:
+            check_rows(train, texts=True, images=False, what=run.task, key=key)
+
+
+def _check_metrics(run: Finetuning) -> None:
+    allowed = ALLOWED_METRICS[run.kind]
+    for metric in run.metrics:
+        if metric not in allowed:
+            near = nearest(metric, allowed)
+            raise UsageError(
+                f"no such metric of {run.kind}",
+                where="metrics, kind",
+                got=metric,
+                expected=", ".join(allowed),
+                do=f"did you mean {near}?" if near else None,
+            )
+    if "rouge" in run.metrics:
+        scorer_class()  # its library may be missing: found out now, not after hours of training
 
 
 def _model_for(run: Finetuning, train: Examples, texts: bool) -> ModelSettings:
@@ -150,22 +148,22 @@ def _model_for(run: Finetuning, train: Examples, texts: bool) -> ModelSettings:
         fresh = run.kind == "retrieval" and unimo and (run.rank.fresh or not run.model.matching)
         dialogue = run.model.dialogue or (run.kind == "generation" and run.write.dialogue and unimo)
         return replace(run.model, head=None, matching=1 if fresh else run.model.matching, dialogue=dialogue)
-    sees = bool(run.read.sees)
+    read, sees = run.read, bool(run.read.sees)
     if not texts and not sees:
         raise UsageError("rows with neither texts nor images", where=train.source, do="name their columns (--column)")
     auto: Reads = "both" if texts and sees else "text" if texts else "image"
     head = HeadSettings(
         task=run.task,
-        kind="number" if run.kind == "regression" else "answers" if run.read.soft else "classes",
+        kind="number" if run.kind == "regression" else "answers" if read.soft else "classes",
         labels=_labels(run, train),
-        reads=auto if run.read.reads == "auto" else run.read.reads,
-        fusion=run.read.fusion,
-        hidden=run.read.hidden,
-        activation=run.read.activation,
-        dropout=run.read.dropout,
-        max_length=run.read.max_length,
+        reads=auto if read.reads == "auto" else read.reads,
+        fusion=read.fusion,
+        hidden=read.hidden,
+        activation=read.activation,
+        dropout=read.dropout,
+        max_length=read.max_length,
     )
-    if run.kind == "regression" and run.read.standardise:
+    if run.kind == "regression" and read.standardise:
         numbers = numbers_of(train)
         head = replace(head, centre=float(numbers.mean()), spread=float(np.std(numbers)) or 1.0)
     return replace(run.model, head=head)
@@ -198,5 +196,5 @@ def _labels(run: Finetuning, train: Examples) -> tuple[str, ...]:
 
 __all__ = [
     "Classification", "Generation", "Regression", "Retrieval", "TaskType",
-    "as_asked", "mean_loss", "question", "resolved", "selection_score",
+    "resolved", "selection_score", "task_type_of", "with_targets",
 ]  # fmt: skip

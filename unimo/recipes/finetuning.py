@@ -7,10 +7,11 @@ their rates: for it, `ours` keeps task, data, head and decoding, and replaces ho
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
-from unimo.config import from_dict
+from unimo.config import from_dict, override
 from unimo.config.aliases import task_hint
 from unimo.errors import UsageError
 from unimo.finetune.benchmarks import BENCHMARKS
@@ -115,6 +116,33 @@ def ours(run: Finetuning) -> Finetuning:
         min_steps=300,
         rank=replace(run.rank, loss="hard", fresh=False),
     )
+
+
+def tuned(
+    name: str,
+    source: str,
+    *,
+    like: str | None = None,
+    recipe: str = "auto",
+    data: Mapping[str, Iterable[str] | None] | None = None,
+    reader: str | None = None,
+    changes: Iterable[str] = (),
+) -> Finetuning:
+    """The run of a task that starts from `source`, or from "random" weights of a model like `like`.
+
+    recipe: released, ours, or auto: ours for small models. data: files of splits, images, regions and columns, in place
+    of the recipe's. changes: key=value. UsageError for what cannot be.
+    """
+    from unimo.finetune.job import prepared
+
+    run = prepared(find_tuning(name), None if source == "random" else source, like)
+    if recipe not in ("released", "ours", "auto"):
+        raise UsageError("no such recipe", where="--recipe", got=recipe, expected="released, ours or auto")
+    if recipe == "ours" or (recipe == "auto" and is_small(run)):
+        run = ours(run)
+    given: dict[str, Any] = {key: tuple(paths) for key, paths in (data or {}).items() if paths}
+    run = replace(run, data=replace(run.data, **given, reader=reader or run.data.reader))
+    return override(run, changes)
 
 
 def is_small(run: Finetuning) -> bool:

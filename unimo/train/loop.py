@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -36,9 +36,10 @@ from unimo.train.early_stopping import answering, forget_later
 from unimo.train.job import LoopSettings, Say, TrainingJob
 from unimo.train.logging import Meter, Tracker, check_tracker
 from unimo.train.optimizer import Optimizers, make_optimizer, moments, put_back, rate_of_step
-from unimo.train.pretraining import Pretraining
-from unimo.train.settings import Run
 from unimo.train.step import TrainStep
+
+if TYPE_CHECKING:
+    from unimo.train.settings import Run
 
 BAD_STEPS = 3  # in a row, after which a run ends
 
@@ -64,7 +65,7 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
     ResourceError when the machine gives out; NumericsError after three steps in a row that were not finite; Restart
     when asked to stop by a signal, after saving.
     """
-    job: TrainingJob = Pretraining(run) if isinstance(run, Run) else run
+    job = _pretraining(run) if isinstance(run, LoopSettings) else run
     out = Path(out)
     rank, world = distributed.start()
     chief = rank == 0
@@ -237,6 +238,13 @@ def restore(
     for name in ema:
         ema[name].copy_(saved.tensors["ema"][name])
     return State(**{name: saved.state[name] for name in asdict(State())}), saved.state
+
+
+def _pretraining(run: Run) -> TrainingJob:
+    """Imported here: its stores of regions, rewritten captions and neighbours are none of fine-tuning's."""
+    from unimo.train.pretraining import Pretraining
+
+    return Pretraining(run)
 
 
 def check_folder(out: Path, resume: bool) -> None:

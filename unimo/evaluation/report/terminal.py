@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unimo.evaluation.report.schema import Report, check
+from unimo.formatting import number
 from unimo.html_pages import plain
 from unimo.metrics.intervals import Score
 
@@ -61,19 +62,6 @@ def score_of(value: Any) -> Score:
         middle, low, high = (math.nan if value[k] is None else value[k] for k in ("value", "low", "high"))
         return Score(middle, low, high, value["n"], value["chance"])
     return Score(math.nan if value is None else float(value), math.nan, math.nan, 0)
-
-
-def number(value: float, unit: str = "") -> str:
-    """Four digits, or a fraction in per cent with one digit behind the point."""
-    if not math.isfinite(value):
-        return "not defined"
-    if unit == "%":
-        return f"{100 * value:.1f} %"
-    if isinstance(value, int) or abs(value) >= 1000:
-        shown = f"{value:,.0f}"
-    else:
-        shown = f"{value:#.4g}" if abs(value) >= 0.001 else f"{value:.3g}"
-    return f"{shown} {unit}".strip()
 
 
 def interval(score: Score, unit: str) -> str:
