@@ -268,7 +268,7 @@ def test_a_plan_from_a_file_by_the_command_line(start, tmp_path):
         ({"name": "first"}, "tasks[1].name"),
         ({"name": "a/b"}, "tasks[1].name"),
         ({"name": "pretrained"}, "tasks[1].name"),
-        ({"time_weight": 0.0}, "tasks[1].share"),
+        ({"time_weight": 0.0}, "tasks[1].time_weight"),
         ({"dev": []}, "tasks[1]"),
     ],
 )

@@ -31,7 +31,7 @@ from unimo.benchmark.forgetting import forgotten, write_before
 from unimo.benchmark.plan import RANDOM, SEED, Entry, Plan, check_plan, read_plan
 from unimo.benchmark.scenes_plan import scenes_plan
 from unimo.benchmark.table import PRETRAINED, in_order, page, task_rows, untrained_rows
-from unimo.config import from_dict, to_dict
+from unimo.config import from_dict, override, to_dict
 from unimo.errors import UsageError
 from unimo.evaluation import report
 from unimo.evaluation.evaluate import EvaluationData, evaluate
@@ -82,10 +82,9 @@ class Job:
         """Nothing stops the run early; without steps or epochs in the plan the clock decides them."""
         entry = self.entry
         data = {name: getattr(entry, name) for name in ("train", "dev", "test", "images", "regions", "columns")}
-        own = ("steps=none", "epochs=none", "minutes=none", "patience=0")
-        source = "random" if self.random else model
-        changes = [*own, *entry.set, *assignments]
-        run = tuned(entry.task, source, like=model, data=data, reader=entry.reader, changes=changes)
+        source, own = "random" if self.random else model, ("steps=none", "epochs=none", "minutes=none", "patience=0")
+        run = tuned(entry.task, source, like=model, data=data, reader=entry.reader, changes=own)
+        run = override(override(run, entry.set), assignments)
         if run.minutes is not None:
             what, do = "a comparison needs a number of steps", "steps=..., or leave the length to the task's time"
             raise UsageError(what, where=f"{entry.called}, minutes", got=run.minutes, expected="none", do=do)
