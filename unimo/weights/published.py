@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unimo.disk import locked
-from unimo.errors import ResourceError, UsageError, WeightsError, nearest
+from unimo.errors import UsageError, WeightsError, nearest
 from unimo.file_access import hash_file
 from unimo.json_files import load_json, write_json
 from unimo.weights.archives import Progress, fetch, unpacked
@@ -84,9 +84,7 @@ def download(
     if folder.is_dir():
         say(f"{folder} is there already")
         return folder
-    with locked(cache) as alone:
-        if not alone:
-            raise ResourceError("another process is downloading", where=cache, do="wait for it, or stop it")
+    with locked(cache / ".lock"):
         archive = cache / "downloads" / published.address.rpartition("/")[2]
         if not archive.is_file():
             fetch(published.address, archive, progress=progress)
