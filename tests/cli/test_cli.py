@@ -12,7 +12,7 @@ import pytest
 from typer.main import get_command
 
 from unimo.cli import app, main
-from unimo.cli.app import prepare
+from unimo.cli.app import prepare, repeated
 from unimo.cli.failures import Terminated, named, tell, terminated, until_told
 from unimo.errors import DataError, ResourceError, UnimoError, UsageError
 
@@ -104,3 +104,27 @@ def test_every_fault_ends_as_readable_lines_and_its_own_code(fault, code, told, 
         main()
     error = capsys.readouterr().err
     assert ended.value.code == code and all(part in error for part in told) and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "given, taken",
+    [
+        ("--pairs a b --out x c", "--pairs a --pairs b --out x c"),
+        ("photos --pairs a b --seed -1", "photos --pairs a --pairs b --seed -1"),
+        ("--set a=1 b=2 --resume --pairs a --pairs b c", "--set a=1 --set b=2 --resume --pairs a --pairs b --pairs c"),
+        ("--pairs=a b", "--pairs=a b"),
+    ],
+)
+def test_several_values_may_follow_one_flag(given, taken):
+    verbs = get_command(app).commands
+    assert repeated(verbs["pretrain"].params, given.split()) == taken.split()
+    needing = verbs["index"].params  # its model may come last
+    assert repeated(needing, ["--out", "x", "--pairs", "a", "b", "MODEL"]) == [
+        "--out",
+        "x",
+        "--pairs",
+        "a",
+        "--pairs",
+        "b",
+        "MODEL",
+    ]

@@ -35,7 +35,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from unimo.corpus.bad_samples import BadSamples
-from unimo.corpus.check import index
+from unimo.corpus.check import check
 from unimo.corpus.corpus import EXPECTED, Fields, open_corpus
 from unimo.errors import DataError, UsageError
 
@@ -79,7 +79,7 @@ def test_pairs_from_a_folder_and_jsonl(tmp_path):
         ("img/1.png", ("one", "uno")),
     ]
     assert corpus.image_bytes(1) == image(1) and corpus.meta(0) == rows[0]
-    whats = ("image path leaves the folder", "file is missing", "field is missing")
+    whats = ("image path leaves the folder", "image is missing", "field is missing")
     assert bad.summary()["reasons"] == dict.fromkeys(whats, 1)
     assert bad.notes["images that no table names"] == 1  # img/2.png: no fault of anybody
     (tmp_path / "captions.jsonl").write_bytes(jsonl([{"picture": "img/2.png", "says": "two"}]))
@@ -182,7 +182,7 @@ def test_every_bad_sample_is_named_and_only_bad_ones(tmp_path):
         "cut": {"jpg": image(52, "JPEG", (90, 90))[:-900], "txt": b"x"},
         "html": {"jpg": b"<html>", "txt": b"x"},
         "zero": {"jpg": b"", "txt": b"x"},
-        "tiff": {"jpg": image(53, "TIFF"), "txt": b"x"},
+        "ppm": {"jpg": image(53, "PPM"), "txt": b"x"},
         "latin": {"png": image(54), "txt": "größe".encode("latin-1")},
         "nan": {"png": image(55), "json": b'{"caption": NaN}'},
         "half": {"png": image(56), "json": b'{"caption": "\\ud83d"}'},
@@ -270,7 +270,7 @@ def test_a_change_that_hides_is_found_on_reading_and_by_recheck(tmp_path):
         with pytest.raises(DataError, match=r"changed since it was indexed.*key 007.*data check"):
             each.image_bytes(7)
         assert each.image_bytes(6) == image(6)
-    rows = index("pairs", path, tokenizer=Letters(), max_bad_fraction=1, say=lambda line: None)
+    rows = check("pairs", path, tokenizer=Letters(), max_bad_fraction=1, say=lambda line: None)
     assert rows[0]["built"] and rows[0]["offered"] == 12
 
 

@@ -21,7 +21,7 @@ import unimo
 from unimo import paths
 from unimo.corpus import finding, indexing, items
 from unimo.corpus.bad_samples import BadSamples
-from unimo.corpus.check import index
+from unimo.corpus.check import check
 from unimo.corpus.corpus import open_corpus
 from unimo.corpus.image_names import ImageKeys
 from unimo.errors import DataError, UsageError, nearest
@@ -230,7 +230,7 @@ def test_two_files_that_differ_only_in_form_are_told_apart_or_refused(tmp_path):
     files_in(tmp_path, {unicodedata.normalize("NFC", mixed): image(3), unicodedata.normalize("NFD", mixed): image(4)})
     (tmp_path / "a.jsonl").write_bytes(jsonl({"image": name, "caption": "c"} for name in (mixed, composed)))
     _, bad = loosely("pairs", tmp_path)
-    assert bad.summary()["reasons"] == {"two files differ only in the form of Unicode": 1}
+    assert bad.summary()["reasons"] == {"several images have this name": 1}
 
 
 def test_names_that_are_not_utf8_are_read_by_their_bytes(tmp_path):
@@ -322,8 +322,8 @@ def test_case_a_folder_that_may_not_be_listed_is_named(pattern, tmp_path, monkey
     corpus, bad = opened("images", tmp_path / pattern)
     assert len(corpus) == 4 and bad.summary()["reasons"] == {"cannot list folder": 1}
     said = []
-    index("images", tmp_path, say=said.append)
-    assert any("closed" in line and "Permission denied" in line for line in said) and "1 bad" in said[-1]
+    check("images", tmp_path, say=said.append)
+    assert any("closed" in line and "Permission denied" in line for line in said) and "1 bad" in said[-2]
     without_permission(monkeypatch, tmp_path, tmp_path / "closed")
     with pytest.raises(DataError, match="cannot list folder"):
         opened("images", tmp_path)

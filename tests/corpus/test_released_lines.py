@@ -10,12 +10,12 @@ import zlib
 import numpy as np
 import pytest
 
-from unimo.corpus.line_file import SPACING, LineFile
 from unimo.corpus.released_lines import read_regions_line, regions_of
 from unimo.errors import DataError
 from unimo.finetune.example import Dropped, Noted
 from unimo.finetune.readers import READERS
 from unimo.finetune.split import Example, open_examples
+from unimo.formats.line_file import SPACING, LineFile
 from unimo.tokenizer import Tokenizer
 
 WIDTH, HEIGHT, BOXES, FEATURES, CLASSES = 100, 80, 3, 6, 4
@@ -266,7 +266,7 @@ def test_any_line_is_read_by_its_place(tmp_path, form):
 
 def test_a_packed_file_is_entered_in_the_middle(tmp_path, monkeypatch):
     """A line costs a little more than SPACING bytes of unpacking, wherever it stands."""
-    from unimo.corpus import line_file
+    from unimo.formats import line_file
 
     monkeypatch.setattr(line_file, "SPACING", 1 << 18)
     lines = [f"{i:06d}" + random.Random(i).randbytes(497).hex() for i in range(20_000)]

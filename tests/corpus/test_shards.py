@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from corpora import tar_of
 
-from unimo.corpus import tar
 from unimo.corpus.index_file import Index, index_path, load_index, save_index
-from unimo.corpus.tar import Member, Oddity, _read_extension, scan_tar
 from unimo.errors import DataError, ResourceError
 from unimo.file_access import _OpenFiles, forget, read_range
+from unimo.formats import tar
+from unimo.formats.tar import Member, Oddity, _read_extension, scan_tar
 from unimo.ragged import pack_strings
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]

@@ -11,9 +11,10 @@ import pytest
 from growth import growth
 from pyarrow import parquet
 
-from unimo.corpus import text
-from unimo.corpus.text import Row, checked_text, decode_utf8, parse_json, read_jsonl, read_jsonl_at, split_lines
 from unimo.errors import DataError
+from unimo.formats import text
+from unimo.formats.arrow import read_arrow, read_arrow_at
+from unimo.formats.text import Row, checked_text, decode_utf8, parse_json, read_jsonl, read_jsonl_at, split_lines
 
 
 def test_utf8_is_strict_and_located():
@@ -184,9 +185,9 @@ def test_a_gzip_stream_cut_or_damaged_is_reported(tmp_path):
 def test_parquet_rows_and_damage(tmp_path):
     path = tmp_path / "a.parquet"
     parquet.write_table(pyarrow.table({"text": [f"row {i}" for i in range(100)]}), path, row_group_size=7)
-    assert [row.values["text"] for row in text.read_parquet(path)] == [f"row {i}" for i in range(100)]
-    assert [text.read_parquet_at(path, i)["text"] for i in (0, 6, 7, 99)] == [f"row {i}" for i in (0, 6, 7, 99)]
+    assert [row.values["text"] for row in read_arrow(path)] == [f"row {i}" for i in range(100)]
+    assert [read_arrow_at(path, i)["text"] for i in (0, 6, 7, 99)] == [f"row {i}" for i in (0, 6, 7, 99)]
     with pytest.raises(DataError):
-        text.read_parquet_at(path, 100)
+        read_arrow_at(path, 100)
     path.write_bytes(path.read_bytes()[:-20])
-    assert [type(row) for row in text.read_parquet(path)] == [DataError]
+    assert [type(row) for row in read_arrow(path)] == [DataError]

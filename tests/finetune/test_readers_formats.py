@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from unimo.errors import DataError, UsageError
-from unimo.finetune.readers import READERS, fields
+from unimo.finetune.readers import READERS
 from unimo.finetune.readers.columns import soft_scores
 from unimo.finetune.split import Example, open_examples
+from unimo.formats import json_values
 from unimo.tokenizer import Tokenizer
 
 
@@ -403,6 +404,6 @@ def test_json_files_that_cannot_be_read(tmp_path, monkeypatch):
         with pytest.raises(DataError) as caught:
             open_examples("karpathy", tmp_path / name, split="val")
         assert name in str(caught.value.where)
-    monkeypatch.setattr(fields, "MAX_JSON_BYTES", 100)
+    monkeypatch.setattr(json_values, "MAX_JSON_BYTES", 100)
     with pytest.raises(DataError, match="too large"):
         open_examples("karpathy", put(tmp_path / "f.json", karpathy()), split="val")

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 from pyarrow import parquet
 
-from unimo.corpus import text as lines
 from unimo.errors import DataError, UsageError
 from unimo.finetune.readers import READERS
 from unimo.finetune.split import Example, open_examples
+from unimo.formats import text as lines
 
 ROWS = [("a fine film", "good"), ("tabs; commas, and \u201cquotes\u201d", "bad"), ("größe 图像 🐈", "good")]
 HYPOTHESIS = settings(

@@ -16,6 +16,7 @@ from unimo.corpus.image_names import ImageKeys
 from unimo.errors import DataError, UsageError
 from unimo.finetune.labels import answer_vocabulary, answerable, labels_of, unseen_labels
 from unimo.finetune.split import READERS, Example, Examples, open_examples
+from unimo.formats.tables import FORMS
 
 
 def folder_of(root, *names):
@@ -93,7 +94,7 @@ def test_names_of_readers_options_and_files(tmp_path):
     for name, reader in READERS.items():
         assert reader.files and 1 <= reader.needed <= len(reader.files), name
         assert reader.over == "files" or reader.files == ("images",), name
-        assert "layout" not in reader.options or name in ("table", "csv", "tsv", "jsonl", "parquet", "images")
+        assert "layout" not in reader.options or name in ("table", *FORMS, "images")
 
 
 def test_several_files_of_one_split(tmp_path):
@@ -142,7 +143,10 @@ def test_images_given_apart(tmp_path):
     opened = open_corpus("images", shown)
     again = open_examples("vqa", tmp_path / "q.json", images=opened)
     assert again.images is opened and again.fingerprint == examples.fingerprint
-    without = open_examples("vqa", tmp_path / "q.json")
+    found = open_examples("vqa", tmp_path / "q.json")  # below the file by themselves
+    assert [row.image for row in found.rows] == [row.image for row in examples.rows]
+    (tmp_path / "apart/alone").mkdir(parents=True)
+    without = open_examples("vqa", (tmp_path / "q.json").rename(tmp_path / "apart/alone/q.json"))
     assert len(without) == 2 and without.images is None
     with pytest.raises(UsageError, match="no images were given"):
         without.image_item(without.rows[0].image)

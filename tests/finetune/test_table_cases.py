@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from unimo.errors import DataError, UnimoError
-from unimo.finetune.readers.columns import class_name, unpacked
-from unimo.finetune.readers.fields import lines_of
-from unimo.finetune.readers.tables import _checked_header, rows_of
+from unimo.finetune.readers.columns import class_name
 from unimo.finetune.split import open_examples
+from unimo.formats.delimited import checked_header, unpacked
+from unimo.formats.tables import rows_of
+from unimo.formats.text import lines_of
 
 CAPTIONS = [(f"{i}.jpg", f"caption {j} of {i}") for i in range(4) for j in range(5)]
 
@@ -300,9 +301,9 @@ class Counted(str):
 def test_case_a_header_of_many_columns_costs_its_length():
     def comparisons(n):
         Counted.compared = 0
-        assert len(_checked_header([Counted(f"c{i}") for i in range(n)], "a.csv")) == n
+        assert len(checked_header([Counted(f"c{i}") for i in range(n)], "a.csv")) == n
         with pytest.raises(DataError, match="c7"):
-            _checked_header([Counted(f"c{i}") for i in range(n)] + [Counted("c7")], "a.csv")
+            checked_header([Counted(f"c{i}") for i in range(n)] + [Counted("c7")], "a.csv")
         return Counted.compared
 
     assert comparisons(4000) <= 5 * comparisons(1000) + 100

@@ -25,10 +25,13 @@ class Letters:
         return [list(text.encode()) for text in texts]
 
 
+def image_of(seed: int, size=(12, 8)) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
 def image(seed: int, form="PNG", size=(12, 8)) -> bytes:
     stream = io.BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(stream, form)
+    image_of(seed, size).save(stream, form)
     return stream.getvalue()
 
 

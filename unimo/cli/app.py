@@ -2,24 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+
+def repeated(parameters: list[Any], args: list[str]) -> list[str]:
+    """Arguments with a flag before each of several values: --pairs a b as --pairs a --pairs b.
+
+    parameters: of the verb. Where it would lack a positional argument, the last values are taken for those.
+    """
+    flags = {name: each for each in parameters if each.param_type_name == "option" for name in each.opts}
+    needed = sum(each.param_type_name == "argument" and each.required for each in parameters)
+    found: list[str] = []
+    added: list[int] = []  # places of flags that were put in
+    flag, values, positional = None, 0, 0
+    for arg in args:
+        if arg.startswith("-") and len(arg) > 1:
+            option = None if "=" in arg else flags.get(arg)
+            flag, values = (arg if option is not None and not option.is_flag else None), 0
+        elif flag is not None and (values == 0 or flags[flag].multiple):
+            if values:
+                added.append(len(found))
+                found.append(flag)
+            values += 1
+        else:
+            positional += 1
+        found.append(arg)
+    for place in reversed(added[len(added) - max(0, needed - positional) :] if needed > positional else []):
+        del found[place]
+    return found
+
+
+class Verbs(TyperGroup):
+    """A group whose verbs take several values after one flag."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command, rest if command is None else repeated(command.params, rest)
+
 
 app = typer.Typer(
+    cls=Verbs,
     help="UNIMO and UNIMO-2: learn from texts, images and pairs; search, caption, fill in and classify.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
+data = typer.Typer(cls=Verbs, help="Look at data before training on it.", no_args_is_help=True)
 app.add_typer(data, name="data")
 prepare = typer.Typer(
-    help="Regions, rewritten captions and neighbours, made once before training.", no_args_is_help=True
+    cls=Verbs, help="Regions, rewritten captions and neighbours, made once before training.", no_args_is_help=True
 )
 app.add_typer(prepare, name="prepare")
 
-Paths = Annotated[list[str] | None, typer.Option(help="Folder, glob or file; may be given several times.")]
+Paths = Annotated[list[str] | None, typer.Option(help="Folders, globs or files, one or several.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="PART=COLUMN", help="Names a column of tables: image, caption, text, label."),
+]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace one setting.")]
 Model = Annotated[str, typer.Argument(help="A run's folder or one of its checkpoints.")]
 AnyModel = Annotated[str, typer.Argument(help="A run, one of its checkpoints, a saved folder, or a name on the hub.")]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unimo.cli.app import AnyModel, Paths, app, say
+from unimo.cli.app import AnyModel, Columns, Paths, app, say
 from unimo.errors import UsageError
 
 
@@ -25,6 +25,7 @@ def make_index(
     verify: Annotated[str, typer.Option(help="decode every image once, or read only its header")] = "decode",
     max_bad_fraction: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
     bad_samples: Annotated[str | None, typer.Option(help="File that names every bad sample.")] = None,
+    column: Columns = None,
 ) -> None:
     """Encode texts, images or pairs once, to be searched; started again, it goes on where it was."""
     from unimo.corpus.bad_samples import BadSamples
@@ -33,6 +34,7 @@ def make_index(
     given: dict[str, Any] = {"texts": texts, "images": images, "pairs": pairs, "regions": regions or ()}
     options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": max_bad_fraction}
     options |= {
+        "columns": column or (),
         "add": add,
         "approximate": approximate,
         "passage": passage,

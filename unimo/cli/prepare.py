@@ -7,24 +7,29 @@ from typing import Annotated, Any
 
 import typer
 
-from unimo.cli.app import data, prepare, say
+from unimo.cli.app import Columns, data, prepare, say
 
 
 @data.command("check")
 def check_data(
-    kind: Annotated[str, typer.Argument(help="texts, images or pairs")],
-    paths: Annotated[list[str], typer.Argument(help="Folders, globs or files.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(help="Folders, globs or files; first texts, images or pairs, if not to be guessed."),
+    ],
+    column: Columns = None,
     index_dir: Annotated[str | None, typer.Option(help="Where indexes go, if not beside the shards.")] = None,
     verify: Annotated[str, typer.Option(help="decode every image once, or read only its header")] = "decode",
-    max_bad_fraction: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
+    max_bad_fraction: Annotated[float, typer.Option(help="Stop beyond this fraction of bad samples.")] = 0.01,
     bad_samples: Annotated[str | None, typer.Option(help="File that names every bad sample.")] = None,
 ) -> None:
-    """Check every sample and write each shard's index."""
+    """Say what is there: format, an example, duplicates, bad samples, the command to train on it. Writes indexes."""
     from unimo.corpus.bad_samples import BadSamples
-    from unimo.corpus.check import index
+    from unimo.corpus.check import check
+    from unimo.corpus.corpus import EXPECTED
 
     options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": max_bad_fraction}
-    index(kind, paths, bad_samples=BadSamples(bad_samples), say=say, **options)  # type: ignore[arg-type]
+    kind: Any = paths.pop(0) if len(paths) > 1 and paths[0] in EXPECTED else None
+    check(kind, paths, columns=column or (), bad_samples=BadSamples(bad_samples), say=say, **options)
 
 
 @prepare.command("regions")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unimo.cli.app import Model, Paths, Sets, app, say
+from unimo.cli.app import Columns, Model, Paths, Sets, app, say
 
 
 @app.command()
@@ -18,6 +18,7 @@ def pretrain(
     texts: Paths = None,
     images: Paths = None,
     pairs: Paths = None,
+    column: Columns = None,
     out: Annotated[str | None, typer.Option(help="Folder of the run; default runs/RECIPE.")] = None,
     init_from: Annotated[
         str | None, typer.Option(help="Weights to start from: a run, saved folder or hub name.")
@@ -43,6 +44,8 @@ def pretrain(
     if any(given.values()):  # they replace the recipe's folders: what is not named is absent
         folders: dict[str, Any] = {kind: tuple(paths or ()) for kind, paths in given.items()}
         run = replace(run, data=replace(run.data, **folders))
+    if column:
+        run = replace(run, data=replace(run.data, columns=tuple(column)))
     changes = list(assignments or ())
     if minutes is not None:
         changes += [f"minutes={minutes}", "steps=none"]

@@ -1,30 +1,43 @@
-"""Build or verify the sidecar indexes of a set of shards (`unimo data check`)."""
+"""`unimo data check`: what lies there, an example, duplicates, every bad sample, and the command to train on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import shlex
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from unimo.corpus.bad_samples import BadSamples
-from unimo.corpus.corpus import Kind, open_corpus
+from unimo.corpus.corpus import Corpus, Kind, open_corpus
+from unimo.corpus.finding import guess_kind
+from unimo.formats.columns import Fields
+
+SHOWN = 100  # characters of a text
 
 
-def index(
-    kind: Kind,
+def check(
+    kind: Kind | None,
     paths: str | Path | Sequence[str | Path],
     *,
     tokenizer=None,
+    columns: Sequence[str] = (),
     bad_samples: BadSamples | None = None,
     say: Callable[[str], None] = print,
     **options: Any,
 ) -> list[dict]:
-    """Hash every shard, build the indexes that are missing or do not fit, and say one row per shard and a total.
+    """Hash every shard, build the indexes that are missing or do not fit, and say what is there.
 
-    Unlike the silent check at the start of a run, which trusts sizes and times of change, this reads all bytes. Returns
-    the rows (shard, form, built, offered, used, quarantined, texts, tokens, bytes, seconds, reasons, notes, told).
-    options: of `open_corpus`, whose errors are raised; rows said until then stay valid, and so do their indexes.
+    kind: None guesses it. Unlike the silent check at the start of a run, which trusts sizes and times of change, this
+    reads all bytes. Returns a row for each shard (shard, form, built, offered, used, quarantined, texts, tokens, bytes,
+    seconds, reasons, notes, told). options: of `open_corpus`, whose errors are raised; rows said until then stay valid,
+    and so do their indexes.
     """
+    fields = Fields.of(columns)
+    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    kind = kind or guess_kind(paths, fields)
     if tokenizer is None and kind != "images":
         from unimo.tokenizer import Tokenizer  # images need no vocabulary in memory
 
@@ -37,23 +50,58 @@ def index(
 
     bad_samples = BadSamples() if bad_samples is None else bad_samples
     before = bad_samples.quarantined
-    corpus = open_corpus(
-        kind, paths, tokenizer=tokenizer, bad_samples=bad_samples, recheck=True, on_shard=tell, **options
-    )
+    options |= {"tokenizer": tokenizer, "fields": fields, "bad_samples": bad_samples}
+    corpus = open_corpus(kind, paths, recheck=True, on_shard=tell, **options)
     for line in corpus.passed_over:
         say(f"passed over: {line}")
+    say(f"found: {len(corpus):,} {kind} ({'; '.join(corpus.formats())})")
+    say(f"example: {_example(corpus)}")
+    say(f"duplicates: {_duplicates(corpus)}")
     bad = bad_samples.quarantined - before
     listed = f", listed in {bad_samples.path}" if bad and bad_samples.path else ""
     tokens = sum(row["tokens"] for row in rows)
     counts = f"{len(rows)} shards: {len(corpus)} {kind}, {tokens} tokens, {bad} bad samples{listed}"
     say(f"{counts} | fingerprint {corpus.fingerprint[:16]}")
+    named = [f"--column {shlex.quote(column)}" for column in columns]
+    say(f"train on it: {' '.join(['unimo pretrain photos', f'--{kind}', *map(shlex.quote, map(str, paths)), *named])}")
     return rows
 
 
 def _line(row: dict) -> str:
     size = row["bytes"] / 2**20
-    parts = [row["shard"], "indexed" if row["built"] else "unchanged", f"{row['used']} of {row['offered']} used"]
+    parts = [row["shard"], row["described"], "indexed" if row["built"] else "unchanged"]
+    parts.append(f"{row['used']} of {row['offered']} used")
     if row["texts"]:
         parts.append(f"{row['texts']} texts, {row['tokens']} tokens")
     parts.append(f"{size:.1f} MiB in {row['seconds']:.1f} s ({size / max(row['seconds'], 1e-3):.0f} MiB/s)")
     return " | ".join([*parts, *(f"{count} x {reason}" for reason, count in row["reasons"].items()), *row["told"]])
+
+
+def _example(corpus: Corpus) -> str:
+    sample = corpus.sample(0)
+    size = "" if corpus.kind == "texts" else f", {corpus.sizes[0][0]} x {corpus.sizes[0][1]}"
+    texts = [repr(text[:SHOWN] + ("…" if len(text) > SHOWN else "")) for text in sample.texts[:3]]
+    more = f" and {len(sample.texts) - 3} more" if len(sample.texts) > 3 else ""
+    return f"{sample.key}{size}" + (f": {', '.join(texts)}{more}" if texts else "")
+
+
+def _duplicates(corpus: Corpus) -> str:
+    """How many images are equal to an earlier one to the last byte, and texts in all words."""
+    found = []
+    if corpus.kind != "texts":
+        found.append(_repeated("images", [digest.tobytes() for digest in corpus._image_sha256], list(corpus.keys)))
+    if corpus.kind != "images":
+        offsets = corpus._token_offsets
+        ids = [hashlib.sha256(corpus._token_ids[a:b].tobytes()).digest() for a, b in pairwise(offsets)]
+        found.append(_repeated("texts", ids, list(corpus.keys) if corpus.kind == "texts" else []))
+    return "; ".join(found)
+
+
+def _repeated(what: str, values: Sequence[Hashable], keys: Sequence[str]) -> str:
+    counts = Counter(values)
+    extra = len(values) - len(counts)
+    if not extra:
+        return f"no {what}"
+    most, _ = counts.most_common(1)[0]
+    same = [key for key, value in zip(keys, values) if value == most][:3]
+    return f"{extra:,} of {len(values):,} {what}" + (f", such as {' = '.join(same)}" if same else "")

@@ -1,9 +1,8 @@
 """Folders, globs and files of the user become one indexed corpus.
 
-    texts    .txt · .jsonl(.gz) · .parquet                     one document each
-    images   image files in folders · WebDataset .tar · .parquet
-    pairs    WebDataset .tar (img2dataset's too) · .parquet with an image column · .jsonl beside its images · image
-             files with a .txt or .json of the same name (img2dataset's folders)
+    texts    .txt .md · tables (.csv .tsv .jsonl .json .parquet .arrow) with a column of texts
+    images   image files in folders · WebDataset .tar · .parquet and .arrow with images
+    pairs    tables that name images or hold them · WebDataset .tar · images with a .txt or .json of the same name
 
 Each file (each folder, for loose images and .txt) is a shard with a sidecar index. Building the index reads
 everything once, checks every sample, names the bad ones, and tokenises; afterwards a corpus is arrays and
@@ -23,12 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from unimo.corpus import text as readers
 from unimo.corpus.bad_samples import BadSamples, Notes, check_fraction
 from unimo.corpus.finding import (
     EXPECTED,
     IMAGE_SUFFIXES,
-    Fields,
     Kind,
     Source,
     Verify,
@@ -39,10 +36,12 @@ from unimo.corpus.finding import (
 )
 from unimo.corpus.index_file import Index
 from unimo.corpus.indexing import IDENTITY, index_of
-from unimo.corpus.items import embedded_image, first_of
 from unimo.data.sample import Sample
 from unimo.errors import DataError, UsageError
 from unimo.file_access import read_file, read_range
+from unimo.formats.arrow import embedded_image, read_arrow_at
+from unimo.formats.columns import Fields, first_of
+from unimo.formats.text import decode_utf8, line_sha256, parse_json, read_jsonl_at
 from unimo.paths import user_path
 from unimo.ragged import Strings, offsets_of
 
@@ -160,9 +159,10 @@ class Corpus:
         self._token_ids = np.concatenate([part["token_ids"] for part in parts])
         self._token_offsets = _join_offsets([part["token_offsets"] for part in parts])
         self.token_counts = np.diff(self._token_offsets)
-        self._captions = _join_strings(parts, "captions") if kind == "pairs" else None
+        self._captions = _join_strings(parts, "captions") if kind != "images" else None
         self.caption_offsets = _join_offsets([part["caption_offsets"] for part in parts]) if kind == "pairs" else None
         self._records = _join_strings(parts, "records")
+        self._described = [index.header["described"] for index in indexes]
         self.unreadable: dict[str, dict[str, str]] = {}
         for index in indexes:
             for entry in index.quarantined:
@@ -177,6 +177,11 @@ class Corpus:
     def __len__(self) -> int:
         return int(self._first[-1])
 
+    def formats(self) -> list[str]:
+        """What the shards are, for people, with how many there are of a format: 3 x WebDataset tar."""
+        counts = Counter(self._described)
+        return [f"{count} x {name}" if count > 1 else name for name, count in counts.items()]
+
     def tokens(self, i: int, j: int = 0) -> np.ndarray:
         """uint16 ids of document i, or of caption j of pair i; no special ids."""
         row = self._text_row(i, j)
@@ -189,12 +194,12 @@ class Corpus:
     def text(self, i: int, j: int = 0) -> str:
         """Document i as it stands in its file, or caption j of pair i."""
         row = self._text_row(i, j)
-        if self._captions is not None:
+        assert self._captions is not None
+        if self.kind == "pairs" or self._captions[row]:
             return self._captions[row]
         if self._shard(i)[1] == "loose":
-            return readers.decode_utf8(self._record(i), self.where(i))
-        values = self._values(i)
-        return next(values[name] for name in self._text_fields if values.get(name) is not None)
+            return decode_utf8(self._record(i), self.where(i))
+        return first_of(self._values(i), self._text_fields)
 
     def image_bytes(self, i: int) -> bytes:
         """The encoded image of item i; DataError when it is not what was indexed."""
@@ -203,14 +208,14 @@ class Corpus:
             what, expected = "texts hold no images", "images or pairs"
             raise UsageError(what, where="Corpus.image_bytes", expected=expected, do="open one of these")
         path, form = self._shard(i)
-        if form == "tar":
+        if (file := self.file_of(i)) is not None:
+            data = read_file(file)
+        elif form == "tar":
             offset, length = (int(value) for value in self._image_at[i])
             data = read_range(path, offset, length)
-        elif form == "parquet":
-            row = readers.read_parquet_at(path, int(self._image_at[i, 0]))
-            data = embedded_image(first_of(row, self._image_fields)) or b""
         else:
-            data = read_file((path if form == "loose" else path.parent) / self._files[i])
+            row = read_arrow_at(path, int(self._image_at[i, 0]))
+            data = next(filter(None, (embedded_image(row.get(name)) for name in self._image_fields)), b"")
         self._compare(i, data, self._image_sha256[i])
         return data
 
@@ -254,6 +259,11 @@ class Corpus:
         digest.update(np.ascontiguousarray(self._image_sha256[items.start : items.stop]).tobytes())
         return digest.hexdigest()
 
+    def file_of(self, i: int) -> Path | None:
+        """The image file of item i; None where it lies inside another file."""
+        path, form = self._shard(i)
+        return (path if form == "loose" else path.parent) / self._files[i] if self._files[i] else None
+
     def _shard(self, i: int) -> tuple[Path, str]:
         return self.shards[int(np.searchsorted(self._first, i, side="right")) - 1]
 
@@ -281,7 +291,9 @@ class Corpus:
         if form == "loose":
             data = read_file(path / (self._records[i] or self._files[i]), limit=2**40)
         elif form == "jsonl":
-            data = readers.read_jsonl_at(path, offset, length)
+            data = read_jsonl_at(path, offset, length)
+            self._compare(i, data, self._record_sha256[i], line_sha256(data))
+            return data
         else:
             data = read_range(path, offset, length)
         self._compare(i, data, self._record_sha256[i])
@@ -289,12 +301,12 @@ class Corpus:
 
     def _values(self, i: int) -> dict[str, Any]:
         path, form = self._shard(i)
-        if form == "parquet":
-            return readers.read_parquet_at(path, int(self._record_at[i, 0]))
-        return readers.parse_json(self._record(i), self.where(i))
+        if form in ("parquet", "arrow"):
+            return read_arrow_at(path, int(self._record_at[i, 0]))
+        return parse_json(self._record(i), self.where(i))
 
-    def _compare(self, i: int, data: bytes, expected: np.ndarray) -> None:
-        found = hashlib.sha256(data).digest()
+    def _compare(self, i: int, data: bytes, expected: np.ndarray, found: bytes | None = None) -> None:
+        found = found or hashlib.sha256(data).digest()
         if found != expected.tobytes():
             raise DataError(
                 "sample changed since it was indexed",
@@ -316,9 +328,9 @@ def _refuse_copies(sources: Sequence[Source], indexes: Sequence[Index]) -> None:
 
 
 def _not_named(kind: Kind, sources: Sequence[Source], indexes: Sequence[Index]) -> Notes:
-    """Images below the folders of tables (.jsonl) that none of them names: no samples, and no fault."""
+    """Images below the folders of tables that none of them names: no samples, and no fault."""
     notes = Notes()
-    tables = [(source.base, index) for source, index in zip(sources, indexes) if source.form == "jsonl"]
+    tables = [(source.base, index) for source, index in zip(sources, indexes) if source.listed]
     named = {os.path.normpath(base / name) for base, index in tables for name in index.strings("named")}
     folders = {base for base, _ in tables} if kind == "pairs" else set()
     for top in sorted(folders):
@@ -341,6 +353,7 @@ def _row(source: Source, index: Index, built: bool, seconds: float) -> dict:
     return {
         "shard": printable(source.path),
         "form": source.form,
+        "described": index.header["described"],
         "built": built,
         **index.counts,
         "texts": len(index.arrays["token_offsets"]) - 1,

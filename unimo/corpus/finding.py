@@ -5,6 +5,7 @@ Everything that lies there is a shard, belongs to one, or is told as passed over
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import Counter
@@ -15,58 +16,52 @@ from pathlib import Path, PurePath
 from typing import Literal
 
 from unimo.corpus.bad_samples import Notes
-from unimo.corpus.text import Row, parquet_holds_bytes, read_jsonl
 from unimo.errors import DataError, UsageError, nearest
+from unimo.formats.columns import Fields
+from unimo.formats.tables import columns_in, convert, described, ending_of, form_of, is_table
+from unimo.formats.tar import Member, scan_tar
 from unimo.paths import expand, is_folder, listing
 
 Kind = Literal["texts", "images", "pairs"]
 Verify = Literal["decode", "header"]
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
-TEXT_SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
-LOOSE = {"texts": (".txt",), "images": IMAGE_SUFFIXES, "pairs": (*IMAGE_SUFFIXES, ".txt", ".json")}
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+LOOSE = {"texts": (".txt", ".md"), "images": IMAGE_SUFFIXES, "pairs": (*IMAGE_SUFFIXES, ".txt", ".json")}
 EXPECTED = {
-    "texts": "files ending in " + ", ".join(TEXT_SUFFIXES),
-    "images": f"image files ({', '.join(IMAGE_SUFFIXES)}), WebDataset .tar or .parquet files",
-    "pairs": "WebDataset .tar files, .parquet files with an image column, a .jsonl beside its images, or image files "
-    "with a .txt or .json of the same name",
+    "texts": ".txt or .md files, or a .jsonl, .json, .csv, .tsv, .parquet or .arrow with a column of texts",
+    "images": f"image files ({', '.join(IMAGE_SUFFIXES)}), WebDataset .tar, or .parquet or .arrow with images",
+    "pairs": "a table that names images and captions (.csv, .tsv, .jsonl, .json of COCO, Karpathy, BLIP or LLaVA, "
+    ".parquet, .arrow, Flickr's token.txt), WebDataset .tar files, or images with a .txt or .json of the same name",
 }
 OURS = re.compile(r"\.unimo-.*|.+\.(texts|images|pairs)\.(index|regions)\.safetensors.*|.+\.pairs\.rewrites\.jsonl.*")
 """Names of what is prepared and lies beside the data."""
-PEEKED = 20  # rows of a table that are looked at before it is passed over
-_CALLED = {
-    "tar": "shards (.tar)",
-    "parquet": "tables (.parquet)",
-    "jsonl": "tables (.jsonl)",
-    "loose": "images with their captions",
-}
-
-
-@dataclass(frozen=True)
-class Fields:
-    """Names of JSON fields and table columns; the first that a record has is taken.
-
-    text: of a document. image: its path, or bytes. captions: a string or a list of strings. label: class of an image.
-    """
-
-    text: tuple[str, ...] = ("text",)
-    image: tuple[str, ...] = ("image", "image_path", "file_name", "jpg", "jpeg", "png", "webp")
-    captions: tuple[str, ...] = ("captions", "caption", "text")
-    label: tuple[str, ...] = ("label_name", "label")
+_SAVED = ("dataset_info.json", "state.json")  # beside the .arrow files of datasets.save_to_disk
+_SAYS_CAPTIONS = ("sentences", "conversations")  # of Karpathy and LLaVA, which the reader turns into captions
 
 
 @dataclass(frozen=True)
 class Source:
-    """One shard: a file, or a folder with the names of its loose files. form: tar, jsonl, parquet, loose."""
+    """One shard: a file, or a folder with the names of its loose files.
+
+    form: tar, loose, or the form of a table (`unimo.formats.tables`). listed: a table that names its images.
+    """
 
     path: Path
     form: str
     files: tuple[str, ...] = ()
+    listed: bool = False
 
     @property
     def base(self) -> Path:
         """The folder that names of the shard's files are relative to."""
         return self.path if self.form == "loose" else self.path.parent
+
+    @property
+    def described(self) -> str:
+        """What it is, for people."""
+        if self.form in ("tar", "loose"):
+            return {"tar": "WebDataset tar", "loose": "folder of files"}[self.form]
+        return described(self.path, self.form)
 
 
 @dataclass
@@ -87,9 +82,8 @@ def find_sources(kind: Kind, paths: str | Path | Sequence[str | Path]) -> list[S
 def find(kind: Kind, paths: str | Path | Sequence[str | Path], fields: Fields | None = None) -> Found:
     """The shards behind what the user named, and what was passed over.
 
-    fields: by which tables of images are known from others.
-
-    DataError when a path is missing or holds nothing of this kind, UsageError when it is none.
+    fields: by which tables of samples are known from others. DataError when a path is missing or holds nothing of this
+    kind, UsageError when it is none.
     """
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not given:
@@ -107,14 +101,14 @@ def find(kind: Kind, paths: str | Path | Sequence[str | Path], fields: Fields | 
     return found
 
 
-def walk(folder: Path, found: Found | None = None) -> list[Path]:
+def walk(folder: Path, found: Found | None = None, depth: int | None = None) -> list[Path]:
     """The files below a folder: those of a folder, then its folders by name. Links are followed, each folder is entered
-    once. Told in found: hidden names, folders met again, and folders that may not be listed."""
+    once. Told in found: hidden names, folders met again, and folders that may not be listed. depth: of folders."""
     found = Found() if found is None else found
     files: list[Path] = []
-    seen, waiting = set(), [folder]
+    seen, waiting = set(), [(folder, 0)]
     while waiting:
-        here = waiting.pop()
+        here, level = waiting.pop()
         try:
             status = here.stat()
             if (status.st_dev, status.st_ino) in seen:
@@ -131,7 +125,8 @@ def walk(folder: Path, found: Found | None = None) -> list[Path]:
             elif not OURS.fullmatch(entry.name):
                 name = printable(path.relative_to(folder).as_posix())
                 found.notes.tell("hidden files or folders (a name that begins with a dot)", name)
-        waiting += reversed(folders)
+        if depth is None or level < depth:
+            waiting += [(each, level + 1) for each in reversed(folders)]
     return files
 
 
@@ -146,85 +141,188 @@ def printable(name: object) -> str:
     return str(name).encode("utf-8", "backslashreplace").decode()
 
 
+def did_you_mean(name: str, names: Iterable[str]) -> str | None:
+    near = nearest(name, names)
+    return None if near is None else f"did you mean {near}?"
+
+
+def fits(kind: Kind, path: Path, fields: Fields, unread: bool = True) -> bool:
+    """Whether a table holds samples of a kind. unread: the answer for one that cannot be read so far; taken for one, it
+    says what is wrong."""
+    try:
+        found = columns_in(path, form_of(path))
+    except DataError:
+        found = None
+    if found is None:
+        return unread
+    if kind == "images":
+        return any(found.get(name) for name in fields.image)
+    if kind == "texts":
+        return not found.keys().isdisjoint(fields.text)
+    captions = {*fields.captions, *_SAYS_CAPTIONS}
+    return not (found.keys().isdisjoint(fields.image) or found.keys().isdisjoint(captions))
+
+
+def holds_images(path: Path) -> bool:
+    """Whether a table has its images in itself."""
+    return path.name.lower().endswith((".parquet", ".arrow", ".feather")) and fits("images", path, Fields(), False)
+
+
+def tables_in(folder: Path) -> list[Path]:
+    """The tables that a folder of Hugging Face `datasets` stands for: saved shards, or the metadata of an imagefolder;
+    the folder itself where there are none."""
+    folder = _split_of(folder, Found())
+    return sorted(folder.glob("*.arrow")) or sorted(folder.glob("metadata.*")) or [folder]
+
+
+def guess_kind(paths: str | Path | Sequence[str | Path], fields: Fields) -> Kind:
+    """What the files hold, where nobody says: pairs if they have captions, else images, else texts."""
+    kinds: tuple[Kind, ...] = ("pairs", "images", "texts")
+    named = False
+    for kind in kinds:
+        try:
+            for source in find(kind, paths, fields).sources:
+                if source.form == "tar":
+                    if kind == "images" or _has_captions(source.path):
+                        return kind
+                elif source.form == "loose" or fits(kind, source.path, fields):
+                    return kind
+                else:
+                    columns = columns_in(source.path, source.form) or {}
+                    named |= not columns.keys().isdisjoint(fields.image)
+        except DataError:
+            continue
+    return "pairs" if named else "texts"
+
+
+def _has_captions(tar: Path) -> bool:
+    names = (entry.name for entry in islice(scan_tar(tar), 100) if isinstance(entry, Member))
+    return any(name.lower().endswith((".txt", ".json")) for name in names)
+
+
 def _find_at(kind: Kind, entry: str | Path, found: Found, fields: Fields) -> None:
     places = expand(entry, found.failed, what=f"path of {kind} does not exist", expected=EXPECTED[kind])
-    folders = [place for place in places if place.is_dir()]
+    folders = [_split_of(place, found) for place in places if place.is_dir()]
     files = [place for place in places if not place.is_dir()]
     before = len(found.sources)
     if files:
         root = Path(os.path.commonpath([file.parent for file in files]))
-        _among(kind, root, files, found, fields, named=len(places) == 1, beside=bool(folders))
+        _Sorting(kind, root, found, fields).add(files, named=len(places) == 1, beside=bool(folders))
     for folder in folders:
-        _among(kind, folder, walk(folder, found), found, fields)
+        _Sorting(kind, folder, found, fields).add(walk(folder, found))
     if len(found.sources) == before:
         for error in found.failed:  # an unreadable folder is not an empty one
             raise error
-        there = [file for place in places for file in (walk(place) if place.is_dir() else [place])]
+        there = [*files, *(file for folder in folders for file in walk(folder))]
         endings = Counter(file.suffix.lower() or "no ending" for file in there).most_common(5)
         got = "files: " + ", ".join(f"{count} {ending}" for ending, count in endings) if there else "an empty folder"
-        do = "correct the path, or convert the files"
+        commands = [command for command in map(convert, there) if command]
+        do = f"convert them: {commands[0]}" if commands else "correct the path, or convert the files"
         raise DataError(f"no {kind} found", where=entry, got=got, expected=EXPECTED[kind], do=do)
 
 
-def _among(
-    kind: Kind, root: Path, files: list[Path], found: Found, fields: Fields, named: bool = False, beside: bool = False
-) -> None:
-    """Adds the shards among files of one folder or pattern; loose files together are one, rooted at root.
+def _split_of(folder: Path, found: Found) -> Path:
+    """The training split of a DatasetDict that was saved to disk; other folders as they are."""
+    try:
+        splits = json.loads((folder / "dataset_dict.json").read_bytes())["splits"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder
+    chosen = "train" if "train" in splits else str(splits[0]) if splits else ""
+    others = [os.fspath(folder / str(split)) for split in splits if split != chosen]
+    found.notes.tell(f"other splits of a saved dataset than {chosen}", *others, count=len(others))
+    return folder / chosen
 
-    named: by the user, by itself: then a table is one, whatever it looks like. beside: the pattern means folders too.
-    """
-    forms: dict[str, list[Path]] = {"tar": [], "parquet": [], "jsonl": [], "loose": []}
 
-    def pass_over(reason: str, those: Iterable[Path]) -> None:
+class _Sorting:
+    """Sorts the files of one folder or pattern into shards; loose files together are one, rooted at root."""
+
+    def __init__(self, kind: Kind, root: Path, found: Found, fields: Fields):
+        self.kind, self.root, self.found, self.fields = kind, root, found, fields
+
+    def add(self, files: list[Path], named: bool = False, beside: bool = False) -> None:
+        """named: by the user, by itself: then a table is one, whatever it looks like. beside: the pattern means folders
+        too."""
+        tars, tables, loose = self._groups(files, named)
+        sides: list[Path] = []
+        if self.kind == "pairs":
+            images, sides, alone = _with_sides(loose)
+            captions = [path for path in alone if named or self._fits(path, unread=False)]
+            tables += captions
+            self._pass_over("captions (.txt, .json) without an image of the same name", set(alone) - set(captions))
+            loose = images + sides if sides else []
+        if not named:
+            unfit = [path for path in tables if (self.kind == "images" and tars) or not self._fits(path)]
+            if unfit and (beside or tars or loose or len(unfit) < len(tables)):
+                what = {"texts": "texts", "images": "images", "pairs": "images and captions"}[self.kind]
+                for path in unfit:
+                    self._pass_over(f"tables (.{ending_of(path.name)}) of no {what}, only beside them", [path])
+                tables = [path for path in tables if path not in set(unfit)]
+        listed = {path: self.kind != "texts" and self._names_files(path) for path in tables}
+        embedded = [path for path in tables if not listed[path]]
+        if self.kind == "pairs":
+            ways = {
+                "shards (.tar)": tars,
+                "tables with images": embedded,
+                "tables": tables,
+                "images with captions": loose,
+            }
+            chosen = next((way for way, those in ways.items() if those), "")
+            instead = f"beside {chosen}, which are read instead"
+            if chosen == "tables":  # whether its images are named by a table is known when it is read
+                self._pass_over(f"captions (.txt, .json) {instead}", sides)
+            elif chosen != "images with captions":
+                self._pass_over(f"images {instead}", images if not sides else [])
+                self._pass_over(f"images with captions {instead}", loose)
+                unread = tables if chosen == "shards (.tar)" else [path for path in tables if listed[path]]
+                for path in unread:
+                    self._pass_over(f"tables (.{ending_of(path.name)}) {instead}", [path])
+                tables = [path for path in tables if path not in set(unread)]
+            loose = loose if chosen == "images with captions" else []
+        self.found.sources += [Source(path, "tar") for path in tars]
+        self.found.sources += [Source(path, form_of(path), listed=listed[path]) for path in tables]
+        if loose:
+            names = sorted(path.relative_to(self.root).as_posix() for path in loose)
+            self.found.sources.append(Source(self.root, "loose", tuple(names)))
+
+    def _groups(self, files: list[Path], named: bool) -> tuple[list[Path], list[Path], list[Path]]:
+        """Tars, tables and loose files; the rest is passed over."""
+        groups: tuple[list[Path], list[Path], list[Path]] = ([], [], [])
+        saved = {path.parent for path in files if path.name.endswith(".arrow")}
+        for path in files:
+            name = path.name.lower()
+            if OURS.fullmatch(path.name):
+                continue
+            if path.name in _SAVED and path.parent in saved:
+                self._pass_over("descriptions of a saved dataset", [path])
+            elif name.endswith(".tar") and self.kind != "texts":
+                groups[0].append(path)
+            elif is_table(name) and self._takes_table(name, named):
+                groups[1].append(path)
+            elif name.endswith(LOOSE[self.kind]):
+                groups[2].append(path)
+            else:
+                ending = path.suffix.lower() if 1 < len(path.suffix) <= 12 else ""
+                what = f"files ending in {ending}" if ending else "files without an ending"
+                self._pass_over(f"{what}, not read as {self.kind}", [path])
+        return groups
+
+    def _takes_table(self, name: str, named: bool) -> bool:
+        if self.kind == "images":  # a table that only names them is one by the user's word alone
+            return named or name.endswith((".parquet", ".arrow", ".feather"))
+        return self.kind == "texts" or not name.endswith(".json")  # which may lie beside an image
+
+    def _pass_over(self, reason: str, those: Iterable[Path]) -> None:
         for path in those:
-            found.notes.tell(reason, printable(path.relative_to(root).as_posix()))
+            self.found.notes.tell(reason, printable(path.relative_to(self.root).as_posix()))
 
-    for path in files:
-        if OURS.fullmatch(path.name):
-            continue
-        if form := _form(kind, path.name.lower()):
-            forms[form].append(path)
-        else:
-            ending = path.suffix.lower() if 1 < len(path.suffix) <= 12 else ""
-            what = f"files ending in {ending}" if ending else "files without an ending"
-            pass_over(f"{what}, not read as {kind}", [path])
-    if kind == "pairs":
-        images, sides, alone = _with_sides(forms["loose"])
-        forms["loose"] = images + sides if sides else []
-        pass_over("captions (.txt, .json) without an image of the same name", alone)
-    if not named and kind != "texts" and sum(map(bool, forms.values())) + beside > 1:
-        for form in ("parquet", "jsonl"):
-            told = _tables_of_no_images(kind, forms, form, fields)
-            if told and (beside or sum(map(len, forms.values())) > len(told)):
-                forms[form] = [path for path in forms[form] if path not in told]
-                pass_over(f"tables (.{form}) of no images, only beside them", told)
-    if kind == "pairs":
-        chosen = next((form for form, those in forms.items() if those), None)
-        if chosen == "jsonl":
-            # Whether its images are named by a table is known when the tables are read (`corpus._not_named`).
-            forms["loose"] = []
-            pass_over("captions (.txt, .json) beside tables (.jsonl), which are read instead", sides)
-        elif chosen is not None and chosen != "loose" and not sides:
-            pass_over(f"images beside {_CALLED[chosen]}, which are read instead", images)
-        for form, those in forms.items():
-            if form != chosen and those:
-                pass_over(f"{_CALLED[form]} beside {_CALLED[str(chosen)]}, which are read instead", those)
-                forms[form] = []
-    found.sources += [Source(path, form) for form in ("tar", "parquet", "jsonl") for path in forms[form]]
-    if forms["loose"]:
-        loose = sorted(path.relative_to(root).as_posix() for path in forms["loose"])
-        found.sources.append(Source(root, "loose", tuple(loose)))
+    def _fits(self, path: Path, unread: bool = True) -> bool:
+        return fits(self.kind, path, self.fields, unread)
 
-
-def _form(kind: Kind, name: str) -> str | None:
-    """What a file is for a kind of data, by the ending of its name in small letters; None: nothing."""
-    if name.endswith(".tar") and kind != "texts":
-        return "tar"
-    if name.endswith(".parquet"):
-        return "parquet"
-    if name.endswith((".jsonl", ".jsonl.gz")) and kind != "images":
-        return "jsonl"
-    return "loose" if name.endswith(LOOSE[kind]) else None
+    def _names_files(self, path: Path) -> bool:
+        if (form := form_of(path)) not in ("parquet", "arrow"):
+            return True
+        found = columns_in(path, form)
+        return found is not None and not any(found.get(name) for name in self.fields.image)
 
 
 def _with_sides(loose: list[Path]) -> tuple[list[Path], list[Path], list[Path]]:
@@ -237,27 +335,3 @@ def _with_sides(loose: list[Path]) -> tuple[list[Path], list[Path], list[Path]]:
         if not path.name.lower().endswith(IMAGE_SUFFIXES):
             (sides if os.fspath(path.with_suffix("")) in names else alone).append(path)
     return images, sides, alone
-
-
-def _tables_of_no_images(kind: Kind, forms: dict[str, list[Path]], form: str, fields: Fields) -> dict[Path, None]:
-    """Tables that only tell about the samples beside them, as img2dataset's 00000.parquet beside 00000.tar or the
-    folder 00000."""
-    if kind == "images" and forms["tar"]:
-        return dict.fromkeys(forms[form])
-    return {path: None for path in forms[form] if not _is_of_images(path, form, fields)}
-
-
-def _is_of_images(path: Path, form: str, fields: Fields) -> bool:
-    """Whether a table holds or names images itself; one that cannot be read so far is taken for one, and then says
-    what is wrong."""
-    if form == "parquet":
-        stem = path.with_suffix("")
-        return not stem.is_dir() and not stem.with_suffix(".tar").exists() and parquet_holds_bytes(path)
-    rows = (row for row in islice(read_jsonl(path), PEEKED) if isinstance(row, Row))
-    peeked = [any(row.values.get(name) is not None for name in fields.image) for row in rows]
-    return any(peeked) or not peeked
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str | None:
-    near = nearest(name, names)
-    return None if near is None else f"did you mean {near}?"

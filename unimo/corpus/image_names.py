@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from unimo.corpus.corpus import Corpus
 
 _COCO = re.compile(r"COCO_\w+_(\d{12})")  # images of 2014; those of 2017 are called by their number alone
-_CONTAINERS = ("tar", "parquet")  # whose keys do not say which folders they came from
+_CONTAINERS = ("tar", "parquet", "arrow")  # whose keys do not say which folders they came from
 
 
 def folded(name: str) -> str:
@@ -53,47 +53,52 @@ def _bare(name: str) -> str:
     return name[: len(name) - len(ending)]
 
 
-class FolderNames:
-    """Finds files by the names that a table gives them, as they stand on disk."""
+class ImageFiles:
+    """Finds files by the names that a table gives them.
+
+    A name is seen from the table's folder, or from one above it (then folders that are called so are dropped); else it
+    is looked for among all images below the folder, or where there are none beside it: COCO's annotations/ has its
+    images in ../train2017/.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def find(self, name: str) -> str:
-        """The name on disk; the given one where nothing like it is there. DataError where two differ only in form."""
-        if os.path.lexists(self.folder / name):
-            return name
-        for each in variants(name):
-            same = self._below.get(folded(PurePosixPath(each).as_posix()), [])
-            if len(same) > 1:
-                what, got = "two files differ only in the form of Unicode", ", ".join(ascii(each) for each in same[:3])
-                do = "name the file exactly as it is written on disk, or rename one"
-                raise DataError(what, where=self.folder, got=got, expected=f"one file for {name!a}", do=do)
-            if same:
-                return same[0]
-        return name
-
-    def missing(self, name: str, where: str, error: DataError) -> DataError:
-        """The error for a name that is not there, with a file of this name in another folder as the hint."""
-        others = self._ends.get(folded(PurePosixPath(variants(name)[-1]).name), [])
-        do = f"did you mean {printable(others[0])}?" if len(others) == 1 else "restore the file or correct the row"
-        expected = f"{printable(name)} below {self.folder}"
-        return DataError(error.what, where=where, got=error.got, expected=expected, do=do)
+    def find(self, name: str, where: str) -> str:
+        """The path from the folder, as on disk. DataError where there is none, several, or it leaves the folder."""
+        path = PurePosixPath(name)
+        above = (*self.folder.absolute().parts[1:],)
+        if path.is_absolute() and path.parts[1 : len(above) + 1] == above:
+            path = PurePosixPath(*path.parts[len(above) + 1 :])
+        checked_name(path, name, where)
+        if os.path.lexists(self.folder / path):
+            return path.as_posix()
+        for cut in range(1, min(len(path.parts), len(above) + 1)):
+            rest = PurePosixPath(*path.parts[cut:])
+            if path.parts[:cut] == above[-cut:] and os.path.lexists(self.folder / rest):
+                return rest.as_posix()
+        base, keys = self._images
+        found = keys.item(path.as_posix(), where)
+        return os.path.relpath(base / self._names[found], self.folder)
 
     @cached_property
-    def _below(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for path in walk(self.folder):
-            name = path.relative_to(self.folder).as_posix()
-            found.setdefault(folded(name), []).append(name)
-        return found
+    def _images(self) -> tuple[Path, ImageKeys]:
+        for base, depth in ((self.folder, None), (self.folder.parent, 2)):
+            self._names = [
+                path.relative_to(base).as_posix()
+                for path in walk(base, depth=depth)
+                if path.name.lower().endswith(IMAGE_SUFFIXES)
+            ]
+            if self._names:
+                return base, ImageKeys(map(printable, self._names), [(base, "loose")] * len(self._names))
+        return self.folder, ImageKeys([])
 
-    @cached_property
-    def _ends(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for name, same in self._below.items():
-            found.setdefault(name.rpartition("/")[2], []).extend(same)
-        return found
+
+def checked_name(path: PurePosixPath, name: str, where: object) -> None:
+    """DataError for a name that leads out of the folder it is seen from, or is none."""
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        expected, do = "a path below the folder of the table, or a key", "write the path as seen from that folder"
+        raise DataError("image path leaves the folder", where=where, got=name, expected=expected, do=do)
 
 
 class ImageKeys:
@@ -126,9 +131,7 @@ class ImageKeys:
     def item(self, name: str, where: object) -> int:
         """The number of an image among the keys; raises as `find`."""
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or not path.parts:
-            expected, do = "a key, or a path below the folder", "write the path as seen from the folder of the images"
-            raise DataError("image path leaves the folder", where=where, got=name, expected=expected, do=do)
+        checked_name(path, name, where)
         tried = [path.as_posix(), *variants(name)[1:]]
         for index, form in ((lambda: self._index, str), (lambda: self._folded, folded)):
             for each in tried:
@@ -179,7 +182,7 @@ class ImageKeys:
         if self.places is None:
             return False
         path, form = self.places[i]
-        path = (path.parent if form == "jsonl" else path).absolute()
+        path = (path.parent if form not in ("tar", "loose", "parquet", "arrow") else path).absolute()
         shards = {path.parts, (*path.parts[:-1], path.stem)} if form in _CONTAINERS else {path.parts}
         wanted = [folded(part) for part in above]
         return any([folded(part) for part in parts[-len(above) :]] == wanted for parts in shards)

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from unimo.corpus.bad_samples import Notes
-from unimo.corpus.finding import Fields, Kind, Source, Verify, printable
+from unimo.corpus.finding import Kind, Source, Verify, printable
 from unimo.corpus.index_file import Index, index_path, load_index, save_index
 from unimo.corpus.items import Bad, Item, items, named_images
 from unimo.data.images import image_size, load_rgb
 from unimo.errors import DataError, UsageError
 from unimo.file_access import Unread, forget, hash_file, read_file
+from unimo.formats.columns import Fields
 from unimo.ragged import offsets_of, pack_strings
 
 IDENTITY = ("sha256", "tokenizer", "fields", "verify", "form")  # what decides which samples and tokens come out
@@ -34,7 +35,7 @@ def index_of(
     if stored is not None and stored.header["kind"] == kind:
         header = stored.header
         wanted = {"form": source.form, "fields": _fields_text(fields), "tokenizer": _tokenizer_text(kind, tokenizer)}
-        known = replace(source, files=tuple(stored.strings("named"))) if _is_listed(source, kind) else source
+        known = replace(source, files=tuple(stored.strings("named"))) if source.listed else source
         if (
             all(header[name] == value for name, value in wanted.items())
             and header["signature"] == _signature(known)
@@ -55,14 +56,14 @@ def build_index(
 
     Arrays of the index, n samples and m texts:
       keys_blob, keys_offsets (n + 1) · files_… relative paths of loose files, else empty · labels_…
-      records_… relative paths of the .json beside loose images · named_… (k) images that a .jsonl names
+      records_… relative paths of the .json beside loose images · named_… (k) images that a table names
       image_at (n, 2) int64 offset, length · image_sha256 (n, 32) uint8 · sizes (n, 2) int32 width, height
       record_at (n, 2) int64 offset (-1: none) and length of the JSON member, line or text; the row of a table
       record_sha256 (n, 32) uint8 · token_ids uint16 · token_offsets (m + 1) int64
-      caption_offsets (n + 1) int64 and captions_blob, captions_offsets (m + 1): pairs only
+      captions_… (m) of pairs, and texts that cannot be read again by themselves · caption_offsets (n + 1): pairs only
     """
     forget(source.path)
-    if _is_listed(source, kind):
+    if source.listed:
         source = replace(source, files=named_images(source, fields))
     signature, content = _signature(source), _content_hash(source)
     notes, shard = Notes(), _Shard(source, kind, tokenizer, verify)
@@ -79,6 +80,7 @@ def build_index(
     header = {
         "kind": kind,
         "form": source.form,
+        "described": source.described,
         "shard": printable(source.path.name),
         "signature": signature,
         "sha256": content,
@@ -124,8 +126,8 @@ class _Shard:
         self.seen.add(found.key)
         self.tokens.add(found.texts)
         found.image = b""
-        if self.kind != "pairs":
-            found.texts = []
+        if self.kind != "pairs":  # a text that can be read again is not kept
+            found.texts = [text if found.record_at[0] < 0 else "" for text in found.texts]
         self.kept.append(found)
 
     def take_lost(self, earlier: Index) -> None:
@@ -152,10 +154,11 @@ class _Shard:
             "files": [item.file for item in kept],
             "labels": [item.label for item in kept],
             "records": [item.record for item in kept],
-            "named": self.source.files if _is_listed(self.source, self.kind) else (),
+            "named": self.source.files if self.source.listed else (),
         }
-        if self.kind == "pairs":
+        if self.kind != "images":
             columns["captions"] = [caption for item in kept for caption in item.texts]
+        if self.kind == "pairs":
             found["caption_offsets"] = offsets_of([len(item.texts) for item in kept])
         for name, values in columns.items():
             found[f"{name}_blob"], found[f"{name}_offsets"] = pack_strings(values)
@@ -205,11 +208,6 @@ class _Tokens:
     def arrays(self) -> dict[str, np.ndarray]:
         self.flush()
         return {"token_ids": np.concatenate(self.ids), "token_offsets": offsets_of(self.counts)}
-
-
-def _is_listed(source: Source, kind: Kind) -> bool:
-    """Whether the shard is a table that names its images: those alone belong to it."""
-    return kind == "pairs" and source.form == "jsonl"
 
 
 def _readable(path: Path) -> bool:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from unimo.corpus import text as readers
 from unimo.corpus.bad_samples import Notes
-from unimo.corpus.finding import IMAGE_SUFFIXES, Fields, Kind, Source, printable, walk_order
-from unimo.corpus.image_names import FolderNames
-from unimo.corpus.tar import Member, Parts, TarMembers, scan_tar
+from unimo.corpus.finding import IMAGE_SUFFIXES, Kind, Source, printable, walk_order
+from unimo.corpus.image_names import ImageFiles
+from unimo.corpus.tar_samples import Parts, TarMembers
 from unimo.errors import DataError
 from unimo.file_access import MAX_MEMBER_BYTES, read_file, read_range
+from unimo.formats.arrow import embedded_image
+from unimo.formats.columns import PLAIN_CAPTION_NAMES, Fields, first_of, missing_field
+from unimo.formats.delimited import unpacked
+from unimo.formats.documents import layout_of
+from unimo.formats.tables import ADDRESSED, rows_of
+from unimo.formats.tar import Member, scan_tar
+from unimo.formats.text import Row, checked_text, decode_utf8, ends_the_file, parse_json, split_lines
 
-Rows = Iterable["readers.Row | DataError"]
+KARPATHY_TRAINING = ("train", "restval")
 
 
 @dataclass
@@ -66,10 +71,7 @@ class _Reader:
             return self._tar()
         if form == "loose":
             return {"texts": self._texts, "images": self._images, "pairs": self._pairs}[self.kind]()
-        rows = readers.read_jsonl(self.path) if form == "jsonl" else readers.read_parquet(self.path)
-        if self.kind == "texts":
-            return self._row_texts(rows)
-        return self._embedded(rows) if form == "parquet" else self._listed(rows)
+        return self._row_texts() if self.kind == "texts" else self._row_images()
 
     def _try(self, key: str, make: Callable[..., Item], *given: Any) -> Iterator[Item | Bad]:
         try:
@@ -101,7 +103,7 @@ class _Reader:
         if image is None:
             if "json" in members:
                 with contextlib.suppress(DataError):
-                    pass_over_failed(readers.parse_json(self._read_member(members["json"]), where))
+                    pass_over_failed(parse_json(self._read_member(members["json"]), where))
             what = "caption without image" if self.kind == "pairs" else "sample without image"
             got = "only " + ", ".join(sorted(member.name for member in members.values()))
             expected = f"{key} with one of {', '.join(IMAGE_SUFFIXES)}"
@@ -111,7 +113,7 @@ class _Reader:
         given: Any = None
         if member := members.get("json"):
             place = f"{self.name}, member {member.name}"
-            given = self._take_record(item, self._read_member(member), place, member.offset)
+            given = self._take_record(item, self._read_member(member), place, member.offset, "txt" in members)
         if given is None and (member := members.get("txt")):
             given = _lines(self._read_member(member), f"{self.name}, member {member.name}")
         if self.kind == "pairs":
@@ -125,12 +127,16 @@ class _Reader:
             raise DataError(what, where=f"{self.name}, member {member.name}", got=got, expected=expected, do=do)
         return read_range(self.path, member.offset, member.length)
 
-    def _take_record(self, item: Item, data: bytes, where: str, offset: int) -> Any:
-        """Reads what a JSON object says of an image; returns its captions."""
-        values = readers.parse_json(data, where, offset)
+    def _take_record(self, item: Item, data: bytes, where: str, offset: int, has_lines: bool) -> Any:
+        """Reads what a JSON object says of an image; returns its captions. has_lines: there is a .txt of them as well,
+        before which only the plainest names of captions go."""
+        values = parse_json(data, where, offset)
         item.record_at, item.record_sha256 = (offset, len(data)), hashlib.sha256(data).digest()
         item.label = self._label(values)
-        return first_of(values, self.fields.captions)
+        names = self.fields.captions
+        return first_of(
+            values, [name for name in names if name in PLAIN_CAPTION_NAMES or not has_lines or len(names) < 3]
+        )
 
     # ---- loose files
 
@@ -150,7 +156,7 @@ class _Reader:
         where = f"{self.name}/{printable(name)}"
         data = read_file(self.path / name, limit=2**40)
         item = Item(printable(name), where, file=name, record_at=(0, len(data)))
-        item.record_sha256, item.texts = hashlib.sha256(data).digest(), [_document(data, where, where)]
+        item.record_sha256, item.texts = hashlib.sha256(data).digest(), [_document(data, where)]
         return item
 
     def _pairs(self) -> Iterator[Item | Bad]:
@@ -177,7 +183,7 @@ class _Reader:
         item, given = self._loose(name), None
         if record:
             item.record, data = record, read_file(self.path / record)
-            given = self._take_record(item, data, f"{self.name}/{printable(record)}", 0)
+            given = self._take_record(item, data, f"{self.name}/{printable(record)}", 0, bool(lines))
         if given is None and lines:
             given = _lines(read_file(self.path / lines), f"{self.name}/{printable(lines)}")
         item.texts = self._captions(given, where)
@@ -185,80 +191,109 @@ class _Reader:
 
     # ---- tables
 
-    def _row_texts(self, rows: Rows) -> Iterator[Item | Bad]:
-        for row in rows:
+    def _rows(self) -> Iterator[Row | DataError]:
+        """The rows of the splits that are read; those of others are passed over."""
+        karpathy = self.source.form == "json" and layout_of(self.path) == "Karpathy's JSON"
+        wanted = self.fields.split or (KARPATHY_TRAINING if karpathy else ())
+        for row in rows_of(self.path, self.source.form):
+            split = str(row.values.get("split")) if wanted and isinstance(row, Row) else None
+            if split is None or split in wanted:
+                yield row
+            else:
+                self.notes.tell(f"rows of another split ({split[:40]}; --column split={split[:40]} reads them)")
+
+    def _row_texts(self) -> Iterator[Item | Bad]:
+        for row in self._rows():
             if isinstance(row, DataError):
                 yield _bad_row(row)
             else:
                 yield from self._try(row.key, self._row_text, row)
 
-    def _row_text(self, row: readers.Row) -> Item:
-        name = "/".join(self.fields.text)
-        value = first_of(row.values, self.fields.text)
+    def _row_text(self, row: Row) -> Item:
+        value, name = first_of(row.values, self.fields.text), "/".join(self.fields.text)
         if value is None:
-            raise _missing_field(row, self.fields.text)
-        text = _document(readers.checked_text(value, row.where, name), row.where, f"{row.where}, field {name}")
-        at = (row.offset, row.length)
-        return Item(row.key, row.where, record_at=at, record_sha256=row.sha256, texts=[text])
+            raise missing_field(row.values, row.where, "text", self.fields.text)
+        text = checked_text(value, row.where, name)
+        if not text.strip():
+            raise PassedOver("rows with a blank text")
+        return Item(row.key, row.where, **self._address(row), texts=[text])
 
-    def _embedded(self, rows: Rows) -> Iterator[Item | Bad]:
-        for row in rows:
-            if isinstance(row, DataError):
-                yield Bad("", row)
-                continue
-            key = row.key if row.values.get("key") is None else str(row.values["key"])
-            yield from self._try(key, self._embedded_item, key, row)
+    def _address(self, row: Row) -> dict[str, Any]:
+        """Where a row can be read again, if it can be read alone."""
+        if self.source.form not in ADDRESSED:
+            return {}
+        return {"record_at": (row.offset, row.length), "record_sha256": row.sha256}
 
-    def _embedded_item(self, key: str, row: readers.Row) -> Item:
-        if embedded_image(first_of(row.values, self.fields.image)) is None:
-            pass_over_failed(row.values)
-        data = _image_in(row, self.fields.image)
-        at = row.offset
-        item = Item(key, row.where, image=data, image_at=(at, len(data)), record_at=(at, 1))
-        item.label = self._label(row.values)
-        if self.kind == "pairs":
-            item.texts = self._captions(first_of(row.values, self.fields.captions), row.where)
-        return item
-
-    def _listed(self, rows: Rows) -> Iterator[Item | Bad]:
-        """Rows that name the same image are one pair with several captions; the row met first is its record."""
-        files = FolderNames(self.path.parent)
+    def _row_images(self) -> Iterator[Item | Bad]:
+        """Rows that hold an image, and rows that name one: those that name the same are one sample with several
+        captions, and the row met first is its record."""
+        files = ImageFiles(self.path.parent)
         found: dict[str, Item] = {}
-        for row in rows:
+        lost: dict[str, DataError] = {}
+        for row in self._rows():
             if isinstance(row, DataError):
                 yield _bad_row(row)
-                continue
+            elif any(embedded_image(row.values.get(name)) is not None for name in self.fields.image):
+                key = row.key if row.values.get("key") is None else str(row.values["key"])
+                yield from self._try(key, self._embedded, key, row)
+            else:
+                try:
+                    self._take_named(row, files, found, lost)
+                except PassedOver as reason:
+                    self.notes.tell(str(reason), row.where)
+                except DataError as error:
+                    yield Bad(row.where, error)
+        yield from (Bad(printable(name), error) for name, error in lost.items())
+        for item in found.values():
             try:
-                self._take_row(row, files, found)
-            except PassedOver as reason:
-                self.notes.tell(str(reason), row.where)
-            except DataError as error:
-                yield Bad(row.where, error)
-        for name, item in found.items():
-            try:
-                item.image = read_file(self.path.parent / name)
+                item.image = read_file(self.path.parent / item.file)
                 yield item
             except DataError as error:
-                missing = error.what == "file is missing"
-                yield Bad(item.key, files.missing(name, item.where, error) if missing else error)
+                yield Bad(item.key, error)
 
-    def _take_row(self, row: readers.Row, files: FolderNames, found: dict[str, Item]) -> None:
-        name = image_name(row, self.fields)
-        if name is None:
+    def _embedded(self, key: str, row: Row) -> Item:
+        images = (embedded_image(row.values.get(name)) for name in self.fields.image)
+        data = next(image for image in images if image is not None)
+        item = Item(key, row.where, image=data, image_at=(row.offset, len(data)), **self._address(row))
+        item.label, item.texts = self._label(row.values), self._row_captions(row)
+        return item
+
+    def _take_named(self, row: Row, files: ImageFiles, found: dict[str, Item], lost: dict[str, DataError]) -> None:
+        given = image_name(row, self.fields)
+        if given is None:
             pass_over_failed(row.values)
-            raise _missing_field(row, self.fields.image)
-        name = files.find(name)
-        captions = self._captions(first_of(row.values, self.fields.captions), row.where)
+            if "conversations" in row.values:
+                raise PassedOver("conversations about no image")
+            raise _no_image(row, self.fields.image)
+        try:
+            name = files.find(given, row.where)
+        except DataError as error:
+            pass_over_failed(row.values)
+            if error.what != "image is missing":
+                raise
+            self._row_captions(row)
+            embedded = next((each for each in self.fields.image if isinstance(row.values.get(each), dict)), None)
+            lost.setdefault(given, _no_image(row, (embedded,)) if embedded else error)
+            return
+        captions = self._row_captions(row)
         if name in found:
             self.notes.tell("further captions of an image in rows of their own", row.where)
             found[name].texts += captions
             return
-        if not os.path.lexists(self.path.parent / name):
-            pass_over_failed(row.values)
-        key = printable(name)
-        at = (row.offset, row.length)
-        found[name] = Item(key, f"{row.where}, image {key}", file=name, record_at=at, record_sha256=row.sha256)
+        key = printable(name.removeprefix("../"))
+        found[name] = Item(key, f"{row.where}, image {key}", file=name, **self._address(row))
         found[name].texts, found[name].label = captions, self._label(row.values)
+
+    def _row_captions(self, row: Row) -> list[str]:
+        if self.kind != "pairs":
+            return []
+        name = next((name for name in self.fields.captions if row.values.get(name) is not None), None)
+        given = None if name is None else row.values[name]
+        if not row.typed and isinstance(given, str):
+            given = unpacked(given, f"{row.where}, field {name}")
+        if name is None and not set(self.fields.captions) & row.values.keys():
+            raise missing_field(row.values, row.where, "caption", self.fields.captions)
+        return self._captions(given, row.where)
 
     # ---- fields
 
@@ -268,7 +303,7 @@ class _Reader:
         what, got, expected = "image without caption", None, f"a field {name}, or lines of .txt"
         given = [given] if isinstance(given, str) else given
         if isinstance(given, list):
-            stripped = [readers.checked_text(caption, where, name).strip() for caption in given]
+            stripped = [checked_text(caption, where, name).strip() for caption in given]
             captions = [caption for caption in stripped if caption]
             self.notes.tell("blank captions", where, count=len(stripped) - len(captions))
             if captions:
@@ -286,28 +321,25 @@ class _Reader:
 
 
 def named_images(source: Source, fields: Fields) -> tuple[str, ...]:
-    """The files of the images that a .jsonl names, in the order of `walk`, whether they are there or not."""
-    files = FolderNames(source.path.parent)
+    """The files of the images that a table names, in the order of `walk`, whether they are there or not."""
+    files = ImageFiles(source.path.parent)
     names = set()
-    for row in readers.read_jsonl(source.path):
+    for row in rows_of(source.path, source.form) if source.listed else ():
         with contextlib.suppress(DataError):
-            if isinstance(row, readers.Row) and (name := image_name(row, fields)) is not None:
-                names.add(files.find(name))
+            if isinstance(row, Row) and (name := image_name(row, fields)) is not None:
+                try:
+                    names.add(files.find(name, row.where))
+                except DataError as error:
+                    names |= {PurePosixPath(name).as_posix()} if error.what == "image is missing" else set()  # may come
     return tuple(sorted(names, key=walk_order))
 
 
-def image_name(row: readers.Row, fields: Fields) -> str | None:
-    """The path of the image that a row names, below its table's folder and without `./`; None where it names none."""
+def image_name(row: Row, fields: Fields) -> str | None:
+    """The path of the image that a row names, as written; None where it names none."""
     value = first_of(row.values, fields.image)
-    if value is None:
-        return None
-    name = readers.checked_text(value, row.where, "/".join(fields.image))
-    path = Path(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        expected = "a path relative to the .jsonl, below its folder"
-        do = "move the table to a folder above its images and write their paths from there"
-        raise DataError("image path leaves the folder", where=row.where, got=name, expected=expected, do=do)
-    return path.as_posix()
+    if isinstance(value, dict):  # a record of Hugging Face datasets
+        value = value.get("path")
+    return None if value is None else checked_text(value, row.where, "/".join(fields.image[:4]))
 
 
 def pass_over_failed(values: dict[str, Any]) -> None:
@@ -322,47 +354,28 @@ _FAILED = re.compile(r"(?i)fail|error")
 
 
 def _bad_row(error: DataError) -> Bad:
-    return Bad("" if readers.ends_the_file(error) else str(error.where), error)
+    return Bad("" if ends_the_file(error) else str(error.where), error)
 
 
-def _document(data: bytes | str, where: str, place: str) -> str:
-    text = readers.decode_utf8(data, where) if isinstance(data, bytes) else data
+def _document(data: bytes, where: str) -> str:
+    text = decode_utf8(data, where)
     if not text.strip():
-        raise DataError("document is empty", where=place, expected="text", do="remove the file or the record")
+        raise DataError("document is empty", where=where, expected="text", do="remove the file")
     return text
 
 
 def _lines(data: bytes, where: str) -> list[str]:
-    return readers.split_lines(readers.decode_utf8(data, where))
+    return split_lines(decode_utf8(data, where))
 
 
-def embedded_image(value: object) -> bytes | None:
-    """Image bytes of a table cell: plain, or the {bytes, path} record of Hugging Face datasets."""
-    if isinstance(value, dict):
-        value = value.get("bytes")
-    return value if isinstance(value, bytes) else None
-
-
-def _image_in(row: readers.Row, names: Sequence[str]) -> bytes:
+def _no_image(row: Row, names: Sequence[str]) -> DataError:
+    """The error of a row without an image, or whose record has a path alone and no file is there."""
     name = next((name for name in names if row.values.get(name) is not None), None)
     if name is None:
-        raise _missing_field(row, names, "bytes of an image")
+        return missing_field(row.values, row.where, "image", names)
     value = row.values[name]
-    data = embedded_image(value)
-    if data is not None:
-        return data
     path = value.get("path") if isinstance(value, dict) else value
     got = f"only the path {path}" if isinstance(path, str) else type(value).__name__
-    expected = "the bytes of an image file, or {bytes, path} with bytes"
-    do = "write the table with its images embedded, or give the folder of images with a .jsonl beside it"
-    raise DataError("image is not in the table", where=f"{row.where}, field {name}", got=got, expected=expected, do=do)
-
-
-def first_of(values: dict[str, Any], names: Sequence[str]) -> Any:
-    return next((values[name] for name in names if values.get(name) is not None), None)
-
-
-def _missing_field(row: readers.Row, names: Sequence[str], meaning: str = "text") -> DataError:
-    got, expected = "fields " + ", ".join(list(row.values)[:8]), f"{meaning} in " + " or ".join(names)
-    do = "name the field in Fields, or repair the record"
-    return DataError("field is missing", where=row.where, got=got, expected=expected, do=do)
+    expected = "a path below the folder of the table, the bytes of an image file, or {bytes, path} with bytes"
+    do = "write the table with its images embedded, or put the images beside it"
+    return DataError("image is not in the table", where=f"{row.where}, field {name}", got=got, expected=expected, do=do)

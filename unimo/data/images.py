@@ -1,6 +1,6 @@
 """Bytes to an upright RGB image, or a located error: one loader for training, evaluation and serving.
 
-What a file's name says is ignored; its bytes must be one of five formats. The number of pixels is read from
+What a file's name says is ignored; its bytes must be one of seven formats. The number of pixels is read from
 the header and capped before any pixel is decoded, a file that stops early is refused (never filled with
 grey), EXIF orientation is applied, and every colour mode has its row in `to_rgb`. Colour profiles and all
 other metadata are dropped before decoding (`unimo.data.image_metadata`): no fault in them costs an image.
@@ -23,7 +23,7 @@ from unimo.data.image_metadata import without_metadata
 from unimo.errors import DataError
 from unimo.file_access import MAX_MEMBER_BYTES, read_file
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_PIXELS = 40_000_000
 MAX_SIDE = 1_000_000  # a resampling filter needs some dozens of bytes for each row or column it reads
 
@@ -43,7 +43,7 @@ def load_rgb(source: bytes | Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, w
     """The first frame of an encoded image as an upright image of mode RGB.
 
     source: the encoded bytes, a path, or an open binary file. where: named in errors (default: the path).
-    Raises DataError for whatever is not one complete image of the five formats within max_pixels.
+    Raises DataError for whatever is not one complete image of the seven formats within max_pixels.
     """
     with _located(source, where), _opened(source, max_pixels) as image:
         image.load()

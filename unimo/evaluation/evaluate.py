@@ -35,6 +35,7 @@ from unimo.evaluation.zero_shot import (
     SceneTruth,
 )
 from unimo.evaluation.zero_shot.scenes import World, find_world, open_world
+from unimo.formats.columns import Fields
 from unimo.machine import describe_machine, keep_freed_memory
 from unimo.paths import matches
 from unimo.train.provenance import commit, weights_hash
@@ -71,6 +72,7 @@ class EvaluationData:
     )
     images_limit: int | None = setting(2048, "images to classify at most", at_least=1)
     masked: int | None = setting(512, "captions, and texts, in which words are masked at most", at_least=0)
+    columns: tuple[str, ...] = setting((), "part=column of tables with other names, as in training; default: as there")
     regions: tuple[str, ...] = setting((), "detected regions, if not beside the shards (UNIMO)", filled=True)
     index_dir: str | None = setting(
         None, "where shard indexes go when they should not lie beside the shards", filled=True
@@ -134,6 +136,7 @@ def evaluate(
     trained = pipeline.facts.get("settings", {}).get("data", {})
     regions = data.regions or tuple(trained.get("regions", ()))
     context = EvalContext(pipeline, data.index_dir, regions=regions, batch_size=batch_size)
+    context.fields = Fields.of(data.columns or trained.get("columns", ()))
     questions = plan(data, trained, has_dictionary=pipeline.model.dictionary is not None)
     scores, examples, notes, seconds = [], [], [], {}
     for question in questions:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from unimo.corpus.bad_samples import BadSamples
-from unimo.errors import UsageError
 from unimo.finetune.readers import READERS
 from unimo.finetune.settings import Finetuning
 from unimo.finetune.split import Example, Examples, open_examples
+from unimo.formats.columns import columns
 
 SPLIT_NAMES = {"train": "train", "dev": "val", "test": "test"}  # where one file holds all of them
 
@@ -77,15 +77,3 @@ def _read(row: Example, examples: Examples) -> Hashable:
     """What a model is given of a row; a key names another image in another corpus."""
     corpus = examples.images.fingerprint if row.image is not None and examples.images is not None else ""
     return row.texts, row.image, corpus
-
-
-def columns(given: tuple[str, ...]) -> dict[str, list[str]]:
-    """part=column texts as part -> columns. UsageError for one that is not of this form."""
-    found: dict[str, list[str]] = {}
-    for text in given:
-        part, equals, column = (piece.strip() for piece in text.partition("="))
-        if not (part and equals and column):
-            what = "a column must be named part=column"
-            raise UsageError(what, where="data.columns, --column", got=text, expected="label=sentiment")
-        found.setdefault(part, []).append(column)
-    return found

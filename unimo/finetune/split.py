@@ -18,6 +18,7 @@ than a small fraction of its rows, is an error:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -25,17 +26,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unimo.corpus.bad_samples import BadSamples, check_fraction
 from unimo.corpus.corpus import Corpus, open_corpus
-from unimo.corpus.finding import did_you_mean
-from unimo.corpus.image_names import ImageKeys
+from unimo.corpus.finding import did_you_mean, holds_images, tables_in
+from unimo.corpus.image_names import ImageFiles, ImageKeys
 from unimo.errors import DataError, UsageError, nearest
 from unimo.finetune.example import Dropped, Example, Found, Noted, Target
 from unimo.finetune.readers import READERS, Reader
 from unimo.finetune.readers.collector import RowCollector
+from unimo.formats.tables import FORMS
 from unimo.paths import check_name, expand
 
 PEEKED = 100  # rows whose images are looked for beside their file
@@ -134,13 +136,15 @@ def open_examples(
         return open_corpus("images", paths, **options_of_images)
 
     given: Corpus | None
+    files: list[Path] = []
     if reader.over == "images":
         if images is not None:
             raise UsageError("these rows stand in their images", where="images", got=images, do="leave images out")
         given = open_images(list(map(str, paths)))
         found = reader(given, **options)
     else:
-        found = _over_files(reader, _expanded(reader_name, reader, paths), options)
+        files = _expanded(reader_name, reader, paths)
+        found = _over_files(reader, files, options)
         given = None
         if images is not None:
             given = images if isinstance(images, Corpus) else open_images(images)
@@ -148,7 +152,7 @@ def open_examples(
     collector = RowCollector(source, need_targets, keep_unlabelled)
     for each in found:
         collector.take(each)
-    if given is None and reader.over == "files" and (beside := _images_beside(collector.rows, paths[0])):
+    if given is None and reader.over == "files" and (beside := _images_beside(collector.rows, files)):
         given = open_images(beside)
     rows = collector.settled(given)
     collector.report(bad_samples, max_bad_fraction)
@@ -176,7 +180,9 @@ def _expanded(name: str, reader: Reader, paths: list[Path]) -> list[Path]:
     """Files in order, patterns filled in."""
     found: list[Path] = []
     for path in paths:
-        found += expand(path, what="file is missing", expected=f"a file for the reader {name}")
+        for place in expand(path, what="file is missing", expected=f"a file for the reader {name}"):
+            table = place.is_dir() and (name == "table" or name in FORMS)
+            found += tables_in(place) if table else [place]
     most = len(reader.files)
     if len(found) < reader.needed or (most > 1 and len(found) > most):
         raise UsageError(
@@ -201,12 +207,22 @@ def _over_files(reader: Reader, paths: list[Path], options: Mapping[str, Any]) -
             yield found
 
 
-def _images_beside(rows: Sequence[Example], path: Path) -> str | None:
-    """The folder of a file whose rows name images by paths relative to it; None where none of the first is there."""
-    named = (row.image for row in rows if row.image is not None)
+def _images_beside(rows: Sequence[Example], files: Sequence[Path]) -> list[str]:
+    """The tables themselves, where they hold images; the folder of a table whose rows name images by paths from it, or
+    the one where the first images that are named lie; nothing where none is there."""
+    named = list(islice((row.image for row in rows if row.image is not None), PEEKED))
+    if named and all(holds_images(file) for file in files):
+        return [str(file) for file in files]
+    path = files[0]
     # os.path, unlike Path, calls a name that no file can have a file that is not there.
-    there = any(os.path.isfile(path.parent / name) for name in islice(named, PEEKED))  # noqa: PTH113
-    return str(path.parent) if there else None
+    if any(os.path.isfile(path.parent / name) for name in named):  # noqa: PTH113
+        return [str(path.parent)]
+    places = ImageFiles(path.parent)
+    for name in named[:3]:
+        with contextlib.suppress(DataError):
+            found = PurePosixPath(places.find(name, path.name))
+            return [str(path.parent.joinpath(*found.parts[: 1 + found.parts.count("..")][: len(found.parts) - 1]))]
+    return []
 
 
 def _fingerprint(rows: Sequence[Example], images: Corpus | None) -> str:

@@ -19,10 +19,10 @@ import numpy as np
 from unimo.corpus import released_lines
 from unimo.corpus.corpus import Corpus
 from unimo.corpus.finding import IMAGE_SUFFIXES
-from unimo.corpus.line_file import Line, LineFile
 from unimo.data import regions as tables
 from unimo.errors import DataError, UsageError
 from unimo.file_access import read_file
+from unimo.formats.line_file import Line, LineFile
 from unimo.regions.source import CorpusImage, Detections, Say, arrays_digest
 
 

@@ -24,6 +24,7 @@ from unimo.corpus.finding import Kind as CorpusKind
 from unimo.data.images import load_rgb
 from unimo.disk import disk_error, locked
 from unimo.errors import DataError, NumericsError, UnimoError, UsageError
+from unimo.formats.columns import Fields
 from unimo.inference import Pipeline, identity, load
 from unimo.json_files import write_json
 from unimo.regions.store import RegionStore
@@ -55,6 +56,7 @@ def build_index(
     verify: str = "decode",
     max_bad_fraction: float = 0.01,
     bad_samples: BadSamples | None = None,
+    columns: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> Path:
     """Writes the search index of some texts, images or pairs (both sides of them) into the folder `out`.
@@ -62,8 +64,8 @@ def build_index(
     add: to the finished index in `out`; what it holds already is not encoded again. approximate: also write the
     inverted file (IVF) that `open_index(approximate=True)` searches. passage: tokens a text is cut into, at most what
     the model can read. regions: where UNIMO's regions lie, if not beside the shards. index_dir, verify,
-    max_bad_fraction: as of `open_corpus`. bad_samples: names every bad sample; one that cannot be encoded is left
-    out and named too.
+    max_bad_fraction: as of `open_corpus`. columns: part=column of tables. bad_samples: names every bad sample; one that
+    cannot be encoded is left out and named too.
 
     Raises UsageError (nothing to index; `out` holds something else, or an index with another model, data or passages),
     DataError (too many bad samples, nothing left), ResourceError (the disk, another process).
@@ -82,8 +84,9 @@ def build_index(
         "verify": verify,
         "max_bad_fraction": max_bad_fraction,
         "bad_samples": bad_samples,
+        "fields": Fields.of(columns),
     }
-    sources = [_open(pipeline, kind, paths, regions, options) for kind, paths in given.items() if paths]  # type: ignore[arg-type]
+    sources = [_open(pipeline, kind, paths, regions, columns, options) for kind, paths in given.items() if paths]  # type: ignore[arg-type]
     fixed = {"format": store.FORMAT, "model": identity(pipeline), "passage": min(passage, max_length)}
     with _held(out):
         header = _begun(out, fixed, [source.entry for source in sources], add)
@@ -120,7 +123,12 @@ class _Source:
 
 
 def _open(
-    pipeline: Pipeline, kind: CorpusKind, paths: str | Path | Sequence[str | Path], regions: Sequence[str], options: Any
+    pipeline: Pipeline,
+    kind: CorpusKind,
+    paths: str | Path | Sequence[str | Path],
+    regions: Sequence[str],
+    columns: Sequence[str],
+    options: Any,
 ) -> _Source:
     corpus = open_corpus(kind, paths, tokenizer=pipeline.tokenizer, **options)
     found = RegionStore.open(list(regions) or None, corpus) if pipeline.sees_regions and kind != "texts" else None
@@ -129,6 +137,7 @@ def _open(
         "kind": kind,
         # A search may be started from another folder.
         "paths": [str(Path(path).absolute()) for path in ([paths] if isinstance(paths, (str, Path)) else paths)],
+        "columns": list(columns),
         "fingerprint": corpus.fingerprint,
         "items": len(corpus),
         "regions": None if found is None else found.fingerprint,
@@ -198,8 +207,8 @@ def _row(corpus: Corpus, i: int, kind: Kind, place: int) -> dict[str, Any]:
     key, path = corpus.keys[i], corpus.shard_of(i).absolute()
     if path.is_dir():  # of loose files
         path = path / key
-    elif path.suffix == ".jsonl" and kind == "image":
-        path = path.parent / key
+    elif kind == "image" and (file := corpus.file_of(i)) is not None:
+        path = file.absolute()
     numbers = {"item": i, "caption": 0, "place": int(place), "begin": 0, "end": 0}
     return {"key": key, "text": "", "path": str(path), **numbers}
 

@@ -26,6 +26,7 @@ import torch
 from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.errors import DataError, UsageError, WeightsError
+from unimo.formats.columns import Fields
 from unimo.inference import EncodedImages, EncodedTexts, ImageInput, Pipeline, identity, load
 from unimo.model.unimo2 import UNIMO2
 from unimo.paths import user_path
@@ -262,8 +263,13 @@ class Index:
         number, item = row["data"], row["item"]
         if number not in self._corpora:
             entry = self.header["data"][number]
-            options = {"index_dir": entry["index_dir"], "bad_samples": BadSamples(), "max_bad_fraction": 1.0}
-            corpus = open_corpus(entry["kind"], entry["paths"], tokenizer=self.model.tokenizer, **options)
+            options: dict[str, Any] = {
+                "index_dir": entry["index_dir"],
+                "bad_samples": BadSamples(),
+                "max_bad_fraction": 1.0,
+            }
+            options |= {"tokenizer": self.model.tokenizer, "fields": Fields.of(entry["columns"])}
+            corpus = open_corpus(entry["kind"], entry["paths"], **options)
             if corpus.fingerprint != entry["fingerprint"]:
                 raise DataError(
                     "the images are not those that were indexed",

@@ -13,6 +13,7 @@ from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.data.side_inputs import Prepared
 from unimo.errors import DataError, UsageError
+from unimo.formats.columns import Fields
 from unimo.neighbours.store import Neighbours
 from unimo.regions.store import RegionStore
 from unimo.rewriting.store import Rewrites
@@ -25,11 +26,13 @@ BUDGETS = {"texts": "text_tokens", "images": "images"}  # kinds of data beside p
 def open_corpora(run: Run, out: Path, say: Callable[[str], None]) -> dict[str, Corpus]:
     """The configured kinds of data, indexed; bad samples go to out/bad_samples.jsonl."""
     bad_samples = BadSamples(out / "bad_samples.jsonl" if distributed.rank() == 0 else None)
+    fields = Fields.of(run.data.columns)
     corpora: dict[str, Corpus] = {
         kind: open_corpus(
             kind,
             list(getattr(run.data, kind)),
             tokenizer=Tokenizer.default(),
+            fields=fields,
             bad_samples=bad_samples,
             index_dir=run.data.index_dir,
             verify=run.data.verify,
@@ -37,6 +40,8 @@ def open_corpora(run: Run, out: Path, say: Callable[[str], None]) -> dict[str, C
         )
         for kind in wanted(run)
     }
+    for kind, corpus in corpora.items():
+        say(f"{kind}: {len(corpus):,} from {'; '.join(corpus.formats())}")
     if bad_samples.quarantined:
         say(f"{bad_samples.quarantined} of {bad_samples.offered} samples are bad and left out; see {bad_samples.path}")
     for line in bad_samples.notes.lines():

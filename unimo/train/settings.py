@@ -23,6 +23,9 @@ class Data:
     texts: tuple[str, ...] = setting((), "folders, globs or files of texts without images", filled=True)
     images: tuple[str, ...] = setting((), "folders, globs or files of images without texts", filled=True)
     pairs: tuple[str, ...] = setting((), "folders, globs or files of images with captions", filled=True)
+    columns: tuple[str, ...] = setting(
+        (), "part=column of tables with other names than the usual: caption=title, image=..., text=..., split=val"
+    )
     regions: tuple[str, ...] = setting(
         (), "detected regions (unimo prepare regions), if not beside the shards (UNIMO)", filled=True
     )

@@ -12,6 +12,7 @@ import numpy as np
 from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus, Kind, open_corpus
 from unimo.data.regions import ImageRegions
+from unimo.formats.columns import Fields
 from unimo.inference import BATCH_SIZE, EncodedImages, EncodedTexts, Pipeline
 from unimo.regions.store import RegionStore
 from unimo.rng import generator
@@ -25,13 +26,14 @@ class EvalContext:
 
     index_dir: where shard indexes go when they should not lie beside the shards. bad_samples: counts bad samples.
     fingerprints: of every corpus opened so far. regions: where UNIMO's regions lie, if not beside the shards.
-    batch_size: inputs of a forward pass.
+    fields: of tables. batch_size: inputs of a forward pass.
     """
 
     pipeline: Pipeline
     index_dir: str | Path | None = None
     bad_samples: BadSamples = field(default_factory=BadSamples)
     regions: Paths = ()
+    fields: Fields = field(default_factory=Fields)
     batch_size: int = BATCH_SIZE
     fingerprints: dict[str, str] = field(default_factory=dict)
     _kept: dict[Hashable, Any] = field(default_factory=dict)
@@ -44,6 +46,7 @@ class EvalContext:
                 kind,
                 list(paths),
                 tokenizer=self.pipeline.tokenizer,
+                fields=self.fields,
                 bad_samples=self.bad_samples,
                 index_dir=self.index_dir,
             )

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from unimo.corpus.image_names import ImageKeys
-from unimo.corpus.text import Row, read_jsonl
 from unimo.errors import DataError
 from unimo.evaluation.zero_shot.context import EvalContext, Paths, choose, unique
+from unimo.formats.text import Row, read_jsonl
 from unimo.metrics.intervals import fraction_score
 
 FIELDS = ("image", "positive", "negative")

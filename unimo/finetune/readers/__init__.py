@@ -20,10 +20,9 @@ from functools import partial
 from typing import Literal
 
 from unimo.finetune.example import Found
-from unimo.finetune.readers.captions import read_coco_captions, read_karpathy
 from unimo.finetune.readers.coqa import read_coqa
 from unimo.finetune.readers.images import NLVR, read_folder, read_images, read_questions
-from unimo.finetune.readers.layouts import LAYOUTS, read_cola, read_table
+from unimo.finetune.readers.layouts import LAYOUTS, read_cola, read_karpathy, read_table
 from unimo.finetune.readers.released import (
     read_released,
     read_released_captions,
@@ -31,9 +30,9 @@ from unimo.finetune.readers.released import (
     read_released_pieces,
 )
 from unimo.finetune.readers.squad import read_squad
-from unimo.finetune.readers.tables import FORMS
 from unimo.finetune.readers.text_files import read_lines, read_nlvr, read_stories
 from unimo.finetune.readers.vqa import read_vqa
+from unimo.formats.tables import FORMS
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,6 @@ READERS: dict[str, Reader] = {
     "squad": Reader(read_squad),
     "coqa": Reader(read_coqa),
     "karpathy": Reader(read_karpathy),
-    "coco_captions": Reader(read_coco_captions),
     "vqa": Reader(read_vqa),
     "released": Reader(read_released),
     "released_pieces": Reader(read_released_pieces),

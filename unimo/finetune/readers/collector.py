@@ -7,9 +7,9 @@ from dataclasses import replace
 from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus
 from unimo.corpus.image_names import ImageKeys
-from unimo.corpus.text import ends_the_file
 from unimo.errors import DataError
 from unimo.finetune.example import Caption, Dropped, Example, Noted, Target
+from unimo.formats.text import ends_the_file
 
 
 class RowCollector:

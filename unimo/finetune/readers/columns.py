@@ -17,8 +17,6 @@ number as 1.0 and a truth value as True. Here they mean what they mean in JSON a
 
 from __future__ import annotations
 
-import ast
-import json
 import math
 import re
 from collections import Counter
@@ -27,10 +25,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from unimo.corpus.finding import did_you_mean
-from unimo.corpus.text import Row, checked_text
 from unimo.errors import DataError, UsageError
 from unimo.finetune.example import Caption, Example, Target
-from unimo.finetune.readers.fields import empty
+from unimo.formats.arrow import embedded_image
+from unimo.formats.columns import CAPTION_NAMES
+from unimo.formats.delimited import unpacked
+from unimo.formats.json_values import empty
+from unimo.formats.text import Row, checked_text
 
 TaskKind = Literal["classification", "regression", "generation", "retrieval"]
 Names = tuple[str, ...]
@@ -153,6 +154,8 @@ def find_columns(layout: Layout, present: Iterable[str], where: object) -> Colum
     if layout.kind == "retrieval" and found.get("image") is not None:  # whatever is said of an image is its caption
         found["target"] = found.get("target") or (texts[0] if len(texts) == 1 else None)
         texts = () if found["target"] else texts
+    if layout.kind in ("retrieval", "generation") and found.get("image") is not None and not texts:
+        found["target"] = found.get("target") or next((name for name in CAPTION_NAMES if name in there), None)
     read = {*texts, found.get("image"), found.get("id")}
     targets = [(part, column) for part in parts if (column := found.get(part)) and column not in read]
     return Columns(
@@ -186,7 +189,8 @@ def example_of(row: Row, columns: Columns) -> Example | str:
         if part == "answers" and isinstance(value, list):
             extra["answers"] = tuple(value)
     texts = tuple(_text(values, column, where) for column in columns.texts)
-    image = _word(values, columns.image, where)
+    held = columns.image is not None and embedded_image(values.get(columns.image)) is not None
+    image = str(values.get("key") or row.key) if held else _word(values, columns.image, where)
     if columns.image and image is None:
         raise DataError("row names no image", where=f"{where}, field {columns.image}", do="fill it or remove the row")
     if columns.group and (group := _word(values, columns.group, where)):
@@ -249,40 +253,8 @@ def _number(value: Any, between: tuple[float, float] | None, where: str, typed: 
 # ---- cells
 
 NO_LABEL = ("", "-1")  # how published test files write that a label is withheld
-_STRING = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
-_PYTHON_LIST = re.compile(rf"\[\s*(?:{_STRING}\s*(?:,\s*{_STRING}\s*)*,?\s*)?\]", re.DOTALL)
-_LIKE_LIST = re.compile(r"""\[\s*['"].*['"]\s*,?\s*\]""", re.DOTALL)  # meant as a list of strings, in whatever form
-_ONE_STRING = re.compile(_STRING, re.DOTALL)
 _DECIMAL = re.compile(r"[+-]?((\d+\.\d*|\.\d+)([eE][+-]?\d+)?|\d+[eE][+-]\d+)", re.ASCII)  # as a float is printed
 _TRUTH = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}
-
-
-def unpacked(text: str, where: str, *, scores: bool = False) -> str | list[str] | dict[str, float]:
-    """A list of strings that was written as text, JSON's or Python's, as that list; other texts as they are.
-
-    scores: whether a JSON object of numbers is one too. DataError for what begins and ends as a list of strings and is
-    none: it would be read as one string with brackets and quotes.
-    """
-    inner = text.strip()
-    if not (inner.startswith(("[", "{")) and inner.endswith(("]", "}"))):
-        return text
-    try:
-        found = json.loads(inner)
-    except (ValueError, RecursionError):
-        found = None
-    if isinstance(found, list) and all(isinstance(each, str) for each in found):
-        return found
-    if scores and isinstance(found, dict) and all(isinstance(each, (int, float)) for each in found.values()):
-        return found
-    if _PYTHON_LIST.fullmatch(inner):
-        try:
-            return [ast.literal_eval(each) for each in _ONE_STRING.findall(inner)]
-        except (ValueError, SyntaxError):
-            pass  # an escape that is none
-    if _LIKE_LIST.fullmatch(inner):
-        expected, do = 'a JSON list, as ["one", "two"]', "write the list as JSON, or one row for each of its texts"
-        raise DataError("a list that cannot be read", where=where, got=inner[:60], expected=expected, do=do)
-    return text
 
 
 def class_name(value: Any, where: str) -> str | None:

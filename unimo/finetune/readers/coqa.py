@@ -7,7 +7,7 @@ from typing import Any
 
 from unimo.errors import DataError
 from unimo.finetune.example import Example, Found
-from unimo.finetune.readers.fields import listed, name_of, part, read_json, words
+from unimo.formats.json_values import listed, name_of, part, read_json, words
 
 
 def read_coqa(path: Path) -> Found:

@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Literal
 
 from unimo.corpus.corpus import Corpus
-from unimo.corpus.text import Row
 from unimo.errors import DataError, UsageError
 from unimo.finetune.example import Dropped, Found
 from unimo.finetune.readers.columns import Given, Layout, plain_answer
 from unimo.finetune.readers.layouts import read_rows
+from unimo.formats.text import Row
 
 _KEY = {"id": ("key",), "image": ("key",)}
 CLASSES = Layout({**_KEY, "label": ("label_name", "label")}, ("image", "label"), "classification")

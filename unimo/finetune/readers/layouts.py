@@ -23,7 +23,6 @@ from itertools import chain, islice
 from pathlib import Path
 
 from unimo.corpus.finding import did_you_mean
-from unimo.corpus.text import Row
 from unimo.errors import DataError, UsageError
 from unimo.finetune.example import Dropped, Example, Found, Noted
 from unimo.finetune.readers.columns import (
@@ -36,8 +35,10 @@ from unimo.finetune.readers.columns import (
     find_columns,
     with_fields,
 )
-from unimo.finetune.readers.fields import each_row, lines_of
-from unimo.finetune.readers.tables import form_of, rows_of
+from unimo.formats.columns import IMAGE_PATH_NAMES
+from unimo.formats.json_values import each_row
+from unimo.formats.tables import form_of, rows_of
+from unimo.formats.text import Row, first_line
 
 PEEKED = 100  # rows whose fields are looked at before columns are chosen: JSON lines need not all have the same
 
@@ -49,7 +50,7 @@ COMMON = Layout(
             "dialogue", "question", "src", "source", "input", "prompt", "review", "content", "query",
         ),
         "text2": ("text2", "sentence2", "text_b", "hypothesis", "question"),
-        "image": ("image", "image_path", "image_file", "file_name", "filename", "img", "picture", "image_id"),
+        "image": (*IMAGE_PATH_NAMES, "image_id"),
         "label": ("label", "label_name", "gold_label", "class", "category", "labels"),
         "answers": ("answers", "answer"),
         "score": ("score", "similarity", "relatedness", "rating"),
@@ -103,6 +104,9 @@ LAYOUTS: dict[str, Layout] = {
         "generation", "text", "text2", extra="answer_start", text="context", text2="answer", target="question"
     ),
     "captions": _layout("retrieval", "image", id="key", image="image key file_name", target="captions caption"),
+    "coco_captions": _layout(
+        "retrieval", "image", id="id", image="image file_name", target="captions caption"
+    ),
     "visual_entailment": _layout("classification", "text", "image", text="hypothesis", image="image", label="label"),
     "scenes_qa": _layout(
         "classification", "text", "image", extra="type", text="question", image="image", answers="answer"
@@ -171,6 +175,24 @@ def read_rows(
     yield from each_row(chain(peeked, whole), example)
 
 
+def read_karpathy(path: Path, *, split: str, restval: bool = True) -> Found:
+    """dataset_coco.json, dataset_flickr30k.json, dataset_flickr8k.json (Karpathy and Fei-Fei, CVPR 2015): an example
+    each image, its target all captions.
+
+    split: train, val or test. restval: whether "train" has COCO's further 30,504 images of that name too, as in both
+    papers (566,747 captions).
+    """
+    splits = {split, "restval"} if split == "train" and restval else {split}
+    rows = list(rows_of(path, "json"))
+    there = {str(row.values.get("split")) for row in rows if isinstance(row, Row)}
+    if split not in there and all(isinstance(row, Row) for row in rows):
+        expected = ", ".join(sorted(there)) or "images with a split"
+        raise DataError("no such split", where=path.name, got=split, expected=expected, do="name one that is there")
+    kept = [row for row in rows if isinstance(row, DataError) or row.values.get("split") in splits]
+    yield from read_rows(kept, path.name, layout=LAYOUTS["coco_captions"])
+    yield from [Dropped("image of another split")] * (len(rows) - len(kept))
+
+
 def read_cola(path: Path, *, fields: Given | None = None) -> Found:
     """CoLA: four columns without a header, or any table that has one."""
     header = COLA_COLUMNS if form_of(path) == "tsv" and _is_cola_without_header(path) else None
@@ -178,8 +200,5 @@ def read_cola(path: Path, *, fields: Given | None = None) -> Found:
 
 
 def _is_cola_without_header(path: Path) -> bool:
-    first = next(islice(lines_of(path), 1), "")
-    if isinstance(first, DataError):
-        raise first
-    fields = first.split("\t")
+    fields = first_line(path).split("\t")
     return len(fields) == len(COLA_COLUMNS) and fields[1] in ("0", "1")

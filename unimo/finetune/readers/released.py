@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 
 from unimo.corpus.released_lines import ReleasedText, read_text_line, regions_of
-from unimo.corpus.text import Row, checked_text, ends_the_file
 from unimo.data.records import read_field, read_turns
 from unimo.data.regions import read_tag_line
 from unimo.errors import DataError
 from unimo.finetune.example import Dropped, Example, Found, Noted
 from unimo.finetune.readers.columns import Layout
-from unimo.finetune.readers.fields import each_row, empty, lines_of
 from unimo.finetune.readers.layouts import read_table
-from unimo.finetune.readers.tables import rows_of
+from unimo.formats.json_values import each_row, empty
+from unimo.formats.tables import rows_of
+from unimo.formats.text import Row, checked_text, ends_the_file, lines_of
 from unimo.tokenizer import Tokenizer
 
 SPECIAL = (Tokenizer.cls, Tokenizer.sep, Tokenizer.pad)
@@ -114,7 +114,7 @@ def read_released_captions(captions: Path, beside: Path | None = None) -> Found:
             if isinstance(item, DataError):
                 yield item
             else:
-                others.update([item])  # type: ignore[list-item]
+                others.update([item])
     for image, (name, texts) in images.items():
         target = tuple(texts) or None
         if others is None:

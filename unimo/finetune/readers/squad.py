@@ -8,7 +8,7 @@ from typing import Any, Literal
 from unimo.corpus.finding import did_you_mean
 from unimo.errors import DataError, UsageError
 from unimo.finetune.example import Dropped, Example, Found
-from unimo.finetune.readers.fields import each_of, listed, part, read_json, words
+from unimo.formats.json_values import each_of, listed, part, read_json, words
 
 
 def read_squad(path: Path, *, write: Literal["question", "answer"] = "question", separator: str | None = None) -> Found:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from unimo.corpus.text import Row, decode_utf8, ends_the_file, raw_lines
 from unimo.errors import DataError, UsageError
 from unimo.file_access import read_file
 from unimo.finetune.example import Example, Found, Noted
-from unimo.finetune.readers.fields import each_row, empty, lines_of, name_of, words
-from unimo.finetune.readers.tables import rows_of
+from unimo.formats.json_values import each_row, empty, name_of, words
+from unimo.formats.tables import rows_of
+from unimo.formats.text import Row, decode_utf8, ends_the_file, lines_of, raw_lines
 
 HIGHLIGHT = "@highlight"
 ORDERS = 6  # images of an example of NLVR, which show its three boxes in other orders
@@ -48,7 +48,7 @@ def read_lines(source: Path, target: Path | None = None) -> Found:
 def _count_lines(path: Path) -> int:
     """The last counts with or without its end. DataError when the file cannot be read to its end."""
     count = 0
-    for _, _, line in raw_lines(path, returns=True):
+    for _, _, line in raw_lines(path):
         if isinstance(line, DataError) and ends_the_file(line):
             raise line
         count += 1

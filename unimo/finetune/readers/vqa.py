@@ -9,7 +9,7 @@ from typing import Any
 from unimo.errors import DataError
 from unimo.finetune.example import Example, Found, Noted
 from unimo.finetune.readers.columns import most_frequent, plain_answer, soft_scores
-from unimo.finetune.readers.fields import each_of, listed, name_of, part, read_json, words
+from unimo.formats.json_values import each_of, listed, name_of, part, read_json, words
 
 
 def read_vqa(

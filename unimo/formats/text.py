@@ -1,8 +1,4 @@
-"""Strict readers of text: UTF-8 or a located refusal, never a replaced character.
-
-    .txt               one document; blank lines separate its paragraphs
-    .jsonl, .jsonl.gz  one JSON object per line
-    .parquet           one row per document
+"""Strict text: UTF-8, lines, JSON and JSON lines are read exactly, or refused with their place.
 
 Readers yield a record, or the DataError of a line that cannot be used, and go on with the next line.
 """
@@ -17,7 +13,6 @@ import math
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -32,14 +27,17 @@ _SPARE_FRAMES = 200
 
 @dataclass(frozen=True)
 class Row:
-    """One JSON object or table row and where it lies: bytes of the (unpacked) file, or the row number of a
-    table. typed: False where every value is text, as in a .csv."""
+    """One record of a file and where it lies.
+
+    offset, length: its bytes in the (unpacked) file of JSON lines; elsewhere offset is its number. sha256: of those
+    bytes without the line's end. typed: False where every value is text, as in a .csv.
+    """
 
     where: str
     values: dict[str, Any]
     offset: int
-    length: int
-    sha256: bytes = bytes(32)  # of those bytes; zeros for a table row
+    length: int = 1
+    sha256: bytes = bytes(32)
     typed: bool = True
 
     @property
@@ -52,26 +50,20 @@ class Row:
 
 
 def decode_utf8(data: bytes, where: object, offset: int = 0) -> str:
-    """Strict UTF-8 without NUL characters; a leading byte order mark is dropped. offset: where data begins in its
-    file."""
+    """Strict UTF-8 without NUL characters, a byte order mark dropped. offset: where data begins in its file."""
     skipped = len(BOM) if data.startswith(BOM) else 0
+    do = "convert the file to UTF-8"
     try:
         text = data[skipped:].decode("utf-8")
     except UnicodeDecodeError as error:
-        at = offset + skipped + error.start
         wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
         got = "UTF-16 (by its byte order mark)" if wide else f"byte 0x{error.object[error.start]:02x}"
-        do = "convert the file to UTF-8"
-        raise DataError(
-            "text is not UTF-8", where=f"{where}, byte offset {at}", got=got, expected="UTF-8", do=do
-        ) from None
+        place = f"{where}, byte offset {offset + skipped + error.start}"
+        raise DataError("text is not UTF-8", where=place, got=got, expected="UTF-8", do=do) from None
     if "\0" in text:
-        raise DataError(
-            "text holds a NUL character",
-            where=f"{where}, byte offset {offset + data.index(0)}",
-            expected="text (a file of UTF-16 or a binary file reads like this)",
-            do="convert the file to UTF-8, or leave it out",
-        )
+        place = f"{where}, byte offset {offset + data.index(0)}"
+        expected, do = "text (a file of UTF-16 or a binary file reads like this)", f"{do}, or leave it out"
+        raise DataError("text holds a NUL character", where=place, expected=expected, do=do)
     return text
 
 
@@ -179,17 +171,17 @@ def open_packed(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path)) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
-def raw_lines(path: Path, returns: bool = False) -> Iterator[RawLine]:
+def raw_lines(path: Path) -> Iterator[RawLine]:
     """The lines of a file, packed by gzip or not. A broken gzip stream ends the reading.
 
-    returns: whether a file without a line feed in its first 64 KiB has lines that end in lone carriage returns, as an
-    old Mac or a spreadsheet wrote them; they then become line feeds.
+    A file without a line feed in its first 64 KiB may have lines that end in lone carriage returns, as an old Mac or a
+    spreadsheet wrote them; they become line feeds.
     """
     stat_regular(path)
     number = offset = 0
     with open_packed(path) as stream:
         try:
-            readline = _readline_of(stream, returns)
+            readline = _readline_of(stream)
             while line := readline(MAX_LINE_BYTES + 1):
                 number, length = number + 1, len(line)
                 rest = line
@@ -203,10 +195,9 @@ def raw_lines(path: Path, returns: bool = False) -> Iterator[RawLine]:
             yield RawLine(number + 1, offset, cannot_unpack(path, number, error))
 
 
-def _readline_of(stream: BinaryIO, returns: bool) -> Callable[[int], bytes]:
-    begin = stream.read(2**16) if returns else b""
-    if returns:
-        stream.seek(0)
+def _readline_of(stream: BinaryIO) -> Callable[[int], bytes]:
+    begin = stream.read(2**16)
+    stream.seek(0)
     if b"\r" not in begin or b"\n" in begin:
         return stream.readline
     text = io.TextIOWrapper(stream, encoding="latin-1", newline="\r")  # a character for each byte
@@ -228,17 +219,39 @@ def ends_the_file(error: DataError) -> bool:
     return error.what.startswith(_LOST)
 
 
-def read_jsonl(path: Path, returns: bool = False) -> Iterator[Row | DataError]:
+def lines_of(path: Path) -> Iterator[str | DataError]:
+    """The lines of a text file without their ends, \\n, \\r\\n or \\r. A broken gzip stream ends the reading."""
+    for number, _, line in raw_lines(path):
+        try:
+            text = line if isinstance(line, DataError) else decode_utf8(line, f"{path.name}, line {number}")
+            yield text if isinstance(text, DataError) else text.removesuffix("\n").removesuffix("\r")
+        except DataError as error:
+            yield error
+
+
+def first_line(path: Path) -> str:
+    """The first line of a text file, empty where there is none. DataError when it cannot be read."""
+    first = next(lines_of(path), "")
+    if isinstance(first, DataError):
+        raise first
+    return first
+
+
+def read_jsonl(path: Path) -> Iterator[Row | DataError]:
     """The objects of a .jsonl or .jsonl.gz file; blank lines are passed over."""
-    for number, offset, line in raw_lines(path, returns):
+    for number, offset, line in raw_lines(path):
         if isinstance(line, DataError):
             yield line
         elif line.strip() and line.strip() != BOM:
             where = f"{path.name}, line {number}"
             try:
-                yield Row(where, parse_json(line, where, offset), offset, len(line), hashlib.sha256(line).digest())
+                yield Row(where, parse_json(line, where, offset), offset, len(line), line_sha256(line))
             except DataError as error:
                 yield error
+
+
+def line_sha256(line: bytes) -> bytes:
+    return hashlib.sha256(line.rstrip(b"\r\n")).digest()
 
 
 def read_jsonl_at(path: Path, offset: int, length: int) -> bytes:
@@ -252,73 +265,3 @@ def read_jsonl_at(path: Path, offset: int, length: int) -> bytes:
             return stream.read(length)
     except (EOFError, OSError, zlib.error) as error:
         raise cannot_unpack(path, 0, error) from error
-
-
-# ---- Parquet
-
-
-def read_parquet(path: Path) -> Iterator[Row | DataError]:
-    """The rows of a Parquet file, as Python values."""
-    number = 0
-    try:
-        table = _parquet(path)
-        for group in range(table.num_row_groups):
-            for values in table.read_row_group(group).to_pylist():
-                yield Row(f"{path.name}, row {number}", values, number, 1)
-                number += 1
-    except DataError as error:
-        yield error
-    except Exception as error:  # pyarrow raises its own classes, OSError, ValueError and more on damaged files
-        yield _bad_parquet(path, f"behind row {number}", error)
-
-
-def read_parquet_at(path: Path, row: int) -> dict[str, Any]:
-    """One row of a Parquet file; the row group it lies in is kept, since neighbours are often read next."""
-    try:
-        begin, metadata = 0, _parquet(path).metadata
-        for group in range(metadata.num_row_groups):
-            rows = metadata.row_group(group).num_rows
-            if row < begin + rows:
-                status = path.stat()
-                return _row_group(path, group, status.st_size, status.st_mtime_ns).slice(row - begin, 1).to_pylist()[0]
-            begin += rows
-    except DataError:
-        raise
-    except Exception as error:
-        raise _bad_parquet(path, f"row {row}", error) from error
-    raise _bad_parquet(path, f"row {row}", IndexError(f"{begin} rows"))
-
-
-def parquet_holds_bytes(path: Path) -> bool:
-    """Whether any column holds bytes, plain or in a record, such as images; True where that cannot be found out."""
-    import pyarrow
-
-    try:
-        waiting = [field.type for field in _parquet(path).schema_arrow]
-    except Exception:  # a damaged file: reading it says so
-        return True
-    while waiting:
-        kind = waiting.pop()
-        if pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind):
-            return True
-        if pyarrow.types.is_struct(kind):
-            waiting += [kind.field(i).type for i in range(kind.num_fields)]
-    return False
-
-
-@lru_cache(maxsize=2)
-def _row_group(path: Path, group: int, size: int, mtime_ns: int):  # size and time: a replaced file is read anew
-    return _parquet(path).read_row_group(group)
-
-
-def _parquet(path: Path) -> Any:
-    from pyarrow import parquet  # a fifth of a second, which most runs need not spend
-
-    stat_regular(path)
-    return parquet.ParquetFile(path)
-
-
-def _bad_parquet(path: Path, place: str, error: Exception) -> DataError:
-    what, got = "cannot read Parquet file", f"{type(error).__name__}: {error}"[:200]
-    do = "fetch or write the file again"
-    return DataError(what, where=f"{path.name}, {place}", got=got, expected="a complete Parquet file", do=do)

@@ -14,9 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unimo.corpus.text import MAX_LINE_BYTES, cannot_unpack, decode_utf8, line_too_long
 from unimo.errors import UsageError
 from unimo.file_access import read_range, stat_regular
+from unimo.formats.text import MAX_LINE_BYTES, cannot_unpack, decode_utf8, line_too_long
 
 SPACING = 16 << 20  # bytes of text between two places where unpacking can begin
 PIECE = 1 << 20  # bytes of text at once

@@ -1,4 +1,4 @@
-"""Taking files and JSON apart: a value of the right type, or an error that says where another one stands."""
+"""Taking JSON apart: a value of the right type, or an error that says where another one stands."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from unimo.corpus.text import Row, cannot_unpack, checked_text, decode_utf8, ends_the_file, open_packed, raw_lines
-from unimo.corpus.text import parse_json_value as parse
 from unimo.errors import DataError
 from unimo.file_access import stat_regular
-from unimo.finetune.example import Found
+from unimo.formats.text import Row, cannot_unpack, checked_text, ends_the_file, open_packed, parse_json_value
 
 MAX_JSON_BYTES = 2**30  # the largest published one, the annotations of VQA v2, is a third of this
 _NAMES = {int: "a whole number", list: "a list", dict: "an object"}
+_DO = "repair or remove this record"
 
 
 def read_json(path: Path, *, any_value: bool = False) -> Any:
@@ -29,23 +28,13 @@ def read_json(path: Path, *, any_value: bool = False) -> Any:
         got, expected = f"more than {MAX_JSON_BYTES} bytes", f"at most {MAX_JSON_BYTES} bytes"
         do = "split it, or write its rows as .jsonl"
         raise DataError("file is too large", where=path, got=got, expected=expected, do=do)
-    value = parse(data, path.name)
+    value = parse_json_value(data, path.name)
     if not any_value and not isinstance(value, dict):
-        raise _wrong(path.name, value, "an object")
+        raise wrong_type(path.name, value, "an object")
     return value
 
 
-def lines_of(path: Path) -> Iterator[str | DataError]:
-    """The lines of a text file without their ends, \\n, \\r\\n or \\r. A broken gzip stream ends the reading."""
-    for number, _, line in raw_lines(path, returns=True):
-        try:
-            text = line if isinstance(line, DataError) else decode_utf8(line, f"{path.name}, line {number}")
-            yield text if isinstance(text, DataError) else text.removesuffix("\n").removesuffix("\r")
-        except DataError as error:
-            yield error
-
-
-def each_of(values: Iterable[Any], where: str, make: Callable[[Any, str], Any]) -> Found:
+def each_of(values: Iterable[Any], where: str, make: Callable[[Any, str], Any]) -> Iterator[Any]:
     """What is made of each of the values of a list at its place, or what is wrong with it; None is nothing."""
     for i, value in enumerate(values):
         try:
@@ -55,7 +44,7 @@ def each_of(values: Iterable[Any], where: str, make: Callable[[Any, str], Any]) 
             yield error
 
 
-def each_row(rows: Iterable[Row | DataError], make: Callable[[Row], Iterable[Any]]) -> Found:
+def each_row(rows: Iterable[Row | DataError], make: Callable[[Row], Iterable[Any]]) -> Iterator[Any]:
     """What is made of each row, or what is wrong with it; nothing behind a place where nobody can read on."""
     for row in rows:
         if isinstance(row, DataError):
@@ -72,15 +61,15 @@ def each_row(rows: Iterable[Row | DataError], make: Callable[[Row], Iterable[Any
 def part(values: Any, name: str, kind: type, where: str) -> Any:
     """values[name] of a JSON object, of type `kind` (str, int, list, dict; strings are valid Unicode)."""
     if not isinstance(values, dict):
-        raise _wrong(where, values, "an object")
+        raise wrong_type(where, values, "an object")
     value = values.get(name)
     if value is None:
-        got, do = "fields " + ", ".join(list(values)[:8]), "repair or remove this record"
-        raise DataError("field is missing", where=where, got=got, expected=name, do=do)
+        got = "fields " + ", ".join(list(values)[:8])
+        raise DataError("field is missing", where=where, got=got, expected=name, do=_DO)
     if kind is str:
         return checked_text(value, where, name)
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise _wrong(f"{where}, field {name}", value, _NAMES[kind])
+        raise wrong_type(f"{where}, field {name}", value, _NAMES[kind])
     return value
 
 
@@ -105,5 +94,5 @@ def empty(where: str, what: str = "text is empty") -> DataError:
     return DataError(what, where=where, got="only blanks", expected="a text", do="fill it or remove the row")
 
 
-def _wrong(where: str, value: object, expected: str) -> DataError:
-    return DataError("wrong type of field", where=where, got=type(value).__name__, expected=expected)
+def wrong_type(where: str, value: object, expected: str) -> DataError:
+    return DataError("wrong type of field", where=where, got=type(value).__name__, expected=expected, do=_DO)

@@ -1,0 +1,90 @@
+"""Which fields of a record are looked at: guessed by the names that people give them, or named by the user."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from unimo.errors import DataError, UsageError, nearest
+
+Names = tuple[str, ...]
+
+IMAGE_PATH_NAMES: Names = (
+    *("image", "image_path", "filepath", "file_path", "file_name", "filename", "image_name", "image_file", "img_path"),
+    *("img", "picture"),
+)
+IMAGE_NAMES: Names = (*IMAGE_PATH_NAMES, "path", "jpg", "jpeg", "png", "webp")
+PLAIN_CAPTION_NAMES: Names = ("captions", "caption", "text")  # also of the .json beside an image
+CAPTION_NAMES: Names = (
+    *PLAIN_CAPTION_NAMES,
+    *("title", "texts", "comment", "description", "alt_text", "alt", "sentence", "raw", "blip_caption"),
+)
+TEXT_NAMES: Names = (
+    *("text", "content", "sentence", "document", "article", "body", "passage", "raw_content", "story", "abstract"),
+)
+LABEL_NAMES: Names = ("label_name", "label", "class", "category")
+EXAMPLE = {
+    "image": '{"image": "photos/1.jpg", "caption": "a dog"}',
+    "caption": '{"image": "photos/1.jpg", "caption": "a dog"}',
+    "text": '{"text": "It rained."}',
+}
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Names of JSON fields and table columns; the first that a record has is taken.
+
+    text: of a document. image: its path, or bytes. captions: a string or a list of strings. label: class of an image.
+    split: values of the field `split` that are read; none: all, and of Karpathy's files train and restval.
+    """
+
+    text: Names = TEXT_NAMES
+    image: Names = IMAGE_NAMES
+    captions: Names = CAPTION_NAMES
+    label: Names = LABEL_NAMES
+    split: Names = ()
+
+    @classmethod
+    def of(cls, given: Sequence[str]) -> Fields:
+        """Of PART=COLUMN texts, such as caption=title. UsageError for an unknown part."""
+        parts = columns(given)
+        known = {"text": "text", "image": "image", "caption": "captions", "captions": "captions"}
+        known |= {"label": "label", "split": "split"}
+        for part in parts:
+            if part not in known:
+                near = nearest(part, known)
+                do = f"did you mean {near}?" if near else "caption=title reads captions from the column title"
+                expected = ", ".join(known)
+                raise UsageError("unknown part of a sample", where="--column", got=part, expected=expected, do=do)
+        return replace(cls(), **{known[part]: tuple(names) for part, names in parts.items()})
+
+
+def columns(given: Iterable[str]) -> dict[str, list[str]]:
+    """part=column texts as part -> columns. UsageError for one that is not of this form."""
+    found: dict[str, list[str]] = {}
+    for text in given:
+        part, equals, column = (piece.strip() for piece in text.partition("="))
+        if not (part and equals and column):
+            what, do = "a column must be named part=column", "write the part, = and the column's name"
+            raise UsageError(what, where="--column", got=text, expected="caption=title, label=mood", do=do)
+        found.setdefault(part, []).append(column)
+    return found
+
+
+def first_of(values: Mapping[str, Any], names: Sequence[str]) -> Any:
+    return next((values[name] for name in names if values.get(name) is not None), None)
+
+
+def missing_field(values: Mapping[str, Any], where: str, part: str, names: Sequence[str]) -> DataError:
+    """The error of a record without a field: what it has, an example, and how to name another."""
+    there = [name for name in values if name]
+    free = [name for name in there if isinstance(values[name], (str, list)) and name not in IMAGE_NAMES]
+    column = nearest(names[0], there) or (free[0] if len(free) == 1 else "NAME")
+    return DataError(
+        "field is missing",
+        where=where,
+        got="fields " + ", ".join(there[:8]),
+        expected=f"{part} in {' or '.join(names[:12])}, as in {EXAMPLE.get(part, '{}')}",
+        do=f"name the column (--column {part}={column}), or repair the record",
+    )
