@@ -43,7 +43,6 @@ from unimo.finetune.qualitative_examples import FILE as EXAMPLES
 from unimo.finetune.qualitative_examples import report_examples
 from unimo.finetune.settings import Finetuning
 from unimo.finetune.task_type import BATCH_SIZE
-from unimo.formats.text import split_lines
 from unimo.inference.model import load
 from unimo.json_files import load_json, write_json
 from unimo.recipes.finetuning import TUNINGS, tuned
