@@ -59,7 +59,7 @@ WRONG = [
     "init-from-pretrained OUT --set model.heads=7 --vit x", "data check x TEXTS", "data check texts TEXTS --verify x",
     "data check texts TEXTS --max-bad-fraction nan", "data check texts TEXTS --max-bad-fraction -1",
     "prepare regions images image.png --source x", "prepare regions images image.png --precision x",
-    "prepare regions x image.png", "prepare rewrites TEXTS --positives -1", "prepare rewrites TEXTS --ceiling nan",
+    "prepare regions x image.png", "prepare rewrites TEXTS --positives -1", "prepare rewrites TEXTS --max-similarity nan",
     "prepare rewrites TEXTS --translate x", "prepare neighbours --pairs TEXTS --out OUT --set pool=0",
     "prepare neighbours --pairs TEXTS --out OUT", "prepare neighbours --pairs TEXTS --out OUT --set x=1",
     "x", "prepare x",

@@ -29,7 +29,7 @@ from unimo.neighbours import images as neighbour_images
 from unimo.neighbours import prepare as preparing
 from unimo.neighbours.page import show
 from unimo.neighbours.prepare import NeighbourSettings, neighbours, on_ray, prepare_neighbours
-from unimo.neighbours.sentences import captions_of, token_spans
+from unimo.neighbours.sentences import token_spans
 from unimo.neighbours.store import Neighbours
 from unimo.sentences import words
 from unimo.tokenizer import Tokenizer
@@ -91,8 +91,8 @@ def corpora(tmp_path_factory) -> tuple[Corpus, Corpus, Corpus]:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(neighbour_images, "_AT_ONCE", 4)
-    monkeypatch.setattr(neighbour_images, "_QUERIES_AT_ONCE", 2)
+    monkeypatch.setattr(neighbour_images, "_BLOCK", 4)
+    monkeypatch.setattr(neighbour_images, "_QUERIES", 2)
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -129,12 +129,12 @@ def test_neighbours_are_alike_and_never_the_pair_itself(corpora, tmp_path):
 
 def test_the_caption_itself_and_repeated_sentences_are_left_out(corpora, tmp_path):
     pairs, _, texts = corpora
-    quietly(pairs, None, texts, tmp_path, settings=NeighbourSettings(sentences=100, fewest_words=1))
+    quietly(pairs, None, texts, tmp_path, settings=NeighbourSettings(sentences=100, min_words=1))
     near = Neighbours.open(tmp_path, pairs, texts=texts)
     for i in range(len(pairs)):
         found = [" ".join(words(text)) for text in sentence_texts(near, i)]
         assert len(set(found)) == len(found) > 0
-        assert not set(found) & {" ".join(words(text)) for text in captions_of(pairs, i)}
+        assert not set(found) & {" ".join(words(text)) for text in pairs.captions(i)}
     assert "a green tree stands in the garden" in [" ".join(words(text)) for text in sentence_texts(near, 1)]
 
 
@@ -156,7 +156,7 @@ def test_a_model_ranks_sentences_and_sees_images(corpora, tmp_path):
     model = Pipeline(lively_model(vocabulary=Tokenizer.vocab_size), precision="fp32")
     quietly(pairs, images, texts, tmp_path, model=model)
     near = Neighbours.open(tmp_path, pairs, images, texts)
-    caption = model.encode_text(captions_of(pairs, 1))[0]
+    caption = model.encode_text(pairs.captions(1))[0]
     found = model.encode_text([near.tokens(int(number)) for number in near.sentences(1)]) @ caption
     assert len(found) == 3 and (np.diff(found) <= 1e-6).all()
     own = model.encode_image([pairs.image_bytes(1)])[0]
@@ -255,7 +255,7 @@ def test_other_data_is_refused(corpora, tmp_path):
         with pytest.raises(DataError, match=f"neighbours belong to other {what}"):
             Neighbours.open(tmp_path, *wrong)
     old = (tmp_path / "00000.safetensors").read_bytes()
-    quietly(*corpora, tmp_path, settings=NeighbourSettings(images=3, sentences=3, fewest_words=6))
+    quietly(*corpora, tmp_path, settings=NeighbourSettings(images=3, sentences=3, min_words=6))
     (tmp_path / "00000.safetensors").write_bytes(old)  # as if killed between the parts of other settings
     with pytest.raises(DataError, match="different settings"):
         Neighbours.open(tmp_path, *corpora)
@@ -330,11 +330,11 @@ class OneMachine:
 def test_a_cluster_writes_the_same_bytes(corpora, tmp_path, monkeypatch):
     quietly(*corpora, tmp_path / "here")
     monkeypatch.setitem(sys.modules, "ray", OneMachine())
-    quietly(*corpora, tmp_path / "there", each=on_ray)
+    quietly(*corpora, tmp_path / "there", run=on_ray)
     assert bytes_of(tmp_path / "there") == bytes_of(tmp_path / "here")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"unimo\[ray\]"):
-        quietly(*corpora, tmp_path / "missing", each=on_ray)
+        quietly(*corpora, tmp_path / "missing", run=on_ray)
 
 
 # ---- tokens
@@ -382,7 +382,7 @@ class Page(HTMLParser):
 
 def test_a_page_shows_pairs_with_their_neighbours(corpora, tmp_path):
     quietly(*corpora, tmp_path / "out")
-    show(tmp_path / "out", *corpora, tmp_path / "page.html", n=6, most=2)
+    show(tmp_path / "out", *corpora, tmp_path / "page.html", n=6, shown=2)
     page, near = Page(tmp_path / "page.html"), Neighbours.open(tmp_path / "out", *corpora)
     assert page.tags.count("article") == 6 and page.tags.count("img") == 6 + 6 * 2
     assert sorted(page.texts["h2"]) == sorted(corpora[0].text(i) for i in range(6))
@@ -392,7 +392,7 @@ def test_a_page_shows_pairs_with_their_neighbours(corpora, tmp_path):
     assert said == {text.rsplit(" ", 1)[0] for text in page.texts["li"]} - {"The ball is"}  # a caption, no sentence
     raw = (tmp_path / "page.html").read_text()
     assert not re.search(r"https?:|<script|<link|@import|src=\"(?!data:)", raw)
-    show(tmp_path / "out", *corpora, tmp_path / "same.html", n=6, most=2)
+    show(tmp_path / "out", *corpora, tmp_path / "same.html", n=6, shown=2)
     assert (tmp_path / "same.html").read_text() == raw
     show(tmp_path / "out", *corpora, tmp_path / "other.html", n=2, seed=1)
     assert Page(tmp_path / "other.html").tags.count("article") == 2

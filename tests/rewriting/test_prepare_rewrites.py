@@ -261,7 +261,7 @@ def test_a_corpus_of_one_image_ends(tmp_path):
     assert (row["captions"], row["sentences"], row["words"], row["bad"]) == (2, 0, 0, 2)
 
 
-@pytest.mark.parametrize("options", [{"ceiling": 0}, {"ceiling": 1.5}, {"ceiling": float("nan")}])
+@pytest.mark.parametrize("options", [{"max_similarity": 0}, {"max_similarity": 1.5}, {"max_similarity": float("nan")}])
 def test_impossible_settings_are_refused(world, tmp_path, options):
     with pytest.raises(UsageError):
         rewrites(world, out=tmp_path, say=quiet, **options)
@@ -272,7 +272,7 @@ def test_impossible_settings_are_refused(world, tmp_path, options):
 # --- sentence level ---------------------------------------------------------------------------------
 
 
-def plain_nearest(texts, owner, query, k, ceiling):
+def plain_nearest(texts, owner, query, k, max_similarity):
     """The definition, with dense matrices."""
     from unimo.rewriting.grammar import grammar
 
@@ -285,7 +285,7 @@ def plain_nearest(texts, owner, query, k, ceiling):
     )
     norms = np.linalg.norm(rows, axis=1)
     similar = rows @ rows[query] / np.where(norms * norms[query] > 0, norms * norms[query], 1)
-    found = [(m, s) for m, s in enumerate(similar) if owner[m] != owner[query] and 0 < s < ceiling - 1e-6]
+    found = [(m, s) for m, s in enumerate(similar) if owner[m] != owner[query] and 0 < s < max_similarity - 1e-6]
     return sorted(found, key=lambda entry: (-round(entry[1], 5), entry[0]))[:k]
 
 
@@ -306,7 +306,7 @@ def test_a_caption_that_says_nothing_new_is_no_negative(tmp_path):
         "four": ["a cow near a fence .", "a man with a cow and a horse on grass ."],
     }
     path = pairs_file(tmp_path / "pairs", captions)
-    rewrites(path, out=tmp_path / "out", counts=Counts(sentences=20), ceiling=1.0, say=quiet)
+    rewrites(path, out=tmp_path / "out", counts=Counts(sentences=20), max_similarity=1.0, say=quiet)
     corpus = open_corpus("pairs", path, tokenizer=Tokenizer.default())
     negatives = Rewrites.open(tmp_path / "out", corpus).negatives(0, 0)
     texts = {negative.text for negative in negatives if negative.level == "sentence"}
@@ -579,7 +579,7 @@ def test_the_command_writes_page_and_sample(world, tmp_path):
     from unimo.cli import app
 
     options = ["--words", "3", "--phrases", "3", "--sentences", "2", "--out", str(tmp_path)]
-    options += ["--page", str(tmp_path / "page.html"), "--rows", "2", "--sample", "7", "--draw", "5"]
+    options += ["--page", str(tmp_path / "page.html"), "--rows", "2", "--sample", "7", "--page-seed", "5"]
     done = CliRunner().invoke(app, ["prepare", "rewrites", str(world), *options])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "page.html").read_text().count("<article>") == 2

@@ -31,7 +31,7 @@ from unimo.train.settings import Run
 
 ROOTS = (Run, Finetuning, EvaluationData, NeighbourSettings, ModelSettings, HeadSettings, Adversarial, Entry)
 # Numbers that may be anything finite: chance, and where a scale lies.
-FREE = {"seed", "centre", "least_sentence", "least_image", "least_overlap"}
+FREE = {"seed", "centre", "min_sentence_score", "min_image_score", "min_overlap"}
 
 
 def groups_of(cls):

@@ -9,6 +9,12 @@ import typer
 
 from unimo.cli.app import Columns, data, prepare, say
 
+IndexDir = Annotated[str | None, typer.Option(help="Folder of the indexes, if not beside the shards.")]
+Verify = Annotated[str, typer.Option(help="decode: every image once; header: read only its size.")]
+MaxBadFraction = Annotated[float, typer.Option(help="Stop when a larger fraction of samples is bad.")]
+BadSamplesFile = Annotated[str | None, typer.Option(help="Write every bad sample and the reason to this JSONL file.")]
+PageSeed = Annotated[int, typer.Option(help="Random seed of what the page shows.")]
+
 
 @data.command("check")
 def check_data(
@@ -39,22 +45,23 @@ def prepare_regions(
     source: Annotated[
         str,
         typer.Option(
-            help="truth, grid, grid:MODEL, detector:MODEL, faster-rcnn:, tsv:, lines:, npz:, hdf5:, lmdb:PLACE."
+            help="grid | grid:MODEL | detector:MODEL | faster-rcnn:FILE | tsv:FILES | lines:FILES | npz:FOLDER | "
+            "hdf5:FILE | lmdb:FOLDER | truth. MODEL is a folder or a name on the Hugging Face hub."
         ),
     ] = "grid",
-    out: Annotated[str | None, typer.Option(help="Where regions go, if not beside the shards.")] = None,
-    max_regions: Annotated[int, typer.Option(help="Boxes kept of an image.", min=1)] = 36,
+    out: Annotated[str | None, typer.Option(help="Output folder, if not beside the shards.")] = None,
+    max_regions: Annotated[int, typer.Option(help="Regions kept of an image.", min=1)] = 36,
     precision: Annotated[str, typer.Option(help="float16, or int8 with a scale for each region.")] = "float16",
-    top: Annotated[int, typer.Option(help="Likeliest classes kept of a region; 0 keeps all.", min=0)] = 0,
-    feature_size: Annotated[int | None, typer.Option(help="Features of a region, where the source can choose.")] = None,
-    words: Annotated[int, typer.Option(help="Size of a grid's visual vocabulary.", min=2)] = 512,
-    vocabulary: Annotated[str | None, typer.Option(help="Its file: read if it is there, else written.")] = None,
-    threshold: Annotated[float, typer.Option(help="Least confidence of a detected region.")] = 0.2,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: what is there.")] = None,
-    index_dir: Annotated[str | None, typer.Option(help="Where indexes go, if not beside the shards.")] = None,
-    bad_samples: Annotated[str | None, typer.Option(help="File that names every bad image.")] = None,
+    top: Annotated[int, typer.Option(help="Keep only the k likeliest classes of a region; 0 keeps all.", min=0)] = 0,
+    feature_size: Annotated[int | None, typer.Option(help="Feature size, where the source can choose it.")] = None,
+    words: Annotated[int, typer.Option(help="grid: visual words of the vocabulary.", min=2)] = 512,
+    vocabulary: Annotated[str | None, typer.Option(help="grid: vocabulary file, read if it exists, else made.")] = None,
+    threshold: Annotated[float, typer.Option(help="detectors: lowest confidence of a region.")] = 0.2,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")] = None,
+    index_dir: IndexDir = None,
+    bad_samples: BadSamplesFile = None,
 ) -> None:
-    """Write regions (boxes, features, classes) of every image; started again, it goes on where it was."""
+    """Region features of every image: boxes, features, classes. Run it again to resume."""
     from unimo.corpus.bad_samples import BadSamples
     from unimo.regions.prepare import prepare_regions as run
 
@@ -66,40 +73,41 @@ def prepare_regions(
 @prepare.command("rewrites")
 def prepare_rewrites(
     paths: Annotated[list[str], typer.Argument(help="Pairs: folders, globs or files.")],
-    out: Annotated[str | None, typer.Option(help="Folder of the rewrites, if not beside the indexes.")] = None,
-    positives: Annotated[int, typer.Option(help="Back-translations of each caption.", min=0)] = 3,
-    sentences: Annotated[int, typer.Option(help="Near captions of other images.", min=0)] = 30,
-    phrases: Annotated[int, typer.Option(help="Phrase level negatives.", min=0)] = 35,
-    words: Annotated[int, typer.Option(help="Word level negatives.", min=0)] = 35,
-    ceiling: Annotated[float, typer.Option(help="TF-IDF similarity from which on a caption is a paraphrase.")] = 0.5,
+    out: Annotated[str | None, typer.Option(help="Output folder, if not beside the shards.")] = None,
+    positives: Annotated[int, typer.Option(help="Back-translations of each caption (needs --translate).", min=0)] = 3,
+    sentences: Annotated[int, typer.Option(help="Negatives from similar captions of other images.", min=0)] = 30,
+    phrases: Annotated[int, typer.Option(help="Negatives with a phrase replaced.", min=0)] = 35,
+    words: Annotated[int, typer.Option(help="Negatives with a word replaced.", min=0)] = 35,
+    max_similarity: Annotated[
+        float, typer.Option(help="Captions with a higher TF-IDF similarity are paraphrases, not negatives.")
+    ] = 0.5,
     translate: Annotated[
-        list[str] | None, typer.Option(help="THERE,BACK: two translation models; once for each pivot.")
+        list[str] | None,
+        typer.Option(help="EN_XX,XX_EN: two translation models, folders or hub names; repeat for more languages."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="All chance of the rewriting.")] = 0,
-    device: Annotated[str, typer.Option(help="Where translation models run.")] = "cpu",
-    index_dir: Annotated[str | None, typer.Option(help="Where indexes are, if not beside the shards.")] = None,
-    verify: Annotated[str, typer.Option(help="decode or header, as for the index")] = "decode",
-    max_bad_fraction: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
-    bad_samples: Annotated[str | None, typer.Option(help="File that names every bad sample and caption.")] = None,
-    page: Annotated[str | None, typer.Option(help="Write an HTML page with random captions.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the replacements.")] = 0,
+    device: Annotated[str, typer.Option(help="Device of the translation models.")] = "cpu",
+    index_dir: IndexDir = None,
+    verify: Verify = "decode",
+    max_bad_fraction: MaxBadFraction = 0.01,
+    bad_samples: BadSamplesFile = None,
+    page: Annotated[str | None, typer.Option(help="Write an HTML page with random captions and rewrites.")] = None,
     rows: Annotated[int, typer.Option(help="Captions on the page.", min=1)] = 50,
     sample: Annotated[
-        int | None, typer.Option(help="Write so many negatives to be judged: rewrites-sample.jsonl in --out.", min=1)
+        int | None, typer.Option(help="Write this many negatives to rewrites-sample.jsonl, to be judged.", min=1)
     ] = None,
-    draw: Annotated[int, typer.Option(help="Chance of page and sample alone.")] = 0,
+    page_seed: PageSeed = 0,
 ) -> None:
-    """Rewrite every caption: paraphrases, and captions that are nearly right (words and phrases: in English alone)."""
+    """Paraphrases and hard negatives of every caption (English, but for sentence level). Run it again to resume."""
     from unimo.corpus.bad_samples import BadSamples, tell_left_out
     from unimo.rewriting.back_translation import pivots
     from unimo.rewriting.prepare import Counts, rewrites
 
-    counts = Counts(positives, sentences, phrases, words)
     options: dict[str, Any] = {"index_dir": index_dir, "verify": verify}
-    made: dict[str, Any] = {"counts": counts, "ceiling": ceiling, "translate": pivots(translate or []), "seed": seed}
+    made: dict[str, Any] = {"counts": Counts(positives, sentences, phrases, words), "translate": pivots(translate or [])}
+    made |= {"max_similarity": max_similarity, "seed": seed, "device": device, "max_bad_fraction": max_bad_fraction}
     bad = BadSamples(bad_samples)
-    rewrites(
-        paths, out=out, device=device, bad_samples=bad, say=say, max_bad_fraction=max_bad_fraction, **made, **options
-    )
+    rewrites(paths, out=out, bad_samples=bad, say=say, **made, **options)
     tell_left_out(bad, say)
     if page or sample:
         from unimo.corpus.corpus import open_corpus
@@ -111,42 +119,42 @@ def prepare_rewrites(
         corpus = open_corpus("pairs", paths, tokenizer=Tokenizer.default(), **options)
         written = Rewrites.open(out or index_dir, corpus)
         if page:
-            show(corpus, written, page, n=rows, seed=draw)
+            show(corpus, written, page, n=rows, seed=page_seed)
         if sample:
             place = Path(out or ".") / "rewrites-sample.jsonl"
-            say(f"{write_sample(corpus, written, place, n=sample, seed=draw)} negatives to judge: {place}")
+            say(f"{write_sample(corpus, written, place, n=sample, seed=page_seed)} negatives to judge: {place}")
 
 
 @prepare.command("neighbours")
 def prepare_neighbours(
-    pairs: Annotated[list[str], typer.Option(help="Pairs to find neighbours for.")],
-    out: Annotated[str, typer.Option(help="Folder for the neighbours.")],
-    images: Annotated[list[str] | None, typer.Option(help="Where related images come from.")] = None,
-    texts: Annotated[list[str] | None, typer.Option(help="Where related sentences come from.")] = None,
-    model: Annotated[str | None, typer.Option(help="A model whose embeddings rank (a run, a folder).")] = None,
+    pairs: Annotated[list[str], typer.Option(help="Pairs: folders, globs or files.")],
+    out: Annotated[str, typer.Option(help="Output folder.")],
+    images: Annotated[list[str] | None, typer.Option(help="Images to retrieve from.")] = None,
+    texts: Annotated[list[str] | None, typer.Option(help="Texts to retrieve sentences from.")] = None,
+    model: Annotated[str | None, typer.Option(help="Rank by the embeddings of this model (run, folder, name).")] = None,
     regions: Annotated[
-        list[str] | None, typer.Option(help="Prepared regions of both: shared objects then choose.")
+        list[str] | None, typer.Option(help="Prepared regions of pairs and images: rank images by shared objects too.")
     ] = None,
-    confidence: Annotated[float, typer.Option(help="Least probability of an object's class.", min=0, max=1)] = 0.2,
+    confidence: Annotated[float, typer.Option(help="Lowest probability of an object's class.", min=0, max=1)] = 0.2,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="A setting, such as sentences=50.")] = None,
-    index_dir: Annotated[str | None, typer.Option(help="Where indexes go, if not beside the shards.")] = None,
-    verify: Annotated[str, typer.Option(help="decode every image once, or read only its header")] = "decode",
-    max_bad_fraction: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
-    bad_samples: Annotated[str | None, typer.Option(help="File that names every bad sample.")] = None,
-    ray: Annotated[bool, typer.Option("--ray", help="Work on the cluster that ray finds.")] = False,
-    page: Annotated[str | None, typer.Option(help="Write an HTML page with random pairs.")] = None,
+    index_dir: IndexDir = None,
+    verify: Verify = "decode",
+    max_bad_fraction: MaxBadFraction = 0.01,
+    bad_samples: BadSamplesFile = None,
+    ray: Annotated[bool, typer.Option("--ray", help="Run on a Ray cluster.")] = False,
+    page: Annotated[str | None, typer.Option(help="Write an HTML page with random pairs and neighbours.")] = None,
     rows: Annotated[int, typer.Option(help="Pairs on the page.", min=1)] = 50,
-    draw: Annotated[int, typer.Option(help="Chance of the page.")] = 0,
+    page_seed: PageSeed = 0,
 ) -> None:
-    """Find related images and sentences for every pair."""
+    """Similar images and sentences for every pair, retrieved from unpaired data. Run it again to resume."""
     from unimo.config import override
     from unimo.corpus.bad_samples import BadSamples, tell_left_out
     from unimo.neighbours.prepare import NeighbourSettings, neighbours
 
     bad = BadSamples(bad_samples)
-    settings = override(NeighbourSettings(), assignments or ())
     options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": max_bad_fraction}
-    options |= {"model": model, "settings": settings, "bad_samples": bad, "ray": ray, "say": say}
-    options |= {"regions": regions or None, "confidence": confidence, "page": page, "rows": rows, "draw": draw}
-    neighbours(pairs, images or None, texts or None, out, **options)
+    options |= {"model": model, "regions": regions or None, "confidence": confidence, "ray": ray, "bad_samples": bad}
+    options |= {"page": page, "rows": rows, "page_seed": page_seed, "say": say}
+    settings = override(NeighbourSettings(), assignments or ())
+    neighbours(pairs, images or None, texts or None, out, settings=settings, **options)
     tell_left_out(bad, say)

@@ -132,6 +132,7 @@ class Corpus:
     """An indexed set of documents, images or pairs; n items. Only arrays and paths: safe to hand to workers.
 
     keys            list-like of n strings
+    image_sha256    (n, 32) uint8, of the bytes of the images
     sizes           (n, 2) int32, width and height of the upright images; (n, 2) zeros for texts
     token_counts    texts: (n,) int64; pairs: (m,) int64 of all captions, flat; images: (0,)
     caption_offsets pairs: (n + 1,) int64, captions of item i are [o[i], o[i + 1]); else None
@@ -153,7 +154,7 @@ class Corpus:
         self._files = _join_strings(parts, "files")
         self.sizes = np.concatenate([part["sizes"] for part in parts])
         self._image_at = np.concatenate([part["image_at"] for part in parts])
-        self._image_sha256 = np.concatenate([part["image_sha256"] for part in parts])
+        self.image_sha256 = np.concatenate([part["image_sha256"] for part in parts])
         self._record_at = np.concatenate([part["record_at"] for part in parts])
         self._record_sha256 = np.concatenate([part["record_sha256"] for part in parts])
         self._token_ids = np.concatenate([part["token_ids"] for part in parts])
@@ -201,6 +202,11 @@ class Corpus:
             return decode_utf8(self._record(i), self.where(i))
         return first_of(self._values(i), self._text_fields)
 
+    def captions(self, i: int) -> list[str]:
+        """All captions of a pair."""
+        assert self.caption_offsets is not None
+        return [self.text(i, j) for j in range(int(self.caption_offsets[i + 1] - self.caption_offsets[i]))]
+
     def image_bytes(self, i: int) -> bytes:
         """The encoded image of item i; DataError when it is not what was indexed."""
         self._check(i)
@@ -216,7 +222,7 @@ class Corpus:
         else:
             row = read_arrow_at(path, int(self._image_at[i, 0]))
             data = next(filter(None, (embedded_image(row.get(name)) for name in self._image_fields)), b"")
-        self._compare(i, data, self._image_sha256[i])
+        self._compare(i, data, self.image_sha256[i])
         return data
 
     def meta(self, i: int) -> dict:
@@ -256,7 +262,7 @@ class Corpus:
     def images_sha256(self, items: range) -> str:
         """SHA-256 over keys and contents of some images, in order: whatever file or kind they come from."""
         digest = hashlib.sha256(json.dumps([self.keys[i] for i in items]).encode())
-        digest.update(np.ascontiguousarray(self._image_sha256[items.start : items.stop]).tobytes())
+        digest.update(np.ascontiguousarray(self.image_sha256[items.start : items.stop]).tobytes())
         return digest.hexdigest()
 
     def file_of(self, i: int) -> Path | None:

@@ -119,7 +119,7 @@ class ImageKeys:
     def of(cls, images: Corpus) -> ImageKeys:
         spans = zip(images.shards, pairwise(images._first))
         places = [shard for shard, (first, end) in spans for _ in range(end - first)]
-        return cls(images.keys, places, images._image_sha256)
+        return cls(images.keys, places, images.image_sha256)
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -91,7 +91,7 @@ def _facts(store: RegionStore) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Objects:
-    """Counted classes of the objects on each image of the pairs, and on each of the images: (n, classes), sparse."""
+    """Class counts of the objects on each image of the pairs, and on each of the images: (n, classes), sparse."""
 
     pairs: csr_matrix
     images: csr_matrix

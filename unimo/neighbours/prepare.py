@@ -10,10 +10,8 @@ semantic similarity; 100 of each. Neither the similarities nor the search are pu
     sentences  TF-IDF of all captions of the pair, re-ranked by our own text embeddings where a model is given
 
 What is the pair itself (the same bytes of an image, the same words in a caption) is no neighbour.
-`unimo.neighbours.store` says what is written, and reads it.
-
-Killed at any time and started again, it goes on and leaves the same bytes: every file is whole or absent, names in its
-header what it was made from, and is a function of that alone.
+`unimo.neighbours.store` says what is written, and reads it. Killed at any time and started again, it goes on and leaves
+the same bytes: every file is whole or absent, names in its header what it was made from, and is a function of that.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 
@@ -34,21 +32,23 @@ from unimo.corpus.finding import Kind
 from unimo.errors import DataError, UsageError
 from unimo.inference import Pipeline, identity, load
 from unimo.nearest import Found
-from unimo.neighbours.images import Each, Gallery
+from unimo.neighbours.images import Gallery, Map
 from unimo.neighbours.objects import Labels, Objects, detected
 from unimo.neighbours.page import show
-from unimo.neighbours.sentences import Sentences, captions_of
+from unimo.neighbours.sentences import Sentences
 from unimo.neighbours.settings import NeighbourSettings
 from unimo.neighbours.store import FORMAT, SENTENCES, SIDES, read_part
 from unimo.sentences import words
-from unimo.sidecar import Sidecar, workspace, write_sidecar
+from unimo.sidecar import Sidecar, standing, workspace, write_sidecar
 from unimo.tokenizer import Tokenizer
+
+Paths = Union[str, Path, Sequence[str]]
 
 
 def neighbours(
-    pairs: str | Path | Sequence[str],
-    images: str | Path | Sequence[str] | None,
-    texts: str | Path | Sequence[str] | None,
+    pairs: Paths,
+    images: Paths | None,
+    texts: Paths | None,
     out: str | Path,
     *,
     model: str | Path | None = None,
@@ -59,39 +59,42 @@ def neighbours(
     ray: bool = False,
     page: str | Path | None = None,
     rows: int = 50,
-    draw: int = 0,
+    page_seed: int = 0,
     say: Callable[[str], None] = print,
     **options: Any,
 ) -> dict[str, Any]:
-    """What the verb does: opens the corpora (`options` are those of `open_corpus`), loads the model, prepares.
+    """Opens the corpora (`options` are those of `open_corpus`) and the model, and prepares: see `prepare_neighbours`.
 
     regions: folders of `unimo prepare regions` with those of pairs and images; a region counts as an object from
-    `confidence` on (0.2 as published). page: where to show `rows` random pairs, drawn by `draw`. See
-    `prepare_neighbours` for the rest, and `unimo.neighbours.objects.detected` for what regions raise.
+    `confidence` on (0.2 as published), and `unimo.neighbours.objects.detected` says what they raise. page: where to show
+    `rows` random pairs.
     """
     check_settings(settings or NeighbourSettings(), cls=NeighbourSettings)
     if regions is not None and images is None:
         raise UsageError("no images to share objects with", where="regions", do="name --images, or leave them away")
-    tokenizer = Tokenizer.default()
     bad_samples = BadSamples() if bad_samples is None else bad_samples
     _require_other(images, texts)
 
-    def opened(kind: Kind, paths: str | Path | Sequence[str]) -> Corpus:
-        return open_corpus(kind, paths, tokenizer=tokenizer, bad_samples=bad_samples, **options)
+    def opened(kind: Kind, paths: Paths | None) -> Corpus | None:
+        options_of_all: dict[str, Any] = {"tokenizer": Tokenizer.default(), "bad_samples": bad_samples, **options}
+        return None if paths is None else open_corpus(kind, paths, **options_of_all)
 
-    corpora = paired, gallery, _ = (
-        opened("pairs", pairs),
-        None if images is None else opened("images", images),
-        None if texts is None else opened("texts", texts),
-    )
-    labels = None if regions is None or gallery is None else detected(regions, paired, gallery, confidence)
-    pipeline = None if model is None else load(model)
-    each: Each = on_ray if ray else map
+    paired, gallery, library = opened("pairs", pairs), opened("images", images), opened("texts", texts)
+    assert paired is not None
     done = prepare_neighbours(
-        *corpora, out, settings=settings, model=pipeline, labels=labels, bad_samples=bad_samples, each=each, say=say
+        paired,
+        gallery,
+        library,
+        out,
+        settings=settings,
+        model=None if model is None else load(model),
+        labels=None if regions is None or gallery is None else detected(regions, paired, gallery, confidence),
+        bad_samples=bad_samples,
+        run=on_ray if ray else map,
+        say=say,
     )
     if page is not None:
-        show(out, *corpora, page, n=rows, seed=draw)
+        show(out, paired, gallery, library, page, n=rows, seed=page_seed)
     return done
 
 
@@ -102,77 +105,68 @@ def prepare_neighbours(
     out: str | Path,
     *,
     settings: NeighbourSettings | None = None,
-    tokenizer=None,
     model: Pipeline | None = None,
     labels: tuple[Labels, Labels] | None = None,
     bad_samples: BadSamples | None = None,
-    each: Each = map,
+    run: Map = map,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Writes the neighbours of every pair, shard by shard, into the folder `out`; what is there already is kept.
 
-    images, texts: one of them may be absent (None). tokenizer: the one both text corpora were indexed with. model: its
-    text embeddings re-rank sentences; those of images (UNIMO-2 alone sees pixels) replace colours and edges. labels:
-    class numbers of the objects on each image of the pairs, and on each of the images; a pair without an object then
-    has no related images, which is counted. Pairs without a usable word are bad samples when sentences are wanted.
-    each: who describes blocks of images and searches for shards of pairs. Returns counts and seconds.
+    images, texts: one of them may be absent (None). model: its text embeddings re-rank sentences; those of images
+    (UNIMO-2 alone sees pixels) replace colours and edges. labels: class numbers of the objects on each image of the
+    pairs, and on each of the images; a pair without an object then has no related images, which is counted. Pairs
+    without a usable word are bad samples when sentences are wanted. run: who encodes blocks of images and searches for
+    shards of pairs. Returns counts and seconds.
 
-    Raises UsageError (nothing to search in, lists of labels of another length, a missing extra), DataError (an image
-    that changed) or ResourceError (the disk, another process that prepares this folder).
+    Raises UsageError (nothing to search in, labels of other images, a missing extra), DataError (an image that changed)
+    or ResourceError (the disk, another process that prepares this folder).
     """
-    started = time.monotonic()
+    started, folder = time.monotonic(), Path(out)
     _require_other(images, texts)
     settings = settings or NeighbourSettings()
     check_settings(settings, cls=NeighbourSettings)
-    tokenizer = tokenizer or Tokenizer.default()
     bad_samples = BadSamples() if bad_samples is None else bad_samples
-    folder = Path(out)
     objects = None if labels is None or images is None else Objects.of(labels, pairs, images)
     if objects is not None:
         bad_samples.note("pairs without a detected object, so without related images", objects.without())
     made_by = None if model is None else identity(model)["sha256"]
+    corpora = {"pairs": pairs, "images": images, "texts": texts}
     made_from = {
         "settings": to_dict(settings),
         "model": made_by,
         "labels": None if objects is None else objects.digest(),
-        "pairs": pairs.fingerprint,
-        "images": None if images is None else images.fingerprint,
-        "texts": None if texts is None else texts.fingerprint,
+        **{name: None if corpus is None else corpus.fingerprint for name, corpus in corpora.items()},
     }
-    parts = pairs.ranges()
-    files = [
-        (
-            folder / f"{number:05d}.safetensors",
-            {**made_from, "shard": shard.name, "first": rows.start, "count": len(rows)},
-        )
-        for number, (shard, rows) in enumerate(parts)
+    shards = pairs.ranges()
+    parts = [
+        (folder / f"{n:05d}.safetensors", {**made_from, "shard": shard.name, "first": rows.start, "count": len(rows)})
+        for n, (shard, rows) in enumerate(shards)
     ]
     with workspace(folder / "neighbours") as work:
-        waiting = [number for number, file in enumerate(files) if not _stands(*file)]
-        _remove_strangers(folder, {*(path for path, _ in files), *([folder / SENTENCES] if texts is not None else [])})
+        ends = [] if texts is None else [(folder / SENTENCES, made_from)]
+        _remove_others(folder, {path for path, _ in (*parts, *ends)})
+        missing = [number for number, part in enumerate(parts) if not _is_whole(*part)]
         library = gallery = None
-        if texts is not None and (waiting or not _stands(folder / SENTENCES, made_from)):
-            library = Sentences(texts, tokenizer, settings, bad_samples, say)
+        if texts is not None and (missing or not _is_whole(*ends[0])):
+            library = Sentences(texts, Tokenizer.default(), settings, bad_samples, say)
             _write(work, folder / SENTENCES, made_from, library.arrays())
-        if images is not None and waiting:
-            gallery = Gallery(pairs, images, work, settings, model, made_by, objects, each, say)
+        if images is not None and missing:
+            gallery = Gallery(pairs, images, work, settings, model, made_by, objects, run, say)
         begun, searched = time.monotonic(), 0
-        for number in each(_Search(pairs, files, work, gallery, library, settings, model), waiting):
-            shard, rows = parts[number]
+        for number in run(_Search(pairs, parts, work, gallery, library, settings, model), missing):
+            shard, rows = shards[number]
             searched += len(rows)
             rate = searched / max(time.monotonic() - begun, 1e-3)
             say(f"{shard.name} | {len(rows)} pairs | {searched} searched for at {rate:.0f} pairs/s")
-    totals = dict.fromkeys(SIDES, 0)
-    for (path, _), (_, rows) in zip(files, parts):
-        _, arrays = read_part(path)
-        for side in SIDES:
-            totals[side] += int((arrays[f"{side}_ids"] >= 0).sum())
-        if texts is not None:
-            _note_wordless(pairs, rows, bad_samples)
+    if texts is not None:
+        _note_wordless(pairs, bad_samples)
+    found = [read_part(path)[1] for path, _ in parts]
+    totals = {side: sum(int((arrays[f"{side}_ids"] >= 0).sum()) for arrays in found) for side in SIDES}
     seconds = time.monotonic() - started
     counted = f"{totals['image']} related images, {totals['sentence']} related sentences"
     say(f"{len(pairs)} pairs: {counted} in {seconds:.1f} s")
-    return {"pairs": len(pairs), **totals, "computed": len(waiting), "seconds": seconds}
+    return {"pairs": len(pairs), **totals, "computed": len(missing), "seconds": seconds}
 
 
 @dataclass
@@ -180,7 +174,7 @@ class _Search:
     """Writes the part of a shard, named by its number: a function of what is given here, so anyone may do any part."""
 
     pairs: Corpus
-    files: Sequence[tuple[Path, dict[str, Any]]]  # of each part, with its header
+    parts: Sequence[tuple[Path, dict[str, Any]]]  # with their headers
     work: Path  # folder for what is not whole yet
     gallery: Gallery | None
     library: Sentences | None
@@ -188,7 +182,7 @@ class _Search:
     model: Pipeline | None
 
     def __call__(self, number: int) -> int:
-        path, header = self.files[number]
+        path, header = self.parts[number]
         rows = range(header["first"], header["first"] + header["count"])
         near: dict[str, list[Found]] = {side: [] for side in SIDES}
         if self.gallery is not None:
@@ -206,13 +200,13 @@ class _Search:
         return number
 
 
-def _note_wordless(pairs: Corpus, rows: range, bad_samples: BadSamples) -> None:
-    for i in rows:
+def _note_wordless(pairs: Corpus, bad_samples: BadSamples) -> None:
+    for i in range(len(pairs)):
         bad_samples.offer()
-        if any(words(text) for text in captions_of(pairs, i)):
+        if any(words(text) for text in pairs.captions(i)):
             bad_samples.use()
         else:
-            error = DataError("pair without a word to search by", where=pairs.where(i), got=captions_of(pairs, i)[:1])
+            error = DataError("pair without a word to search by", where=pairs.where(i), got=pairs.captions(i)[:1])
             bad_samples.add(error, key=pairs.keys[i], shard=pairs.shard_of(i))
 
 
@@ -222,21 +216,16 @@ def _write(work: Path, path: Path, header: Mapping[str, Any], arrays: Mapping[st
     (work / path.name).replace(path)
 
 
-def _stands(path: Path, header: Mapping[str, Any]) -> bool:
-    """Whether this file is there, whole, and made from the same."""
-    try:
-        found, _ = read_part(path)
-    except DataError:
-        return False
-    return all(found.get(name) == value for name, value in header.items())
+def _is_whole(path: Path, header: Mapping[str, Any]) -> bool:
+    return standing(path, FORMAT, header, verify=True) is not None
 
 
-def _remove_strangers(folder: Path, ours: set[Path]) -> None:
+def _remove_others(folder: Path, ours: set[Path]) -> None:
     """Parts of an earlier run over other shards; only files that say themselves what they are."""
-    for path in folder.glob("*.safetensors"):
+    for path in set(folder.glob("*.safetensors")) - ours:
         with contextlib.suppress(DataError):
-            if path not in ours and Sidecar(path, FORMAT):
-                path.unlink()
+            Sidecar(path, FORMAT)
+            path.unlink()
 
 
 def _require_other(images: object, texts: object) -> None:
@@ -253,7 +242,7 @@ def on_ray(work: Callable[[int], int], numbers: Iterable[int]) -> Iterator[int]:
         import ray
     except ImportError:
         do = "pip install 'unimo[ray]', or leave --ray away"
-        raise UsageError("work on a cluster needs ray", where="--ray", do=do) from None
+        raise UsageError("a cluster needs ray", where="--ray", do=do) from None
     held, items = ray.put(work), [{"number": number} for number in numbers]
     if items:
         jobs = ray.data.from_items(items, override_num_blocks=len(items))

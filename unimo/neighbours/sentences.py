@@ -23,7 +23,7 @@ from unimo.sentences import sentences, words
 if TYPE_CHECKING:
     from unimo.inference import Pipeline
 
-_TEXTS_AT_ONCE = 4096
+_BATCH = 4096
 
 
 class Sentences:
@@ -53,7 +53,7 @@ class Sentences:
             for (begin, end), (first, last) in spans:
                 found = words(text[begin:end])
                 name = _words_hash(found)
-                if settings.fewest_words <= len(found) <= settings.most_words and name not in self.number:
+                if settings.min_words <= len(found) <= settings.max_words and name not in self.number:
                     self.number[name] = len(self.spans)
                     self.spans.append((document, first, last))
                     yield found
@@ -64,11 +64,11 @@ class Sentences:
 
     def near(self, pairs: Corpus, rows: range, settings: NeighbourSettings, model: Pipeline | None) -> list[Found]:
         """The related sentences of some pairs, and their scores."""
-        captions = [captions_of(pairs, i) for i in rows]
+        captions = [pairs.captions(i) for i in rows]
         queries = self.index.weigh([[word for text in some for word in words(text)] for some in captions])
         own = [{self.number.get(_words_hash(words(text)), -1) for text in some} - {-1} for some in captions]
         if model is None:
-            return self.index.search(queries, settings.sentences, exclude=own, least=settings.least_sentence)
+            return self.index.search(queries, settings.sentences, exclude=own, least=settings.min_sentence_score)
         return self._ranked(captions, self.index.search(queries, settings.pool, exclude=own), settings, model)
 
     def _ranked(
@@ -87,7 +87,7 @@ class Sentences:
         for mean, (numbers, _) in zip(means, found):
             numbers = np.sort(numbers)
             scores = (table[np.searchsorted(used, numbers)].astype(np.float64) @ mean).astype(np.float32)
-            best = top_k(scores, settings.sentences, least=settings.least_sentence)
+            best = top_k(scores, settings.sentences, least=settings.min_sentence_score)
             ranked.append((numbers[best], scores[best]))
         return ranked
 
@@ -120,15 +120,10 @@ def _without_breaks(piece: str) -> str:
     return piece[space - 1 :] if space and piece[space - 1] == " " else rest
 
 
-def captions_of(pairs: Corpus, i: int) -> list[str]:
-    assert pairs.caption_offsets is not None
-    return [pairs.text(i, j) for j in range(int(pairs.caption_offsets[i + 1] - pairs.caption_offsets[i]))]
-
-
 def _embed_texts(model: Pipeline, texts: Sequence[str | np.ndarray]) -> np.ndarray:
     """(len(texts), D) float32; some at a time, because the towers' states of all would not fit."""
-    steps = range(0, len(texts), _TEXTS_AT_ONCE)
-    return np.concatenate([model.encode_texts(texts[i : i + _TEXTS_AT_ONCE]).embedding.cpu().numpy() for i in steps])
+    steps = range(0, len(texts), _BATCH)
+    return np.concatenate([model.encode_texts(texts[i : i + _BATCH]).embedding.cpu().numpy() for i in steps])
 
 
 def _words_hash(found: Sequence[str]) -> bytes:

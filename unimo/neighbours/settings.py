@@ -15,13 +15,13 @@ class NeighbourSettings:
     pool: int = setting(
         1000, "nearest candidates that objects (images) or embeddings (sentences) choose from", at_least=1
     )
-    fewest_words: int = setting(4, "sentences with fewer words are left out", at_least=1)
-    most_words: int = setting(50, "sentences with more words are left out", at_least=1)
-    least_sentence: float = setting(0.0, "a sentence must score more, in its last ranking")
-    least_image: float = setting(0.0, "an image must have a larger cosine")
-    least_overlap: float = setting(0.0, "an image must share more of its objects, where objects are known")
+    min_words: int = setting(4, "sentences with fewer words are left out", at_least=1)
+    max_words: int = setting(50, "sentences with more words are left out", at_least=1)
+    min_sentence_score: float = setting(0.0, "a sentence must score more, in its last ranking")
+    min_image_score: float = setting(0.0, "an image must have a larger cosine")
+    min_overlap: float = setting(0.0, "an image must share more of its objects, where objects are known")
 
     def contradictions(self) -> Iterator[Contradiction]:
-        if self.most_words < self.fewest_words:
-            got = f"{self.fewest_words} to {self.most_words} words"
-            yield Contradiction("no sentence is so long", ("fewest_words", "most_words"), got=got)
+        if self.max_words < self.min_words:
+            got = f"{self.min_words} to {self.max_words} words"
+            yield Contradiction("no sentence is so long", ("min_words", "max_words"), got=got)

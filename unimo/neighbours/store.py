@@ -40,12 +40,15 @@ class Neighbours:
     """Related images and sentences of n pairs. Only arrays and corpora: safe to hand to workers.
 
     counts: side -> (n,) int64, how many neighbours each pair has ("image", "sentence"); zeros for an absent side.
+    scores: side -> (n, k) float16. header: what they were made from (MADE_FROM).
     """
 
-    def __init__(self, ids: dict[str, np.ndarray], spans: np.ndarray, texts: Corpus | None):
-        """ids: of each side (n, k), -1 where there is none. spans: (s, 3) document, first and last + 1 token."""
-        self._ids, self._spans, self._texts = ids, spans, texts
-        self.counts = {side: (ids[side] >= 0).sum(axis=1) for side in SIDES}
+    def __init__(self, header: dict[str, Any], arrays: dict[str, np.ndarray], spans: np.ndarray, texts: Corpus | None):
+        """arrays: those of all parts. spans: (s, 3) document, first and last + 1 token."""
+        self.header, self._spans, self._texts = header, spans, texts
+        self._ids = {side: arrays[f"{side}_ids"] for side in SIDES}
+        self.scores = {side: arrays[f"{side}_scores"] for side in SIDES}
+        self.counts = {side: (ids >= 0).sum(axis=1) for side, ids in self._ids.items()}
 
     def __len__(self) -> int:
         return len(self._ids["image"])
@@ -72,20 +75,21 @@ class Neighbours:
                 where=folder,
                 got=f"{firsts[-1]} of {len(pairs)} pairs",
                 expected="a part for every shard of the pairs",
-                do="run `unimo prepare neighbours` again: it goes on where it stopped",
+                do=f"run `{FORMAT.command}` again: it goes on where it stopped",
             )
-        ends = [] if texts is None else [read_part(folder / SENTENCES)]
-        made = [{name: header.get(name) for name in MADE_FROM} for header, _ in (*parts, *ends)]
+        spans = np.zeros((0, 3), np.int32)
+        made = [{name: header[name] for name in MADE_FROM} for header, _ in parts]
+        if texts is not None:
+            header, columns = read_part(folder / SENTENCES)
+            spans = np.stack([columns[name] for name in ("document", "first", "last")], axis=1)
+            made.append({name: header[name] for name in MADE_FROM})
         if any(one != made[0] for one in made):
             raise _unusable(folder, "parts made with different settings", "parts of one preparation")
-        spans = np.zeros((0, 3), np.int32)
-        for _, arrays in ends:
-            spans = np.stack([arrays["document"], arrays["first"], arrays["last"]], axis=1)
-        ids = {side: np.concatenate([arrays[f"{side}_ids"] for _, arrays in parts]) for side in SIDES}
+        arrays = {name: np.concatenate([part[name] for _, part in parts]) for name in parts[0][1]}
         for side, limit in (("image", 0 if images is None else len(images)), ("sentence", len(spans))):
-            if (highest := int(ids[side].max(initial=-1))) >= limit:
+            if (highest := int(arrays[f"{side}_ids"].max(initial=-1))) >= limit:
                 raise _unusable(folder, f"{side} {highest}", f"numbers below {limit}")
-        return cls(ids, spans, texts)
+        return cls(made[0], arrays, spans, texts)
 
     def images(self, item: int) -> np.ndarray:
         """(k,) int32 items of the image corpus, most similar first."""
@@ -127,10 +131,10 @@ def _check_corpora(file: Path, header: Mapping[str, Any], corpora: Mapping[str, 
                 where=file,
                 got=f"fingerprint {str(got)[:16]}" if got else f"prepared without {name}",
                 expected=f"fingerprint {wanted[:16]}" if wanted else f"neighbours prepared without {name}",
-                do="name the corpora the neighbours were prepared from, or run `unimo prepare neighbours` on these",
+                do=f"name the corpora the neighbours were prepared from, or run `{FORMAT.command}` on these",
             )
 
 
 def _unusable(path: Path, got: str, expected: str) -> DataError:
-    do = "run `unimo prepare neighbours` again: it makes anew what does not fit"
-    return DataError("cannot use this file of neighbours", where=path, got=got, expected=expected, do=do)
+    do = f"run `{FORMAT.command}` again: it makes again what does not fit"
+    return DataError("cannot use these neighbours", where=path, got=got, expected=expected, do=do)

@@ -102,7 +102,7 @@ class Files(ABC):
         taken: dict[str, bytes] = {}
         several = set()
         for i, key in enumerate(corpus.keys):
-            name, digest = self._stored(key), corpus._image_sha256[i].tobytes()
+            name, digest = self._stored(key), corpus.image_sha256[i].tobytes()
             if name is not None and taken.setdefault(name, digest) != digest:
                 several.add(name)
         return several

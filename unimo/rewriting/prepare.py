@@ -1,7 +1,7 @@
 """Rewrites of every caption of a pairs corpus (`unimo prepare rewrites`): UNIMO section 3.2, Fig. 3.
 
     sentence, positive   translated to another language and back (Edunov et al. 2018), where models are given
-    sentence, negative   the captions of other images nearest by TF-IDF, below a ceiling
+    sentence, negative   the captions of other images nearest by TF-IDF, below a highest similarity
     phrase, word         nodes of the scene graph replaced (unimo.rewriting.rewrite)
 
 One sidecar per shard (format: unimo.rewriting.store). Each record is a pure function of (settings, corpus, caption); a
@@ -56,7 +56,7 @@ def rewrites(
     *,
     out: str | Path | None = None,
     counts: Counts | None = None,
-    ceiling: float = 0.5,
+    max_similarity: float = 0.5,
     translate: Sequence[tuple[str, str]] = (),
     seed: int = 0,
     tokenizer=None,
@@ -70,7 +70,7 @@ def rewrites(
 ) -> list[dict]:
     """Write the sidecar of every shard that has none for this corpus and these settings; one row per shard.
 
-    out: folder of the sidecars; None puts them where the shards' indexes lie. ceiling: cosine of TF-IDF from which on a
+    out: folder of the sidecars; None puts them where the shards' indexes lie. max_similarity: cosine of TF-IDF from which on a
     caption of another image counts as a paraphrase. translate: (there, back) pairs of translation models, folders or
     hub names, one pair per pivot language; none given, no positives. bad_samples: names captions without rewrites.
     Returns rows (shard, path, built, captions, positives, sentences, phrases, words, bad, seconds).
@@ -79,8 +79,8 @@ def rewrites(
     of this corpus and these settings, whole or begun, is of another grammar, ResourceError when the disk refuses or
     another process is writing the same sidecar.
     """
-    if not 0 < ceiling <= 1:
-        raise UsageError("impossible ceiling of similarity", got=ceiling, expected="above 0, at most 1")
+    if not 0 < max_similarity <= 1:
+        raise UsageError("impossible max_similarity", got=max_similarity, expected="above 0, at most 1")
     if tokenizer is None:
         from unimo.tokenizer import Tokenizer
 
@@ -98,7 +98,7 @@ def rewrites(
     )
     settings = {
         **asdict(counts),
-        "ceiling": ceiling,
+        "max_similarity": max_similarity,
         "translate": [list(map(identity, pair)) for pair in translate],
         "seed": seed,
     }
@@ -117,7 +117,7 @@ def rewrites(
         sidecar = standing(place, FORMAT, header)
         built = sidecar is None
         if sidecar is None:
-            rewriter = rewriter or _Rewriter(corpus, counts, ceiling, translate, seed, device)
+            rewriter = rewriter or _Rewriter(corpus, counts, max_similarity, translate, seed, device)
             sidecar = _write(place, header, rewriter, items)
         row = _summary(sidecar, shard, bad_samples)
         row |= {"built": built, "seconds": round(time.monotonic() - started, 3)}
@@ -159,13 +159,13 @@ class _Rewriter:
         self,
         corpus: Corpus,
         counts: Counts,
-        ceiling: float,
+        max_similarity: float,
         translate: Sequence[tuple[str, str]],
         seed: int,
         device: str,
     ):
         assert corpus.caption_offsets is not None
-        self.corpus, self.counts, self.ceiling, self.seed = corpus, counts, ceiling, seed
+        self.corpus, self.counts, self.max_similarity, self.seed = corpus, counts, max_similarity, seed
         self.offsets = corpus.caption_offsets
         self.back = (
             [BackTranslation(there, back, device=device) for there, back in translate] if counts.positives else []
@@ -205,7 +205,7 @@ class _Rewriter:
             return [[] for _ in numbers]
         wanted = self.counts.sentences
         found: list[list] = []
-        for n, near in zip(numbers, self.neighbours.nearest(numbers, _SHORTLIST * wanted, self.ceiling)):
+        for n, near in zip(numbers, self.neighbours.nearest(numbers, _SHORTLIST * wanted, self.max_similarity)):
             owner = int(self.owner[n])
             told = self.vocabularies.told(tuple(self.graphs[slice(*self.offsets[owner : owner + 2])]))
             kept: list[list] = []

@@ -1,4 +1,4 @@
-"""The captions of other images nearest to a caption by TF-IDF, below a ceiling."""
+"""The captions of other images nearest to a caption by TF-IDF, below a highest similarity."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class NearCaptions:
 
         self._index, self._owner = TfIdf(texts, content), owner
 
-    def nearest(self, queries: Sequence[int], k: int, ceiling: float) -> list[list[tuple[int, float]]]:
-        """For each query at most k (caption, similarity) of other images with 0 < similarity < ceiling, best first;
+    def nearest(self, queries: Sequence[int], k: int, max_similarity: float) -> list[list[tuple[int, float]]]:
+        """For each query at most k (caption, similarity) of other images with 0 < similarity < max_similarity, best first;
         equals in order of the corpus."""
         own = [np.flatnonzero(self._owner == self._owner[query]) for query in queries]
-        found = self._index.search(self._index.rows[list(queries)], k, exclude=own, below=ceiling)
+        found = self._index.search(self._index.rows[list(queries)], k, exclude=own, below=max_similarity)
         return [list(zip(numbers.tolist(), scores.tolist())) for numbers, scores in found]
