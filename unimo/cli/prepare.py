@@ -104,7 +104,10 @@ def prepare_rewrites(
     from unimo.rewriting.prepare import Counts, rewrites
 
     options: dict[str, Any] = {"index_dir": index_dir, "verify": verify}
-    made: dict[str, Any] = {"counts": Counts(positives, sentences, phrases, words), "translate": pivots(translate or [])}
+    made: dict[str, Any] = {
+        "counts": Counts(positives, sentences, phrases, words),
+        "translate": pivots(translate or []),
+    }
     made |= {"max_similarity": max_similarity, "seed": seed, "device": device, "max_bad_fraction": max_bad_fraction}
     bad = BadSamples(bad_samples)
     rewrites(paths, out=out, bad_samples=bad, say=say, **made, **options)

@@ -89,7 +89,7 @@ def _duplicates(corpus: Corpus) -> str:
     """How many images are equal to an earlier one to the last byte, and texts in all words."""
     found = []
     if corpus.kind != "texts":
-        found.append(_repeated("images", [digest.tobytes() for digest in corpus._image_sha256], list(corpus.keys)))
+        found.append(_repeated("images", [digest.tobytes() for digest in corpus.image_sha256], list(corpus.keys)))
     if corpus.kind != "images":
         offsets = corpus._token_offsets
         ids = [hashlib.sha256(corpus._token_ids[a:b].tobytes()).digest() for a, b in pairwise(offsets)]

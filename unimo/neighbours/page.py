@@ -51,8 +51,8 @@ def show(
         articles.append((_thumbnail(pairs, i), first, blocks))
     facts = {**near.header["settings"], "model": bool(near.header["model"]), "objects": bool(near.header["labels"])}
     note = (
-        f"{len(articles)} of {len(pairs)} pairs, drawn at random (seed {seed}); of each the first {shown} related images "
-        f"and sentences, with their scores. Settings: {', '.join(f'{k} {v}' for k, v in facts.items())}."
+        f"{len(articles)} of {len(pairs)} pairs, drawn at random (seed {seed}); of each the first {shown} related "
+        f"images and sentences, with their scores. Settings: {', '.join(f'{k} {v}' for k, v in facts.items())}."
     )
     write_page(path, title="Neighbours", lead=note, articles=articles)
 

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +42,7 @@ from unimo.sentences import words
 from unimo.sidecar import Sidecar, standing, workspace, write_sidecar
 from unimo.tokenizer import Tokenizer
 
-Paths = Union[str, Path, Sequence[str]]
+Paths = str | Path | Sequence[str]
 
 
 def neighbours(
@@ -66,8 +66,8 @@ def neighbours(
     """Opens the corpora (`options` are those of `open_corpus`) and the model, and prepares: see `prepare_neighbours`.
 
     regions: folders of `unimo prepare regions` with those of pairs and images; a region counts as an object from
-    `confidence` on (0.2 as published), and `unimo.neighbours.objects.detected` says what they raise. page: where to show
-    `rows` random pairs.
+    `confidence` on (0.2 as published), and `unimo.neighbours.objects.detected` says what they raise. page: where to
+    show `rows` random pairs.
     """
     check_settings(settings or NeighbourSettings(), cls=NeighbourSettings)
     if regions is not None and images is None:

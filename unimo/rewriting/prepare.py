@@ -70,10 +70,10 @@ def rewrites(
 ) -> list[dict]:
     """Write the sidecar of every shard that has none for this corpus and these settings; one row per shard.
 
-    out: folder of the sidecars; None puts them where the shards' indexes lie. max_similarity: cosine of TF-IDF from which on a
-    caption of another image counts as a paraphrase. translate: (there, back) pairs of translation models, folders or
-    hub names, one pair per pivot language; none given, no positives. bad_samples: names captions without rewrites.
-    Returns rows (shard, path, built, captions, positives, sentences, phrases, words, bad, seconds).
+    out: folder of the sidecars; None puts them where the shards' indexes lie. max_similarity: cosine of TF-IDF from
+    which on a caption of another image counts as a paraphrase. translate: (there, back) pairs of translation models,
+    folders or hub names, one pair per pivot language; none given, no positives. bad_samples: names captions without
+    rewrites. Returns rows (shard, path, built, captions, positives, sentences, phrases, words, bad, seconds).
 
     Raises what `open_corpus` raises, UsageError for impossible settings or a missing extra, DataError where a sidecar
     of this corpus and these settings, whole or begun, is of another grammar, ResourceError when the disk refuses or

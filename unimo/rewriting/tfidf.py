@@ -23,8 +23,8 @@ class NearCaptions:
         self._index, self._owner = TfIdf(texts, content), owner
 
     def nearest(self, queries: Sequence[int], k: int, max_similarity: float) -> list[list[tuple[int, float]]]:
-        """For each query at most k (caption, similarity) of other images with 0 < similarity < max_similarity, best first;
-        equals in order of the corpus."""
+        """For each query at most k (caption, similarity) of other images with 0 < similarity < max_similarity, best
+        first; equals in order of the corpus."""
         own = [np.flatnonzero(self._owner == self._owner[query]) for query in queries]
         found = self._index.search(self._index.rows[list(queries)], k, exclude=own, below=max_similarity)
         return [list(zip(numbers.tolist(), scores.tolist())) for numbers, scores in found]
