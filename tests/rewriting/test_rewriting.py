@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,14 +26,14 @@ KINDS = [
 
 @pytest.fixture(scope="module")
 def images() -> list[list[SceneGraph]]:
-    told = [captions(scene(7, "train", i), random.Random(i), 2) for i in range(IMAGES)]
-    parser = Parser.learn(caption for some in told for caption in some)
-    return [[parser.parse(caption) for caption in some] for some in told]
+    texts = [captions(scene(7, "train", i), random.Random(i), 2) for i in range(IMAGES)]
+    parser = Parser.learn(caption for some in texts for caption in some)
+    return [[parser.parse(caption) for caption in some] for some in texts]
 
 
 @pytest.fixture(scope="module")
 def vocabularies(images) -> Vocabularies:
-    return Vocabularies.learn(images)
+    return Vocabularies(images)
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +45,14 @@ def made(images, vocabularies) -> list[tuple[int, SceneGraph, list[Rewrite]]]:
     ]
 
 
-def learnt(told: list[list[str]]) -> tuple[list[list[SceneGraph]], Vocabularies]:
-    parser = Parser.learn(caption for some in told for caption in some)
-    graphs = [[parser.parse(caption) for caption in some] for some in told]
-    return graphs, Vocabularies.learn(graphs)
+def learnt(texts: list[list[str]]) -> tuple[list[list[SceneGraph]], Vocabularies]:
+    parser = Parser.learn(caption for some in texts for caption in some)
+    graphs = [[parser.parse(caption) for caption in some] for some in texts]
+    return graphs, Vocabularies(graphs)
 
 
-def one_word_negatives(caption: str, told: list[list[str]], n: int = 30, others: tuple[str, ...] = ()) -> set[str]:
-    graphs, vocabularies = learnt([*told, [caption, *others]])
+def one_word_negatives(caption: str, texts: list[list[str]], n: int = 30, others: tuple[str, ...] = ()) -> set[str]:
+    graphs, vocabularies = learnt([*texts, [caption, *others]])
     found = rewrites(graphs[-1][0], graphs[-1], vocabularies, generator(3), words=n, phrases=0)
     return {rewrite.apply(caption) for rewrite in found}
 
@@ -83,12 +84,12 @@ def test_no_rewrite_is_a_caption_of_its_image_nor_comes_twice(made, images):
         assert not {other.caption for other in images[i]} & set(texts)
 
 
-def test_nothing_the_image_is_told_with_is_put_in(made, images):
+def test_no_word_of_the_images_captions_is_put_in(made, images):
     for i, _, found in made:
-        said = frozenset().union(*(word_stems(graph.caption) for graph in images[i]))
+        mentioned = frozenset().union(*(word_stems(graph.caption) for graph in images[i]))
         for rewrite in found:
             if rewrite.level == "word":
-                assert not {key_words(change.new) for change in rewrite.changes} & said
+                assert not {key_words(change.new) for change in rewrite.changes} & mentioned
 
 
 def test_rewrites_are_false_of_their_scene(made):
@@ -108,65 +109,65 @@ def test_exchanges_keep_the_words_and_change_who_has_what():
     found = rewrites(graphs[-1][0], graphs[-1], vocabularies, generator(0), words=0, phrases=20)
     texts = {rewrite.apply(captions_of_one[0]) for rewrite in found}
     assert {"A blue dog on a red car .", "A blue car on a red dog ."} <= texts
-    told = [graphs[-1][0], Parser.learn([]).parse("a blue dog .")]  # now either colour may be the dog's
-    found = rewrites(graphs[-1][0], told, vocabularies, generator(0), words=0, phrases=20)
+    both = [graphs[-1][0], Parser.learn([]).parse("a blue dog .")]  # now either colour may be the dog's
+    found = rewrites(graphs[-1][0], both, vocabularies, generator(0), words=0, phrases=20)
     assert "A blue dog on a red car ." not in {rewrite.apply(captions_of_one[0]) for rewrite in found}
 
 
-def test_equal_chance_gives_equal_rewrites(images, vocabularies):
+def test_equal_seeds_give_equal_rewrites(images, vocabularies):
     graph = images[0][0]
 
     def draw(seed):
         return rewrites(graph, images[0], vocabularies, generator(seed), words=10, phrases=10)
 
     assert draw(1) == draw(1) != draw(2)
-    assert rewrites(graph, images[0], Vocabularies.learn(images), generator(1), words=10, phrases=10) == draw(1)
+    assert rewrites(graph, images[0], Vocabularies(images), generator(1), words=10, phrases=10) == draw(1)
 
 
-def test_words_said_instead_are_not_negatives():
-    # every image of a dog is once told with "hound", so captions say "hound" where another says "dog"
-    told = []
+def test_words_found_instead_are_not_negatives():
+    # one caption of every dog has "hound", so captions say "hound" where another says "dog"
+    texts = []
     for i in range(40):
         noun, colours = KINDS[i % len(KINDS)]
         colour = colours[i % len(colours)]
         other = "hound" if noun == "dog" else noun
-        told.append([f"a {colour} {noun} is on the grass .", f"there is a {colour} {other} ."])
-    _, vocabularies = learnt(told)
-    assert key_words("hound") in vocabularies.related(key_words("dog"))
-    assert key_words("cat") not in vocabularies.related(key_words("dog"))
-    found = one_word_negatives("a black dog is on the grass .", told)
+        texts.append([f"a {colour} {noun} is on the grass .", f"there is a {colour} {other} ."])
+    _, vocabularies = learnt(texts)
+    assert key_words("hound") in vocabularies.alternations.related(key_words("dog"))
+    assert key_words("cat") not in vocabularies.alternations.related(key_words("dog"))
+    found = one_word_negatives("a black dog is on the grass .", texts)
     assert "a black cat is on the grass ." in found
     assert not any("hound" in text for text in found)
 
 
 def test_more_general_words_are_not_negatives():
-    told = [[f"a {noun} on the grass ."] for noun in ("girl", "person", "child", "dog", "cow", "animal")] * 20
-    found = one_word_negatives("a girl on the grass .", told)
+    texts = [[f"a {noun} on the grass ."] for noun in ("girl", "person", "child", "dog", "cow", "animal")] * 20
+    found = one_word_negatives("a girl on the grass .", texts)
     assert "a dog on the grass ." in found and not {"a person on the grass .", "a child on the grass ."} & found
-    found = one_word_negatives("a dog on the grass .", told)
+    found = one_word_negatives("a dog on the grass .", texts)
     assert "a person on the grass ." in found and "a animal on the grass ." not in found
     assert "an animal on the grass ." not in found
-    assert "a girl on the grass ." not in one_word_negatives("a person on the grass .", told)
+    assert "a girl on the grass ." not in one_word_negatives("a person on the grass .", texts)
 
 
 def test_articles_and_number_agree():
-    told = [[f"a {colour} {noun} is on the grass ."] for noun, colours in KINDS for colour in colours] * 2
-    told += [[f"two {colour} {noun}s are on the grass ."] for noun, colours in KINDS for colour in colours] * 2
-    told += [["an orange cat is on the grass ."], ["an old cow is here ."], ["a young cow is here ."]] * 2
-    found = one_word_negatives("A horse is on the grass .", told)
+    texts = [[f"a {colour} {noun} is on the grass ."] for noun, colours in KINDS for colour in colours] * 2
+    texts += [[f"two {colour} {noun}s are on the grass ."] for noun, colours in KINDS for colour in colours] * 2
+    texts += [["an orange cat is on the grass ."], ["an old cow is here ."], ["a young cow is here ."]] * 2
+    found = one_word_negatives("A horse is on the grass .", texts)
     assert "An apple is on the grass ." in found and "A apple is on the grass ." not in found
     assert not any("cats" in text or "two" in text for text in found)
-    found = one_word_negatives("an old cow is here .", told)
+    found = one_word_negatives("an old cow is here .", texts)
     assert "a young cow is here ." in found
-    found = one_word_negatives("two red balls are on the grass .", told)
+    found = one_word_negatives("two red balls are on the grass .", texts)
     assert "two red cats are on the grass ." in found and "two red cat are on the grass ." not in found
 
 
 def test_substitutes_are_as_frequent_as_what_they_replace():
     rng = np.random.default_rng(0)
     nouns = [f"noun{c}{d}a" for c in "bcdfghjklm" for d in "npqrstvwxz"]
-    share = 1 / np.arange(1, len(nouns) + 1)  # Zipf
-    drawn = rng.choice(len(nouns), 4000, p=share / share.sum())
+    chances = 1 / np.arange(1, len(nouns) + 1)  # Zipf
+    drawn = rng.choice(len(nouns), 4000, p=chances / chances.sum())
     graphs, vocabularies = learnt([[f"a {nouns[k]} is on the table ."] for k in drawn])
     counts = vocabularies.counts["object", "one"]
     octaves = []
@@ -195,8 +196,8 @@ def test_substitutes_were_seen_with_what_stands_beside_them():
 
 
 def test_where_nothing_was_ever_seen_something_strange_is_better_than_nothing():
-    told = [["dogs bark ."], ["cats sleep ."], ["birds sing ."]] * 3
-    graphs, vocabularies = learnt([*told, ["dogs bark ."]])
+    texts = [["dogs bark ."], ["cats sleep ."], ["birds sing ."]] * 3
+    graphs, vocabularies = learnt([*texts, ["dogs bark ."]])
     assert rewrites(graphs[-1][0], graphs[-1], vocabularies, generator(0), words=10, phrases=0)
 
 
@@ -210,17 +211,17 @@ def test_a_verb_is_not_replaced_together_with_its_subject_or_object():
     assert several > 10
 
 
-def test_substitutes_are_those_of_which_nothing_is_told(images, vocabularies):
-    told_of_some = 0
+def test_substitutes_are_those_that_no_caption_mentions(images, vocabularies):
+    mentioned = 0
     for some in images[:60]:
-        told = vocabularies.told(tuple(some))
+        mentions = vocabularies.mentions(tuple(some))
         for node in some[0].nodes:
             form = vocabularies.form_of(node, some[0].caption)
             texts, numbers, _ = vocabularies.alternatives(node.kind, form, node.text)
-            plain = [told.nothing_of(node.kind, node.form, text) for text in texts]
-            assert vocabularies.not_told(numbers, told.words(node.kind, node.form)).tolist() == plain
-            told_of_some += not all(plain)
-    assert told_of_some > 20
+            plain = [mentions.lack(replace(node, text=text)) for text in texts]
+            assert vocabularies.outside(numbers, mentions.words(node.kind, node.form)).tolist() == plain
+            mentioned += not all(plain)
+    assert mentioned > 20
 
 
 def test_prepositions_become_their_opposites_alone(made):
@@ -246,7 +247,7 @@ def test_a_corpus_of_one_image_ends():
 
 def test_an_empty_vocabulary_gives_nothing():
     graph = Parser.learn([]).parse("a red dog in the grass .")
-    assert rewrites(graph, [graph], Vocabularies.learn([]), generator(0), words=5, phrases=5) == []
+    assert rewrites(graph, [graph], Vocabularies([]), generator(0), words=5, phrases=5) == []
 
 
 def test_changes_are_applied_in_any_number():

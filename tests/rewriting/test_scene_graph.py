@@ -33,13 +33,13 @@ PHOTOGRAPHS = [
 
 
 @pytest.fixture(scope="module")
-def told() -> list[str]:
+def texts() -> list[str]:
     return [caption for i in range(300) for caption in captions(scene(5, "train", i), random.Random(i), 2)]
 
 
 @pytest.fixture(scope="module")
-def parser(told) -> Parser:
-    return Parser.learn(told)
+def parser(texts) -> Parser:
+    return Parser.learn(texts)
 
 
 def truth(caption: str) -> dict[str, list[tuple[int, int]]]:
@@ -67,9 +67,9 @@ def spans(graph: SceneGraph) -> dict[str, list[tuple[int, int]]]:
     }
 
 
-def test_scenes_captions_are_parsed_exactly(told, parser):
-    wrong = [caption for caption in told if spans(parser.parse(caption)) != truth(caption)]
-    assert not wrong, f"{len(wrong)} of {len(told)}, as: {wrong[0]}"
+def test_scenes_captions_are_parsed_exactly(texts, parser):
+    wrong = [caption for caption in texts if spans(parser.parse(caption)) != truth(caption)]
+    assert not wrong, f"{len(wrong)} of {len(texts)}, as: {wrong[0]}"
 
 
 def test_attributes_belong_to_their_objects(parser):

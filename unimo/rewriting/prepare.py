@@ -4,14 +4,13 @@
     sentence, negative   the captions of other images nearest by TF-IDF, below a highest similarity
     phrase, word         nodes of the scene graph replaced (unimo.rewriting.rewrite)
 
-One sidecar per shard (format: unimo.rewriting.store). Each record is a pure function of (settings, corpus, caption); a
-killed run goes on behind its last block.
+One sidecar per shard (format: unimo.rewriting.store). Each record is a pure function of (settings, corpus, caption).
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter as Tally
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from unimo.rewriting.rewrite import rewrites as node_rewrites
 from unimo.rewriting.scene_graph import Parser, SceneGraph
 from unimo.rewriting.store import COLUMNS, FORMAT, read_record, record_bytes, sidecar_header, sidecar_path
 from unimo.rewriting.tfidf import NearCaptions
-from unimo.rewriting.vocabulary import Told, Vocabularies, is_deed
+from unimo.rewriting.vocabulary import Mentions, Vocabularies, is_action
 from unimo.rng import generator
 from unimo.sidecar import BLOCK, Sidecar, SidecarWriter, standing
 
@@ -39,7 +38,7 @@ NO_NEGATIVE = "no negative of this caption could be made"
 
 @dataclass(frozen=True)
 class Counts:
-    """How many rewrites per caption. UNIMO prepares 3 positives and 100 negatives; how it divides these is not told."""
+    """How many rewrites per caption. UNIMO has 3 positives and 100 negatives; how it divides these is not published."""
 
     positives: int = 3  # sentence level, by back-translation
     sentences: int = 30  # as InterBERT, which keeps 30 captions with a similarity below 0.5
@@ -76,8 +75,8 @@ def rewrites(
     rewrites. Returns rows (shard, path, built, captions, positives, sentences, phrases, words, bad, seconds).
 
     Raises what `open_corpus` raises, UsageError for impossible settings or a missing extra, DataError where a sidecar
-    of this corpus and these settings, whole or begun, is of another grammar, ResourceError when the disk refuses or
-    another process is writing the same sidecar.
+    of this corpus and these settings is of another grammar, ResourceError when the disk refuses or another process is
+    writing the same sidecar.
     """
     if not 0 < max_similarity <= 1:
         raise UsageError("impossible max_similarity", got=max_similarity, expected="above 0, at most 1")
@@ -86,23 +85,11 @@ def rewrites(
 
         tokenizer = Tokenizer.default()
     counts = counts or Counts()
-    corpus = open_corpus(
-        "pairs",
-        paths,
-        tokenizer=tokenizer,
-        fields=fields,
-        bad_samples=bad_samples,
-        index_dir=index_dir,
-        verify=verify,
-        max_bad_fraction=max_bad_fraction,
-    )
-    settings = {
-        **asdict(counts),
-        "max_similarity": max_similarity,
-        "translate": [list(map(identity, pair)) for pair in translate],
-        "seed": seed,
-    }
     bad_samples = BadSamples() if bad_samples is None else bad_samples
+    reading: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": max_bad_fraction}
+    corpus = open_corpus("pairs", paths, tokenizer=tokenizer, fields=fields, bad_samples=bad_samples, **reading)
+    pivots = [list(map(identity, pair)) for pair in translate]
+    settings = {**asdict(counts), "max_similarity": max_similarity, "translate": pivots, "seed": seed}
     out = index_dir if out is None else out
     shards = [
         (shard, items, sidecar_path(shard, out), sidecar_header(corpus, items, settings))
@@ -117,17 +104,17 @@ def rewrites(
         sidecar = standing(place, FORMAT, header)
         built = sidecar is None
         if sidecar is None:
-            rewriter = rewriter or _Rewriter(corpus, counts, max_similarity, translate, seed, device)
+            back = [BackTranslation(*pair, device=device) for pair in translate if counts.positives and not rewriter]
+            rewriter = rewriter or _Rewriter(corpus, counts, max_similarity, back, seed)
             sidecar = _write(place, header, rewriter, items)
-        row = _summary(sidecar, shard, bad_samples)
-        row |= {"built": built, "seconds": round(time.monotonic() - started, 3)}
+        row = {**_summary(sidecar, shard, bad_samples), "built": built, "seconds": round(time.monotonic() - started, 3)}
         rows.append(row)
         say(_line(row))
     return rows
 
 
 def _refuse_other_grammar(place: Path, header: dict[str, Any]) -> None:
-    """A corpus must not be rewritten by two grammars, nor hours of work be thrown away unasked."""
+    """A corpus must not be rewritten by two grammars, nor hours of computing be thrown away unasked."""
     try:
         found = Sidecar(place, FORMAT).header
     except DataError:
@@ -143,11 +130,11 @@ def _refuse_other_grammar(place: Path, header: dict[str, Any]) -> None:
 
 
 def _write(place: Path, header: dict[str, Any], rewriter: _Rewriter, items: range) -> Sidecar:
-    captions = [(i, j) for i in items for j in range(rewriter.captions_of(i))]
-    names = [f"{rewriter.corpus.keys[i]}#{j}" for i, j in captions]
+    numbers = range(*(int(rewriter.offsets[i]) for i in (items.start, items.stop)))
+    names = [f"{rewriter.corpus.keys[i]}#{j}" for i, j in map(rewriter.place_of, numbers)]
     with SidecarWriter(place, FORMAT, header, names, COLUMNS) as writer:
-        for begin in range(len(writer), len(captions), BLOCK):
-            for record, bad in rewriter.records(captions[begin : begin + BLOCK]):
+        for begin in range(len(writer), len(numbers), BLOCK):
+            for record, bad in rewriter.records(numbers[begin : begin + BLOCK]):
                 writer.add(record_bytes(record), bad)
     return Sidecar(place, FORMAT)
 
@@ -156,98 +143,70 @@ class _Rewriter:
     """Makes the records of a corpus, with a parser and vocabularies learnt from all of its captions."""
 
     def __init__(
-        self,
-        corpus: Corpus,
-        counts: Counts,
-        max_similarity: float,
-        translate: Sequence[tuple[str, str]],
-        seed: int,
-        device: str,
+        self, corpus: Corpus, counts: Counts, max_similarity: float, back: Sequence[BackTranslation], seed: int
     ):
         assert corpus.caption_offsets is not None
         self.corpus, self.counts, self.max_similarity, self.seed = corpus, counts, max_similarity, seed
-        self.offsets = corpus.caption_offsets
-        self.back = (
-            [BackTranslation(there, back, device=device) for there, back in translate] if counts.positives else []
-        )
-        self.texts = [corpus.text(i, j) for i in range(len(corpus)) for j in range(self.captions_of(i))]
+        self.back, self.offsets = back, corpus.caption_offsets
+        self.texts = [text for i in range(len(corpus)) for text in corpus.captions(i)]
         self.owner = np.repeat(np.arange(len(corpus)), np.diff(self.offsets))
-        self.parser = Parser.learn(self.texts)
-        self.graphs = [self.parser.parse(text) for text in self.texts]
-        self.vocabularies = Vocabularies.learn(self.graphs[slice(*self.offsets[i : i + 2])] for i in range(len(corpus)))
-        self.neighbours = NearCaptions(self.texts, self.owner) if counts.sentences else None
+        parser = Parser.learn(self.texts)
+        self.graphs = [parser.parse(text) for text in self.texts]
+        self.vocabularies = Vocabularies(map(self.graphs_of, range(len(corpus))))
+        self.near = NearCaptions(self.texts, self.owner) if counts.sentences else None
 
-    def captions_of(self, i: int) -> int:
-        return int(self.offsets[i + 1] - self.offsets[i])
+    def place_of(self, number: int) -> tuple[int, int]:
+        """Item and caption of a caption of the corpus."""
+        item = int(self.owner[number])
+        return item, number - int(self.offsets[item])
 
-    def records(self, rows: Sequence[tuple[int, int]]) -> Iterator[tuple[dict[str, Any], str | None]]:
-        """The records of some captions, (item, caption) each, and why one has no negatives."""
-        numbers = [int(self.offsets[i]) + j for i, j in rows]
-        near = self._sentences(numbers)
-        positives = self._positives([self.texts[n] for n in numbers])
-        for (i, j), n, neighbours, same in zip(rows, numbers, near, positives):
-            key, graph = self.corpus.keys[i], self.graphs[n]
-            nodes = node_rewrites(
-                graph,
-                self.graphs[slice(*self.offsets[i : i + 2])],
-                self.vocabularies,
-                generator(self.seed, "rewrites", key, j),
-                words=self.counts.words,
-                phrases=self.counts.phrases,
-            )
-            wanted = self.counts.words + self.counts.phrases
-            bad = NO_OBJECT if not graph.objects else NO_NEGATIVE if wanted and not nodes and not neighbours else None
-            yield {"positives": same, "sentences": neighbours, "nodes": [_entry(rewrite) for rewrite in nodes]}, bad
+    def graphs_of(self, item: int) -> tuple[SceneGraph, ...]:
+        return tuple(self.graphs[slice(*self.offsets[item : item + 2])])
 
-    def _sentences(self, numbers: Sequence[int]) -> list[list]:
+    def records(self, numbers: Sequence[int]) -> Iterator[tuple[dict[str, Any], str | None]]:
+        """The records of some captions, and why one has no negatives."""
+        for number, similar, positives in zip(numbers, self._sentences(numbers), self._positives(numbers)):
+            (item, j), graph = self.place_of(number), self.graphs[number]
+            rng = generator(self.seed, "rewrites", self.corpus.keys[item], j)
+            wanted = {"words": self.counts.words, "phrases": self.counts.phrases}
+            nodes = node_rewrites(graph, self.graphs_of(item), self.vocabularies, rng, **wanted)
+            none = any(wanted.values()) and not nodes and not similar
+            bad = NO_OBJECT if not graph.objects else NO_NEGATIVE if none else None
+            yield {"positives": positives, "sentences": similar, "nodes": [_entry(rewrite) for rewrite in nodes]}, bad
+
+    def _sentences(self, numbers: Sequence[int]) -> Iterator[list]:
         """For each caption its negatives [item, caption, similarity], nearest first."""
-        if self.neighbours is None:
-            return [[] for _ in numbers]
         wanted = self.counts.sentences
-        found: list[list] = []
-        for n, near in zip(numbers, self.neighbours.nearest(numbers, _SHORTLIST * wanted, self.max_similarity)):
-            owner = int(self.owner[n])
-            told = self.vocabularies.told(tuple(self.graphs[slice(*self.offsets[owner : owner + 2])]))
-            kept: list[list] = []
-            taken: set[str] = set()
-            for m, similarity in near:
-                text = " ".join(self.texts[m].lower().split())
-                if text in taken or not says_more(self.graphs[m], told):
-                    continue
-                taken.add(text)
-                item = int(self.owner[m])
-                kept.append([item, m - int(self.offsets[item]), round(similarity, 4)])
-                if len(kept) == wanted:
-                    break
-            found.append(kept)
-        return found
+        if self.near is None:
+            yield from ([] for _ in numbers)
+            return
+        for number, near in zip(numbers, self.near.nearest(numbers, _SHORTLIST * wanted, self.max_similarity)):
+            mentions = self.vocabularies.mentions(self.graphs_of(int(self.owner[number])))
+            kept: dict[str, list] = {}
+            for other, similarity in near:
+                text = " ".join(self.texts[other].lower().split())
+                if len(kept) < wanted and text not in kept and says_more(self.graphs[other], mentions):
+                    kept[text] = [*self.place_of(other), round(similarity, 4)]
+            yield list(kept.values())
 
-    def _positives(self, texts: Sequence[str]) -> list[list[str]]:
-        if not self.back:
-            return [[] for _ in texts]
-        each = -(-self.counts.positives // len(self.back))
-        by_pivot = [pivot(texts, each) for pivot in self.back]
-        chosen = []
-        for text, *variants in zip(texts, *by_pivot):
-            taken = {" ".join(text.lower().split())}
-            kept: list[str] = []
+    def _positives(self, numbers: Sequence[int]) -> Iterator[list[str]]:
+        texts, wanted = [self.texts[number] for number in numbers], self.counts.positives
+        each = -(-wanted // max(len(self.back), 1))
+        for text, *by_pivot in zip(texts, *(back(texts, each) for back in self.back)):
+            kept = {" ".join(text.lower().split()): text}
             # the best of every pivot comes before the second best of any
-            for variant in (v for rank in range(each) for some in variants for v in some[rank : rank + 1]):
-                plain = " ".join(variant.lower().split())
-                if plain not in taken and may_be_paraphrase(text, variant):
-                    taken.add(plain)
-                    kept.append(variant)
-            chosen.append(kept[: self.counts.positives])
-        return chosen
+            for variant in (some[rank] for rank in range(each) for some in by_pivot if rank < len(some)):
+                if may_be_paraphrase(text, variant):
+                    kept.setdefault(" ".join(variant.lower().split()), variant)
+            yield list(kept.values())[1 : 1 + wanted]
 
 
-def says_more(graph: SceneGraph, told: Told) -> bool:
-    """Whether a caption names an object, or a deed, of which nothing is told of an image.
+def says_more(graph: SceneGraph, mentions: Mentions) -> bool:
+    """Whether a caption names an object or action that no caption of an image mentions.
 
-    Without this, "a dog runs on the grass" would be a negative of an image told as "a brown dog runs ... green grass".
+    Without this, "a dog runs on the grass" would be a negative of an image of "a brown dog runs ... green grass".
     """
-    deeds = filter(is_deed, graph.relations)
-    return any(told.nothing_of(node.kind, node.form, node.text) for node in (*graph.objects, *deeds))
+    return any(mentions.lack(node) for node in (*graph.objects, *filter(is_action, graph.relations)))
 
 
 def may_be_paraphrase(text: str, variant: str) -> bool:
@@ -260,13 +219,14 @@ def _entry(rewrite: Rewrite) -> list:
     return [rewrite.level, [[*change.span, change.new, change.kind] for change in rewrite.changes]]
 
 
-def _summary(sidecar: Sidecar, shard: Path, bad_samples: BadSamples) -> dict:
+def _summary(sidecar: Sidecar, shard: Path, bad_samples: BadSamples) -> dict[str, Any]:
     """Counts of a whole sidecar; every caption is offered to bad_samples, and bad ones are named."""
-    totals: Tally[str] = Tally()
+    totals = dict.fromkeys(("positives", "sentences", "phrases", "words"), 0)
     for number in range(len(sidecar)):
         record = read_record(sidecar, number)
-        totals.update({name: len(record[name]) for name in ("positives", "sentences")})
-        totals.update(f"{level}s" for level, _ in record["nodes"])
+        levels = Counter(f"{level}s" for level, _ in record["nodes"])
+        for name in totals:
+            totals[name] += len(record[name]) if name in record else levels[name]
     bad = sidecar.notes
     for number, reason in bad.items():
         key = sidecar.keys[number]
@@ -274,8 +234,7 @@ def _summary(sidecar: Sidecar, shard: Path, bad_samples: BadSamples) -> dict:
         bad_samples.add(DataError(reason, where=where, do=do), key=key, shard=shard)
     bad_samples.offer(len(sidecar))
     bad_samples.use(len(sidecar) - len(bad))
-    counts = {name: totals[name] for name in ("positives", "sentences", "phrases", "words")}
-    return {"shard": str(shard), "path": str(sidecar.path), "captions": len(sidecar), **counts, "bad": len(bad)}
+    return {"shard": str(shard), "path": str(sidecar.path), "captions": len(sidecar), **totals, "bad": len(bad)}
 
 
 def _line(row: dict) -> str:

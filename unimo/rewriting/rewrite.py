@@ -34,8 +34,8 @@ Level = Literal["word", "phrase", "sentence"]
 # another assets/caption_grammar.txt. Prepared files name it (unimo.rewriting.store).
 GRAMMAR = 4
 
-_MOST_NODES = 3  # changed at once
-_EXCHANGED = 0.2  # share of the phrase level that may be exchanges
+_MAX_NODES = 3  # changed at once
+_EXCHANGED = 0.2  # fraction of the phrase level that may be exchanges
 _ATTEMPTS = 6  # draws per rewrite wanted, then what was found must do
 
 
@@ -81,19 +81,19 @@ def rewrites(
     """
     if not graph.objects:
         return []
-    told = vocabularies.told(tuple(image))
+    mentions = vocabularies.mentions(tuple(image))
     taken = {" ".join(other.caption.lower().split()) for other in (*image, graph)}
     choices: dict[str, list[tuple[Node, list[str], list[float]]]] = {}
     strange: dict[str, list[tuple[Node, list[str], list[float]]]] = {}  # nodes for which nothing is ever seen there
     for node, around in contexts(graph).items():
         form = vocabularies.form_of(node, graph.caption)
         texts, numbers, weights = vocabularies.alternatives(node.kind, form, node.text)
-        kept = np.flatnonzero(vocabularies.not_told(numbers, told.words(node.kind, node.form)))
+        kept = np.flatnonzero(vocabularies.outside(numbers, mentions.words(node.kind, node.form)))
         if len(kept):
             weights, fits = vocabularies.natural(numbers[kept], weights[kept], around)
-            share = np.cumsum(weights)
+            chances = np.cumsum(weights)
             some = (choices if fits else strange).setdefault(node.kind, [])
-            some.append((node, [texts[i] for i in kept], (share / share[-1]).tolist()))
+            some.append((node, [texts[i] for i in kept], (chances / chances[-1]).tolist()))
     choices = choices or strange
     kinds = sorted(choices)
     exchanges = _exchanges(graph, image)
@@ -102,8 +102,8 @@ def rewrites(
 
     def draw() -> tuple[Node, str]:
         nodes = choices[kinds[rng.integers(len(kinds))]]  # kinds are equally likely, then nodes
-        node, texts, share = nodes[rng.integers(len(nodes))]
-        return node, texts[min(bisect_right(share, rng.random()), len(texts) - 1)]
+        node, texts, chances = nodes[rng.integers(len(nodes))]
+        return node, texts[min(bisect_right(chances, rng.random()), len(texts) - 1)]
 
     def accept(level: Level, changes: list[Change]) -> None:
         changes.sort(key=lambda change: change.span)
@@ -125,7 +125,7 @@ def rewrites(
     for _ in range(_ATTEMPTS * phrases):
         if len(found["phrase"]) == phrases or not choices:
             break
-        drawn = dict(draw() for _ in range(rng.integers(1, _MOST_NODES + 1)))
+        drawn = dict(draw() for _ in range(rng.integers(1, _MAX_NODES + 1)))
         if _tied(graph, drawn):
             continue
         changes = [_change(graph.caption, node.kind, node.span, text) for node, text in drawn.items()]
@@ -154,7 +154,7 @@ def _exchanges(graph: SceneGraph, image: Sequence[SceneGraph]) -> list[list[Chan
     def head(of: SceneGraph, node: Node) -> str:
         return "" if node.head is None else key_words(of.objects[node.head].text)
 
-    told = {(head(other, node), node.text) for other in image for node in other.attributes}
+    stated = {(head(other, node), node.text) for other in image for node in other.attributes}
     spans: list[tuple[NodeKind, Span, Span]] = []
     for one, two in combinations(graph.attributes, 2):
         heads = head(graph, one), head(graph, two)
@@ -166,7 +166,7 @@ def _exchanges(graph: SceneGraph, image: Sequence[SceneGraph]) -> list[list[Chan
             and all(heads)
             and heads[0] != heads[1]
             and not alike
-            and not crossed & told
+            and not crossed & stated
         ):
             spans.append(("attribute", one.span, two.span))
     for node in graph.relations:
@@ -200,8 +200,8 @@ def _whole_phrase(
     known = [(phrase, count) for phrase, count in known if not numbered or phrase.split()[0] in grammar().adjectives]
     if not known:
         return []
-    share = np.cumsum([count for _, count in known])
-    phrase = known[int(np.searchsorted(share, rng.random() * share[-1], side="right"))][0]
+    chances = np.cumsum([count for _, count in known])
+    phrase = known[int(np.searchsorted(chances, rng.random() * chances[-1], side="right"))][0]
     span = graph.phrases[graph.objects.index(node)]
     return [_change(graph.caption, "object", span, phrase)]
 

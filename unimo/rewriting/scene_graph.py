@@ -30,7 +30,7 @@ class Node:
     span: its characters. form: what a substitute must share with it: objects "one", "many"; attributes their group
     ("colour", "number", ...) or ""; relations "preposition", or the verb's "s", "", "ing", "ed" followed by
     "+object", "+preposition" or "+none". head: the object an attribute belongs to; the subject of a relation. tail: the
-    object of a relation. Both are indices into `SceneGraph.objects`, None where none is told.
+    object of a relation. Both are indices into `SceneGraph.objects`, None where there is none.
     """
 
     kind: NodeKind

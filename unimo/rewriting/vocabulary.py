@@ -1,13 +1,13 @@
 """The words a corpus of captions has for objects, attributes and relations, and what may stand in place of each.
 
-How UNIMO built the vocabularies of section 3.2 is not told. Here they are counted from the user's own captions. A
+How UNIMO built the vocabularies of section 3.2 is not published. Here they are counted from the user's own captions. A
 substitute is as frequent as what it replaces (or a model could tell a negative by its rare words) and preferably seen
 with all that stands beside it (`contexts`; or a model could tell it by its odd English); and it is nothing that may be
 true of the image as far as the corpus can tell:
 
-- a word of any caption of the same image, whatever its ending (`Told`);
-- what other images' captions say *instead*: of "man", "person" and "guy" are found where another caption of the
-  same image says "man" and this one does not, more often than elsewhere (`Vocabularies.related`);
+- a word of any caption of the same image, whatever its ending (`Mentions`);
+- what other captions say *instead* (`Alternations`): "person" and "guy" are found where another caption of the same
+  image says "man" and this one does not, more often than elsewhere;
 - a more general or more special word, where grammar knows it ("animal" for "dog"), or a vague one ("look");
 - an attribute that does not exclude the old one: colours, sizes, numbers, ... exclude one another by grammar, other
   adjectives only where the corpus shows it; prepositions are replaced by their opposites alone.
@@ -16,29 +16,29 @@ true of the image as far as the corpus can tell:
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from unimo.data.sample import NodeKind
+from unimo.ragged import offsets_of
 from unimo.rewriting.grammar import grammar, is_plural, stem, tokens
 from unimo.rewriting.scene_graph import Node, SceneGraph
 
 FREQUENCY_WIDTH = 1.0  # octaves by which the frequency of a substitute commonly differs
-RELATED_LIFT = 1.5  # said in place of a word so many times more often than by chance: it may mean the same
-EXCLUSIVE_LIFT = 0.5  # an adjective said in place of another this seldom excludes it ...
+RELATED_LIFT = 1.5  # a word found in place of another so many times more often than by chance may mean the same
+EXCLUSIVE_LIFT = 0.5  # an adjective found in place of another this seldom excludes it ...
 _EXCLUSIVE_EVIDENCE = 5.0  # ... where this many times were to be expected by chance
-_LEAST_SEEN = 2  # a word seen once is often a slip of the pen
-_UNSEEN = 0.05  # share of all that was never seen in one more of its contexts: "sip the lake", "a stuffed nineteen"
-_NONE = np.zeros(0, np.int64)
+_MIN_COUNT = 2  # a word seen once is often a slip of the pen
+_UNSEEN = 0.05  # weight of what was never seen in one more of its contexts: "sip the lake", "a stuffed nineteen"
 ARTICLE = re.compile(r"\b(an?) $", re.IGNORECASE)
 
 
 def word_stems(caption: str) -> frozenset[str]:
-    """What a caption says, without endings: words, and expressions like "in front of"."""
+    """The words of a caption without endings, and expressions like "in front of"."""
     return frozenset(stem(token.text) for token in tokens(caption) if token.text[0].isalnum())
 
 
@@ -52,101 +52,57 @@ class Vocabularies:
     """The objects, attributes and relations of a corpus, how often each is used, and which mean the same.
 
     counts: (kind, form) -> Counter of texts; forms of objects are "one", "mass" (seldom with an article) and "many".
+    phrases: (form, object) -> Counter of its noun phrases. mass: objects that seldom have an article.
     """
 
-    def __init__(
-        self,
-        counts: dict[tuple[str, str], Counter[str]],
-        phrases: dict[tuple[str, str], Counter[str]],
-        seen: dict[str, set[str]],
-        mass: frozenset[str],
-        stems: Sequence[str],
-        said: np.ndarray,
-        missing: np.ndarray,
-        captions: int,
-        instead: tuple[np.ndarray, np.ndarray],
-    ):
-        """seen: context -> texts met in it. stems: S words. said, missing: (S,) captions that say a word; that do not
-        though another of the same image does. instead: sorted numbers w * S + v with counts of "v is said where w is
-        missing"."""
-        self.counts, self.phrases, self.mass = counts, phrases, mass
-        texts = sorted(set().union(*counts.values()))
-        keys: dict[str, int] = {}
+    def __init__(self, images: Iterable[Sequence[SceneGraph]]):
+        """images: the graphs of the captions of each image."""
+        self.counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+        self.phrases: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+        seen: dict[str, set[str]] = defaultdict(set)  # context -> texts found in it
+        articles, bare = Counter[str](), Counter[str]()
+        stems: dict[str, int] = {}
+        mentioned: list[list[list[int]]] = []  # image -> caption -> numbers of the words of its nodes
+        objects: list[tuple[Node, str]] = []  # with their phrases
+        for graphs in images:
+            mentioned.append([])
+            for graph in graphs:
+                for node, around in contexts(graph).items():
+                    for context in around:
+                        seen[context].add(node.text)
+                mentioned[-1].append(
+                    sorted({stems.setdefault(key_words(node.text), len(stems)) for node in graph.nodes})
+                )
+                for node, span in zip(graph.objects, graph.phrases):
+                    objects.append((node, graph.caption[slice(*span)].lower()))
+                    if node.form == "one":
+                        before = graph.caption[: span[0]]
+                        articles[node.text] += bool(ARTICLE.search(before))
+                        determiner = grammar().tags.get(before.rstrip().rpartition(" ")[2].lower(), "")
+                        bare[node.text] += not set(determiner) & set("AD")
+                for node in graph.attributes + graph.relations:
+                    self.counts[node.kind, node.form][node.text] += 1
+        self.mass = frozenset(word for word in bare if articles[word] < 0.25 * (articles[word] + bare[word]))
+        for node, phrase in objects:
+            if node.form == "one" and is_plural(node.text):
+                continue  # "a dogs": tagged wrongly, not to be put behind an article
+            form = "mass" if node.form == "one" and node.text in self.mass else node.form
+            self.counts["object", form][node.text] += 1
+            if phrase != node.text.lower():
+                self.phrases[form, node.text][phrase] += 1
+        _keep_usual_kinds(self.counts)
+        self.alternations = Alternations(mentioned, list(stems))
+        texts = sorted(set().union(*self.counts.values()))
         self._number = {text: i for i, text in enumerate(texts)}
-        self._key = np.array([keys.setdefault(key_words(text), len(keys)) for text in texts], np.int64)
-        self._keys = keys
+        self._keys: dict[str, int] = {}
+        self._key = np.array([self._keys.setdefault(key_words(text), len(self._keys)) for text in texts], np.int64)
         self._seen = {
             context: np.array([self._number[text] for text in some if text in self._number], np.int64)
             for context, some in seen.items()
         }
-        self._stem = {word: i for i, word in enumerate(stems)}
-        self._said, self._missing, self._captions, self._instead = said, missing, captions, instead
         self.alternatives = lru_cache(maxsize=20_000)(self._alternatives)
-        self.told = lru_cache(maxsize=8)(self._told)  # captions of one image come one after the other
+        self.mentions = lru_cache(maxsize=8)(self._mentions)  # captions of one image come one after the other
         self._keys_of = lru_cache(maxsize=32)(self._find_keys)
-        self._related: dict[str, frozenset[str]] = {}
-        pairs, counted = instead
-        w, v = np.divmod(pairs, max(len(stems), 1))
-        expected = missing[w] * said[v] / max(captions, 1)
-        kept = np.flatnonzero((counted >= _LEAST_SEEN) & (counted > RELATED_LIFT * expected))
-        for some in np.split(kept, np.flatnonzero(np.diff(w[kept])) + 1) if len(kept) else []:
-            self._related[stems[w[some[0]]]] = frozenset(stems[k] for k in v[some])
-
-    @classmethod
-    def learn(cls, images: Iterable[Sequence[SceneGraph]]) -> Vocabularies:
-        """Counts the graphs of all captions, given image by image."""
-        counts: dict[tuple[str, str], Counter[str]] = {}
-        phrases: dict[tuple[str, str], Counter[str]] = {}
-        met: dict[str, set[str]] = defaultdict(set)
-        with_article: Counter[str] = Counter()
-        bare: Counter[str] = Counter()
-        stems: dict[str, int] = {}
-        said: list[list[list[int]]] = []  # image -> caption -> numbers of the words of its nodes
-        seen: list[tuple[Node, str]] = []  # objects and their phrases
-        for graphs in images:
-            rows = []
-            for graph in graphs:
-                for node, around in contexts(graph).items():
-                    for context in around:
-                        met[context].add(node.text)
-                rows.append(sorted({stems.setdefault(key_words(node.text), len(stems)) for node in graph.nodes}))
-                for node, span in zip(graph.objects, graph.phrases):
-                    seen.append((node, graph.caption[slice(*span)].lower()))
-                    if node.form == "one":
-                        before = graph.caption[: span[0]]
-                        with_article[node.text] += bool(ARTICLE.search(before))
-                        determiner = grammar().tags.get(before.rstrip().rpartition(" ")[2].lower(), "")
-                        bare[node.text] += not set(determiner) & set("AD")
-                for node in graph.attributes + graph.relations:
-                    counts.setdefault((node.kind, node.form), Counter())[node.text] += 1
-            said.append(rows)
-        mass = frozenset(word for word in bare if with_article[word] < 0.25 * (with_article[word] + bare[word]))
-        for node, phrase in seen:
-            if node.form == "one" and is_plural(node.text):
-                continue  # "a dogs": tagged wrongly, not to be put behind an article
-            form = "mass" if node.form == "one" and node.text in mass else node.form
-            counts.setdefault(("object", form), Counter())[node.text] += 1
-            if phrase != node.text.lower():
-                phrases.setdefault((form, node.text), Counter())[phrase] += 1
-        _keep_usual_kinds(counts)
-        return cls(counts, phrases, dict(met), mass, list(stems), *_substitutions(said, len(stems)))
-
-    def related(self, word: str) -> frozenset[str]:
-        """Words that captions say where another caption of the same image says `word`: synonyms, more general words,
-        other parts of the same thing. All as `key_words` gives them."""
-        return self._related.get(word, frozenset())
-
-    def excludes(self, word: str, other: str) -> bool:
-        """Whether the corpus shows that images of which `word` is said are not those of which `other` is."""
-        w, v = self._stem.get(key_words(word)), self._stem.get(key_words(other))
-        if w is None or v is None:
-            return False
-        expected = float(self._missing[w] * self._said[v]) / max(self._captions, 1)
-        pairs, counted = self._instead
-        number = w * len(self._stem) + v
-        at = bisect_left(pairs, number)
-        found = int(counted[at]) if at < len(pairs) and pairs[at] == number else 0
-        return expected >= _EXCLUSIVE_EVIDENCE and found < EXCLUSIVE_LIFT * expected
 
     def form_of(self, node: Node, caption: str) -> str:
         """The form under which substitutes of a node are counted."""
@@ -154,17 +110,17 @@ class Vocabularies:
             return "one" if ARTICLE.search(caption[: node.span[0]]) else "mass"
         return node.form
 
-    def _told(self, image: tuple[SceneGraph, ...]) -> Told:
-        return Told(image, self)
+    def _mentions(self, image: tuple[SceneGraph, ...]) -> Mentions:
+        return Mentions(image, self.alternations)
 
-    def not_told(self, numbers: np.ndarray, words: frozenset[str]) -> np.ndarray:
+    def outside(self, numbers: np.ndarray, words: frozenset[str]) -> np.ndarray:
         """Which of some texts, by their numbers, have a deciding word (`key_words`) that is not among `words`."""
         return ~self._keys_of(words)[self._key[numbers]]
 
     def _find_keys(self, words: frozenset[str]) -> np.ndarray:
-        told = np.zeros(len(self._keys), dtype=bool)
-        told[[self._keys[word] for word in words if word in self._keys]] = True
-        return told
+        found = np.zeros(len(self._keys), dtype=bool)
+        found[[self._keys[word] for word in words if word in self._keys]] = True
+        return found
 
     def natural(self, numbers: np.ndarray, weights: np.ndarray, around: Sequence[str]) -> tuple[np.ndarray, bool]:
         """Weights of some texts, by frequency, so changed that those seen in all contexts have most of the whole, those
@@ -172,7 +128,7 @@ class Vocabularies:
         whether any was seen in any context, or nothing stands beside it."""
         seen = np.zeros(len(self._number), dtype=np.int32)
         for context in around:
-            seen[self._seen.get(context, _NONE)] += 1
+            seen[self._seen.get(context, [])] += 1
         most = seen[numbers].max()
         unseen = most - seen[numbers]
         if unseen.any():
@@ -183,7 +139,7 @@ class Vocabularies:
         """Texts that may stand for another in any image, sorted, their numbers, and their weights by frequency."""
         counts = self.counts.get((kind, form), Counter())
         word = key_words(text)
-        alike = self.related(word)
+        alike = self.alternations.related(word)
         if kind == "relation" and form in ("preposition", "place"):
             opposites = grammar().opposites.get(text, ())
             fitting = [(other, counts[other]) for other in opposites if counts[other]]
@@ -195,7 +151,7 @@ class Vocabularies:
             fitting = [
                 (other, count)
                 for other, count in counts.items()
-                if count >= _LEAST_SEEN
+                if count >= _MIN_COUNT
                 and form != "has"
                 and key_words(other) != word
                 and other not in grammar().vague
@@ -215,7 +171,9 @@ class Vocabularies:
 
     def _may_describe(self, word: str, other: str) -> bool:
         """Adjectives that grammar does not put in a group; a participle would too often be a verb tagged wrongly."""
-        return other not in grammar().adjectives and not other.endswith("ing") and self.excludes(word, other)
+        if other in grammar().adjectives or other.endswith("ing"):
+            return False
+        return self.alternations.excludes(key_words(word), key_words(other))
 
 
 def _keep_usual_kinds(counts: dict[tuple[str, str], Counter[str]]) -> None:
@@ -230,8 +188,52 @@ def _keep_usual_kinds(counts: dict[tuple[str, str], Counter[str]]) -> None:
             del texts[text]
 
 
+class Alternations:
+    """Which of S words captions use where another caption of the same image uses another word."""
+
+    def __init__(self, images: Sequence[Sequence[Sequence[int]]], words: Sequence[str]):
+        """images: of every caption of every image its words, as sorted numbers into `words`."""
+        captions = [row for image in images for row in image]
+        self._words, self._number = words, {word: i for i, word in enumerate(words)}
+        flat = np.array([word for row in captions for word in row], np.int64)
+        used = _incidence(flat, [len(row) for row in captions], len(words))
+        of_image = _incidence(np.arange(len(captions)), [len(image) for image in images], len(captions))
+        missing = (of_image.T @ (of_image @ used).astype(bool).astype(np.int64)) - used  # other captions have them
+        self._instead = (missing.T @ used).tocsr()  # (S, S): w is missing, v is used
+        self._missing, self._used = (np.asarray(table.sum(axis=0)).ravel() for table in (missing, used))
+        self._captions = max(len(captions), 1)
+        found = self._instead.tocoo()
+        w, v = found.row, found.col
+        kept = (found.data >= _MIN_COUNT) & (found.data > RELATED_LIFT * self._expected(w, v))
+        self._related: dict[str, set[str]] = defaultdict(set)
+        for one, other in zip(w[kept], v[kept]):
+            self._related[words[one]].add(words[other])
+
+    def related(self, word: str) -> frozenset[str]:
+        """Words that captions say where another caption of the same image says `word`: synonyms, more general words,
+        other parts of the same thing. All as `key_words` gives them."""
+        return frozenset(self._related.get(word, ()))
+
+    def excludes(self, word: str, other: str) -> bool:
+        """Whether the corpus shows that images of `word` are not those of `other`."""
+        w, v = self._number.get(word), self._number.get(other)
+        if w is None or v is None:
+            return False
+        expected = self._expected(w, v)
+        return expected >= _EXCLUSIVE_EVIDENCE and self._instead[w, v] < EXCLUSIVE_LIFT * expected
+
+    def _expected(self, w, v):
+        """How often v would be used where w is missing, by chance."""
+        return self._missing[w] * self._used[v] / self._captions
+
+
+def _incidence(columns: np.ndarray, lengths: Sequence[int], size: int) -> csr_matrix:
+    """(n, size) of ones at the columns of each row, whose lengths are given."""
+    return csr_matrix((np.ones(len(columns), np.int64), columns, offsets_of(lengths)), (len(lengths), size))
+
+
 def contexts(graph: SceneGraph) -> dict[Node, list[str]]:
-    """What stands beside each node in its graph and restricts what it may be; of a text in its place, the corpus tells
+    """What stands beside each node in its graph and restricts what it may be; of a text in its place, the corpus knows
     whether it was ever seen there.
 
     Objects: what governs them ("wear <object>", "man with <object>"), what they do, and attributes. Verbs: who does
@@ -263,43 +265,27 @@ def contexts(graph: SceneGraph) -> dict[Node, list[str]]:
     return around
 
 
-class Told:
-    """What all captions of one image say of it."""
+class Mentions:
+    """The words that captions of one image mention, with those that may mean the same."""
 
-    def __init__(self, image: Sequence[SceneGraph], vocabularies: Vocabularies):
-        said = frozenset().union(*(word_stems(graph.caption) for graph in image))
+    def __init__(self, image: Sequence[SceneGraph], alternations: Alternations):
+        self._all = frozenset().union(*(word_stems(graph.caption) for graph in image))
         objects = {key_words(node.text) for graph in image for node in graph.objects}
-        deeds = {key_words(node.text) for graph in image for node in graph.relations if is_deed(node)}
-        self._said = said
-        self._objects = said.union(*map(vocabularies.related, objects))
-        self._deeds = said.union(*map(vocabularies.related, deeds))
-
-    def nothing_of(self, kind: NodeKind, form: str, text: str) -> bool:
-        """Whether no caption of the image says a word, nor an object or deed that may mean the same."""
-        return key_words(text) not in self.words(kind, form)
+        actions = {key_words(node.text) for graph in image for node in graph.relations if is_action(node)}
+        self._objects = self._all.union(*map(alternations.related, objects))
+        self._actions = self._all.union(*map(alternations.related, actions))
 
     def words(self, kind: NodeKind, form: str) -> frozenset[str]:
-        """The words that a node of this kind and form must not be, as `key_words` gives them."""
-        deed = kind == "relation" and "+" in form
-        return self._objects if kind == "object" else self._deeds if deed else self._said
+        """The words that a substitute of this kind and form must not be, as `key_words` gives them."""
+        if kind == "object":
+            return self._objects
+        return self._actions if kind == "relation" and "+" in form else self._all
+
+    def lack(self, node: Node) -> bool:
+        """Whether no caption of the image mentions this node, nor an object or action that may mean the same."""
+        return key_words(node.text) not in self.words(node.kind, node.form)
 
 
-def is_deed(node: Node) -> bool:
-    """Whether a relation is a verb that says something."""
+def is_action(node: Node) -> bool:
+    """Whether a relation is a verb of some meaning."""
     return node.kind == "relation" and "+" in node.form and node.text not in grammar().vague
-
-
-def _substitutions(said: list[list[list[int]]], size: int):
-    """(said, missing, captions, (pairs, counts)) of `Vocabularies`, from the word numbers of each caption."""
-    counts, missing, captions = np.zeros(size, np.int64), np.zeros(size, np.int64), 0
-    pairs: list[np.ndarray] = [np.zeros(0, np.int64)]
-    for rows in said:
-        union = np.unique(np.concatenate([np.array(row, np.int64) for row in rows])) if rows else pairs[0]
-        for row in rows:
-            here = np.array(row, np.int64)
-            absent = np.setdiff1d(union, here, assume_unique=True)
-            captions += 1
-            counts[here] += 1
-            missing[absent] += 1
-            pairs.append((absent[:, None] * size + here).ravel())
-    return counts, missing, captions, np.unique(np.concatenate(pairs), return_counts=True)
