@@ -17,9 +17,12 @@ def test_precision_follows_the_wish_and_auto_follows_the_processor(monkeypatch):
     for flags, expected in (({"avx2"}, torch.float32), ({"avx2", "amx_bf16"}, torch.bfloat16)):
         monkeypatch.setattr("unimo.machine.cpu_flags", lambda flags=flags: flags)
         assert autocast_dtype("auto", CPU) is expected
-    with pytest.raises(UsageError, match="unknown precision") as caught:
+    assert autocast_dtype("fp16", torch.device("cuda")) is torch.float16
+    with pytest.raises(UsageError, match="fp16 is for GPUs"):
         autocast_dtype("fp16", CPU)
-    assert caught.value.expected == "auto, bf16 or fp32"
+    with pytest.raises(UsageError, match="unknown precision") as caught:
+        autocast_dtype("fp8", CPU)
+    assert caught.value.expected == "auto, bf16, fp32, fp16"
 
 
 def test_a_system_that_says_nothing_about_its_processor_is_taken_for_a_plain_one(monkeypatch):

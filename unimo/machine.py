@@ -47,14 +47,16 @@ FAULTS = (
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The dtype of matrix products: bf16 where the hardware multiplies it fast, else float32.
 
-    precision: auto, bf16 or fp32. On a CPU, auto chooses bf16 only with AMX or AVX-512 BF16 instructions.
+    precision: auto, bf16, fp32 or, on a GPU and without training, fp16. On a CPU, auto chooses bf16 only with AMX or
+    AVX-512 BF16 instructions.
     """
-    if precision not in ("auto", "bf16", "fp32"):
-        raise UsageError("unknown precision", where="precision", got=precision, expected="auto, bf16 or fp32")
-    if precision == "fp32":
-        return torch.float32
-    if precision == "bf16":
-        return torch.bfloat16
+    known = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
+    if precision not in ("auto", *known):
+        raise UsageError("unknown precision", where="precision", got=precision, expected=f"auto, {', '.join(known)}")
+    if precision == "fp16" and device.type == "cpu":
+        raise UsageError("fp16 is for GPUs", where="precision", got="cpu", expected="bf16 or fp32", do="--device cuda")
+    if precision in known:
+        return known[precision]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     return torch.bfloat16 if {"amx_bf16", "avx512_bf16"} & cpu_flags() else torch.float32

@@ -22,7 +22,8 @@ def test_help_shows_every_verb_in_the_order_of_work():
     names = [name for name in command.commands if name not in ("data", "prepare")]
     assert names == [
         "pretrain", "evaluate", "finetune", "sweep", "benchmark", "predict", "compare", "speed", "recipes", "describe",
-        "index", "search", "caption", "fill-mask", "classify", "convert", "init-from-pretrained",
+        "index", "search", "caption", "classify", "answer", "encode", "fill-mask", "download", "convert",
+        "init-from-pretrained",
     ]  # fmt: skip
     assert list(get_command(prepare).commands) == ["regions", "rewrites", "neighbours"]
     assert all(one.help for one in command.commands.values())

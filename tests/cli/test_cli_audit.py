@@ -36,7 +36,8 @@ PLACES = [
     "init-from-pretrained OUT --recipe {bad} --vit {bad}", "data check texts {bad}", "data check images {bad}",
     "data check pairs {bad}", "prepare regions images {bad}", "prepare regions images {bad} --source truth",
     "prepare rewrites {bad}", "prepare neighbours --pairs {bad} --out OUT --texts TEXTS",
-    "prepare neighbours --pairs {bad} --out OUT --images {bad}",
+    "prepare neighbours --pairs {bad} --out OUT --images {bad}", "encode {bad} image.png", "encode RUN {bad}",
+    "answer RUN what? {bad}", "download {bad}",
 ]  # fmt: skip
 WRONG = [
     "pretrain scenes --set model.patch=0", "pretrain scenes --set optimiser.rate=1", "pretrain scenes --minutes nan",
@@ -55,6 +56,8 @@ WRONG = [
     "speed sharing --size huge", "speed retrieval RUN --pairs x --shortlists a,b", "search RUN", "search RUN --top-k 0",
     "search RUN --text x --only x", "caption RUN image.png --num-beams 0", "fill-mask RUN text-without-mask",
     "fill-mask RUN [MASK] --top-k 0", "classify RUN image.png --names ,", "convert RUN OUT --ours",
+    "answer RUN what? image.png", "encode RUN image.png --out x.xlsx", "caption RUN image.png --device x",
+    "caption RUN image.png --precision fp16 --device cpu", "download x", "caption RUN image.png --batch-size 0",
     "init-from-pretrained OUT",
     "init-from-pretrained OUT --set model.heads=7 --vit x", "data check x TEXTS", "data check texts TEXTS --verify x",
     "data check texts TEXTS --max-bad-fraction nan", "data check texts TEXTS --max-bad-fraction -1",
@@ -116,7 +119,14 @@ def test_bad_places_end_by_the_contract(folder, monkeypatch, capsys, bad):
         filled = command.replace("{bad}", bad)
         if (bad, command.split()[0]) in {("text.txt", "prepare"), ("text.txt", "index"), ("image.png", "prepare")}:
             continue  # that is what these read
-        if bad == "image.png" and command.split()[0] in ("caption", "fill-mask", "classify", "index"):
+        if bad == "image.png" and command.split()[0] in (
+            "caption",
+            "fill-mask",
+            "classify",
+            "encode",
+            "answer",
+            "index",
+        ):
             continue
         if bad in ("text.txt", "image.png") and command.startswith(("pretrain scenes --texts", "pretrain photos")):
             continue

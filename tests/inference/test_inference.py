@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from tiny_unimo2 import lively_model, random_images
 from unimo.data.records import seq2seq_record
 from unimo.data.regions import image_regions
 from unimo.errors import DataError, UsageError
-from unimo.inference import Pipeline
+from unimo.inference import Pipeline, load
 from unimo.model.unimo import UNIMO
 from unimo.model.unimo2 import Released
 from unimo.tokenizer import Tokenizer
@@ -64,7 +66,8 @@ def test_embeddings_are_unit_length_and_similarity_is_their_cosine(pipeline, ima
 def test_every_kind_of_image_reads_the_same(pipeline, images, tmp_path):
     path = tmp_path / "image.png"
     Image.fromarray(images[0]).save(path)
-    kinds = [images[0], Image.fromarray(images[0]), str(path), path, path.read_bytes()]
+    planes = torch.from_numpy(images[0]).permute(2, 0, 1)
+    kinds = [images[0], Image.fromarray(images[0]), str(path), path, path.read_bytes(), planes, planes / 255]
     embeddings = pipeline.encode_image(kinds)
     for embedding in embeddings[1:]:
         np.testing.assert_allclose(embedding, embeddings[0], atol=1e-5)
@@ -100,7 +103,9 @@ def test_what_is_no_image_or_text_is_said_so(pipeline, images):
     ):
         with several:
             ask()
-    for wrong in (images[0], [images[0][..., 0]], [images[0] / 255], [images[0][:0]]):
+    planes = torch.zeros(3, 8, 8)
+    tensors = [[planes[0]], [planes - 1], [planes * torch.nan], [planes.long()], [torch.zeros(3, 0, 8)], [5]]
+    for wrong in (images[0], [images[0][..., 0]], [images[0] / 255], [images[0][:0]], *tensors):
         with pytest.raises(UsageError, match=r"not an image.*\(H, W, 3\)"):
             model.encode_image(wrong)
     for text in (5, None, ["a dog"]):
@@ -286,6 +291,29 @@ def test_raw_inputs_are_scored_as_their_states_and_tensors_come_out_on_wish(pipe
     for name, given in (("encode_image", images), ("encode_text", TEXTS)):
         encode = getattr(model, name)
         assert torch.equal(encode(given, convert_to_tensor=True).cpu(), torch.from_numpy(encode(given)))
+
+
+def test_threads_may_share_a_model(pipeline, images):
+    """Every call sees the model and its own arguments alone."""
+    jobs = [
+        lambda: pipeline.similarity(images, TEXTS, batch_size=2).tolist(),
+        lambda: pipeline.caption(images, max_length=5, num_beams=2),
+        lambda: pipeline.fill_mask("a red [MASK]", images[0]),
+        lambda: pipeline.itm_score(images, TEXTS).tolist(),
+    ] * 3
+    alone = [job() for job in jobs[:4]] * 3
+    with ThreadPoolExecutor(6) as pool:
+        assert [future.result() for future in [pool.submit(job) for job in jobs]] == alone
+
+
+def test_a_model_says_what_it_is(pipeline):
+    said = str(pipeline)
+    assert said.startswith("UNIMO-2") and f"{sum(p.numel() for p in pipeline.model.parameters()):,}" in said
+    assert "16 x 16 pixels" in said and "at most 62 tokens" in said and "cpu, float32" in said
+    with pytest.raises(UsageError, match="device cannot be used"):
+        load("runs/x", device="tpu")
+    with pytest.raises(UsageError, match="fp16 is for GPUs"):
+        Pipeline(pipeline.model, precision="fp16")
 
 
 def test_a_caption_can_be_sampled(pipeline, images):

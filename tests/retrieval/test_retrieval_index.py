@@ -587,7 +587,7 @@ def test_the_verbs(pipeline, data, tmp_path, capsys, monkeypatch):
     from unimo.cli import app
 
     saved = str(tmp_path / "model")
-    monkeypatch.setattr(build, "load", lambda source: pipeline)
+    monkeypatch.setattr(build, "load", lambda source, **_: pipeline)
     monkeypatch.setattr(inference, "load", lambda source, **_: pipeline)
     monkeypatch.setattr("unimo.retrieval.index.load", lambda source, **_: pipeline)
     out = str(tmp_path / "index")

@@ -64,7 +64,19 @@ Columns = Annotated[
 ]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace one setting.")]
 Model = Annotated[str, typer.Argument(help="A run's folder or one of its checkpoints.")]
-AnyModel = Annotated[str, typer.Argument(help="A run, one of its checkpoints, a saved folder, or a name on the hub.")]
+AnyModel = Annotated[
+    str, typer.Argument(help="A run, one of its checkpoints, a saved folder, a downloaded name, or a name on the hub.")
+]
+
+# Of every verb that answers with a trained model.
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; by default cuda where there is one.")]
+Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+BatchSize = Annotated[int, typer.Option(help="Inputs of a forward pass.", min=1)]
+RowsOut = Annotated[str | None, typer.Option("--out", help="A .jsonl, .csv or .parquet file for the rows.")]
+Column = Annotated[str | None, typer.Option(help="Column of a .parquet table that holds the inputs.")]
+Images = Annotated[
+    list[str], typer.Argument(help="Images, folders, patterns, .txt lists, .parquet tables; - for stdin.")
+]
 
 
 def say(line: str) -> None:

@@ -1,13 +1,19 @@
-"""Verbs that ask a trained model: search, captions, missing words, classes."""
+"""Verbs of a trained model: search, captions, classes, answers, embeddings, masked words."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import contextlib
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unimo.cli.app import AnyModel, Columns, Paths, app, say
-from unimo.errors import UsageError
+from unimo.cli.app import AnyModel, BatchSize, Column, Columns, Device, Images, Paths, Precision, RowsOut, app, say
+from unimo.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from unimo.inference.rows import Inputs
 
 
 @app.command("index")
@@ -26,6 +32,7 @@ def make_index(
     max_bad_fraction: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
     bad_samples: Annotated[str | None, typer.Option(help="File that names every bad sample.")] = None,
     column: Columns = None,
+    device: Device = None,
 ) -> None:
     """Encode texts, images or pairs once, to be searched; started again, it goes on where it was."""
     from unimo.corpus.bad_samples import BadSamples
@@ -33,14 +40,8 @@ def make_index(
 
     given: dict[str, Any] = {"texts": texts, "images": images, "pairs": pairs, "regions": regions or ()}
     options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": max_bad_fraction}
-    options |= {
-        "columns": column or (),
-        "add": add,
-        "approximate": approximate,
-        "passage": passage,
-        "bad_samples": BadSamples(bad_samples),
-        "say": say,
-    }
+    options |= {"add": add, "approximate": approximate, "passage": passage, "bad_samples": BadSamples(bad_samples)}
+    options |= {"columns": column or (), "device": device, "say": say}
     build_index(model, out, **given, **options)
 
 
@@ -55,6 +56,7 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     model: Annotated[str | None, typer.Option(help="The model of the index, if it lies elsewhere by now.")] = None,
     approximate: Annotated[bool, typer.Option("--approximate", help="Search the inverted file; may miss.")] = False,
+    device: Device = None,
 ) -> None:
     """Find texts and images by a text, an image, or both.
 
@@ -65,7 +67,7 @@ def search(
     from unimo.retrieval import open_index
     from unimo.retrieval.index import table
 
-    index = open_index(folder, model=model, approximate=approximate)
+    index = open_index(folder, model=model, approximate=approximate, device=device)
     hits = index.search(text, image, top_k=top_k, only=only, rerank=rerank)  # type: ignore[arg-type]
     for line in (json.dumps(hit.to_dict()) for hit in hits) if as_json else table(hits):
         say(line)
@@ -74,7 +76,7 @@ def search(
 @app.command()
 def caption(
     model: AnyModel,
-    images: Annotated[list[str], typer.Argument(help="Image files.")],
+    images: Images,
     num_beams: Annotated[int, typer.Option(help="Hypotheses kept; 1 is greedy.", min=1, max=64)] = 1,
     max_length: Annotated[int, typer.Option(help="Tokens of a caption at most.", min=1)] = 50,
     min_length: Annotated[int, typer.Option(help="Tokens of a caption at least.", min=0)] = 0,
@@ -83,15 +85,103 @@ def caption(
     top_k: Annotated[int, typer.Option(help="Sample among the k likeliest tokens; 0: all.", min=0)] = 0,
     top_p: Annotated[float, typer.Option(help="Sample among the likeliest tokens of this probability.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Random seed of sampling.")] = 0,
+    out: RowsOut = None,
+    batch_size: BatchSize = 64,
+    column: Column = None,
+    device: Device = None,
+    precision: Precision = "auto",
 ) -> None:
-    """Write a caption for each image."""
+    """Write a caption for each image. A bad image costs its own row; then the exit code is 3."""
     from unimo.inference import load
 
     options: dict[str, Any] = {"num_beams": num_beams, "max_length": max_length, "min_length": min_length}
     options |= {"no_repeat_ngram_size": no_repeat_ngram_size, "temperature": temperature}
-    options |= {"top_k": top_k, "top_p": top_p, "seed": seed}
-    for path, sentence in zip(images, load(model).caption(images, **options)):
-        say(f"{path}: {sentence}")
+    options |= {"top_k": top_k, "top_p": top_p, "seed": seed, "batch_size": batch_size}
+    inputs = _inputs("image", images, column)
+    pipeline = load(model, device=device, precision=precision)
+
+    def answer(some: list[Any]) -> list[dict[str, Any]]:
+        return [{"caption": sentence} for sentence in pipeline.caption(some, **options)]
+
+    _rows(inputs, "image", answer, {"caption": "string"}, "{caption}", batch_size=batch_size, out=out)
+
+
+@app.command()
+def classify(
+    model: AnyModel,
+    images: Images,
+    names: Annotated[str | None, typer.Option(help="Class names, separated by commas; else those of its task.")] = None,
+    out: RowsOut = None,
+    batch_size: BatchSize = 64,
+    column: Column = None,
+    device: Device = None,
+    precision: Precision = "auto",
+) -> None:
+    """Choose a class for each image: of any names, or of those a model was fine-tuned for."""
+    from unimo.inference import load
+
+    classes = None if names is None else [name.strip() for name in names.split(",") if name.strip()]
+    if classes == []:
+        raise UsageError("no class names", where="--names", got=names, expected="dog,cat,...")
+    inputs = _inputs("image", images, column)
+    pipeline = load(model, device=device, precision=precision)
+
+    def answer(some: list[Any]) -> list[dict[str, Any]]:
+        labels = classes or pipeline.labels
+        found = pipeline.classify(some, classes, batch_size=batch_size)
+        best = zip(found.argmax(1).tolist(), found.max(1).tolist())
+        return [{"label": labels[i], "probability": probability} for i, probability in best]
+
+    fields = {"label": "string", "probability": "float32"}
+    _rows(inputs, "image", answer, fields, "{label} ({probability:.1%})", batch_size=batch_size, out=out)
+
+
+@app.command()
+def answer(
+    model: AnyModel,
+    question: Annotated[str, typer.Argument(help="Asked about every image.")],
+    images: Images,
+    out: RowsOut = None,
+    batch_size: BatchSize = 64,
+    column: Column = None,
+    device: Device = None,
+    precision: Precision = "auto",
+) -> None:
+    """Answer a question about each image, by a model fine-tuned for such questions."""
+    from unimo.inference import load
+
+    inputs = _inputs("image", images, column)
+    pipeline = load(model, device=device, precision=precision)
+
+    def answers(some: list[Any]) -> list[dict[str, Any]]:
+        return [{"answer": str(one)} for one in pipeline.answer([question] * len(some), some, batch_size=batch_size)]
+
+    _rows(inputs, "image", answers, {"answer": "string"}, "{answer}", batch_size=batch_size, out=out)
+
+
+@app.command()
+def encode(
+    model: AnyModel,
+    inputs: Annotated[list[str], typer.Argument(help="Images as of `caption`; with --texts strings, lists, tables.")],
+    texts: Annotated[bool, typer.Option("--texts", help="Encode texts.")] = False,
+    out: RowsOut = None,
+    batch_size: BatchSize = 64,
+    column: Column = None,
+    device: Device = None,
+    precision: Precision = "auto",
+) -> None:
+    """Embed images or texts: float32 vectors of length 1, whose products are cosines."""
+    from unimo.inference import load
+
+    kind = "text" if texts else "image"
+    given = _inputs(kind, inputs, column)
+    pipeline = load(model, device=device, precision=precision)
+    embed: Any = pipeline.encode_text if texts else pipeline.encode_image
+
+    def answer(some: list[Any]) -> list[dict[str, Any]]:
+        return [{"embedding": row.tolist()} for row in embed(some, batch_size=batch_size)]
+
+    _rows(given, kind, answer, {"embedding": "list<float32>"}, "{embedding}", batch_size=batch_size, out=out)
 
 
 @app.command("fill-mask")
@@ -100,26 +190,57 @@ def fill_mask(
     text: Annotated[str, typer.Argument(help="A sentence with one [MASK].")],
     image: Annotated[str | None, typer.Option(help="An image to look at.")] = None,
     top_k: Annotated[int, typer.Option(help="How many words to show.", min=1)] = 5,
+    device: Device = None,
+    precision: Precision = "auto",
 ) -> None:
     """Fill in the [MASK] of a sentence, alone or beside an image."""
     from unimo.inference import load
 
-    for piece, probability in load(model).fill_mask(text, image, top_k=top_k):
+    pipeline = load(model, device=device, precision=precision)
+    for piece, probability in pipeline.fill_mask(text, image, top_k=top_k):
         say(f"{probability:6.1%} {piece!r}")
 
 
-@app.command()
-def classify(
-    model: AnyModel,
-    images: Annotated[list[str], typer.Argument(help="Image files.")],
-    names: Annotated[str, typer.Option(help="Class names, separated by commas.")],
-) -> None:
-    """Choose a class name for each image."""
-    from unimo.inference import load
+def _inputs(kind: str, given: list[str], column: str | None) -> Inputs:
+    from unimo.inference.rows import Inputs
 
-    classes = [name.strip() for name in names.split(",") if name.strip()]
-    if not classes:
-        raise UsageError("no class names", where="--names", got=names, expected="dog,cat,...")
-    for path, row in zip(images, load(model).classify(images, classes)):
-        best = int(row.argmax())
-        say(f"{path}: {classes[best]} ({row[best]:.1%})")
+    return Inputs(kind, given, column=column)
+
+
+def _rows(
+    inputs: Inputs,
+    kind: str,
+    answer: Callable[[list[Any]], list[dict[str, Any]]],
+    fields: dict[str, str],
+    shown: str,
+    *,
+    batch_size: int,
+    out: str | None,
+) -> None:
+    """Answers every input: into the file `out`, or one line each. Exit code 3 where a row has an error instead."""
+    import pyarrow as pa
+
+    from unimo.cli.progress import progress_bar
+    from unimo.inference.rows import answer_rows, row_writer
+
+    types = {"list<float32>": pa.list_(pa.float32())}
+    columns = {kind: "string", **fields, "error": "string"}
+    schema = pa.schema([(name, types.get(each) or pa.type_for_alias(each)) for name, each in columns.items()])
+    done = bad = 0
+    with contextlib.ExitStack() as stack:
+        write: Callable[[dict[str, Any]], None] = lambda row: say(_line(row, kind, shown))  # noqa: E731
+        update: Callable[[int, int | None], None] = lambda *_: None  # noqa: E731
+        if out:
+            write = stack.enter_context(row_writer(out, schema))
+            update = stack.enter_context(progress_bar(f"{kind}s", "rows"))
+        for row in answer_rows(inputs, kind, answer, batch_size=batch_size):
+            write(row)
+            done, bad = done + 1, bad + ("error" in row)
+            update(done, inputs.total)
+    if bad:
+        print(f"{bad} of {done} {kind}s could not be read: their rows hold an error", file=sys.stderr)
+        raise typer.Exit(DataError.exit_code)
+
+
+def _line(row: dict[str, Any], kind: str, shown: str) -> str:
+    return f"{row[kind]}: {'error: ' + row['error'] if 'error' in row else shown.format(**row)}"

@@ -88,6 +88,7 @@ def sample(
     names = range(decoder.n) if numbers is None else numbers
 
     def pick(logits: Tensor, going: Sequence[int], written: int) -> list[int]:
+        logits = logits.cpu() if logits.device.type == "mps" else logits  # which has no float64
         ordered, words = (logits / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
         before = ordered.cumsum(-1) - ordered  # the probability of all likelier words
         ordered = ordered.masked_fill(before >= top_p, 0.0)

@@ -57,6 +57,7 @@ def build_index(
     max_bad_fraction: float = 0.01,
     bad_samples: BadSamples | None = None,
     columns: Sequence[str] = (),
+    device: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Writes the search index of some texts, images or pairs (both sides of them) into the folder `out`.
@@ -73,7 +74,7 @@ def build_index(
     out, given = Path(out), {"texts": texts, "images": images, "pairs": pairs}
     if not any(given.values()):
         raise UsageError("nothing to index", expected="texts, images or pairs", do="name --texts, --images or --pairs")
-    pipeline = model if isinstance(model, Pipeline) else load(model)
+    pipeline = model if isinstance(model, Pipeline) else load(model, device=device)
     max_length, width = pipeline.max_length - 2, pipeline.model.width
     if passage < 1:
         raise UsageError("a passage holds tokens", where="passage", got=passage, expected=f"1 to {max_length}")
