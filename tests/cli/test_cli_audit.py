@@ -37,7 +37,7 @@ PLACES = [
     "data check pairs {bad}", "prepare regions images {bad}", "prepare regions images {bad} --source truth",
     "prepare rewrites {bad}", "prepare neighbours --pairs {bad} --out OUT --texts TEXTS",
     "prepare neighbours --pairs {bad} --out OUT --images {bad}", "encode {bad} image.png", "encode RUN {bad}",
-    "answer RUN what? {bad}", "download {bad}",
+    "answer RUN what? {bad}", "download {bad}", "sweep {bad} --init-from RUN",
 ]  # fmt: skip
 WRONG = [
     "pretrain scenes --set model.patch=0", "pretrain scenes --set optimiser.rate=1", "pretrain scenes --minutes nan",
