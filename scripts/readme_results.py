@@ -15,7 +15,7 @@ from pathlib import Path
 
 from unimo.benchmark.published_scores import PUBLISHED
 from unimo.metrics.verdict import verdict
-from unimo.recipes.finetuning import TUNINGS
+from unimo.recipes.finetuning import story
 
 COLUMNS = ("UNIMO base", "UNIMO-2")
 ROOT = Path(__file__).resolve().parent.parent
@@ -130,8 +130,7 @@ def papers_table(paths: Iterable[Path]) -> str:
         values = [next((each.value for each in numbers if each.model == model), "") for model in COLUMNS]
         here = ours.get(task)
         score = "" if here is None else f"{_score(here['score'], '%')} {here['split']}"  # times 100, as published
-        cells = (TUNINGS[task].__doc__ or "").strip().splitlines()
-        name = (cells[0] if cells else sys.modules[TUNINGS[task].__module__].__doc__ or task).splitlines()[0]
+        name = story(task).splitlines()[0]
         lines.append(
             f"| {name.split(':')[0]} | `{task}` | {first.metric}, {first.split} | {' | '.join(values)} | {score} |"
         )

@@ -239,7 +239,7 @@ def test_every_recipe_can_be_found_and_tells_its_story(name):
     run = find_tuning(name)
     assert run.task == name or name in ("classification", "regression", "generation", "retrieval")
     told = story(name)
-    assert all(word in told for word in ("source", "command", "hardware", "expect")) and f"finetune {name}" in told
+    assert all(word in told for word in ("source", "command", "hardware", "expect")) and (f"finetune {name}" in told or f"sweep {name}" in told)
 
 
 def test_ours_keeps_the_task_and_changes_how_weights_move(start):

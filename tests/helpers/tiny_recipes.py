@@ -44,7 +44,7 @@ class TinyRecipes:
 
     def run(self, name: str, member: str = "unimo-2") -> Run | Finetuning:
         """member: of fine-tuning recipes; each pre-training recipe has its own."""
-        return self._pretraining(RECIPES[name]()) if name in RECIPES else self._tuning(TUNINGS[name](), member)
+        return self._pretraining(RECIPES[name]()) if name in RECIPES else self._tuning(TUNINGS[name], member)
 
     def _pretraining(self, run: Run) -> Run:
         paths = {kind: (str(self.world / kind),) for kind in ("texts", "images", "pairs")}

@@ -183,7 +183,7 @@ def test_every_number_has_bounds():
 
 @pytest.mark.parametrize("name", [*RECIPES, *TUNINGS])
 def test_every_recipe_can_be(name):
-    run = {**RECIPES, **TUNINGS}[name]()
+    run = RECIPES[name]() if name in RECIPES else TUNINGS[name]
     check_settings(run)
     assert override(run, []) == from_dict(type(run), json.loads(json.dumps(to_dict(run)))) == run
     assert len(describe(run)) == len(flatten(run))

@@ -6,14 +6,16 @@ their rates: for it, `ours` keeps task, data, head and decoding, and replaces ho
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from unimo.config import from_dict, override
 from unimo.config.aliases import task_hint
 from unimo.errors import UsageError
+from unimo.finetune import benchmarks
 from unimo.finetune.benchmarks import BENCHMARKS
 from unimo.finetune.settings import Finetuning, Ranking, Reading, TaskData, Writing
 from unimo.json_files import load_json
@@ -61,7 +63,9 @@ def captions() -> Finetuning:
 
     source    ours
     command   unimo finetune captions --init-from RUN --train my.jsonl --dev my-dev.jsonl --images images --out
-    runs/mine hardware  2 CPU cores for small models expect    more than the caption of the nearest training image
+              runs/mine
+    hardware  2 CPU cores for small models
+    expect    more than the caption of the nearest training image
     """
     write = Writing(sees=True, reads=False, max_target_length=50, end="sep", keep_end=True, num_beams=3, max_length=50)
     run = replace(_own("generation", write=write), task="captions", metrics=("cider_d", "bleu", "rouge_l"))
@@ -73,7 +77,9 @@ def retrieval() -> Finetuning:
 
     source    ours: contrast of embeddings and matching of the hardest pairs, as in pre-training
     command   unimo finetune retrieval --init-from RUN --train my.jsonl --dev my-dev.jsonl --images images --out
-    runs/mine hardware  2 CPU cores for small models expect    more than chance, which stands beside every score
+              runs/mine
+    hardware  2 CPU cores for small models
+    expect    more than chance, which stands beside every score
     """
     run = _own("retrieval", rank=Ranking(loss="hard", max_length=64, shortlist=32))
     return replace(run, data=TaskData(reader="captions"))
@@ -85,10 +91,8 @@ def _own(kind, **settings) -> Finetuning:
     )
 
 
-OWN: dict[str, Callable[[], Finetuning]] = {
-    function.__name__: function for function in (classification, regression, generation, captions, retrieval)
-}
-TUNINGS: dict[str, Callable[[], Finetuning]] = {**BENCHMARKS, **OWN}
+OWN = {function.__name__: function for function in (classification, regression, generation, captions, retrieval)}
+TUNINGS: dict[str, Finetuning] = {**BENCHMARKS, **{name: function() for name, function in OWN.items()}}
 
 RATES = ((256, 1.5e-3), (512, 1.5e-4), (768, 3e-5), (1 << 30, 1e-5))  # (width at most, peak rate)
 MUON = 256  # width up to which matrices inside layers move by Muon, as in pre-training of that size
@@ -152,14 +156,14 @@ def is_small(run: Finetuning) -> bool:
 
 def story(name: str) -> str:
     """What a recipe says of itself: source, data, command, hardware, expected numbers."""
-    function = TUNINGS[name]
-    return (function.__doc__ or sys.modules[function.__module__].__doc__ or "").strip()
+    place = OWN[name] if name in OWN else sys.modules[f"{benchmarks.__name__}.{name}"]
+    return inspect.cleandoc(place.__doc__ or "")
 
 
 def find_tuning(name: str) -> Finetuning:
     """The fine-tuning recipe of this name, or the settings.json of an earlier fine-tuning run."""
     if name in TUNINGS:
-        return TUNINGS[name]()
+        return TUNINGS[name]
     if name.endswith(".json"):
         return from_dict(Finetuning, load_json(name))
     raise UsageError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from unimo.finetune.benchmarks.cnn_dailymail import cnn_dailymail
 from unimo.finetune.benchmarks.coco_captions import coco_captions
 from unimo.finetune.benchmarks.cola import cola
@@ -27,9 +25,9 @@ from unimo.finetune.benchmarks.visual_entailment import visual_entailment
 from unimo.finetune.benchmarks.vqa import vqa
 from unimo.finetune.settings import Finetuning
 
-BENCHMARKS: dict[str, Callable[[], Finetuning]] = {
-    function.__name__: function
-    for function in (
+BENCHMARKS: dict[str, Finetuning] = {
+    run.task: run
+    for run in (
         cnn_dailymail,
         coco_captions,
         cola,
@@ -53,5 +51,3 @@ BENCHMARKS: dict[str, Callable[[], Finetuning]] = {
         vqa,
     )
 }
-
-__all__ = ["BENCHMARKS"]

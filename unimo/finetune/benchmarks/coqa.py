@@ -10,27 +10,21 @@ Story and turns with tables of speakers and turns, fresh at the start; the last 
 these tables: for UNIMO-2 --set write.dialogue=false. published for large: rate 8e-6.
 """
 
-from __future__ import annotations
+from unimo.finetune.released import writing
+from unimo.finetune.settings import Writing
 
-from unimo.finetune.released import adam
-from unimo.finetune.settings import Finetuning, TaskData, Writing
-
-
-def coqa() -> Finetuning:
-    return Finetuning(
-        task="coqa",
-        kind="generation",
-        data=TaskData(reader="coqa"),
-        write=Writing(
-            dialogue=True,
-            max_source_length=480,
-            max_target_length=32,
-            num_beams=3,
-            length_penalty=0.0,
-            max_length=30,
-        ),
-        metrics=("coqa_f1", "coqa_em"),
-        batch_size=32,
-        epochs=20.0,
-        optimizer=adam(1e-5, weight_decay=0.01),
-    )
+coqa = writing(
+    "coqa",
+    1e-5,
+    Writing(
+        dialogue=True,
+        max_source_length=480,
+        max_target_length=32,
+        num_beams=3,
+        length_penalty=0.0,
+        max_length=30,
+    ),
+    metrics=("coqa_f1", "coqa_em"),
+    batch_size=32,
+    epochs=20.0,
+)

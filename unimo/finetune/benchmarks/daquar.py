@@ -7,20 +7,15 @@ hardware  not measured
 expect    share of questions answered with just the right set; the most frequent answer gets 4.8 % on test
 """
 
-from __future__ import annotations
+from unimo.finetune.released import about_images
+from unimo.finetune.settings import TaskData
 
-from unimo.finetune.released import adam
-from unimo.finetune.settings import Finetuning, Reading, TaskData
-
-
-def daquar() -> Finetuning:
-    return Finetuning(
-        task="daquar",
-        kind="classification",
-        data=TaskData(reader="questions"),
-        read=Reading(max_length=48, texts=1, sees=True, reads="both", fusion="sum", soft=True, answers=1000),
-        metrics=("daquar_accuracy",),
-        batch_size=64,
-        epochs=20.0,
-        optimizer=adam(3e-5),
-    )
+daquar = about_images(
+    "daquar",
+    3e-5,
+    read={"max_length": 48, "soft": True, "answers": 1000},
+    data=TaskData(reader="questions"),
+    metrics=("daquar_accuracy",),
+    batch_size=64,
+    epochs=20.0,
+)

@@ -9,19 +9,6 @@ expect    accuracy; the majority class gets 55.4 % on test
 Tars of images with `sentence` and `label` in their JSON; for the published files --set data.reader=nlvr_json.
 """
 
-from __future__ import annotations
+from unimo.finetune.released import about_images
 
-from unimo.finetune.released import adam
-from unimo.finetune.settings import Finetuning, Reading, TaskData
-
-
-def nlvr() -> Finetuning:
-    return Finetuning(
-        task="nlvr",
-        kind="classification",
-        data=TaskData(reader="nlvr"),
-        read=Reading(max_length=64, texts=1, sees=True, reads="both", fusion="sum"),
-        batch_size=64,
-        epochs=20.0,
-        optimizer=adam(2e-5),
-    )
+nlvr = about_images("nlvr", 2e-5, read={"max_length": 64}, batch_size=64, epochs=20.0)

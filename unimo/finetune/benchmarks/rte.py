@@ -1,18 +1,13 @@
 """RTE: does a sentence follow from another?
 
-    source    spec unimo §6.2, unimo2 §6.4
-    data      GLUE's RTE (2,490 / 277 pairs)
-    command   unimo finetune rte --init-from RUN --train RTE/train.tsv --dev RTE/dev.tsv --out runs/rte \
-              --seeds 5 --grid optimizer.lr=1e-5,2e-5,3e-5 --grid batch_size=16,32
-    hardware  published: nothing; the recipe is that of MNLI
-    expect    the papers report nothing
+source    spec unimo §6.2, unimo2 §6.4
+data      GLUE's RTE (2,490 / 277 pairs)
+command   unimo sweep rte --init-from RUN --train RTE/train.tsv --dev RTE/dev.tsv --out runs/rte --seeds 5 --grid
+          optimizer.lr=1e-5,2e-5,3e-5 --grid batch_size=16,32
+hardware  published: nothing; the recipe is that of MNLI
+expect    the papers report nothing
 """
 
-from __future__ import annotations
+from unimo.finetune.released import glue
 
-from unimo.finetune.released import of_texts
-from unimo.finetune.settings import Finetuning
-
-
-def rte() -> Finetuning:
-    return of_texts("rte")
+rte = glue("rte")
