@@ -18,7 +18,8 @@ from dying import Countdown, counted, disk_events, ended, fork, killed
 from stage import serve
 from tiny_run import bits_of, log_of, quiet, tiny, warm_up
 
-from unimo import checkpoint, objectives
+from unimo import checkpoint
+from unimo.objectives import objective as objectives
 from unimo.train import loop as T
 from unimo.train import run_folder
 

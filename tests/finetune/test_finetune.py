@@ -18,7 +18,7 @@ from tiny_run import bits_of, log_of
 from tiny_task import keys_of, quiet, tiny_run, write_csv, write_images, write_jsonl, write_start
 
 import unimo
-from unimo import checkpoint, objectives
+from unimo import checkpoint
 from unimo.config import override
 from unimo.errors import DataError, Restart, UsageError
 from unimo.evaluation.evaluate import EvaluationData, evaluate
@@ -28,6 +28,7 @@ from unimo.finetune.settings import Finetuning, Ranking, TaskData
 from unimo.finetune.task_type import mean_loss
 from unimo.metrics.intervals import Score
 from unimo.model.build import build
+from unimo.objectives import objective
 from unimo.train import loop as T
 from unimo.train.early_stopping import EarlyStopping
 from unimo.train.run_folder import read_log
@@ -239,7 +240,7 @@ def calm(learning, tmp_path_factory) -> tuple[Path, Path]:
 
 
 def stop_in(monkeypatch, *steps):
-    waiting, real = list(steps), objectives.step
+    waiting, real = list(steps), objective.step
 
     def told(model, batch, active):
         if waiting and batch.step == waiting[0]:
@@ -247,7 +248,7 @@ def stop_in(monkeypatch, *steps):
             os.kill(os.getpid(), signal.SIGTERM)
         return real(model, batch, active)
 
-    monkeypatch.setattr(objectives, "step", told)
+    monkeypatch.setattr(objective, "step", told)
 
 
 @pytest.mark.parametrize("stops", [(1,), (5,), (2, 3, 8)])

@@ -22,9 +22,10 @@ from dying import disk_events
 from stage import serve, stage
 from tiny_run import log_of, quiet, tiny, warm_up
 
-from unimo import checkpoint, distributed, objectives
+from unimo import checkpoint, distributed
 from unimo.cli.failures import tell
 from unimo.errors import DataError, UnimoError
+from unimo.objectives import objective as objectives
 from unimo.train import data as opening
 from unimo.train import loop as T
 from unimo.train import run_folder

@@ -17,7 +17,7 @@ from dying import disk_events
 from PIL import Image
 from tiny_run import bits_of, log_of, quiet, tiny, train_until_done, write_tiny_world
 
-from unimo import checkpoint, objectives
+from unimo import checkpoint
 from unimo.errors import (
     DataError,
     NumericsError,
@@ -30,6 +30,7 @@ from unimo.errors import (
 from unimo.json_files import load_json
 from unimo.model.build import build
 from unimo.objectives import OBJECTIVES
+from unimo.objectives import objective as objectives
 from unimo.train import loop as T
 from unimo.train import run_folder
 from unimo.train.optimizer import OptimizerSettings, learning_rate, make_optimizer

@@ -1,4 +1,5 @@
-"""What a model could do before fine-tuning and can no longer: every ability before minus after, over the same items.
+"""What a model could do before fine-tuning and can no longer: every zero-shot score before minus after, over the same
+items.
 
 scores of the model itself -> sums.json, what each group of items adds to each score
 scores after fine-tuning   -> rows with the difference and its interval by the paired bootstrap
@@ -21,7 +22,7 @@ from unimo.metrics.intervals import Score
 from unimo.metrics.paired import paired_bootstrap
 
 Row = dict[str, Any]  # of a report, its score a `Score` or a number
-DATA = "data, "  # begins the facts that tell which data were asked about
+DATA = "data, "  # begins the facts that name the data of zero-shot tasks
 MOST_BYTES = 1 << 30  # of a file of sums: hundreds of scores over a hundred thousand items
 
 
@@ -37,11 +38,11 @@ def write_before(path: Path, whole: Mapping[str, Any]) -> None:
 
 
 def forgotten(path: Path, whole: Mapping[str, Any]) -> list[Row]:
-    """Every ability before and after, with before minus after: above 0 it was forgotten.
+    """Every score before and after, with before minus after: above 0 something was forgotten.
 
     path: as `write_before` left it. whole: the report of the fine-tuned model (`unimo.evaluation.evaluate`).
     A score that is no function of sums over items has a difference without an interval, an undefined one has none.
-    Raises DataError where other data were asked about.
+    Raises DataError where the data are others.
     """
     before = load_json(path, max_bytes=MOST_BYTES)
     # Baselines may have read what the model itself was trained on, which a fine-tuned one no longer names.
@@ -55,30 +56,25 @@ def forgotten(path: Path, whole: Mapping[str, Any]) -> list[Row]:
             do="choose another --out, or bring the data back",
         )
     after = {(row["task"], row["metric"]): row["score"] for row in whole["scores"]}
-    return [
-        {
-            "ability": f"{row['task']}: {row['metric']}",
-            "unit": row["unit"],
-            "before": row["score"],
-            "after": _finite(later),
-            "difference": _difference(row, later),
-        }
-        for row in before["scores"]
-        if (later := after.get((row["task"], row["metric"]))) is not None
-    ]
+    found = []
+    for row in before["scores"]:
+        if (later := after.get((row["task"], row["metric"]))) is not None:
+            scores = {"before": row["score"], "after": _finite(later), "difference": _difference(row, later)}
+            found.append({"ability": f"{row['task']}: {row['metric']}", "unit": row["unit"], **scores})
+    return found
 
 
 def _difference(before: Row, after: Score | float) -> Row | None:
     """Value, interval and number of items of before minus after; None where one of both is undefined."""
-    own, other = before["score"], _finite(after)
-    if own["value"] is None or other["value"] is None:
+    first, second = before["score"], _finite(after)
+    if first["value"] is None or second["value"] is None:
         return None
-    found = {"value": own["value"] - other["value"], "low": None, "high": None, "n": other["n"]}
+    found = {"value": first["value"] - second["value"], "low": None, "high": None, "n": second["n"]}
     parts = after.parts if isinstance(after, Score) else None
-    if parts is None or before["sums"] is None or np.shape(before["sums"]) != parts.sums.shape:
-        return found
-    paired = paired_bootstrap(before["sums"], parts.sums, combine=parts.combine).difference
-    return {**found, **{key: value for key, value in _finite(paired).items() if key in ("low", "high")}}
+    if parts is not None and before["sums"] is not None and np.shape(before["sums"]) == parts.sums.shape:
+        interval = _finite(paired_bootstrap(before["sums"], parts.sums, combine=parts.combine).difference)
+        found |= {"low": interval["low"], "high": interval["high"]}
+    return found
 
 
 def _finite(score: Score | float) -> Row:
@@ -89,6 +85,3 @@ def _finite(score: Score | float) -> Row:
 
 def _data(whole: Mapping[str, Any]) -> dict[str, str]:
     return {name: value for name, value in whole["facts"].items() if name.startswith(DATA)}
-
-
-__all__ = ["forgotten", "write_before"]

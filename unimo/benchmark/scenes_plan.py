@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from unimo.evaluation.zero_shot.context import references
 from unimo.json_files import parse_json
 from unimo.tokenizer import Tokenizer
 
-DEV_SHARE, DEV_MOST = 20, 128  # one image in so many, and no more than so many, choose the weights
+DEV_PART, DEV_MOST = 20, 128  # one image in so many, and no more than so many, choose the weights
+SPLITS = ("train", "dev", "test")
 Row = dict[str, Any]
 ABILITIES = {
     "tasks": ["retrieval", "masked_words", "captioning"],
@@ -35,6 +36,22 @@ ABILITIES = {
     "masked": 256,
     "baseline": 0,
 }
+TEXTS, IMAGES = "single-modal", "cross-modal"
+# Recipe, group, name, file of its rows, part of the time, settings, what it is.
+TASKS: tuple[tuple[str, Any, str, str, float, tuple[str, ...], str], ...] = (
+    ("classification", f"understanding, {TEXTS}", "text entailment", "texts", 1.0, ("read.sees=false",),
+     "does a sentence follow from the captions of a scene, contradict them, or neither? No image"),
+    ("generation", f"generation, {TEXTS}", "question generation", "asking", 1.0,
+     ("write.sees=false", "write.num_beams=1", "write.max_length=32", "metrics=bleu,rouge_l"),
+     "captions of a scene and an answer are read, a question with that answer is written"),
+    ("scenes_vqa", f"understanding, {IMAGES}", "vqa", "vqa", 4.0, (), "questions about held-out scenes"),
+    ("scenes_entailment", f"understanding, {IMAGES}", "entailment", "entailment", 1.5, (),
+     "a sentence about a held-out scene: true, false, or not to be told from it"),
+    ("retrieval", f"understanding, {IMAGES}", "retrieval", "pairs", 0.5, ("rank.shortlist=16", "dev_limit=64"),
+     "which caption belongs to a held-out scene, and which scene to a caption, among all of them"),
+    ("captions", f"generation, {IMAGES}", "captions", "captions", 1.0, ("write.num_beams=1",),
+     "a sentence about a held-out scene"),
+)  # fmt: skip
 
 
 def scenes_plan(world: str | Path, out: str | Path, *, regions: Iterable[str] = ()) -> Plan:
@@ -42,128 +59,64 @@ def scenes_plan(world: str | Path, out: str | Path, *, regions: Iterable[str] = 
 
     regions: where UNIMO's regions of the world are. DataError: the world has no held-out scenes, or no questions.
     """
-    world, out, seen = Path(world), Path(out), tuple(regions)
-    told = {split: _told(world, name) for split, name in (("train", "pairs"), ("heldout", "heldout"))}
-    for split in told:
-        _add(told[split], "questions", world / "qa" / f"{split}.jsonl")
-        _add(told[split], "sentences", world / "entailment" / f"{split}.jsonl")
-    train = list(told["train"].values())
-    aside = min(DEV_MOST, max(1, len(train) // DEV_SHARE))
-    splits = {"train": train[:-aside], "dev": train[-aside:], "test": list(told["heldout"].values())}
-    makers = {
-        "captions": _captions,
-        "pairs": _pairs,
-        "vqa": _questions,
-        "entailment": _sentences,
-        "texts": _texts,
-        "asking": _asking,
-    }
-    for split, scenes in splits.items():
-        for name, maker in makers.items():
-            lines = [json.dumps(row) for number, scene in enumerate(scenes) for row in maker(scene, number, split)]
+    world, out, regions = Path(world), Path(out), tuple(regions)
+    train, heldout = (list(_scenes(world, *names)) for names in (("pairs", "train"), ("heldout", "heldout")))
+    aside = min(DEV_MOST, max(1, len(train) // DEV_PART))
+    for split, scenes in zip(SPLITS, (train[:-aside], train[-aside:], heldout)):
+        files: dict[str, list[str]] = defaultdict(list)
+        for number, scene in enumerate(scenes):
+            for name, rows in rows_of(scene, number, split == "train").items():
+                files[name] += map(json.dumps, rows)
+        for name, lines in files.items():
             write_atomic(out / f"{name}-{split}.jsonl", ("\n".join(lines) + "\n").encode())
-
-    def rows(name: str) -> dict[str, Any]:
-        return {split: (str(out / f"{name}-{split}.jsonl"),) for split in splits}
-
-    shown: dict[str, Any] = {"images": (str(world / "pairs"), str(world / "heldout")), "regions": seen}
-    entries = (
-        Entry(
-            "classification",
-            "understanding, single-modal",
-            "text entailment",
-            **rows("texts"),
-            set=("read.sees=false",),
-            about="does a sentence follow from the captions of a scene, contradict them, or neither? No image",
-        ),
-        Entry(
-            "generation",
-            "generation, single-modal",
-            "question generation",
-            **rows("asking"),
-            set=("write.sees=false", "write.num_beams=1", "write.max_length=32", "metrics=bleu,rouge_l"),
-            about="captions of a scene and an answer are read, a question with that answer is written",
-        ),
-        Entry(
-            "scenes_vqa", "understanding, cross-modal", "vqa", **rows("vqa"), **shown, time_weight=4.0,
-            about="questions about held-out scenes",
-        ),
-        Entry(
-            "scenes_entailment", "understanding, cross-modal", "entailment", **rows("entailment"), **shown,
-            time_weight=1.5, about="a sentence about a held-out scene: true, false, or not to be told from it",
-        ),
-        Entry(
-            "retrieval", "understanding, cross-modal", "retrieval", **rows("pairs"), **shown,
-            set=("rank.shortlist=16", "dev_limit=64"),
-            time_weight=0.5,
-            about="which caption belongs to a held-out scene, and which scene to a caption, among all of them",
-        ),
-        Entry(
-            "captions", "generation, cross-modal", "captions", **rows("captions"), **shown,
-            set=("write.num_beams=1",), about="a sentence about a held-out scene",
-        ),
-    )  # fmt: skip
-    return Plan(entries, {**ABILITIES, "pairs": [str(world / "heldout")], "regions": list(seen)})
+    shown: dict[str, Any] = {"images": (str(world / "pairs"), str(world / "heldout")), "regions": regions}
+    entries = []
+    for task, group, name, file, weight, settings, about in TASKS:
+        paths: dict[str, Any] = {split: (str(out / f"{file}-{split}.jsonl"),) for split in SPLITS}
+        paths |= shown if group.endswith(IMAGES) else {}
+        entries.append(Entry(task, group, name, **paths, set=settings, time_weight=weight, about=about))
+    return Plan(tuple(entries), {**ABILITIES, "pairs": [str(world / "heldout")], "regions": list(regions)})
 
 
-def _told(world: Path, name: str) -> dict[str, Row]:
-    """Key of an image -> {key, captions}."""
+def _scenes(world: Path, name: str, split: str) -> Iterable[Row]:
+    """{key, captions, questions, sentences} of every scene in one of the world's folders."""
     if not (world / name).is_dir():
         do = "make a world with pairs and held-out scenes (unimo.synthetic.dataset.write_world)"
         raise DataError(f"this world has no {name}", where=world, expected=f"a folder {name}", do=do)
     corpus = open_corpus("pairs", [str(world / name)], tokenizer=Tokenizer.default())
-    scenes = ((str(corpus.meta(i)["key"]), references(corpus, i)) for i in range(len(corpus)))
-    return {key: {"key": key, "captions": captions, "questions": [], "sentences": []} for key, captions in scenes}
-
-
-def _add(scenes: dict[str, Row], part: str, path: Path) -> None:
-    """The rows of one file of the world, each to its scene."""
-    if not path.is_file():
-        raise DataError("this world lacks a file", where=path, expected=f"the {part} of its scenes")
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
+    keys = [str(corpus.meta(i)["key"]) for i in range(len(corpus))]
+    scenes: dict[str, Row] = {key: {"key": key, "captions": references(corpus, i)} for i, key in enumerate(keys)}
+    for part, folder in (("questions", "qa"), ("sentences", "entailment")):
+        path = world / folder / f"{split}.jsonl"
+        if not path.is_file():
+            raise DataError("this world lacks a file", where=path, expected=f"the {part} of its scenes")
+        for scene in scenes.values():
+            scene[part] = []
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
             row = parse_json(line, where=f"{path}, line {number}")
             if row.get("image") not in scenes:
                 raise DataError("a row about an unknown scene", where=f"{path}, line {number}", got=row.get("image"))
             scenes[row["image"]][part].append(row)
+    return scenes.values()
 
 
-# ---- rows of a scene. Number: its place in its split, by which one of its questions is chosen
-
-
-def _captions(scene: Row, number: int, split: str) -> Iterator[Row]:
-    yield {"key": scene["key"], "image": scene["key"], "captions": scene["captions"]}
-
-
-def _pairs(scene: Row, number: int, split: str) -> Iterator[Row]:
-    """All captions to learn from; to be found, one of each scene, as the abilities ask it."""
-    captions = scene["captions"] if split == "train" else scene["captions"][:1]
-    yield {"key": scene["key"], "image": scene["key"], "captions": captions}
-
-
-def _questions(scene: Row, number: int, split: str) -> Iterator[Row]:
-    yield from scene["questions"]
-
-
-def _sentences(scene: Row, number: int, split: str) -> Iterator[Row]:
-    yield from scene["sentences"]
-
-
-def _texts(scene: Row, number: int, split: str) -> Iterator[Row]:
-    for i, row in enumerate(scene["sentences"]):
-        said = {"text": "; ".join(scene["captions"]), "text2": row["sentence"], "label": row["label"]}
-        yield {"id": f"{scene['key']}/{i}", **said, "group": scene["key"]}
-
-
-def _asking(scene: Row, number: int, split: str) -> Iterator[Row]:
-    """An answer with all questions that have it; of a scene not learnt from only one, for each is written alone."""
+def rows_of(scene: Row, number: int, training: bool) -> dict[str, list[Row]]:
+    """Rows of every task about one scene. number: its place in its split, which chooses one of its questions."""
+    key, captions = scene["key"], scene["captions"]
     by_answer = defaultdict(list)
     for row in scene["questions"]:
         by_answer[row["answer"]].append(row["question"])
-    answers = list(by_answer) if split == "train" else list(by_answer)[number % len(by_answer) :][:1]
-    for answer in answers:
-        said = {"text": "; ".join(scene["captions"]), "text2": answer, "target": by_answer[answer]}
-        yield {"id": f"{scene['key']}/{answer}", **said, "group": scene["key"]}
-
-
-__all__ = ["scenes_plan"]
+    # Of a scene not learnt from one answer, for each is written alone; and one caption, as zero-shot retrieval has it.
+    answers = list(by_answer) if training else list(by_answer)[number % max(1, len(by_answer)) :][:1]
+    text = {"text": "; ".join(captions), "group": key}
+    return {
+        "captions": [{"key": key, "image": key, "captions": captions}],
+        "pairs": [{"key": key, "image": key, "captions": captions if training else captions[:1]}],
+        "vqa": scene["questions"],
+        "entailment": scene["sentences"],
+        "texts": [
+            {**text, "id": f"{key}/{i}", "text2": row["sentence"], "label": row["label"]}
+            for i, row in enumerate(scene["sentences"])
+        ],
+        "asking": [{**text, "id": f"{key}/{one}", "text2": one, "target": by_answer[one]} for one in answers],
+    }

@@ -18,6 +18,9 @@ Row = dict[str, Any]
 PRETRAINED = "pretrained"  # folder of what the model itself can do
 UNTRAINED = {"Retrieval": "understanding, cross-modal", "Captions": "generation, cross-modal"}  # zero-shot tasks
 LESSER = ("R@5", "R@10")  # not in the tables; the JSON file has them
+EMPTY: Row = {
+    "baselines": {}, "from_random": None, "verdict": None, "published": [], "steps": None, "minutes_trained": None,
+}  # fmt: skip
 GROUPS = ("understanding, single-modal", "understanding, cross-modal", "generation, single-modal")  # then the last
 ABOUT_SCORES = (
     "Scores with 95 % intervals. Verdict: the model beside random weights, same steps and schedule; no difference "
@@ -40,16 +43,16 @@ def task_rows(
     """
     split = "test" if any(row["task"].endswith(", test") for row in own[0]) else "dev"
     here = [row for row in own[0] if row["task"].endswith(f", {split}")]
-    named = [(row["metric"].partition(", "), row["score"]) for row in here]
     found = []
     for row in here:
         metric, _, baseline = row["metric"].partition(", ")
         if baseline:
             continue
         score, partner = (_of_seeds(seeds, row["task"], metric) for seeds in (own, random))
-        smaller = is_smaller_better(metric)
+        beside = [(other["metric"].partition(", "), other["score"]) for other in here]
         found.append(
-            {
+            EMPTY
+            | {
                 "group": entry.group,
                 "task": entry.called,
                 "about": entry.about,
@@ -57,9 +60,9 @@ def task_rows(
                 "unit": row.get("unit", ""),
                 "split": split,
                 "score": score,
-                "baselines": {name: one for (of, _, name), one in named if name and of == metric},
+                "baselines": {name: one for (of, _, name), one in beside if name and of == metric},
                 "from_random": partner,
-                "verdict": verdict(score, partner, smaller_is_better=smaller) if partner else None,
+                "verdict": partner and verdict(score, partner, smaller_is_better=is_smaller_better(metric)),
                 "published": [one.to_dict() for one in PUBLISHED.get(entry.task, ())],
                 "steps": facts.get("steps"),
                 "minutes_trained": facts.get("minutes trained"),
@@ -76,15 +79,13 @@ def _of_seeds(seeds: Sequence[Sequence[Row]], task: str, metric: str) -> Row | N
 
 def untrained_rows(before: Sequence[Row]) -> list[Row]:
     """Zero-shot scores of the model itself that belong to a group."""
+    named = {"about": "zero-shot, without fine-tuning", "split": "of abilities", "folder": PRETRAINED}
     return [
-        {"group": group, "task": row["task"], "about": "zero-shot, without fine-tuning", "metric": row["metric"],
-         "unit": row.get("unit", ""), "split": "of abilities", "score": row["score"], "baselines": {},
-         "from_random": None, "verdict": None, "published": [], "steps": None, "minutes_trained": None,
-         "folder": PRETRAINED}
+        {**EMPTY, **named, "group": group, "unit": "", **row}
         for row in before
         for name, group in UNTRAINED.items()
         if row["task"].startswith(name) and not is_lesser(row["metric"])
-    ]  # fmt: skip
+    ]
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:

@@ -105,9 +105,9 @@ def _model_settings(what: str) -> ModelSettings:
     """Of a recipe; of the settings.json of a run, pre-training or fine-tuning; else of what is saved there."""
     from unimo import recipes
     from unimo.config import from_dict
-    from unimo.finetune.job import model_settings_of
     from unimo.json_files import load_json
     from unimo.model.build import ModelSettings
+    from unimo.weights.loading import settings_and_words
 
     place = Path(what)
     file = place / "settings.json" if place.is_dir() else place
@@ -117,4 +117,4 @@ def _model_settings(what: str) -> ModelSettings:
         if not isinstance(model, dict):
             raise DataError("not the settings of a run", where=file, expected='a "model"')
         return from_dict(ModelSettings, model, where="model")
-    return model_settings_of(what) if place.is_dir() else recipes.find(what).model
+    return settings_and_words(what)[0] if place.is_dir() else recipes.find(what).model

@@ -35,8 +35,7 @@ from unimo.finetune.task_types import (
     task_type_of,
     with_targets,
 )
-from unimo.inference.model import Pipeline
-from unimo.model.build import ModelSettings, build
+from unimo.model.build import build
 from unimo.model.unified import Unified
 from unimo.objectives.objective import Objective
 from unimo.regions.store import RegionStore
@@ -44,7 +43,6 @@ from unimo.tokenizer import Tokenizer
 from unimo.train.early_stopping import EarlyStopping
 from unimo.train.job import Say
 from unimo.weights import key_map
-from unimo.weights.init_from import refuse_unfit
 from unimo.weights.loading import load_model, settings_and_words
 
 
@@ -173,6 +171,8 @@ class Task:
 
     def _evaluate(self, model: Unified) -> tuple[float, float]:
         """Score and loss on the dev split, many rows at a time: they only choose among checkpoints."""
+        from unimo.inference.model import Pipeline  # only a run with a dev split predicts
+
         run, (examples, rows) = self.settings, self.dev
         pipeline = Pipeline(model, precision=run.precision)
         predictions = self.task_type.predict(pipeline, rows, batch_size=run.batch_size)
@@ -191,12 +191,7 @@ def prepared(run: Finetuning, source: str | None, like: str | None = None) -> Fi
         raise UsageError(
             "which model?", where="--init-from", expected="a run, a checkpoint, a saved folder or a hub name"
         )
-    return replace(run, model=replace(model_settings_of(of), head=None), init_from=source)
-
-
-def model_settings_of(source: str) -> ModelSettings:
-    """The settings a saved model was built with. WeightsError where there is none."""
-    return settings_and_words(source)[0]
+    return replace(run, model=replace(settings_and_words(of)[0], head=None), init_from=source)
 
 
 def start_without_head(model: Unified, source: str | Path, drop: tuple[str, ...] = ()) -> key_map.LoadReport:
@@ -213,7 +208,7 @@ def start_without_head(model: Unified, source: str | Path, drop: tuple[str, ...]
         if (same_head or not name.startswith("head.")) and not name.startswith(drop)
     }
     report = key_map.convert(model, key_map.by_name(model, weights), weights, where=source, strict=False)
-    refuse_unfit(report, source)
+    key_map.refuse_unfit(report, source)
     return report
 
 

@@ -97,7 +97,7 @@ def score_task(
         for twins in split_overlap(job.splits["train"], examples):
             seen = f"{twins.exact} exactly and {twins.near} nearly, of {twins.tested}"
             items[f"{twins.what} of {name} that are also in training"] = seen
-    facts, length = _facts(run, task, pipeline, batch_size), _length(run, pipeline, out)
+    facts, length = _facts(run, pipeline, batch_size), _length(run, pipeline, out)
     log = out / "log.jsonl"
     whole = {
         "title": f"{run.task}: {out.resolve().name}",
@@ -148,7 +148,7 @@ def summary(run: Finetuning, facts: Mapping[str, str]) -> str:
     return f"{model}, {trained}, on {', '.join(run.data.train)}."
 
 
-def _facts(run: Finetuning, task: TaskType, pipeline: Pipeline, batch_size: int | None) -> dict[str, str]:
+def _facts(run: Finetuning, pipeline: Pipeline, batch_size: int | None) -> dict[str, str]:
     started = pipeline.facts.get("started", {})
     fresh: Counter[str] = Counter(name.partition(".")[0] for name in started.get("fresh", ()))
     found = {
@@ -158,7 +158,6 @@ def _facts(run: Finetuning, task: TaskType, pipeline: Pipeline, batch_size: int 
         "fresh tensors": ", ".join(f"{part} {count}" for part, count in fresh.items()) or "none, or all",
         "kind": run.kind,
         "seed": str(run.seed),
-        "read as": _layout(run, task),
         "rows in a pass": str(rows_per_pass(pipeline, batch_size)),
         "chosen by": f"{run.metrics[0]} on dev; of equals the lower loss, then the later",
     }
@@ -183,19 +182,3 @@ def _length(run: Finetuning, pipeline: Pipeline, out: Path) -> dict[str, str]:
         minutes = facts.get("elapsed", 0.0) / 60
         found["best checkpoint"] = f"step {facts['step']}, after {minutes:.1f} minutes: {named} on dev"
     return found
-
-
-def _layout(run: Finetuning, task: TaskType) -> str:
-    """What the model reads of a row, in the order in which it reads it."""
-    image = "image, then " if task.sees else ""
-    if run.kind == "generation":
-        if not run.write.reads:
-            return f"{image}[CLS] target"
-        layout = "[CLS] passage [SEP] turn [SEP] ..." if run.write.dialogue else "[CLS] source [SEP] ..."
-        return f"{image}{layout}, up to {run.write.max_source_length} tokens each"
-    if run.kind == "retrieval":
-        return f"{image}[CLS] caption [SEP], up to {run.rank.max_length} tokens"
-    head = run.model.head
-    assert head is not None
-    texts = f"[CLS] text [SEP] (second text [SEP]), up to {head.max_length} tokens"
-    return "image alone" if head.reads == "image" else f"{image}{texts}"

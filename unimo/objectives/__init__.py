@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from unimo.batch import Batch
 from unimo.config import setting
-from unimo.model.unified import Fused, Request, Unified
 from unimo.objectives.cross_modal_contrastive import CrossModalContrastive
 from unimo.objectives.grounded_dictionary import GroundedDictionaryLoss
 from unimo.objectives.image_contrastive import ImageContrastive
@@ -16,7 +13,7 @@ from unimo.objectives.image_text_matching import ImageTextMatching
 from unimo.objectives.masked_grounding import MaskedGrounding
 from unimo.objectives.masked_language_modeling import MaskedLanguageModeling
 from unimo.objectives.masked_region_modeling import MaskedRegionModeling
-from unimo.objectives.objective import Objective, Part
+from unimo.objectives.objective import Objective, Part, step
 from unimo.objectives.rewriting_contrastive import RewritingContrastive
 from unimo.objectives.seq2seq_generation import Seq2SeqGeneration
 from unimo.objectives.text_contrastive import TextContrastive
@@ -43,23 +40,6 @@ class Objectives:
 
 
 OBJECTIVES: dict[str, Any] = {field.name: type(field.default) for field in fields(Objectives)}
-
-
-def step(model: Unified, batch: Batch, objectives: Mapping[str, Objective]) -> tuple[dict[str, Part], dict[str, Fused]]:
-    """One forward pass for all objectives: towers once, one fused row, then everyone's loss.
-
-    Returns the losses by name and what was fused (to count its cost).
-    """
-    towers = model.towers(batch)
-    requests: dict[str, Request] = {}
-    for objective in objectives.values():
-        requests |= objective.requests(model, batch, towers)
-    requests = {name: request for name, request in requests.items() if len(request)}
-    fused = model.fuse(towers, requests) if requests else {}
-    parts: dict[str, Part] = {}
-    for objective in objectives.values():
-        parts |= objective.loss(model, batch, towers, fused)
-    return parts, fused
 
 
 __all__ = [

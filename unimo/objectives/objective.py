@@ -14,6 +14,7 @@ and many compute the same mean.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -60,6 +61,23 @@ class Objective(Protocol):
     def requests(self, model: Any, batch: Batch, towers: Towers) -> dict[str, Request]: ...
 
     def loss(self, model: Any, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]: ...
+
+
+def step(model: Unified, batch: Batch, objectives: Mapping[str, Objective]) -> tuple[dict[str, Part], dict[str, Fused]]:
+    """One forward pass for all objectives: towers once, one fused row, then everyone's loss.
+
+    Returns the losses by name and what was fused (to count its cost).
+    """
+    towers = model.towers(batch)
+    requests: dict[str, Request] = {}
+    for objective in objectives.values():
+        requests |= objective.requests(model, batch, towers)
+    requests = {name: request for name, request in requests.items() if len(request)}
+    fused = model.fuse(towers, requests) if requests else {}
+    parts: dict[str, Part] = {}
+    for objective in objectives.values():
+        parts |= objective.loss(model, batch, towers, fused)
+    return parts, fused
 
 
 def predict_words(

@@ -11,7 +11,7 @@ from torch import nn
 
 from unimo.config import setting
 from unimo.model.unified import Unified
-from unimo.objectives import Objective
+from unimo.objectives.objective import Objective
 from unimo.train.early_stopping import EarlyStopping
 from unimo.train.optimizer import OptimizerSettings
 

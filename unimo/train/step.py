@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from unimo import distributed, objectives
+from unimo import distributed
 from unimo.batch import Batch
 from unimo.errors import UsageError
 from unimo.model.flops import batch_cost
 from unimo.model.unified import Fused, Unified
-from unimo.objectives import Objective, Part
+from unimo.objectives import objective
+from unimo.objectives.objective import Objective, Part
 
 
 class TrainStep(nn.Module):
@@ -26,7 +27,7 @@ class TrainStep(nn.Module):
         self.names = [name for objective in active.values() for name in objective.parts]
 
     def compute(self, batch: Batch) -> tuple[dict[str, Part], dict[str, Fused]]:
-        return objectives.step(self.model, batch, self.active)
+        return objective.step(self.model, batch, self.active)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float], float]:
         parts, fused = self.compute(batch)

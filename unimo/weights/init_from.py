@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from unimo.config import override
-from unimo.errors import UsageError, WeightsError
+from unimo.errors import UsageError
 from unimo.model.build import ModelSettings, build, shapes_only
 from unimo.model.unified import Unified
 from unimo.weights import huggingface, key_map
@@ -26,19 +26,8 @@ def start_from(model: Unified, source: str | Path) -> key_map.LoadReport:
     """
     weights = {name: x.detach() for name, x in load_model(source)[0].named_parameters()}
     report = key_map.convert(model, key_map.by_name(model, weights), weights, where=source, strict=False)
-    refuse_unfit(report, source)
+    key_map.refuse_unfit(report, source)
     return report
-
-
-def refuse_unfit(report: key_map.LoadReport, source: str | Path) -> None:
-    """WeightsError if the other model has a parameter that this one has not, or in another shape."""
-    if report.misshapen or report.extra:
-        what, do = (
-            "these weights do not fit the model to start from them",
-            "give the model the same sizes (--set model....)",
-        )
-        expected = "every tensor of theirs in ours, of the same shape"
-        raise WeightsError(what, where=source, got=report.problems(), expected=expected, do=do)
 
 
 def init_from_pretrained(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -98,3 +99,14 @@ def convert(
         what = "the weights do not fit the model"
         raise WeightsError(what, where=where, got=report.problems(), expected=expected, do=do)
     return report
+
+
+def refuse_unfit(report: LoadReport, source: str | Path) -> None:
+    """WeightsError if the other model has a parameter that this one has not, or in another shape."""
+    if report.misshapen or report.extra:
+        what, do = (
+            "these weights do not fit the model to start from them",
+            "give the model the same sizes (--set model....)",
+        )
+        expected = "every tensor of theirs in ours, of the same shape"
+        raise WeightsError(what, where=source, got=report.problems(), expected=expected, do=do)

@@ -8,7 +8,7 @@ hardware  published: 16 V100, 3 days (UNIMO base)
 expect    BLEU-4/CIDEr on test, published: UNIMO 38.8/124.4 base, 39.6/127.7 large; UNIMO-2 39.7/131.2
 
 No reinforcement stage, as in the papers. As released for UNIMO-2: 128 captions a step, rate 1e-5, 10 epochs; UNIMO
-base: 64 a step, rate 7e-6, 20 epochs, and --set adversarial.lr=0.03 --set adversarial.max_norm=0 (adversarial training).
+base: 64 a step, rate 7e-6, 20 epochs, and adversarial training: --set adversarial.lr=0.03 --set adversarial.max_norm=0.
 The release reads object tags of a detector before it writes: a column of them can be given as text (--column
 text=tags); without it a caption is written from the image alone. UNIMO-2 sees 384 px: --set model.pixels=384.
 """
