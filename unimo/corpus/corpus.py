@@ -203,8 +203,8 @@ class Corpus:
         return first_of(self._values(i), self._text_fields)
 
     def captions(self, i: int) -> list[str]:
-        """All captions of a pair."""
-        assert self.caption_offsets is not None
+        """All captions of pair i."""
+        assert self.caption_offsets is not None, "only pairs have captions"
         return [self.text(i, j) for j in range(int(self.caption_offsets[i + 1] - self.caption_offsets[i]))]
 
     def image_bytes(self, i: int) -> bytes:
@@ -239,9 +239,7 @@ class Corpus:
         self._check(i)
         if self.kind == "texts":
             return Sample(self.keys[i], None, (self.text(i),), self.meta(i))
-        texts: tuple[str, ...] = ()
-        if self.caption_offsets is not None:
-            texts = tuple(self.text(i, j) for j in range(int(np.diff(self.caption_offsets[i : i + 2])[0])))
+        texts = tuple(self.captions(i)) if self.kind == "pairs" else ()
         return Sample(self.keys[i], self.image_bytes(i), texts, self.meta(i))
 
     def where(self, i: int) -> str:

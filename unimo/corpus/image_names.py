@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -33,24 +33,7 @@ if TYPE_CHECKING:
 
 _COCO = re.compile(r"COCO_\w+_(\d{12})")  # images of 2014; those of 2017 are called by their number alone
 _CONTAINERS = ("tar", "parquet", "arrow")  # whose keys do not say which folders they came from
-
-
-def folded(name: str) -> str:
-    """The same for names that differ only in their form: composed characters (NFC)."""
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
-
-
-def variants(name: str) -> list[str]:
-    """A name as it stands; with backslashes read as separators where it has any and stays below its folder."""
-    turned = PurePosixPath(name.replace("\\", "/"))
-    inside = not turned.is_absolute() and ".." not in turned.parts and bool(turned.parts)
-    return [name] + ([turned.as_posix()] if "\\" in name and inside else [])
-
-
-def _bare(name: str) -> str:
-    """Without the ending of an image."""
-    ending = next((each for each in IMAGE_SUFFIXES if name.lower().endswith(each)), "")
-    return name[: len(name) - len(ending)]
+MISSING = "image is missing"
 
 
 class ImageFiles:
@@ -63,42 +46,30 @@ class ImageFiles:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self._above = folder.absolute().parts[1:]
 
     def find(self, name: str, where: str) -> str:
         """The path from the folder, as on disk. DataError where there is none, several, or it leaves the folder."""
-        path = PurePosixPath(name)
-        above = (*self.folder.absolute().parts[1:],)
+        path, above = PurePosixPath(name), self._above
         if path.is_absolute() and path.parts[1 : len(above) + 1] == above:
             path = PurePosixPath(*path.parts[len(above) + 1 :])
-        checked_name(path, name, where)
-        if os.path.lexists(self.folder / path):
-            return path.as_posix()
-        for cut in range(1, min(len(path.parts), len(above) + 1)):
+        _check_inside(path, name, where)
+        for cut in range(min(len(path.parts), len(above) + 1)):
             rest = PurePosixPath(*path.parts[cut:])
-            if path.parts[:cut] == above[-cut:] and os.path.lexists(self.folder / rest):
+            if path.parts[:cut] == above[len(above) - cut :] and os.path.lexists(self.folder / rest):
                 return rest.as_posix()
-        base, keys = self._images
-        found = keys.item(path.as_posix(), where)
-        return os.path.relpath(base / self._names[found], self.folder)
+        base, names, keys = self._images
+        return os.path.relpath(base / names[keys.item(path.as_posix(), where)], self.folder)
 
     @cached_property
-    def _images(self) -> tuple[Path, ImageKeys]:
+    def _images(self) -> tuple[Path, list[str], ImageKeys]:
+        """Where they lie, their names from there, and by which they are found."""
+        names: list[str] = []
         for base, depth in ((self.folder, None), (self.folder.parent, 2)):
-            self._names = [
-                path.relative_to(base).as_posix()
-                for path in walk(base, depth=depth)
-                if path.name.lower().endswith(IMAGE_SUFFIXES)
-            ]
-            if self._names:
-                return base, ImageKeys(map(printable, self._names), [(base, "loose")] * len(self._names))
-        return self.folder, ImageKeys([])
-
-
-def checked_name(path: PurePosixPath, name: str, where: object) -> None:
-    """DataError for a name that leads out of the folder it is seen from, or is none."""
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        expected, do = "a path below the folder of the table, or a key", "write the path as seen from that folder"
-        raise DataError("image path leaves the folder", where=where, got=name, expected=expected, do=do)
+            if not names:
+                images = (path for path in walk(base, depth=depth) if path.name.lower().endswith(IMAGE_SUFFIXES))
+                names, home = [path.relative_to(base).as_posix() for path in images], base
+        return home, names, ImageKeys(map(printable, names), [(home, "loose")] * len(names))
 
 
 class ImageKeys:
@@ -131,11 +102,14 @@ class ImageKeys:
     def item(self, name: str, where: object) -> int:
         """The number of an image among the keys; raises as `find`."""
         path = PurePosixPath(name)
-        checked_name(path, name, where)
-        tried = [path.as_posix(), *variants(name)[1:]]
-        for index, form in ((lambda: self._index, str), (lambda: self._folded, folded)):
+        _check_inside(path, name, where)
+        tried, turned = [path.as_posix()], PurePosixPath(name.replace("\\", "/"))
+        if "\\" in name and _is_inside(turned):
+            tried.append(turned.as_posix())
+        for exact in (True, False):
             for each in tried:
-                if found := self._fitting(index(), form(each)):
+                index, each = (self._index, each) if exact else (self._folded, _folded(each))
+                if found := self._fitting(index, each):
                     return self._one(found, name, where)
         raise self._missing(name, where)
 
@@ -144,21 +118,20 @@ class ImageKeys:
         """A name for each image that is no other image's: its key, or with the name of its shard before it."""
         names = list(self.keys)
         for key, items in self._index.whole.items():
-            if len(self._different(items)) > 1:
+            if len(self._different(items)) > 1:  # else all are one image, by whatever number
                 for i in items:
                     name = f"{self._shard_name(i, items)}/{key}"
                     taken = name in self._index.whole
                     names[i] = f"{self._shard_name(i, items, whole_path=True)}/{key}" if taken else name
-            # else all are one image, by whatever number
         return names
 
     @cached_property
     def _index(self) -> _Index:
-        return _Index(self.keys, self._different)
+        return _Index(self.keys, self)
 
     @cached_property
     def _folded(self) -> _Index:
-        return _Index([folded(key) for key in self.keys], self._different)
+        return _Index([_folded(key) for key in self.keys], self)
 
     def _fitting(self, index: _Index, name: str) -> list[int]:
         """Images that a name may mean; the closest reading that fits any decides."""
@@ -182,10 +155,10 @@ class ImageKeys:
         if self.places is None:
             return False
         path, form = self.places[i]
-        path = (path.parent if form not in ("tar", "loose", "parquet", "arrow") else path).absolute()
+        path = (path if form in ("loose", *_CONTAINERS) else path.parent).absolute()
         shards = {path.parts, (*path.parts[:-1], path.stem)} if form in _CONTAINERS else {path.parts}
-        wanted = [folded(part) for part in above]
-        return any([folded(part) for part in parts[-len(above) :]] == wanted for parts in shards)
+        wanted = [_folded(part) for part in above]
+        return any([_folded(part) for part in parts[-len(above) :]] == wanted for parts in shards)
 
     def _different(self, items: list[int]) -> list[int]:
         """The first of each of the images that differ."""
@@ -207,8 +180,7 @@ class ImageKeys:
         raise DataError(what, where=where, got=got, expected="one image, or images equal to the last byte", do=do)
 
     def _called(self, i: int) -> str:
-        place = "" if self.places is None else f" in {printable(self.places[i][0])}"
-        return printable(self.keys[i]) + place
+        return printable(self.keys[i]) + ("" if self.places is None else f" in {printable(self.places[i][0])}")
 
     def _shard_name(self, i: int, items: list[int], whole_path: bool = False) -> str:
         """As many names of folders above the shard as tell it from the others'."""
@@ -232,7 +204,7 @@ class ImageKeys:
             near = did_you_mean(name, self.keys) if len(self) <= 10_000 and self._missed <= 3 else None
             do = near or "add the image, correct the row, or remove it"
         expected = f"one of {len(self)} keys" + (f", such as {self.keys[0]}" if self.keys else "")
-        return DataError("image is missing", where=where, got=name, expected=expected, do=do)
+        return DataError(MISSING, where=where, got=name, expected=expected, do=do)
 
 
 class _Index:
@@ -240,21 +212,40 @@ class _Index:
     a/b/c.jpg, with and without the ending. Of an end no more than two images that differ are kept: two are too
     many."""
 
-    def __init__(self, keys: list[str], different: Callable[[list[int]], list[int]]):
+    def __init__(self, keys: list[str], images: ImageKeys):
         self.whole: dict[str, list[int]] = {}
         self.bare: dict[str, list[int]] = {}
         self.ends: dict[str, list[int]] = {}
         for i, key in enumerate(keys):
-            self.whole.setdefault(key, []).append(i)
             bare = _bare(key)
+            self.whole.setdefault(key, []).append(i)
             self.bare.setdefault(bare, []).append(i)
-            ends = []
-            for full in dict.fromkeys((key, bare)):
-                parts = full.split("/")
-                ends += ["/".join(parts[cut:]) for cut in range(1, len(parts))]
-            if number := _COCO.fullmatch(bare.rpartition("/")[2]):
-                ends.append(number[1])
-            for end in ends:
+            parts = [full.split("/") for full in dict.fromkeys((key, bare))]
+            ends = ["/".join(each[cut:]) for each in parts for cut in range(1, len(each))]
+            number = _COCO.fullmatch(bare.rpartition("/")[2])
+            for end in [*ends, *([number[1]] if number else [])]:
                 items = self.ends.setdefault(end, [])
                 if len(items) < 2:
-                    items[:] = different([*items, i])
+                    items[:] = images._different([*items, i])
+
+
+def _folded(name: str) -> str:
+    """The same for names that differ only in their form: composed characters (NFC)."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def _bare(name: str) -> str:
+    """Without the ending of an image."""
+    ending = next((each for each in IMAGE_SUFFIXES if name.lower().endswith(each)), "")
+    return name[: len(name) - len(ending)]
+
+
+def _is_inside(path: PurePosixPath) -> bool:
+    return not path.is_absolute() and ".." not in path.parts and bool(path.parts)
+
+
+def _check_inside(path: PurePosixPath, name: str, where: object) -> None:
+    """DataError for a name that leads out of the folder it is seen from, or is none."""
+    if not _is_inside(path):
+        expected, do = "a path below the folder of the table, or a key", "write the path as seen from that folder"
+        raise DataError("image path leaves the folder", where=where, got=name, expected=expected, do=do)

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 from unimo.corpus.bad_samples import Notes
 from unimo.corpus.finding import IMAGE_SUFFIXES, Kind, Source, printable, walk_order
-from unimo.corpus.image_names import ImageFiles
+from unimo.corpus.image_names import MISSING, ImageFiles
 from unimo.corpus.tar_samples import Parts, TarMembers
 from unimo.errors import DataError
 from unimo.file_access import MAX_MEMBER_BYTES, read_file, read_range
 from unimo.formats.arrow import embedded_image
-from unimo.formats.columns import PLAIN_CAPTION_NAMES, Fields, first_of, missing_field
+from unimo.formats.columns import CAPTION_NAMES, DOWNLOAD, PLAIN_CAPTION_NAMES, Fields, first_of, missing_field
 from unimo.formats.delimited import unpacked
 from unimo.formats.documents import layout_of
 from unimo.formats.tables import ADDRESSED, rows_of
@@ -51,6 +51,14 @@ class Bad(NamedTuple):
     error: DataError
 
 
+class _Side(NamedTuple):
+    """A file or member beside an image."""
+
+    where: str
+    data: bytes
+    offset: int = 0
+
+
 class PassedOver(Exception):
     """What is neither a sample nor a bad one, with the reason."""
 
@@ -70,7 +78,11 @@ class _Reader:
         if form == "tar":
             return self._tar()
         if form == "loose":
-            return {"texts": self._texts, "images": self._images, "pairs": self._pairs}[self.kind]()
+            return (
+                self._pairs()
+                if self.kind == "pairs"
+                else self._each(self._text if self.kind == "texts" else self._image)
+            )
         return self._row_texts() if self.kind == "texts" else self._row_images()
 
     def _try(self, key: str, make: Callable[..., Item], *given: Any) -> Iterator[Item | Bad]:
@@ -103,61 +115,55 @@ class _Reader:
         if image is None:
             if "json" in members:
                 with contextlib.suppress(DataError):
-                    pass_over_failed(parse_json(self._read_member(members["json"]), where))
+                    pass_over_failed(parse_json(self._member(members["json"]).data, where))
             what = "caption without image" if self.kind == "pairs" else "sample without image"
             got = "only " + ", ".join(sorted(member.name for member in members.values()))
             expected = f"{key} with one of {', '.join(IMAGE_SUFFIXES)}"
             raise DataError(what, where=where, got=got, expected=expected, do="add the image or remove the sample")
         item = Item(key, f"{self.name}, member {image.name}, byte offset {image.offset}")
-        item.image, item.image_at = self._read_member(image), (image.offset, image.length)
-        given: Any = None
-        if member := members.get("json"):
-            place = f"{self.name}, member {member.name}"
-            given = self._take_record(item, self._read_member(member), place, member.offset, "txt" in members)
-        if given is None and (member := members.get("txt")):
-            given = _lines(self._read_member(member), f"{self.name}, member {member.name}")
-        if self.kind == "pairs":
-            item.texts = self._captions(given, where)
+        item.image, item.image_at = self._member(image).data, (image.offset, image.length)
+        record, lines = (members.get(each) for each in ("json", "txt"))
+        self._describe(item, where, record and self._member(record), lines and self._member(lines))
         return item
 
-    def _read_member(self, member: Member) -> bytes:
+    def _member(self, member: Member) -> _Side:
+        where = f"{self.name}, member {member.name}"
         if member.length > MAX_MEMBER_BYTES:
             what, got, expected = "member is too large", f"{member.length} bytes", f"at most {MAX_MEMBER_BYTES} bytes"
-            do = "make it smaller or remove the sample"
-            raise DataError(what, where=f"{self.name}, member {member.name}", got=got, expected=expected, do=do)
-        return read_range(self.path, member.offset, member.length)
+            raise DataError(what, where=where, got=got, expected=expected, do="make it smaller or remove the sample")
+        return _Side(where, read_range(self.path, member.offset, member.length), member.offset)
 
-    def _take_record(self, item: Item, data: bytes, where: str, offset: int, has_lines: bool) -> Any:
-        """Reads what a JSON object says of an image; returns its captions. has_lines: there is a .txt of them as well,
-        before which only the plainest names of captions go."""
-        values = parse_json(data, where, offset)
-        item.record_at, item.record_sha256 = (offset, len(data)), hashlib.sha256(data).digest()
-        item.label = self._label(values)
-        names = self.fields.captions
-        return first_of(
-            values, [name for name in names if name in PLAIN_CAPTION_NAMES or not has_lines or len(names) < 3]
-        )
+    def _describe(self, item: Item, where: str, record: _Side | None, lines: _Side | None) -> None:
+        """Takes what a .json and a .txt beside an image say; of both the .json goes first, if it has a plain name."""
+        given: Any = None
+        if record:
+            values = parse_json(record.data, record.where, record.offset)
+            item.record_at = record.offset, len(record.data)
+            item.record_sha256, item.label = hashlib.sha256(record.data).digest(), self._label(values)
+            guessed = self.fields.captions == CAPTION_NAMES and lines is not None
+            given = first_of(values, PLAIN_CAPTION_NAMES if guessed else self.fields.captions)
+        if given is None and lines:
+            given = split_lines(decode_utf8(lines.data, lines.where))
+        if self.kind == "pairs":
+            item.texts = self._captions(given, where)
 
     # ---- loose files
 
-    def _images(self) -> Iterator[Item | Bad]:
+    def _each(self, make: Callable[[str], Item]) -> Iterator[Item | Bad]:
         for name in self.source.files:
-            yield from self._try(printable(name), self._loose, name)
+            yield from self._try(printable(name), make, name)
 
-    def _loose(self, name: str) -> Item:
+    def _image(self, name: str) -> Item:
         key = printable(name)
         return Item(key, f"{self.name}/{key}", file=name, image=read_file(self.path / name))
 
-    def _texts(self) -> Iterator[Item | Bad]:
-        for name in self.source.files:
-            yield from self._try(printable(name), self._text, name)
-
     def _text(self, name: str) -> Item:
-        where = f"{self.name}/{printable(name)}"
-        data = read_file(self.path / name, limit=2**40)
-        item = Item(printable(name), where, file=name, record_at=(0, len(data)))
-        item.record_sha256, item.texts = hashlib.sha256(data).digest(), [_document(data, where)]
-        return item
+        where, data = f"{self.name}/{printable(name)}", read_file(self.path / name, limit=2**40)
+        text = decode_utf8(data, where)
+        if not text.strip():
+            raise DataError("document is empty", where=where, expected="text", do="remove the file")
+        at, digest = (0, len(data)), hashlib.sha256(data).digest()
+        return Item(printable(name), where, file=name, record_at=at, record_sha256=digest, texts=[text])
 
     def _pairs(self) -> Iterator[Item | Bad]:
         """Images with NAME.json or NAME.txt beside them, as img2dataset writes folders; the .json goes first."""
@@ -180,13 +186,13 @@ class _Reader:
             what, got = "several images share one caption", ", ".join(map(printable, sharing[:3]))
             do = "rename one with a caption of its own, or move it away"
             raise DataError(what, where=where, got=got, expected="one image for each .txt or .json", do=do)
-        item, given = self._loose(name), None
-        if record:
-            item.record, data = record, read_file(self.path / record)
-            given = self._take_record(item, data, f"{self.name}/{printable(record)}", 0, bool(lines))
-        if given is None and lines:
-            given = _lines(read_file(self.path / lines), f"{self.name}/{printable(lines)}")
-        item.texts = self._captions(given, where)
+        item = self._image(name)
+        item.record = record or ""
+        sides = [
+            _Side(f"{self.name}/{printable(each)}", read_file(self.path / each)) if each else None
+            for each in (record, lines)
+        ]
+        self._describe(item, where, *sides)
         return item
 
     # ---- tables
@@ -265,11 +271,13 @@ class _Reader:
             if "conversations" in row.values:
                 raise PassedOver("conversations about no image")
             raise _no_image(row, self.fields.image)
+        if _ADDRESS.match(given):
+            raise DataError("image is an address", where=row.where, got=given[:200], expected="a file", do=DOWNLOAD)
         try:
             name = files.find(given, row.where)
         except DataError as error:
             pass_over_failed(row.values)
-            if error.what != "image is missing":
+            if error.what != MISSING:
                 raise
             self._row_captions(row)
             embedded = next((each for each in self.fields.image if isinstance(row.values.get(each), dict)), None)
@@ -330,7 +338,7 @@ def named_images(source: Source, fields: Fields) -> tuple[str, ...]:
                 try:
                     names.add(files.find(name, row.where))
                 except DataError as error:
-                    names |= {PurePosixPath(name).as_posix()} if error.what == "image is missing" else set()  # may come
+                    names |= {PurePosixPath(name).as_posix()} if error.what == MISSING else set()  # may come
     return tuple(sorted(names, key=walk_order))
 
 
@@ -351,21 +359,11 @@ def pass_over_failed(values: dict[str, Any]) -> None:
 
 
 _FAILED = re.compile(r"(?i)fail|error")
+_ADDRESS = re.compile(r"(?i)https?://")
 
 
 def _bad_row(error: DataError) -> Bad:
     return Bad("" if ends_the_file(error) else str(error.where), error)
-
-
-def _document(data: bytes, where: str) -> str:
-    text = decode_utf8(data, where)
-    if not text.strip():
-        raise DataError("document is empty", where=where, expected="text", do="remove the file")
-    return text
-
-
-def _lines(data: bytes, where: str) -> list[str]:
-    return split_lines(decode_utf8(data, where))
 
 
 def _no_image(row: Row, names: Sequence[str]) -> DataError:

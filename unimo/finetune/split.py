@@ -4,16 +4,9 @@
     open_examples("vqa", [questions, annotations], images="coco/val2014")
     open_examples("csv", "mine.csv", fields={"text": "Comment", "label": "Mood"})
 
-What is wrong with single rows is counted, named in the report and left out; what is wrong with a file, or with more
-than a small fraction of its rows, is an error:
-
-    an id that appears again                  the later row is bad; captions of one image may share one
-    captions of one image in several rows   one row with all of them
-    a name that several images have         the row is bad
-    no target in some rows                    those rows are bad
-    no target in any row                      a split to predict for; with need_targets, an error
-    an image that is not among the images  the row is bad
-    a file that ends early                    an error, for nobody can count what it lost
+A row is bad, named in the report and left out, whose id appeared before (captions of one image may share one), whose
+image is missing or not the only one of its name, or that has no target while others have one. A file without any
+target is a split to predict for; one that ends early is an error, for nobody can count what it lost.
 """
 
 from __future__ import annotations
@@ -33,7 +26,7 @@ from unimo.corpus.bad_samples import BadSamples, check_fraction
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.corpus.finding import did_you_mean, holds_images, tables_in
 from unimo.corpus.image_names import ImageFiles, ImageKeys
-from unimo.errors import DataError, UsageError, nearest
+from unimo.errors import DataError, UsageError
 from unimo.finetune.example import Dropped, Example, Found, Noted, Target
 from unimo.finetune.readers import READERS, Reader
 from unimo.finetune.readers.collector import RowCollector
@@ -83,9 +76,12 @@ class Examples:
         if key not in self._place:
             if key in self.images.keys:  # of several images
                 return ImageKeys.of(self.images).item(key, self.source or self.name)
-            near = nearest(key, self._place) if len(self._place) <= 10_000 else None
-            expected, do = f"one of {len(self._place)} keys", f"did you mean {near}?" if near else None
-            raise DataError("no such image", where=self.source or self.name, got=key, expected=expected, do=do)
+            where, expected, do = (
+                self.source or self.name,
+                f"one of {len(self._place)} keys",
+                did_you_mean(key, self._place),
+            )
+            raise DataError("no such image", where=where, got=key, expected=expected, do=do)
         return self._place[key]
 
 
@@ -126,39 +122,37 @@ def open_examples(
     if not paths:
         raise UsageError("no path given", where=f"reader {reader_name}", expected="a file, a pattern or a list of them")
     source = ", ".join(map(str, paths))
-    options_of_images: dict[str, Any] = {
-        "bad_samples": bad_samples,
-        "index_dir": index_dir,
-        "max_bad_fraction": max_bad_fraction,
-    }
-
-    def open_images(paths: Paths) -> Corpus:
-        return open_corpus("images", paths, **options_of_images)
-
-    given: Corpus | None
-    files: list[Path] = []
+    image_options: dict[str, Any] = {"bad_samples": bad_samples, "index_dir": index_dir}
+    image_options["max_bad_fraction"] = max_bad_fraction
+    given, files = images if isinstance(images, Corpus) else None, list[Path]()
     if reader.over == "images":
         if images is not None:
             raise UsageError("these rows stand in their images", where="images", got=images, do="leave images out")
-        given = open_images(list(map(str, paths)))
+        given = open_corpus("images", list(map(str, paths)), **image_options)
         found = reader(given, **options)
     else:
         files = _expanded(reader_name, reader, paths)
         found = _over_files(reader, files, options)
-        given = None
-        if images is not None:
-            given = images if isinstance(images, Corpus) else open_images(images)
+        if given is None and images is not None and not isinstance(images, Corpus):
+            given = open_corpus("images", images, **image_options)
 
     collector = RowCollector(source, need_targets, keep_unlabelled)
     for each in found:
         collector.take(each)
     if given is None and reader.over == "files" and (beside := _images_beside(collector.rows, files)):
-        given = open_images(beside)
+        given = open_corpus("images", beside, **image_options)
     rows = collector.settled(given)
     collector.report(bad_samples, max_bad_fraction)
-    own, first_bad = collector.own, [error for _, error in collector.bad[:SHOWN]]
-    called = name or paths[0].name.partition(".")[0]
-    return Examples(called, rows, given, source, _fingerprint(rows, given), own.quarantined, first_bad, dict(own.notes))
+    return Examples(
+        name=name or paths[0].name.partition(".")[0],
+        rows=rows,
+        images=given,
+        source=source,
+        fingerprint=_fingerprint(rows, given),
+        bad=collector.own.quarantined,
+        first_bad=[error for _, error in collector.bad[:SHOWN]],
+        notes=dict(collector.own.notes),
+    )
 
 
 def _reader(name: str) -> Reader:

@@ -24,6 +24,10 @@ TEXT_NAMES: Names = (
     *("text", "content", "sentence", "document", "article", "body", "passage", "raw_content", "story", "abstract"),
 )
 LABEL_NAMES: Names = ("label_name", "label", "class", "category")
+DOWNLOAD = (
+    "img2dataset --url_list FILE --input_format csv --url_col url --caption_col caption --output_format webdataset "
+    "--output_folder my/tars fetches them; then name my/tars"
+)
 EXAMPLE = {
     "image": '{"image": "photos/1.jpg", "caption": "a dog"}',
     "caption": '{"image": "photos/1.jpg", "caption": "a dog"}',
@@ -80,11 +84,12 @@ def missing_field(values: Mapping[str, Any], where: str, part: str, names: Seque
     """The error of a record without a field: what it has, an example, and how to name another."""
     there = [name for name in values if name]
     free = [name for name in there if isinstance(values[name], (str, list)) and name not in IMAGE_NAMES]
+    addresses = part == "image" and any(name.lower() in ("url", "image_url") for name in there)
     column = nearest(names[0], there) or (free[0] if len(free) == 1 else "NAME")
     return DataError(
         "field is missing",
         where=where,
         got="fields " + ", ".join(there[:8]),
         expected=f"{part} in {' or '.join(names[:12])}, as in {EXAMPLE.get(part, '{}')}",
-        do=f"name the column (--column {part}={column}), or repair the record",
+        do=DOWNLOAD if addresses else f"name the column (--column {part}={column}), or repair the record",
     )

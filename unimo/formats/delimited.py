@@ -92,7 +92,7 @@ def _quoted(path: Path, delimiter: str) -> Iterator[tuple[int, _Record]]:
     broken: list[DataError] = []  # of the lines of the record being read
 
     def lines() -> Iterator[str]:
-        for number, _, line in raw_lines(path):
+        for number, _, _, line in raw_lines(path):
             try:
                 if isinstance(line, DataError):
                     raise line

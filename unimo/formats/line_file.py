@@ -7,19 +7,16 @@ lines, does not.
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unimo.errors import UsageError
+from unimo.errors import DataError, UsageError
 from unimo.file_access import read_range, stat_regular
-from unimo.formats.text import MAX_LINE_BYTES, cannot_unpack, decode_utf8, line_too_long
+from unimo.formats.text import MAX_LINE_BYTES, decode_utf8, ends_the_file, line_too_long, raw_lines
 
 SPACING = 16 << 20  # bytes of text between two places where unpacking can begin
-PIECE = 1 << 20  # bytes of text at once
 HEAD = 4096  # bytes of a line that are handed out while lines are found
 
 
@@ -42,22 +39,10 @@ class LineFile:
 
     def lines(self) -> Iterator[Line]:
         """Every line, without the whole of it in memory. DataError where a packed file is damaged or ends early."""
-        number, offset, length, head = 1, 0, 0, b""
-        with gzip.open(self.path) if self.packed else self.path.open("rb") as file:
-            try:
-                while piece := file.read(PIECE):
-                    start = 0
-                    while (end := piece.find(b"\n", start)) >= 0:
-                        head += piece[start : min(end + 1, start + HEAD - len(head))]
-                        length += end + 1 - start
-                        yield Line(number, offset, length, head)
-                        number, offset, length, head, start = number + 1, offset + length, 0, b"", end + 1
-                    head += piece[start : start + max(0, HEAD - len(head))]
-                    length += len(piece) - start
-            except (EOFError, OSError, zlib.error) as error:
-                raise cannot_unpack(self.path, number - 1, error) from None
-        if length:
-            yield Line(number, offset, length, head)
+        for number, offset, length, data in raw_lines(self.path):
+            if isinstance(data, DataError) and ends_the_file(data):
+                raise data
+            yield Line(number, offset, length, b"" if isinstance(data, DataError) else data[:HEAD])
 
     def read(self, line: Line) -> str:
         """The text of a line without its end. DataError for one that is too long or not UTF-8."""

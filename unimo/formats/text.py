@@ -160,10 +160,11 @@ def _whole_number(digits: str) -> int | float:
 
 
 class RawLine(NamedTuple):
-    """number: from 1. offset: in the (unpacked) file. data: with its end; or what is wrong with it."""
+    """number: from 1. offset, length: in the (unpacked) file. data: with its end; or what is wrong with it."""
 
     number: int
     offset: int
+    length: int
     data: bytes | DataError
 
 
@@ -189,10 +190,11 @@ def raw_lines(path: Path) -> Iterator[RawLine]:
                     rest = readline(2**20)
                     length += len(rest)
                 long = length > MAX_LINE_BYTES
-                yield RawLine(number, offset, line_too_long(f"{path.name}, line {number}", length) if long else line)
+                data = line_too_long(f"{path.name}, line {number}", length) if long else line
+                yield RawLine(number, offset, length, data)
                 offset += length
         except (EOFError, OSError, zlib.error) as error:
-            yield RawLine(number + 1, offset, cannot_unpack(path, number, error))
+            yield RawLine(number + 1, offset, 0, cannot_unpack(path, number, error))
 
 
 def _readline_of(stream: BinaryIO) -> Callable[[int], bytes]:
@@ -221,7 +223,7 @@ def ends_the_file(error: DataError) -> bool:
 
 def lines_of(path: Path) -> Iterator[str | DataError]:
     """The lines of a text file without their ends, \\n, \\r\\n or \\r. A broken gzip stream ends the reading."""
-    for number, _, line in raw_lines(path):
+    for number, _, _, line in raw_lines(path):
         try:
             text = line if isinstance(line, DataError) else decode_utf8(line, f"{path.name}, line {number}")
             yield text if isinstance(text, DataError) else text.removesuffix("\n").removesuffix("\r")
@@ -239,13 +241,13 @@ def first_line(path: Path) -> str:
 
 def read_jsonl(path: Path) -> Iterator[Row | DataError]:
     """The objects of a .jsonl or .jsonl.gz file; blank lines are passed over."""
-    for number, offset, line in raw_lines(path):
+    for number, offset, length, line in raw_lines(path):
         if isinstance(line, DataError):
             yield line
         elif line.strip() and line.strip() != BOM:
             where = f"{path.name}, line {number}"
             try:
-                yield Row(where, parse_json(line, where, offset), offset, len(line), line_sha256(line))
+                yield Row(where, parse_json(line, where, offset), offset, length, line_sha256(line))
             except DataError as error:
                 yield error
 

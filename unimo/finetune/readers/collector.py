@@ -38,25 +38,25 @@ class RowCollector:
         elif isinstance(found, DataError):
             if ends_the_file(found):
                 raise found
-            self._refuse("", found)
-        elif found.id not in self._seen:
-            self._seen[found.id] = self._met, found.image if isinstance(found, Caption) else None
-            self.rows.append(found)
-        elif isinstance(found, Caption) and self._seen[found.id][1] == found.image:
-            self.rows.append(found)  # the id is the image's: all its captions have it
+            self.bad.append((str(found.where), found))
         else:
-            error = DataError(
-                "id appears twice",
-                where=f"{self.source}, id {found.id}, row {self._met}",
-                got=f"the id of row {self._seen[found.id][0]} (counted from 1, without header and blank lines)",
-                expected="an id of its own for each row",
-                do="rename or remove one, or let no column be the id; the first was kept",
-            )
-            self._refuse(found.id, error)
+            caption_of = found.image if isinstance(found, Caption) else None
+            first, image = self._seen.setdefault(found.id, (self._met, caption_of))
+            if first == self._met or (isinstance(found, Caption) and image == found.image):
+                self.rows.append(found)  # of captions, the id may be the image's
+            else:
+                self.bad.append((found.id, self._twice(found.id, first)))
+
+    def _twice(self, name: str, first: int) -> DataError:
+        where, expected = f"{self.source}, id {name}, row {self._met}", "an id of its own for each row"
+        got = f"the id of row {first} (counted from 1, without header and blank lines)"
+        do = "rename or remove one, or let no column be the id; the first was kept"
+        return DataError("id appears twice", where=where, got=got, expected=expected, do=do)
 
     def settled(self, images: Corpus | None) -> list[Example]:
         """The usable rows once all are known: with a target if others have one, with keys that the corpus has."""
-        keys = None if images is None else _Keys(images)
+        keys = None if images is None else ImageKeys.of(images)
+        broken = ImageKeys(() if images is None else images.unreadable)
         labelled = self.need_targets or any(row.target is not None for row in self.rows)
         if labelled and self.keep_unlabelled:
             count = sum(row.target is None for row in self.rows)
@@ -70,12 +70,12 @@ class RowCollector:
                     expected = "a target in every row, or in none (a split to predict for); label -1 means none"
                     do = "fill it, call a class -1 otherwise, or remove the row"
                     raise DataError("target is missing", where=where, expected=expected, do=do)
-                if row.image is not None and keys is not None:
-                    key = keys.find(row.image, where)
+                if row.image is not None and keys is not None and images is not None:
+                    key = _found(row.image, where, keys, broken, images)
                     row = row if key == row.image else replace(row, image=key)
                 rows.append(row)
             except DataError as error:
-                self._refuse(row.id, error)
+                self.bad.append((row.id, error))
         self.rows = self._grouped(rows)
         self._joined = len(rows) - len(self.rows)
         return self.rows
@@ -102,18 +102,14 @@ class RowCollector:
             self.own.note(f"rows of one image belong together: {note}")
         return found
 
-    def _refuse(self, key: str, error: DataError) -> None:
-        self.bad.append((key or str(error.where), error))
-
     def report(self, bad_samples: BadSamples | None, max_bad_fraction: float) -> None:
         """Hand everything to the reports. DataError when too many rows are bad, or none is left."""
         used = len(self.rows) + self._joined
-        for report in (self.own, bad_samples):
-            if report is not None:
-                report.offer(used + len(self.bad))
-                report.use(used)
-                for key, error in self.bad:
-                    report.add(error, key=key, shard=self.source)
+        for report in filter(None, (self.own, bad_samples)):
+            report.offer(used + len(self.bad))
+            report.use(used)
+            for key, error in self.bad:
+                report.add(error, key=key, shard=self.source)
         if bad_samples is not None:
             for note, count in self.own.notes.items():
                 bad_samples.note(f"{self.source}: {note}", count)
@@ -124,31 +120,22 @@ class RowCollector:
             got, expected = "; ".join(reasons) or "an empty file", "at least one row"
             raise DataError("no usable row", where=self.source, got=got, expected=expected, do=first)
         try:
-            self.own.check(max_bad_fraction, report=None if bad_samples is None else bad_samples.path)
+            self.own.check(max_bad_fraction)
         except DataError as error:
             what = "too many bad rows"
             raise DataError(what, where=self.source, got=error.got, expected=error.expected, do=first) from error
 
 
-class _Keys:
-    """Names of a corpus' images, and of those that were left out."""
-
-    def __init__(self, images: Corpus):
-        self.keys, self.unreadable = ImageKeys.of(images), images.unreadable
-        self.broken = ImageKeys(images.unreadable)
-
-    def find(self, name: str, where: str) -> str:
-        """DataError where there is no such image; with what is wrong with it, where it is there but cannot be used."""
+def _found(name: str, where: str, keys: ImageKeys, broken: ImageKeys, images: Corpus) -> str:
+    """The key of an image. DataError where there is none; with what is wrong with one that is there and left out."""
+    try:
+        return keys.find(name, where)
+    except DataError as missing:
         try:
-            return self.keys.find(name, where)
-        except DataError as missing:
-            try:
-                parts = self.unreadable[self.broken.find(name, where)] if len(self.broken) else None
-            except DataError:
-                parts = None
-            if parts is None:
-                raise missing from None
-            raise DataError(**{**parts, "where": f"{where}: {parts.get('where', name)}"}) from None
+            parts = images.unreadable[broken.find(name, where)]
+        except DataError:
+            raise missing from None
+        raise DataError(**{**parts, "where": f"{where}: {parts.get('where', name)}"}) from None
 
 
 def _texts(target: Target) -> tuple[str, ...]:

@@ -9,8 +9,9 @@ from unimo.errors import DataError, UsageError
 from unimo.file_access import read_file
 from unimo.finetune.example import Example, Found, Noted
 from unimo.formats.json_values import each_row, empty, name_of, words
+from unimo.formats.line_file import LineFile
 from unimo.formats.tables import rows_of
-from unimo.formats.text import Row, decode_utf8, ends_the_file, lines_of, raw_lines
+from unimo.formats.text import Row, decode_utf8, ends_the_file, lines_of
 
 HIGHLIGHT = "@highlight"
 ORDERS = 6  # images of an example of NLVR, which show its three boxes in other orders
@@ -47,12 +48,7 @@ def read_lines(source: Path, target: Path | None = None) -> Found:
 
 def _count_lines(path: Path) -> int:
     """The last counts with or without its end. DataError when the file cannot be read to its end."""
-    count = 0
-    for _, _, line in raw_lines(path):
-        if isinstance(line, DataError) and ends_the_file(line):
-            raise line
-        count += 1
-    return count
+    return sum(1 for _ in LineFile(path).lines())
 
 
 def read_stories(path: Path) -> Found:
