@@ -4,14 +4,15 @@
     finetuning  finetune, sweep, benchmark, predict
     runs        compare, speed, recipes, describe
     inference   index, search, caption, fill-mask, classify
+    serve       serve
     weights     convert, init-from-pretrained
     prepare     data check, prepare regions, rewrites, neighbours
 
 Help shows them in the order in which they are imported here.
 """
 
-from unimo.cli import training, finetuning, runs, inference, weights, prepare  # noqa: I001
+from unimo.cli import training, finetuning, runs, inference, serve, weights, prepare  # noqa: I001
 from unimo.cli.app import app
 from unimo.cli.main import main
 
-__all__ = ["app", "finetuning", "inference", "main", "prepare", "runs", "training", "weights"]
+__all__ = ["app", "finetuning", "inference", "main", "prepare", "runs", "serve", "training", "weights"]

@@ -48,7 +48,8 @@ class Hit:
     """What was found. kind: text or image. path: its file; place: the byte its record begins at in a shard, or None.
 
     text: the passage or caption, characters [begin, end) of its document. score: cosine with the query; storage in
-    float16 moves it by 0.001 at most. fused: score of the second stage, or None.
+    float16 moves it by 0.001 at most. data, item: number of its corpus in index.json, and of the item in that corpus.
+    fused: score of the second stage, or None.
     """
 
     rank: int
@@ -60,6 +61,8 @@ class Hit:
     begin: int
     end: int
     score: float
+    data: int = 0
+    item: int = 0
     fused: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -184,6 +187,11 @@ class Index:
             self._rerank(query, kind, found, rerank)
         return [_hit(1 + i, row) for i, row in enumerate(found[:top_k])]
 
+    def image_bytes(self, hit: Hit) -> bytes | None:
+        """The image file of a hit, or the one beside its caption; None for a text alone. Raises what `search` does."""
+        corpus, _ = self._corpus(hit.data)
+        return None if corpus.kind == "texts" else corpus.image_bytes(hit.item)
+
     def nearest(self, vector: np.ndarray, kind: Kind, k: int) -> list[dict[str, Any]]:
         """The k rows of a kind nearest to a vector (D,) of length 1, with their cosines as `score`, best first.
 
@@ -192,7 +200,7 @@ class Index:
         search = self.table.search(vector.astype(np.float32)).distance_type("dot").where(store.of(kind), prefilter=True)
         search = search.nprobes(_CELLS) if self.approximate else search.bypass_vector_index()
         with store.reading(self.folder):
-            found = search.select(list(_COLUMNS)).with_row_id(True).limit(k + _SPARE).to_arrow().to_pylist()
+            found = search.select([*_COLUMNS, "_distance"]).with_row_id(True).limit(k + _SPARE).to_arrow().to_pylist()
         for row in found:
             row["vector"] = np.asarray(row["vector"], np.float64)
             length = np.linalg.norm(row["vector"])
@@ -259,8 +267,12 @@ class Index:
             return model.contrastive_temperature(torch.from_numpy(cosine).to(self.model.device)).cpu().numpy()
 
     def _image(self, row: dict[str, Any]) -> ImageInput:
-        """What the model sees of an image. DataError where its corpus is not as it was when it was indexed."""
-        number, item = row["data"], row["item"]
+        """What the model sees of an image."""
+        corpus, regions = self._corpus(row["data"])
+        return regions.image(row["item"]) if regions else corpus.image_bytes(row["item"])
+
+    def _corpus(self, number: int) -> tuple[Corpus, RegionStore | None]:
+        """A corpus of the index, and UNIMO's regions. DataError where it is not as it was when it was indexed."""
         if number not in self._corpora:
             entry = self.header["data"][number]
             options: dict[str, Any] = {
@@ -281,12 +293,11 @@ class Index:
             sees_regions = self.model.sees_regions
             regions = RegionStore.open(entry["region_paths"] or None, corpus) if sees_regions else None
             self._corpora[number] = corpus, regions
-        corpus, regions = self._corpora[number]
-        return regions.image(item) if regions else corpus.image_bytes(item)
+        return self._corpora[number]
 
 
 def _hit(rank: int, row: dict[str, Any]) -> Hit:
-    facts = {name: row[name] for name in ("kind", "key", "path", "text", "begin", "end", "score")}
+    facts = {name: row[name] for name in ("kind", "key", "path", "text", "begin", "end", "data", "item", "score")}
     return Hit(rank, place=None if row["place"] < 0 else row["place"], fused=row.get("fused"), **facts)
 
 

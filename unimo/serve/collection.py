@@ -1,0 +1,177 @@
+"""What stands beside the model: a collection to search, its dictionary entries, example images, evaluated runs."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+from unimo.errors import DataError, UnimoError, UsageError
+from unimo.evaluation.compare import REPORT, compare
+from unimo.evaluation.zero_shot.context import EvalContext
+from unimo.evaluation.zero_shot.dictionary import DictionaryUse
+from unimo.html_pages import thumbnail
+from unimo.inference import Pipeline
+from unimo.retrieval import Hit, Index, build_index, open_index, store
+from unimo.serve import schemas
+from unimo.weights.loading import newest
+
+Say = Callable[[str], None]
+ENTRIES, PAIRS = 24, 256  # of the dictionary that are shown, and pairs whose votes are counted
+EXAMPLES = 6
+PAGE = "report.html"
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image to try. credit: its author's terms, or ""."""
+
+    data: bytes
+    title: str
+    credit: str = ""
+
+
+@dataclass(frozen=True)
+class ImageCollection:
+    """A search index and what the page shows of it. dictionary: its most used entries, or None."""
+
+    index: Index
+    dictionary: schemas.Dictionary | None = None
+    examples: list[Example] = field(default_factory=list)
+
+    def thumbnails(self, hits: Sequence[Hit]) -> list[str | None]:
+        """The image of each hit as a data URI; None for a text alone, and where it is gone."""
+        found: list[str | None] = []
+        for hit in hits:
+            found.append(None)
+            with contextlib.suppress(DataError):
+                data = self.index.image_bytes(hit)
+                found[-1] = None if data is None else thumbnail(data, side=240).uri
+        return found
+
+
+def open_collection(folder: str | Path, pipeline: Pipeline, say: Say) -> ImageCollection:
+    """An index with this model, checked. Raises what `open_index` does: an index of other weights is a WeightsError."""
+    index = open_index(folder, model=pipeline)
+    assert index.model is pipeline  # the weights are compared here
+    pairs = [path for entry in index.header["data"] if entry["kind"] == "pairs" for path in entry["paths"]]
+    if pairs and pipeline.model.dictionary is not None:
+        say(f"counting the dictionary's votes over {PAIRS} pairs at most ...")
+    return ImageCollection(index, _dictionary(pipeline, pairs, index), _examples(index))
+
+
+def demo_collection(pipeline: Pipeline, folder: Path, say: Say) -> ImageCollection | None:
+    """An index of the held-out pairs of the generated world a run was trained on, made in `folder`; None without."""
+    heldout = _heldout(pipeline)
+    if heldout is None:
+        return None
+    try:
+        build_index(pipeline, folder / "index", pairs=heldout, index_dir=folder, say=lambda line: None)
+        say(f"{heldout}: indexed to be searched")
+        return open_collection(folder / "index", pipeline, say)
+    except UnimoError as error:  # lancedb is not installed, a full disk: the rest can be served
+        say(f"nothing to search: {error}")
+        return None
+
+
+def _heldout(pipeline: Pipeline) -> Path | None:
+    settings = pipeline.facts.get("settings")
+    data = settings.get("data") if isinstance(settings, dict) else None
+    pairs = data.get("pairs") if isinstance(data, dict) else None
+    if not isinstance(pairs, (list, tuple)) or len(pairs) != 1 or not isinstance(pairs[0], str):
+        return None
+    folder = Path(pairs[0]).parent / "heldout"
+    return folder if folder.is_dir() else None
+
+
+def _dictionary(pipeline: Pipeline, pairs: list[str], index: Index) -> schemas.Dictionary | None:
+    if not pairs or pipeline.model.dictionary is None:
+        return None
+    index_dir = next((entry["index_dir"] for entry in index.header["data"] if entry["kind"] == "pairs"), None)
+    task = DictionaryUse(pairs=tuple(pairs), limit=PAIRS, show_entries=ENTRIES)
+    use = task.predict(EvalContext(pipeline, index_dir=index_dir))
+    assert use is not None, "the model has a dictionary"
+    shown = [
+        schemas.Entry(number=one.number, chosen=one.chosen, patches=thumbnail(one.patches).uri, words=one.words)
+        for one in use.shown
+        if one.chosen
+    ]
+    report = use.reports["pairs"]
+    numbers = {"perplexity": report["perplexity"], "dead_fraction": report["dead_fraction"]}
+    counted = report["choices"] // pipeline.model.dictionary.chosen
+    return schemas.Dictionary(size=use.entries, pairs=counted, entries=shown, **numbers)
+
+
+def _examples(index: Index) -> list[Example]:
+    """The first images of an index."""
+    rows = index.table.search().where(store.of("image")).limit(EXAMPLES).to_list()
+    found = []
+    for row in rows:
+        hit = Hit(0, "image", row["key"], row["path"], None, "", 0, 0, 0.0, row["data"], row["item"])
+        with contextlib.suppress(DataError):
+            data = index.image_bytes(hit)
+            if data is not None and len(data) < 1_000_000:
+                found.append(Example(data, hit.key))
+    return found
+
+
+def photographs() -> list[Example]:
+    """The photographs that ship with the package, each with its licence (examples/ATTRIBUTION.md)."""
+    folder = resources.files("unimo.serve") / "examples"
+    rows = re.findall(r"^\| `(\S+)` \| (.+?) \| (.+?) \|", (folder / "ATTRIBUTION.md").read_text(), re.MULTILINE)
+    return [Example((folder / name).read_bytes(), title, credit) for name, title, credit in rows]
+
+
+# ---- runs
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Evaluated runs by name. Only these are ever read: no request names a path."""
+
+    folders: dict[str, Path]
+
+    @classmethod
+    def beside(cls, run: Path) -> Runs:
+        """A run and its neighbours, newest first, those that have scores."""
+        found = [each.parent for each in run.resolve().parent.glob(f"*/{REPORT}")]
+        found.sort(key=lambda folder: (folder != run.resolve(), -(folder / REPORT).stat().st_mtime))
+        return cls({folder.name: folder for folder in found[:50]})
+
+    def reports(self) -> list[str]:
+        return [name for name, folder in self.folders.items() if (folder / PAGE).is_file()]
+
+    def report(self, name: str) -> str:
+        return (self.folders[name] / PAGE).read_text("utf-8", "replace")
+
+    def compared(self, names: Sequence[str]) -> tuple[list[list[str]], list[list[str]]]:
+        """Two tables, each a header and rows: settings that differ, and scores. One run is shown alone."""
+        folders = [self.folders[name] for name in names]
+        lines = compare(folders * 2 if len(names) == 1 else folders)
+        between = lines.index("")
+        settings, scores = ([_cells(line) for line in part] for part in (lines[:between], lines[between + 1 :]))
+        if len(names) == 1:
+            return [["setting", *names]], [["score", *names], *(row[:2] for row in scores[2:])]
+        return [settings[0], *settings[2:]], [scores[0], *scores[2:]]
+
+
+def _cells(line: str) -> list[str]:
+    """The cells of a row of a Markdown table."""
+    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def newest_run(folder: Path = Path("runs")) -> Path:
+    """The run that changed last among those in a folder; UsageError if there is none."""
+    runs = [each for each in folder.glob("*/") if (each / "settings.json").is_file() and newest(each) is not None]
+    runs = [each for each in runs if (each / "checkpoints").is_dir() or (each / "best").is_dir()]
+    if not runs:
+        raise UsageError(
+            "no model was named, and there is no run here",
+            where=folder.absolute(),
+            expected="a run, a saved folder or a name on the hub",
+            do="unimo serve MODEL, or make the demo first: unimo pretrain scenes",
+        )
+    return max(runs, key=lambda each: (each / "settings.json").stat().st_mtime)

@@ -1,0 +1,113 @@
+"""What the server answers, as OpenAPI sees it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+
+class Problem(BaseModel):
+    """Of every refusal."""
+
+    what: str
+    where: str | None = None
+    got: str | None = None
+    expected: str | None = None
+    do: str | None = None
+
+
+class Refusal(BaseModel):
+    error: Problem
+
+
+class Attention(BaseModel):
+    """Which patches reached each piece of a text (attention rollout); rows of `maps` sum to 1."""
+
+    side: int = Field(description="patches along each side of the image")
+    pieces: list[str]
+    maps: list[list[float]] = Field(description="one row a piece, patches row by row")
+
+
+class Captions(BaseModel):
+    captions: list[str] = Field(description="one an image")
+    attention: list[Attention] | None = None
+
+
+class Answers(BaseModel):
+    answers: list[str | float] = Field(description="one a row")
+    attention: list[Attention] | None = None
+
+
+class Filled(BaseModel):
+    tokens: list[str] = Field(description="likeliest first")
+    probabilities: list[float]
+    attention: list[Attention] | None = None
+
+
+class Embeddings(BaseModel):
+    """Of length 1, in one space."""
+
+    images: list[list[float]]
+    texts: list[list[float]]
+
+
+class Scores(BaseModel):
+    scores: list[list[float]] = Field(description="one row an image, one column a text")
+
+
+class Classes(BaseModel):
+    names: list[str]
+    probabilities: list[list[float]] = Field(description="one row an image or text")
+
+
+class Found(BaseModel):
+    """A hit; see `unimo.retrieval.Hit`."""
+
+    rank: int
+    kind: str
+    key: str
+    text: str
+    score: float
+    fused: float | None
+    thumbnail: str | None = Field(None, description="data URI of its image, if asked for")
+
+
+class Hits(BaseModel):
+    hits: list[Found]
+
+
+class Entry(BaseModel):
+    """One entry of the grounded dictionary, with the patches and pieces of words that vote most for it."""
+
+    number: int
+    chosen: int = Field(description="how many pairs choose it")
+    patches: str = Field(description="data URI of a square of patches, the nearest first")
+    words: list[str]
+
+
+class Dictionary(BaseModel):
+    size: int
+    pairs: int = Field(description="pairs of the collection whose votes were counted")
+    perplexity: float
+    dead_fraction: float
+    entries: list[Entry]
+
+
+class Chosen(BaseModel):
+    entries: list[int] = Field(description="most voted first")
+
+
+class Runs(BaseModel):
+    runs: list[str]
+    reports: list[str] = Field(description="those with a report at /runs/NAME/report")
+
+
+class Comparison(BaseModel):
+    settings: list[list[str]] = Field(description="a header, then what is set otherwise")
+    scores: list[list[str]] = Field(description="a header, then a row a score")
+
+
+class Health(BaseModel):
+    status: str
+    model: dict[str, Any]

@@ -1,0 +1,167 @@
+"""`unimo serve`: everything that can be wrong is found before the port answers, then one process serves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from unimo.errors import ResourceError, UsageError
+from unimo.inference import Pipeline, load
+from unimo.retrieval import open_index
+from unimo.serve.app import create_app
+from unimo.serve.collection import Runs, demo_collection, newest_run, open_collection
+from unimo.serve.guard import refused
+from unimo.serve.limits import Limits
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(
+    model: str | Path | Pipeline | None = None,
+    *,
+    index: str | Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str | None = None,
+    device: str | None = None,
+    limits: Limits | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Serves a model until it is stopped.
+
+    model: None is the index's own, else the newest run in runs/. index: what /search looks through; None is an index
+    of the held-out scenes where the run has them. token: who does not send it gets 401.
+
+    Raises UsageError for a model that cannot be asked over HTTP, ResourceError for a port in use, and what `load` and
+    `open_index` raise.
+    """
+    limits = limits or Limits()
+    if token is not None and not token.strip():
+        raise UsageError("an empty token", where="token", expected="some characters", do="leave the option away")
+    with contextlib.closing(bound(host, port)) as listening, tempfile.TemporaryDirectory(prefix="unimo-") as folder:
+        pipeline = _opened(model, index, device)
+        source = str(pipeline.facts.get("path", "model"))
+        named = None if index is None else open_collection(index, pipeline, say)
+        collection = named or demo_collection(pipeline, Path(folder), say)
+        run = _run_of(source)
+        options: dict[str, Any] = {"name": run.name, "limits": limits, "token": token}
+        options["hosts"] = {*LOOPBACK, host} if host in LOOPBACK else None
+        app = create_app(pipeline, collection, Runs.beside(run) if run.exists() else None, **options)
+        if options["hosts"] is None and token is None:
+            say(f"note: {host} may be reached by others; --token lets in only who knows it")
+        address = f"[{host}]" if ":" in host else host
+        say(f"{run.name} at http://{address}:{listening.getsockname()[1]}  (Ctrl-C stops)")
+        server(app, limits).run(sockets=[listening])
+
+
+def server(app: Any, limits: Limits) -> uvicorn.Server:
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # strangers' nonsense would fill the log
+    config = uvicorn.Config(
+        app,
+        http=_patient_for(limits),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        h11_max_incomplete_event_size=32_768,
+        timeout_graceful_shutdown=5,
+    )
+    return uvicorn.Server(config)
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that holds host and port; ResourceError where another has it, UsageError where it cannot be."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise UsageError(
+            "no such address", where="--host", got=host, expected="a name or number of this machine"
+        ) from error
+    listening = socket.socket(family, kind, protocol)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind(address)
+        listening.listen()
+    except OSError as error:
+        listening.close()
+        where, got = f"{host}:{port}", error.strerror
+        if error.errno == errno.EADDRINUSE:
+            do = f"stop it, or choose another: --port {port + 1}"
+            raise ResourceError("the port is in use", where=where, got="another server listens there", do=do) from error
+        do = "--port 8000 needs no rights, --host 127.0.0.1 is always there"
+        raise ResourceError(
+            "cannot listen there", where=where, got=got, expected="an address of this machine", do=do
+        ) from error
+    return listening
+
+
+def _opened(model: str | Path | Pipeline | None, index: str | Path | None, device: str | None) -> Pipeline:
+    """The model, if it can be served."""
+    if model is None:
+        model = newest_run() if index is None else open_index(index, device=device).model
+    pipeline = model if isinstance(model, Pipeline) else load(model, device=device)
+    if pipeline.sees_regions or pipeline.side is None:
+        raise UsageError(
+            "this model cannot be served: it reads a detector's regions, and a request brings pixels",
+            where=pipeline.facts.get("path"),
+            got="UNIMO",
+            expected="a model with an image tower (UNIMO-2)",
+            do="unimo serve RUN of UNIMO-2, or ask this one from Python: unimo.load(RUN).caption(regions)",
+        )
+    return pipeline
+
+
+def _run_of(source: str) -> Path:
+    """The folder of a run, whichever of its checkpoints was loaded."""
+    path = Path(source)
+    inside = [each for each in path.parents if each.name in ("checkpoints", "best")]
+    return inside[0].parent if inside else path
+
+
+def _patient_for(limits: Limits) -> type[H11Protocol]:
+    """uvicorn's protocol, which itself waits for a slow client without end and lets in any number of them."""
+
+    class Watched(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self.since = self.loop.time()
+            if len(self.connections) > limits.max_connections:
+                transport.abort()
+            else:
+                self._watch()
+
+        def on_response_complete(self) -> None:
+            self.since = self.loop.time()
+            super().on_response_complete()
+
+        def send_400_response(self, msg: str) -> None:
+            refusal = refused(
+                400, "not HTTP", got=msg, expected="HTTP/1.1", do="curl http://HOST:PORT/health"
+            ).response()
+            head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(refusal.body)}"
+            if self.cycle is None or self.cycle.response_complete:  # else it would stand in the middle of an answer
+                self.transport.write(f"{head}\r\nconnection: close\r\n\r\n".encode() + bytes(refusal.body))
+            self.transport.close()
+
+        def _watch(self) -> None:
+            """Ends a connection whose next request, or whose reader, has been awaited too long."""
+            answering = self.cycle is not None and not self.cycle.response_complete
+            if answering and not self.transport.is_closing():
+                self.since = self.loop.time()
+            elif self.loop.time() - self.since > limits.idle:
+                self.transport.abort()
+                return
+            if self in self.connections:
+                self.loop.call_later(min(1.0, limits.idle), self._watch)
+
+    return Watched
