@@ -86,7 +86,7 @@ def test_dictionary(client, pipeline):
     assert found["size"] == len(pipeline.model.dictionary.entries) and found["pairs"] == 8
     chosen = [entry["chosen"] for entry in found["entries"]]
     assert chosen == sorted(chosen, reverse=True) and 0 < sum(chosen) <= 8 * pipeline.model.dictionary.chosen
-    codes = pipeline.codes(pipeline.encode_images(IMAGES[:1]), pipeline.encode_texts(TEXTS[:1]))
+    codes = pipeline.encoder.codes(pipeline.encode_images(IMAGES[:1]), pipeline.encode_texts(TEXTS[:1]))
     assert post(client, "/dictionary", IMAGES[:1], "image", text=TEXTS[0])["entries"] == codes[0].tolist()
 
 
@@ -138,7 +138,7 @@ def test_one_layer_is_read_as_the_tasks_read_it(pipeline):
     attention = pipeline.model.fuser.layers[-1].attention
     seen = {}
     hook = attention.register_forward_pre_hook(lambda _, given: seen.update(x=given[0], plan=given[1]))
-    rollout(pipeline, IMAGES[0], pipeline.frame(TEXTS[0]))
+    rollout(pipeline, IMAGES[0], pipeline.encoder.frame(TEXTS[0]))
     hook.remove()
     with torch.inference_mode():
         mean = weights(attention, **seen)
@@ -147,11 +147,11 @@ def test_one_layer_is_read_as_the_tasks_read_it(pipeline):
 
 
 def test_a_written_word_is_reached_by_patches_alone_and_by_nothing_behind_it(pipeline):
-    ids = pipeline.frame("a red circle")
+    ids = pipeline.encoder.frame("a red circle")
     written = rollout(pipeline, IMAGES[0], ids, written=True)
     assert written.shape == (len(ids), (pipeline.side // 8) ** 2)
     np.testing.assert_allclose(written.sum(1), 1, atol=1e-5)
-    other = rollout(pipeline, IMAGES[0], pipeline.frame("a red square"), written=True)
+    other = rollout(pipeline, IMAGES[0], pipeline.encoder.frame("a red square"), written=True)
     np.testing.assert_allclose(
         written[:4], other[:4], atol=1e-5
     )  # circle and square are both written by what is before

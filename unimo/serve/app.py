@@ -222,7 +222,7 @@ class Service:
 
         def codes() -> list[int]:
             images, texts = model.encode_images(seen) if seen else None, model.encode_texts(read) if read else None
-            found = model.codes(images, texts)
+            found = model.encoder.codes(images, texts)
             assert found is not None, "the model has a dictionary"
             return list(dict.fromkeys(found.ravel().tolist()))
 
@@ -269,7 +269,7 @@ class Service:
 
     async def _joined(self, key: tuple[Any, ...], run: Run, rows: list[Any]) -> Any:
         """run(rows) with rows of other requests, unless texts of a pass change each other's answers (as released)."""
-        return await self.batcher.submit(object() if self.pipeline.company_matters else key, run, rows)
+        return await self.batcher.submit(object() if self.pipeline.encoder.batch_dependent else key, run, rows)
 
     async def _embedded(self, images: list[np.ndarray], texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """(N, D) and (M, D) of images and texts, either of which may be none."""
@@ -348,11 +348,11 @@ class Service:
         self, images: Sequence[np.ndarray], texts: Sequence[str], *, written: bool = False
     ) -> list[schemas.Attention]:
         """The maps of some texts beside some images, each pair a pass of its own."""
-        found = []
+        found, model = [], self.pipeline
         for image, text in zip(images, texts):
-            ids = _framed(self.pipeline, text)
-            maps = await self.batcher.alone(partial(rollout, self.pipeline, image, ids, written=written))
-            pieces = [MASK if i == self.pipeline.tokenizer.mask else self.pipeline.tokenizer.decode([i]) for i in ids]
+            ids = model.mask_filler.row_of(text)[0] if MASK in text else model.encoder.frame(text)
+            maps = await self.batcher.alone(partial(rollout, model, image, ids, written=written))
+            pieces = [MASK if i == model.tokenizer.mask else model.tokenizer.decode([i]) for i in ids]
             side = round(maps.shape[1] ** 0.5)
             found.append(schemas.Attention(side=side, pieces=pieces[1:-1], maps=maps[1:-1].round(5).tolist()))
         return found
@@ -360,15 +360,6 @@ class Service:
 
 def _seen(data: bytes, side: int, max_pixels: int, name: str) -> np.ndarray:
     return resize(load_rgb(data, max_pixels=max_pixels, where=name), side)
-
-
-def _framed(pipeline: Pipeline, text: str) -> np.ndarray:
-    """[CLS] ids [SEP], a [MASK] being one, as `fill_mask` reads it."""
-    before, mask, after = text.partition(MASK)
-    if not mask:
-        return pipeline.frame(text)
-    ids = [*pipeline.tokenizer.encode(before.removesuffix(" ")), pipeline.tokenizer.mask]
-    return pipeline.frame(np.array([*ids, *pipeline.tokenizer.encode(after)]))
 
 
 def _columns(rows: list[tuple[Any, Any]]) -> tuple[Any, Any]:

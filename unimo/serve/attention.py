@@ -9,6 +9,7 @@ layer's weights would not show. It tells where the layers looked, not why an ans
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,8 @@ def rollout(pipeline: Pipeline, image: ImageInput, ids: np.ndarray, *, written: 
     """
     model: Unified = pipeline.model
     layers: Any = model.fuser.layers
-    seen, texts = pipeline.encode_images([image]), pipeline.pack([ids], WRITTEN if written else TEXT)
+    seen, texts = pipeline.encode_images([image]), pipeline.encoder.pack([ids])
+    texts = replace(texts, roles=torch.full_like(texts.ids, WRITTEN if written else TEXT))
     towers = Towers(seen.hidden.float(), model.encode_texts(texts), texts, image_lengths=seen.lengths)
     model.count_votes(towers)
     inputs: list[tuple[Any, Tensor, Plan]] = []
