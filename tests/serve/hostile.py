@@ -21,7 +21,8 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
+TESTS = Path(__file__).resolve().parents[1]
+sys.path.append(str(TESTS / "helpers"))
 
 from serving import png
 
@@ -285,6 +286,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=24)
+    parser.add_argument("--out", help="JSON file that takes the result")
     options = parser.parse_args()
     from tiny_task import write_start
 
@@ -307,13 +310,20 @@ def main() -> None:
                 memory = [resident(base)]
                 found: Counter[str] = Counter()
                 for tenth in range(10):
-                    found += play_many((host, int(port)), options.requests // 10, options.seed + tenth)
+                    found += play_many((host, int(port)), options.requests // 10, options.seed + tenth, options.threads)
                     memory.append(resident(base))
                     print(f"{sum(found.values())} requests, {memory[-1] / 1e6:.0f} MB", file=sys.stderr, flush=True)
             finally:
                 server.terminate()
     megabytes = [round(one / 1e6) for one in memory]
-    print(json.dumps({"requests": sum(found.values()), "answers": dict(sorted(found.items())), "megabytes": megabytes}))
+    result = {"command": f"python tests/serve/hostile.py --requests {options.requests} --seed {options.seed}"}
+    result |= {"requests": sum(found.values()), "answers": dict(sorted(found.items())), "megabytes": megabytes}
+    print(json.dumps(result, indent=1))
+    if options.out:
+        sys.path.append(str(TESTS.parent / "scripts"))
+        from serve_throughput import keep
+
+        keep(Path(options.out), "hostile", result)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 One thread owns the model, so nothing in it need be safe for several. A job is a few rows of one kind; jobs with equal
 keys are joined up to `max_batch` rows, in order of arrival. The first job of a pass waits at most `wait` seconds for
-company, counted from its arrival: behind a long pass it does not wait again.
+company. Behind a pass that several shared it waits an eighth of that pass, if this is longer: whoever was answered may
+come again, and would else fall into the other half of the clients, one half waiting while the other is answered.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Batcher:
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._shared = 0.0  # seconds of the last pass, if several shared it
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
 
@@ -86,10 +88,13 @@ class Batcher:
 
     def _work(self) -> None:
         while jobs := self._next():
+            began = time.monotonic()
             _answer([job for job in jobs if job.answer.set_running_or_notify_cancel()], self.on_pass)
+            self._shared = time.monotonic() - began if len(jobs) > 1 else 0.0
 
     def _next(self) -> list[_Job]:
         """The jobs of the next pass; none when closed."""
+        free = time.monotonic()
         with self._changed:
             while not self._closed:
                 if not self._jobs:
@@ -97,7 +102,8 @@ class Batcher:
                     continue
                 first = self._jobs[0]
                 jobs = self._company(first)
-                left = first.arrived + self.wait - time.monotonic()
+                until = max(first.arrived + self.wait, free + self._shared / 8 if self._shared else 0.0)
+                left = until - time.monotonic()
                 if left <= 0 or sum(len(job.rows) for job in jobs) >= self.max_batch:
                     for job in jobs:
                         self._jobs.remove(job)

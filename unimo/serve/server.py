@@ -65,7 +65,8 @@ def serve(
 
 
 def server(app: Any, limits: Limits) -> uvicorn.Server:
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # strangers' nonsense would fill the log
+    for noisy in ("uvicorn.error", "python_multipart"):  # strangers' nonsense would fill the log
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     config = uvicorn.Config(
         app,
         http=_patient_for(limits),
