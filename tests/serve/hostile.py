@@ -21,8 +21,7 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parents[1]
-sys.path.append(str(TESTS / "helpers"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "helpers"))
 
 from serving import png
 
@@ -320,7 +319,7 @@ def main() -> None:
     result |= {"requests": sum(found.values()), "answers": dict(sorted(found.items())), "megabytes": megabytes}
     print(json.dumps(result, indent=1))
     if options.out:
-        sys.path.append(str(TESTS.parent / "scripts"))
+        sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts"))
         from serve_throughput import keep
 
         keep(Path(options.out), "hostile", result)
