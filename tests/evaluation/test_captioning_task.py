@@ -11,7 +11,8 @@ import pytest
 from unimo.errors import DataError
 from unimo.evaluation.zero_shot import Captioning, EvalContext, SceneTruth
 from unimo.evaluation.zero_shot.scenes import find_world, open_world, scene_from_meta
-from unimo.synthetic.dataset import caption_is_true, scene
+from unimo.synthetic.language import caption_is_true
+from unimo.synthetic.world import scene
 
 
 def test_perfect_captions_and_a_copying_baseline(tmp_path, tools):

@@ -12,9 +12,21 @@ import pytest
 from PIL import Image
 
 from unimo.errors import DataError, ResourceError, UsageError
-from unimo.synthetic.dataset import boxes, caption_is_true, class_scene, draw, relations, scene, write_world
-from unimo.synthetic.language import parse_caption
-from unimo.synthetic.world import COLOURS, COMBINATIONS, GROUNDS, MARGIN, RESERVED, SHAPES
+from unimo.synthetic.dataset import write_world
+from unimo.synthetic.language import caption_is_true, parse_caption
+from unimo.synthetic.world import (
+    COLOURS,
+    COMBINATIONS,
+    GROUNDS,
+    MARGIN,
+    RESERVED,
+    SHAPES,
+    boxes,
+    class_scene,
+    draw,
+    relations,
+    scene,
+)
 
 SMALL = {"pairs": 40, "images": 10, "texts": 20, "heldout": 24, "compositional": 8, "classes": 64}
 

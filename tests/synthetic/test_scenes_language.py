@@ -8,22 +8,11 @@ import tarfile
 
 import pytest
 
-from unimo.synthetic.dataset import (
-    boxes,
-    caption_attributes,
-    caption_is_true,
-    captions,
-    entailment,
-    foils,
-    parse_caption,
-    questions,
-    scene,
-    texts,
-    write_world,
-)
-from unimo.synthetic.language import SHAPE_WORDS, plural
-from unimo.synthetic.tasks import bag_of_words
-from unimo.synthetic.world import COLOURS, RESERVED, Scene, Thing
+from unimo.synthetic.captions import captions, texts
+from unimo.synthetic.dataset import write_world
+from unimo.synthetic.language import SHAPE_WORDS, caption_attributes, caption_is_true, parse_caption, plural
+from unimo.synthetic.tasks import bag_of_words, entailment, foils, questions
+from unimo.synthetic.world import COLOURS, RESERVED, Scene, Thing, boxes, scene
 
 SPLITS = ("train", "heldout", "compositional")
 # The second reader: words and sentence forms written out by hand, geometry in pixels.

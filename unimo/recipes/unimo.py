@@ -19,7 +19,7 @@ from unimo.objectives import (
     RewritingContrastive,
     Seq2SeqGeneration,
 )
-from unimo.synthetic.dataset import COMBINATIONS
+from unimo.synthetic.world import COMBINATIONS
 from unimo.train.optimizer import OptimizerSettings
 from unimo.train.settings import Run
 

@@ -76,7 +76,7 @@ class RowFormat:
         return rows
 
     def decode(self, rows: Mapping[str, np.ndarray]) -> ImageRegions:
-        """float32 again, probabilities summing to one; those not kept share evenly what the kept ones leave."""
+        """float32 again, probabilities summing to one; what the kept ones leave is spread evenly over the others."""
         features = rows["features"].astype(np.float32)
         if self.precision == "int8":
             features *= rows["scales"][:, None]

@@ -126,7 +126,7 @@ class Rewrites:
         """Token ids, without special ids, of a few rewrites drawn without replacement: (positives, negatives).
 
         Kinds of negatives take turns in an order drawn anew (see `stratum`): a caption has a dozen objects to put in
-        for one relation, and each has to be learnt. Where there are fewer than asked for, all of them are given.
+        for one relation, and each has to be learnt. Where there are fewer, all of them are given.
         only_relations: of a caption that has any, only negatives that keep all things and tell who is where otherwise.
         """
         record = self.record(i, j)

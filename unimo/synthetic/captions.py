@@ -1,7 +1,7 @@
-"""What is said in `scenes`: captions of a scene, and texts about the world.
+"""The language of `scenes`: captions of a scene, and texts about the world.
 
 A caption is planned, then written. The plan (`Description`) holds *mentions*, what is named, and *clauses*,
-what is said of them; `write` turns it into words. A foil is the same plan with two mentions exchanged: the
+what is stated of them; `write` turns it into words. A foil is the same plan with two mentions exchanged: the
 same words.
 
     mentions   a small red circle | two blue squares | another red circle
@@ -71,7 +71,7 @@ class Description:
     joint: str
 
 
-PLACED = 0.15  # how often a thing is told by its place though it could be told by a relation
+PLACED = 0.15  # how often a caption states the place of a thing though it could state a relation
 
 
 def captions(a_scene: Scene, rng: random.Random, n: int, placed: float = PLACED) -> list[str]:
@@ -91,10 +91,10 @@ def full_caption(a_scene: Scene, rng: random.Random, *, unlike: Sequence[Scene] 
     """
     caption = ""
     for _ in range(30):
-        told = plan(a_scene, rng, placed=placed)
-        while not any(clause.words for clause in told.clauses):  # a bare list says nothing of who is where
-            told = plan(a_scene, rng, placed=placed)
-        caption = write(told)
+        description = plan(a_scene, rng, placed=placed)
+        while not any(clause.words for clause in description.clauses):  # a bare list does not state who is where
+            description = plan(a_scene, rng, placed=placed)
+        caption = write(description)
         if not any(caption_is_true(caption, other) for other in unlike):
             break
     return caption
@@ -202,13 +202,13 @@ def _all_at(a_scene: Scene, mention: Mention, place: str) -> bool:
 
 
 def texts(seed: int, index: int) -> str:
-    """Paragraph `index`: train scenes, each told twice and counted, and general sentences about the world."""
+    """Paragraph `index`: train scenes, each described twice and counted, and general sentences about the world."""
     rng = random.Random(f"text/{seed}/{index}")
     sentences: list[str] = []
     for _ in range(rng.randint(1, 2)):
-        told = scene(seed, "train", rng.getrandbits(40))
-        sentences += captions(told, rng, 2)
-        sentences += rng.sample(_countings(told, rng), 1)
+        described = scene(seed, "train", rng.getrandbits(40))
+        sentences += captions(described, rng, 2)
+        sentences += rng.sample(_countings(described, rng), 1)
         sentences += [_general_sentence(rng) for _ in range(rng.randint(1, 2))]
     return " ".join(_sentence(sentence) for sentence in sentences)
 

@@ -4,7 +4,7 @@
     language.py   the words, and the reader that checks captions against scenes
     captions.py   captions and texts
     tasks.py      foils, questions, entailment
-    dataset.py    this file: all of it as folders (`write_world`), and the names to import
+    dataset.py    this file: all of it as folders (`write_world`)
 
 `write_world(folder)` leaves
 
@@ -21,7 +21,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import random
@@ -36,43 +35,10 @@ from typing import Any
 
 from unimo.disk import locked
 from unimo.errors import DataError, ResourceError, UsageError
+from unimo.file_access import hash_file
 from unimo.synthetic.captions import PLACED, captions, full_caption, texts
-from unimo.synthetic.language import caption_attributes, caption_is_true, parse_caption
-from unimo.synthetic.tasks import Foil, entailment, foils, questions
-from unimo.synthetic.world import (
-    COMBINATIONS,
-    RESERVED,
-    Scene,
-    Thing,
-    boxes,
-    class_scene,
-    draw,
-    relations,
-    scene,
-)
-
-__all__ = [
-    "COMBINATIONS",
-    "RESERVED",
-    "Foil",
-    "Scene",
-    "Thing",
-    "boxes",
-    "caption_attributes",
-    "caption_is_true",
-    "captions",
-    "class_scene",
-    "draw",
-    "entailment",
-    "foils",
-    "full_caption",
-    "parse_caption",
-    "questions",
-    "relations",
-    "scene",
-    "texts",
-    "write_world",
-]
+from unimo.synthetic.tasks import entailment, foils, questions
+from unimo.synthetic.world import COMBINATIONS, RESERVED, Scene, boxes, class_scene, draw, relations, scene
 
 VERSION = 2  # raise it when the same parameters give another world
 IMAGES_FROM = 1_000_000_000  # index of the first image without text: beyond any number of pairs
@@ -98,30 +64,20 @@ def write_world(
 ) -> dict:
     """Write the world into `folder`, or find it there; returns what `world.json` says.
 
-    The numbers count images (texts: paragraphs); what is asked zero times is not written. size: image
+    The numbers count images (texts: paragraphs); a part of size 0 is not written. size: image
     side in pixels. objects, twins: see `scene`. placed: how often captions to train on tell the place of a thing
     where they could tell what it is beside; held-out captions and questions do not depend on it. The folder appears
     whole or not at all, and two processes that want it at once make it once. Raises UsageError when the folder holds
     something else, DataError when a file of this world was changed, ResourceError when the disk refuses.
     """
-    folder = Path(folder).absolute()
-    parameters: dict[str, Any] = {
-        "seed": seed,
-        "pairs": pairs,
-        "images": images,
-        "texts": texts,
-        "heldout": heldout,
-        "compositional": compositional,
-        "classes": classes,
-        "size": size,
-        "captions_per_image": captions_per_image,
-        "objects": list(objects),
-        "twins": twins,
-    }
+    counts = {"pairs": pairs, "images": images, "texts": texts, "heldout": heldout, "compositional": compositional}
+    parameters: dict[str, Any] = {"seed": seed, **counts, "classes": classes, "size": size}
+    parameters |= {"captions_per_image": captions_per_image, "objects": list(objects), "twins": twins}
     if placed != PLACED:  # worlds written before it could be chosen do not name it
         parameters["placed"] = placed
     if min(parameters[name] for name in COUNTS) < 0 or captions_per_image < 1 or size < 16:
         raise UsageError("impossible world", got=parameters, expected="counts >= 0, captions >= 1, size >= 16")
+    folder = Path(folder).absolute()
     scene(seed, "train", 0, objects=objects, twins=twins)  # refuses the impossible before anything is written
     partial = folder.with_name(f".{folder.name}.partial")
     try:
@@ -145,20 +101,19 @@ def write_world(
 
 
 def _fill(folder: Path, parameters: dict[str, Any]) -> None:
-    seed, size, said = (parameters[name] for name in ("seed", "size", "captions_per_image"))
-    placed = parameters.get("placed", PLACED)
+    seed, size = parameters["seed"], parameters["size"]
     options = {"objects": tuple(parameters["objects"]), "twins": parameters["twins"]}
 
     for split, name in (("train", "pairs"), ("heldout", "heldout"), ("compositional", "compositional")):
-        shown = [scene(seed, split, i, **options) for i in range(parameters[name])]
-        if not shown:
+        scenes = [scene(seed, split, i, **options) for i in range(parameters[name])]
+        if not scenes:
             continue
-        _write_tar(folder / name / f"{split}-00000.tar", _pair_members(seed, split, shown, size, said, placed))
+        _write_tar(folder / name / f"{split}-00000.tar", _pair_members(split, scenes, parameters))
         if split != "compositional":
-            _write_jsonl(folder / "qa" / f"{split}.jsonl", _asked(seed, split, shown, questions))
-            _write_jsonl(folder / "entailment" / f"{split}.jsonl", _asked(seed, split, shown, entailment))
+            _write_jsonl(folder / "qa" / f"{split}.jsonl", _tasks(seed, split, scenes, questions))
+            _write_jsonl(folder / "entailment" / f"{split}.jsonl", _tasks(seed, split, scenes, entailment))
         if split == "heldout":
-            _write_jsonl(folder / "foils/foils.jsonl", _asked(seed, split, shown, _foil_items))
+            _write_jsonl(folder / "foils/foils.jsonl", _tasks(seed, split, scenes, _foil_items))
 
     if parameters["images"]:
         alone = (scene(seed, "train", IMAGES_FROM + i, **options) for i in range(parameters["images"]))
@@ -166,8 +121,8 @@ def _fill(folder: Path, parameters: dict[str, Any]) -> None:
         _write_tar(folder / "images/train-00000.tar", members)
 
     if parameters["texts"]:
-        told = ({"id": f"text-{i:06d}", "text": texts(seed, i)} for i in range(parameters["texts"]))
-        _write_jsonl(folder / "texts/train.jsonl", told)
+        lines = ({"id": f"text-{i:06d}", "text": texts(seed, i)} for i in range(parameters["texts"]))
+        _write_jsonl(folder / "texts/train.jsonl", lines)
 
     if parameters["classes"]:
         _write_tar(folder / "classes/classes-00000.tar", _class_members(seed, parameters["classes"], size))
@@ -176,20 +131,21 @@ def _fill(folder: Path, parameters: dict[str, Any]) -> None:
         _write_json(folder / "classes/classes.json", {"names": list(names.values()), "reserved": reserved})
 
 
-def _pair_members(seed: int, split: str, shown: list[Scene], size: int, said: int, placed: float) -> Members:
+def _pair_members(split: str, scenes: list[Scene], parameters: dict[str, Any]) -> Members:
+    seed, size, n = (parameters[name] for name in ("seed", "size", "captions_per_image"))
     holding = defaultdict(list)  # the scenes in which certain things are found, however arranged
-    for one in shown:
-        for kinds in {some for n in (2, 3, 4) for some in combinations(_kinds(one), n)}:
+    for one in scenes:
+        for kinds in {some for n_things in (2, 3, 4) for some in combinations(_kinds(one), n_things)}:
             holding[kinds].append(one)
-    for i, one in enumerate(shown):
+    for i, one in enumerate(scenes):
         rng = random.Random(f"captions/{seed}/{split}/{i}")
         if split == "train":
-            told = captions(one, rng, said, placed)
-        else:  # marks are only fair if a caption fits one image
+            written = captions(one, rng, n, parameters.get("placed", PLACED))
+        else:  # scores are only fair if a caption fits one image
             others = [other for other in holding[_kinds(one)] if other is not one]
-            told = [full_caption(one, rng, unlike=others) for _ in range(said)]
+            written = [full_caption(one, rng, unlike=others) for _ in range(n)]
         truth = {
-            "captions": told,
+            "captions": written,
             "objects": [asdict(thing) for thing in one.things],
             "boxes": boxes(one, size),
             "relations": relations(one),
@@ -207,19 +163,19 @@ def _class_members(seed: int, count: int, size: int) -> Members:
         yield from _image(f"class-{i:06d}", one, size, {"label": label, "label_name": label_name})
 
 
-def _image(key: str, shown: Scene, size: int, meta: dict) -> Members:
+def _image(key: str, drawn: Scene, size: int, meta: dict) -> Members:
     png = io.BytesIO()
-    draw(shown, size).save(png, "PNG", compress_level=1)
+    draw(drawn, size).save(png, "PNG", compress_level=1)
     yield f"{key}.png", png.getvalue()
     yield f"{key}.json", json.dumps({"key": key, "width": size, "height": size, **meta}).encode()
 
 
-def _asked(
-    seed: int, split: str, shown: list[Scene], ask: Callable[[Scene, random.Random], list[dict]]
+def _tasks(
+    seed: int, split: str, scenes: list[Scene], make: Callable[[Scene, random.Random], list[dict]]
 ) -> Iterator[dict]:
-    for i, one in enumerate(shown):
-        rng = random.Random(f"{ask.__name__}/{seed}/{split}/{i}")
-        yield from ({"image": f"{split}-{i:06d}", **item} for item in ask(one, rng))
+    for i, one in enumerate(scenes):
+        rng = random.Random(f"{make.__name__}/{seed}/{split}/{i}")
+        yield from ({"image": f"{split}-{i:06d}", **item} for item in make(one, rng))
 
 
 def _foil_items(one: Scene, rng: random.Random) -> list[dict]:
@@ -252,11 +208,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _fingerprint(path: Path) -> dict:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": hash_file(path)}
 
 
 def _check(folder: Path, parameters: dict) -> dict:

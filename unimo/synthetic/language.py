@@ -1,6 +1,6 @@
 """The words of `scenes`, and a reader that understands captions and checks them against a scene.
 
-The reader knows only words and geometry, not how `scene_captions` writes: whatever a model says is read the
+The reader knows only words and geometry, not how `captions` writes: whatever a model generates is read the
 same way.
 """
 
@@ -9,6 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from itertools import permutations
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from unimo.synthetic.world import COLOURS, Scene, Thing, holds, places
 
@@ -74,8 +78,8 @@ _ITEM = re.compile(
 def parse_caption(text: str) -> list[dict]:
     """The mentions of a caption, in order: dicts of colour, shape, size, count, relations and places.
 
-    What stays unsaid is None (colour, size). relations: [(name, index of the other mention)], the index None
-    where an ungrammatical caption names no other; places: names as in `scene_world.places`. Unknown words are
+    What is not stated is None (colour, size). relations: [(name, index of the other mention)], the index None
+    where an ungrammatical caption names no other; places: names as in `world.places`. Unknown words are
     skipped.
     """
     mentions: list[dict] = []
@@ -100,18 +104,18 @@ def _mention(match: re.Match, mentions: list[dict]) -> int:
     adjectives, noun = match["adjectives"].split(), match["noun"]
     colours = [word for word in adjectives if word in COLOURS]
     sizes = [_SIZES[word] for word in adjectives if word in _SIZES]
-    said = {
+    stated = {
         "colour": " ".join(colours) or None,  # "a red blue circle" has a colour that fits nothing
         "shape": _NOUNS.get(noun) or _PLURALS[noun],
         "size": " ".join(sizes) or None,
     }
     if match["first"] == "the":
         for i, earlier in enumerate(mentions):
-            if all(value is None or value == earlier[key] for key, value in said.items()):
+            if all(value is None or value == earlier[key] for key, value in stated.items()):
                 return i
     number = NUMBERS.index(match["first"]) if match["first"] in NUMBERS else 0
     count = number or (2 if noun in _PLURALS else 1)
-    mentions.append({**said, "count": count, "relations": [], "places": []})
+    mentions.append({**stated, "count": count, "relations": [], "places": []})
     return len(mentions) - 1
 
 
@@ -133,7 +137,7 @@ def _state(items: list[tuple[str, str, list[int]]], mentions: list[dict]) -> Non
 
 
 def caption_is_true(text: str, a_scene: Scene) -> bool:
-    """Whether the caption mentions something, and distinct things of the scene are all that it says.
+    """Whether the caption mentions something, and distinct things of the scene are all that it states.
 
     "two red circles" is true where exactly two things are red circles; "a red circle" where at least one is.
     """
@@ -173,22 +177,9 @@ def caption_attributes(text: str, a_scene: Scene) -> tuple[int, int]:
 
     total is the larger of the numbers of things mentioned and present. correct is the largest number of
     mentioned things that can each be given a thing of its own with that colour and shape, and that size where
-    one is said.
+    one is stated.
     """
-    said = [mention for mention in parse_caption(text) for _ in range(mention["count"])]
-    fits = [
-        [k for k, thing in enumerate(a_scene.things) if mention["colour"] and _fits(mention, thing)] for mention in said
-    ]
-    given: dict[int, int] = {}  # thing -> mention: maximum matching by augmenting paths (Kuhn's algorithm)
-
-    def place(m: int, tried: set[int]) -> bool:
-        for k in fits[m]:
-            if k not in tried:
-                tried.add(k)
-                if k not in given or place(given[k], tried):
-                    given[k] = m
-                    return True
-        return False
-
-    correct = sum(place(m, set()) for m in range(len(said)))
-    return correct, max(len(said), len(a_scene.things))
+    mentions = [mention for mention in parse_caption(text) for _ in range(mention["count"])]
+    fits = [[bool(mention["colour"]) and _fits(mention, thing) for thing in a_scene.things] for mention in mentions]
+    given = maximum_bipartite_matching(csr_matrix(fits)) if mentions else np.zeros(0)
+    return int((given >= 0).sum()), max(len(mentions), len(a_scene.things))

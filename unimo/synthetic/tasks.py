@@ -1,4 +1,4 @@
-"""What can be asked of a scene: foils (hard negatives), questions, sentences that follow or do not.
+"""Tasks of a scene: foils (hard negatives), questions, sentences that follow or do not.
 
 No sentence made here names a reserved combination that its scene does not contain, so all of it may be
 trained on.
@@ -17,7 +17,7 @@ from unimo.synthetic.captions import Description, captions, plan, write
 from unimo.synthetic.language import NUMBERS, RELATION_WORDS, SHAPE_WORDS, caption_is_true, plural
 from unimo.synthetic.world import COLOURS, OPPOSITE, RESERVED, SHAPES, TRAINED, Scene, holds
 
-ATTEMPTS = 20  # plans tried before a scene is said to have no foil of a kind; a sentence is worth fewer
+ATTEMPTS = 20  # plans tried before a scene has no foil of a kind; a sentence is worth fewer
 
 
 class Foil(NamedTuple):
@@ -48,13 +48,13 @@ def bag_of_words(text: str) -> Counter[str]:
 
 def _foil(a_scene: Scene, kind: str, rng: random.Random, attempts: int = ATTEMPTS) -> Foil | None:
     for _ in range(attempts):
-        told = plan(a_scene, rng)
-        if any(mention.again for mention in told.mentions):
+        description = plan(a_scene, rng)
+        if any(mention.again for mention in description.mentions):
             continue  # "another red circle" would become nonsense when its fellow changes
-        changed = CHANGES[kind](told, rng)
+        changed = CHANGES[kind](description, rng)
         if changed is None or len({mention.kind for mention in changed.mentions}) < len(changed.mentions):
             continue  # equal mentions would leave open what "the red circle" means
-        positive, negative = write(told), write(changed)
+        positive, negative = write(description), write(changed)
         if kind != "object" and bag_of_words(positive) != bag_of_words(negative):
             continue
         if not caption_is_true(negative, a_scene):
@@ -62,36 +62,38 @@ def _foil(a_scene: Scene, kind: str, rng: random.Random, attempts: int = ATTEMPT
     return None
 
 
-def _exchange_colours(told: Description, rng: random.Random) -> Description | None:
-    i, j = rng.sample(range(len(told.mentions)), 2)
-    a, b = told.mentions[i], told.mentions[j]
+def _exchange_colours(description: Description, rng: random.Random) -> Description | None:
+    i, j = rng.sample(range(len(description.mentions)), 2)
+    a, b = description.mentions[i], description.mentions[j]
     if a.colour == b.colour or RESERVED & {(b.colour, a.shape), (a.colour, b.shape)}:
         return None
-    return _with(told, {i: replace(a, colour=b.colour), j: replace(b, colour=a.colour)})
+    return _with(description, {i: replace(a, colour=b.colour), j: replace(b, colour=a.colour)})
 
 
-def _exchange_places(told: Description, rng: random.Random) -> Description:
-    i, j = rng.sample(range(len(told.mentions)), 2)
-    return _with(told, {i: told.mentions[j], j: told.mentions[i]})
+def _exchange_places(description: Description, rng: random.Random) -> Description:
+    i, j = rng.sample(range(len(description.mentions)), 2)
+    return _with(description, {i: description.mentions[j], j: description.mentions[i]})
 
 
-def _replace_one(told: Description, rng: random.Random) -> Description | None:
-    i = rng.randrange(len(told.mentions))
-    mention = told.mentions[i]
+def _replace_one(description: Description, rng: random.Random) -> Description | None:
+    i = rng.randrange(len(description.mentions))
+    mention = description.mentions[i]
     if rng.random() < 0.5:
         changed = replace(mention, colour=rng.choice(list(COLOURS)))
     else:
         shape = rng.choice(SHAPES)
-        if shape in {other.shape for other in told.mentions}:
+        if shape in {other.shape for other in description.mentions}:
             return None  # "the circle" must go on meaning one thing
         changed = replace(mention, shape=shape, noun=SHAPE_WORDS[shape][0])
     if changed.kind in RESERVED:
         return None
-    return _with(told, {i: changed})
+    return _with(description, {i: changed})
 
 
-def _with(told: Description, changed: dict) -> Description:
-    return replace(told, mentions=tuple(changed.get(i, mention) for i, mention in enumerate(told.mentions)))
+def _with(description: Description, changed: dict) -> Description:
+    return replace(
+        description, mentions=tuple(changed.get(i, mention) for i, mention in enumerate(description.mentions))
+    )
 
 
 CHANGES: dict[str, Callable[[Description, random.Random], Description | None]] = {
@@ -111,8 +113,8 @@ def questions(a_scene: Scene, rng: random.Random) -> list[dict]:
         "relation": _relation_question,
         "compare": _compare_question,
     }
-    asked = ((name, maker(a_scene, rng)) for name, maker in makers.items())
-    return [{"question": found[0], "answer": found[1], "type": name} for name, found in asked if found]
+    made = ((name, maker(a_scene, rng)) for name, maker in makers.items())
+    return [{"question": found[0], "answer": found[1], "type": name} for name, found in made if found]
 
 
 def _count_question(a_scene: Scene, rng: random.Random) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """The world of `scenes`: a few flat things on a light ground, how they lie, and how they are drawn.
 
-Everything is a pure function of (seed, split, index). All lengths are shares of the image's side, x to the
+Everything is a pure function of (seed, split, index). All lengths are fractions of the image's side, x to the
 right and y downwards, so one scene can be drawn at any size.
 
     split           what it holds
@@ -38,10 +38,7 @@ COLOURS = {
     "black": (24, 24, 26),
 }
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "diamond", "ring")
-SIZES = {
-    "small": 10 / 64,
-    "large": 14 / 64,
-}  # side of the bounding box; smaller is unreadable
+SIZES = {"small": 10 / 64, "large": 14 / 64}  # side of the bounding box; smaller is unreadable
 FIELDS = 4  # per side of the board
 JITTER = 1 / 64  # how far a thing stands from the middle of its field, at most, each way
 GROUNDS = ((240, 240, 238), (246, 238, 222), (226, 236, 246), (228, 242, 228), (244, 230, 236))
@@ -54,7 +51,7 @@ TRAINED = tuple(combination for combination in COMBINATIONS if combination not i
 SPLITS = ("train", "heldout", "compositional")
 HELDOUT_PART = 8  # one bag in eight is held out
 MARGIN = 9 / 64  # a relation is stated only where centres differ by this much: any two things have one
-EQUAL_SHARE = 0.25  # how often a thing repeats the colour and shape of an earlier one
+REPEATED = 0.25  # how often a thing repeats the colour and shape of an earlier one
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
@@ -83,7 +80,7 @@ class Scene:
 def scene(seed: int, split: str, index: int, *, objects: tuple[int, int] = (2, 4), twins: float = 0.5) -> Scene:
     """Scene `index` of a split, with `objects` = (fewest, most) things.
 
-    twins: share of the couples (2k, 2k + 1) that are twins. Raises UsageError on an unknown split or an
+    twins: fraction of the couples (2k, 2k + 1) that are twins. Raises UsageError on an unknown split or an
     impossible number.
     """
     if split not in SPLITS:
@@ -91,7 +88,7 @@ def scene(seed: int, split: str, index: int, *, objects: tuple[int, int] = (2, 4
     if not 2 <= objects[0] <= objects[1] <= 4:
         raise UsageError("impossible number of objects", got=objects, expected="2 <= fewest <= most <= 4")
     if not 0 <= twins <= 1:
-        raise UsageError("impossible share of twins", got=twins, expected="0 <= twins <= 1")
+        raise UsageError("impossible fraction of twins", got=twins, expected="0 <= twins <= 1")
     couple, second = divmod(index, 2)
     rng = random.Random(f"scene/{seed}/{split}/{couple}")
     first_scene = _random_scene(rng, split, objects)
@@ -179,7 +176,7 @@ def _random_scene(rng: random.Random, split: str, objects: tuple[int, int]) -> S
     while True:  # one draw in HELDOUT_PART fits the rarest split: this ends
         kinds = [rng.choice(TRAINED)]
         for _ in range(rng.randint(*objects) - 1):
-            kinds.append(rng.choice(kinds) if rng.random() < EQUAL_SHARE else rng.choice(TRAINED))
+            kinds.append(rng.choice(kinds) if rng.random() < REPEATED else rng.choice(TRAINED))
         if split == "compositional":
             kinds[rng.randrange(len(kinds))] = rng.choice(sorted(RESERVED))
         if len(set(kinds)) > 1 and in_split(kinds, split):  # equal things alone could not be told apart

@@ -13,7 +13,9 @@ from unimo.errors import DataError
 from unimo.evaluation.zero_shot.context import EvalContext, Paths, choose
 from unimo.json_files import load_json
 from unimo.metrics.intervals import fraction_score, sums_score
-from unimo.synthetic.dataset import Scene, Thing, caption_attributes, caption_is_true, texts
+from unimo.synthetic.captions import texts
+from unimo.synthetic.language import caption_attributes, caption_is_true
+from unimo.synthetic.world import Scene, Thing
 
 MANIFEST = "world.json"
 
