@@ -52,8 +52,8 @@ class Texts:
 class Regions:
     """Detected regions of N images in a rectangle of R rows, row 0 the whole image (spec unimo §1.5).
 
-    features: (N, R, F); boxes: (N, R, 5), corners and area as shares of the image; lengths: (N,) rows that are there,
-    at least 1: a sample without regions is a request without an image.
+    features: (N, R, F); boxes: (N, R, 5), corners and area as fractions of the image; lengths: (N,) rows that there
+    are, at least 1: a sample without regions is a request without an image.
     classes: (N, R, K) the detector's probabilities, for masked region modelling, or None.
     """
 
@@ -82,7 +82,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's share of one step.
+    """One rank's part of one step.
 
     pixels: (N, 3, S, S) uint8. image_groups / text_groups: name -> (first, last + 1) range of images / texts, such
     as "pairs" or "texts.masked". targets: objective -> Targets. extra: anything else an objective drew for itself.

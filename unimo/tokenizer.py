@@ -22,9 +22,7 @@ from unimo.errors import DataError, UsageError
 from unimo.json_files import write_json
 
 SPACE = "Ġ"  # how the byte alphabet of GPT-2 writes a space
-WORTH_CORES = (
-    8192  # characters; waking the other cores for fewer takes longer than they save, above all if they are busy
-)
+WORTH_CORES = 8192  # characters; for fewer, waking the other cores takes longer than they save
 
 
 class Tokenizer:
@@ -144,11 +142,8 @@ class Tokenizer:
     def _row(self, ids: Iterable[int] | np.ndarray) -> np.ndarray:
         row = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), dtype=np.int64)
         if len(row) and not 0 <= row.min() <= row.max() < self.vocab_size:
-            raise UsageError(
-                "An id outside the vocabulary",
-                got=int(row.min()) if row.min() < 0 else int(row.max()),
-                expected=f"0 to {self.vocab_size - 1}",
-            )
+            got, expected = int(row.min() if row.min() < 0 else row.max()), f"0 to {self.vocab_size - 1}"
+            raise UsageError("An id outside the vocabulary", got=got, expected=expected)
         return row
 
 
@@ -166,13 +161,9 @@ def _not_text(texts: list) -> DataError:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            return DataError(
-                "A text holds half of a surrogate pair, which is no character",
-                where=f"text {i}, character {error.start}",
-                got=f"U+{ord(text[error.start]):04X}",
-                expected="characters that UTF-8 can write",
-                do="repair the file that the text was read from",
-            )
+            what, do = "A text holds half of a surrogate pair, which is no character", "repair its file"
+            where, got = f"text {i}, character {error.start}", f"U+{ord(text[error.start]):04X}"
+            return DataError(what, where=where, got=got, expected="characters that UTF-8 can write", do=do)
     return DataError("The tokenizer refused these texts", got=f"{len(texts)} texts")
 
 
@@ -181,9 +172,8 @@ def _asset_lines(name: str) -> list[str]:
     try:
         return gzip.decompress(path.read_bytes()).decode().splitlines()
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            "The vocabulary shipped with unimo is damaged", where=path, got=error, do="reinstall unimo"
-        ) from error
+        what, do = "The vocabulary shipped with unimo is damaged", "reinstall unimo"
+        raise DataError(what, where=path, got=error, do=do) from error
 
 
 FIRST_POSITION = 2  # as in RoBERTa, 1 marks padding (spec unimo2 §5.2)

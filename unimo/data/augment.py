@@ -18,7 +18,7 @@ from unimo.config import setting
 class Views:
     """How far a random view may stray from the image."""
 
-    crop: float = setting(1.0, "smallest share of the area a random crop keeps; 1 = no crop", above=0, at_most=1)
+    crop: float = setting(1.0, "smallest fraction of the area a random crop keeps; 1 = no crop", above=0, at_most=1)
     flip: float = setting(
         0.0, "chance of a left-right flip; keep it 0 where captions speak of left and right", at_least=0, at_most=1
     )
@@ -49,9 +49,9 @@ def view(image: np.ndarray, size: int, views: Views, rng: np.random.Generator) -
     side = image.shape[0]
     area, left, top, flip, grey, ratio = rng.random(6)
     strengths = 1 + views.jitter * (2 * rng.random(3) - 1)
-    share = views.crop + (1 - views.crop) * area
+    fraction = views.crop + (1 - views.crop) * area
     stretch = np.exp((2 * ratio - 1) * np.log(4 / 3)) if views.crop < 1 else 1.0
-    width, height = (min(1.0, np.sqrt(share * s)) * side for s in (stretch, 1 / stretch))
+    width, height = (min(1.0, np.sqrt(fraction * s)) * side for s in (stretch, 1 / stretch))
     if (width, height) != (size, size) or side != size:
         x, y = left * (side - width), top * (side - height)
         whole = Image.fromarray(image)

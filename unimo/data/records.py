@@ -99,9 +99,8 @@ def dialogue_record(
     each turn may take max_source_length tokens.
     """
     if turn_rows < 2:
-        raise UsageError(
-            "A table of turns without room for a turn", where="turn_rows", got=turn_rows, expected="2 or more"
-        )
+        what = "A table of turns without room for a turn"
+        raise UsageError(what, where="turn_rows", got=turn_rows, expected="2 or more")
     if not len(turns):
         raise DataError("A dialogue without a turn", where=where, expected="at least the question to be answered")
     first = max(0, len(turns) - (turn_rows - 1))
@@ -131,13 +130,10 @@ def read_field(field: str, tokenizer: Tokenizer | None = None, *, where: object 
             ids[i] = from_gpt2[int(word)]
         else:
             meant = None if word.isdigit() else nearest(word, SPECIALS)
-            raise DataError(
-                "Neither a GPT-2 id nor a special token",
-                where=f"{where}, word {i}",
-                got=word,
-                expected=f"0 to {len(from_gpt2) - 1}, or one of {' '.join(SPECIALS)}",
-                do=f"did you mean {meant}?" if meant else "encode plain text with unimo.tokenizer instead",
-            )
+            expected = f"0 to {len(from_gpt2) - 1}, or one of {' '.join(SPECIALS)}"
+            do = f"did you mean {meant}?" if meant else "encode plain text with unimo.tokenizer instead"
+            what = "Neither a GPT-2 id nor a special token"
+            raise DataError(what, where=f"{where}, word {i}", got=word, expected=expected, do=do)
     return ids
 
 
@@ -168,10 +164,8 @@ def _checked(ids: Ids, max_length: int, min_length: int, where: str) -> np.ndarr
     if row.ndim != 1 or row.dtype.kind not in "iu":
         raise DataError("Not a row of ids", where=where, got=f"{row.dtype} {row.shape}", expected="whole numbers (n,)")
     if not 0 <= row.min() <= row.max() < Tokenizer.vocab_size:
-        outside = row[(row < 0) | (row >= Tokenizer.vocab_size)][0]
-        raise DataError(
-            "An id outside the vocabulary", where=where, got=outside, expected=f"0 to {Tokenizer.vocab_size - 1}"
-        )
+        outside, expected = row[(row < 0) | (row >= Tokenizer.vocab_size)][0], f"0 to {Tokenizer.vocab_size - 1}"
+        raise DataError("An id outside the vocabulary", where=where, got=outside, expected=expected)
     return row.astype(np.int64)
 
 

@@ -53,15 +53,14 @@ def image_regions(
     if most is not None and most < 2:
         raise UsageError("No room for a region beside [IMG]", where="most", got=most, expected="2 or more")
     vectors = box_vectors(boxes, width, height, where=where)
-    seen, placed = with_global(_one_row_each(features, len(vectors), "feature", where), vectors)
-    if classes is None:
-        return ImageRegions(seen[:most], placed[:most])
-    named = _mean_first(_one_row_each(classes, len(vectors), "class probability", where))
-    return ImageRegions(seen[:most], placed[:most], named[:most])
+    tables = [*with_global(_one_row_each(features, len(vectors), "feature", where), vectors)]
+    if classes is not None:
+        tables.append(_mean_first(_one_row_each(classes, len(vectors), "class probability", where)))
+    return ImageRegions(*(table[:most] for table in tables))
 
 
 def box_vectors(boxes: ArrayLike, width: float, height: float, *, where: object = "this image") -> np.ndarray:
-    """(R, 4) corners x1, y1, x2, y2 in pixels -> (R, 5) float32: x1 / W, y1 / H, x2 / W, y2 / H, share of the area.
+    """(R, 4) corners x1, y1, x2, y2 in pixels -> (R, 5) float32: x1 / W, y1 / H, x2 / W, y2 / H, fraction of the area.
 
     Raises DataError if there is no box, a corner is no number or outside the image, a box ends before it begins, or
     the image has no size.
@@ -73,19 +72,14 @@ def box_vectors(boxes: ArrayLike, width: float, height: float, *, where: object 
         raise DataError("Not a table of boxes", where=where, got=corners.shape, expected="(R, 4), R at least 1")
     x1, y1, x2, y2 = corners.T
     outside = (np.minimum(x1, y1) < -EDGE) | (x2 > width + EDGE) | (y2 > height + EDGE)
+    do = "check that corners are x1, y1, x2, y2, and which of the sizes is the width"
     for wrong, what, expected in (
         ((x2 < x1) | (y2 < y1), "A box ends before it begins", "x1 <= x2 and y1 <= y2"),
         (outside, "A box lies outside its image", f"within {width} x {height}"),
     ):
         if wrong.any():
             i = int(wrong.argmax())
-            raise DataError(
-                what,
-                where=f"{where}, region {i}",
-                got=corners[i].tolist(),
-                expected=expected,
-                do="check that corners are x1, y1, x2, y2, and which of the sizes is the width",
-            )
+            raise DataError(what, where=f"{where}, region {i}", got=corners[i].tolist(), expected=expected, do=do)
     w, h = np.float32(width), np.float32(height)
     return np.stack([x1 / w, y1 / h, x2 / w, y2 / h, (y2 - y1) * (x2 - x1) / (w * h)], axis=1)
 
@@ -103,10 +97,10 @@ def stack_regions(images: Sequence[ImageRegions]) -> Regions:
         raise UsageError("An image without regions", expected="at least [IMG]", do="ask without an image instead")
     classes = [image.classes for image in images if image.classes is not None]
     return Regions(
-        features=_filled([image.features for image in images]),
-        boxes=_filled([image.boxes for image in images]),
+        features=_rectangle([image.features for image in images]),
+        boxes=_rectangle([image.boxes for image in images]),
         lengths=torch.tensor([len(image) for image in images]),
-        classes=_filled(classes) if len(classes) == len(images) else None,
+        classes=_rectangle(classes) if len(classes) == len(images) else None,
     )
 
 
@@ -227,11 +221,9 @@ def _floats(fields: dict[str, str], name: str, rows: int, columns: int, where: o
     except ValueError as error:
         raise DataError("Not base64", where=f"{where}, {name}", got=error, do="fetch the file again") from None
     if len(data) != 4 * rows * columns:
+        expected = f"{4 * rows * columns} ({rows} rows of {columns} float32)"
         raise DataError(
-            "A table of another size",
-            where=f"{where}, {name}",
-            got=f"{len(data)} bytes",
-            expected=f"{4 * rows * columns} ({rows} rows of {columns} float32)",
+            "A table of another size", where=f"{where}, {name}", got=f"{len(data)} bytes", expected=expected
         )
     return np.frombuffer(data, "<f4").astype(np.float32).reshape(rows, columns)
 
@@ -250,9 +242,8 @@ def _table(values: ArrayLike, what: str, where: object) -> np.ndarray:
     finite = np.isfinite(table).all(axis=1)
     if not finite.all():
         i = int(finite.argmin())
-        raise DataError(
-            f"A {what} is not finite", where=f"{where}, region {i}", got=table[i][~np.isfinite(table[i])][0]
-        )
+        got = table[i][~np.isfinite(table[i])][0]
+        raise DataError(f"A {what} is not finite", where=f"{where}, region {i}", got=got)
     return table
 
 
@@ -267,6 +258,6 @@ def _mean_first(table: np.ndarray) -> np.ndarray:
     return np.concatenate([table.mean(axis=0, keepdims=True), table])
 
 
-def _filled(tables: Sequence[np.ndarray]) -> torch.Tensor:
+def _rectangle(tables: Sequence[np.ndarray]) -> torch.Tensor:
     """Tables of different heights as (N, R, columns), zeros below the shorter ones."""
     return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(table) for table in tables], batch_first=True)

@@ -11,7 +11,7 @@ from unimo.tokenizer import Tokenizer
 
 
 def joined(segments: Sequence[np.ndarray], max_length: int) -> np.ndarray:
-    """(n,) int64 framed ids, n <= longest. Too long rows lose the end of whichever segment is longest, token by token.
+    """(n,) int64 framed ids, n <= max_length. Too long rows lose the end of their longest segment, token by token.
 
     segments: token ids without special ones. An empty segment keeps its [SEP].
     """
