@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from unimo.errors import UsageError
+
 
 def repeated(parameters: list[Any], args: list[str]) -> list[str]:
     """Arguments with a flag before each of several values: --pairs a b as --pairs a --pairs b.
@@ -36,11 +38,23 @@ def repeated(parameters: list[Any], args: list[str]) -> list[str]:
 
 
 class Verbs(TyperGroup):
-    """A group whose verbs take several values after one flag."""
+    """A group whose verbs take several values after one flag, and answer options of other tools with ours."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
         return name, command, rest if command is None else repeated(command.params, rest)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as fault:  # of the parser, whose classes are typer's own or click's
+            from unimo.config.aliases import option_hint
+
+            option = getattr(fault, "option_name", None) if hasattr(fault, "possibilities") else None
+            hint = option_hint(option) if option else None
+            if hint is None:
+                raise
+            raise UsageError("no such option", where=option, got=option, do=hint) from fault
 
 
 app = typer.Typer(

@@ -30,19 +30,29 @@ def tell(error: UnimoError) -> None:
     mine = _rank()
     if mine is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is to be said is short; SIGKILL is for what hangs
+    where = "" if mine is None else f" on rank {mine if error.rank is None else error.rank}"
     parts = error.parts()
-    head = "stopped" if isinstance(error, Restart) else "error"  # what was asked for is no error
-    if mine is not None:
-        head += f" on rank {mine if error.rank is None else error.rank}"
     if mine in (None, 0):
-        lines = [f"{head}: {parts.pop('what')}"]
+        if isinstance(error, Restart):  # what was asked for is no error
+            parts["do"] = go_on()
+            lines = [f"{parts.pop('what')}; continue with: {parts.pop('do')}"]
+        else:
+            lines = [f"error{where}: {parts.pop('what')}"]
         lines += [f"  {name + ':':<10}{value}" for name, value in parts.items()]
     elif error.rank in (None, mine):
-        lines = [f"{head}: {error.one_line()}"]
+        lines = [f"error{where}: {error.one_line()}"]
     else:
-        lines = [f"rank {mine} ends: {head}: {error.what}"]
+        lines = [f"rank {mine} ends: error{where}: {error.what}"]
     sys.stderr.write("\n".join(lines) + "\n")
     sys.stderr.flush()
+
+
+def go_on() -> str:
+    """The command that goes on with a run that was asked to stop."""
+    words = sys.argv[1:]
+    resume = words[:1] in (["pretrain"], ["finetune"]) and "--resume" not in words
+    line = shlex.join(["unimo", *words, *["--resume"] * resume])
+    return line if _rank() is None else f"torchrun ... -m {line}"
 
 
 @contextlib.contextmanager

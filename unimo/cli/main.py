@@ -14,11 +14,13 @@ from typing import Annotated
 
 import typer
 
-from unimo import __version__
+from unimo import __version__, threads
 from unimo.cli.app import app, say
 from unimo.cli.failures import Terminated, named, tell, terminated, until_told
 from unimo.cli.output import tolerant
 from unimo.errors import ResourceError, UnimoError
+
+READER_GONE = (errno.EPIPE, errno.EBADF)  # it had read enough, as `head` has
 
 
 @app.callback(invoke_without_command=True)
@@ -34,14 +36,12 @@ class Interrupted(BaseException):
 
 def main() -> None:
     """Runs the command line; every known fault ends as a few readable lines and its own exit code."""
+    threads.set_up()
     with tolerant() as output, _interruptible(), until_told():
         code = _run()
         if output.lost is not None and not code:
             code = 1 if output.lost.errno in READER_GONE else ResourceError.exit_code
     sys.exit(code)
-
-
-READER_GONE = (errno.EPIPE, errno.EBADF)  # it had read enough, as `head` has
 
 
 def _run() -> int:
@@ -50,7 +50,7 @@ def _run() -> int:
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except Interrupted:
-        print("stopped by Ctrl-C", file=sys.stderr)
+        print("\n" * sys.stderr.isatty() + "stopped by Ctrl-C", file=sys.stderr)  # a terminal shows ^C
         return 128 + signal.SIGINT
     except Terminated as ended:
         tell(terminated(ended))

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from unimo import checkpoint, distributed, rng
+from unimo import checkpoint, distributed, rng, threads
 from unimo.config import to_dict
 from unimo.data.workers import batches
 from unimo.errors import NumericsError, Restart, UsageError, WeightsError
@@ -126,7 +126,8 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
         names = [name for objective in job.active.values() for name in objective.parts]
         meter = stack.enter_context(closing(Meter(matmul_rate(device, dtype), say, names)))
         size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
-        say(f"{job.headline} | {size} | {device.type} x {world}, {str(dtype).removeprefix('torch.')}")
+        used = f"{device.type} x {world}, {str(dtype).removeprefix('torch.')}"
+        say(f"{job.headline} | {size} | {used}, {threads.describe(torch.get_num_threads())}")
 
         def facts() -> dict[str, Any]:
             known = {"settings": to_dict(settings), "data": job.fingerprints, "ema": bool(ema)}
