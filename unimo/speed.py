@@ -24,7 +24,7 @@ from unimo.config import override
 from unimo.errors import UsageError
 from unimo.evaluation.zero_shot.context import EvalContext
 from unimo.evaluation.zero_shot.retrieval import Retrieval
-from unimo.evaluation.zero_shot.retrieval_curve import SHORTLISTS, Curve, curve
+from unimo.evaluation.zero_shot.retrieval_curve import SHORTLISTS, Point, curve, table
 from unimo.inference import BATCH_SIZE, Pipeline, identity
 from unimo.machine import describe_machine
 from unimo.model.attention import Plan
@@ -158,11 +158,11 @@ def retrieval(
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Exhaustive and two-stage retrieval of one model on the same pairs: quality and speed of every shortlist.
+    """Exhaustive and two-stage retrieval of one model on the same pairs: quality and cost of every shortlist.
 
     limit, captions: at most so many images, and captions of each. shortlists: lengths; one beyond the gallery means
-    all. Returns what `unimo speed retrieval` writes: `curve` with the rows of `Curve.rows`, `scores` as an evaluation
-    has them, `facts`, and `table`.
+    all. Returns what `unimo speed retrieval` writes: `curve` with a row a length, `scores` as an evaluation has them,
+    `facts`, and `table`.
     """
     if not shortlists or min(shortlists) < 0:
         raise UsageError(
@@ -171,17 +171,16 @@ def retrieval(
     pipeline.matcher.require()
     context = EvalContext(pipeline, index_dir, regions=tuple(regions), batch_size=batch_size)
     task = Retrieval(tuple(pairs), limit=limit, captions=captions, seed=seed)
-    found = curve(context, task, shortlists, say=say)
+    gallery, points = curve(context, task, shortlists, say=say)
     facts = {
         "command": shlex.join(sys.argv),
         "model": str(pipeline.facts.get("path", "in memory")),
         "step": pipeline.facts.get("step"),
         "weights": identity(pipeline),
         "data": context.fingerprints,
-        "images": found.images,
-        "captions": found.captions,
-        "distinct captions": found.distinct,
-        "seconds of the towers": found.towers,
+        "images": len(gallery.items),
+        "captions": len(gallery.owner),
+        "distinct captions": len(gallery.strings),
         "pairs at a time": batch_size,
         "seed": seed,
         "unimo": __version__,
@@ -190,16 +189,16 @@ def retrieval(
     return {
         "benchmark": "retrieval",
         "facts": facts,
-        "scores": _scores(found),
-        "curve": found.rows(),
-        "table": found.table(),
+        "scores": _scores(points),
+        "curve": [point.to_row(points[-1]) for point in points],
+        "table": list(table(points)),
     }
 
 
-def _scores(found: Curve) -> list[dict[str, Any]]:
+def _scores(points: Sequence[Point]) -> list[dict[str, Any]]:
     """Rows as an evaluation.json has them."""
     rows = []
-    for point in found.points:
+    for point in points:
         length = "exhaustive" if point.shortlist is None else f"shortlist {point.shortlist}"
         for name, score in point.recalls.items():
             note = f"{point.passes:,} fused passes"

@@ -328,5 +328,3 @@ def test_tables_are_escaped_aligned_and_checked(tmp_path):
     lines = report.tables_text(whole).splitlines()
     assert lines[0] == "T <b>" and lines[-1] == "n"
     assert lines[1].index("long name") == lines[3].index("1 2") == lines[4].index("3")
-    with pytest.raises(DataError, match="unknown key"):
-        report.render({"title": "r", "tables": [{**table, "row": []}]}, tmp_path / "r.html")

@@ -16,18 +16,18 @@ def test_a_model_that_always_knows_gets_everything_right(tools, world, monkeypat
     pipeline = tools.random_pipeline()
     seen: dict[str, list] = {"rows": [], "places": []}
 
-    def peek(filler, rows, places, images, batch_size):
+    def peek(filler, rows, places, labels, images, batch_size):
         seen["rows"].append(rows)
         seen["places"].append(places)
-        return np.concatenate([answers.pop(0)[p] for p in places])
+        return np.concatenate([answers.pop(0)[p] for p in places]), np.full(len(labels), np.log(0.25))
 
     monkeypatch.setattr(MaskFiller, "best", peek)
     passages = ["a red circle is left of a blue square", "there are three things"]
     answers = [pipeline.encoder.frame(text) for text in passages]
     task = MaskedWords(passages=passages)
     filled = task.predict(EvalContext(pipeline))
-    (row,) = task.score(filled)
-    assert row["score"].value == 1.0
+    hits, perplexity = task.score(filled)
+    assert hits["score"].value == 1.0 and perplexity["score"].value == pytest.approx(4)
     # What was hidden is no longer readable, and specials never are hidden.
     for text, hidden_row, places in zip(passages, seen["rows"][0], seen["places"][0]):
         whole = pipeline.encoder.frame(text)
@@ -60,9 +60,9 @@ def test_texts_from_files_are_cut_and_counted(context, tmp_path):
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     filled = MaskedWords(texts=(str(tmp_path),), max_length=24).predict(context)["texts"]
     assert len(filled.labels) == int(np.ceil(0.15 * 24)) + 1
-    assert len(filled.said) == len(filled.labels) == len(filled.group)
+    assert len(filled.predicted) == len(filled.labels) == len(filled.group)
 
 
 def test_nothing_to_hide(context):
-    with pytest.raises(DataError, match="no word to hide"):
+    with pytest.raises(DataError, match="no word to mask"):
         MaskedWords(passages=[""]).predict(context)

@@ -189,25 +189,6 @@ def test_json_is_strict_says_what_it_could_not_write_and_renders_again(tmp_path)
         write_json({"title": "t", "facts": {"thing": object()}}, tmp_path / "x.json")
 
 
-@pytest.mark.parametrize(
-    ("report", "where", "hint"),
-    [
-        ({"title": "t", "score": []}, "report", "scores"),
-        ({"title": "t", "scores": [{"task": "a", "metrik": "b", "score": 1}]}, "scores[0]", "metric"),
-        ({"title": "t", "examples": [{"title": "g", "items": [{"lines": []}, {"line": []}]}]}, "items[1]", "lines"),
-        ({"facts": {}}, "report", "title"),
-        ({"title": "t", "curves": [{"title": "c"}]}, "curves[0]", "series"),
-        ({"title": "t", "scores": ["a"]}, "scores[0]", "str"),
-    ],
-)
-def test_a_report_off_the_schema_is_a_located_error(tmp_path, report, where, hint):
-    for write in (lambda: render(report, tmp_path / "x"), lambda: write_json(report, tmp_path / "x")):
-        with pytest.raises(DataError) as caught:
-            write()
-        assert where in str(caught.value) and hint in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_failed_write_leaves_the_old_page_and_nothing_else(tmp_path, monkeypatch):
     target = tmp_path / "new folder" / "report.html"
     assert "<h1>old</h1>" in (rendered({"title": "old"}, target.parent))

@@ -85,7 +85,7 @@ def test_all_captions_count_and_equal_ones_share_the_point(tmp_path, tools):
     assert scores["image to text R@1"].value == pytest.approx(0.5)
     assert scores["text to image R@1"].value == pytest.approx(0.5)
     one = Retrieval(task.pairs, shortlist=0, captions=1)
-    assert len(one.predict(EvalContext(model)).owner) == 2
+    assert len(one.predict(EvalContext(model)).gallery.owner) == 2
 
 
 def test_a_random_model_stays_at_chance(context, world):

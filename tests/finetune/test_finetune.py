@@ -21,7 +21,8 @@ import unimo
 from unimo import checkpoint
 from unimo.config import override
 from unimo.errors import DataError, Restart, UsageError
-from unimo.evaluation.evaluate import EvaluationData, evaluate
+from unimo.evaluation.evaluate import evaluate
+from unimo.evaluation.plan import EvaluationData
 from unimo.finetune.finetune import finetune
 from unimo.finetune.job import Task, prepared, start_without_head
 from unimo.finetune.settings import Finetuning, Ranking, TaskData

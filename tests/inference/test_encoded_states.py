@@ -47,12 +47,13 @@ def test_masked_ids_agree_with_one_row_at_a_time(tools):
     for some in (None, images):
         encoded = None if some is None else pipeline.encode_images(some)
         want = [
-            pipeline.mask_filler.probabilities(
-                row, place, None if some is None else pipeline.encode_images([some[i]])
-            ).argmax(-1)
+            pipeline.mask_filler.probabilities(row, place, None if some is None else pipeline.encode_images([some[i]]))
             for i, (row, place) in enumerate(zip(rows, places))
         ]
-        assert pipeline.mask_filler.best(rows, places, encoded, 2).tolist() == np.concatenate(want).tolist()
+        probabilities, labels = np.concatenate(want), np.array([5, 70, 900, 12])
+        best, logs = pipeline.mask_filler.best(rows, places, labels, encoded, 2)
+        assert best.tolist() == probabilities.argmax(-1).tolist()
+        np.testing.assert_allclose(np.exp(logs), probabilities[range(4), labels], rtol=1e-4)
 
 
 def test_nothing_passes_its_tower_twice(tools, world, monkeypatch):
@@ -62,7 +63,7 @@ def test_nothing_passes_its_tower_twice(tools, world, monkeypatch):
     monkeypatch.setattr(pipeline, "encode_images", lambda images, **more: counted.append(1) or encode(images, **more))
     context, task = EvalContext(pipeline), Retrieval((str(world / "heldout"),), shortlist=0)
     first, second = task.predict(context), task.predict(context)
-    assert counted == [1] and (first.cosine == second.cosine).all()
+    assert counted == [1] and (first.gallery.cosine == second.gallery.cosine).all()
 
 
 def test_samples_are_fixed_and_nested():

@@ -18,7 +18,8 @@ from unimo.config.aliases import ELSEWHERE, SETTINGS, TASKS, plain
 from unimo.config.values import group_type, hints_of
 from unimo.data.augment import Views
 from unimo.errors import ResourceError, UnimoError, UsageError, WeightsError
-from unimo.evaluation.evaluate import EvaluationData, evaluate
+from unimo.evaluation.evaluate import evaluate
+from unimo.evaluation.plan import EvaluationData
 from unimo.finetune.settings import Finetuning
 from unimo.model.build import SIZES, ModelSettings, build, rough_parameters
 from unimo.model.task_heads import HeadSettings

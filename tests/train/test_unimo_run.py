@@ -12,7 +12,8 @@ from tiny_run import bits_of, log_of, quiet
 from unimo import recipes
 from unimo.config import override
 from unimo.errors import DataError, UsageError
-from unimo.evaluation.evaluate import EvaluationData, evaluate
+from unimo.evaluation.evaluate import evaluate
+from unimo.evaluation.plan import EvaluationData
 from unimo.recipes.unimo import unimo_scenes
 from unimo.synthetic.dataset import write_world
 from unimo.train import loop as T

@@ -54,7 +54,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Plan:
-    """abilities: settings of `unimo.evaluation.evaluate.EvaluationData`; empty: no zero-shot task is repeated."""
+    """abilities: settings of `unimo.evaluation.plan.EvaluationData`; empty: no zero-shot task is repeated."""
 
     entries: tuple[Entry, ...]
     abilities: Mapping[str, Any] = field(default_factory=dict)

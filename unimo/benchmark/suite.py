@@ -34,7 +34,8 @@ from unimo.benchmark.table import PRETRAINED, in_order, page, task_rows, untrain
 from unimo.config import from_dict, override, to_dict
 from unimo.errors import UsageError
 from unimo.evaluation import report
-from unimo.evaluation.evaluate import EvaluationData, evaluate
+from unimo.evaluation.evaluate import evaluate
+from unimo.evaluation.plan import EvaluationData
 from unimo.evaluation.zero_shot.scenes import find_world
 from unimo.finetune.finetune import finetune
 from unimo.finetune.finished import DONE, finish, finished

@@ -21,7 +21,10 @@ def compare_runs(
     ],
     task: Annotated[list[str] | None, typer.Option(help="Only tasks whose name contains this.")] = None,
 ) -> None:
-    """Print what differs between runs and all their scores with intervals, as one table."""
+    """Print which run is better, whether unpaired data helped, what differs between runs, and all their scores.
+
+    Scores over the same items are compared item by item (paired 95 % interval).
+    """
     from unimo.evaluation.compare import compare
 
     say("\n".join(compare(runs, tasks=task or ())))
@@ -44,7 +47,7 @@ def measure_speed(
     """Time two ways to the same end in turns, and print their ratio.
 
     sharing: many texts beside one image; mask: who sees whom in a long packed row; one JSON line each. retrieval:
-    every pair fused, or a shortlist of each query only; the curve of quality and speed.
+    every pair fused, or a shortlist of each query only: recalls and fused passes by its length.
     """
     import json
 

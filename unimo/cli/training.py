@@ -19,6 +19,9 @@ def pretrain(
     images: Paths = None,
     pairs: Paths = None,
     column: Columns = None,
+    val_texts: Paths = None,
+    val_images: Paths = None,
+    val_pairs: Paths = None,
     out: Annotated[str | None, typer.Option(help="Folder of the run; default runs/RECIPE.")] = None,
     init_from: Annotated[
         str | None, typer.Option(help="Weights to start from: a run, saved folder or hub name.")
@@ -32,18 +35,23 @@ def pretrain(
     assignments: Sets = None,
     evaluation: Annotated[bool, typer.Option("--evaluate/--no-evaluate", help="Evaluate at the end.")] = True,
 ) -> None:
-    """Train on three folders (texts, images, pairs) and evaluate what came out."""
+    """Train on three folders (texts, images, pairs), validate on the way and evaluate what came out.
+
+    Validation: on --val-pairs and --val-texts, else on a part of the pairs and texts that is held out of training
+    (--set data.val_fraction=0: none).
+    """
     from dataclasses import replace
 
     from unimo import distributed, recipes
     from unimo.config import override
+    from unimo.evaluation.validation import validator
     from unimo.train.loop import check_folder, train
+    from unimo.train.pretraining import Pretraining
 
     run = recipes.find(recipe)
-    given: dict[str, Any] = {"texts": texts, "images": images, "pairs": pairs}
-    if any(given.values()):  # they replace the recipe's folders: what is not named is absent
-        folders: dict[str, Any] = {kind: tuple(paths or ()) for kind, paths in given.items()}
-        run = replace(run, data=replace(run.data, **folders))
+    given = {"texts": texts, "images": images, "pairs": pairs}
+    validation = {"val_texts": val_texts, "val_images": val_images, "val_pairs": val_pairs}
+    run = recipes.with_data(recipe, run, given, validation)
     if column:
         run = replace(run, data=replace(run.data, columns=tuple(column)))
     changes = list(assignments or ())
@@ -63,7 +71,7 @@ def pretrain(
         if rank == 0:
             run = recipes.with_world(recipe, run, folder, say)
     run = recipes.with_world(recipe, run, folder, lambda _: None)
-    train(run, folder, resume=resume, say=say)
+    train(Pretraining(run, validator), folder, resume=resume, say=say)
     distributed.stop()
     if rank == 0 and evaluation:
         from unimo.evaluation.evaluate import evaluate as run_evaluation
@@ -74,13 +82,29 @@ def pretrain(
 @app.command()
 def evaluate(
     model: Model,
+    pairs: Paths = None,
+    images: Paths = None,
+    texts: Paths = None,
+    foils: Annotated[str | None, typer.Option(help="A .jsonl of true and false captions of the pairs.")] = None,
+    regions: Paths = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; may be given several times.")] = None,
     out: Annotated[str | None, typer.Option(help="Folder of the report; default the run's own.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Begin no task after so long.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images in a forward pass.", min=1)] = 64,
     assignments: Sets = None,
 ) -> None:
-    """Score a model on everything its data allow; writes evaluation.json and report.html."""
-    from unimo.config import override
-    from unimo.evaluation.evaluate import EvaluationData
-    from unimo.evaluation.evaluate import evaluate as run_evaluation
+    """Score a model on the data given, else on its validation data; writes evaluation.json and report.html.
 
-    run_evaluation(model, out=out, data=override(EvaluationData(), assignments or ()), minutes=minutes, say=say)
+    Of --images the class names are read, of --texts and --pairs masked words; --pairs also give retrieval and captions.
+    """
+    from dataclasses import replace
+
+    from unimo.config import override
+    from unimo.evaluation.evaluate import evaluate as run_evaluation
+    from unimo.evaluation.plan import EvaluationData
+
+    given = {"pairs": pairs, "images": images, "texts": texts, "regions": regions, "tasks": task}
+    data = override(EvaluationData(), assignments or ())
+    changes: dict[str, Any] = {name: tuple(values) for name, values in given.items() if values}
+    data = replace(data, **changes, foils=foils or data.foils)
+    run_evaluation(model, out=out, data=data, minutes=minutes, batch_size=batch_size, say=say)

@@ -97,7 +97,7 @@ class Stream:
     size: side of the model's images in pixels. pair_views, image_views: how images are varied. rank, world: which
     shards are ours. cache_bytes: memory for decoded images, per worker. regions: kind -> detected regions of its
     images, for UNIMO, which sees no pixels. prepared: rewritings and neighbours of the pairs. steps: of the run, if
-    known.
+    known. held_out: kind -> items that are never read.
     """
 
     def __init__(
@@ -117,6 +117,7 @@ class Stream:
         regions: Mapping[str, Regions] | None = None,
         prepared: Prepared | None = None,
         steps: int | None = None,
+        held_out: Mapping[str, np.ndarray] | None = None,
     ):
         check_settings(budgets, "batch")
         self.corpora, self.budgets, self.objectives = corpora, budgets, list(objectives)
@@ -128,11 +129,14 @@ class Stream:
         # Room for random crops; without crops the images are kept at the size the model reads.
         self.kept_size = {kind: size if v.crop == 1 else round(size * 8 / 7) for kind, v in self.views.items()}
         imaged = [kind for kind in ("pairs", "images") if kind in corpora]
+        without = held_out or {}
         # Of images whose regions are bad there is nothing to see.
-        self.items = {kind: _usable(corpora[kind], self.regions.get(kind)) for kind in imaged}
+        usable = {kind: _usable(corpora[kind], self.regions.get(kind)) for kind in imaged}
+        self.items = {kind: np.setdiff1d(items, without.get(kind, ())) for kind, items in usable.items()}
         self.orders = {kind: Shuffled(len(self.items[kind]), seed, kind) for kind in imaged}
         if "texts" in corpora:
-            self.passages = passages(corpora["texts"].token_counts, budgets.passage_length - 2)
+            cut = passages(corpora["texts"].token_counts, budgets.passage_length - 2)
+            self.passages = cut[~np.isin(cut[:, 0], without.get("texts", ()))]
             lengths = self.passages[:, 2] - self.passages[:, 1] + 2
             budget = max(budgets.text_tokens // budgets.micro_batches, budgets.passage_length)
             self.bins = Bins(lengths, budget, seed, "texts")

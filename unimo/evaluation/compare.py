@@ -1,28 +1,56 @@
-"""Comparison of evaluated runs side by side: settings that differ, and every score with its verdict beside the first.
+"""Comparison of evaluated runs: an answer in a sentence, the settings that differ, every score with its verdict.
 
-A score is better or worse than the first run's where their 95 % intervals lie apart (`unimo.metrics.verdict`). Values
+Where two runs were scored on the same items, the difference has a paired 95 % interval and its verdict is that of a
+paired test; else a score is better or worse where the two 95 % intervals lie apart (`unimo.metrics.verdict`). Values
 that are no measurement with an interval, such as the dictionary's perplexity, are shown without a verdict.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from unimo.config import diff
 from unimo.errors import DataError, UsageError, nearest
+from unimo.evaluation.item_sums import ItemSums, read_sums
 from unimo.formatting import with_interval
 from unimo.json_files import load_json
-from unimo.metrics.verdict import is_smaller_better, verdict
+from unimo.metrics.paired import Comparison, paired_bootstrap
+from unimo.metrics.verdict import is_smaller_better, paired_verdict, verdict
 
 IGNORED = ("seed", "data.index_dir", "save_minutes", "keep", "log", "workers")
+UNPAIRED = ("data.texts", "data.images")  # settings in which runs with and without unpaired data differ
 REPORT, SETTINGS, SUITE, SWEEP = "evaluation.json", "settings.json", "benchmark.json", "summary.json"
+ANSWER = ("mean recall", "text to image R@1", "perplexity")  # beginnings of the metrics that answer, the first there is
 Row = Mapping[str, Any]
+Key = tuple[str, str]  # task and metric
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What a folder reports: score rows, what items added to them, and the settings of the run."""
+
+    path: Path
+    name: str
+    rows: dict[Key, Row]
+    sums: dict[Key, ItemSums]
+    settings: Row | None
+
+    @property
+    def unpaired(self) -> list[str]:
+        """Kinds of data without captions that the run read."""
+        settings = self.settings or {}
+        data, batch = settings.get("data", {}), settings.get("batch", {})
+        budgets = {"texts": batch.get("text_tokens", 1), "images": batch.get("images", 1)}
+        return [kind for kind, budget in budgets.items() if data.get(kind) and budget]
 
 
 def compare(folders: Sequence[str | Path], *, tasks: Sequence[str] = ()) -> list[str]:
-    """Lines of a Markdown page: first what was set otherwise than in the first run, then one row a score.
+    """Lines of a Markdown page: a sentence for each run beside the first, the settings that differ, one row a score.
 
     folders: runs, or folders or JSON files of reports, pre-trained or fine-tuned, or of `unimo benchmark`. tasks: only
     tasks whose name contains one of these. A score stands with its 95 % interval; a run without it has a dash.
@@ -31,27 +59,70 @@ def compare(folders: Sequence[str | Path], *, tasks: Sequence[str] = ()) -> list
     if len(folders) < 2:
         raise UsageError("one run is no comparison", got=len(folders), expected="two or more folders")
     paths = [Path(folder) for folder in folders]
-    reports = [_scores(path) for path in paths]
-    names = [path.name for path in paths]
-    if len({*names}) < len(names):  # runs/a/scenes and runs/b/scenes
-        names = [str(path) for path in paths]
-    settings = [_settings(path / SETTINGS) for path in paths]
-    lines = [_line("setting", *names), _line(*["---"] * (1 + len(names)))]
-    lines += [_line(key, *values) for key, values in _differences(settings)]
+    short = [path.name for path in paths]
+    names = short if len({*short}) == len(short) else [str(path) for path in paths]  # runs/a/scenes and runs/b/scenes
+    runs = [_read(path, name, tasks) for path, name in zip(paths, names)]
+    lines = [sentence for run in runs[1:] if (sentence := answer(runs[0], run))]
+    lines += [""] if lines else []
+    lines += [_line("setting", *names), _line(*["---"] * (1 + len(names)))]
+    lines += [_line(key, *values) for key, values in _differences([run.settings for run in runs])]
     verdicts = [f"{name} is" for name in names[1:]] if len(names) > 2 else [f"{names[1]} is, beside {names[0]}"]
     lines += ["", _line("score", *names, *verdicts), _line(*["---"] * (2 * len(names)))]
-    rows: dict[tuple[str, str], list[Row | None]] = {}
-    for place, report in enumerate(reports):
-        for row in report:
-            if not tasks or any(word.lower() in row["task"].lower() for word in tasks):
-                rows.setdefault((row["task"], row["metric"]), [None] * len(paths))[place] = row
-    for (task, metric), here in rows.items():
+    for key in dict.fromkeys(key for run in runs for key in run.rows):
+        here = [run.rows.get(key) for run in runs]
         cells = ["–" if row is None else _cell(row["score"], row.get("unit") or "") for row in here]
-        smaller = is_smaller_better(metric)
-        scores = [None if row is None else row["score"] for row in here]
-        found = [verdict(score, scores[0], smaller_is_better=smaller) for score in scores[1:]]
-        lines.append(_line(f"{task}: {metric}", *cells, *("–" if one == "unknown" else one for one in found)))
+        lines.append(_line(": ".join(key), *cells, *(_verdict(runs[0], run, key) for run in runs[1:])))
     return lines
+
+
+def _verdict(first: Evaluated, second: Evaluated, key: Key) -> str:
+    """The second run's score, seen from the first's: by the same items where they were the same."""
+    smaller = is_smaller_better(key[1])
+    paired = _paired(first, second, key)
+    if paired is not None:
+        unit = second.rows[key].get("unit") or ""
+        return f"{paired_verdict(paired, smaller_is_better=smaller)} ({_difference(paired, unit)})"
+    scores = [run.rows[key]["score"] if key in run.rows else None for run in (second, first)]
+    found = verdict(scores[0], scores[1], smaller_is_better=smaller)
+    return "–" if found == "unknown" else found
+
+
+def _paired(first: Evaluated, second: Evaluated, key: Key) -> Comparison | None:
+    """Second minus first over the same items; None where these were not the same."""
+    own, other = second.sums.get(key), first.sums.get(key)
+    if own is None or other is None or own.items != other.items or own.sums.shape != other.sums.shape:
+        return None
+    if not (np.isfinite(own.sums).all() and np.isfinite(other.sums).all()):
+        return None
+    return paired_bootstrap(own.sums, other.sums, combine=own.combine)
+
+
+def answer(first: Evaluated, second: Evaluated) -> str:
+    """One sentence: which run is better, by how much, on how many items; and whether unpaired data made it so."""
+    shared = [key for key in first.rows if key in second.rows]
+    key = next((key for start in ANSWER for key in shared if key[1].startswith(start)), None)
+    if key is None or _verdict(first, second, key) == "–":
+        return ""
+    with_data, without = (first, second) if first.unpaired else (second, first)
+    helped = bool(with_data.unpaired) and not without.unpaired
+    better, worse = (with_data, without) if helped else (second, first)
+    paired, unit = _paired(worse, better, key), better.rows[key].get("unit") or ""
+    ends = " against ".join(_cell(run.rows[key]["score"], unit) for run in (better, worse))
+    if paired is not None:
+        count = f"{paired.difference.n:,} items"
+        ends += f", a difference of {_difference(paired, unit)} on the same {count} (paired 95 % interval)"
+    found = _verdict(worse, better, key).partition(" (")[0]
+    measured = f"{key[1]} ({key[0]}) is {ends}."
+    if not helped:
+        found = "no different from" if found == "no difference" else f"{found} than"
+        return f"{better.name} is {found} {worse.name}: {measured}"
+    data = " and ".join(with_data.unpaired)
+    say = {"better": "Yes, your unpaired data helped", "worse": "No, your unpaired data did harm"}
+    start = say.get(found, "No difference that these items can show")
+    differ = [name for name, _ in _differences([worse.settings, better.settings])]
+    others = [name for name in differ if not name.startswith((*UNPAIRED, "batch."))]
+    warning = f" But they differ in more: {', '.join(others[:3])}." if others else ""
+    return f"{start}: with {data} ({better.name}) and without ({worse.name}), {measured}{warning}"
 
 
 def _line(*cells: str) -> str:
@@ -62,15 +133,19 @@ def _line(*cells: str) -> str:
 # ---- what a folder reports
 
 
-def _scores(path: Path) -> list[Row]:
-    """The score rows of a run, of a report's file or folder, or of the table of a benchmark suite."""
-    if path.is_file():
-        return _checked(load_json(path), path)
-    if (path / REPORT).is_file():
-        return _checked(load_json(path / REPORT), path / REPORT)
-    if (path / SUITE).is_file():
-        return _of_suite(load_json(path / SUITE), path / SUITE)
-    raise _missing(path)
+def _read(path: Path, name: str, tasks: Sequence[str]) -> Evaluated:
+    """A run, a report's file or folder, or the table of a benchmark suite."""
+    file = next((each for each in (path, path / REPORT, path / SUITE) if each.is_file()), None)
+    if file is None:
+        raise _missing(path)
+    rows = {(row["task"], row["metric"]): row for row in _rows(load_json(file), file)}
+    kept = {key: row for key, row in rows.items() if not tasks or any(word.lower() in key[0].lower() for word in tasks)}
+    settings = load_json(path / SETTINGS) if (path / SETTINGS).is_file() else None
+    if settings is not None and not isinstance(settings, dict):
+        raise DataError(
+            "not the settings of a run", where=path / SETTINGS, got=type(settings).__name__, expected="an object"
+        )
+    return Evaluated(path, name, kept, read_sums(file.with_suffix(".npz")), settings)
 
 
 def _missing(path: Path) -> UsageError:
@@ -91,31 +166,19 @@ def _missing(path: Path) -> UsageError:
     return UsageError("not an evaluated run", where=path, expected=REPORT, do=do)
 
 
-def _checked(report: Any, where: Path) -> list[Row]:
-    """The scores of a report; a table of a benchmark suite kept as a file is one too."""
-    if isinstance(report, dict) and "tasks" in report:
-        return _of_suite(report, where)
-    if not isinstance(report, dict) or not isinstance(report.get("scores"), list):
+def _rows(report: Any, where: Path) -> list[Row]:
+    """The scores of a report, or of a benchmark suite: each task's, and that of its partner from random weights."""
+    table = next((name for name in ("tasks", "scores") if isinstance(report, dict) and name in report), None)
+    if table is None or not isinstance(report[table], list):
         raise DataError("not a report of unimo", where=where, expected="scores")
-    for i, row in enumerate(report["scores"]):
-        _check_row(row, where, f"scores[{i}]", ("task", "metric"))
-    return report["scores"]
-
-
-def _of_suite(table: Any, where: Path) -> list[Row]:
-    """Each task's score, and that of its partner from random weights, as score rows."""
-    if not isinstance(table, dict) or not isinstance(table.get("tasks"), list):
-        raise DataError("not a table of unimo benchmark", where=where, expected="tasks")
+    names = ("task", "metric", "split") if table == "tasks" else ("task", "metric")
     found: list[Row] = []
-    for i, row in enumerate(table["tasks"]):
-        _check_row(row, where, f"tasks[{i}]", ("task", "metric", "split"))
-        task = f"{row['task']}, {row['split']}"
-        found.append({**row, "task": task})
-        if row.get("from_random") is not None:
-            metric = f"{row['metric']}, from random weights"
-            other = {**row, "task": task, "metric": metric, "score": row["from_random"]}
-            _check_row(other, where, f"tasks[{i}].from_random", ())
-            found.append(other)
+    for i, row in enumerate(report[table]):
+        _check_row(row, where, f"{table}[{i}]", names)
+        found.append({**row, "task": f"{row['task']}, {row['split']}"} if table == "tasks" else row)
+        if table == "tasks" and row.get("from_random") is not None:
+            found.append({**found[-1], "metric": f"{row['metric']}, from random weights", "score": row["from_random"]})
+            _check_row(found[-1], where, f"{table}[{i}].from_random", ())
     return found
 
 
@@ -134,13 +197,6 @@ def _check_row(row: Any, where: Path, place: str, names: Sequence[str]) -> None:
             raise DataError("not a score", where=f"{where}, {place}", got=repr(score)[:80], expected="a number")
 
 
-def _settings(path: Path) -> Row | None:
-    settings = load_json(path) if path.is_file() else None
-    if settings is not None and not isinstance(settings, dict):
-        raise DataError("not the settings of a run", where=path, got=type(settings).__name__, expected="an object")
-    return settings
-
-
 # ---- how it is spelled
 
 
@@ -157,3 +213,7 @@ def _differences(settings: Sequence[Any]) -> list[tuple[str, list[str]]]:
 
 def _cell(score: Row | float | None, unit: str) -> str:
     return with_interval(score if isinstance(score, Mapping) else {"value": score}, unit)
+
+
+def _difference(paired: Comparison, unit: str) -> str:
+    return with_interval(paired.difference.to_dict(), unit, signed=True)

@@ -19,7 +19,7 @@ from unimo.config import to_dict
 from unimo.disk import write_atomic
 from unimo.errors import DataError, UnimoError
 from unimo.evaluation import report
-from unimo.evaluation.evaluate import curves
+from unimo.evaluation.curves import curves
 from unimo.finetune.attention_maps import attention_map
 from unimo.finetune.baselines import baselines
 from unimo.finetune.head_task import HeadTask

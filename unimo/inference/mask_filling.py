@@ -54,12 +54,18 @@ class MaskFiller:
         self,
         rows: Sequence[np.ndarray],
         places: Sequence[np.ndarray],
+        labels: np.ndarray,
         images: EncodedImages | None,
         batch_size: int,
-    ) -> np.ndarray:
-        """(k,) the likeliest id at every place of every framed row, end to end; row i beside image i, or alone."""
-        found = [logits.argmax(-1) for logits in self._logits(rows, places, images, batch_size)]
-        return torch.cat(found).cpu().numpy()
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """At every place of every framed row, end to end: (k,) the likeliest id, and (k,) the log-probability of its
+        label. Row i is read beside image i, or alone."""
+        found, logs = [], []
+        wanted = torch.from_numpy(labels).to(self.encoder.device).split(WORD_ROWS)
+        for logits, some in zip(self._logits(rows, places, images, batch_size), wanted):
+            found.append(logits.argmax(-1))
+            logs.append(logits.log_softmax(-1).gather(-1, some[:, None])[:, 0])
+        return torch.cat(found).cpu().numpy(), torch.cat(logs).cpu().numpy()
 
     def _logits(
         self,

@@ -10,7 +10,7 @@ Sources: Efron, "Bootstrap methods", 1979 (percentile interval); Wilson, "Probab
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
@@ -140,10 +140,35 @@ def fraction_score(hits: ArrayLike, *, groups: Groups = None, chance: float | No
     return replace(score, low=low, high=high)
 
 
+def perplexity_score(
+    log_probabilities: ArrayLike, *, groups: Groups = None, chance: float | None = None, seed: int = 0
+) -> Score:
+    """exp of minus the mean of log-probabilities (n,), with its bootstrap interval."""
+    values = -numbers_of(log_probabilities, "log-probability")
+    if np.isposinf(values).any():  # a word outside the vocabulary is impossible
+        return Score(math.inf, math.nan, math.nan, len(values), chance)
+    return sums_score(with_counts(values), perplexity_of_sums, groups=groups, chance=chance, seed=seed)
+
+
+def mean_of_scores(scores: Sequence[Score], *, seed: int = 0) -> Score:
+    """Mean of means over the same groups of items, with an interval that resamples them together."""
+    sums = np.concatenate([score.parts.sums for score in scores if score.parts], axis=1)
+    chances = [score.chance for score in scores if score.chance is not None]
+    chance = math.fsum(chances) / len(chances) if len(chances) == len(scores) else None
+    score = sums_score(sums, mean_of_sums, chance=chance, seed=seed)
+    return replace(score, n=max(score.n for score in scores))
+
+
 def with_counts(values: Sums) -> Sums:
     """(n,) -> (n, 2): what each item adds to a mean."""
     return np.stack([values, np.ones_like(values)], axis=1)
 
 
 def mean_of_sums(totals: Sums) -> Sums:
-    return totals[:, 0] / totals[:, 1]
+    """(R, 2 k) sums and counts of k means, side by side -> (R,) the mean of these means."""
+    return (totals[:, 0::2] / totals[:, 1::2]).mean(axis=1)
+
+
+def perplexity_of_sums(totals: Sums) -> Sums:
+    """(R, 2) sums of negative log-probabilities and counts -> (R,)."""
+    return np.exp(mean_of_sums(totals))

@@ -91,6 +91,13 @@ class Neighbours:
                 raise _unusable(folder, f"{side} {highest}", f"numbers below {limit}")
         return cls(made[0], arrays, spans, texts)
 
+    def without(self, images: np.ndarray, texts: np.ndarray) -> Neighbours:
+        """The same, but for some items of the image corpus and for every sentence of some documents."""
+        sentences = np.flatnonzero(np.isin(self._spans[:, 0], texts))
+        gone = {"image": images, "sentence": sentences}
+        ids = {side: np.where(np.isin(ids, gone[side]), -1, ids) for side, ids in self._ids.items()}
+        return Neighbours(ids, self._spans, self._texts)
+
     def images(self, item: int) -> np.ndarray:
         """(k,) int32 items of the image corpus, most similar first."""
         return self._of("image", item)

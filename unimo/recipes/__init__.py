@@ -6,7 +6,7 @@ Its folders may be empty: then the command line asks for them, or, for recipes n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from unimo.errors import UsageError, nearest
 from unimo.json_files import load_json
 from unimo.recipes.pretraining import base, large, photos, scenes, small
 from unimo.recipes.unimo import unimo_base, unimo_large, unimo_photos, unimo_scenes
-from unimo.train.settings import Run
+from unimo.train.settings import VAL_FRACTION, Run
 
 RECIPES: dict[str, Callable[[], Run]] = {
     "scenes": scenes,
@@ -52,6 +52,19 @@ def find(name: str) -> Run:
         expected=f"{', '.join(RECIPES)}, or the settings.json of a run",
         do=f"did you mean {close}?" if close else "unimo recipes",
     )
+
+
+def with_data(name: str, run: Run, given: Mapping[str, Any], validation: Mapping[str, Any]) -> Run:
+    """The run on the user's folders. given: kind -> paths; where there are any, kinds without paths are absent.
+
+    A recipe of the generated world, which has held-out data of its own, then holds out a part as others do.
+    """
+    paths: dict[str, Any] = {kind: tuple(some) for kind, some in validation.items() if some}
+    if any(given.values()):
+        paths |= {kind: tuple(some or ()) for kind, some in given.items()}
+        if name in WORLDS:
+            paths["val_fraction"] = VAL_FRACTION
+    return replace(run, data=replace(run.data, **paths))
 
 
 def with_world(name: str, run: Run, out: Path, say: Callable[[str], None]) -> Run:

@@ -15,7 +15,7 @@ from unimo.objectives import (
     Seq2SeqGeneration,
 )
 from unimo.train.optimizer import OptimizerSettings
-from unimo.train.settings import Data, Objectives, Run
+from unimo.train.settings import VAL_FRACTION, Data, Objectives, Run
 
 
 def scenes() -> Run:
@@ -82,7 +82,7 @@ def photos() -> Run:
             attention_dropout=0.0,
             initial_std=0.04,
         ),
-        data=Data(pair_views=Views(crop=0.5, flip=0.5, jitter=0.3, grey=0.05)),
+        data=Data(pair_views=Views(crop=0.5, flip=0.5, jitter=0.3, grey=0.05), val_fraction=VAL_FRACTION),
         batch=Budgets(pairs=128, images=12, text_tokens=384, caption_length=40, passage_length=96),
         # Few masked words and fragments a step are a noisy mean, and weigh less.
         objectives=Objectives(
@@ -129,7 +129,7 @@ def base() -> Run:
     """
     return Run(
         model=ModelSettings(size="base", dropout=0.0, attention_dropout=0.0),
-        data=Data(pair_views=Views(crop=0.9, flip=0.5)),
+        data=Data(pair_views=Views(crop=0.9, flip=0.5), val_fraction=VAL_FRACTION),
         batch=Budgets(pairs=1024, images=256, text_tokens=65536, caption_length=64, passage_length=512),
         objectives=Objectives(
             mlm=MaskedLanguageModeling(pairs=512),

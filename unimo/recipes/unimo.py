@@ -21,7 +21,7 @@ from unimo.objectives import (
 )
 from unimo.synthetic.world import COMBINATIONS
 from unimo.train.optimizer import OptimizerSettings
-from unimo.train.settings import Run
+from unimo.train.settings import VAL_FRACTION, Data, Run
 
 NOT_UNIMO: dict[str, Any] = {  # what only UNIMO-2 is asked, and the matching that rewriting takes the place of
     "cmcl": CrossModalContrastive(weight=0.0),
@@ -117,6 +117,7 @@ def unimo_photos() -> Run:
             initial_waves=0.06,
             initial_boxes=4.0,
         ),
+        data=Data(val_fraction=VAL_FRACTION),
         batch=Budgets(pairs=64, images=8, text_tokens=192, caption_length=40, passage_length=96),
         objectives=Objectives(
             **NOT_UNIMO,
@@ -146,6 +147,7 @@ def unimo_base() -> Run:
     """
     return Run(
         model=ModelSettings(size="base", member="unimo", region_heads=True, matching=1),
+        data=Data(val_fraction=VAL_FRACTION),
         batch=Budgets(pairs=1024, images=256, text_tokens=65536, caption_length=64, passage_length=512),
         objectives=Objectives(
             **NOT_UNIMO,

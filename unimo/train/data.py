@@ -11,6 +11,7 @@ import numpy as np
 from unimo import distributed
 from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus, open_corpus
+from unimo.data.held_out import HeldOut
 from unimo.data.side_inputs import Prepared
 from unimo.errors import DataError, UsageError
 from unimo.formats.columns import Fields
@@ -20,6 +21,7 @@ from unimo.rewriting.store import Rewrites
 from unimo.tokenizer import Tokenizer
 from unimo.train.settings import Run, wanted
 
+NOTHING = np.zeros(0, np.int64)
 BUDGETS = {"texts": "text_tokens", "images": "images"}  # kinds of data beside pairs -> the budget of each
 
 
@@ -64,8 +66,24 @@ def open_regions(run: Run, corpora: dict[str, Corpus]) -> dict[str, RegionStore]
     return stores
 
 
-def open_prepared(run: Run, corpora: dict[str, Corpus], regions: dict[str, RegionStore]) -> Prepared | None:
-    """Rewritings and neighbours of the pairs, where the run names any."""
+def held_out(run: Run, corpora: dict[str, Corpus]) -> dict[str, np.ndarray]:
+    """kind -> items that are not trained on: the validation split, and every image of it that comes again."""
+    split = HeldOut(run.data.val_fraction, run.data.val_limit)
+    own = {"pairs": run.data.val_pairs, "texts": run.data.val_texts}
+    found = {kind: split.items(corpora[kind]) for kind in own if kind in corpora and not own[kind]}
+    found = {kind: items for kind, items in found.items() if len(items)}
+    if "pairs" in found:
+        hashes = {kind: corpora[kind].image_sha256 for kind in ("pairs", "images") if kind in corpora}
+        shown = {row.tobytes() for row in hashes["pairs"][found["pairs"]]}
+        for kind, rows in hashes.items():
+            found[kind] = np.array([i for i, row in enumerate(rows) if row.tobytes() in shown], np.int64)
+    return found
+
+
+def open_prepared(
+    run: Run, corpora: dict[str, Corpus], regions: dict[str, RegionStore], without: dict[str, np.ndarray]
+) -> Prepared | None:
+    """Rewritings and neighbours of the pairs, where the run names any; without: as of `held_out`."""
     data, pairs, rewrites, neighbours = run.data, corpora.get("pairs"), None, None
     if pairs is None or (data.rewrites is None and data.neighbours is None):
         return None
@@ -77,6 +95,7 @@ def open_prepared(run: Run, corpora: dict[str, Corpus], regions: dict[str, Regio
         off = [f"batch.{BUDGETS[kind]}" for kind in BUDGETS if getattr(data, kind) and kind not in corpora]
         with _named(", ".join(["data.neighbours", *off])):
             neighbours = Neighbours.open(data.neighbours, pairs, corpora.get("images"), corpora.get("texts"))
+            neighbours = neighbours.without(without.get("images", NOTHING), without.get("texts", NOTHING))
     return Prepared(rewrites, neighbours, regions.get("images"))
 
 
@@ -96,15 +115,16 @@ def vocabulary_subset(corpora: dict[str, Corpus]) -> np.ndarray:
     return np.unique(np.concatenate([special, *(corpus.vocabulary() for corpus in corpora.values())]))
 
 
-def check_sizes(run: Run, corpora: dict[str, Corpus]) -> None:
+def check_sizes(run: Run, corpora: dict[str, Corpus], without: dict[str, np.ndarray]) -> None:
     """An epoch of less than one step would read samples twice in a step: refused."""
     for kind in ("pairs", "images"):
-        size, budget = len(corpora.get(kind, ())), getattr(run.batch, kind)
+        left_out, budget = len(without.get(kind, ())), getattr(run.batch, kind)
+        size = len(corpora.get(kind, ())) - left_out
         if kind in corpora and size < budget:
             raise DataError(
                 f"fewer {kind} than one step reads",
                 where=f"batch.{kind}; {', '.join(map(str, getattr(run.data, kind)))}",
-                got=size,
+                got=f"{size}, and {left_out} held out for validation" if left_out else size,
                 expected=f"at least batch.{kind} = {budget}",
                 do=f"--set batch.{kind}={size} (or less), or add data",
             )

@@ -34,26 +34,41 @@ class ValidationScore(NamedTuple):
         return self.score, -self.loss, self.step
 
 
+class Validation(NamedTuple):
+    """What the dev split says of a model. score: larger is better. metrics: more numbers for the log."""
+
+    score: float
+    loss: float
+    metrics: dict[str, float] = {}  # noqa: RUF012  never written to
+
+
 @dataclass
 class EarlyStopping:
-    """Early stopping. evaluate: the model's (score, loss) on the dev split. every: steps between two scores.
+    """Early stopping. evaluate: the model's (score, loss) on the dev split, or a `Validation`. every: steps between two
+    scores. times: if not 0, so many scores spread evenly over the schedule instead.
 
     patience: scores without a new best after which the run stops; 0: never. begins: fraction of the schedule from which
     on scores count for patience: before, the rate is still high, and scores say little of where it ends. least:
     steps that are made whatever the scores are. given: all scores so far, in order.
     """
 
-    evaluate: Callable[[Unified], tuple[float, float]]
-    every: int
+    evaluate: Callable[[Unified], tuple[float, float] | Validation]
+    every: int = 1
     patience: int = 0
     begins: float = 0.0
     least: int = 0
+    times: int = 0
     given: list[ValidationScore] = field(default_factory=list)
 
-    def is_due(self, step: int, done: bool) -> bool:
+    def is_due(self, step: int, progress: float) -> bool:
         """Whether the dev split is scored after so many steps; always when the run is done, never twice at a step."""
         scored = bool(self.given) and self.given[-1].step == step
-        return not scored and (done or step % self.every == 0)
+        if self.times:
+            before = self.given[-1].progress if self.given else 0.0
+            due = int(progress * self.times + 1e-9) > int(before * self.times + 1e-9)
+        else:
+            due = step % self.every == 0
+        return not scored and (progress >= 1 or due)
 
     def add(self, step: int, score: float, loss: float, progress: float) -> bool:
         """Takes a score; whether it is the best so far. A score or loss that is no number is the worst."""

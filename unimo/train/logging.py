@@ -50,7 +50,7 @@ class Tracker:
             self.service.init(project="unimo", name=out.name, config=config, resume="allow")
 
     def plot(self, record: dict[str, Any]) -> None:
-        if record["step"] % POINT_STEPS:
+        if record["step"] % POINT_STEPS and "dev" not in record:
             return
         values = {name: value for name, value in record.items() if isinstance(value, float)}
         if self.board is not None:

@@ -32,7 +32,7 @@ from unimo.machine import autocast_dtype, keep_freed_memory, located_faults, mat
 from unimo.model.build import fill
 from unimo.model.transformer import Attention, Transformer
 from unimo.train import run_folder
-from unimo.train.early_stopping import answering, forget_later
+from unimo.train.early_stopping import Validation, answering, forget_later
 from unimo.train.job import LoopSettings, Say, TrainingJob
 from unimo.train.logging import Meter, Tracker, check_tracker
 from unimo.train.optimizer import Optimizers, make_optimizer, moments, put_back, rate_of_step
@@ -141,17 +141,18 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
                 groups = tensors(model, optimizer, ema)
                 return checkpoint.save(out / "checkpoints", state.step, groups, facts(), keep=settings.keep)
 
-        def evaluate() -> tuple[float, float]:
-            """The model's score and loss on the dev split; the best weights so far are kept apart."""
+        def evaluate() -> dict[str, float]:
+            """The model's score and loss on the dev split, for the log; the best weights so far are kept apart."""
             assert stopping is not None
             with answering(model, ema):
-                score, dev_loss = distributed.mean(*stopping.evaluate(model))
+                found = Validation(*stopping.evaluate(model))
+            score, dev_loss = distributed.mean(found.score, found.loss)
             best = stopping.add(state.step, score, dev_loss, _schedule(job, state))
             with distributed.collective_errors():
                 if best and chief:
                     weights = {"ema": ema} if ema else {"model": dict[str, Tensor](model.named_parameters())}
                     checkpoint.save(out / "best", state.step, weights, facts())
-            return score, dev_loss
+            return {"dev": score, "dev_loss": dev_loss, **found.metrics}
 
         # Steps.
         train_step: nn.Module = (job.train_step or TrainStep)(model, job.active)
@@ -190,9 +191,9 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
             # The clock and a signal must mean the same on every rank.
             state.elapsed, stops = distributed.mean(before + time.monotonic() - started, bool(stop))
             record["seconds"] = round(state.elapsed, 3)
-            evaluated = stopping is not None and stopping.is_due(state.step, _progress(job, state) >= 1)
+            evaluated = stopping is not None and stopping.is_due(state.step, _progress(job, state))
             if evaluated:
-                record["dev"], record["dev_loss"] = evaluate()
+                record |= evaluate()
             if log is not None and tracker is not None:
                 log.write(**record)
                 tracker.plot(record)

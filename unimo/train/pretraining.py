@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,22 +18,36 @@ from unimo.model.unified import Unified
 from unimo.objectives import Objective
 from unimo.tokenizer import Tokenizer
 from unimo.train import data as opening
-from unimo.train.early_stopping import EarlyStopping
+from unimo.train.early_stopping import EarlyStopping, Validation
 from unimo.train.job import Say
 from unimo.train.settings import MAY_CHANGE, Run, check
 from unimo.weights.init_from import start_from
 
 
+class Validator(Protocol):
+    """Scores a model on validation data. fingerprints: of data that are not among the run's own."""
+
+    fingerprints: dict[str, str]
+
+    def __call__(self, model: Unified) -> Validation: ...
+
+
 class Pretraining:
-    """See `unimo.train.job.TrainingJob`."""
+    """See `unimo.train.job.TrainingJob`.
+
+    validator: of the settings, the opened corpora and a sink for messages (`unimo.evaluation.validation`); None where
+    there is nothing to validate on. Without it a run is not validated, whatever is held out.
+    """
 
     may_change: tuple[str, ...] = MAY_CHANGE
-    early_stopping: EarlyStopping | None = None
     min_steps = 0
     train_step: Callable[[Unified, dict[str, Objective]], nn.Module] | None = None
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, validator: Callable[[Run, dict[str, Corpus], Say], Validator | None] | None = None):
         self.settings: Run = run
+        self.validator = validator
+        self.early_stopping: EarlyStopping | None = None
+        self.held_out: dict[str, np.ndarray] = {}
         self.steps = run.steps
         self.active = run.objectives.active()
         self.corpora: dict[str, Corpus] = {}
@@ -46,11 +61,22 @@ class Pretraining:
     def open(self, out: Path, say: Say) -> None:
         run = self.settings
         self.corpora = self.corpora or opening.open_corpora(run, out, say)
-        opening.check_sizes(run, self.corpora)
+        self.held_out = opening.held_out(run, self.corpora)
+        opening.check_sizes(run, self.corpora, self.held_out)
         self.regions = opening.open_regions(run, self.corpora) if run.model.member == "unimo" else {}
         self.fingerprints = {kind: corpus.fingerprint for kind, corpus in self.corpora.items()}
         self.fingerprints |= {f"regions of {kind}": store.fingerprint for kind, store in self.regions.items()}
-        self.headline = ", ".join(f"{len(corpus):,} {kind}" for kind, corpus in self.corpora.items())
+        left = {kind: len(corpus) - len(self.held_out.get(kind, ())) for kind, corpus in self.corpora.items()}
+        self.headline = ", ".join(f"{count:,} {kind}" for kind, count in left.items())
+        self.facts["held_out"] = {kind: len(items) for kind, items in self.held_out.items()}
+        for kind, count in self.facts["held_out"].items():
+            say(f"{count:,} of {len(self.corpora[kind]):,} {kind} are held out (data.val_fraction=0: train on all)")
+        validator = self.validator(run, self.corpora, say) if self.validator else None
+        if validator is not None:
+            self.fingerprints |= validator.fingerprints
+            self.early_stopping = EarlyStopping(
+                validator, run.val_steps or 1, times=0 if run.val_steps else _times(run)
+            )
 
     def stream(self, rank: int, world: int) -> Stream:
         run = self.settings
@@ -67,8 +93,9 @@ class Pretraining:
             world=world,
             cache_bytes=int(run.data.cache_gb * 2**30),
             regions=self.regions,
-            prepared=opening.open_prepared(run, self.corpora, self.regions),
+            prepared=opening.open_prepared(run, self.corpora, self.regions, self.held_out),
             steps=run.steps,
+            held_out=self.held_out,
         )
 
     def build(self) -> Unified:
@@ -83,6 +110,11 @@ class Pretraining:
         if self.settings.init_from is not None:
             report = start_from(model, self.settings.init_from)
             say(f"{len(report.loaded)} tensors from {self.settings.init_from}, {len(report.missing)} as initialised")
+
+
+def _times(run: Run) -> int:
+    """Validations of a run: ten, but fewer in one of less than 1,000 steps or half an hour."""
+    return min(10, max(1, int(run.steps / 100 if run.steps else (run.minutes or 0) / 3)))
 
 
 def _shared_out(budgets: Budgets, active: dict[str, Objective]) -> Budgets:

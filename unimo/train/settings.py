@@ -17,6 +17,8 @@ from unimo.objectives import Objectives
 from unimo.tokenizer import Tokenizer
 from unimo.train.job import LoopSettings
 
+VAL_FRACTION = 0.05  # of the user's pairs and texts, held out by every recipe but those of the generated world
+
 
 @dataclass(frozen=True)
 class Data:
@@ -26,6 +28,18 @@ class Data:
     columns: tuple[str, ...] = setting(
         (), "part=column of tables with other names than the usual: caption=title, image=..., text=..., split=val"
     )
+    val_pairs: tuple[str, ...] = setting(
+        (), "images with captions to validate on: folders, globs or files", filled=True
+    )
+    val_texts: tuple[str, ...] = setting((), "texts to validate on: folders, globs or files", filled=True)
+    val_images: tuple[str, ...] = setting((), "images with class names, scored when the run ends", filled=True)
+    val_fraction: float = setting(
+        0.0,
+        "fraction of the pairs and of the texts held out for validation, where none are named; 0 holds out nothing",
+        at_least=0,
+        at_most=0.5,
+    )
+    val_limit: int = setting(1000, "pairs, and texts, held out at most", at_least=0)
     regions: tuple[str, ...] = setting(
         (), "detected regions (unimo prepare regions), if not beside the shards (UNIMO)", filled=True
     )
@@ -64,6 +78,7 @@ class Run(LoopSettings):
     objectives: Objectives = setting(Objectives(), "losses and their weights")
     steps: int | None = setting(None, "length of the run in steps (exactly resumable)", at_least=1)
     workers: int = setting(1, "loader processes; 0 loads in the training process", at_least=0, at_most=1024)
+    val_steps: int | None = setting(None, "steps between validations; none: up to ten in a run", at_least=1)
     restrict_vocabulary: bool = setting(
         False, "predict only words the training texts hold: the same softmax over fewer columns"
     )

@@ -1,4 +1,4 @@
-"""Captioning: one greedy sentence per image, marked against what people (or the world's grammar) wrote."""
+"""Captioning: one greedy sentence per image, scored against what people (or the world's grammar) wrote."""
 
 from __future__ import annotations
 
@@ -7,10 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from unimo.corpus.corpus import Corpus
-from unimo.evaluation.zero_shot.context import EvalContext, Paths, choose, in_blocks, references
+from unimo.data.held_out import HeldOut
+from unimo.evaluation.zero_shot.context import (
+    EvalContext,
+    Paths,
+    Row,
+    choose,
+    chosen,
+    digest,
+    in_blocks,
+    references,
+    row,
+)
 from unimo.metrics.captions import caption_report
 
 METRICS = {"CIDEr-D": ("", "0 to 10; published x 100"), "BLEU-4": ("%", ""), "ROUGE-L": ("%", "")}
+COPIED = ", copied from the nearest training image"
 
 
 @dataclass(frozen=True)
@@ -27,11 +39,13 @@ class Captions:
 @dataclass(frozen=True)
 class Captioning:
     """train_pairs: paths of what the model was trained on, for the baseline that copies the first caption of
-    the training image with the nearest embedding, among `train_limit` of them. max_length: pieces written."""
+    the training image with the nearest embedding, among `train_limit` of them; images that were held out are none.
+    max_length: pieces written."""
 
     pairs: Paths
     train_pairs: Paths = ()
     title: str = "Captions, greedy"
+    held_out: HeldOut | None = None
     limit: int | None = 256
     train_limit: int | None = 2000
     max_length: int = 50
@@ -39,54 +53,41 @@ class Captioning:
 
     def predict(self, context: EvalContext) -> Captions:
         corpus = context.corpus("pairs", self.pairs)
-        items = choose(len(corpus), self.limit, "pairs", self.seed)
+        items = chosen(corpus, self.held_out, self.limit, "pairs", self.seed)
         sentences = context.captions(corpus, items, self.max_length)
-        return Captions(
-            corpus,
-            items,
-            sentences,
-            [references(corpus, int(i)) for i in items],
-            self._nearest(context, corpus, items),
-        )
+        wanted = [references(corpus, int(i)) for i in items]
+        return Captions(corpus, items, sentences, wanted, self._nearest(context, corpus, items))
 
     def _nearest(self, context: EvalContext, corpus: Corpus, items: np.ndarray) -> list[str] | None:
         if not self.train_pairs:
             return None
         train = context.corpus("pairs", self.train_pairs)
-        kept = choose(len(train), self.train_limit, "training pairs", self.seed)
-        asking = context.images(corpus, items).embedding.cpu().numpy()
+        trained = np.setdiff1d(np.arange(len(train)), self.held_out.items(train) if self.held_out else ())
+        kept = trained[choose(len(trained), self.train_limit, "training pairs", self.seed)]
+        queries = context.images(corpus, items).embedding.cpu().numpy()
         best, near = np.full(len(items), -np.inf, np.float32), np.zeros(len(items), np.int64)
         for block in in_blocks(len(kept), 256):  # a training image's states are needed once: they are not kept
             some = context.pipeline.encode_images(context.shown(train, kept[block]), batch_size=context.batch_size)
-            cosine = asking @ some.embedding.cpu().numpy().T
+            cosine = queries @ some.embedding.cpu().numpy().T
             nearer = cosine.max(1) > best
             near[nearer] = kept[block][cosine.argmax(1)[nearer]]
             best = np.maximum(best, cosine.max(1))
         return [train.text(int(i)) for i in near]
 
-    def score(self, captions: Captions) -> list[dict]:
+    def score(self, captions: Captions) -> list[Row]:
         """CIDEr-D, BLEU-4 and ROUGE-L of what the model wrote, and of the copied captions."""
+        items = digest([captions.corpus.keys[int(i)] for i in captions.items], *captions.references)
         copied = f"caption of the nearest of {self.train_limit or 'all'} training images"
         rows = []
-        for sentences, suffix, extra in (
-            (captions.sentences, "", ""),
-            (captions.nearest, ", copied from the nearest training image", copied),
+        for sentences, suffix, extra, more in (
+            (captions.sentences, "", "", {}),
+            (captions.nearest, COPIED, copied, {"baseline": True}),
         ):
-            if sentences is None:
-                continue
-            scores = caption_report(sentences, captions.references, seed=self.seed)
-            for name, (unit, note) in METRICS.items():
+            scores = caption_report(sentences, captions.references, seed=self.seed) if sentences is not None else {}
+            for name in METRICS if scores else ():
+                unit, note = METRICS[name]
                 notes = "; ".join(part for part in (note, extra) if part)
-                rows.append(
-                    {
-                        "task": self.title,
-                        "metric": name + suffix,
-                        "score": scores[name],
-                        "unit": unit,
-                        "note": notes,
-                        **({"baseline": True} if suffix else {}),
-                    }
-                )
+                rows.append(row(self.title, name + suffix, scores[name], unit, notes, items, **more))
         return rows
 
     def show(self, captions: Captions, most: int = 12) -> list[dict]:

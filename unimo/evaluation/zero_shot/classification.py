@@ -9,7 +9,7 @@ import numpy as np
 
 from unimo.corpus.corpus import Corpus
 from unimo.errors import DataError
-from unimo.evaluation.zero_shot.context import EvalContext, Paths, choose
+from unimo.evaluation.zero_shot.context import EvalContext, Paths, Row, choose, digest, row
 from unimo.inference import PROMPTS
 from unimo.metrics.retrieval import recall_at_k
 
@@ -27,7 +27,7 @@ class Classified:
 
 @dataclass(frozen=True)
 class Classification:
-    """images: paths of images whose JSON names their class. unseen: class names to mark apart as well."""
+    """images: paths of images whose JSON names their class. unseen: class names to score apart as well."""
 
     images: Paths
     title: str = "Classification by class names"
@@ -54,7 +54,7 @@ class Classification:
         labels = np.array([number[label_of[int(i)]] for i in items])
         return Classified(corpus, items, names, labels, cosine)
 
-    def score(self, found: Classified) -> list[dict]:
+    def score(self, found: Classified) -> list[Row]:
         """Top-1 and top-5 accuracy over all images, and over those of unseen classes."""
         unseen = np.isin(np.array(found.names)[found.labels], list(self.unseen))
         note = f"{len(found.names)} classes, {len(self.prompts)} prompts: {', '.join(self.prompts)}"
@@ -62,26 +62,18 @@ class Classification:
         for part, mine in (("", np.full(len(found.items), True)), (", classes not seen in training", unseen)):
             if mine.any():
                 recalls = recall_at_k(found.cosine[mine], found.labels[mine], (1, 5), seed=self.seed)
-                rows += [
-                    {
-                        "task": self.title,
-                        "metric": f"top-{k}{part}",
-                        "score": recalls[f"R@{k}"],
-                        "unit": "%",
-                        "note": note,
-                    }
-                    for k in (1, 5)
-                ]
+                items = digest([found.corpus.keys[int(i)] for i in found.items[mine]], found.names)
+                rows += [row(self.title, f"top-{k}{part}", recalls[f"R@{k}"], "%", note, items) for k in (1, 5)]
         return rows
 
     def show(self, found: Classified, most: int = 12) -> list[dict]:
-        """The first images that went wrong, with the class said and the class wanted."""
-        said = found.cosine.argmax(1)
-        wrong = np.flatnonzero(said != found.labels)[:most]
+        """The first images that went wrong, with the predicted class and the true one."""
+        predicted = found.cosine.argmax(1)
+        wrong = np.flatnonzero(predicted != found.labels)[:most]
         shown = [
             {
                 "image": found.corpus.image_bytes(int(found.items[i])),
-                "title": found.names[said[i]],
+                "title": found.names[predicted[i]],
                 "lines": [f"is: {found.names[found.labels[i]]}"],
             }
             for i in wrong

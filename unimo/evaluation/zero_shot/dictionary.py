@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from unimo.data.augment import resize
+from unimo.data.held_out import HeldOut
 from unimo.data.images import load_rgb
-from unimo.evaluation.zero_shot.context import EvalContext, Paths, choose, references
+from unimo.evaluation.zero_shot.context import EvalContext, Paths, Row, chosen, references, row
 from unimo.metrics.codebook import codebook_report
 
 TILES = 4  # a shown entry is a square of 4 x 4 patches
@@ -45,6 +46,7 @@ class DictionaryUse:
 
     pairs: Paths
     title: str = "Dictionary"
+    held_out: HeldOut | None = None
     limit: int | None = 512
     show_entries: int = 12
     seed: int = 0
@@ -57,42 +59,30 @@ class DictionaryUse:
         if dictionary is None:
             return None
         corpus = context.corpus("pairs", self.pairs)
-        items = choose(len(corpus), self.limit, "pairs", self.seed)
+        items = chosen(corpus, self.held_out, self.limit, "pairs", self.seed)
         images = context.images(corpus, items)
         texts = context.texts([references(corpus, int(i), 1)[0] for i in items])
-        asked = {"images alone": (images, None), "captions alone": (None, texts), "pairs": (images, texts)}
+        sides = {"images alone": (images, None), "captions alone": (None, texts), "pairs": (images, texts)}
         size = len(dictionary.entries)
-        reports = {}
-        for name, sides in asked.items():
-            codes = pipeline.encoder.codes(*sides)
-            assert codes is not None, "the model has a dictionary"
-            reports[name] = codebook_report(codes, size)
+        codes = {name: pipeline.encoder.codes(*side) for name, side in sides.items()}
+        reports = {name: codebook_report(chosen, size) for name, chosen in codes.items() if chosen is not None}
         use = np.array(reports["pairs"]["use"])
         top = np.argsort(-use, kind="stable")[: self.show_entries]
         wanted = dictionary.entries[torch.from_numpy(top).to(pipeline.device)].float()
         patches = dictionary.positions_of(images.hidden[:, 1:], "image").float() @ wanted.T  # (N, P, S)
         words = dictionary.positions_of(texts.hidden, "text").float() @ wanted.T  # (T, S)
         crops = [_crops(pipeline, corpus, items, best.cpu().numpy()) for best in patches.movedim(-1, 0)]
-        read = [_words(pipeline, texts.texts.ids, vote) for vote in words.T]
-        shown = [Entry(int(e), int(use[e]), crop, said) for e, crop, said in zip(top, crops, read)]
+        named = [_words(pipeline, texts.texts.ids, vote) for vote in words.T]
+        shown = [Entry(int(e), int(use[e]), crop, nearest) for e, crop, nearest in zip(top, crops, named)]
         return Use(reports, size, shown)
 
-    def score(self, use: Use | None) -> list[dict]:
+    def score(self, use: Use | None) -> list[Row]:
         """Perplexity and dead entries of images alone, captions alone and pairs."""
         rows = []
         for name, report in (use.reports if use else {}).items():
-            choices = report["choices"]
-            for metric, key, unit in (("perplexity", "perplexity", ""), ("dead entries", "dead_fraction", "%")):
-                note = f"of {report['codes']:,} entries, {choices:,} choices"
-                rows.append(
-                    {
-                        "task": self.title,
-                        "metric": f"{metric}, {name}",
-                        "score": report[key],
-                        "unit": unit,
-                        "note": note,
-                    }
-                )
+            note = f"of {report['codes']:,} entries, {report['choices']:,} choices"
+            rows.append(row(self.title, f"perplexity, {name}", report["perplexity"], "", note))
+            rows.append(row(self.title, f"dead entries, {name}", report["dead_fraction"], "%", note))
         return rows
 
     def show(self, use: Use | None) -> list[dict]:

@@ -9,8 +9,8 @@ import numpy as np
 
 from unimo.corpus.image_names import ImageKeys
 from unimo.errors import DataError
-from unimo.evaluation.zero_shot.context import EvalContext, Paths, choose, unique
-from unimo.formats.text import Row, read_jsonl
+from unimo.evaluation.zero_shot.context import EvalContext, Paths, Row, choose, digest, row, unique
+from unimo.formats import text as reading
 from unimo.metrics.intervals import fraction_score
 
 FIELDS = ("image", "positive", "negative")
@@ -18,9 +18,10 @@ FIELDS = ("image", "positive", "negative")
 
 @dataclass(frozen=True)
 class Judged:
-    """kinds, groups: (n,) kind of each foil and number of its image. margins: way -> (n,) score of the true
-    caption minus score of the false one."""
+    """items: names what was scored. kinds, groups: (n,) kind of each foil and number of its image. margins: way ->
+    (n,) score of the true caption minus score of the false one."""
 
+    items: str
     kinds: list[str]
     groups: np.ndarray
     margins: dict[str, np.ndarray]
@@ -28,7 +29,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Foils:
-    """foils: a .jsonl with image (a key of `pairs`), positive, negative, perhaps kind. limit: most asked."""
+    """foils: a .jsonl with image (a key of `pairs`), positive, negative, perhaps kind. limit: most scored."""
 
     pairs: Paths
     foils: str
@@ -45,7 +46,7 @@ class Foils:
         place: dict[str, int] = {}
         for i, name in enumerate(keys.names):
             place.setdefault(name, i)  # images of one name are one image
-        lines = [_checked(row, place, keys) for row in read_jsonl(path)]
+        lines = [_checked(line, place, keys) for line in reading.read_jsonl(path)]
         lines = [lines[i] for i in choose(len(lines), self.limit, "foils", self.seed)]
         if not lines:
             raise DataError("a file without foils", where=path, expected="at least one line")
@@ -57,13 +58,14 @@ class Foils:
         fused = context.pipeline.match(images, texts, pairs, batch_size=context.batch_size)
         scores = {"by cosine": near.sum(-1), "fused": fused}
         return Judged(
+            digest([line["image"] for line in lines], strings),
             [str(line.get("kind", "foil")) for line in lines],
             pairs[::2, 0],
             {way: score[::2] - score[1::2] for way, score in scores.items()},
         )
 
-    def score(self, judged: Judged) -> list[dict]:
-        """Share of foils whose true caption scores higher (a tie counts half), all and by kind."""
+    def score(self, judged: Judged) -> list[Row]:
+        """Fraction of foils whose true caption scores higher (a tie counts half), all and by kind."""
         rows = []
         kinds = np.array(judged.kinds)
         for way, margin in judged.margins.items():
@@ -71,28 +73,28 @@ class Foils:
             for kind in ("all", *sorted(set(judged.kinds))):
                 mine = np.full(len(kinds), True) if kind == "all" else kinds == kind
                 score = fraction_score(hits[mine], groups=judged.groups[mine], chance=0.5, seed=self.seed)
-                rows.append({"task": self.title, "metric": f"{kind}, {way}", "score": score, "unit": "%"})
+                rows.append(row(self.title, f"{kind}, {way}", score, "%", items=judged.items))
         return rows
 
     def show(self, judged: Judged) -> list[dict]:
         return []
 
 
-def _checked(row: Row | DataError, place: dict[str, int], keys: ImageKeys) -> dict:
-    if isinstance(row, DataError):
-        raise row
+def _checked(line: reading.Row | DataError, place: dict[str, int], keys: ImageKeys) -> dict:
+    if isinstance(line, DataError):
+        raise line
     for name in FIELDS:
-        if not isinstance(row.values.get(name), str):
-            got, expected = ", ".join(row.values), ", ".join(FIELDS)
-            raise DataError("a foil lacks a field", where=row.where, got=got, expected=expected)
-    if row.values["image"] not in place:
-        if row.values["image"] in keys.keys:
-            keys.item(row.values["image"], row.where)  # of several images, which is an error of its own
+        if not isinstance(line.values.get(name), str):
+            got, expected = ", ".join(line.values), ", ".join(FIELDS)
+            raise DataError("a foil lacks a field", where=line.where, got=got, expected=expected)
+    if line.values["image"] not in place:
+        if line.values["image"] in keys.keys:
+            keys.item(line.values["image"], line.where)  # of several images, which is an error of its own
         raise DataError(
             "a foil names an image that is not there",
-            where=row.where,
-            got=row.values["image"],
+            where=line.where,
+            got=line.values["image"],
             expected=f"one of the {len(place)} keys of the pairs",
             do="give the pairs that belong to these foils",
         )
-    return row.values
+    return line.values

@@ -17,12 +17,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from unimo.corpus.corpus import Corpus
+from unimo.data.held_out import HeldOut
 from unimo.errors import DataError
-from unimo.evaluation.zero_shot.context import EvalContext, Paths, choose, in_blocks, references, unique
+from unimo.evaluation.zero_shot.context import (
+    EvalContext,
+    Paths,
+    Row,
+    choose,
+    chosen,
+    digest,
+    in_blocks,
+    references,
+    row,
+    unique,
+)
 from unimo.inference import EncodedImages, EncodedTexts
-from unimo.metrics.retrieval import recall_at_k, retrieval_report
+from unimo.metrics.intervals import Score, mean_of_scores
+from unimo.metrics.retrieval import recall_at_k
 
 DIRECTIONS = ("image to text", "text to image")
+KS = (1, 5, 10)
 
 
 @dataclass(frozen=True)
@@ -42,135 +56,129 @@ class Gallery:
     texts: EncodedTexts
     cosine: np.ndarray
 
-    def asking(self, way: str) -> np.ndarray:
+    def queries(self, way: str) -> np.ndarray:
         """Which of its `rows` each query of a direction is: (N,) for images, (M,) for captions."""
         return np.arange(len(self.items)) if way == "image to text" else self.text_of
 
     def rows(self, way: str) -> np.ndarray:
-        """(N, U) where images ask, (U, N) where captions do."""
+        """(N, U) where images are the queries, (U, N) where captions are."""
         return self.cosine if way == "image to text" else self.cosine.T
+
+    def recalls(self, way: str, queries: np.ndarray, scores: np.ndarray, seed: int) -> dict[str, Score]:
+        """R@k of some queries (Q,) of a direction by their scores (Q, U) or (Q, N); intervals resample images."""
+        if way == "text to image":
+            owner = self.owner[queries]
+            return recall_at_k(scores, owner, KS, groups=owner, seed=seed)
+        own = np.split(np.arange(len(self.owner)), np.searchsorted(self.owner, np.arange(1, len(self.items))))
+        return recall_at_k(scores[:, self.text_of], [own[image] for image in queries], KS, seed=seed)
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """What `predict` found.
+    """What `predict` found. second: direction -> (queries (Q,), scores (Q, U) or (Q, N)), see `second_stage`. passes:
+    fused passes this took."""
 
-    cosine: (N, U). text_of: (M,) which distinct text a caption is; owner: (M,) its image. second:
-    direction -> (queries (Q,), scores (Q, U) where images ask, (Q, N) where captions do), see `second_stage`.
-    passes: fused passes this took.
-    """
-
-    corpus: Corpus
-    items: np.ndarray
-    strings: list[str]
-    cosine: np.ndarray
-    text_of: np.ndarray
-    owner: np.ndarray
+    gallery: Gallery
     second: dict[str, tuple[np.ndarray, np.ndarray]]
     passes: int
+
+    def first_captions(self, most: int = 3) -> dict[int, tuple[list[str], list[str]]]:
+        """Item of the corpus -> the captions ranked first for its image, and its own."""
+        at = self.gallery
+        queries, scores = self.second.get("image to text", (np.arange(len(at.items)), at.cosine))
+        best = nearest_columns(scores, most)
+        own = np.split(at.text_of, np.searchsorted(at.owner, np.arange(1, len(at.items))))
+        return {
+            int(at.items[query]): ([at.strings[t] for t in texts], [at.strings[t] for t in own[query]])
+            for query, texts in zip(queries, best)
+        }
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """pairs: paths of images with captions. captions: only the first so many of each image. limit: at
-    most so many images. shortlist: candidates read again, 0 for none; more than there are means all.
-    rerank_queries: at most so many queries of a direction get the second stage, always the same sample."""
+    """pairs: paths of images with captions. held_out: only those that were held out of training. captions: only the
+    first so many of each image. limit: at most so many images. shortlist: candidates read again, 0 for none; more than
+    there are means all. rerank_queries: at most so many queries of a direction get the second stage, always the same
+    sample."""
 
     pairs: Paths
     title: str = "Retrieval"
+    held_out: HeldOut | None = None
     captions: int | None = None
     limit: int | None = None
     shortlist: int = 32
     rerank_queries: int | None = 1000
-    ks: tuple[int, ...] = (1, 5, 10)
     seed: int = 0
 
     def gallery(self, context: EvalContext) -> Gallery:
         """Raises DataError for fewer than two images."""
         corpus = context.corpus("pairs", self.pairs)
-        items = choose(len(corpus), self.limit, "pairs", self.seed)
+        items = chosen(corpus, self.held_out, self.limit, "pairs", self.seed)
         if len(items) < 2:
             what = "retrieval needs something to choose from"
             raise DataError(what, where=", ".join(self.pairs), got=f"{len(items)} images", expected="2 or more")
-        told = [references(corpus, int(i), self.captions) for i in items]
-        owner = np.repeat(np.arange(len(items)), [len(captions) for captions in told])
-        strings, text_of = unique([caption for captions in told for caption in captions])
+        captions = [references(corpus, int(i), self.captions) for i in items]
+        owner = np.repeat(np.arange(len(items)), [len(some) for some in captions])
+        strings, text_of = unique([caption for some in captions for caption in some])
         images, texts = context.images(corpus, items), context.texts(strings)
         cosine = images.embedding.cpu().numpy() @ texts.embedding.cpu().numpy().T
         return Gallery(corpus, items, strings, text_of, owner, images, texts, cosine)
 
     def predict(self, context: EvalContext) -> Ranked:
         at = self.gallery(context)
-        second, passes = {}, 0
-        if self.shortlist:
-            asking = {
-                "image to text": choose(len(at.items), self.rerank_queries, "images", self.seed),
-                "text to image": choose(len(at.owner), self.rerank_queries, "captions", self.seed),
-            }
-            rows = {way: at.asking(way)[asking[way]] for way in DIRECTIONS}
-            best = {way: nearest_columns(at.rows(way)[rows[way]], self.shortlist) for way in DIRECTIONS}
-            # Both directions often want the same pair, and so do equal captions: each is fused once.
-            codes = {way: pair_codes(way, rows[way], best[way], len(at.strings)) for way in DIRECTIONS}
-            wanted = np.unique(np.concatenate([some.ravel() for some in codes.values()]))
-            pairs = np.stack(np.divmod(wanted, len(at.strings)), axis=1)
-            scores = context.pipeline.match(at.images, at.texts, pairs, batch_size=context.batch_size)
-            passes = len(wanted)
-            for way in DIRECTIONS:
-                fused = scores[np.searchsorted(wanted, codes[way])]
-                second[way] = asking[way], second_stage(at.rows(way)[rows[way]], best[way], fused)
-        return Ranked(at.corpus, at.items, at.strings, at.cosine, at.text_of, at.owner, second, passes)
+        if not self.shortlist:
+            return Ranked(at, {}, 0)
+        queries = {
+            "image to text": choose(len(at.items), self.rerank_queries, "images", self.seed),
+            "text to image": choose(len(at.owner), self.rerank_queries, "captions", self.seed),
+        }
+        rows = {way: at.queries(way)[queries[way]] for way in DIRECTIONS}
+        best = {way: nearest_columns(at.rows(way)[rows[way]], self.shortlist) for way in DIRECTIONS}
+        # Both directions often want the same pair, and so do equal captions: each is fused once.
+        codes = {way: pair_codes(way, rows[way], best[way], len(at.strings)) for way in DIRECTIONS}
+        wanted = np.unique(np.concatenate([some.ravel() for some in codes.values()]))
+        pairs = np.stack(np.divmod(wanted, len(at.strings)), axis=1)
+        scores = context.pipeline.match(at.images, at.texts, pairs, batch_size=context.batch_size)
+        second = {}
+        for way in DIRECTIONS:
+            fused = scores[np.searchsorted(wanted, codes[way])]
+            second[way] = queries[way], second_stage(at.rows(way)[rows[way]], best[way], fused)
+        return Ranked(at, second, len(wanted))
 
-    def score(self, found: Ranked) -> list[dict]:
-        """R@k of both directions by cosine, then of both re-ranked; intervals resample images."""
-        once = retrieval_report(found.cosine[:, found.text_of], found.owner, self.ks, seed=self.seed)
-        rows = [
-            {
-                "task": self.title,
-                "metric": f"{way} {k}",
-                "score": score,
-                "unit": "%",
-                "note": f"by cosine, among {n:,}",
-            }
-            for way, n in zip(DIRECTIONS, (len(found.owner), len(found.items)))
-            for k, score in once[way.replace(" ", "_")].items()
-        ]
-        for way, (asking, scores) in found.second.items():
-            if way == "image to text":
-                own = [np.flatnonzero(found.owner == image) for image in asking]
-                recalls = recall_at_k(scores[:, found.text_of], own, self.ks, seed=self.seed)
-            else:
-                owner = found.owner[asking]
-                recalls = recall_at_k(scores, owner, self.ks, groups=owner, seed=self.seed)
-            whole = len(found.items if way == "image to text" else found.owner)
-            asked = "all" if len(asking) == whole else "a sample of"
+    def score(self, found: Ranked) -> list[Row]:
+        """R@k of both directions by cosine and their mean, then of both re-ranked."""
+        at = found.gallery
+        rows: list[Row] = []
+        every: list[Score] = []
+        keys = [at.corpus.keys[int(i)] for i in at.items]
+        items = digest(keys, at.strings)
+        for way, among in zip(DIRECTIONS, (len(at.owner), len(at.items))):
+            queries = np.arange(len(at.queries(way)))
+            recalls = at.recalls(way, queries, at.rows(way)[at.queries(way)], self.seed)
+            every += recalls.values()
+            note = f"by cosine, among {among:,}"
+            rows += [row(self.title, f"{way} {k}", score, "%", note, items) for k, score in recalls.items()]
+        mean = mean_of_scores(every, seed=self.seed)
+        rows.append(row(self.title, "mean recall", mean, "%", "of the six above", items))
+        for way, (queries, scores) in found.second.items():
+            all_or = "all" if len(queries) == len(at.queries(way)) else "a sample of"
             shortlist = min(self.shortlist, scores.shape[1])
-            note = f"best {shortlist} by cosine re-ranked, {asked} {len(asking):,} queries"
-            rows += [
-                {
-                    "task": self.title,
-                    "metric": f"{way} {k}, re-ranked",
-                    "score": score,
-                    "unit": "%",
-                    "note": note,
-                }
-                for k, score in recalls.items()
-            ]
+            note = f"best {shortlist} by cosine re-ranked, {all_or} {len(queries):,} queries"
+            recalls, items = at.recalls(way, queries, scores, self.seed), digest(keys, at.strings, queries)
+            rows += [row(self.title, f"{way} {k}, re-ranked", score, "%", note, items) for k, score in recalls.items()]
         return rows
 
     def show(self, found: Ranked, most: int = 12) -> list[dict]:
         """The first images with the three captions ranked first; the image's own are marked."""
-        asking, scores = found.second.get("image to text", (np.arange(len(found.items)), found.cosine))
         shown = []
-        for query, row in list(zip(asking, scores))[:most]:
-            own = set(found.text_of[found.owner == query].tolist())
-            first = np.argsort(-row, kind="stable")[:3]
-            lines = [f"{'✓' if int(text) in own else '·'} {found.strings[text]}" for text in first]
-            if not own & set(first.tolist()):
-                lines.append(f"its own: {found.strings[min(own)]}")
-            image = found.corpus.image_bytes(int(found.items[query]))
-            shown.append({"image": image, "title": "found" if int(first[0]) in own else "missed", "lines": lines})
+        for item, (first, own) in list(found.first_captions().items())[:most]:
+            lines = [f"{'✓' if text in own else '·'} {text}" for text in first]
+            if not set(own) & set(first):
+                lines.append(f"its own: {own[0]}")
+            title = "found" if first[0] in own else "missed"
+            shown.append({"image": found.gallery.corpus.image_bytes(item), "title": title, "lines": lines})
         note = "Three captions ranked first for an image; ✓ marks its own."
-        return [{"title": f"{self.title}: images asking for their caption", "note": note, "items": shown}]
+        return [{"title": f"{self.title}: captions for an image", "note": note, "items": shown}]
 
 
 def nearest_columns(scores: np.ndarray, k: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What only a world with known truth can say: are the things of a caption there, and is all it says true?"""
+"""What only a world with known truth can tell: are the things of a caption there, and is all of it true?"""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from unimo.errors import DataError
-from unimo.evaluation.zero_shot.context import EvalContext, Paths, choose
+from unimo.evaluation.zero_shot.context import EvalContext, Paths, Row, choose, digest, row
 from unimo.json_files import load_json
-from unimo.metrics.intervals import fraction_score, sums_score
+from unimo.metrics.intervals import fraction_score, mean_of_sums, sums_score
 from unimo.synthetic.captions import texts
 from unimo.synthetic.language import caption_attributes, caption_is_true
 from unimo.synthetic.world import Scene, Thing
@@ -44,35 +44,26 @@ class SceneTruth:
         scenes = [scene_from_meta(corpus.meta(int(i)), where=corpus.where(int(i))) for i in items]
         return Checked(context.captions(corpus, items, self.max_length), scenes)
 
-    def score(self, checked: Checked) -> list[dict]:
-        """Share of objects whose colour, shape and said size are right; share of captions true throughout.
+    def score(self, checked: Checked) -> list[Row]:
+        """Fraction of objects whose colour, shape and named size are right; fraction of captions true throughout.
 
         Chance: the same captions, each held against another image.
         """
         n = len(checked.scenes)
         others = [checked.sentences[(i + n // 2) % n] for i in range(n)]
-        right, by_chance = (_attributes(said, checked.scenes) for said in (checked.sentences, others))
+        right, by_chance = (_attributes(captions, checked.scenes) for captions in (checked.sentences, others))
         true, guessed = (
-            [caption_is_true(text, scene) for text, scene in zip(said, checked.scenes)]
-            for said in (checked.sentences, others)
+            [caption_is_true(text, scene) for text, scene in zip(captions, checked.scenes)]
+            for captions in (checked.sentences, others)
         )
-        chance = float(_share(by_chance.sum(0, keepdims=True))[0])
-        note = "chance: the same captions held against other images"
+        chance = float(mean_of_sums(by_chance.sum(0, keepdims=True))[0])
+        attributes = sums_score(right, mean_of_sums, chance=chance, seed=self.seed)
+        throughout = fraction_score(true, chance=float(np.mean(guessed)), seed=self.seed)
+        note, items = "chance: the same captions held against other images", digest(checked.scenes)
+        counted = f"{int(right[:, 1].sum()):,} objects, mentioned or present; {note}"
         return [
-            {
-                "task": self.title,
-                "metric": "objects with right attributes",
-                "score": sums_score(right, _share, chance=chance, seed=self.seed),
-                "unit": "%",
-                "note": f"{int(right[:, 1].sum()):,} objects, mentioned or present; {note}",
-            },
-            {
-                "task": self.title,
-                "metric": "captions true throughout",
-                "score": fraction_score(true, chance=float(np.mean(guessed)), seed=self.seed),
-                "unit": "%",
-                "note": note,
-            },
+            row(self.title, "objects with right attributes", attributes, "%", counted, items),
+            row(self.title, "captions true throughout", throughout, "%", note, items),
         ]
 
     def show(self, checked: Checked) -> list[dict]:
@@ -80,11 +71,8 @@ class SceneTruth:
 
 
 def _attributes(sentences: Sequence[str], scenes: Sequence[Scene]) -> np.ndarray:
+    """(n, 2) objects with right attributes, and objects."""
     return np.array([caption_attributes(text, scene) for text, scene in zip(sentences, scenes)], np.float64)
-
-
-def _share(totals: np.ndarray) -> np.ndarray:
-    return totals[:, 0] / totals[:, 1]
 
 
 def scene_from_meta(meta: Mapping[str, Any], *, where: object = None) -> Scene:

@@ -1,0 +1,62 @@
+"""What each item adds to each score, kept beside a report, so that two models can be compared item by item.
+
+evaluation.npz: for row i of the scores, i.sums (G, S) over G groups of items; and `rows`, (n,) lines "i kind items task
+metric" by tabs, where kind says what makes a score of sums (`COMBINE`) and items names what was scored.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from unimo.disk import write_atomic
+from unimo.errors import DataError
+from unimo.metrics.intervals import Combine, Score, mean_of_sums, perplexity_of_sums
+
+COMBINE: dict[str, Combine] = {"mean": mean_of_sums, "perplexity": perplexity_of_sums}
+
+
+@dataclass(frozen=True)
+class ItemSums:
+    """sums: (G, S). items: equal where two models were scored on the same ones. combine: sums -> score."""
+
+    items: str
+    sums: np.ndarray
+    combine: Combine
+
+
+def write_sums(scores: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Those of all scores that are means over named items, whole or not at all."""
+    arrays: dict[str, np.ndarray] = {}
+    rows = []
+    for i, row in enumerate(scores):
+        parts = row["score"].parts if isinstance(row["score"], Score) else None
+        kind = next((name for name, combine in COMBINE.items() if parts and parts.combine is combine), None)
+        if parts is not None and kind and row.get("items"):
+            arrays[f"{i}.sums"] = parts.sums
+            rows.append("\t".join([str(i), kind, row["items"], row["task"], row["metric"]]))
+    stream = io.BytesIO()
+    np.savez_compressed(stream, rows=np.array(rows, np.str_), **arrays)  # type: ignore[arg-type]
+    write_atomic(path, stream.getvalue())
+
+
+def read_sums(path: Path) -> dict[tuple[str, str], ItemSums]:
+    """(task, metric) -> sums; nothing where there is no file. DataError for one that is damaged."""
+    if not path.is_file():
+        return {}
+    found = {}
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            for line in stored["rows"].tolist():
+                number, kind, items, task, metric = line.split("\t")
+                found[task, metric] = ItemSums(items, stored[f"{number}.sums"], COMBINE[kind])
+    except (OSError, ValueError, KeyError, BadZipFile) as fault:
+        what, do = "not the item scores of an evaluation", "unimo evaluate the run again, or remove the file"
+        raise DataError(what, where=path, got=f"{type(fault).__name__}: {fault}", do=do) from fault
+    return found
