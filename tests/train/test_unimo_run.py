@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny_run import bits_of, log_of, quiet
 
@@ -17,6 +18,8 @@ from unimo.evaluation.plan import EvaluationData
 from unimo.recipes.unimo import unimo_scenes
 from unimo.synthetic.dataset import write_world
 from unimo.train import loop as T
+from unimo.train.data import open_prepared
+from unimo.train.pretraining import Pretraining
 from unimo.train.settings import Data, Run
 
 SMALL = ["model.width=16", "model.heads=2", "model.depth=1", "batch.pairs=6", "batch.images=2", "batch.text_tokens=64"]
@@ -63,6 +66,24 @@ def test_all_ingredients_take_part_and_a_resumed_run_is_the_same(world, tmp_path
     ended = evaluate(again, out=tmp_path / "report", data=EvaluationData(world=str(world[0])), say=quiet)
     tasks = {score["task"] for score in ended["scores"]}
     assert {"Retrieval, held-out scenes", "Captions, held-out scenes"} <= tasks
+
+
+def test_what_is_held_out_is_no_neighbour_either(world, tmp_path):
+    job = Pretraining(small(world, "data.val_fraction=0.3"))
+    job.open(tmp_path, quiet)
+    assert len(job.held_out["pairs"]) == 7 and len(job.held_out["texts"]) == 6
+    whole = open_prepared(job.settings, job.corpora, job.regions, {}).neighbours
+    left = open_prepared(job.settings, job.corpora, job.regions, job.held_out).neighbours
+    texts, images = set(job.held_out["texts"].tolist()), {0, 1}
+    few = whole.without(np.array([0, 1]), job.held_out["texts"])
+    seen = []
+    for item in range(len(whole)):
+        documents = [int(whole._spans[sentence, 0]) for sentence in whole.sentences(item)]
+        seen += documents
+        kept = [document for document in documents if document not in texts]
+        assert [int(whole._spans[sentence, 0]) for sentence in left.sentences(item)] == kept
+        assert set(few.images(item).tolist()) == set(whole.images(item).tolist()) - images
+    assert texts & set(seen)
 
 
 NO_TEXTS = ["data.texts=[]", "data.neighbours=none"]

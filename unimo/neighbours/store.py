@@ -95,8 +95,9 @@ class Neighbours:
         """The same, but for some items of the image corpus and for every sentence of some documents."""
         sentences = np.flatnonzero(np.isin(self._spans[:, 0], texts))
         gone = {"image": images, "sentence": sentences}
-        ids = {side: np.where(np.isin(ids, gone[side]), -1, ids) for side, ids in self._ids.items()}
-        return Neighbours(ids, self._spans, self._texts)
+        ids = {f"{side}_ids": np.where(np.isin(ids, gone[side]), -1, ids) for side, ids in self._ids.items()}
+        scores = {f"{side}_scores": self.scores[side] for side in SIDES}
+        return Neighbours(self.header, {**ids, **scores}, self._spans, self._texts)
 
     def images(self, item: int) -> np.ndarray:
         """(k,) int32 items of the image corpus, most similar first."""
