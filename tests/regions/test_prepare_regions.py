@@ -29,7 +29,7 @@ from unimo.regions.detector_files import NPZ, TSV, read_npz
 from unimo.regions.detectors import Detector, FasterRCNN, Preprocessing, UNIMO2Patches, ViTPatches, patch_encoder
 from unimo.regions.grid import Grid, Pixels, _coverage, k_means, squared_distances
 from unimo.regions.prepare import SOURCES, find_source, prepare_regions
-from unimo.regions.source import CorpusImage, Detections, random_projection
+from unimo.regions.source import CorpusImage, Detections, RegionSource, random_projection
 from unimo.regions.store import RegionStore
 from unimo.regions.truth import Truth
 from unimo.synthetic.dataset import write_world
@@ -86,8 +86,8 @@ def shown(paths, i=0) -> CorpusImage:
     return CorpusImage(open_corpus("images", paths), i)
 
 
-class Fixed:
-    """A source that answers what it is told to, by key."""
+class Fixed(RegionSource):
+    """A source with given regions, by key."""
 
     feature_size, classes = 4, 3
 
@@ -96,9 +96,6 @@ class Fixed:
 
     def identity(self):
         return {"source": "fixed"}
-
-    def fit(self, corpus, folder, say):
-        pass
 
     def regions(self, image):
         self.calls += 1
@@ -674,7 +671,7 @@ def test_a_tsv_of_images_in_another_size(shards, tmp_path):
     said: list[str] = []
     (tmp_path / "x.tsv").write_text(published_row("a0", double) + "\n" + published_row("a0.jpg", found))
     source = TSV(str(tmp_path / "x.tsv"))
-    source.fit(None, tmp_path, said.append)
+    source.fit(open_corpus("images", shards), tmp_path, said.append)
     assert said == ["1 rows repeat an image and are left out, among them a0"]
     assert (source.feature_size, source.classes) == (4, 3)
     seen = source.regions(shown(shards))

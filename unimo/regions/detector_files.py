@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from abc import ABC, abstractmethod
-from collections import Counter
+from abc import abstractmethod
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from unimo.data import regions as tables
 from unimo.errors import DataError, UsageError
 from unimo.file_access import read_file
 from unimo.formats.line_file import Line, LineFile
-from unimo.regions.source import CorpusImage, Detections, Say, arrays_digest
+from unimo.regions.source import CorpusImage, Detections, RegionSource, Say, arrays_digest
 
 
-class Files(ABC):
+class Files(RegionSource):
     """Regions that were found elsewhere, by image.
 
     A stored name fits the key that is the same but for the image's ending, or else the key's last part, behind its
@@ -39,7 +39,7 @@ class Files(ABC):
         self.source = source
         self._places: dict[str, Any] = {}
         self.repeated: Counter[str] = Counter()
-        self._several: tuple[str, set[str]] | None = None  # of which corpus; names that fit several of its images
+        self._shared: set[str] = set()  # names that fit several images
         for name, place in names:
             stem = _stem(name)
             self.repeated[stem] += stem in self._places
@@ -70,6 +70,7 @@ class Files(ABC):
         raise error or DataError("not one record has features", where=self.source)
 
     def fit(self, corpus: Corpus, folder: Path, say: Say) -> None:
+        self._shared = self._names_of_several(corpus)
         if twice := +self.repeated:
             some = ", ".join(list(twice)[:3])
             say(f"{sum(twice.values())} rows repeat an image and are left out, among them {some}")
@@ -78,9 +79,7 @@ class Files(ABC):
         name = self._stored(image.key)
         if name is None:
             raise DataError("the file has no regions of this image", where=image.key, got="no such name")
-        if self._several is None or self._several[0] != image.corpus.fingerprint:
-            self._several = (image.corpus.fingerprint, self._names_of_several(image.corpus))
-        if name in self._several[1]:
+        if name in self._shared:
             raise DataError(
                 "several images would take the regions of one name",
                 where=image.key,
@@ -99,13 +98,10 @@ class Files(ABC):
 
     def _names_of_several(self, corpus: Corpus) -> set[str]:
         """Stored names that fit different images."""
-        taken: dict[str, bytes] = {}
-        several = set()
-        for i, key in enumerate(corpus.keys):
-            name, digest = self._stored(key), corpus.image_sha256[i].tobytes()
-            if name is not None and taken.setdefault(name, digest) != digest:
-                several.add(name)
-        return several
+        images: defaultdict[str | None, set[bytes]] = defaultdict(set)
+        for key, digest in zip(corpus.keys, corpus.image_sha256):
+            images[self._stored(key)].add(digest.tobytes())
+        return {name for name, some in images.items() if name is not None and len(some) > 1}
 
     @abstractmethod
     def read(self, name: str) -> dict[str, Any]:
@@ -230,6 +226,7 @@ class Lines(Files):
                     yield name.lstrip("0") if name.isdigit() else name, (file, line)
 
     def fit(self, corpus: Corpus, folder: Path, say: Say) -> None:
+        self._shared = self._names_of_several(corpus)
         say(f"{self.lines} lines, {len(self._places)} images; of an image's lines the first is read")
 
     def names_of(self, key: str) -> list[str]:

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unimo.corpus.corpus import Corpus
 from unimo.data.augment import resize
 from unimo.errors import UsageError, WeightsError
 from unimo.json_files import load_json
 from unimo.regions.grid import PatchEncoder
-from unimo.regions.source import CorpusImage, Detections, Say, arrays_digest, softmax
+from unimo.regions.source import CorpusImage, Detections, RegionSource, arrays_digest, softmax
 
 
 class UNIMO2Patches:
@@ -93,23 +92,21 @@ class Preprocessing:
         place = folder / "preprocessor_config.json"
         stored = load_json(place) if place.is_file() else {}
         square = family.startswith(("rt_detr", "d_fine"))
-        usual: dict[str, Any] = {"shortest_edge": 800, "longest_edge": 1333}
-        size = stored.get("size", {"height": 640, "width": 640} if square else usual)
+        default: Any = {"height": 640, "width": 640} if square else {"shortest_edge": 800, "longest_edge": 1333}
+        size = stored.get("size", default)
         size = {"shortest_edge": size, "longest_edge": stored.get("max_size", 1333)} if isinstance(size, int) else size
-        normalises = stored.get("do_normalize", not square)
         try:
             keep = "shortest_edge" in size
             names = ("shortest_edge", "longest_edge") if keep else ("height", "width")
             sides = (int(size[names[0]]), int(size.get(names[1], 1333)))
-            mean, deviation = (
-                tuple(float(x) for x in stored.get(name, usual_values)) if normalises else None
-                for name, usual_values in (("image_mean", IMAGENET_MEAN), ("image_std", IMAGENET_DEVIATION))
-            )
-            sound = min(sides) > 0 and (deviation is None or min(deviation) > 0)
+            mean = deviation = None
+            if stored.get("do_normalize", not square):
+                mean = tuple(map(float, stored.get("image_mean", IMAGENET_MEAN)))
+                deviation = tuple(map(float, stored.get("image_std", IMAGENET_DEVIATION)))
+            if min(sides) <= 0 or min(deviation or (1,)) <= 0:
+                raise ValueError(f"{sides}, {deviation}")
         except (TypeError, ValueError, KeyError, AttributeError) as fault:
             raise WeightsError("unknown preprocessing", where=place, got=repr(fault)) from fault
-        if not sound:
-            raise WeightsError("impossible preprocessing", where=place, got=stored)
         return cls(sides, keep, mean, deviation)
 
     def __call__(self, image: Image.Image) -> np.ndarray:
@@ -132,44 +129,47 @@ class Preprocessing:
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class Detector:
-    """Queries of a DETR-like detector, most confident first.
+class _ObjectDetector(RegionSource):
+    """Regions most confident first: those from `threshold` on, and the `min_regions` best in any case, as in bottom-up
+    attention, so that every image has regions."""
+
+    def __init__(self, model: Any, device: str, threshold: float, min_regions: int):
+        self.model, self.device, self.threshold, self.min_regions = model, device, threshold, min_regions
+
+    @cached_property
+    def _weights(self) -> str:
+        return weights_digest({"": self.model})
+
+    def _settings(self) -> dict[str, Any]:
+        return {"weights": self._weights, "threshold": self.threshold, "min_regions": self.min_regions}
+
+
+class Detector(_ObjectDetector):
+    """Queries of a DETR-like detector.
 
     features: the decoder's last hidden state of each query, F = D. classes: the detector's and, last, none of them: its
     softmax, or, where it judges each class alone by a sigmoid, the softmax of the logits beside a 0, which gives a lone
-    class the probability that its sigmoid gave. A query counts from `threshold` on; the `min_regions` best stay in any
-    case, as in bottom-up attention, so that every image has regions.
+    class the probability that its sigmoid gave.
     """
 
     def __init__(self, place: str, *, threshold: float = 0.2, min_regions: int = 10, device: str | None = None):
         from unimo.weights.hub import fetch
 
         folder = fetch(place, MODEL_FILES)
-        self.model, self.device = _load_transformers("AutoModelForObjectDetection", folder, device)
-        self.threshold, self.min_regions = threshold, min_regions
-        self.pixels = Preprocessing.read(folder, self.model.config.model_type)
+        model, device = _load_transformers("AutoModelForObjectDetection", folder, device)
+        super().__init__(model, device, threshold, min_regions)
+        self.pixels = Preprocessing.read(folder, model.config.model_type)
         logits, _, states = self._run(Image.new("RGB", (64, 64)))
-        labels = len(self.model.config.id2label)
+        labels = len(model.config.id2label)
         if logits.shape[1] not in (labels, labels + 1) or len(states) != len(logits):
-            got = f"{tuple(logits.shape)} logits, {tuple(states.shape)} states"
-            raise WeightsError(
-                "a detector of an unknown kind", where=place, got=got, expected=f"queries of {labels} classes"
-            )
+            got, expected = f"{logits.shape} logits, {states.shape} states", f"queries of {labels} classes"
+            raise WeightsError("a detector of an unknown kind", where=place, got=got, expected=expected)
         self.has_none = logits.shape[1] == labels + 1
         self.feature_size, self.classes = states.shape[1], labels + 1
 
     def identity(self) -> dict[str, Any]:
-        return {
-            "source": "detector",
-            "model": self.model.config.model_type,
-            "weights": self._weights,
-            "threshold": self.threshold,
-            "min_regions": self.min_regions,
-            "pixels": [*self.pixels.size, self.pixels.keep, self.pixels.mean, self.pixels.deviation],
-        }
-
-    def fit(self, corpus: Corpus, folder: Path, say: Say) -> None:
-        pass
+        pixels = [*self.pixels.size, self.pixels.keep, self.pixels.mean, self.pixels.deviation]
+        return {"source": "detector", "model": self.model.config.model_type, **self._settings(), "pixels": pixels}
 
     def regions(self, image: CorpusImage) -> Detections:
         width, height = image.size
@@ -186,10 +186,6 @@ class Detector:
         corners = np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], axis=1).clip(0, 1)
         return Detections(states[kept], corners * [width, height, width, height], width, height, classes[kept])
 
-    @cached_property
-    def _weights(self) -> str:
-        return weights_digest({"": self.model})
-
     def _run(self, image: Image.Image) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """logits (Q, K), boxes (Q, 4) as centre and size in fractions of the image, states (Q, D)."""
         import torch
@@ -202,13 +198,12 @@ class Detector:
         return logits, boxes, states[-len(logits) :]  # YOLOS has its patches before the queries
 
 
-class FasterRCNN:
+class FasterRCNN(_ObjectDetector):
     """torchvision's Faster R-CNN (ResNet-50 FPN, either version), read as bottom-up attention reads its own.
 
     place: its weights in safetensors (`safetensors.torch.save_file(model.state_dict(), FILE)`). Regions are the
-    proposals, for the features are theirs: those of the box head (F = 1024). classes: its softmax, background last. Of
-    proposals of one class that overlap by more than `overlap` the best stays; `threshold`, `min_regions`: see
-    `Detector`.
+    proposals, for the features are theirs: those of the box head (F = 1024). classes: its softmax, background last.
+    Of proposals of one class that overlap by more than `overlap` the best stays.
     """
 
     def __init__(
@@ -230,23 +225,19 @@ class FasterRCNN:
             versions = {"fc6.weight": "fasterrcnn_resnet50_fpn", "0.0.weight": "fasterrcnn_resnet50_fpn_v2"}
             build = next(name for key, name in versions.items() if f"roi_heads.box_head.{key}" in state)
             self.classes = len(state["roi_heads.box_predictor.cls_score.bias"])
-            self.model = getattr(detection, build)(weights=None, weights_backbone=None, num_classes=self.classes)
-            self.model.load_state_dict(state)
+            model = getattr(detection, build)(weights=None, weights_backbone=None, num_classes=self.classes)
+            model.load_state_dict(state)
         except (OSError, SafetensorError, StopIteration, KeyError, RuntimeError) as fault:
             got = f"{type(fault).__name__}: {str(fault)[:300]}"
             expected = "the weights of torchvision's Faster R-CNN with ResNet-50 FPN, in safetensors"
             raise WeightsError("not a Faster R-CNN", where=place, got=got, expected=expected) from fault
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.model.to(self.device).eval()
-        self.threshold, self.min_regions, self.overlap = threshold, min_regions, overlap
-        self.feature_size = self.model.roi_heads.box_predictor.cls_score.in_features
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        super().__init__(model.to(device).eval(), device, threshold, min_regions)
+        self.overlap = overlap
+        self.feature_size = model.roi_heads.box_predictor.cls_score.in_features
 
     def identity(self) -> dict[str, Any]:
-        chosen = {"threshold": self.threshold, "min_regions": self.min_regions, "overlap": self.overlap}
-        return {"source": "faster-rcnn", "weights": self._weights, **chosen}
-
-    def fit(self, corpus: Corpus, folder: Path, say: Say) -> None:
-        pass
+        return {"source": "faster-rcnn", **self._settings(), "overlap": self.overlap}
 
     def regions(self, image: CorpusImage) -> Detections:
         import torch
@@ -263,16 +254,10 @@ class FasterRCNN:
             order = ops.batched_nms(proposals[0], scores, labels, self.overlap)  # most confident first
             kept = order[: max(int((scores[order] >= self.threshold).sum()), self.min_regions)]
             rows, columns = images.image_sizes[0]
-            boxes = proposals[0][kept] * torch.tensor(
-                [width / columns, height / rows, width / columns, height / rows], device=self.device
-            )
-        found = (x.float().cpu().numpy() for x in (features[kept], boxes, classes[kept]))
-        seen, corners, named = found
+            scale = torch.tensor([width / columns, height / rows, width / columns, height / rows], device=self.device)
+            found = features[kept], proposals[0][kept] * scale, classes[kept]
+        seen, corners, named = (x.float().cpu().numpy() for x in found)
         return Detections(seen, corners, width, height, named)
-
-    @cached_property
-    def _weights(self) -> str:
-        return weights_digest({"": self.model})
 
 
 def _torchvision() -> Any:

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from unimo.corpus.corpus import Corpus
 from unimo.data.augment import resize
 from unimo.errors import DataError, UsageError
-from unimo.regions.source import CorpusImage, Detections, Say, arrays_digest, random_projection, softmax
+from unimo.regions.source import CorpusImage, Detections, RegionSource, Say, arrays_digest, random_projection, softmax
 from unimo.rng import generator
 from unimo.sidecar import Format, Sidecar, plain, write_sidecar
 
@@ -78,7 +78,7 @@ class Pixels:
         return np.concatenate(parts, axis=-1).astype(np.float32)
 
 
-class Grid:
+class Grid(RegionSource):
     """Boxes of several grids over the whole image, coarse ones first, as they lie row by row.
 
     features: patch states averaged under each box (in bins x bins parts, end to end), each dimension scaled to mean 0

@@ -6,11 +6,12 @@ R regions · F features · K classes
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -64,18 +65,20 @@ class CorpusImage:
         return self.corpus.shard_of(self.number)
 
 
-class RegionSource(Protocol):
+class RegionSource(ABC):
     """Where regions come from. feature_size, classes: F and K of every image (K = 0: no classes)."""
 
     feature_size: int
     classes: int
 
+    @abstractmethod
     def identity(self) -> dict[str, Any]:
         """JSON values that tell this source from any that gives other regions; no paths."""
 
-    def fit(self, corpus: Corpus, folder: Path, say: Say) -> None:
+    def fit(self, corpus: Corpus, folder: Path, say: Say) -> None:  # noqa: B027 - most sources learn nothing
         """Called once before the first image. folder: where the sidecars go."""
 
+    @abstractmethod
     def regions(self, image: CorpusImage) -> Detections:
         """Raises DataError where it has no regions of this image."""
 

@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unimo.corpus.corpus import Corpus
 from unimo.errors import DataError
 from unimo.json_files import load_json
-from unimo.regions.source import CorpusImage, Detections, Say, random_projection
+from unimo.regions.source import CorpusImage, Detections, RegionSource, random_projection
 from unimo.synthetic.dataset import IMAGES_FROM
 from unimo.synthetic.world import COMBINATIONS, Scene, class_scene, draw, scene
 from unimo.synthetic.world import boxes as boxes_of
 
 
-class Truth:
+class Truth(RegionSource):
     """The things of a generated scene where they are drawn, in the order of its JSON.
 
     features: the crop, resized to a small square, channels from -1 to 1 (projected where F is not its size). classes:
@@ -33,9 +32,6 @@ class Truth:
 
     def identity(self) -> dict[str, Any]:
         return {"source": "truth", "side": self.side, "smoothing": self.smoothing}
-
-    def fit(self, corpus: Corpus, folder: Path, say: Say) -> None:
-        pass
 
     def regions(self, image: CorpusImage) -> Detections:
         width, height = image.size
