@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typer.main import get_command
 from unimo.cli import app, main
 from unimo.cli.app import prepare, repeated
 from unimo.cli.failures import Terminated, named, tell, terminated, until_told
+from unimo.cli.help import EXAMPLES, VERBS
 from unimo.errors import DataError, ResourceError, UnimoError, UsageError
 
 
@@ -27,6 +29,43 @@ def test_help_shows_every_verb_in_the_order_of_work():
     ]  # fmt: skip
     assert list(get_command(prepare).commands) == ["regions", "rewrites", "neighbours"]
     assert all(one.help for one in command.commands.values())
+
+
+def commands(group, prefix=()):
+    for name in group.commands:
+        command = group.get_command(None, name)
+        yield from commands(command, (*prefix, name)) if hasattr(command, "commands") else [((*prefix, name), command)]
+
+
+def test_every_verb_has_its_group_and_every_example_can_be_read():
+    group = get_command(app)
+    assert {verb for verbs in VERBS.values() for verb in verbs} == set(group.commands)
+    by_name = {" ".join(names): command for names, command in commands(group)}
+    for verb, examples in EXAMPLES.items():
+        for example in examples:
+            words = shlex.split(example)[shlex.split(example).index("unimo") + 1 :]
+            assert (
+                words[0] == verb
+                and not by_name[verb].make_context(verb, repeated(by_name[verb].params, words[1:])).args
+            )
+            assert example in by_name[verb].epilog
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("data check texts --ledger bad.jsonl", "--bad-samples"),
+        ("pretrain scenes --lr 1e-3", "--set optimizer.lr=..."),
+        ("pretrain scenes --output_dir runs/x", "--out FOLDER"),
+        ("pretrain scenes --fp16", "--set precision=..."),
+        ("caption m image.png --beams 3", "--num-beams"),
+    ],
+)
+def test_options_of_other_tools_lead_to_ours(words, hint, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["unimo", *words.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == UsageError.exit_code and hint in capsys.readouterr().err
 
 
 def test_case_a_rank_alone_says_why(monkeypatch, capsys):

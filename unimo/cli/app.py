@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from unimo.cli.help import dressed
 from unimo.errors import UsageError
 
 
@@ -40,6 +41,10 @@ def repeated(parameters: list[Any], args: list[str]) -> list[str]:
 class Verbs(TyperGroup):
     """A group whose verbs take several values after one flag, and answer options of other tools with ours."""
 
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        return None if command is None else dressed(command)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
         return name, command, rest if command is None else repeated(command.params, rest)
@@ -60,6 +65,7 @@ class Verbs(TyperGroup):
 app = typer.Typer(
     cls=Verbs,
     help="UNIMO and UNIMO-2: learn from texts, images and pairs; search, caption, fill in and classify.",
+    epilog="Begin with `unimo pretrain scenes`: five minutes, no data needed. `unimo VERB --help` shows examples.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -77,6 +83,9 @@ Columns = Annotated[
     typer.Option("--column", metavar="PART=COLUMN", help="Names a column of tables: image, caption, text, label."),
 ]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace one setting.")]
+Log = Annotated[
+    str | None, typer.Option(help="Curves: tensorboard, wandb, trackio, none; default TensorBoard if installed.")
+]
 Model = Annotated[str, typer.Argument(help="A run's folder or one of its checkpoints.")]
 AnyModel = Annotated[
     str, typer.Argument(help="A run, one of its checkpoints, a saved folder, a downloaded name, or a name on the hub.")

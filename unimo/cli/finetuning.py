@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unimo.cli.app import Model, Paths, Sets, app, say
+from unimo.cli.app import Log, Model, Paths, Sets, app, say
 
 Task = Annotated[
     str, typer.Argument(help="A benchmark, or classification, regression, generation, captions, retrieval.")
@@ -48,6 +48,7 @@ def finetune(
     steps: Steps = None,
     minutes: Annotated[float | None, typer.Option(help="Train for so long.")] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
+    log: Log = None,
     batch_size: BatchSize = None,
     assignments: Sets = None,
 ) -> None:
@@ -58,7 +59,7 @@ def finetune(
 
     data = {"train": train, "dev": dev, "test": test, "images": images, "regions": regions, "columns": column}
     changes = [*(assignments or ()), *_length(epochs=epochs, steps=steps, minutes=minutes)]
-    changes += [] if seed is None else [f"seed={seed}"]
+    changes += [f"{name}={value}" for name, value in (("seed", seed), ("log", log)) if value is not None]
     run = tuned(task, source, like=like, recipe=recipe, data=data, reader=reader, changes=changes)
     run_finetuning(run, out or f"runs/{Path(task).stem}", resume=resume, say=say, batch_size=batch_size)
     distributed.stop()

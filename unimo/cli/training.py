@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unimo.cli.app import Columns, Model, Paths, Sets, app, say
+from unimo.cli.app import Columns, Log, Model, Paths, Sets, app, say
 
 
 @app.command()
@@ -32,6 +32,7 @@ def pretrain(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Train for so many steps (exactly resumable).")] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
+    log: Log = None,
     assignments: Sets = None,
     evaluation: Annotated[bool, typer.Option("--evaluate/--no-evaluate", help="Evaluate at the end.")] = True,
 ) -> None:
@@ -59,8 +60,7 @@ def pretrain(
         changes += [f"minutes={minutes}", "steps=none"]
     if steps is not None:
         changes += [f"steps={steps}", "minutes=none"]
-    if seed is not None:
-        changes += [f"seed={seed}"]
+    changes += [f"{name}={value}" for name, value in (("seed", seed), ("log", log)) if value is not None]
     run = override(run, changes)
     if init_from is not None:
         run = replace(run, init_from=init_from)
