@@ -3,16 +3,14 @@
     K texts beside one image · R rows of an image · T packed tokens
 
 Machines and what else they do differ; a ratio of neighbours in time differs little. Counted operations stand beside it.
-`sharing` builds its own model, `mask` needs none; `retrieval` asks a trained one.
+`sharing` builds its own model, `mask` needs none.
 """
 
 from __future__ import annotations
 
-import shlex
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -22,17 +20,12 @@ from torch.nn.attention.flex_attention import create_block_mask
 from unimo.batch import GROUND, IMAGE, TEXT, Batch, Regions, Texts
 from unimo.config import override
 from unimo.errors import UsageError
-from unimo.evaluation.zero_shot.context import EvalContext
-from unimo.evaluation.zero_shot.retrieval import Retrieval
-from unimo.evaluation.zero_shot.retrieval_curve import SHORTLISTS, Point, curve, table
-from unimo.inference import BATCH_SIZE, Pipeline, identity
 from unimo.machine import describe_machine
 from unimo.model.attention import Plan
 from unimo.model.block_mask import block_mask
 from unimo.model.build import ModelSettings, build
 from unimo.model.flops import batch_cost
 from unimo.model.unified import Request, Unified
-from unimo.version import __version__
 
 ROUNDS = 7
 
@@ -40,7 +33,7 @@ ROUNDS = 7
 def measure(name: str, *, size: str = "small", rounds: int = ROUNDS) -> list[dict[str, Any]]:
     """Rows of one benchmark. size: of the model, a name `unimo describe` knows."""
     if name not in BENCHMARKS:
-        raise UsageError("no such benchmark", got=name, expected=", ".join([*BENCHMARKS, "retrieval"]))
+        raise UsageError("no such benchmark", got=name, expected=", ".join(BENCHMARKS))
     machine = describe_machine()
     return [{**row, "machine": machine} for row in BENCHMARKS[name](size, rounds)]
 
@@ -143,68 +136,6 @@ def in_turns(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, list
             if i:
                 seconds[name].append(time.perf_counter() - began)
     return seconds
-
-
-def retrieval(
-    pipeline: Pipeline,
-    pairs: Sequence[str],
-    *,
-    limit: int | None = None,
-    captions: int | None = None,
-    shortlists: Sequence[int] = SHORTLISTS,
-    regions: Sequence[str] = (),
-    index_dir: str | None = None,
-    batch_size: int = BATCH_SIZE,
-    seed: int = 0,
-    say: Callable[[str], None] = print,
-) -> dict[str, Any]:
-    """Exhaustive and two-stage retrieval of one model on the same pairs: quality and cost of every shortlist.
-
-    limit, captions: at most so many images, and captions of each. shortlists: lengths; one beyond the gallery means
-    all. Returns what `unimo speed retrieval` writes: `curve` with a row a length, `scores` as an evaluation has them,
-    `facts`, and `table`.
-    """
-    if not shortlists or min(shortlists) < 0:
-        raise UsageError(
-            "a shortlist holds candidates", where="--shortlists", got=list(shortlists), expected="0 or more"
-        )
-    pipeline.matcher.require()
-    context = EvalContext(pipeline, index_dir, regions=tuple(regions), batch_size=batch_size)
-    task = Retrieval(tuple(pairs), limit=limit, captions=captions, seed=seed)
-    gallery, points = curve(context, task, shortlists, say=say)
-    facts = {
-        "command": shlex.join(sys.argv),
-        "model": str(pipeline.facts.get("path", "in memory")),
-        "step": pipeline.facts.get("step"),
-        "weights": identity(pipeline),
-        "data": context.fingerprints,
-        "images": len(gallery.items),
-        "captions": len(gallery.owner),
-        "distinct captions": len(gallery.strings),
-        "pairs at a time": batch_size,
-        "seed": seed,
-        "unimo": __version__,
-        "machine": describe_machine(),
-    }
-    return {
-        "benchmark": "retrieval",
-        "facts": facts,
-        "scores": _scores(points),
-        "curve": [point.to_row(points[-1]) for point in points],
-        "table": list(table(points)),
-    }
-
-
-def _scores(points: Sequence[Point]) -> list[dict[str, Any]]:
-    """Rows as an evaluation.json has them."""
-    rows = []
-    for point in points:
-        length = "exhaustive" if point.shortlist is None else f"shortlist {point.shortlist}"
-        for name, score in point.recalls.items():
-            note = f"{point.passes:,} fused passes"
-            metric = {"metric": name, "score": score.to_dict(), "unit": "%", "note": note}
-            rows.append({"task": f"Two-stage retrieval, {length}", **metric})
-    return rows
 
 
 BENCHMARKS: dict[str, Callable[[str, int], Iterator[dict[str, Any]]]] = {"sharing": sharing, "mask": mask}

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tiny_unimo import detected, lively_unimo
 
 from unimo.errors import DataError, UsageError
 from unimo.evaluation.zero_shot import EvalContext, Retrieval
 from unimo.evaluation.zero_shot.retrieval import second_stage
+from unimo.inference import Pipeline
+from unimo.model.unimo import UNIMO
+from unimo.tokenizer import Tokenizer
 
 N = 16
 
@@ -107,3 +111,43 @@ def test_paths_that_hold_no_pairs_are_located(tmp_path, context):
 def test_one_image_is_no_choice(tmp_path, tools, context):
     with pytest.raises(DataError, match="choose from"):
         Retrieval(tools.write_pairs(tmp_path / "one", [["a dog"]])).predict(context)
+
+
+def test_a_shared_image_scores_like_a_copy_for_each_text(monkeypatch):
+    pipeline = Pipeline(lively_unimo(vocabulary=Tokenizer.vocab_size, fusion="prefix", matching=2), precision="fp32")
+    images = pipeline.encode_images(detected([3, 1, 4]))
+    texts = pipeline.encode_texts(["a dog", "two cats on a red sofa", "an owl", "it rains"])
+    every = np.stack(np.divmod(np.arange(12), 4), axis=1)
+    rows = []
+    fuse = UNIMO.fuse
+
+    def counting(self, *given, **more):
+        found = fuse(self, *given, **more)
+        rows.append(sum(len(one.hidden) for one in found.values()))
+        return found
+
+    monkeypatch.setattr(UNIMO, "fuse", counting)
+    shared, held = pipeline.match(images, texts, every, batch_size=7), sum(rows)
+    rows.clear()
+    monkeypatch.setattr(UNIMO, "can_share", False)
+    np.testing.assert_allclose(shared, pipeline.match(images, texts, every, batch_size=7), rtol=0, atol=1e-5)
+    assert np.ptp(shared) > 0.01
+    # Chunks of 7 pairs: images 0 and 1, 1 and 2; 4 + 2 + 2 + 5 rows instead of 4 (4 + 2 + 5).
+    assert sum(rows) - held == 4 * (4 + 2 + 5) - (4 + 2 + 2 + 5)
+
+
+def test_a_model_fine_tuned_for_retrieval_is_scored_as_it_was_trained(tools):
+    """By the weight of the cosine that its circle loss had; every other training leaves the default."""
+    plain = tools.random_pipeline()
+    rng = np.random.default_rng(0)
+    images = plain.encode_images(list(rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)))
+    texts, pairs = plain.encode_texts(["a dog", "a red cat"]), np.array([[0, 0], [1, 1], [2, 0]])
+    settings = {"kind": "retrieval", "rank": {"loss": "circle", "cosine": 0.3}}
+    circle = Pipeline(plain.model, precision="fp32", facts={"settings": settings})
+    hard = Pipeline(
+        plain.model, precision="fp32", facts={"settings": {**settings, "rank": {"loss": "hard", "cosine": 0.3}}}
+    )
+    default, weighted = plain.match(images, texts, pairs), plain.match(images, texts, pairs, cosine_weight=0.3)
+    assert np.abs(default - weighted).max() > 0.1
+    np.testing.assert_array_equal(circle.match(images, texts, pairs), weighted)
+    np.testing.assert_array_equal(hard.match(images, texts, pairs), default)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unimo.cli.app import Paths, Sets, app, say
-from unimo.errors import DataError, UsageError
+from unimo.cli.app import Sets, app, say
+from unimo.errors import DataError
 
 if TYPE_CHECKING:
     from unimo.model.build import ModelSettings
@@ -32,47 +32,19 @@ def compare_runs(
 
 @app.command("speed")
 def measure_speed(
-    name: Annotated[str, typer.Argument(help="Which one: sharing, mask, retrieval.")],
-    model: Annotated[str | None, typer.Argument(help="Of retrieval: a run's folder or one of its checkpoints.")] = None,
+    name: Annotated[str, typer.Argument(help="Which one: sharing, mask.")],
     size: Annotated[str, typer.Option(help="Of sharing: size of the model.")] = "small",
-    pairs: Paths = None,
-    limit: Annotated[int | None, typer.Option(help="Of retrieval: images at most.", min=2)] = None,
-    captions: Annotated[int | None, typer.Option(help="Of retrieval: captions of an image at most.", min=1)] = None,
-    shortlists: Annotated[str, typer.Option(help="Of retrieval: lengths, by commas.")] = "0,4,8,16,32,64,128",
-    batch_size: Annotated[int, typer.Option(help="Of retrieval: pairs fused at a time.", min=1)] = 64,
-    regions: Annotated[list[str] | None, typer.Option(help="UNIMO's regions, if not beside the shards.")] = None,
-    index_dir: Annotated[str | None, typer.Option(help="Where shard indexes go, if not beside the shards.")] = None,
-    out: Annotated[str | None, typer.Option(help="Of retrieval: a JSON file for the result.")] = None,
 ) -> None:
-    """Time two ways to the same end in turns, and print their ratio.
+    """Time two ways to the same end in turns, and print their ratio as JSON lines.
 
-    sharing: many texts beside one image; mask: who sees whom in a long packed row; one JSON line each. retrieval:
-    every pair fused, or a shortlist of each query only: recalls and fused passes by its length.
+    sharing: many texts beside one image; mask: who sees whom in a long packed row.
     """
     import json
 
     from unimo import speed
 
-    if name != "retrieval":
-        for row in speed.measure(name, size=size):
-            say(json.dumps(row))
-        return
-    from unimo.inference import load
-    from unimo.json_files import write_json
-    from unimo.train import provenance
-
-    lengths = [length.strip() for length in shortlists.split(",")]
-    if not all(length.isdecimal() for length in lengths):
-        raise UsageError("a shortlist is a number", where="--shortlists", got=shortlists, expected="0,4,8,...")
-    if model is None or not pairs:
-        raise UsageError("what is to be measured?", expected="unimo speed retrieval MODEL --pairs PATH")
-    options: dict[str, Any] = {"limit": limit, "captions": captions, "regions": regions or (), "index_dir": index_dir}
-    options["batch_size"] = batch_size
-    found = speed.retrieval(load(model), pairs, shortlists=[int(s) for s in lengths], say=say, **options)
-    found["facts"]["commit"] = provenance.commit() or "unknown (not a git checkout)"
-    say("\n".join(found["table"]))
-    if out:
-        write_json(out, found)
+    for row in speed.measure(name, size=size):
+        say(json.dumps(row))
 
 
 @app.command("recipes")

@@ -16,6 +16,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from unimo.metrics.intervals import Groups, Score, fraction_score
 
 Texts = Sequence[str]
 References = Sequence[Sequence[str]]
+Each = Callable[[Texts, References], NDArray[np.float64]]
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
@@ -36,63 +38,6 @@ def normalize_answer(text: str) -> str:
     'wellknown cat'
     """
     return " ".join(_ARTICLE.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
-
-
-def squad_em(predictions: Texts, references: References, *, groups: Groups = None, seed: int = 0) -> Score:
-    """Fraction of questions (n,) answered exactly as one of the references, after normalizing."""
-    return fraction_score(squad_em_each(predictions, references), groups=groups, seed=seed)
-
-
-def squad_f1(predictions: Texts, references: References, *, groups: Groups = None, seed: int = 0) -> Score:
-    """Mean over questions of the word F1 with the best reference; groups: questions resampled together."""
-    return fraction_score(squad_f1_each(predictions, references), groups=groups, seed=seed)
-
-
-def coqa_em(predictions: Texts, references: References, *, groups: Groups = None, seed: int = 0) -> Score:
-    """Mean of `coqa_em_each`; groups: the story of each question, so that a story is resampled as one."""
-    return fraction_score(coqa_em_each(predictions, references), groups=groups, seed=seed)
-
-
-def coqa_f1(predictions: Texts, references: References, *, groups: Groups = None, seed: int = 0) -> Score:
-    """Mean of `coqa_f1_each`, CoQA's score (the papers' column "Acc"); groups: the story of each question."""
-    return fraction_score(coqa_f1_each(predictions, references), groups=groups, seed=seed)
-
-
-def squad_em_each(predictions: Texts, references: References) -> NDArray[np.float64]:
-    """1 or 0 of each question (n,). Raises DataError where a question has no reference."""
-    return _each(predictions, references, _exact, max)
-
-
-def squad_f1_each(predictions: Texts, references: References) -> NDArray[np.float64]:
-    """F1 of each question (n,)."""
-    return _each(predictions, references, _f1, max)
-
-
-def coqa_em_each(predictions: Texts, references: References) -> NDArray[np.float64]:
-    """Exact match of each question (n,), 0..1."""
-    return _each(predictions, references, _exact, _leaving_one_out)
-
-
-def coqa_f1_each(predictions: Texts, references: References) -> NDArray[np.float64]:
-    """F1 of each question (n,): the mean, over leaving out one reference at a time, of the best of the others.
-
-    So people, each scored against the others, can be compared with a model. A single reference is not left out.
-    """
-    return _each(predictions, references, _f1, _leaving_one_out)
-
-
-def _each(
-    predictions: Texts,
-    references: References,
-    compare: Callable[[list[str], list[str]], float],
-    combine: Callable[[list[float]], float],
-) -> NDArray[np.float64]:
-    check_answers(predictions, references)
-    scores = []
-    for prediction, targets in zip(predictions, references):
-        words = normalize_answer(prediction).split()
-        scores.append(combine([compare(words, normalize_answer(target).split()) for target in targets]))
-    return np.array(scores, dtype=np.float64)
 
 
 def _exact(words: list[str], target: list[str]) -> float:
@@ -108,6 +53,38 @@ def _f1(words: list[str], target: list[str]) -> float:
 
 
 def _leaving_one_out(scores: list[float]) -> float:
+    """Mean, over leaving out one reference at a time, of the best of the others: so people, each scored against the
+    others, can be compared with a model. A single reference is not left out."""
     if len(scores) == 1:
         return scores[0]
     return sum(max(scores[:i] + scores[i + 1 :]) for i in range(len(scores))) / len(scores)
+
+
+def _each(
+    compare: Callable[[list[str], list[str]], float],
+    combine: Callable[[list[float]], float],
+    predictions: Texts,
+    references: References,
+) -> NDArray[np.float64]:
+    """(n,) scores of each question, 0..1. DataError where a question has no reference."""
+    check_answers(predictions, references)
+    scores = []
+    for prediction, targets in zip(predictions, references):
+        words = normalize_answer(prediction).split()
+        scores.append(combine([compare(words, normalize_answer(target).split()) for target in targets]))
+    return np.array(scores, dtype=np.float64)
+
+
+def _mean(each: Each, predictions: Texts, references: References, *, groups: Groups = None, seed: int = 0) -> Score:
+    """Mean over questions; groups: questions resampled together, such as those of a story."""
+    return fraction_score(each(predictions, references), groups=groups, seed=seed)
+
+
+squad_em_each: Each = partial(_each, _exact, max)
+squad_f1_each: Each = partial(_each, _f1, max)  # F1 with the best reference
+coqa_em_each: Each = partial(_each, _exact, _leaving_one_out)
+coqa_f1_each: Each = partial(_each, _f1, _leaving_one_out)
+squad_em = partial(_mean, squad_em_each)
+squad_f1 = partial(_mean, squad_f1_each)
+coqa_em = partial(_mean, coqa_em_each)
+coqa_f1 = partial(_mean, coqa_f1_each)  # CoQA's score (the papers' column "Acc")

@@ -17,8 +17,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from unimo.errors import DataError
-from unimo.metrics.checks import check_answers, check_words
+from unimo.metrics.checks import check_answers, check_word_pairs, check_words
 from unimo.metrics.intervals import Score, Sums, mean_score, sums_score
 from unimo.metrics.tokenize import ngram_counts, tokenize
 
@@ -132,10 +131,7 @@ def _lcs_length(a: Words, b: Words, where: str) -> int:
 
     Source: Hyyrö, "Bit-parallel LCS-length computation revisited", AWOCA 2004.
     """
-    if len(a) * len(b) > MAX_WORD_PAIRS:
-        expected, do = f"at most {MAX_WORD_PAIRS} pairs of words", "cut the texts, or choose another metric"
-        got = f"{len(a)} and {len(b)} words"
-        raise DataError("two texts are too long for their common words", where=where, got=got, expected=expected, do=do)
+    check_word_pairs(len(a), len(b), MAX_WORD_PAIRS, where)
     long, short = sorted((a, b), key=len, reverse=True)
     places: dict[str, int] = {}
     for place, word in enumerate(short):

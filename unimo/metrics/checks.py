@@ -26,6 +26,14 @@ def check_words(candidates: Sequence[Sequence[str]], references: Sequence[Sequen
     _check_items(candidates, references, _is_words, "a list of words", do)
 
 
+def check_word_pairs(one: int, other: int, most: int, where: str) -> None:
+    """DataError where two texts of so many words are too long for their longest common subsequence."""
+    if one * other > most:
+        got, expected = f"{one} and {other} words", f"at most {most} pairs of words"
+        what, do = "two texts are too long for their common words", "cut the texts, or choose another metric"
+        raise DataError(what, where=where, got=got, expected=expected, do=do)
+
+
 def check_counts(predictions: Any, references: Any) -> None:
     """DataError unless both are lists of one length, at least 1."""
     for one in (predictions, references):

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unimo.errors import DataError, UsageError
-from unimo.metrics.checks import check_answers
+from unimo.errors import UsageError
+from unimo.metrics.checks import check_answers, check_word_pairs
 from unimo.metrics.intervals import Score, mean_score
 
 KINDS = {"ROUGE-1": "rouge1", "ROUGE-2": "rouge2", "ROUGE-L": "rougeL", "ROUGE-Lsum": "rougeLsum"}
@@ -80,11 +80,4 @@ def scorer_class() -> Any:
 
 def _check_lengths(candidate: str, references: Sequence[str], where: str) -> None:
     words, *others = (len(_WORD.findall(text)) for text in (candidate, *references))
-    if words * max(others) > MAX_WORD_PAIRS:
-        raise DataError(
-            "two texts are too long for their longest common subsequence",
-            where=where,
-            got=f"{words} and {max(others)} words",
-            expected=f"at most {MAX_WORD_PAIRS} pairs of words",
-            do="cut the texts, or choose a metric without subsequences",
-        )
+    check_word_pairs(words, max(others), MAX_WORD_PAIRS, where)

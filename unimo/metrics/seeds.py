@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-# Two-sided 95 % points of Student's t by degrees of freedom; beyond, 2 is near enough (it is 1.96 to 2.23).
-T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+from unimo.metrics.intervals import LEVEL
 
 
 def over_seeds(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -20,13 +19,16 @@ def over_seeds(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     A single score comes back as it is. Seeds with an undefined value make the whole undefined.
     """
+    from scipy.stats import t  # takes a second to import: only where it is used
+
     if len(scores) == 1:
         return dict(scores[0])
     values = [score["value"] for score in scores]
     whole = {**scores[0], "seeds": values}
     if any(value is None for value in values):
         return {**whole, "value": None, "low": None, "high": None}
-    center, between = mean(values), T95.get(len(values) - 1, 2.0) * stdev(values) / math.sqrt(len(values))
+    center = mean(values)
+    between = float(t.ppf(0.5 + LEVEL / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
     below = mean(score["value"] - score["low"] for score in scores)
     above = mean(score["high"] - score["value"] for score in scores)
     low, high = center - math.hypot(below, between), center + math.hypot(above, between)
