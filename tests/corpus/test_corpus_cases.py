@@ -434,12 +434,17 @@ def test_case_a_fraction_that_is_none_is_refused(fraction, tmp_path):
             use()
 
 
-ROOM = Path(finding.__file__).parent
+PACKAGE = Path(unimo.__file__).parent
 
 
 @pytest.mark.parametrize(
     "path",
-    [*sorted(ROOM.glob("*.py")), ROOM.parent / "file_access.py", ROOM.parent / "paths.py"],
+    [
+        *sorted(ROOM.glob("*.py")),
+        *sorted(ROOM.parent.glob("formats/*.py")),
+        ROOM.parent / "file_access.py",
+        ROOM.parent / "paths.py",
+    ],
     ids=lambda path: path.stem,
 )
 def test_case_every_refusal_names_a_place_what_is_right_and_a_way_out(path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import string
 
 import pyarrow
 import pytest
@@ -281,25 +280,6 @@ def test_wrong_json_types_are_named(tmp_path):
     got = found("jsonl", write(tmp_path / "a.jsonl", content))
     assert len(got) == len(rows) + 3 and all(isinstance(each, DataError) for each in got)
     assert all(f"line {i}" in each.where for i, each in enumerate(got, start=1))
-
-
-leaves = some.none() | some.booleans() | some.floats() | some.integers() | some.text(string.printable, max_size=9)
-names = some.sampled_from(["text", "label", "image", "answers", "id"])
-values = some.recursive(
-    leaves, lambda inner: some.lists(inner, max_size=3) | some.dictionaries(names, inner, max_size=4), max_leaves=8
-)
-
-
-@HYPOTHESIS
-@given(values)
-def test_no_json_value_breaks_a_reader(tmp_path, value):
-    """Either a usable row or a located error, for every reader of tables."""
-    path = jsonl(tmp_path / "a.jsonl", {"text": "t", "label": "x", "id": "1"}, value)
-    for each in found("jsonl", path)[1:]:
-        if isinstance(each, Exception):
-            assert isinstance(each, DataError) and "line 2" in each.where
-        else:
-            assert each.texts and all(isinstance(text, str) and text.strip() for text in each.texts)
 
 
 def test_lines_beyond_the_limit_are_passed_over(tmp_path, monkeypatch):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import sys
+from pathlib import Path
 
 import pyarrow
 import pytest
@@ -144,8 +146,14 @@ DOORS = {  # what lies in the folder, what of it is named, what the format is ca
     "save_to_disk": (saved("saved", HF), "saved", "Arrow"),
     "save_to_disk of splits": ({**saved("saved/train", HF), **saved("saved/test", HF[:1]),
                                 "saved/dataset_dict.json": b'{"splits": ["train", "test"]}'}, "saved", "Arrow"),
+    "img2dataset parquet": ({"00000.parquet": parquet_of([
+        {"key": f"0000{i}", "jpg": PIXELS[n], "caption": c[0], "url": "u", "status": "success"}
+        for i, (n, c) in enumerate(SAID.items())])}, "", "Parquet"),
     "image beside .txt": (BESIDE, "", "folder of files"),
 }  # fmt: skip
+
+
+EMBEDDED = ("parquet with images", "img2dataset parquet", "save_to_disk", "save_to_disk of splits")
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -153,8 +161,8 @@ def test_pairs_of_every_format(door, tmp_path):
     files, named, name = DOORS[door]
     files_in(tmp_path, files)
     corpus, bad = opened("pairs", tmp_path / named)
-    expected = FIRST if door.startswith("imagefolder") else SAID
-    if "bytes" in str(HF) and ("parquet with" in door or "save_to_disk" in door):  # rows have numbers, not names
+    expected = FIRST if door.startswith(("imagefolder", "img2dataset")) else SAID
+    if door in EMBEDDED:  # rows have numbers, not names
         assert [corpus.sample(i).texts for i in range(2)] == list(expected.values())
         assert images_of(corpus) == list(PIXELS.values())
     else:
@@ -169,9 +177,16 @@ def test_pairs_of_every_format(door, tmp_path):
         assert texts_of(held_out) == ["held out"]
 
 
-TASKS = [door for door in DOORS if door not in ("image beside .txt", "save_to_disk of splits", "coco from above",
-                                                "coco", "flickr30k token", "karpathy")
-         and not door.startswith(("imagefolder jsonl", "imagefolder parquet", "parquet with"))]  # fmt: skip
+TASKS = [
+    *(
+        "open_clip csv",
+        "open_clip tsv",
+        "names seen from above the table",
+        "kaggle captions.txt",
+        "flickr30k results.csv",
+    ),
+    *("flickr8k token.txt", "blip list", "llava", "jsonl", "imagefolder csv", "save_to_disk"),
+]
 
 
 @pytest.mark.parametrize("door", TASKS)
@@ -273,6 +288,11 @@ def test_check_says_format_example_duplicates_and_the_command(tmp_path):
     files_in(tmp_path, files)
     lines: list[str] = []
     check(None, tmp_path / "t.csv", columns=["caption=says"], say=lines.append)
+    (tmp_path / "u.csv").write_text("url,caption\nhttp://x/a.jpg,a dog\n")
+    with pytest.raises(DataError, match="img2dataset --url_list"):
+        check(None, tmp_path / "u.csv", say=print)
+    with pytest.raises(DataError, match=r"path does not exist.*did you mean .*t\.csv"):
+        check(None, tmp_path / "tt.csv", say=print)
     assert "found: 3 pairs (CSV (columns image, says))" in lines
     assert "example: a.jpg, 12 x 8: 'a dog, running', 'the dog'" in lines
     assert "duplicates: 1 of 3 images, such as b.jpg = c.jpg; 1 of 5 texts" in lines
@@ -281,3 +301,36 @@ def test_check_says_format_example_duplicates_and_the_command(tmp_path):
     tar_of(tmp_path / "alone/a.tar", {"x.png": image(1)})
     guessed = {name: guess_kind(tmp_path / name, Fields()) for name in ("tars", "alone")}
     assert guessed == {"tars": "pairs", "alone": "images"}
+
+
+class Hub:
+    """Stands for the library `datasets`: two data sets, a call counted."""
+
+    calls = 0
+
+    def __init__(self, rows=HF):
+        self.rows = rows
+
+    def load_dataset(self, name, split):
+        Hub.calls += 1
+        if name != "owner/pairs":
+            raise ConnectionError("no network")
+        return Hub(HF if split == "train" else HF[:1])
+
+    def save_to_disk(self, folder):
+        files_in(Path(folder), saved(".", self.rows))
+
+
+def test_a_data_set_of_the_hub_is_fetched_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UsageError, match=r"unimo\[datasets\].*save_to_disk"):
+        opened("pairs", "hf:owner/pairs")
+    monkeypatch.setitem(sys.modules, "datasets", Hub())
+    for _ in range(2):
+        assert images_of(opened("pairs", "hf:owner/pairs")[0]) == list(PIXELS.values())
+    assert len(opened("pairs", "hf:owner/pairs:test")[0]) == 1 and Hub.calls == 2
+    assert len(open_examples("table", "hf:owner/pairs", kind="retrieval")) == 2
+    with pytest.raises(DataError, match=r"hf:owner/other.*no network"):
+        opened("pairs", "hf:owner/other")
+    assert not [path for path in (tmp_path / "unimo/datasets").iterdir() if path.name.startswith(".")]

@@ -101,7 +101,7 @@ def _repeated(what: str, values: Sequence[Hashable], keys: Sequence[str]) -> str
     counts = Counter(values)
     extra = len(values) - len(counts)
     if not extra:
-        return f"no {what}"
+        return f"none among {len(values):,} {what}"
     most, _ = counts.most_common(1)[0]
     same = [key for key, value in zip(keys, values) if value == most][:3]
     return f"{extra:,} of {len(values):,} {what}" + (f", such as {' = '.join(same)}" if same else "")

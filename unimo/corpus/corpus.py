@@ -352,7 +352,8 @@ def _error(entry: dict[str, str]) -> DataError:
 
 def _row(source: Source, index: Index, built: bool, seconds: float) -> dict:
     reasons = Counter(entry["what"] for entry in index.quarantined)
-    paths = [source.path] if source.form != "loose" else [source.path / name for name in source.files]
+    paths = [] if source.form == "loose" else [source.path]
+    paths += [source.base / name for name in (*source.files, *index.strings("named"))]
     notes = Notes(json.loads(index.header["notes"]))
     return {
         "shard": printable(source.path),

@@ -16,8 +16,9 @@ from pathlib import Path, PurePath
 from typing import Literal
 
 from unimo.corpus.bad_samples import Notes
+from unimo.corpus.hub import is_hub_name, saved_dataset
 from unimo.errors import DataError, UsageError, nearest
-from unimo.formats.columns import Fields
+from unimo.formats.columns import ADDRESS_NAMES, Fields
 from unimo.formats.tables import columns_in, convert, described, ending_of, form_of, is_table
 from unimo.formats.tar import Member, scan_tar
 from unimo.paths import expand, is_folder, listing
@@ -91,6 +92,7 @@ def find(kind: Kind, paths: str | Path | Sequence[str | Path], fields: Fields | 
         raise UsageError(f"no path given for {kind}", where=kind, expected=expected, do=do)
     found = Found()
     for entry in given:
+        entry = saved_dataset(entry) if is_hub_name(entry) else entry
         _find_at(kind, entry, found, fields or Fields())
     found.sources.sort(key=lambda source: os.fspath(source.path))
     for earlier, later in pairwise(found.sources):
@@ -169,15 +171,20 @@ def holds_images(path: Path) -> bool:
 
 
 def tables_in(folder: Path) -> list[Path]:
-    """The tables that a folder of Hugging Face `datasets` stands for: saved shards, or the metadata of an imagefolder;
-    the folder itself where there are none."""
+    """The tables of a folder of Hugging Face `datasets`: saved shards, or the metadata of an imagefolder."""
     folder = _split_of(folder, Found())
-    return sorted(folder.glob("*.arrow")) or sorted(folder.glob("metadata.*")) or [folder]
+    if not (found := sorted(folder.glob("*.arrow")) or sorted(folder.glob("metadata.*"))):
+        what, expected = "no table in this folder", "metadata.csv, .jsonl or .parquet, or .arrow files"
+        raise DataError(what, where=folder, expected=expected, do="--reader folder reads a folder for each class")
+    return found
 
 
 def guess_kind(paths: str | Path | Sequence[str | Path], fields: Fields) -> Kind:
     """What the files hold, where nobody says: pairs if they have captions, else images, else texts."""
     kinds: tuple[Kind, ...] = ("pairs", "images", "texts")
+    for entry in [paths] if isinstance(paths, (str, Path)) else paths:
+        if not is_hub_name(entry):
+            expand(entry, [], expected="a file, a folder or a pattern")
     named = False
     for kind in kinds:
         try:
@@ -189,7 +196,7 @@ def guess_kind(paths: str | Path | Sequence[str | Path], fields: Fields) -> Kind
                     return kind
                 else:
                     columns = columns_in(source.path, source.form) or {}
-                    named |= not columns.keys().isdisjoint(fields.image)
+                    named |= not columns.keys().isdisjoint((*fields.image, *ADDRESS_NAMES))
         except DataError:
             continue
     return "pairs" if named else "texts"

@@ -25,6 +25,7 @@ from typing import Any
 from unimo.corpus.bad_samples import BadSamples, check_fraction
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.corpus.finding import did_you_mean, holds_images, tables_in
+from unimo.corpus.hub import is_hub_name, saved_dataset
 from unimo.corpus.image_names import ImageFiles, ImageKeys
 from unimo.errors import DataError, UsageError
 from unimo.finetune.example import Dropped, Example, Found, Noted, Target
@@ -174,6 +175,7 @@ def _expanded(name: str, reader: Reader, paths: list[Path]) -> list[Path]:
     """Files in order, patterns filled in."""
     found: list[Path] = []
     for path in paths:
+        path = saved_dataset(path) if is_hub_name(path) else path
         for place in expand(path, what="file is missing", expected=f"a file for the reader {name}"):
             table = place.is_dir() and (name == "table" or name in FORMS)
             found += tables_in(place) if table else [place]

@@ -24,6 +24,7 @@ TEXT_NAMES: Names = (
     *("text", "content", "sentence", "document", "article", "body", "passage", "raw_content", "story", "abstract"),
 )
 LABEL_NAMES: Names = ("label_name", "label", "class", "category")
+ADDRESS_NAMES: Names = ("url", "URL", "image_url", "img_url")
 DOWNLOAD = (
     "img2dataset --url_list FILE --input_format csv --url_col url --caption_col caption --output_format webdataset "
     "--output_folder my/tars fetches them; then name my/tars"
@@ -84,7 +85,7 @@ def missing_field(values: Mapping[str, Any], where: str, part: str, names: Seque
     """The error of a record without a field: what it has, an example, and how to name another."""
     there = [name for name in values if name]
     free = [name for name in there if isinstance(values[name], (str, list)) and name not in IMAGE_NAMES]
-    addresses = part == "image" and any(name.lower() in ("url", "image_url") for name in there)
+    addresses = part == "image" and not set(there).isdisjoint(ADDRESS_NAMES)
     column = nearest(names[0], there) or (free[0] if len(free) == 1 else "NAME")
     return DataError(
         "field is missing",

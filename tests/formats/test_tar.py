@@ -1,4 +1,4 @@
-"""The tar reader agrees with Python's, and what it cannot read it reports; the index is atomic and checks itself."""
+"""The tar reader agrees with Python's, and what it cannot read it reports; files are read by range."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ import random
 import tarfile
 from concurrent.futures import ProcessPoolExecutor
 
-import numpy as np
 import pytest
 from corpora import tar_of
 
-from unimo.corpus.index_file import Index, index_path, load_index, save_index
-from unimo.errors import DataError, ResourceError
+from unimo.corpus.index_file import index_path
+from unimo.errors import DataError
 from unimo.file_access import _OpenFiles, forget, read_range
 from unimo.formats import tar
 from unimo.formats.tar import Member, Oddity, _read_extension, scan_tar
-from unimo.ragged import pack_strings
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]
 
@@ -209,52 +207,7 @@ def test_processes_do_not_disturb_each_other(tmp_path):
         assert _read_in_child(path) == expected and [child.result() for child in children] == [expected, expected]
 
 
-# ---- index
-
-
-def index() -> Index:
-    blob, offsets = pack_strings(["a", "", "größe"])
-    arrays = {"names_blob": blob, "names_offsets": offsets, "none": np.zeros((0, 2), np.int64)}
-    return Index({"kind": "texts", "counts": "{}"}, arrays)
-
-
-def test_index_round_trip_and_equal_indexes_are_equal_files(tmp_path):
-    save_index(tmp_path / "i", index())
-    data, stored = (tmp_path / "i").read_bytes(), load_index(tmp_path / "i")
-    names = stored.strings("names")
-    assert list(names) == ["a", "", "größe"] and names[-1] == "größe" and names[:2] == ["a", ""] and len(names) == 3
-    assert stored.header == index().header and stored.arrays["none"].shape == (0, 2)
-    for _ in range(5):
-        save_index(tmp_path / "i", index())
-        assert (tmp_path / "i").read_bytes() == data and [p.name for p in tmp_path.iterdir()] == ["i"]
-
-
-def test_every_flipped_bit_or_cut_of_an_index_is_noticed(tmp_path):
-    path = tmp_path / "i"
-    save_index(path, index())
-    data, rng = path.read_bytes(), random.Random(0)
-    for _ in range(300):
-        body = bytearray(data)
-        body[rng.randrange(len(body))] ^= 1 << rng.randrange(8)
-        for damaged in (body, data[: rng.randrange(len(data))]):
-            path.write_bytes(damaged)
-            assert load_index(path) is None
-    path.write_bytes(data)
-    assert load_index(path) is not None
-
-
-def test_a_failed_write_keeps_the_former_index(tmp_path, monkeypatch):
-    path = tmp_path / "i"
-    save_index(path, index())
-    before = path.read_bytes()
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(ResourceError, match="No space left"):
-        save_index(path, index())
-    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["i"]
+# ---- where an index lies
 
 
 def test_read_only_folders_are_left_alone(tmp_path, monkeypatch):

@@ -1,0 +1,43 @@
+"""Data sets of the Hugging Face hub, by name: hf:NAME or hf:NAME:SPLIT, fetched once and saved to disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from unimo.errors import DataError, UsageError
+from unimo.paths import user_path
+
+PREFIX = "hf:"
+
+
+def is_hub_name(entry: str | os.PathLike[str]) -> bool:
+    return os.fspath(entry).startswith(PREFIX)
+
+
+def saved_dataset(entry: str | os.PathLike[str]) -> Path:
+    """The folder of a data set, loaded by `datasets` if it is not there yet. The split is train if none is named."""
+    name, _, split = os.fspath(entry).removeprefix(PREFIX).partition(":")
+    home = user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", entry) / "unimo" / "datasets"
+    place = home / f"{name}:{split or 'train'}".replace("/", "--")
+    if place.is_dir():
+        return place
+    command = f"load_dataset('{name}', split='{split or 'train'}').save_to_disk('my/data')"
+    by_hand = f'or where it can be loaded: python -c "from datasets import load_dataset; {command}"'
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        what, do = "a data set of the hub needs `datasets`", f'pip install "unimo[datasets]", {by_hand}'
+        raise UsageError(what, where=entry, expected="the extra `datasets`", do=do) from error
+    partial = home / f".{place.name}.{os.getpid()}"
+    try:
+        load_dataset(name, split=split or "train").save_to_disk(str(partial))
+        partial.rename(place)
+    except Exception as error:  # of the network, the hub, or the data set
+        got, expected = f"{type(error).__name__}: {error}"[:300], "hf:NAME or hf:NAME:SPLIT of a data set on the hub"
+        do = f"look for a misspelt name or split and at the network; {by_hand}"
+        raise DataError("cannot load a data set of the hub", where=entry, got=got, expected=expected, do=do) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return place
