@@ -439,12 +439,7 @@ PACKAGE = Path(unimo.__file__).parent
 
 @pytest.mark.parametrize(
     "path",
-    [
-        *sorted(ROOM.glob("*.py")),
-        *sorted(ROOM.parent.glob("formats/*.py")),
-        ROOM.parent / "file_access.py",
-        ROOM.parent / "paths.py",
-    ],
+    sorted(path for part in ("corpus/*", "formats/*", "file_access", "paths") for path in PACKAGE.glob(f"{part}.py")),
     ids=lambda path: path.stem,
 )
 def test_case_every_refusal_names_a_place_what_is_right_and_a_way_out(path):

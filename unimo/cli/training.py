@@ -85,6 +85,7 @@ def evaluate(
     pairs: Paths = None,
     images: Paths = None,
     texts: Paths = None,
+    column: Columns = None,
     foils: Annotated[str | None, typer.Option(help="A .jsonl of true and false captions of the pairs.")] = None,
     regions: Paths = None,
     task: Annotated[list[str] | None, typer.Option(help="Only this task; may be given several times.")] = None,
@@ -103,7 +104,7 @@ def evaluate(
     from unimo.evaluation.evaluate import evaluate as run_evaluation
     from unimo.evaluation.plan import EvaluationData
 
-    given = {"pairs": pairs, "images": images, "texts": texts, "regions": regions, "tasks": task}
+    given = {"pairs": pairs, "images": images, "texts": texts, "regions": regions, "tasks": task, "columns": column}
     data = override(EvaluationData(), assignments or ())
     changes: dict[str, Any] = {name: tuple(values) for name, values in given.items() if values}
     data = replace(data, **changes, foils=foils or data.foils)
