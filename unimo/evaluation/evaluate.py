@@ -141,7 +141,9 @@ def _summary(pipeline: inference.Pipeline, folder: Path | None) -> str:
     if folder is not None:
         *_, last = [{}, *read_log(folder / "log.jsonl")]
         steps, seconds = last.get("step", steps - 1) + 1, last.get("seconds", seconds)
-    sources = [f"{kind} of {', '.join(data[kind])}" for kind in ("pairs", "images", "texts") if data.get(kind)]
+    counts = {kind: f"{count:,} " for kind, count in facts.get("samples", {}).items()}
+    kinds = [kind for kind in ("pairs", "images", "texts") if data.get(kind)]
+    sources = [f"{counts.get(kind, '')}{kind} of {', '.join(data[kind])}" for kind in kinds]
     trained = f"trained for {seconds / 60:.1f} minutes, {steps:,} steps"
     parameters = sum(p.numel() for p in pipeline.model.parameters())
     return f"{parameters:,} parameters, {trained}, on {'; '.join(sources) or 'data it does not name'}."

@@ -80,6 +80,15 @@ def held_out(run: Run, corpora: dict[str, Corpus]) -> dict[str, np.ndarray]:
     return found
 
 
+def told_of_validation(run: Run, corpora: dict[str, Corpus], without: dict[str, np.ndarray]) -> Iterator[str]:
+    """Lines about what is held out, and about kinds of which there is too little for that."""
+    for kind, items in without.items():
+        yield f"{len(items):,} of {len(corpora[kind]):,} {kind} are held out (data.val_fraction=0: train on all)"
+    for kind in ("pairs", "texts") if run.data.val_fraction else ():
+        if kind in corpora and kind not in without and not getattr(run.data, f"val_{kind}"):
+            yield f"{len(corpora[kind])} {kind} are too few to hold any out: name others with --val-{kind}"
+
+
 def open_prepared(
     run: Run, corpora: dict[str, Corpus], regions: dict[str, RegionStore], without: dict[str, np.ndarray]
 ) -> Prepared | None:

@@ -69,8 +69,9 @@ class Pretraining:
         left = {kind: len(corpus) - len(self.held_out.get(kind, ())) for kind, corpus in self.corpora.items()}
         self.headline = ", ".join(f"{count:,} {kind}" for kind, count in left.items())
         self.facts["held_out"] = {kind: len(items) for kind, items in self.held_out.items()}
-        for kind, count in self.facts["held_out"].items():
-            say(f"{count:,} of {len(self.corpora[kind]):,} {kind} are held out (data.val_fraction=0: train on all)")
+        self.facts["samples"] = left
+        for line in opening.told_of_validation(run, self.corpora, self.held_out):
+            say(line)
         validator = self.validator(run, self.corpora, say) if self.validator else None
         if validator is not None:
             self.fingerprints |= validator.fingerprints
