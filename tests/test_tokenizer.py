@@ -122,34 +122,8 @@ def varied_strings(count):
         *((0x1F300, 0x1F64F), (0x1F680, 0x1F6FF), (0x1D400, 0x1D7FF), (0x20000, 0x200FF), (0xFE00, 0xFE0F)),
         *((0xFFF0, 0xFFFF), (0x660, 0x669), (0x2160, 0x2188), (0xBC, 0xBE)),
     ]
-    glue = [
-        "",
-        " ",
-        " ",
-        "  ",
-        "\n",
-        "\t ",
-        "\r\n",
-        "\u00a0",
-        "\u3000",
-        "\u2028",
-        "'s ",
-        "'LL",
-        "\u200d",
-        ".",
-    ]
-    english = [
-        "a",
-        "man",
-        "riding",
-        "horse",
-        "doesn't",
-        "we'll",
-        "3:45pm",
-        "U.S.A.",
-        "$1,000.50",
-        "(approx.)",
-    ]
+    glue = ["", " ", " ", "  ", "\n", "\t ", "\r\n", "\u00a0", "\u3000", "\u2028", "'s ", "'LL", "\u200d", "."]
+    english = ["a", "man", "riding", "horse", "doesn't", "we'll", "3:45pm", "U.S.A.", "$1,000.50", "(approx.)"]
 
     def word():
         kind = chance.random()

@@ -72,22 +72,6 @@ def test_masking_keeps_to_budget_words_and_rest(word_start, seed, ratio):
     assert all(share == sorted(share, reverse=True) for share in broken)
 
 
-def test_masking_is_a_function_of_the_generator():
-    row, words = text_row(60), one_word_per_token(60)
-    first, again, other = (mask_spans(row, words, np.random.default_rng(seed), **VOCABULARY) for seed in (1, 1, 2))
-    assert np.array_equal(first[0], again[0]) and np.array_equal(first[1], again[1])
-    assert not np.array_equal(first[0], other[0])
-
-
-def test_masking_takes_lists_and_small_integers():
-    row, words = text_row(60), one_word_per_token(60)
-    expected, positions = mask_spans(row, words, np.random.default_rng(1), **VOCABULARY)
-    for ids, starts in ((row.tolist(), words.tolist()), (row.astype(np.uint16), words.astype(np.int64))):
-        corrupted, hidden = mask_spans(ids, starts, np.random.default_rng(1), **VOCABULARY)
-        assert corrupted.dtype == np.int64
-        assert np.array_equal(corrupted, expected) and np.array_equal(hidden, positions)
-
-
 def test_eighty_ten_ten():
     rng = np.random.default_rng(3)
     fates = Counter()
@@ -164,21 +148,32 @@ def test_spans_stop_at_special_tokens():
     assert len(hidden) == 105 and np.all(starts[hidden] == 0)
 
 
-@pytest.mark.parametrize("word_start", [[], [-1], [-1, -1], [-1] * 50])
-def test_nothing_to_hide(word_start):
-    ids = [0] * len(word_start)
-    corrupted, hidden = mask_spans(ids, word_start, np.random.default_rng(0), **VOCABULARY)
-    assert corrupted.tolist() == ids and hidden.tolist() == []
+@pytest.mark.parametrize(
+    ("word_start", "ratio", "expected"),
+    [
+        ([], 0.15, []),
+        ([-1] * 50, 0.15, []),
+        ([-1, 0, -1], 0.15, [1]),  # one word, however short
+        ([-1, *[0] * 38, -1], 1.0, list(range(1, 39))),
+    ],
+)
+def test_nothing_little_and_everything_can_be_hidden(word_start, ratio, expected):
+    ids = [0 if kind < 0 else 9 for kind in word_start]
+    corrupted, hidden = mask_spans(ids, word_start, np.random.default_rng(0), ratio=ratio, **VOCABULARY)
+    assert hidden.tolist() == expected and corrupted.dtype == np.int64
+    assert expected or corrupted.tolist() == ids
 
 
-def test_one_word_is_hidden_even_if_short():
-    _, hidden = mask_spans([0, 9, 2], [-1, 0, -1], np.random.default_rng(0), **VOCABULARY)
-    assert hidden.tolist() == [1]
+def corruptions(row):
+    """Every way to corrupt a row, as a function of a seed."""
+    yield lambda seed: mask_spans(row, one_word_per_token(len(row)), np.random.default_rng(seed), **VOCABULARY)[0]
+    for variant in ("paper", "lineage", "released"):
+        yield lambda seed, v=variant: cut_fragments(row, np.random.default_rng(seed), variant=v).target_ids
 
 
-def test_everything_can_be_hidden():
-    _, hidden = mask_spans(text_row(40), one_word_per_token(40), np.random.default_rng(0), ratio=1.0, **VOCABULARY)
-    assert hidden.tolist() == list(range(1, 39))
+def test_every_corruption_is_a_function_of_the_generator():
+    for corrupt in corruptions(text_row(200)):
+        assert np.array_equal(corrupt(1), corrupt(1)) and not np.array_equal(corrupt(1), corrupt(2))
 
 
 def test_a_piece_cut_off_from_its_word_is_a_word():
@@ -254,15 +249,6 @@ def test_source_and_target_share_out_the_text(n, seed, variant):
         assert positions == list(range(positions[0], positions[0] + len(ids)))
     opens = np.flatnonzero(cut.target_ids == 0)
     assert np.array_equal(cut.target_positions[opens] + 1, cut.target_positions[opens + 1])
-
-
-@pytest.mark.parametrize("variant", ["paper", "lineage", "released"])
-def test_cutting_is_a_function_of_the_generator(variant):
-    first, again, other = (
-        cut_fragments(text_row(200), np.random.default_rng(seed), variant=variant) for seed in (1, 1, 2)
-    )
-    assert np.array_equal(first.target_ids, again.target_ids)
-    assert not np.array_equal(first.target_ids, other.target_ids)
 
 
 @settings(max_examples=200, deadline=None)

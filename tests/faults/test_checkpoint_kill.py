@@ -5,13 +5,9 @@ done); and at events drawn by seed, again and again in one folder. Each must als
 one: a harness that cannot fail proves nothing. `test_power_cut.py` is the third. Longer ones: `campaign.py`.
 """
 
-import errno
-
 import pytest
 from dying import KINDS, disk_events
-from saving import atomic_load, atomic_save, kill_at_every_event, kill_savers
-
-from unimo.errors import UnimoError
+from saving import atomic_save, kill_at_every_event, kill_savers
 
 
 def test_sixty_kills_at_drawn_events_lose_nothing(tmp_path):
@@ -51,12 +47,3 @@ def test_an_interrupt_in_the_middle_of_a_save_leaves_no_litter(tmp_path):
     with failing(KeyboardInterrupt()), pytest.raises(KeyboardInterrupt):
         atomic_save(tmp_path, 2, 10)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
-
-
-def test_failing_saves_can_be_retried_until_there_is_room(tmp_path):
-    atomic_save(tmp_path, 1, 10)
-    for _ in range(3):
-        with failing(OSError(errno.ENOSPC, "No space left on device")), pytest.raises(UnimoError, match="disk full"):
-            atomic_save(tmp_path, 2, 10)
-    atomic_save(tmp_path, 2, 10)
-    assert atomic_load(tmp_path) == 2

@@ -65,11 +65,6 @@ def test_no_gradient_at_all_moves_nothing():
     assert torch.equal(parameter, torch.ones(3, 3))
 
 
-def test_vectors_are_refused():
-    with pytest.raises(ValueError, match=r"matrices.*\(3,\)"):
-        Muon([nn.Parameter(torch.ones(3))], lr=0.1)
-
-
 def test_matrices_stacked_in_one_parameter_move_as_they_would_apart():
     """Three on top of each other, as queries', keys' and values' weights are stored: torch's own steps of each."""
     stacked = nn.Parameter(torch.randn(18, 6, generator=torch.Generator().manual_seed(3)))
@@ -91,6 +86,7 @@ def test_matrices_stacked_in_one_parameter_move_as_they_would_apart():
         assert moved.norm() / should.norm() == pytest.approx(1, abs=0.01)
 
 
-def test_rows_that_are_not_so_many_matrices_are_refused():
-    with pytest.raises(ValueError, match="7 rows are not 3 matrices"):
-        Muon([{"params": [nn.Parameter(torch.ones(7, 2))], "parts": 3}], lr=0.1)
+@pytest.mark.parametrize(("shape", "parts", "match"), [((3,), 1, r"matrices.*\(3,\)"), ((7, 2), 3, "not 3 matrices")])
+def test_what_is_no_matrix_or_not_so_many_is_refused(shape, parts, match):
+    with pytest.raises(ValueError, match=match):
+        Muon([{"params": [nn.Parameter(torch.ones(shape))], "parts": parts}], lr=0.1)

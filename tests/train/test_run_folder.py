@@ -4,20 +4,17 @@ import json
 import math
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
 from contextlib import closing
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import pytest
 
 from unimo.config import override, setting
 from unimo.errors import DataError, ResourceError, UsageError
 from unimo.json_files import load_json
-from unimo.train import run_folder
 from unimo.train.run_folder import JsonlLog, RunFolder, StopFlag, read_log
 
 
@@ -137,46 +134,6 @@ def test_the_holder_of_a_folder_is_named(tmp_path):
     RunFolder(tmp_path).close()
 
 
-def test_of_two_processes_exactly_one_wins(tmp_path):
-    for attempt in range(20):
-        folder = tmp_path / str(attempt)
-        gate, open_gate = os.pipe()
-        outcome, report = os.pipe()
-        until, release = os.pipe()
-        named, say_named = os.pipe()
-
-        def rival(folder=folder, gate=gate, report=report, until=until, named=named, say_named=say_named):
-            run_folder.time = SimpleNamespace(sleep=lambda _: os.read(named, 1))  # however long the winner takes
-            os.read(gate, 1)
-            try:
-                run = RunFolder(folder)
-            except ResourceError as error:
-                os.write(report, b"l" if re.search(r"held by process \d+ on", error.one_line()) else b"?")
-                return
-            os.write(say_named, b"n")
-            os.write(report, b"w")
-            os.read(until, 1)
-            run.close()
-
-        children = []
-        for _ in range(2):
-            child = os.fork()
-            if child == 0:
-                os.close(open_gate)
-                rival()
-                os._exit(0)
-            children.append(child)
-        os.close(gate)
-        os.write(open_gate, b"go")
-        outcomes = os.read(outcome, 1) + os.read(outcome, 1)
-        os.write(release, b"go")
-        for child in children:
-            os.waitpid(child, 0)
-        assert sorted(outcomes) == sorted(b"lw"), attempt
-        for descriptor in (open_gate, outcome, report, until, release, named, say_named):
-            os.close(descriptor)
-
-
 def test_a_killed_holder_leaves_the_folder_free(tmp_path):
     def hold_and_die():
         RunFolder(tmp_path).start(Recipe(), DATA)
@@ -206,13 +163,6 @@ def test_a_forked_worker_does_not_hold_its_dead_parents_folder(tmp_path):
         os.kill(worker, signal.SIGKILL)
         os.close(reader)
         os.close(writer)
-
-
-def test_the_parent_keeps_its_lock_when_a_worker_ends(tmp_path):
-    with RunFolder(tmp_path):
-        assert in_child(lambda: 0) == 0
-        with pytest.raises(ResourceError):
-            RunFolder(tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------- log
@@ -294,45 +244,6 @@ def test_a_first_signal_asks_and_handlers_are_restored(number):
         assert stop and stop.received == number
         assert signal.getsignal(number) == signal.SIG_DFL
     assert signal.getsignal(number) == before
-
-
-def test_a_second_signal_ends_the_process():
-    def stubborn():
-        with StopFlag():
-            os.kill(os.getpid(), signal.SIGUSR1)
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    assert in_child(stubborn) == -signal.SIGTERM
-
-
-@pytest.mark.parametrize("steps", [1, 2, 5, 20])
-def test_a_signal_never_cuts_a_step(steps):
-    """The signal comes from outside, in the middle of a step or of one of the next, which are not told apart."""
-    middle, say_middle = os.pipe()
-
-    def loop():
-        done = told = 0
-        with StopFlag() as stop:
-            while not stop:
-                first = done
-                if told < steps:
-                    told += os.write(say_middle, b"x")
-                done = first + 2
-        return 75 if done >= 2 * steps and done % 2 == 0 else 1
-
-    child = os.fork()
-    if child == 0:
-        code = 99
-        try:
-            code = loop()
-        finally:
-            os._exit(code)
-    for _ in range(steps):
-        os.read(middle, 1)
-    os.kill(child, signal.SIGTERM)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 75
-    os.close(middle)
-    os.close(say_middle)
 
 
 def test_forked_workers_do_not_swallow_signals():
