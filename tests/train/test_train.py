@@ -354,7 +354,8 @@ def test_absent_streams_and_objectives_leave_the_rest_training(world, tmp_path, 
 def test_lines_of_progress_fit_a_terminal_and_the_headline_says_what_runs(world, tmp_path):
     said = []
     T.train(tiny(world, "steps=2"), tmp_path / "run", say=said.append)
-    assert "24 pairs" in said[0] and "M parameters" in said[0] and "min left" in said[-1][:80]
+    headline = next(line for line in said if "M parameters" in line)
+    assert "24 pairs" in headline and "1 thread" in headline and "min left" in said[-1][:80]
     assert all(len(line) <= 200 and line.isprintable() for line in said)
 
 
