@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import json
 
 import numpy as np
 import pytest
 from corpus.test_released_lines import blob, coco, entailment
-from test_prepare_regions import HEIGHT, WIDTH, good, noise, prepared, published_row, write_tar
+from region_files import HEIGHT, WIDTH, entries_of, good, noise_tar, prepared, published_row
 
 from unimo.corpus.bad_samples import BadSamples
 from unimo.errors import DataError
@@ -28,7 +27,7 @@ def arrays(i):
 def test_images_of_released_lines(tmp_path, make, ending):
     """COCO's are found by their number; an image of several lines is read once, a broken one is named by its line."""
     names = ["COCO_val2014_000000000042", "000000000043", "1000092795", "44"]
-    shards = write_tar(tmp_path / "shards/a.tar", {name: noise(i) for i, name in enumerate(names)})
+    shards = noise_tar(tmp_path / "shards/a.tar", names)
     numbers = ["42", "43", "1000092795", "44"]
     lines = [make("a dog", number, str(i), **arrays(i)) for i, number in enumerate(numbers)]
     lines.insert(2, make("a cat", "42", "9", **arrays(7)))
@@ -43,12 +42,12 @@ def test_images_of_released_lines(tmp_path, make, ending):
         image = store.image(i)
         np.testing.assert_allclose(image.features[1:], good(i).features, rtol=1e-3, atol=1e-6)
         assert (image.classes is not None) is (make is coco)
-    (entry,) = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    (entry,) = entries_of(tmp_path / "bad.jsonl")
     assert entry["key"] == "44" and f"lines{ending}, line 5" in entry["where"]
 
 
 def test_packed_feature_lines(tmp_path):
-    shards = write_tar(tmp_path / "shards/a.tar", {str(i): noise(i) for i in range(3)})
+    shards = noise_tar(tmp_path / "shards/a.tar", ["0", "1", "2"])
     rows = [published_row(str(i), good(i)) for i in range(3)]
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / "x.tsv.gz").write_bytes(gzip.compress("\n".join(rows).encode()))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 import shutil
-import tarfile
 
 import numpy as np
 import pytest
-from PIL import Image
-from region_files import write_regions
+from region_files import noise_tar, write_regions
 
 from unimo.corpus.corpus import open_corpus
 from unimo.data.regions import ImageRegions, image_regions
@@ -21,20 +18,6 @@ from unimo.regions.store import RegionStore
 F, K = 6, 5
 ROWS = RowFormat(F, K)
 BAD = DataError("A box lies outside its image", where="here", got="9", expected="less", do="look")
-
-
-def write_tar(path, count, seed=0):
-    """Little images with keys 000, 001, ..."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for i in range(count):
-            png = io.BytesIO()
-            pixels = np.random.default_rng([seed, i]).integers(0, 256, (8, 12, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(png, "PNG")
-            info = tarfile.TarInfo(f"{seed}-{i:03d}.png")
-            info.size = len(png.getvalue())
-            tar.addfile(info, io.BytesIO(png.getvalue()))
-    return path
 
 
 def some_regions(i, features=F, classes=K) -> ImageRegions:
@@ -54,8 +37,8 @@ def stored(corpus, folder, rows=ROWS, bad=(), source="a") -> RegionStore:
 
 @pytest.fixture
 def corpus(tmp_path):
-    write_tar(tmp_path / "shards/a.tar", 4, seed=1)
-    write_tar(tmp_path / "shards/b.tar", 5, seed=2)
+    noise_tar(tmp_path / "shards/a.tar", [f"1-{i}" for i in range(4)], seed=10)
+    noise_tar(tmp_path / "shards/b.tar", [f"2-{i}" for i in range(5)], seed=20)
     return open_corpus("images", tmp_path / "shards")
 
 
@@ -154,7 +137,7 @@ def test_sidecars_follow_their_images_not_their_names(corpus, tmp_path):
 
 def test_sidecars_of_other_images_are_refused(corpus, tmp_path):
     stored(corpus, tmp_path / "out")
-    write_tar(tmp_path / "shards/b.tar", 5, seed=3)
+    noise_tar(tmp_path / "shards/b.tar", [f"2-{i}" for i in range(5)], seed=30)
     with pytest.raises(DataError, match=r"no regions fit this shard.*b\.tar.*5 images as they are now"):
         RegionStore.open(tmp_path / "out", open_corpus("images", tmp_path / "shards"))
     with pytest.raises(DataError, match="no sidecar"):
