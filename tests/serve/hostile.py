@@ -107,7 +107,7 @@ def _form(rng: random.Random) -> bytes:
 
 def images(rng: random.Random) -> bytes:
     """A broken or enormous image."""
-    good = bytearray(png(rng.randrange(5), form=rng.choice(["PNG", "JPEG", "GIF", "BMP", "WEBP"])))
+    good = bytearray(png(rng.randrange(5), form=rng.choice(["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "AVIF"])))
     kind = rng.randrange(6)
     if kind == 0:
         return bytes(good[: rng.randrange(len(good))])

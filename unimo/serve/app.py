@@ -31,7 +31,7 @@ from unimo.serve.metrics import Metrics
 from unimo.serve.page import Page
 from unimo.version import __version__
 
-Files = Annotated[list[UploadFile] | None, File(description="encoded images: JPEG, PNG, WebP, GIF or BMP")]
+Files = Annotated[list[UploadFile] | None, File(description="encoded images: JPEG, PNG, WebP and others")]
 OneFile = Annotated[UploadFile | None, File(description="an encoded image")]
 Strings = Annotated[list[str] | None, Form()]
 WithAttention = Annotated[bool, Form(description="also which patches reached each piece of the text")]
