@@ -79,7 +79,7 @@ def measured(model: str, forms: list[Any], paths: list[str], clients: int, secon
 
 def passes(base: str) -> int:
     with urllib.request.urlopen(f"{base}/metrics") as answer:
-        return int(re.findall(rb"^unimo_model_passes_total (\d+)", answer.read(), re.MULTILINE)[0])
+        return int(float(re.findall(rb"^unimo_model_passes_total (\S+)", answer.read(), re.MULTILINE)[0]))
 
 
 def main() -> None:

@@ -278,7 +278,7 @@ def play_many(address: tuple[str, int], requests: int, seed: int, threads: int =
 def resident(base: str) -> int:
     """Bytes of the server's memory, by its own metrics."""
     with urllib.request.urlopen(f"{base}/metrics") as answer:
-        return int(re.search(rb"^unimo_resident_bytes (\d+)", answer.read(), re.M)[1])
+        return int(float(re.search(rb"^process_resident_memory_bytes (\S+)", answer.read(), re.M)[1].decode()))
 
 
 def main() -> None:

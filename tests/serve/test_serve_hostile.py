@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 
-from hostile import play_many
+from hostile import play_many, resident
 from serving import served
 
 from unimo.serve.limits import Limits
-from unimo.serve.metrics import resident_bytes
 
 REQUESTS = int(os.environ.get("UNIMO_HOSTILE", "300"))
 
@@ -19,11 +18,12 @@ REQUESTS = int(os.environ.get("UNIMO_HOSTILE", "300"))
 def test_hostile_requests(pipeline, collection):
     limits = Limits(idle=1, timeout=5)
     with served(pipeline, collection, limits=limits) as client:
+        base = str(client.base_url)
         address = (client.base_url.host, client.base_url.port)
         first = play_many(address, REQUESTS, seed=1)
-        before = resident_bytes()
+        before = resident(base)
         second = play_many(address, REQUESTS, seed=2)
-        grown = resident_bytes() - before
+        grown = resident(base) - before
         assert client.post("/embed", data={"texts": "a"}).status_code == 200
         counted = client.get("/metrics").text
     answered = first + second

@@ -6,8 +6,10 @@ import os
 import shutil
 
 import pytest
+from planted import random_pipeline
 from serving import png, served
 
+from unimo.model.task_heads import HeadSettings, TaskHead
 from unimo.serve.collection import Runs
 
 BROWSER = os.environ.get("UNIMO_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -109,3 +111,24 @@ def test_dictionary_and_runs(page):
     page.focus("#tab-runs")
     page.keyboard.press("ArrowRight")
     assert page.is_visible("#search") and not page.is_visible("#runs")
+
+
+def test_a_fine_tuned_model_without_a_collection_is_asked(browser):
+    pipeline = random_pipeline()
+    settings = HeadSettings(task="vqa", kind="answers", labels=("yes", "no", "two"), reads="both")
+    pipeline.model.head = TaskHead(pipeline.model.width, settings, initial_std=1.0).eval()
+    with served(pipeline) as client:
+        page = browser.new_page()
+        page.goto(f"{client.base_url}#ask")
+        page.fill("#ask input[name=texts]", "how many?")
+        page.click("#ask button:has-text('Ask')")
+        assert "no image was chosen" in page.inner_text("#ask .problem")
+        page.click("#ask .examples button >> nth=0")  # a photograph that ships
+        page.wait_for_selector("#ask .drop img:visible")
+        page.click("#ask button:has-text('Ask')")
+        page.wait_for_selector("#ask h2")
+        photograph = client.get("/examples/0").content
+        assert page.inner_text("#ask h2") == pipeline.answer(["how many?"], [photograph])[0]
+        page.click("#tab-search")
+        assert "unimo index MODEL" in page.inner_text("#search")
+        page.close()

@@ -73,7 +73,7 @@ REFUSED = {
     "too many beams": ("/caption", {"num_beams": 99}, ONE, 422, "num_beams"),
     "no number": ("/search", {"text": "a", "top_k": "many"}, None, 422, "'many'"),
     "a text in place of a file": ("/caption", {"images": "x"}, None, 422, "images"),
-    "no such entry": ("/dictionary", {}, None, 422, "neither"),
+    "nothing to look up": ("/dictionary", {}, None, 422, "no text"),
     "no such run": ("/compare", {"runs": "../scenes"}, None, 404, "../scenes"),
     "a misspelt path": ("/captoin", {}, None, 404, "did you mean /caption?"),
 }  # fmt: skip

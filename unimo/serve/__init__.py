@@ -1,7 +1,7 @@
 """`unimo serve`: a model over HTTP and on a page.
 
 server.py      the process: what is checked before anything is served, the port, slow clients
-app.py         the HTTP API; schemas.py: what it answers; failures.py: how it refuses
+app.py         the HTTP API; inputs.py: what a form brings; schemas.py: what it answers; failures.py: how it refuses
 batching.py    requests joined into one forward pass
 guard.py       size, time, concurrency, token, by limits.py; metrics.py: counters
 collection.py  what is searched, dictionary entries, example images, runs compared
@@ -20,13 +20,15 @@ from typing import Any
 
 from unimo.errors import UsageError
 
+EXTRA = ("fastapi", "starlette", "pydantic", "uvicorn", "python_multipart", "prometheus_client")
+
 
 def serve(*args: Any, **options: Any) -> None:
     """`unimo.serve.server.serve`; UsageError without the extra `serve`."""
     try:
         from unimo.serve import server
     except ImportError as error:
-        if (error.name or "").split(".")[0] not in ("fastapi", "uvicorn", "starlette", "python_multipart", "pydantic"):
+        if (error.name or "").split(".")[0] not in EXTRA:
             raise
         do = "pip install 'unimo[serve]'"
         raise UsageError("the server needs some packages more", got=f"no {error.name}", do=do) from None

@@ -13,12 +13,11 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import FastAPI, File, Form, UploadFile
+import prometheus_client
+from fastapi import FastAPI, Form
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 
-from unimo.data.augment import resize
-from unimo.data.images import load_rgb
-from unimo.errors import DataError, nearest
+from unimo.errors import nearest
 from unimo.inference import PROMPTS, Pipeline
 from unimo.inference.mask_filling import MASK
 from unimo.serve import failures, schemas
@@ -26,14 +25,12 @@ from unimo.serve.attention import rollout
 from unimo.serve.batching import Batcher, Run
 from unimo.serve.collection import ImageCollection, Runs
 from unimo.serve.guard import Guard, refused
+from unimo.serve.inputs import Files, Inputs, OneFile, OneString, Strings, columns
 from unimo.serve.limits import Limits
 from unimo.serve.metrics import Metrics
 from unimo.serve.page import Page
 from unimo.version import __version__
 
-Files = Annotated[list[UploadFile] | None, File(description="encoded images: JPEG, PNG, WebP and others")]
-OneFile = Annotated[UploadFile | None, File(description="an encoded image")]
-Strings = Annotated[list[str] | None, Form()]
 WithAttention = Annotated[bool, Form(description="also which patches reached each piece of the text")]
 POSTED = ("caption", "answer", "search", "embed", "similarity", "classify", "fill-mask", "dictionary", "compare")
 
@@ -83,9 +80,12 @@ class Service:
         self.metrics, self.site = Metrics(), Page(pipeline, collection, name)
 
     def start(self) -> None:
-        limits = self.limits
+        """In the server's event loop, before the first request."""
+        limits, side = self.limits, self.pipeline.side
+        assert side is not None, "a served model sees pixels"
         self.batcher = Batcher(wait=limits.wait, max_batch=limits.max_batch, on_pass=self.metrics.model_pass)
-        self.decoders = asyncio.Semaphore(2)  # so many of the largest images are in memory at once
+        self.metrics.waiting.set_function(lambda: self.batcher.waiting)
+        self.inputs = Inputs(limits, side)
 
     # ---- the model ------------------------------------------------------------------------------------------------
 
@@ -97,7 +97,7 @@ class Service:
         attention: WithAttention = False,
     ) -> schemas.Captions:
         """A sentence for each image."""
-        seen = await self._images(images)
+        seen = await self.inputs.images(images)
         options: dict[str, Any] = {"num_beams": num_beams, "max_length": max_length}
         key = ("caption", num_beams, max_length)
         written = await self._joined(key, lambda rows: self.pipeline.caption(rows, **options), seen)
@@ -112,9 +112,10 @@ class Service:
         attention: WithAttention = False,
     ) -> schemas.Answers:
         """The likeliest answer or class of each row by the head of a fine-tuned model; of a regression, its number."""
-        key, rows = await self._rows(texts, text_pairs, images)
-        answers = await self._joined(("answer", *key), lambda rows: self.pipeline.answer(*_columns(rows)), rows)
-        maps = await self._attention([row[1] for row in rows], texts or []) if attention and all(key) else None
+        rows = await self.inputs.rows(texts, text_pairs, images)
+        key = ("answer", *_sides(rows))
+        answers = await self._joined(key, lambda rows: self.pipeline.answer(*columns(rows)), rows)
+        maps = await self._attention([image for _, image in rows], texts or []) if attention and images else None
         return schemas.Answers(answers=answers, attention=maps)
 
     async def classify(
@@ -128,21 +129,21 @@ class Service:
         """Probabilities of the named classes for each image (zero-shot), or of a fine-tuned model's own classes."""
         model = self.pipeline
         if not names:
-            key, rows = await self._rows(texts, text_pairs, images)
-            found = await self._joined(("classify", *key), lambda rows: _by_head(model, rows), rows)
+            rows = await self.inputs.rows(texts, text_pairs, images)
+            key = ("classify", *_sides(rows))
+            found = await self._joined(key, lambda rows: _classified(model, rows), rows)
             return schemas.Classes(names=list(model.labels), probabilities=[row.tolist() for row in found])
-        classes, templates = self._texts(names, "names"), self._texts(prompts, "prompts") or list(PROMPTS)
-        if len(classes) * len(templates) > self.limits.max_texts * len(PROMPTS):
-            raise self._too_many("names x prompts", len(classes) * len(templates), self.limits.max_texts * len(PROMPTS))
-        seen = await self._images(images)
+        classes, templates = self.inputs.texts(names, "names"), self.inputs.texts(prompts, "prompts") or list(PROMPTS)
+        self.inputs.few_enough("names x prompts", len(classes) * len(templates), self.limits.max_texts * len(PROMPTS))
+        seen = await self.inputs.images(images)
         same = ("names", tuple(classes), tuple(templates))
         found = await self._joined(same, lambda rows: model.classify(rows, classes, prompts=templates), seen)
         return schemas.Classes(names=classes, probabilities=[row.tolist() for row in found])
 
     async def embed(self, images: Files = None, texts: Strings = None) -> schemas.Embeddings:
         """Embeddings of images, texts or both."""
-        seen = await self._images(images, at_least=0)
-        read = self._texts(texts, "texts", at_least=0 if seen else 1)
+        seen = await self.inputs.images(images, at_least=0)
+        read = self.inputs.texts(texts, "texts", at_least=0 if seen else 1)
         vectors = await self._embedded(seen, read)
         return schemas.Embeddings(images=vectors[0].tolist(), texts=vectors[1].tolist())
 
@@ -153,10 +154,9 @@ class Service:
         by: Annotated[Literal["cosine", "matching"], Form(description="matching: read together (log-odds)")] = "cosine",
     ) -> schemas.Scores:
         """How well every image fits every text."""
-        seen, read = await self._images(images), self._texts(texts, "texts", at_least=1)
+        seen, read = await self.inputs.images(images), self.inputs.texts(texts, "texts", at_least=1)
         if by == "matching":
-            if len(seen) * len(read) > self.limits.max_fused:
-                raise self._too_many("images x texts", len(seen) * len(read), self.limits.max_fused)
+            self.inputs.few_enough("images x texts", len(seen) * len(read), self.limits.max_fused)
             found = await self.batcher.alone(lambda: self.pipeline.itm_score(seen, read))
         else:
             image, text = await self._embedded(seen, read)
@@ -171,8 +171,8 @@ class Service:
         attention: WithAttention = False,
     ) -> schemas.Filled:
         """The likeliest pieces at the one [MASK] of a text, beside an image or alone."""
-        (read,) = self._texts([text], "text")
-        seen = await self._images([image] if image else [], at_least=0)
+        (read,) = self.inputs.texts([text], "text")
+        seen = await self.inputs.images([image], at_least=0)
         shown = seen[0] if seen else None
         found = await self.batcher.alone(lambda: self.pipeline.fill_mask(read, shown, top_k=top_k))
         maps = await self._attention(seen, [read]) if attention and seen else None
@@ -182,7 +182,7 @@ class Service:
 
     async def search(
         self,
-        text: Annotated[str | None, Form()] = None,
+        text: OneString = None,
         image: OneFile = None,
         top_k: Annotated[int, Form(ge=1, le=100)] = 10,
         only: Annotated[Literal["texts", "images"] | None, Form()] = None,
@@ -191,7 +191,7 @@ class Service:
     ) -> schemas.Hits:
         """What lies in the collection near a text, an image or both."""
         index = self._collection().index
-        read, seen = self._texts([text or ""], "text")[0], await self._images([image] if image else [], at_least=0)
+        read, seen = self.inputs.texts([text or ""], "text")[0], await self.inputs.images([image], at_least=0)
         options: dict[str, Any] = {"top_k": top_k, "only": only, "rerank": rerank}
         hits = await self.batcher.alone(lambda: index.search(read or None, seen[0] if seen else None, **options))
         shown = await asyncio.to_thread(self._collection().thumbnails, hits) if thumbnails else [None] * len(hits)
@@ -206,18 +206,12 @@ class Service:
             raise refused(404, "no dictionary to look into", where="/dictionary", expected=expected)
         return found
 
-    async def dictionary(self, text: Annotated[str | None, Form()] = None, image: OneFile = None) -> schemas.Chosen:
+    async def dictionary(self, text: OneString = None, image: OneFile = None) -> schemas.Chosen:
         """The entries of the grounded dictionary that a text, an image or both choose."""
         if self.pipeline.model.dictionary is None:
             raise refused(404, "this model has no dictionary", where="/dictionary", expected="model.dictionary > 0")
-        read, seen = (
-            self._texts([text] if text else [], "text"),
-            await self._images([image] if image else [], at_least=0),
-        )
-        if not (read or seen):
-            raise refused(
-                422, "nothing to look up", where="text, image", got="neither", expected="one of them, or both"
-            )
+        seen = await self.inputs.images([image], at_least=0)
+        read = self.inputs.texts([text or None], "text", at_least=0 if seen else 1)
         model = self.pipeline
 
         def codes() -> list[int]:
@@ -260,7 +254,8 @@ class Service:
 
     async def count(self) -> PlainTextResponse:
         """Counters as Prometheus text."""
-        return PlainTextResponse(self.metrics.text(self.batcher.waiting), media_type="text/plain; version=0.0.4")
+        text = prometheus_client.generate_latest(self.metrics.registry)
+        return PlainTextResponse(text, media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
     async def page(self) -> HTMLResponse:
         return self.site.response()
@@ -277,59 +272,6 @@ class Service:
         text = await self._joined(("text",), lambda rows: self.pipeline.encode_text(rows), texts) if texts else []
         width = self.pipeline.model.width
         return np.reshape(image, (len(images), width)), np.reshape(text, (len(texts), width))
-
-    async def _rows(
-        self, texts: Strings, pairs: Strings, images: Files
-    ) -> tuple[tuple[bool, bool], list[tuple[Any, Any]]]:
-        """What of the two there is, and (text or its two segments, image) of each row for the head."""
-        read, second = self._texts(texts, "texts", at_least=0), self._texts(pairs, "text_pairs", at_least=0)
-        seen = await self._images(images, at_least=0)
-        counts = {len(side) for side in (read, second, seen) if side}
-        if len(counts) != 1:
-            got = f"{len(read)} texts, {len(second)} text_pairs, {len(seen)} images"
-            raise refused(422, "the rows do not fit together", got=got, expected="as many of each as there are rows")
-        (n,) = counts
-        first: list[Any] = [list(two) for two in zip(read, second)] if second else list(read)
-        shown: list[Any] = list(seen)
-        return (bool(first), bool(seen)), list(zip(first or [None] * n, shown or [None] * n))
-
-    async def _images(self, files: Files, *, at_least: int = 1) -> list[np.ndarray]:
-        """Each image as the model's tower sees it, (S, S, 3)."""
-        files = files or []
-        if len(files) > self.limits.max_images:
-            raise self._too_many("images", len(files), self.limits.max_images)
-        if len(files) < at_least:
-            raise refused(422, "no image", where="images", expected="at least one file", do="curl -F images=@photo.jpg")
-        side = self.pipeline.side
-        assert side is not None, "the server checks that the model sees pixels"
-        found = []
-        for file in files:
-            try:
-                async with self.decoders:
-                    data, name = await file.read(), file.filename or "image"
-                    found.append(await asyncio.to_thread(_seen, data, side, self.limits.max_pixels, name))
-            except DataError as error:
-                raise failures.Refused(422, error) from None
-        return found
-
-    def _texts(self, given: Sequence[str] | None, where: str, *, at_least: int = 0) -> list[str]:
-        """Texts that are not too many, too long or no text at all."""
-        texts, most = list(given or ()), self.limits.max_characters
-        if len(texts) > self.limits.max_texts:
-            raise self._too_many(where, len(texts), self.limits.max_texts)
-        if len(texts) < at_least:
-            raise refused(422, "no text", where=where, expected="at least one", do=f'curl -F {where}="a red circle"')
-        for text in texts:
-            if len(text) > most:
-                got, do = f"{len(text)} characters", "index long documents and search them: unimo index"
-                raise refused(422, "a text is too long", where=where, got=got, expected=f"at most {most}", do=do)
-            if any("\ud800" <= c <= "\udfff" for c in text):
-                raise refused(422, "not a text", where=where, got="half a surrogate pair", expected="Unicode, as UTF-8")
-        return texts
-
-    def _too_many(self, where: str, got: int, most: int) -> Exception:
-        do = "send several requests"
-        return refused(422, "too many in one request", where=where, got=got, expected=f"at most {most}", do=do)
 
     def _collection(self) -> ImageCollection:
         if self.collection is None:
@@ -358,16 +300,11 @@ class Service:
         return found
 
 
-def _seen(data: bytes, side: int, max_pixels: int, name: str) -> np.ndarray:
-    return resize(load_rgb(data, max_pixels=max_pixels, where=name), side)
+def _sides(rows: list[Any]) -> tuple[bool, bool]:
+    """Whether rows have texts, and whether they have images: only like ones are joined."""
+    return rows[0][0] is not None, rows[0][1] is not None
 
 
-def _columns(rows: list[tuple[Any, Any]]) -> tuple[Any, Any]:
-    """Rows (text, image) as texts and images; a column of nothing is None."""
-    texts, images = map(list, zip(*rows))
-    return None if texts[0] is None else texts, None if images[0] is None else images
-
-
-def _by_head(pipeline: Pipeline, rows: list[tuple[Any, Any]]) -> np.ndarray:
-    texts, images = _columns(rows)
+def _classified(pipeline: Pipeline, rows: list[Any]) -> np.ndarray:
+    texts, images = columns(rows)
     return pipeline.classify(images, texts=texts)

@@ -62,7 +62,7 @@ class Guard:
         hosts: Collection[str] | None = None,
     ):
         self.app, self.limits, self.metrics, self.paths = app, limits, metrics, frozenset(paths)
-        self.token, self.hosts = token, hosts
+        self.token, self.hosts, self.in_flight = token, hosts, 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -78,7 +78,7 @@ class Guard:
             await send(message)
 
         body = _Body(receive, self.limits.max_body)
-        self.metrics.in_flight += 1
+        self.in_flight += 1
         try:
             self._admit(scope)
             await asyncio.wait_for(self.app(scope, body.receive, answer), self.limits.timeout)
@@ -88,7 +88,7 @@ class Guard:
             if not status:
                 await _late(body.complete, self.limits.timeout).response()(scope, receive, answer)
         finally:
-            self.metrics.in_flight -= 1
+            self.in_flight -= 1
             label = path if path in self.paths else "other"
             self.metrics.request(label, status or 499, time.monotonic() - began)
 
@@ -105,7 +105,7 @@ class Guard:
         if self.token is not None and not self._has_token(headers.get(b"authorization", "")):
             do = 'send the header "Authorization: Bearer TOKEN"; in a browser, the token is the password'
             raise refused(401, "this server asks for a token", where="header Authorization", do=do)
-        if self.metrics.in_flight > self.limits.max_requests:
+        if self.in_flight > self.limits.max_requests:
             raise refused(429, "too many requests at once", expected=f"at most {self.limits.max_requests}", do=LATER)
         length = headers.get(b"content-length", "0")
         if length.isdecimal() and len(length) < 20 and int(length) > self.limits.max_body:
