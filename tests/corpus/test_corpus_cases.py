@@ -395,7 +395,7 @@ def test_braces_stand_for_what_a_shell_would_make_of_them(monkeypatch):
         lambda name: opened("pairs", name),
         lambda name: open_examples("jsonl", name),
         lambda name: BadSamples(name),
-        lambda name: finding.find_sources("texts", [name]),
+        lambda name: finding.find("texts", [name]),
         lambda name: unimo.load(name),
         lambda name: open_index(name),
         lambda name: RunFolder(name),

@@ -57,6 +57,7 @@ def test_karpathy(tmp_path, name):
         assert [e.id for e in open_examples("karpathy", path, split=split, restval=restval).rows] == ids
     row = open_examples("karpathy", path, split="test").rows[0]
     assert (row.id, row.image, len(row.target)) == ("3", "COCO_val2014_000000000003.jpg", 5)
+    assert open_examples("table", path, split="val").rows == open_examples("karpathy", path, split="val").rows
     assert open_examples("karpathy", path, split="val").rows[0].image == "val2014/COCO_val2014_000000000002.jpg"
     with pytest.raises(DataError) as caught:
         open_examples("karpathy", path, split="dev")

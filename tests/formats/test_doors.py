@@ -334,3 +334,12 @@ def test_a_data_set_of_the_hub_is_fetched_once(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"hf:owner/other.*no network"):
         opened("pairs", "hf:owner/other")
     assert not [path for path in (tmp_path / "unimo/datasets").iterdir() if path.name.startswith(".")]
+
+
+def test_documents_of_one_line_longer_than_any_line_may_be(tmp_path, monkeypatch):
+    """As COCO's captions of 2017 (92 MB) and Karpathy's dataset_coco.json (144 MB) are."""
+    monkeypatch.setattr("unimo.formats.text.MAX_LINE_BYTES", 100)
+    monkeypatch.setattr("unimo.formats.documents.PEEKED", 300)
+    for name, value in {"coco": COCO, "karpathy": KARPATHY}.items():
+        files_in(tmp_path / name, {**PIXELS, "c.jpg": image(9), "t.json": json.dumps(value).encode() + b"\n\n"})
+        assert said(opened("pairs", tmp_path / name)[0]) == SAID

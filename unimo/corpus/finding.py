@@ -75,11 +75,6 @@ class Found:
     failed: list[DataError] = field(default_factory=list)
 
 
-def find_sources(kind: Kind, paths: str | Path | Sequence[str | Path]) -> list[Source]:
-    """The shards of `find`, without what was passed over."""
-    return find(kind, paths).sources
-
-
 def find(kind: Kind, paths: str | Path | Sequence[str | Path], fields: Fields | None = None) -> Found:
     """The shards behind what the user named, and what was passed over.
 

@@ -19,7 +19,7 @@ from unimo.file_access import MAX_MEMBER_BYTES, read_file, read_range
 from unimo.formats.arrow import embedded_image
 from unimo.formats.columns import CAPTION_NAMES, DOWNLOAD, PLAIN_CAPTION_NAMES, Fields, first_of, missing_field
 from unimo.formats.delimited import unpacked
-from unimo.formats.documents import layout_of
+from unimo.formats.documents import KARPATHY, layout_of
 from unimo.formats.tables import ADDRESSED, rows_of
 from unimo.formats.tar import Member, scan_tar
 from unimo.formats.text import Row, checked_text, decode_utf8, ends_the_file, parse_json, split_lines
@@ -199,7 +199,7 @@ class _Reader:
 
     def _rows(self) -> Iterator[Row | DataError]:
         """The rows of the splits that are read; those of others are passed over."""
-        karpathy = self.source.form == "json" and layout_of(self.path) == "Karpathy's JSON"
+        karpathy = self.source.form == "json" and layout_of(self.path) == KARPATHY
         wanted = self.fields.split or (KARPATHY_TRAINING if karpathy else ())
         for row in rows_of(self.path, self.source.form):
             split = str(row.values.get("split")) if wanted and isinstance(row, Row) else None

@@ -16,7 +16,7 @@ from typing import Any
 
 from unimo import inference
 from unimo.config import check_settings, to_dict
-from unimo.corpus.finding import Kind, find_sources
+from unimo.corpus.finding import Kind, find
 from unimo.errors import UsageError, WeightsError
 from unimo.evaluation import report
 from unimo.evaluation.curves import curves
@@ -69,7 +69,7 @@ def evaluate(
     kinds: tuple[Kind, ...] = ("pairs", "images", "texts")
     for kind in kinds:
         if getattr(data, kind):
-            find_sources(kind, getattr(data, kind))  # a wrong path is refused now, not minutes later
+            find(kind, getattr(data, kind))  # a wrong path is refused now, not minutes later
     plan(data, {})
     keep_freed_memory()
     pipeline = inference.load(path, device=device, precision=precision)

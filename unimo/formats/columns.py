@@ -85,7 +85,7 @@ def missing_field(values: Mapping[str, Any], where: str, part: str, names: Seque
     """The error of a record without a field: what it has, an example, and how to name another."""
     there = [name for name in values if name]
     free = [name for name in there if isinstance(values[name], (str, list)) and name not in IMAGE_NAMES]
-    addresses = part == "image" and not set(there).isdisjoint(ADDRESS_NAMES)
+    addresses = part == "image" and any(name in ADDRESS_NAMES or name.startswith("http") for name in there)
     column = nearest(names[0], there) or (free[0] if len(free) == 1 else "NAME")
     return DataError(
         "field is missing",

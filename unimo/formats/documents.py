@@ -14,19 +14,21 @@ A file of JSON lines begins with an object that ends where the first line does, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from unimo.errors import DataError
 from unimo.formats.json_values import each_of, listed, name_of, part, read_json, words
-from unimo.formats.text import BOM, Row, lines_of, open_packed
+from unimo.formats.text import BOM, Row, open_packed
 
 PEEKED = 2**16  # bytes
+KARPATHY = "Karpathy's JSON"
+_LIST = re.compile(rb":\s*\[\s*[{n]")  # of objects, perhaps with null before them
 _KEYS = re.compile(rb'"([\w#]{1,40})"\s*:')
 
 
@@ -58,15 +60,15 @@ def is_document(path: Path) -> bool:
     if begin[:1] != b"{":
         return begin[:1] == b"["
     first, end, rest = begin.partition(b"\n")
-    whole_name = path.name.lower().removesuffix(".gz").endswith(".json")
-    if not end and len(begin) >= PEEKED - len(BOM):  # a long line: of a .json file, perhaps all of it
-        return whole_name and _holds_rows(path)
+    alone = path.name.lower().removesuffix(".gz").endswith(".json") and _LIST.search(first) is not None
+    if not end and len(begin) >= PEEKED - len(BOM):  # a long line; of COCO's files, all there is
+        return alone and _is_one_line(path)
     try:
         json.loads(first)
     except (ValueError, RecursionError):  # an object over several lines, or a broken line
         ended = first.rstrip()[-1:]
         return ended in (b"{", b"[") or (ended == b"," and not rest.lstrip().startswith(b"{"))
-    return whole_name and not rest.strip() and _holds_rows(path)
+    return alone and not rest.strip() and _is_one_line(path)
 
 
 def keys_of(path: Path) -> set[str]:
@@ -83,7 +85,7 @@ def layout_of(path: Path) -> str:
     """What the layout of the file is called."""
     keys = keys_of(path)
     if {"images", "sentences"} <= keys:
-        return "Karpathy's JSON"
+        return KARPATHY
     if {"images", "image_id"} <= keys:
         return "COCO captions JSON" if "caption" in keys else "COCO JSON"
     return "LLaVA conversations" if {"conversations", "from"} <= keys else "JSON list"
@@ -169,6 +171,8 @@ def _annotated(images: list[Any], annotations: list[Any], name: str) -> Iterator
 
 
 def _begin(path: Path) -> bytes:
+    if not path.is_file():  # a pipe would wait for ever
+        return b""
     try:
         with open_packed(path) as stream:
             return stream.read(PEEKED).removeprefix(BOM).lstrip()
@@ -176,17 +180,16 @@ def _begin(path: Path) -> bytes:
         return b""  # the reader of lines says what is wrong
 
 
-def _holds_rows(path: Path) -> bool:
-    """Whether a file is one line, an object around a list of rows, and not itself the only row."""
-    filled = (line for line in lines_of(path) if isinstance(line, DataError) or line.strip())
-    lines = list(islice(filled, 2))
-    if len(lines) != 1 or isinstance(lines[0], DataError):
-        return False
-    try:
-        value = json.loads(lines[0])
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and any(map(_of_objects, value.values()))
+def _is_one_line(path: Path) -> bool:
+    """Whether nothing but blanks follows the first line feed."""
+    ended = False
+    with contextlib.suppress(EOFError, OSError, zlib.error), open_packed(path) as stream:
+        while block := stream.read(2**20):
+            rest = block if ended else block.partition(b"\n")[2]
+            ended |= b"\n" in block
+            if rest.strip():
+                return False
+    return True
 
 
 def _of_objects(value: Any) -> bool:

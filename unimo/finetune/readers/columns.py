@@ -30,7 +30,7 @@ from unimo.finetune.example import Caption, Example, Target
 from unimo.formats.arrow import embedded_image
 from unimo.formats.columns import CAPTION_NAMES
 from unimo.formats.delimited import unpacked
-from unimo.formats.json_values import empty
+from unimo.formats.json_values import words
 from unimo.formats.text import Row, checked_text
 
 TaskKind = Literal["classification", "regression", "generation", "retrieval"]
@@ -188,7 +188,7 @@ def example_of(row: Row, columns: Columns) -> Example | str:
         target = _target(part, value, columns.layout, f"{where}, field {column}")
         if part == "answers" and isinstance(value, list):
             extra["answers"] = tuple(value)
-    texts = tuple(_text(values, column, where) for column in columns.texts)
+    texts = tuple(words(values, column, where) for column in columns.texts)
     held = columns.image is not None and embedded_image(values.get(columns.image)) is not None
     image = str(values.get("key") or row.key) if held else _word(values, columns.image, where)
     if columns.image and image is None:
@@ -198,15 +198,6 @@ def example_of(row: Row, columns: Columns) -> Example | str:
     extra |= {name: values[name] for name in columns.extra if values.get(name) is not None}
     kind = Caption if columns.captions and target is not None else Example
     return kind(_word(values, columns.id, where) or row.key, texts, image, target, extra)
-
-
-def _text(values: dict[str, Any], column: str, where: str) -> str:
-    if values.get(column) is None:
-        raise DataError("field is missing", where=where, got="fields " + ", ".join(list(values)[:8]), expected=column)
-    text = checked_text(values[column], where, column).strip()
-    if not text:
-        raise empty(f"{where}, field {column}")
-    return text
 
 
 def _word(values: dict[str, Any], column: str | None, where: str) -> str | None:

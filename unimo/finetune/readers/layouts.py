@@ -36,6 +36,7 @@ from unimo.finetune.readers.columns import (
     with_fields,
 )
 from unimo.formats.columns import IMAGE_PATH_NAMES
+from unimo.formats.documents import KARPATHY, layout_of
 from unimo.formats.json_values import each_row
 from unimo.formats.tables import form_of, rows_of
 from unimo.formats.text import Row, first_line
@@ -127,14 +128,18 @@ def read_table(
     delimiter: str | None = None,
     quoting: bool | None = None,
     header: Sequence[str] | None = None,
+    split: str | None = None,
 ) -> Found:
-    """The rows of a table.
+    """The rows of a table. Of a file with Karpathy's splits those of `split` (train, val, test).
 
     fields: part of an example (id, text, text2, image, label, score, target, answers, group, extra) -> its column;
     several columns for text and extra. kind: classification, regression, generation or retrieval, which decides what
     can be the target. only: column -> value that a row must have, such as a split. form, delimiter, quoting, header:
     see `rows_of`.
     """
+    if split in ("train", "val", "test") and form_of(path) == "json" and layout_of(path) == KARPATHY:
+        yield from read_karpathy(path, split=split)
+        return
     rows = rows_of(path, form, delimiter=delimiter, quoting=quoting, header=header)
     yield from read_rows(rows, path.name, layout=layout, fields=fields, kind=kind, only=only)
 
