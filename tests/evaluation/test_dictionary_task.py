@@ -36,12 +36,6 @@ def test_a_pair_adds_the_votes_of_both_sides(tools, world):
     assert pipeline.encoder.codes(images, None).shape == (3, 4)
 
 
-def test_no_dictionary(tools, world):
-    task = DictionaryUse((str(world / "heldout"),))
-    use = task.predict(EvalContext(tools.random_pipeline(dictionary=0)))
-    assert use is None and task.score(use) == [] and task.show(use) == []
-
-
 def _some(context, world):
     corpus = context.corpus("pairs", (str(world / "heldout"),))
     return corpus, np.arange(3)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from unimo import checkpoint
 from unimo.config import override, to_dict
@@ -151,14 +150,6 @@ def test_nothing_to_ask_about_is_a_list_of_reasons(tmp_path):
     assert result["scores"] == [] and len(result["notes"]) == len(TASKS)
 
 
-def test_a_model_without_a_dictionary(world, tmp_path):
-    run = write_run(tmp_path / "run", override(SETTINGS, ["dictionary=0"]), pairs=[str(world / "pairs")])
-    data = override(FAST, ["tasks=dictionary,classification"])
-    result = evaluate(run, data=data, precision="fp32", say=lambda _: None)
-    assert result["notes"] == ["dictionary skipped: the model has no dictionary"]
-    assert {row["task"] for row in result["scores"]} == {"Classification by class names"}
-
-
 def test_no_time_left(run, tmp_path):
     result = evaluate(run, data=FAST, minutes=0, out=tmp_path, precision="fp32", say=lambda _: None)
     assert result["scores"] == [] and all("minutes were over" in note for note in result["notes"])
@@ -170,6 +161,8 @@ def test_every_planned_question_has_a_task_or_a_reason(world):
             questions = plan(data, trained)
             assert {question.name for question in questions} == set(TASKS)
             assert all((question.task is None) == bool(question.reason) for question in questions)
+            (without,) = [q for q in plan(data, trained, has_dictionary=False) if q.name == "dictionary"]
+            assert without.task is None and without.reason == "the model has no dictionary"
 
 
 def test_bad_input_is_located(run, world, tmp_path):
@@ -219,10 +212,3 @@ def test_training_data_that_is_elsewhere_costs_only_the_baseline(world, tmp_path
     assert {row["metric"] for row in result["scores"]} == {"CIDEr-D", "BLEU-4", "ROUGE-L"}
     (note,) = result["notes"]
     assert "baseline" in note and "gone" in note
-
-
-def test_images_of_examples_open(whole):
-    for part in whole["examples"]:
-        assert part["items"]
-        for item in part["items"]:
-            assert isinstance(item["image"], (bytes, Image.Image))

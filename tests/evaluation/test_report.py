@@ -153,12 +153,6 @@ def test_curves_break_at_gaps_keep_spikes_and_are_the_same_again():
     assert line_chart({"loss": gap}) == line_chart({"loss": gap})
 
 
-@pytest.mark.parametrize("points", [[], [(3, 2.0)], [(0, 1.0), (9, 1.0)], [(0, math.nan)], [(0, 0.0), (0, 0.0)]])
-def test_odd_curves_still_draw(tmp_path, points):
-    html = rendered({"title": "t", "curves": [{"title": "c", "series": {"s": points}}]}, tmp_path)
-    assert "nan" not in re.sub(r"base64,[\w+/=]+", "", html).lower()
-
-
 def test_without_matplotlib_the_page_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert 'pip install "unimo[report]"' in rendered(everything(), tmp_path)

@@ -25,7 +25,6 @@ from unimo.metrics.captions import (
     caption_report,
     cider_d,
     cider_d_each,
-    rouge_l,
     rouge_l_each,
 )
 from unimo.metrics.tokenize import tokenize
@@ -121,14 +120,6 @@ def test_long_texts_are_scored_and_endless_ones_refused_by_name():
 
 
 # ---- properties
-
-
-def test_a_reference_given_back_scores_full_marks():
-    references = [[["a", "dog", "runs", "unique", str(i), "ending", "words"]] for i in range(8)]
-    given_back = [targets[0] for targets in references]
-    assert all(score.value == pytest.approx(1) for score in bleu(given_back, references).values())
-    assert rouge_l(given_back, references).value == pytest.approx(1)
-    assert cider_d(given_back, references).value == pytest.approx(10)
 
 
 def test_repeating_a_rare_word_does_not_raise_cider_d():

@@ -8,7 +8,7 @@ from unimo.errors import DataError, NumericsError, UnimoError
 from unimo.metrics import METRICS
 from unimo.metrics.captions import caption_report
 from unimo.metrics.classification import accuracy, f1, fraction_by_kind, matthews, pearson
-from unimo.metrics.codebook import code_use, codebook_report, perplexity
+from unimo.metrics.codebook import codebook_report
 from unimo.metrics.intervals import group_numbers, mean_score
 from unimo.metrics.paired import paired_bootstrap
 from unimo.metrics.retrieval import mean_rank, recall_at_k
@@ -170,7 +170,8 @@ def test_use_of_a_dictionary_of_codes():
     assert report["use"] == [int((indices == code).sum()) for code in range(100)]
     assert report["choices"] == 1600 and report["codes"] == 100 and report["dead_fraction"] == 0.5
     assert report["perplexity"] == pytest.approx(np.exp(stats.entropy(report["use"])))
-    assert perplexity(np.array([0, 7, 0])) == pytest.approx(1) and perplexity(np.full(32, 4)) == pytest.approx(32)
+    assert codebook_report([1] * 7, 3)["perplexity"] == pytest.approx(1)
+    assert codebook_report(np.arange(32), 32)["perplexity"] == pytest.approx(32)
     for junk in ([[0, 5]], [[-1, 0]], [], [[0.5]]):
         with pytest.raises(DataError):
-            code_use(np.array(junk), 5)
+            codebook_report(np.array(junk), 5)

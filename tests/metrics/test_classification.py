@@ -5,7 +5,6 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from unimo.errors import DataError, NumericsError
 from unimo.metrics import classification, intervals
 from unimo.metrics.classification import accuracy, f1, fraction_by_kind, matthews, pearson, pearson_spearman, spearman
 
@@ -95,14 +94,3 @@ def test_labels_of_any_type_a_named_class_and_kinds_of_items():
     assert (scores["x"].value, scores["x"].n, scores["y"].value) == (0.5, 2, pytest.approx(2 / 3))
     assert scores["x"].low == scores["x"].high == 0.5  # one group alone: nothing to resample
     assert scores["y"] == accuracy([1, 1, 0], [1, 1, 1], groups=[1, 2, 2])
-
-
-def test_what_does_not_fit_is_a_located_error():
-    with pytest.raises(NumericsError, match="item 1"):
-        pearson([0.0, np.nan], [0.0, 1.0])
-    for metric in (accuracy, f1, matthews, *CORRELATIONS):
-        for pair in (([], []), ([1, 2], [1])):
-            with pytest.raises(DataError):
-                metric(*pair)
-    with pytest.raises(DataError, match="one kind per item"):
-        fraction_by_kind([0, 1], ["x"])

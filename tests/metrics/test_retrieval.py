@@ -90,17 +90,6 @@ def test_captions_of_one_image_are_resampled_together():
     assert batch_size.high - batch_size.low > 1.8 * (apart.high - apart.low)
 
 
-def test_a_caption_shared_word_for_word_shares_its_point():
-    similarity = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])  # texts 0 and 1 are equal
-    assert recall_at_k(similarity, np.arange(3), ks=(1,))["R@1"].value == pytest.approx((0.5 + 0.5 + 1) / 3)
-
-
-def test_candidates_never_considered_cannot_hit_before_those_that_were():
-    similarity = np.full((1, 100), -np.inf)
-    similarity[0, :10] = np.arange(10)
-    assert recall_at_k(similarity, [50], ks=(10,))["R@10"].value == 0
-
-
 def test_hit_probability_is_hypergeometric():
     from scipy import stats
 

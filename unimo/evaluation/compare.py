@@ -49,8 +49,28 @@ class Evaluated:
         return [kind for kind, budget in budgets.items() if data.get(kind) and budget]
 
 
+@dataclass(frozen=True)
+class Tables:
+    """answers: sentences. settings, scores: a header, then rows of cells."""
+
+    answers: list[str]
+    settings: list[list[str]]
+    scores: list[list[str]]
+
+
 def compare(folders: Sequence[str | Path], *, tasks: Sequence[str] = ()) -> list[str]:
     """Lines of a Markdown page: a sentence for each run beside the first, the settings that differ, one row a score.
+
+    Arguments and errors as of `compare_tables`.
+    """
+    found = compare_tables(folders, tasks=tasks)
+    tables = ([_line(*cells) for cells in table] for table in (found.settings, found.scores))
+    settings, scores = ([head, _line(*["---"] * (head.count("|") - 1)), *rows] for head, *rows in tables)
+    return [*found.answers, *([""] if found.answers else []), *settings, "", *scores]
+
+
+def compare_tables(folders: Sequence[str | Path], *, tasks: Sequence[str] = ()) -> Tables:
+    """What `compare` writes, as tables.
 
     folders: runs, or folders or JSON files of reports, pre-trained or fine-tuned, or of `unimo benchmark`. tasks: only
     tasks whose name contains one of these. A score stands with its 95 % interval; a run without it has a dash.
@@ -62,17 +82,15 @@ def compare(folders: Sequence[str | Path], *, tasks: Sequence[str] = ()) -> list
     short = [path.name for path in paths]
     names = short if len({*short}) == len(short) else [str(path) for path in paths]  # runs/a/scenes and runs/b/scenes
     runs = [_read(path, name, tasks) for path, name in zip(paths, names)]
-    lines = [sentence for run in runs[1:] if (sentence := answer(runs[0], run))]
-    lines += [""] if lines else []
-    lines += [_line("setting", *names), _line(*["---"] * (1 + len(names)))]
-    lines += [_line(key, *values) for key, values in _differences([run.settings for run in runs])]
     verdicts = [f"{name} is" for name in names[1:]] if len(names) > 2 else [f"{names[1]} is, beside {names[0]}"]
-    lines += ["", _line("score", *names, *verdicts), _line(*["---"] * (2 * len(names)))]
+    scores = [["score", *names, *verdicts]]
     for key in dict.fromkeys(key for run in runs for key in run.rows):
         here = [run.rows.get(key) for run in runs]
         cells = ["–" if row is None else _cell(row["score"], row.get("unit") or "") for row in here]
-        lines.append(_line(": ".join(key), *cells, *(_verdict(runs[0], run, key) for run in runs[1:])))
-    return lines
+        scores.append([": ".join(key), *cells, *(_verdict(runs[0], run, key) for run in runs[1:])])
+    differences = [[key, *values] for key, values in _differences([run.settings for run in runs])]
+    answers = [sentence for run in runs[1:] if (sentence := answer(runs[0], run))]
+    return Tables(answers, [["setting", *names], *differences], scores)
 
 
 def _verdict(first: Evaluated, second: Evaluated, key: Key) -> str:

@@ -126,15 +126,7 @@ def daquar_accuracy(
     chance: float | None = None,
     seed: int = 0,
 ) -> Score:
-    """Fraction of questions answered correctly (n,); rule and errors as in `daquar_accuracy_each`."""
-    hits = daquar_accuracy_each(predictions, answers, rule=rule)
-    return fraction_score(hits, groups=groups, chance=chance, seed=seed)
-
-
-def daquar_accuracy_each(
-    predictions: Sequence[str | Collection[str]], answers: Sequence[Collection[str]], *, rule: str = "all"
-) -> NDArray[np.float64]:
-    """1 or 0 of each question (n,), strings compared without case and outer spaces.
+    """Fraction of questions (n,) answered correctly, strings compared without case and outer spaces.
 
     A prediction is one answer or a collection. rule "all" (the published accuracy): the predicted set must be the set
     of answers. "any": one predicted answer among them is enough, for models that can name only one.
@@ -150,7 +142,7 @@ def daquar_accuracy_each(
         if not right:
             raise DataError("a question without an answer", where=f"item {item}", expected="at least one")
         hits.append(own == right if rule == "all" else bool(own & right))
-    return np.array(hits, dtype=np.float64)
+    return fraction_score(hits, groups=groups, chance=chance, seed=seed)
 
 
 def _as_set(answers: Collection[str], item: int) -> frozenset[str]:

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from unimo.errors import DataError, UnimoError, UsageError
-from unimo.evaluation.compare import REPORT, compare
+from unimo.evaluation.compare import REPORT, compare_tables
 from unimo.evaluation.zero_shot.context import EvalContext
 from unimo.evaluation.zero_shot.dictionary import DictionaryUse
 from unimo.html_pages import thumbnail
@@ -93,7 +93,6 @@ def _dictionary(pipeline: Pipeline, pairs: list[str], index: Index) -> schemas.D
     index_dir = next((entry["index_dir"] for entry in index.header["data"] if entry["kind"] == "pairs"), None)
     task = DictionaryUse(pairs=tuple(pairs), limit=PAIRS, show_entries=ENTRIES)
     use = task.predict(EvalContext(pipeline, index_dir=index_dir))
-    assert use is not None, "the model has a dictionary"
     shown = [
         schemas.Entry(number=one.number, chosen=one.chosen, patches=thumbnail(one.patches).uri, words=one.words)
         for one in use.shown
@@ -150,17 +149,10 @@ class Runs:
     def compared(self, names: Sequence[str]) -> tuple[list[list[str]], list[list[str]]]:
         """Two tables, each a header and rows: settings that differ, and scores. One run is shown alone."""
         folders = [self.folders[name] for name in names]
-        lines = compare(folders * 2 if len(names) == 1 else folders)
-        between = lines.index("")
-        settings, scores = ([_cells(line) for line in part] for part in (lines[:between], lines[between + 1 :]))
+        found = compare_tables(folders * 2 if len(names) == 1 else folders)
         if len(names) == 1:
-            return [["setting", *names]], [["score", *names], *(row[:2] for row in scores[2:])]
-        return [settings[0], *settings[2:]], [scores[0], *scores[2:]]
-
-
-def _cells(line: str) -> list[str]:
-    """The cells of a row of a Markdown table."""
-    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            return [["setting", *names]], [["score", *names], *(row[:2] for row in found.scores[1:])]
+        return found.settings, found.scores
 
 
 def newest_run(folder: Path = Path("runs")) -> Path:

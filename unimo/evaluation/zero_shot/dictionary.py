@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,20 +53,17 @@ class DictionaryUse:
     seed: int = 0
 
     @torch.inference_mode()
-    def predict(self, context: EvalContext) -> Use | None:
-        """None when the model has no dictionary."""
+    def predict(self, context: EvalContext) -> Use:
         pipeline = context.pipeline
         dictionary = pipeline.model.dictionary
-        if dictionary is None:
-            return None
+        assert dictionary is not None, "the plan asks only models that have one"
         corpus = context.corpus("pairs", self.pairs)
         items = chosen(corpus, self.held_out, self.limit, "pairs", self.seed)
         images = context.images(corpus, items)
         texts = context.texts([references(corpus, int(i), 1)[0] for i in items])
         sides = {"images alone": (images, None), "captions alone": (None, texts), "pairs": (images, texts)}
-        size = len(dictionary.entries)
-        codes = {name: pipeline.encoder.codes(*side) for name, side in sides.items()}
-        reports = {name: codebook_report(chosen, size) for name, chosen in codes.items() if chosen is not None}
+        codes: dict[str, Any] = {name: pipeline.encoder.codes(*side) for name, side in sides.items()}
+        reports = {name: codebook_report(some, len(dictionary.entries)) for name, some in codes.items()}
         use = np.array(reports["pairs"]["use"])
         top = np.argsort(-use, kind="stable")[: self.show_entries]
         wanted = dictionary.entries[torch.from_numpy(top).to(pipeline.device)].float()
@@ -74,21 +72,19 @@ class DictionaryUse:
         crops = [_crops(pipeline, corpus, items, best.cpu().numpy()) for best in patches.movedim(-1, 0)]
         named = [_words(pipeline, texts.texts.ids, vote) for vote in words.T]
         shown = [Entry(int(e), int(use[e]), crop, nearest) for e, crop, nearest in zip(top, crops, named)]
-        return Use(reports, size, shown)
+        return Use(reports, len(dictionary.entries), shown)
 
-    def score(self, use: Use | None) -> list[Row]:
+    def score(self, use: Use) -> list[Row]:
         """Perplexity and dead entries of images alone, captions alone and pairs."""
         rows = []
-        for name, report in (use.reports if use else {}).items():
+        for name, report in use.reports.items():
             note = f"of {report['codes']:,} entries, {report['choices']:,} choices"
             rows.append(row(self.title, f"perplexity, {name}", report["perplexity"], "", note))
             rows.append(row(self.title, f"dead entries, {name}", report["dead_fraction"], "%", note))
         return rows
 
-    def show(self, use: Use | None) -> list[dict]:
+    def show(self, use: Use) -> list[dict]:
         """The most used entries as patches and words."""
-        if not use or not use.shown:
-            return []
         items = [
             {
                 "image": entry.patches,
