@@ -62,7 +62,7 @@ def test_scores_that_are_no_mean_are_paired_by_their_sums(tmp_path):
     rng = np.random.default_rng(1)
     words = [[str(w) for w in rng.integers(9, size=12)] for _ in range(40)]
     worse = [sentence[:-4] + ["?"] * 4 for sentence in words]
-    first, second = (bleu(said, [[sentence] for sentence in words])["BLEU-4"] for said in (words, worse))
+    first, second = (bleu(predicted, [[sentence] for sentence in words])["BLEU-4"] for predicted in (words, worse))
     x = rng.random(40) < 0.5
     found = lost(
         tmp_path,

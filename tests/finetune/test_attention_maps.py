@@ -18,10 +18,11 @@ from unimo.model.attention import attend
 @pytest.fixture(params=["unimo-2", "unimo"])
 def opened(request, tmp_path):
     """A task over images and texts, opened, with the model it would begin with."""
-    said = write_images(tmp_path / "images", 4, regions=request.param == "unimo")
+    colours = write_images(tmp_path / "images", 4, regions=request.param == "unimo")
     keys = keys_of(tmp_path / "images")
     rows = [
-        {"id": i, "image": key, "text": f"which colour {i}", "label": c} for i, (key, c) in enumerate(zip(keys, said))
+        {"id": i, "image": key, "text": f"which colour {i}", "label": c}
+        for i, (key, c) in enumerate(zip(keys, colours))
     ]
     start = write_start(tmp_path / "start", request.param)
     data = TaskData(train=(write_csv(tmp_path / "rows.csv", rows),), images=(str(tmp_path / "images"),))
@@ -31,7 +32,7 @@ def opened(request, tmp_path):
     return task, Pipeline(task.build(), precision="fp32")
 
 
-def test_shares_add_up_and_tile_the_image(opened):
+def test_fractions_add_up_and_tile_the_image(opened):
     task, pipeline = opened
     rows = task.rows("train")
     look = np.array(attention_map(task.task_type, pipeline, rows, 1))
@@ -53,12 +54,12 @@ def test_the_weights_are_those_of_attention_itself(opened):
     x, plan = seen["x"], seen["plan"]
     with torch.no_grad():
         q, k, v = (part[: len(plan)] for part in layer.qkv(x).chunk(3, -1))
-        wanted = attend(q, k, v, plan, layer.heads, form="reference")
-        for asking in range(len(plan)):
-            weights = attention_of(layer, x, plan, asking)  # (H, T)
+        expected = attend(q, k, v, plan, layer.heads, form="reference")
+        for query in range(len(plan)):
+            weights = attention_of(layer, x, plan, query)  # (H, T)
             values = v.unflatten(-1, (layer.heads, -1))
             found = torch.einsum("ht,thd->hd", weights, values).flatten()
-            assert torch.allclose(found, wanted[asking], atol=1e-5)
+            assert torch.allclose(found, expected[query], atol=1e-5)
 
 
 def test_what_was_looked_at_most_is_brightest():

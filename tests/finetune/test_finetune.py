@@ -21,8 +21,6 @@ import unimo
 from unimo import checkpoint
 from unimo.config import override
 from unimo.errors import DataError, Restart, UsageError
-from unimo.evaluation.evaluate import evaluate
-from unimo.evaluation.plan import EvaluationData
 from unimo.finetune.finetune import finetune
 from unimo.finetune.job import Task, prepared, start_without_head
 from unimo.finetune.settings import Finetuning, Ranking, TaskData
@@ -65,8 +63,8 @@ def sentences(n: int, seed: int = 0, labels: str | None = None) -> list[dict]:
     return rows
 
 
-def score_of(marked, metric: str, split: str = "dev"):
-    (row,) = [r for r in marked.report["scores"] if r["metric"] == metric and r["task"].endswith(f", {split}")]
+def score_of(scored, metric: str, split: str = "dev"):
+    (row,) = [r for r in scored.report["scores"] if r["metric"] == metric and r["task"].endswith(f", {split}")]
     return row["score"]
 
 
@@ -177,8 +175,8 @@ CASES = [
 @pytest.mark.parametrize(("case", "member"), CASES, ids=lambda value: getattr(value, "__name__", value))
 def test_every_kind_learns_a_few_rows_by_heart(starts, images, tmp_path, case, member):
     run, metric, at_least = case(starts[member], tmp_path, images)
-    marked = finetune(override(run, ["dev_steps=1000"]), tmp_path / "run", say=quiet)
-    score = score_of(marked, metric)
+    scored = finetune(override(run, ["dev_steps=1000"]), tmp_path / "run", say=quiet)
+    score = score_of(scored, metric)
     assert isinstance(score, Score) and score.value >= at_least
     answers = [json.loads(line) for line in (tmp_path / "run/predictions-dev.jsonl").read_text().splitlines()]
     assert len(answers) == len({answer["id"] for answer in answers}) and all("prediction" in one for one in answers)
@@ -198,26 +196,26 @@ def test_baselines_stand_beside_and_a_split_without_labels_is_only_predicted(sta
     train = write_csv(tmp_path / "train.csv", sentences(16))
     test = write_csv(tmp_path / "test.csv", [{"text": row["text"]} for row in sentences(6, seed=1)])
     data = TaskData(train=(train,), dev=(train,), test=(test,))
-    marked = finetune(tiny_run(starts["unimo-2"], "classification", data, "steps=2"), tmp_path / "run", say=quiet)
-    assert score_of(marked, "accuracy, most frequent").value == 0.5
-    assert score_of(marked, "accuracy, nearest training row").value == 1.0  # the rows are the training rows
-    assert marked.report["notes"] == ["test has no labels: predictions only"] and marked.selection.keys() == {"dev"}
+    scored = finetune(tiny_run(starts["unimo-2"], "classification", data, "steps=2"), tmp_path / "run", say=quiet)
+    assert score_of(scored, "accuracy, most frequent").value == 0.5
+    assert score_of(scored, "accuracy, nearest training row").value == 1.0  # the rows are the training rows
+    assert scored.report["notes"] == ["test has no labels: predictions only"] and scored.selection.keys() == {"dev"}
     answers = [json.loads(line) for line in (tmp_path / "run/predictions-test.jsonl").read_text().splitlines()]
     assert len(answers) == 6 and {answer["prediction"] for answer in answers} <= {"no", "yes"}
-    assert marked.report["facts"]["texts of dev that are also in training"].startswith("16 exactly")
+    assert scored.report["facts"]["texts of dev that are also in training"].startswith("16 exactly")
 
 
 def test_only_so_many_rows_are_scored_and_the_same_ones_each_time(starts, tmp_path):
     train = write_csv(tmp_path / "train.csv", sentences(16))
     test = write_csv(tmp_path / "test.csv", [{"id": f"row{i}", **row} for i, row in enumerate(sentences(30, seed=1))])
     data = TaskData(train=(train,), dev=(test,), test=(test,), score_limit=7)
-    asked = []
+    ids = []
     for name in ("first", "second"):
-        marked = finetune(tiny_run(starts["unimo-2"], "classification", data, "steps=2"), tmp_path / name, say=quiet)
-        assert score_of(marked, "accuracy").n == 7
+        scored = finetune(tiny_run(starts["unimo-2"], "classification", data, "steps=2"), tmp_path / name, say=quiet)
+        assert score_of(scored, "accuracy").n == 7
         lines = (tmp_path / name / "predictions-test.jsonl").read_text().splitlines()
-        asked.append([json.loads(line)["id"] for line in lines])
-    assert asked[0] == asked[1] and len(set(asked[0])) == 7 and asked[0] != [f"row{i}" for i in range(7)]
+        ids.append([json.loads(line)["id"] for line in lines])
+    assert ids[0] == ids[1] and len(set(ids[0])) == 7 and ids[0] != [f"row{i}" for i in range(7)]
 
 
 # ------------------------------------------------------------------------------------------- resume, best, patience
@@ -243,13 +241,13 @@ def calm(learning, tmp_path_factory) -> tuple[Path, Path]:
 def stop_in(monkeypatch, *steps):
     waiting, real = list(steps), objective.step
 
-    def told(model, batch, active):
+    def stopped(model, batch, active):
         if waiting and batch.step == waiting[0]:
             waiting.pop(0)
             os.kill(os.getpid(), signal.SIGTERM)
         return real(model, batch, active)
 
-    monkeypatch.setattr(objective, "step", told)
+    monkeypatch.setattr(objective, "step", stopped)
 
 
 @pytest.mark.parametrize("stops", [(1,), (5,), (2, 3, 8)])
@@ -284,8 +282,8 @@ def test_a_run_killed_before_its_first_checkpoint_begins_from_the_same_weights(l
 
 def test_best_weights_of_steps_that_are_made_again_are_forgotten(learning, tmp_path, monkeypatch):
     """Later checkpoints were lost with their disk: what was best after them is no more, and can be bettered."""
-    run, marks = override(learning, ["keep=20"]), iter([0.1, 0.9, 0.2, 0.3, 0.05, 0.4, 0.3])
-    monkeypatch.setattr(Task, "_evaluate", lambda self, model: (next(marks), 1.0))
+    run, scores = override(learning, ["keep=20"]), iter([0.1, 0.9, 0.2, 0.3, 0.05, 0.4, 0.3])
+    monkeypatch.setattr(Task, "_evaluate", lambda self, model: (next(scores), 1.0))
     T.train(Task(run), tmp_path / "run", say=quiet)
     assert checkpoint.load(tmp_path / "run/best").step == 6
     for path in (tmp_path / "run/checkpoints").iterdir():
@@ -302,8 +300,8 @@ def dev_of(run: Path) -> list[tuple[int, float]]:
 
 
 def test_a_run_stops_when_patience_is_over_and_answers_with_its_best(learning, tmp_path, monkeypatch):
-    marks = iter([0.5, 0.8, 0.8, 0.1, 0.2, 0.3, 0.9])
-    monkeypatch.setattr(Task, "_evaluate", lambda self, model: (next(marks), 1.0))
+    scores = iter([0.5, 0.8, 0.8, 0.1, 0.2, 0.3, 0.9])
+    monkeypatch.setattr(Task, "_evaluate", lambda self, model: (next(scores), 1.0))
     run = override(learning, ["steps=100", "dev_steps=2", "patience=3", "patience_from=0"])
     T.train(Task(run), tmp_path / "run", say=quiet)
     # Of equals the later is the best.
@@ -326,8 +324,8 @@ def test_a_run_stops_when_patience_is_over_and_answers_with_its_best(learning, t
 def test_patience_counts_in_the_last_part_of_the_schedule_and_after_the_least_steps(
     learning, tmp_path, monkeypatch, changes, ends
 ):
-    marks = iter([0.9, *[0.1] * 20])
-    monkeypatch.setattr(Task, "_evaluate", lambda self, model: (next(marks), 1.0))
+    scores = iter([0.9, *[0.1] * 20])
+    monkeypatch.setattr(Task, "_evaluate", lambda self, model: (next(scores), 1.0))
     run = override(learning, ["steps=20", "dev_steps=2", "patience=2", *changes])
     T.train(Task(run), tmp_path / "run", say=quiet)
     assert dev_of(tmp_path / "run")[-1][0] == ends
@@ -343,25 +341,25 @@ def test_a_run_of_minutes_makes_its_least_steps_and_its_rate_falls_over_all_of_t
 
 
 def test_marks_know_when_to_ask_and_when_to_give_up():
-    marks = EarlyStopping(lambda model: (0.0, 0.0), every=5, patience=2)
-    assert [step for step in range(1, 13) if marks.is_due(step, step == 12)] == [5, 10, 12]
-    assert marks.add(5, float("nan"), float("nan"), 0.1) and not marks.is_due(5, True)
-    assert marks.add(10, 0.1, 2.0, 0.2) and not marks.add(15, 0.1, 2.5, 0.3) and not marks.patience_is_over
-    marks.add(20, 0.05, 1.0, 0.4)
-    assert marks.best is not None and marks.best.step == 10 and marks.patience_is_over
+    stopping = EarlyStopping(lambda model: (0.0, 0.0), every=5, patience=2)
+    assert [step for step in range(1, 13) if stopping.is_due(step, step == 12)] == [5, 10, 12]
+    assert stopping.add(5, float("nan"), float("nan"), 0.1) and not stopping.is_due(5, True)
+    assert stopping.add(10, 0.1, 2.0, 0.2) and not stopping.add(15, 0.1, 2.5, 0.3) and not stopping.patience_is_over
+    stopping.add(20, 0.05, 1.0, 0.4)
+    assert stopping.best is not None and stopping.best.step == 10 and stopping.patience_is_over
     again = EarlyStopping(lambda model: (0.0, 0.0), every=5, patience=2)
-    again.from_state(json.loads(json.dumps(marks.to_state())))
-    assert again.given == marks.given
+    again.from_state(json.loads(json.dumps(stopping.to_state())))
+    assert again.given == stopping.given
 
 
 def test_of_equal_scores_the_lower_dev_loss_is_kept_and_of_equal_losses_the_later():
     """Matthews is 0 while all answers are one class: there the loss tells whether anything is learnt."""
-    marks = EarlyStopping(lambda model: (0.0, 0.0), every=1, patience=2)
-    assert [marks.add(step, 0.0, loss, 0.1 * step) for step, loss in enumerate((0.69, 0.65, 0.66, 0.65), 1)] == [
+    stopping = EarlyStopping(lambda model: (0.0, 0.0), every=1, patience=2)
+    assert [stopping.add(step, 0.0, loss, 0.1 * step) for step, loss in enumerate((0.69, 0.65, 0.66, 0.65), 1)] == [
         True, True, False, True,
     ]  # fmt: skip
-    assert not marks.patience_is_over  # a falling loss is hope
-    assert marks.add(5, 0.1, 9.0, 0.5)  # the score goes first
+    assert not stopping.patience_is_over  # a falling loss is hope
+    assert stopping.add(5, 0.1, 9.0, 0.5)  # the score goes first
 
 
 def test_the_dev_loss_is_the_training_loss_without_dropout(starts, tmp_path):
@@ -371,8 +369,8 @@ def test_the_dev_loss_is_the_training_loss_without_dropout(starts, tmp_path):
     job = Task(run)
     T.train(job, tmp_path / "run", say=quiet)
     pipeline = unimo.load(tmp_path / "run", precision="fp32")
-    said = job.task_type.predict(pipeline, job.rows("dev"))
-    plain = [-math.log(one.likely[row["label"]]) for one, row in zip(said, rows)]
+    predicted = job.task_type.predict(pipeline, job.rows("dev"))
+    plain = [-math.log(one.likely[row["label"]]) for one, row in zip(predicted, rows)]
     for batch_size in (1, 5, 16):
         loss = mean_loss(job.task_type, pipeline, job.rows("dev"), batch_size)
         assert loss == pytest.approx(sum(plain) / len(plain), rel=1e-5)
@@ -395,10 +393,10 @@ def test_fresh_poolers_stay_random_and_all_else_is_loaded(starts, tmp_path):
 def test_what_is_loaded_and_what_is_fresh_is_told(starts, tmp_path):
     path = write_csv(tmp_path / "rows.csv", sentences(16))
     run = tiny_run(starts["unimo-2"], "classification", TaskData(train=(path,), dev=(path,)), "steps=2")
-    said: list[str] = []
-    marked = finetune(run, tmp_path / "first", say=said.append)
-    assert any("fresh: head.output.weight, head.output.bias" in line for line in said)
-    assert marked.report["facts"]["started from"] == starts["unimo-2"]
+    printed: list[str] = []
+    scored = finetune(run, tmp_path / "first", say=printed.append)
+    assert any("fresh: head.output.weight, head.output.bias" in line for line in printed)
+    assert scored.report["facts"]["started from"] == starts["unimo-2"]
     # The same labels: the head comes along. Another task: it does not.
     settings = load_model(tmp_path / "first")[1].state["settings"]
     same = build(Task(run).settings.model)
@@ -410,18 +408,6 @@ def test_what_is_loaded_and_what_is_fresh_is_told(starts, tmp_path):
     other = build(replace(again.model, head=replace(model.head.settings, labels=("a", "b"))))
     assert start_without_head(other, tmp_path / "first").missing == ["head.output.weight", "head.output.bias"]
     assert settings["kind"] == "classification"
-
-
-def test_random_weights_of_the_same_settings(starts, tmp_path):
-    path = write_csv(tmp_path / "rows.csv", sentences(16))
-    pretrained = tiny_run(starts["unimo-2"], "classification", TaskData(train=(path,), dev=(path,)), "steps=2")
-    fresh = prepared(pretrained, None, like=starts["unimo-2"])
-    assert fresh.init_from is None and fresh.model == pretrained.model
-    said: list[str] = []
-    marked = finetune(fresh, tmp_path / "run", say=said.append)
-    assert "all weights are random" in said and marked.report["facts"]["started from"] == "random weights"
-    with pytest.raises(UsageError, match="which model"):
-        prepared(Finetuning(), None)
 
 
 def test_known_words_of_the_start_grow_by_those_to_be_written(tmp_path):
@@ -447,29 +433,35 @@ def refused(run: Finetuning, out: Path, kind, match: str):
     return caught.value
 
 
-def test_labels_that_training_did_not_have_are_listed(starts, tmp_path):
-    train = write_csv(tmp_path / "train.csv", sentences(16))
-    dev = write_csv(tmp_path / "dev.csv", [*sentences(4), {"text": "odd", "label": "maybe"}])
-    run = tiny_run(starts["unimo-2"], "classification", TaskData(train=(train,), dev=(dev,)))
-    assert "maybe (1 rows)" in refused(run, tmp_path / "run", DataError, "training did not have").got
+ODD = {"text": "odd", "label": "maybe"}
+PREMISE = [{"text": "a wall", "text2": "it is red", "label": str(i % 2)} for i in range(16)]
+ONE_CLASS = [{"text": f"film {i}", "label": "yes"} for i in range(8)]
+NO_NUMBERS = [{"text": f"film {i}", "score": "fine"} for i in range(8)]
+NO_TEXTS = [{"text": f"film {i}", "target": ""} for i in range(8)]
 
 
-def test_one_class_is_no_choice(starts, tmp_path):
-    train = write_csv(tmp_path / "train.csv", [{"text": f"film {i}", "label": "yes"} for i in range(8)])
-    refused(tiny_run(starts["unimo-2"], "classification", TaskData(train=(train,))), tmp_path / "run", DataError,
-            "nothing to choose")  # fmt: skip
-
-
-def test_a_premise_in_words_is_refused_where_the_image_is_the_premise(starts, images, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "train", "dev", "changes", "match", "part", "text"),
+    [
+        ("classification", sentences(16), [*sentences(4), ODD], [], "training did not have", "got", "maybe (1 rows)"),
+        ("classification", ONE_CLASS, [], [], "nothing to choose", "expected", "at least two"),
+        ("classification", PREMISE, [], ["read.texts=1"], "another number of texts", "do", "premise"),
+        ("classification", sentences(16), sentences(2), ["read.reads=both"], "rows without an image", "got", "2 of 2"),
+        ("regression", NO_NUMBERS, [], [], "no usable row", "where", "train"),
+        ("generation", NO_TEXTS, [], [], "no usable row", "where", "train"),
+    ],
+)
+def test_rows_that_do_not_fit_the_task_are_named(
+    starts, images, tmp_path, kind, train, dev, changes, match, part, text
+):
     folder, _ = images
-    rows = [
-        {"image": key, "text": "a wall", "text2": "it is red", "label": str(i % 2)}
-        for i, key in enumerate(keys_of(folder))
-    ]
-    path = write_csv(tmp_path / "rows.csv", rows)
-    data = TaskData(train=(path,), dev=(path,), images=(str(folder),))
-    run = tiny_run(starts["unimo-2"], "classification", data, "read.texts=1")
-    assert "premise" in refused(run, tmp_path / "run", DataError, "another number of texts").do
+    if changes:  # training rows with images; those of dev have none
+        train = [{**row, "image": key} for row, key in zip(train, keys_of(folder))]
+    data = TaskData(train=(write_jsonl(tmp_path / "train.jsonl", train),), images=(str(folder),) if changes else ())
+    if dev:
+        data = replace(data, dev=(write_jsonl(tmp_path / "dev.jsonl", dev),))
+    fault = refused(tiny_run(starts["unimo-2"], kind, data, *changes), tmp_path / "run", DataError, match)
+    assert text in str(getattr(fault, part))
 
 
 def test_unimo_without_regions_cannot_see(starts, tmp_path):
@@ -484,21 +476,8 @@ def test_the_dev_split_is_asked_in_the_precision_of_training(starts, images, tmp
     folder, _ = images
     data = TaskData(reader="folder", train=(str(folder),), dev=(str(folder),))
     run = override(tiny_run(starts[member], "classification", data), ["precision=bf16", "steps=2", "dev_steps=1"])
-    marked = finetune(run, tmp_path / "run", say=lambda _: None)
-    assert 0 <= score_of(marked, "accuracy").value <= 1
-
-
-def test_rows_without_an_image_are_named_where_images_are_needed(starts, images, tmp_path):
-    folder, colours = images
-    train = [{"image": k, "text": "what ?", "label": c} for k, c in zip(keys_of(folder), colours)]
-    dev = [{"text": "what ?", "label": "red"}, {"text": "and what ?", "label": "blue"}]
-    data = TaskData(
-        train=(write_jsonl(tmp_path / "train.jsonl", train),),
-        dev=(write_jsonl(tmp_path / "dev.jsonl", dev),),
-        images=(str(folder),),
-    )
-    run = tiny_run(starts["unimo-2"], "classification", data)
-    assert "2 of 2" in refused(run, tmp_path / "run", DataError, "rows without an image").got
+    scored = finetune(run, tmp_path / "run", say=lambda _: None)
+    assert 0 <= score_of(scored, "accuracy").value <= 1
 
 
 @pytest.mark.parametrize(
@@ -531,25 +510,3 @@ def test_settings_that_contradict_each_other_are_refused(starts, tmp_path, chang
 def test_settings_that_cannot_be_are_refused_at_once(starts, changes, match):
     with pytest.raises(UsageError, match=match):
         tiny_run(starts["unimo-2"], "classification", TaskData(), *changes)
-
-
-def test_text_that_is_no_number_and_numbers_that_are_no_text(starts, tmp_path):
-    words = write_csv(tmp_path / "words.csv", [{"text": f"film {i}", "score": "fine"} for i in range(8)])
-    run = tiny_run(starts["unimo-2"], "regression", TaskData(train=(words,)))
-    refused(run, tmp_path / "a", DataError, "no usable row")
-    empty = write_jsonl(tmp_path / "empty.jsonl", [{"text": f"film {i}", "target": ""} for i in range(8)])
-    refused(tiny_run(starts["unimo-2"], "generation", TaskData(train=(empty,))), tmp_path / "b", DataError, "no usable")
-
-
-def test_a_fine_tuned_run_can_be_asked_about_its_other_abilities(starts, tmp_path):
-    """Zero-shot tasks read the same folder: what fine-tuning made the model forget can be measured."""
-    train = write_csv(tmp_path / "train.csv", sentences(16))
-    run = tiny_run(starts["unimo-2"], "classification", TaskData(train=(train,), dev=(train,)), "steps=2")
-    finetune(run, tmp_path / "run", say=quiet)
-    colours = write_images(tmp_path / "pairs", 4)
-    lines = [{"image": key, "captions": [f"a {c} wall"]} for key, c in zip(keys_of(tmp_path / "pairs"), colours)]
-    write_jsonl(tmp_path / "pairs/captions.jsonl", lines)
-    data = EvaluationData(pairs=(str(tmp_path / "pairs"),), tasks=("retrieval", "captioning"), captioned=2, shortlist=2)
-    report = evaluate(tmp_path / "run", data=data, out=tmp_path / "zero-shot", precision="fp32", say=quiet)
-    assert {row["task"] for row in report["scores"]} == {"Retrieval", "Captions, greedy"}
-    assert (tmp_path / "run/evaluation.json").read_text() != (tmp_path / "zero-shot/evaluation.json").read_text()

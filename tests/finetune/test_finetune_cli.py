@@ -56,15 +56,15 @@ def rows_of(path: Path) -> list[dict]:
 def test_a_csv_of_texts_and_labels(start, tmp_path):
     train, dev = write_csv(tmp_path / "my.csv", sentences(12)), write_csv(tmp_path / "dev.csv", sentences(6))
     out = tmp_path / "run"
-    said = command(
+    printed = command(
         "finetune", "classification", "--init-from", start, "--train", train, "--dev", dev, "--out", out, *FAST
     )
-    assert "accuracy, nearest training row" in said and (out / "report.html").is_file()
+    assert "accuracy, nearest training row" in printed and (out / "report.html").is_file()
     assert unimo.load(out).labels == ("no", "yes")
 
     new = write_csv(tmp_path / "new.csv", [{"id": f"n{i}", "text": f"film {i}"} for i in range(5)])
-    told = command("predict", out, "--data", new, "--out", tmp_path / "new.jsonl")
-    assert "5 predictions for 5 rows" in told
+    printed = command("predict", out, "--data", new, "--out", tmp_path / "new.jsonl")
+    assert "5 predictions for 5 rows" in printed
     assert [row["id"] for row in rows_of(tmp_path / "new.jsonl")] == [f"n{i}" for i in range(5)]
     with pytest.raises(UsageError, match="the file exists"):
         command("predict", out, "--data", new, "--out", tmp_path / "new.jsonl")
@@ -121,8 +121,8 @@ def test_columns_are_named_where_they_cannot_be_guessed(start, tmp_path):
 def test_random_weights_and_misspelt_tasks(start, tmp_path):
     train = write_csv(tmp_path / "my.csv", sentences(12))
     random = ("--init-from", "random", "--like", start)
-    said = command("finetune", "classification", *random, "--train", train, "--out", tmp_path / "run", *FAST)
-    assert "all weights are random" in said
+    printed = command("finetune", "classification", *random, "--train", train, "--out", tmp_path / "run", *FAST)
+    assert "all weights are random" in printed
     with pytest.raises(UsageError, match="did you mean sst2"):
         command("finetune", "sst", "--init-from", start, "--train", train)
     with pytest.raises(UsageError, match="which model"):
@@ -137,9 +137,9 @@ def test_predictions_need_a_fine_tuned_model_and_count_bad_rows(start, tmp_path)
     finetune(run, tmp_path / "run", say=quiet)
     lines = [json.dumps({"text": f"film {i}", "label": "yes"}) for i in range(199)]
     (tmp_path / "new.jsonl").write_text("\n".join([*lines, "{broken"]) + "\n")
-    said: list[str] = []
-    scores = predict(tmp_path / "run", [str(tmp_path / "new.jsonl")], tmp_path / "b.jsonl", say=said.append)
-    assert any("199 predictions for 200 rows" in line and "1 bad rows" in line for line in said)
+    printed: list[str] = []
+    scores = predict(tmp_path / "run", [str(tmp_path / "new.jsonl")], tmp_path / "b.jsonl", say=printed.append)
+    assert any("199 predictions for 200 rows" in line and "1 bad rows" in line for line in printed)
     assert scores[0]["metric"] == "accuracy" and scores[0]["score"].n == 199
     assert len(rows_of(tmp_path / "b.jsonl")) == 199
 

@@ -44,14 +44,14 @@ def answers(path):
 
 def test_case_three_of_a_hundred_comments_are_empty(tuned, tmp_path):
     rows = [{"id": i, "text": "" if i in (3, 50, 99) else f"comment {i}"} for i in range(100)]
-    data, out, said = write_csv(tmp_path / "new.csv", rows), tmp_path / "out.jsonl", []
-    predict(tuned(), [data], out, say=said.append)
+    data, out, printed = write_csv(tmp_path / "new.csv", rows), tmp_path / "out.jsonl", []
+    predict(tuned(), [data], out, say=printed.append)
     assert set(answers(out)) == {str(i) for i in range(100)} - {"3", "50", "99"}
     named = [json.loads(line) for line in (tmp_path / "out.jsonl.bad.jsonl").read_text().splitlines()]
     assert len(named) == 3 and {one["what"] for one in named} == {"text is empty"}
-    told = "\n".join(said)
-    assert "97 predictions" in told and "3 bad rows" in told
-    assert all(f"new.csv, line {line}" in told for line in (5, 52, 101))
+    text = "\n".join(printed)
+    assert "97 predictions" in text and "3 bad rows" in text
+    assert all(f"new.csv, line {line}" in text for line in (5, 52, 101))
 
 
 def test_strict_is_an_error_and_writes_nothing(tuned, tmp_path):
@@ -67,10 +67,10 @@ def test_strict_is_an_error_and_writes_nothing(tuned, tmp_path):
 
 def test_labels_that_are_missing_in_some_rows_cost_no_answer(tuned, tmp_path):
     rows = [{"id": i, "text": f"comment {i}", "label": "" if i % 3 == 0 else "good"} for i in range(12)]
-    out, said = tmp_path / "out.jsonl", []
-    (row,) = predict(tuned(), [write_csv(tmp_path / "new.csv", rows)], out, say=said.append)
+    out, printed = tmp_path / "out.jsonl", []
+    (row,) = predict(tuned(), [write_csv(tmp_path / "new.csv", rows)], out, say=printed.append)
     assert len(answers(out)) == 12 and row["score"].n == 8
-    assert any("without a target" in line for line in said)
+    assert any("without a target" in line for line in printed)
 
 
 def test_images_that_cannot_be_decoded_are_named_by_their_rows(tuned, tmp_path):
@@ -80,11 +80,11 @@ def test_images_that_cannot_be_decoded_are_named_by_their_rows(tuned, tmp_path):
     for i in (4, 7):
         (tmp_path / f"images/{i}.png").write_bytes(b"no image")
     rows = [{"id": i, "text": "what?", "image": f"{i}.png"} for i in range(21)]  # and one that is not there
-    out, said = tmp_path / "out.jsonl", []
+    out, printed = tmp_path / "out.jsonl", []
     data = write_jsonl(tmp_path / "new.jsonl", rows)
-    predict(tuned("both"), [data], out, images=[str(tmp_path / "images")], say=said.append)
+    predict(tuned("both"), [data], out, images=[str(tmp_path / "images")], say=printed.append)
     assert set(answers(out)) == {str(i) for i in range(20) if i not in (4, 7)}
-    bad = {line for line in said if line.startswith("    ")}
+    bad = {line for line in printed if line.startswith("    ")}
     assert len(bad) == 3 and sum("cannot decode" in line for line in bad) == 2
     assert sum("image is missing" in line and "20.png" in line for line in bad) == 1
     with pytest.raises(DataError, match="3 of 21"):
@@ -97,13 +97,13 @@ def test_an_image_that_breaks_after_it_was_indexed_costs_its_row_alone(tuned, tm
     for i in range(6):
         Image.new("RGB", (16, 16), (10 * i, 0, 0)).save(tmp_path / f"images/{i}.png")
     data = write_jsonl(tmp_path / "new.jsonl", [{"id": i, "text": "?", "image": f"{i}.png"} for i in range(6)])
-    model, out, said = tuned("both"), tmp_path / "out.jsonl", []
+    model, out, printed = tuned("both"), tmp_path / "out.jsonl", []
     opened = open_examples("table", data, images=str(tmp_path / "images"))
     (tmp_path / "images/2.png").write_bytes(b"torn")
     monkeypatch.setattr("unimo.finetune.predict.open_rows", lambda *_, **__: opened)
-    predict(model, [data], out, say=said.append)
+    predict(model, [data], out, say=printed.append)
     assert set(answers(out)) == {"0", "1", "3", "4", "5"}
-    assert any("2.png" in line and "changed" in line for line in said)
+    assert any("2.png" in line and "changed" in line for line in printed)
 
 
 # ---- rows of both
@@ -114,21 +114,22 @@ def split(name, *texts):
 
 
 def test_case_the_same_file_as_train_and_dev_is_warned_of_once():
-    train, said = split("train", "one", "two", "three"), []
+    train, printed = split("train", "one", "two", "three"), []
     say_shared(
-        {"train": train, "dev": split("dev", "three", "two", "one"), "test": split("test", "two", "new")}, said.append
+        {"train": train, "dev": split("dev", "three", "two", "one"), "test": split("test", "two", "new")},
+        printed.append,
     )
-    assert [line.partition(" rows of ")[0] for line in said] == ["warning: all 3", "warning: 1 of 2"]
-    said.clear()
-    say_shared({"train": train, "dev": split("dev", "four")}, said.append)
-    assert said == []
+    assert [line.partition(" rows of ")[0] for line in printed] == ["warning: all 3", "warning: 1 of 2"]
+    printed.clear()
+    say_shared({"train": train, "dev": split("dev", "four")}, printed.append)
+    assert printed == []
 
 
 def test_one_image_asked_other_things_is_another_row():
     train = Examples("train", [Example("0", ("what?",), "1.png", "a")])
-    said: list[str] = []
-    say_shared({"train": train, "dev": Examples("dev", [Example("0", ("where?",), "1.png", "a")])}, said.append)
-    assert not said
+    printed: list[str] = []
+    say_shared({"train": train, "dev": Examples("dev", [Example("0", ("where?",), "1.png", "a")])}, printed.append)
+    assert not printed
     captions = Examples("dev", [Example("0", (), "1.png", ("x",))])
-    say_shared({"train": Examples("train", [Example("9", (), "1.png", ("y",))]), "dev": captions}, said.append)
-    assert len(said) == 1
+    say_shared({"train": Examples("train", [Example("9", (), "1.png", ("y",))]), "dev": captions}, printed.append)
+    assert len(printed) == 1

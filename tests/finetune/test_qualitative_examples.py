@@ -36,7 +36,7 @@ ANSWERS = Classification(HeadSettings(kind="answers", labels=("no", "yes")), see
 NASTY = '<script>alert("x")</script> & <b>'
 
 
-def said(answer: str, sure: float) -> Classified:
+def classified(answer: str, sure: float) -> Classified:
     return Classified(answer, {answer: sure, "yes" if answer == "no" else "no": 1 - sure})
 
 
@@ -44,27 +44,27 @@ def rows_of(targets, name: str = "test") -> Examples:
     return Examples(name, [Example(f"r{i}", (f"text {i}",), target=target) for i, target in enumerate(targets)])
 
 
-def worst(told: dict) -> list[str]:
-    return [item["id"] for item in told["items"] if item["what"] == WORST]
+def worst(chosen: dict) -> list[str]:
+    return [item["id"] for item in chosen["items"] if item["what"] == WORST]
 
 
 def test_the_surest_wrong_class_is_the_worst_and_right_ones_are_none():
     examples = rows_of(["yes", "yes", "no", "no"])
-    predictions = [said("no", 0.6), said("no", 0.9), said("no", 0.99), said("yes", 0.7)]
-    told = chosen_examples(CLASSES, predictions, examples)
-    assert worst(told) == ["r1", "r3", "r0"]
-    first = next(item for item in told["items"] if item["what"] == WORST)
+    predictions = [classified("no", 0.6), classified("no", 0.9), classified("no", 0.99), classified("yes", 0.7)]
+    chosen = chosen_examples(CLASSES, predictions, examples)
+    assert worst(chosen) == ["r1", "r3", "r0"]
+    first = next(item for item in chosen["items"] if item["what"] == WORST)
     assert (first["answer"], first["right"], first["score"], first["read"]) == ("no (90%)", "yes", 0.0, ["text 1"])
-    assert {item["id"] for item in told["items"] if item["what"] == RANDOM} == {"r0", "r1", "r2", "r3"}
+    assert {item["id"] for item in chosen["items"] if item["what"] == RANDOM} == {"r0", "r1", "r2", "r3"}
 
 
 def test_every_kind_says_how_wrong_a_row_is():
-    soft = judged(ANSWERS, [said("no", 0.9)] * 3, rows_of([{"no": 1.0}, {"yes": 1.0, "no": 0.3}, {"yes": 1.0}]))
+    soft = judged(ANSWERS, [classified("no", 0.9)] * 3, rows_of([{"no": 1.0}, {"yes": 1.0, "no": 0.3}, {"yes": 1.0}]))
     assert [one.score for one in soft] == [1.0, 0.3, 0.0] and soft[0].error == 0 < soft[1].error < soft[2].error
     numbers = judged(Regression(HeadSettings(kind="number"), sees=False), [1.5, 2.0], rows_of([1.0, 4.0]))
     assert [one.score for one in numbers] == [0.5, 2.0] and numbers[0].error < numbers[1].error
-    kind = Generation("write", Writing(), sees=False, reads=True)
-    texts = judged(kind, ["a red dog", "a red dog", ""], rows_of([("a blue dog", "a red dog"), "a cat", "a cat"]))
+    task = Generation("write", Writing(), sees=False, reads=True)
+    texts = judged(task, ["a red dog", "a red dog", ""], rows_of([("a blue dog", "a red dog"), "a cat", "a cat"]))
     assert texts[0].score == pytest.approx(1) and 0 < texts[1].score < 1 and texts[2].score == 0
     assert texts[0].right == "a blue dog / a red dog"
 
@@ -76,26 +76,26 @@ def test_an_image_is_as_wrong_as_the_place_of_its_best_caption():
     found = judged(Retrieval("retrieval", Ranking(), "unimo-2"), predictions, examples)
     assert [one.score for one in found] == [1, 3, 2.5]  # all four level: in their middle
     assert found[1].answer == "a" and found[1].right == "c"
-    told = chosen_examples(Retrieval("retrieval", Ranking(), "unimo-2"), predictions, examples)
-    assert worst(told) == ["r1", "r2"] and all(item["read"] == [] for item in told["items"])
+    chosen = chosen_examples(Retrieval("retrieval", Ranking(), "unimo-2"), predictions, examples)
+    assert worst(chosen) == ["r1", "r2"] and all(item["read"] == [] for item in chosen["items"])
 
 
 def test_rows_at_random_are_those_of_the_seed_and_a_page_holds_only_some():
     examples = rows_of(["yes"] * 50)
-    predictions = [said("no", 0.5 + i / 100) for i in range(50)]
-    told = chosen_examples(CLASSES, predictions, examples, seed=3)
-    some = [item["id"] for item in told["items"] if item["what"] == RANDOM]
+    predictions = [classified("no", 0.5 + i / 100) for i in range(50)]
+    chosen = chosen_examples(CLASSES, predictions, examples, seed=3)
+    some = [item["id"] for item in chosen["items"] if item["what"] == RANDOM]
     assert len(some) == len(set(some)) == SHOWN and some == sorted(some, key=lambda name: int(name[1:]))
-    assert worst(told) == [f"r{i}" for i in range(49, 49 - SHOWN, -1)]
-    assert chosen_examples(CLASSES, predictions, examples, seed=3) == told
+    assert worst(chosen) == [f"r{i}" for i in range(49, 49 - SHOWN, -1)]
+    assert chosen_examples(CLASSES, predictions, examples, seed=3) == chosen
     other = [item["id"] for item in chosen_examples(CLASSES, predictions, examples, seed=4)["items"]]
-    assert other[:SHOWN] != some and other[SHOWN:] == worst(told)
+    assert other[:SHOWN] != some and other[SHOWN:] == worst(chosen)
 
 
 def test_rows_without_labels_are_shown_with_their_answers_alone():
-    told = chosen_examples(CLASSES, [said("no", 0.9)] * 2, rows_of([None, None]))
-    assert [item["answer"] for item in told["items"]] == ["no", "no"] and not worst(told)
-    assert all("right" not in item and "score" not in item for item in told["items"])
+    chosen = chosen_examples(CLASSES, [classified("no", 0.9)] * 2, rows_of([None, None]))
+    assert [item["answer"] for item in chosen["items"]] == ["no", "no"] and not worst(chosen)
+    assert all("right" not in item and "score" not in item for item in chosen["items"])
 
 
 @pytest.fixture
@@ -112,17 +112,17 @@ def images(tmp_path) -> Examples:
 def test_images_are_small_and_whatever_is_said_is_escaped(images, tmp_path: Path):
     head = HeadSettings(labels=(NASTY, "x"), reads="both")
     predictions = [Classified("x", {"x": 0.8, "y": 0.2})] * 2
-    told = chosen_examples(Classification(head, sees=True), predictions, images)
-    told = json.loads(json.dumps(told, allow_nan=False))  # nothing is lost in a file
+    chosen = chosen_examples(Classification(head, sees=True), predictions, images)
+    chosen = json.loads(json.dumps(chosen, allow_nan=False))  # nothing is lost in a file
     sizes = []
-    for item in told["items"]:
+    for item in chosen["items"]:
         kind, _, data = item["thumbnail"].partition(";base64,")
         image = Image.open(io.BytesIO(base64.b64decode(data)))
         assert kind == f"data:image/{image.format.lower()}"
         sizes.append(max(image.size))
         assert np.allclose(np.asarray(image.convert("RGB")), (200, 30, 40), atol=6)
     assert sorted(set(sizes)) == [16, SIDE]
-    shown = report_examples(NASTY, told)
+    shown = report_examples(NASTY, chosen)
     assert [one["title"].rpartition(": ")[2] for one in shown] == [RANDOM, WORST]
     report.render({"title": "t", "examples": shown}, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
@@ -135,16 +135,16 @@ def test_an_image_that_is_not_looked_at_or_cannot_be_read_is_no_image(images):
     blind = chosen_examples(Classification(HeadSettings(labels=(NASTY, "x")), sees=False), predictions, images)
     assert not any("image" in item for item in blind["items"])
     gone = replace(images, rows=[replace(row, image="gone") for row in images.rows])
-    told = chosen_examples(
+    chosen = chosen_examples(
         Classification(HeadSettings(labels=(NASTY, "x"), reads="both"), sees=True), predictions, gone
     )
-    assert all(item["image"] == "gone" and item["thumbnail"] is None for item in told["items"])
+    assert all(item["image"] == "gone" and item["thumbnail"] is None for item in chosen["items"])
     assert all(
-        "its image cannot be read" in one["lines"] for part in report_examples("t", told) for one in part["items"]
+        "its image cannot be read" in one["lines"] for part in report_examples("t", chosen) for one in part["items"]
     )
 
 
 def test_long_texts_are_cut():
     examples = Examples("test", [Example("r", ("word " * 1000,), target="yes")])
-    told = chosen_examples(CLASSES, [said("no", 0.9)], examples)
-    assert all(len(text) <= MAX_LENGTH + 2 for item in told["items"] for text in item["read"])
+    chosen = chosen_examples(CLASSES, [classified("no", 0.9)], examples)
+    assert all(len(text) <= MAX_LENGTH + 2 for item in chosen["items"] for text in item["read"])

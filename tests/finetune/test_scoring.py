@@ -23,10 +23,12 @@ def no_benchmark(monkeypatch):
     monkeypatch.setattr(T, "matmul_rate", lambda *_: 1e9)
 
 
-def marked(tmp_path: Path, member: str, **changes):
-    said = write_images(tmp_path / "images", 6, regions=member == "unimo")
+def scored(tmp_path: Path, member: str, **changes):
+    colours = write_images(tmp_path / "images", 6, regions=member == "unimo")
     keys = keys_of(tmp_path / "images")
-    rows = [{"key": key, "image": key, "captions": [f"{c} number {i}"]} for i, (key, c) in enumerate(zip(keys, said))]
+    rows = [
+        {"key": key, "image": key, "captions": [f"{c} number {i}"]} for i, (key, c) in enumerate(zip(keys, colours))
+    ]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     start = write_start(tmp_path / "start", member, **changes)
     data = TaskData(reader="captions", train=(path,), dev=(path,), images=(str(tmp_path / "images"),))
@@ -35,15 +37,15 @@ def marked(tmp_path: Path, member: str, **changes):
 
 
 def test_retrieval_before_fine_tuning_is_the_start_models_own_answer(tmp_path):
-    start, run, found = marked(tmp_path, "unimo-2")
+    start, run, found = scored(tmp_path, "unimo-2")
     rows = {row["metric"]: row["score"] for row in found.report["scores"]}
     assert len(rows) == 12 and not found.report["notes"]
     pipeline = inference.load(start, precision="fp32")
     resolved = inference.load(tmp_path / "out", precision="fp32").facts["settings"]
     assert resolved["init_from"] == start
     examples = open_split(run, "dev", bad_samples=BadSamples(None), say=quiet)
-    kind = task_type_of(run)
-    for row in kind.score(kind.predict(pipeline, task_rows(run, kind, examples)), examples, run.seed):
+    task = task_type_of(run)
+    for row in task.score(task.predict(pipeline, task_rows(run, task, examples)), examples, run.seed):
         assert rows[f"{row['metric']}, before fine-tuning"] == row["score"]
     for name, score in rows.items():
         assert score.chance == pytest.approx(min(1.0, int(name.partition("@")[2].partition(",")[0]) / 6))
@@ -54,6 +56,6 @@ def test_retrieval_before_fine_tuning_is_the_start_models_own_answer(tmp_path):
 
 
 def test_a_model_that_cannot_rank_untrained_is_named_not_dropped(tmp_path):
-    _, _, found = marked(tmp_path, "unimo", matching=0)
+    _, _, found = scored(tmp_path, "unimo", matching=0)
     assert not any("before fine-tuning" in row["metric"] for row in found.report["scores"])
     assert "dev was not scored before fine-tuning: the model had no matching head" in found.report["notes"]

@@ -1,4 +1,4 @@
-"""The kinds of tasks: answers that depend on nothing but their row, and scores that count every row."""
+"""The task types: answers that depend on nothing but their row, and scores that count every row."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from unimo.metrics import METRICS
 from unimo.model.build import ModelSettings, build
 from unimo.model.task_heads import HeadSettings
 from unimo.model.unified import Request
-from unimo.objectives import step as ask
+from unimo.objectives import step
 from unimo.tokenizer import Tokenizer
 
 LABELS = ("a", "b", "c")
@@ -75,8 +75,8 @@ def model_of(head: HeadSettings | None = None, **changes):
     return build(replace(SETTINGS, head=head, **changes)).eval()
 
 
-def kinds() -> dict:
-    """Name -> (kind, its model, rows)."""
+def cases() -> dict:
+    """Name -> (task, its model, rows)."""
     classes = HeadSettings(labels=LABELS, reads="both", max_length=40)
     number = HeadSettings(kind="number", max_length=40, centre=2.0, spread=3.0)
     numbers = Examples("dev", [replace(row, target=float(i)) for i, row in enumerate(examples().rows)])
@@ -95,45 +95,45 @@ def plain(predictions) -> list:
 @pytest.mark.parametrize("name", ["classify", "regress", "write"])
 def test_answers_are_the_same_to_the_last_bit_in_any_order_and_company(name):
     """With batch_size=1 each row is read alone: no other row, order or batch size of the answerer can touch it."""
-    kind, model, rows = kinds()[name]
-    told = plain(kind.predict(Pipeline(model, precision="fp32"), Shown(rows), 1))
+    task, model, rows = cases()[name]
+    result = plain(task.predict(Pipeline(model, precision="fp32"), Shown(rows), 1))
     for _ in range(2):
-        again = plain(kind.predict(Pipeline(model, precision="fp32"), Shown(rows), 1))
-        assert all(np.array_equal(a, b) for a, b in zip(told, again, strict=True))
+        again = plain(task.predict(Pipeline(model, precision="fp32"), Shown(rows), 1))
+        assert all(np.array_equal(a, b) for a, b in zip(result, again, strict=True))
     order = np.random.default_rng(0).permutation(len(rows))
     mixed = Examples("mixed", [rows.rows[i] for i in order])
-    again = plain(kind.predict(Pipeline(model, precision="fp32"), Shown(mixed), 1))
-    assert all(np.array_equal(told[i], b) for i, b in zip(order, again, strict=True))
-    few = plain(kind.predict(Pipeline(model, precision="fp32"), Shown(Examples("few", rows.rows[3:5])), 1))
-    assert all(np.array_equal(a, b) for a, b in zip(told[3:5], few, strict=True))
+    again = plain(task.predict(Pipeline(model, precision="fp32"), Shown(mixed), 1))
+    assert all(np.array_equal(result[i], b) for i, b in zip(order, again, strict=True))
+    few = plain(task.predict(Pipeline(model, precision="fp32"), Shown(Examples("few", rows.rows[3:5])), 1))
+    assert all(np.array_equal(a, b) for a, b in zip(result[3:5], few, strict=True))
 
 
 @pytest.mark.parametrize("batch_size", [None, 3, 7, 64])
 @pytest.mark.parametrize("name", ["classify", "regress", "write"])
 def test_rows_that_share_a_pass_answer_alike_but_for_rounding(name, batch_size):
-    kind, model, rows = kinds()[name]
+    task, model, rows = cases()[name]
     pipeline = Pipeline(model, precision="fp32")
-    alone, shared = (plain(kind.predict(pipeline, Shown(rows), n)) for n in (1, batch_size))
+    alone, shared = (plain(task.predict(pipeline, Shown(rows), n)) for n in (1, batch_size))
     if name == "write":
         assert alone == shared
     else:
         np.testing.assert_allclose(np.stack(alone), np.stack(shared), atol=2e-5)
-    own, others = (kind.score(kind.predict(pipeline, Shown(rows), n), rows) for n in (1, batch_size))
+    own, others = (task.score(task.predict(pipeline, Shown(rows), n), rows) for n in (1, batch_size))
     assert [row["metric"] for row in own] == [row["metric"] for row in others]
     if name != "regress":  # what is counted is the same to the last digit; what is summed up may round
         assert own == others
 
 
 def test_an_answerer_says_what_predictions_say():
-    kind, model, rows = kinds()["classify"]
+    task, model, rows = cases()["classify"]
     pipeline = Pipeline(model, precision="fp32")
     shown = Shown(rows)
     texts = [row.texts for row in rows.rows]
     images = [shown.seen(i) for i in range(len(rows))]
-    told = kind.predict(pipeline, shown)
-    assert pipeline.labels == LABELS and pipeline.answer(texts, images) == [one.answer for one in told]
-    np.testing.assert_allclose(pipeline.classify(images, texts=texts), plain(told), atol=2e-5)
-    alone = plain(kind.predict(pipeline, shown, 1))
+    result = task.predict(pipeline, shown)
+    assert pipeline.labels == LABELS and pipeline.answer(texts, images) == [one.answer for one in result]
+    np.testing.assert_allclose(pipeline.classify(images, texts=texts), plain(result), atol=2e-5)
+    alone = plain(task.predict(pipeline, shown, 1))
     np.testing.assert_array_equal(pipeline.classify(images, texts=texts, batch_size=1), np.float32(alone))
     for wrong in ({"images": images}, {"texts": texts}, {"images": images[:2], "texts": texts}):
         with pytest.raises(UsageError):
@@ -143,26 +143,26 @@ def test_an_answerer_says_what_predictions_say():
 
 
 def test_a_number_is_given_in_its_own_unit():
-    kind, model, rows = kinds()["regress"]
+    task, model, rows = cases()["regress"]
     pipeline = Pipeline(model, precision="fp32")
-    told = kind.predict(pipeline, Shown(rows), 1)
+    result = task.predict(pipeline, Shown(rows), 1)
     texts = [row.texts for row in rows.rows]
     logits = pipeline.classifier.logits(None, texts, 1)[:, 0].tolist()
-    assert told == [2.0 + 3.0 * x for x in logits] == pipeline.answer(texts, batch_size=1)
+    assert result == [2.0 + 3.0 * x for x in logits] == pipeline.answer(texts, batch_size=1)
     builder = Shown(rows).builder([Place(4)])
-    kind.corrupt(builder)
+    task.corrupt(builder)
     assert builder.extra["regress.targets"].tolist() == pytest.approx([(4.0 - 2.0) / 3.0])
 
 
 def test_soft_answers_are_asked_one_by_one_and_added_up():
     head = HeadSettings(kind="answers", labels=("no", "two", "yes"), reads="text", max_length=40)
-    kind, model = Classification(head, sees=False), model_of(head)
+    task, model = Classification(head, sees=False), model_of(head)
     rows = Examples("d", [Example("x", ("how many?",), None, {"two": 1.0, "seven": 1.0, "no": 0.3})])
     builder = Shown(rows, sees=False).builder([Place(0)])
-    kind.corrupt(builder)
+    task.corrupt(builder)
     batch = builder.finish()
     with torch.no_grad():
-        parts, fused = ask(model, batch, {"task": kind})
+        parts, fused = step(model, batch, {"task": task})
         p = model.task_logits(fused["task"]).sigmoid().numpy()[0]
     target = np.array([0.3, 1.0, 0.0])  # "seven" is no answer of training: nothing is learnt from it
     expected = -(target * np.log(p) + (1 - target) * np.log(1 - p)).sum()
@@ -170,10 +170,10 @@ def test_soft_answers_are_asked_one_by_one_and_added_up():
 
 
 def test_what_is_written_is_asked_word_for_word_after_its_source():
-    kind = Generation("t", Writing(max_source_length=10, max_target_length=6), sees=False, reads=True)
+    task = Generation("t", Writing(max_source_length=10, max_target_length=6), sees=False, reads=True)
     rows = Examples("d", [Example("x", ("a b", "c"), None, "d e f g h i j k")])
     builder = Shown(rows, sees=False).builder([Place(0)])
-    kind.corrupt(builder)
+    task.corrupt(builder)
     batch, encode = builder.finish(), Tokenizer.default().encode
     source = [0, *encode("a b"), 2, *encode("c"), 2]
     target = [0, *encode("d e f g h i j k")][:6]  # longer ones lose their end, as published
@@ -183,12 +183,12 @@ def test_what_is_written_is_asked_word_for_word_after_its_source():
 
 
 def test_matched_pairs_of_the_circle_are_one_right_and_others_wrong():
-    kind = Retrieval("t", Ranking(loss="circle", negatives=3, max_length=20), "unimo-2")
+    task = Retrieval("t", Ranking(loss="circle", negatives=3, max_length=20), "unimo-2")
     rows = Examples("d", [Example(f"{i}", (), str(i), (f"caption {i}", f"words {i}")) for i in range(8)])
     builder = Shown(rows).builder([Place(2, 1, (0, 5)), Place(6, 0, (0, 9))])
-    kind.corrupt(builder)
+    task.corrupt(builder)
     batch, model = builder.finish(), model_of()
-    request = kind.requests(model, batch, model.towers(batch))["rank"]
+    request = task.requests(model, batch, model.towers(batch))["rank"]
     image, text = request.image.view(2, 7), request.text.view(2, 7)
     assert (image[:, [0, 4, 5, 6]] == image[:, :1]).all() and (text[:, :4] == text[:, :1]).all()
     words = [batch.texts.ids[a:b].tolist() for a, b in zip(batch.texts.offsets, batch.texts.offsets[1:])]
@@ -225,19 +225,19 @@ def test_captions_that_were_not_shortlisted_are_not_given_as_predictions():
 
 
 def test_of_two_errors_the_smaller_is_the_better_mark():
-    kind = Regression(HeadSettings("task", "number"), sees=False, metrics=("squared_error",))
+    task = Regression(HeadSettings("task", "number"), sees=False, metrics=("squared_error",))
     rows = examples(4)
     rows = replace(rows, rows=[replace(row, target=float(i)) for i, row in enumerate(rows.rows)])
-    near, far = (selection_score(kind, kind.score([i + off for i in range(4)], rows)) for off in (0.1, 1.0))
+    near, far = (selection_score(task, task.score([i + off for i in range(4)], rows)) for off in (0.1, 1.0))
     assert near > far
 
 
 def test_scores_are_those_of_the_metrics_over_labelled_rows():
-    kind, _, rows = kinds()["classify"]
+    task, _, rows = cases()["classify"]
     mixed = Examples("d", [replace(row, target=None) if i % 2 else row for i, row in enumerate(rows.rows)])
-    said = [LABELS[i % 2] for i in range(len(rows))]
-    (row,) = kind.score(said, mixed)
-    own = [(a, r.target) for a, r in zip(said, mixed.rows) if r.target]
+    predicted = [LABELS[i % 2] for i in range(len(rows))]
+    (row,) = task.score(predicted, mixed)
+    own = [(a, r.target) for a, r in zip(predicted, mixed.rows) if r.target]
     expected = METRICS["accuracy"]([a for a, _ in own], [t for _, t in own], groups=[f"{i}" for i in range(5)])
     assert row["score"].value == expected.value and row["score"].n == len(own) == 5
 
@@ -248,8 +248,8 @@ def test_the_nearest_row_is_found_by_words_and_only_among_rows_with_a_target():
         Example("1", ("a cat on the sofa",), None, "cat"),
         Example("2", ("a cat on the sofa today",), None, None),
     ])  # fmt: skip
-    asked = Examples("d", [Example("x", ("the sofa today",)), Example("y", ("PARK!",)), Example("z", ("zzz",))])
-    assert nearest_rows(train, asked) == [1, 0, 0]
+    queries = Examples("d", [Example("x", ("the sofa today",)), Example("y", ("PARK!",)), Example("z", ("zzz",))])
+    assert nearest_rows(train, queries) == [1, 0, 0]
 
 
 def test_settings_follow_the_training_rows():
@@ -272,22 +272,22 @@ def test_settings_follow_the_training_rows():
 
 def test_a_hypothesis_comes_without_its_premise():
     rows = Examples("t", [Example(str(i), ("premise", "hypothesis"), str(i), str(i % 2)) for i in range(4)])
-    kind = task_type_of(resolved(Finetuning(model=SETTINGS, read=Reading(texts=1)), rows))
+    task = task_type_of(resolved(Finetuning(model=SETTINGS, read=Reading(texts=1)), rows))
     with pytest.raises(DataError, match="another number of texts"):
-        kind.check(rows)
+        task.check(rows)
 
 
 def test_a_request_reads_images_only_where_there_are_some():
     """A row without an image among rows that have one is a text alone, not a text beside nothing."""
     head = HeadSettings(labels=LABELS, reads="text", max_length=40)
-    kind, model = Classification(head, sees=True), model_of(head)
+    task, model = Classification(head, sees=True), model_of(head)
     rows = Examples("d", [Example("0", ("a dog",), "1", "a"), Example("1", ("a dog",), None, "a")])
     builder = Shown(rows).builder([Place(0), Place(1)])
-    kind.corrupt(builder)
+    task.corrupt(builder)
     batch = builder.finish()
     with torch.no_grad():
         towers = model.towers(batch)
-        both = model.task_logits(model.fuse(towers, kind.requests(model, batch, towers))["task"])
+        both = model.task_logits(model.fuse(towers, task.requests(model, batch, towers))["task"])
         alone = model.task_logits(model.fuse(towers, {"t": Request(None, torch.tensor([1]))})["t"])
     torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=1e-5)
     assert (both[0] - both[1]).abs().max() > 1e-3
@@ -307,12 +307,12 @@ def test_a_fresh_head_may_begin_with_the_frequencies_of_training():
 def test_segments_may_be_one_with_a_real_separator_as_released():
     example, encode = Example("x", ("a passage", "its [SEP] answer")), Tokenizer.default().encode
     ids = [0, *encode("a passage"), 2, *encode("its [SEP] answer"), 2]  # no text can spell a separator
-    kind = Generation("t", Writing(one_segment=True, max_source_length=40), sees=False, reads=True)
-    record = kind.record(example, None, Tokenizer.default())
+    task = Generation("t", Writing(one_segment=True, max_source_length=40), sees=False, reads=True)
+    record = task.record(example, None, Tokenizer.default())
     assert record.ids.tolist() == ids and record.positions.tolist() == [2, *range(3, 2 + len(ids))]
-    short = replace(kind, settings=Writing(one_segment=True, max_source_length=6))
+    short = replace(task, settings=Writing(one_segment=True, max_source_length=6))
     assert short.record(example, None, Tokenizer.default()).ids.tolist() == [*ids[:5], 2]
-    apart = replace(kind, settings=Writing(max_source_length=40)).record(example, None, Tokenizer.default())
+    apart = replace(task, settings=Writing(max_source_length=40)).record(example, None, Tokenizer.default())
     assert apart.ids.tolist() == ids and apart.positions.tolist().count(3) == 2  # each begins anew
 
 
@@ -340,12 +340,12 @@ def test_case_ten_thousand_classes_in_ten_thousand_rows_start_at_once(kind):
     """Looking up a label costs a step, not a table of all labels, and a prior no identity matrix."""
     names = [f"class {i:05d}" for i in range(10_000)]
     rows = Examples("t", [Example(n, ("x",), None, n if kind == "classes" else {n: 1.0}) for n in names])
-    ask = Classification(HeadSettings(kind=kind, labels=Counted(names), max_length=40), sees=False)
+    classify = Classification(HeadSettings(kind=kind, labels=Counted(names), max_length=40), sees=False)
     Counted.times = 0
     tracemalloc.start()
     try:
-        logits = ask.prior(rows)
-        found = [ask.label(row) for row in rows.rows[:50]]
+        logits = classify.prior(rows)
+        found = [classify.label(row) for row in rows.rows[:50]]
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -358,10 +358,10 @@ def test_case_ten_thousand_classes_in_ten_thousand_rows_start_at_once(kind):
 def test_a_prediction_keeps_the_likeliest_labels_not_all():
     names = tuple(f"{i}" for i in range(30))
     head = HeadSettings(labels=names, reads="text", max_length=40)
-    told = Classification(head, sees=False).predict(
+    result = Classification(head, sees=False).predict(
         Pipeline(model_of(head), precision="fp32"), Shown(examples(), sees=False)
     )
-    for one in told:
+    for one in result:
         assert len(one.likely) == 5 and next(iter(one.likely)) == one.answer
         assert list(one.likely.values()) == sorted(one.likely.values(), reverse=True)
 
@@ -376,22 +376,22 @@ def test_every_row_is_in_one_pass_and_rows_of_like_length_share_it():
 
 
 def test_pairs_of_retrieval_read_alone_know_nothing_of_each_other():
-    kind, model = Retrieval("t", Ranking(max_length=20), "unimo-2"), model_of()
+    task, model = Retrieval("t", Ranking(max_length=20), "unimo-2"), model_of()
     rows = [Example(f"{i}", (), str(i), (f"caption {i} of {'some ' * i}", f"words {i}")) for i in range(5)]
     pipeline, order = Pipeline(model, precision="fp32"), [3, 0, 4, 2, 1]
-    told = kind.predict(pipeline, Shown(Examples("d", rows)), 1)
-    again = kind.predict(pipeline, Shown(Examples("d", [rows[i] for i in order])), 1)
+    result = task.predict(pipeline, Shown(Examples("d", rows)), 1)
+    again = task.predict(pipeline, Shown(Examples("d", [rows[i] for i in order])), 1)
     for i, one in zip(order, again):
-        expected = dict(zip(told[i].captions, told[i].scores))
+        expected = dict(zip(result[i].captions, result[i].scores))
         assert dict(zip(one.captions, one.scores)) == expected
-    shared = kind.predict(pipeline, Shown(Examples("d", rows)))
-    np.testing.assert_allclose(np.stack([r.scores for r in told]), np.stack([r.scores for r in shared]), atol=1e-4)
+    shared = task.predict(pipeline, Shown(Examples("d", rows)))
+    np.testing.assert_allclose(np.stack([r.scores for r in result]), np.stack([r.scores for r in shared]), atol=1e-4)
 
 
 def test_rows_without_a_pass_are_refused():
-    kind, model, rows = kinds()["classify"]
+    task, model, rows = cases()["classify"]
     with pytest.raises(UsageError, match="at least one row"):
-        kind.predict(Pipeline(model, precision="fp32"), Shown(rows), 0)
+        task.predict(Pipeline(model, precision="fp32"), Shown(rows), 0)
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3])
@@ -399,14 +399,14 @@ def test_the_nearest_image_is_the_same_in_blocks_of_any_size(at_once, monkeypatc
     """Never all similarities at once: n x m numbers would not fit."""
     rng = np.random.default_rng(0)
     corpus, queries = rng.standard_normal((7, 5)), rng.standard_normal((6, 5))
-    asked: list[tuple[int, int]] = []
+    sizes: list[tuple[int, int]] = []
     plain_nearest = baselines.nearest
 
     def counted(some, blocks, k):
-        asked.append((len(some), max(map(len, blocks))))
+        sizes.append((len(some), max(map(len, blocks))))
         return plain_nearest(some, blocks, k)
 
     monkeypatch.setattr(baselines, "nearest", counted)
     monkeypatch.setattr(baselines, "AT_ONCE", at_once)
     assert baselines._by_images(corpus, queries) == (queries @ corpus.T).argmax(1).tolist()
-    assert max(max(pair) for pair in asked) <= at_once
+    assert max(max(pair) for pair in sizes) <= at_once

@@ -59,14 +59,14 @@ def write_jsonl(path: Path, rows: list[dict]) -> str:
 
 def write_images(folder: Path, n: int, names: tuple[str, ...] = tuple(COLOURS), regions: bool = False) -> list[str]:
     """n plain images, each with its own shade of a colour, as COLOUR/NUMBER.png; returns the colours in order."""
-    said = [names[i % len(names)] for i in range(n)]
-    for i, colour in enumerate(said):
+    colours = [names[i % len(names)] for i in range(n)]
+    for i, colour in enumerate(colours):
         (folder / colour).mkdir(parents=True, exist_ok=True)
         shade = np.clip(np.array(COLOURS[colour]) + 3 * (i // len(names)), 0, 255).astype(np.uint8)
         Image.fromarray(np.broadcast_to(shade, (16, 16, 3)).copy()).save(folder / colour / f"{i:03d}.png")
     if regions:
         prepare_regions("images", str(folder), "grid", feature_size=24, words=5, max_regions=5, say=lambda _: None)
-    return said
+    return colours
 
 
 def keys_of(folder: Path) -> list[str]:

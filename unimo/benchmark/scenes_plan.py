@@ -41,7 +41,7 @@ TEXTS, IMAGES = "single-modal", "cross-modal"
 TASKS: tuple[tuple[str, Any, str, str, float, tuple[str, ...], str], ...] = (
     ("classification", f"understanding, {TEXTS}", "text entailment", "texts", 1.0, ("read.sees=false",),
      "does a sentence follow from the captions of a scene, contradict them, or neither? No image"),
-    ("generation", f"generation, {TEXTS}", "question generation", "asking", 1.0,
+    ("generation", f"generation, {TEXTS}", "question generation", "question_generation", 1.0,
      ("write.sees=false", "write.num_beams=1", "write.max_length=32", "metrics=bleu,rouge_l"),
      "captions of a scene and an answer are read, a question with that answer is written"),
     ("scenes_vqa", f"understanding, {IMAGES}", "vqa", "vqa", 4.0, (), "questions about held-out scenes"),
@@ -109,6 +109,7 @@ def rows_of(scene: Row, number: int, training: bool) -> dict[str, list[Row]]:
     # Of a scene not learnt from one answer, for each is written alone; and one caption, as zero-shot retrieval has it.
     answers = list(by_answer) if training else list(by_answer)[number % max(1, len(by_answer)) :][:1]
     text = {"text": "; ".join(captions), "group": key}
+    questions = [{**text, "id": f"{key}/{one}", "text2": one, "target": by_answer[one]} for one in answers]
     return {
         "captions": [{"key": key, "image": key, "captions": captions}],
         "pairs": [{"key": key, "image": key, "captions": captions if training else captions[:1]}],
@@ -118,5 +119,5 @@ def rows_of(scene: Row, number: int, training: bool) -> dict[str, list[Row]]:
             {**text, "id": f"{key}/{i}", "text2": row["sentence"], "label": row["label"]}
             for i, row in enumerate(scene["sentences"])
         ],
-        "asking": [{**text, "id": f"{key}/{one}", "text2": one, "target": by_answer[one]} for one in answers],
+        "question_generation": questions,
     }

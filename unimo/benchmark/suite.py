@@ -92,49 +92,41 @@ class Job:
         return replace(run, seed=run.seed + self.seed - 1)
 
 
-def run_suite(
-    model: str | Path,
-    plan: str | Path | Plan,
-    out: str | Path,
-    *,
-    minutes: float = 15.0,
-    random: bool = False,
-    seeds: int = 1,
-    assignments: Sequence[str] = (),
-    batch_size: int | None = None,
-    say: Say = print,
-) -> dict[str, Any]:
+def run_suite(model: str | Path, plan: str | Path | Plan, out: str | Path, **options: Any) -> dict[str, Any]:
     """Fine-tunes for and scores all tasks of a plan in folder `out`; returns what benchmark.json says.
 
     plan: a JSON file (`unimo.benchmark.plan`), "scenes" for a run that was trained on the generated world, or a `Plan`.
-    minutes: of the whole call; nothing is begun that would not end in time. random: every task from random weights
-    too. seeds: fine-tuning seeds of a task whose first is not better than its partner's. assignments: key=value,
-    settings of every task. batch_size: rows that share a pass when scored. Raises what reading, training and scoring
-    raise; what was finished before stays.
+    options: as of `Suite`. Raises what reading, training and scoring raise; what was finished before stays.
     """
-    suite = Suite(str(model), Path(out), minutes, random, seeds, assignments, batch_size, say)
+    suite = Suite(str(model), Path(out), **options)
     suite.open(plan)
     suite.score_pretrained()
-    for seed in range(1, seeds + 1):
+    for seed in range(1, suite.seeds + 1):
         suite.run_seed(seed)
     whole = suite.save()
-    say(report.tables_text(page(whole)))
-    say(f"{suite.out / 'benchmark.json'}  {suite.out / 'benchmark.html'}")
+    suite.say(report.tables_text(page(whole)))
+    suite.say(f"{suite.out / 'benchmark.json'}  {suite.out / 'benchmark.html'}")
     return whole
 
 
 @dataclass
 class Suite:
-    """One call of the suite. scoring: seconds of a job that were not training, the most so far."""
+    """One call of the suite.
+
+    minutes: of the whole call; nothing is begun that would not end in time. random: every task from random weights
+    too. seeds: fine-tuning seeds of a task whose first is not better than its partner's. assignments: key=value,
+    settings of every task. batch_size: rows that share a pass when scored. scoring: seconds of a job that were not
+    training, the most so far.
+    """
 
     model: str
     out: Path
-    minutes: float
-    random: bool
-    seeds: int
-    assignments: Sequence[str]
-    batch_size: int | None
-    say: Say
+    minutes: float = 15.0
+    random: bool = False
+    seeds: int = 1
+    assignments: Sequence[str] = ()
+    batch_size: int | None = None
+    say: Say = print
     began: float = field(default_factory=lambda: time.monotonic())
     scoring: float = 0.0
     not_begun: list[str] = field(default_factory=list)
@@ -176,28 +168,30 @@ class Suite:
             else:
                 todo.append(job)
         for i, job in enumerate(todo):
-            self._run(job, self._minutes_for(job, todo[i:], self.seeds - seed))
-
-    def _minutes_for(self, job: Job, todo: Sequence[Job], later_seeds: int) -> float:
-        """A job's part of the time that scoring everything leaves."""
-        weights = sum(other.entry.time_weight for other in todo)
-        weights += later_seeds * sum(other.entry.time_weight for other in self.jobs)
-        count = len(todo) + later_seeds * len(self.jobs)
-        return (self._left() - (self.scoring or SCORING) * count) / 60 * job.entry.time_weight / weights
+            # Its part of the time that scoring everything leaves.
+            weights = sum(other.entry.time_weight for other in todo[i:])
+            weights += (self.seeds - seed) * sum(other.entry.time_weight for other in self.jobs)
+            count = len(todo) - i + (self.seeds - seed) * len(self.jobs)
+            seconds = (self._left() - self._scoring * count) * job.entry.time_weight / weights
+            self._run(job, max(LEAST, seconds / 60))
 
     def _left(self) -> float:
         return 60 * self.minutes - (time.monotonic() - self.began)
 
+    @property
+    def _scoring(self) -> float:
+        return self.scoring or SCORING
+
     def _run(self, job: Job, minutes: float) -> None:
-        left, settings = self._left(), job.settings(self.model, self.assignments)
-        run, seconds = of_length(settings, job, max(LEAST, minutes), self.out)
-        if run is None or left <= (self.scoring or SCORING) + seconds:
+        left, folder = self._left(), self.out / job.folder
+        run, seconds = of_length(job.settings(self.model, self.assignments), job, minutes, self.out)
+        if run is None or left <= self._scoring + seconds:
             self.not_begun.append(job.folder)
             self.say(f"---- {job.folder}: not begun, it would not end within {self.minutes:g} minutes")
             return
         self.say(f"---- {job.folder}: {f'{run.steps:,} steps' if run.steps else f'{run.epochs:g} epochs'}")
-        clock, folder = time.monotonic(), self.out / job.folder
-        resume, first = (folder / "settings.json").is_file(), not job.random and job.seed == 1
+        clock, first = time.monotonic(), not job.random and job.seed == 1
+        resume = (folder / "settings.json").is_file()
         finetune(run, folder, resume=resume, say=self.say, batch_size=self.batch_size, zero_shot=first)
         if self.plan.abilities and first:
             again = self._abilities(folder, folder / ABILITIES)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from unimo.data.images import load_rgb
 from unimo.data.loader import Cache, Corrupts, Regions
 from unimo.data.regions import ImageRegions
 from unimo.data.schedule import Shuffled
-from unimo.errors import DataError, UsageError
 from unimo.finetune.split import Example, Examples
 from unimo.rng import generator
 from unimo.tokenizer import Tokenizer
@@ -114,35 +113,32 @@ class TaskRows:
     def show(self, builder: BatchBuilder, group: str, key: str, names: tuple[int | str, ...]) -> int:
         """Adds an image to a group of a batch builder; returns its number there."""
         item = self.examples.image_item(key)
+        kept: list[Any]
         if self.regions is not None:
-            rows = builder.regions.setdefault(group, [])
-            rows.append(self.regions.image(item))
-            return len(rows) - 1
-        pixels = builder.pixels.setdefault(group, [])
-        image = self._square(item, key)
-        if self.views == Views():
-            pixels.append(np.ascontiguousarray(image.transpose(2, 0, 1)))
+            kept = builder.regions.setdefault(group, [])
+            kept.append(self.regions.image(item))
         else:
-            pixels.append(view(image, self.size, self.views, generator("view", *names)))
-        return len(pixels) - 1
+            kept = builder.pixels.setdefault(group, [])
+            kept.append(self._pixels(item, key, names))
+        return len(kept) - 1
 
     def seen(self, row: int) -> bytes | ImageRegions:
         """What an `Pipeline` takes for the image of a row: the file, or its regions."""
-        key = self.examples.rows[row].image
-        if key is None:
-            raise DataError("a row without an image", where=f"{self.examples.source}, {self.examples.rows[row].id}")
+        key, images = self.examples.rows[row].image, self.examples.images
+        assert key is not None and images is not None, "rows without an image are refused by the task's check"
         item = self.examples.image_item(key)
-        if self.regions is not None:
-            return self.regions.image(item)
-        assert self.examples.images is not None
-        return self.examples.images.image_bytes(item)
+        return images.image_bytes(item) if self.regions is None else self.regions.image(item)
 
-    def _square(self, item: int, key: str) -> np.ndarray:
-        corpus = self.examples.images
-        assert corpus is not None
-        return self.cache.get(
-            ("task", item), lambda: resize(load_rgb(corpus.image_bytes(item), where=key), self.kept_size)
+    def _pixels(self, item: int, key: str, names: tuple[int | str, ...]) -> np.ndarray:
+        """(3, S, S) uint8 of an image, varied by `views`."""
+        images = self.examples.images
+        assert images is not None
+        square = self.cache.get(
+            ("task", item), lambda: resize(load_rgb(images.image_bytes(item), where=key), self.kept_size)
         )
+        if self.views == Views():
+            return np.ascontiguousarray(square.transpose(2, 0, 1))
+        return view(square, self.size, self.views, generator("view", *names))
 
 
 class TaskStream:
@@ -164,13 +160,6 @@ class TaskStream:
         world: int = 1,
         each_target: bool = False,
     ):
-        if batch_size % micro_batches or micro_batches % world:
-            raise UsageError(
-                "a step cannot be cut into equal micro-batches, or these not be shared equally among the processes",
-                where="batch_size, micro_batches",
-                got=f"{batch_size} rows, {micro_batches} micro-batches, {world} processes",
-                expected="batch_size a multiple of micro_batches, micro_batches a multiple of the processes",
-            )
         self.rows, self.task, self.batch_size = rows, task, batch_size
         self.seed, self.micro_batches = seed, micro_batches
         self.places = places_of(rows.examples, each_target)

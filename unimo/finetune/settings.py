@@ -14,6 +14,8 @@ from unimo.objectives.adversarial import Adversarial
 from unimo.tokenizer import Tokenizer
 from unimo.train.job import LoopSettings
 
+Kind = Literal["classification", "regression", "retrieval", "generation"]
+
 
 @dataclass(frozen=True)
 class TaskData:
@@ -25,17 +27,11 @@ class TaskData:
     test: tuple[str, ...] = setting((), "files of the split that is only scored; may lack labels", filled=True)
     images: tuple[str, ...] = setting((), "images that rows name: folders, globs or tars", filled=True)
     regions: tuple[str, ...] = setting((), "detected regions of these images, if not beside them (UNIMO)", filled=True)
-    columns: tuple[str, ...] = setting(
-        (), "part=column of your own files: id, text, text2, image, label, score, target", filled=True
-    )
-    train_limit: int | None = setting(None, "training rows at most, drawn by the seed; none takes all", at_least=1)
-    score_limit: int | None = setting(
-        None, "dev rows and test rows that are scored at most, drawn by the seed; none takes all", at_least=1
-    )
+    columns: tuple[str, ...] = setting((), "part=column of your own files: text, image, label, ...", filled=True)
+    train_limit: int | None = setting(None, "training rows at most, drawn by the seed; none: all", at_least=1)
+    score_limit: int | None = setting(None, "dev and test rows that are scored at most; none: all", at_least=1)
     views: Views = setting(Views(), "how images are varied in training")
-    index_dir: str | None = setting(
-        None, "where indexes of images go when they should not lie beside them", filled=True
-    )
+    index_dir: str | None = setting(None, "where indexes of images go, if not beside them", filled=True)
     cache_gb: float = setting(1.0, "memory for decoded images, per loader process", at_least=0, at_most=1e6)
 
 
@@ -44,24 +40,16 @@ class Reading:
     """Classification and regression: what is read, and the head that answers."""
 
     max_length: int = setting(512, "tokens of a text or a pair of texts, special ones included", at_least=3)
-    texts: int | None = setting(
-        None, "texts that a row must have, such as 1: a hypothesis without its premise", at_least=0
-    )
+    texts: int | None = setting(None, "texts that a row must have; 1: a hypothesis alone", at_least=0)
     sees: bool | None = setting(None, "look at images; none: where rows have them")
     reads: Literal["auto", "text", "image", "both"] = setting("auto", "poolers the head reads; auto: all that there is")
     fusion: Literal["product", "sum"] = setting("product", "how both poolers are joined")
     hidden: int = setting(0, "width of a layer between poolers and answer; 0: none", at_least=0, at_most=65536)
     activation: Literal["none", "relu"] = setting("none", "what follows that layer")
     dropout: float = setting(0.1, "dropout before the last layer", at_least=0, below=1)
-    soft: bool | None = setting(
-        None, "rows have several answers with scores (VQA): sigmoids, not a softmax; none: where they have"
-    )
-    unseen: Literal["error", "wrong"] | None = setting(
-        None, "labels that training did not have: refused, or never right; none: wrong for answers, else refused"
-    )
-    answers: int | None = setting(
-        3129, "soft: the most frequent answers of the training split that can be given", at_least=1
-    )
+    soft: bool | None = setting(None, "several answers with scores (VQA): sigmoids, no softmax; none: as the rows are")
+    unseen: Literal["error", "wrong"] | None = setting(None, "labels not in training; none: wrong for answers")
+    answers: int | None = setting(3129, "soft: answers that can be given, the most frequent in training", at_least=1)
     least: int = setting(1, "soft: how often an answer must occur in training to be given", at_least=1)
     prior: bool = setting(False, "begin with the frequency of each label in training, not with all alike")
     positive: str | None = setting(None, "the class that F1 and Matthews look for; none: the last by name")
@@ -83,15 +71,11 @@ class Writing:
     keep_end: bool = setting(False, "shorten a long target before its end, not with it (captions)")
     smoothing: float = setting(0.1, "label smoothing, uniform over the vocabulary", at_least=0, below=1)
     num_beams: int = setting(5, "decoding: hypotheses kept; 1 is greedy", at_least=1, at_most=64)
-    length_penalty: float = setting(
-        0.6, "decoding: power of the length by which a score is divided", at_least=-100, at_most=100
-    )
+    length_penalty: float = setting(0.6, "decoding: a score is divided by length to this", at_least=-100, at_most=100)
     min_length: int = setting(0, "decoding: least tokens written", at_least=0)
     max_length: int = setting(50, "decoding: most tokens written", at_least=1, at_most=100_000)
     no_repeat_ngram_size: int = setting(0, "decoding: words in a row that may not come twice; 0: any may", at_least=0)
-    restrict_vocabulary: bool = setting(
-        False, "write only words of the training targets (and what the start model knows)"
-    )
+    restrict_vocabulary: bool = setting(False, "write only words of training targets (and of init_from)")
 
     def contradictions(self) -> Iterator[Contradiction]:
         if self.min_length > self.max_length:
@@ -105,18 +89,12 @@ class Writing:
 class Ranking:
     """Retrieval: how an image and a caption are scored, and what they are told apart from."""
 
-    loss: Literal["circle", "hard"] = setting(
-        "hard", "circle: as released, against random negatives; hard: contrast and matching with the batch's hardest"
-    )
+    loss: Literal["circle", "hard"] = setting("hard", "circle: random negatives, as released; hard: those of the batch")
     max_length: int = setting(128, "tokens of a caption, special ones included", at_least=3)
-    negatives: int = setting(
-        10, "circle: other images of a caption, and other captions of an image", at_least=1, at_most=10_000
-    )
+    negatives: int = setting(10, "circle: negatives of each side", at_least=1, at_most=10_000)
     margin: float = setting(0.2, "circle: the margin m", at_least=-2, at_most=2)
     scale: float = setting(1.0, "circle: the factor gamma of scores", above=0, at_most=1e6)
-    cosine: float = setting(
-        0.3, "circle: weight of the unimodal cosine in the score of UNIMO-2", at_least=0, at_most=1e6
-    )
+    cosine: float = setting(0.3, "circle: weight of the cosine in UNIMO-2's score", at_least=0, at_most=1e6)
     fresh: bool = setting(False, "UNIMO: begin with a fresh scoring layer, as released")
     matched: int = setting(16, "hard: pairs of a step that are matched, each with two negatives", at_least=1)
     shortlist: int = setting(0, "candidates by cosine that are fused; 0: every pair, as in the papers", at_least=0)
@@ -127,12 +105,8 @@ class Finetuning(LoopSettings):
     """Everything a fine-tuning run is made of; saved with it as settings.json."""
 
     task: str = setting("classification", "name of the benchmark, or of its kind")
-    kind: Literal["classification", "regression", "retrieval", "generation"] = setting(
-        "classification", "type of the task"
-    )
-    init_from: str | None = setting(
-        None, "weights to start from: a run, checkpoint, saved folder or hub name; none: random", filled=True
-    )
+    kind: Kind = setting("classification", "type of the task")
+    init_from: str | None = setting(None, "a run, checkpoint, saved folder or hub name; none: random", filled=True)
     model: ModelSettings = setting(ModelSettings(), "the model: that of `init_from`, with the task's head")
     data: TaskData = setting(TaskData(), "where the rows are")
     read: Reading = setting(Reading(), "classification and regression")
@@ -146,18 +120,10 @@ class Finetuning(LoopSettings):
     steps: int | None = setting(None, "length of the run in steps; used when minutes is none", at_least=1)
     min_steps: int = setting(0, "steps at least, however few the rows or the minutes", at_least=0)
     dev_epochs: float = setting(1.0, "epochs between two scores of the dev split", above=0)
-    dev_steps: int | None = setting(
-        None, "steps between two scores of the dev split, in place of dev_epochs", at_least=1
-    )
-    dev_limit: int | None = setting(
-        None, "dev rows scored while training at most; the last score takes all", at_least=1
-    )
-    patience: int = setting(
-        0, "scores of the dev split without a new best after which the run stops; 0: never", at_least=0
-    )
-    patience_from: float = setting(
-        0.7, "fraction of the schedule from which on scores count for patience", at_least=0, at_most=1
-    )
+    dev_steps: int | None = setting(None, "the same in steps, in place of dev_epochs", at_least=1)
+    dev_limit: int | None = setting(None, "dev rows scored while training at most; the end takes all", at_least=1)
+    patience: int = setting(0, "dev scores without a new best after which a run stops; 0: never", at_least=0)
+    patience_from: float = setting(0.7, "fraction of the schedule before patience counts", at_least=0, at_most=1)
 
     def contradictions(self) -> Iterator[Contradiction]:
         if self.batch_size % self.micro_batches:

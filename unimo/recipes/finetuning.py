@@ -17,82 +17,69 @@ from unimo.config.aliases import task_hint
 from unimo.errors import UsageError
 from unimo.finetune import benchmarks
 from unimo.finetune.benchmarks import BENCHMARKS
-from unimo.finetune.settings import Finetuning, Ranking, Reading, TaskData, Writing
+from unimo.finetune.settings import Finetuning, Kind, Ranking, Reading, TaskData, Writing
 from unimo.json_files import load_json
 from unimo.model.build import SIZES
 from unimo.train.optimizer import OptimizerSettings
 
 
-def classification() -> Finetuning:
-    """Your own labels: of texts, pairs of texts, images, or images with texts.
-
-    source    ours
-    command   unimo finetune classification --init-from RUN --train my.csv --dev my-dev.csv --out runs/mine
-    hardware  2 CPU cores for small models
-    expect    more than the commonest label and the nearest training row, which stand beside every score
-    """
-    return _own("classification", read=Reading(max_length=128, fusion="sum"))
+def _own(kind: Kind, **settings: Any) -> Finetuning:
+    defaults: dict[str, Any] = {"task": kind, "batch_size": 32, "epochs": 10.0, "patience": 3}
+    return Finetuning(kind=kind, **{**defaults, "optimizer": OptimizerSettings(lr=2e-5), **settings})
 
 
-def regression() -> Finetuning:
-    """Your own numbers, in whatever unit: learnt as deviations from the training split's mean.
-
-    source    ours
-    command   unimo finetune regression --init-from RUN --train my.csv --dev my-dev.csv --out runs/mine
-    hardware  2 CPU cores for small models
-    expect    more than the mean and the nearest training row
-    """
-    return _own("regression", read=Reading(max_length=128, fusion="sum", standardise=True))
-
-
-def generation() -> Finetuning:
-    """Your own texts to write: after a text, about an image, or both.
-
-    source    ours
-    command   unimo finetune generation --init-from RUN --train my.jsonl --dev my-dev.jsonl --out runs/mine
-    hardware  2 CPU cores for small models
-    expect    more than the target of the nearest training row
-    """
-    return _own(
-        "generation", write=Writing(max_source_length=256, max_target_length=64, num_beams=3, no_repeat_ngram_size=3)
-    )
-
-
-def captions() -> Finetuning:
-    """A sentence about each of your own images.
-
-    source    ours
-    command   unimo finetune captions --init-from RUN --train my.jsonl --dev my-dev.jsonl --images images --out
-              runs/mine
-    hardware  2 CPU cores for small models
-    expect    more than the caption of the nearest training image
-    """
-    write = Writing(sees=True, reads=False, max_target_length=50, end="sep", keep_end=True, num_beams=3, max_length=50)
-    run = replace(_own("generation", write=write), task="captions", metrics=("cider_d", "bleu", "rouge_l"))
-    return replace(run, data=TaskData(reader="captions"))
-
-
-def retrieval() -> Finetuning:
-    """Your own images and captions, to be found by each other.
-
-    source    ours: contrast of embeddings and matching of the hardest pairs, as in pre-training
-    command   unimo finetune retrieval --init-from RUN --train my.jsonl --dev my-dev.jsonl --images images --out
-              runs/mine
-    hardware  2 CPU cores for small models
-    expect    more than chance, which stands beside every score
-    """
-    run = _own("retrieval", rank=Ranking(loss="hard", max_length=64, shortlist=32))
-    return replace(run, data=TaskData(reader="captions"))
-
-
-def _own(kind, **settings) -> Finetuning:
-    return Finetuning(
-        task=kind, kind=kind, batch_size=32, epochs=10.0, patience=3, optimizer=OptimizerSettings(lr=2e-5), **settings
-    )
-
-
-OWN = {function.__name__: function for function in (classification, regression, generation, captions, retrieval)}
-TUNINGS: dict[str, Finetuning] = {**BENCHMARKS, **{name: function() for name, function in OWN.items()}}
+SHORT_TEXT = Writing(max_source_length=256, max_target_length=64, num_beams=3, no_repeat_ngram_size=3)
+SHORT_TEXT = Writing(max_source_length=256, max_target_length=64, num_beams=3, no_repeat_ngram_size=3)
+SHORT_CAPTION = Writing(
+    sees=True, reads=False, max_target_length=50, end="sep", keep_end=True, num_beams=3, max_length=50
+)
+# Recipes for a user's own files: settings, what they are for, files, what a score should exceed.
+OWN: dict[str, tuple[Finetuning, str, str, str]] = {
+    "classification": (
+        _own("classification", read=Reading(max_length=128, fusion="sum")),
+        "Your own labels: of texts, pairs of texts, images, or images with texts.",
+        "--train my.csv --dev my-dev.csv",
+        "the commonest label and the nearest training row, which stand beside every score",
+    ),
+    "regression": (
+        _own("regression", read=Reading(max_length=128, fusion="sum", standardise=True)),
+        "Your own numbers, in whatever unit: learnt as deviations from the training split's mean.",
+        "--train my.csv --dev my-dev.csv",
+        "the mean and the nearest training row",
+    ),
+    "generation": (
+        _own(
+            "generation",
+            write=Writing(max_source_length=256, max_target_length=64, num_beams=3, no_repeat_ngram_size=3),
+        ),
+        "Your own texts to write: after a text, about an image, or both.",
+        "--train my.jsonl --dev my-dev.jsonl",
+        "the target of the nearest training row",
+    ),
+    "captions": (
+        _own(
+            "generation",
+            task="captions",
+            data=TaskData(reader="captions"),
+            write=SHORT_CAPTION,
+            metrics=("cider_d", "bleu", "rouge_l"),
+        ),
+        "A sentence about each of your own images.",
+        "--train my.jsonl --dev my-dev.jsonl --images images",
+        "the caption of the nearest training image",
+    ),
+    "retrieval": (
+        _own(
+            "retrieval",
+            data=TaskData(reader="captions"),
+            rank=Ranking(loss="hard", max_length=64, shortlist=32),
+        ),
+        "Your own images and captions, to be found by each other: contrast and matching as in pre-training.",
+        "--train my.jsonl --dev my-dev.jsonl --images images",
+        "chance, which stands beside every score",
+    ),
+}
+TUNINGS: dict[str, Finetuning] = {**BENCHMARKS, **{name: own[0] for name, own in OWN.items()}}
 
 RATES = ((256, 1.5e-3), (512, 1.5e-4), (768, 3e-5), (1 << 30, 1e-5))  # (width at most, peak rate)
 MUON = 256  # width up to which matrices inside layers move by Muon, as in pre-training of that size
@@ -156,8 +143,12 @@ def is_small(run: Finetuning) -> bool:
 
 def story(name: str) -> str:
     """What a recipe says of itself: source, data, command, hardware, expected numbers."""
-    place = OWN[name] if name in OWN else sys.modules[f"{benchmarks.__name__}.{name}"]
-    return inspect.cleandoc(place.__doc__ or "")
+    if name not in OWN:
+        return inspect.cleandoc(sys.modules[f"{benchmarks.__name__}.{name}"].__doc__ or "")
+    _, title, files, beyond = OWN[name]
+    command = f"unimo finetune {name} --init-from RUN {files} --out runs/mine"
+    hardware = "2 CPU cores for small models"
+    return f"{title}\n\nsource    ours\ncommand   {command}\nhardware  {hardware}\nexpect    more than {beyond}"
 
 
 def find_tuning(name: str) -> Finetuning:

@@ -4,7 +4,7 @@ source    ours: the head of VQA with answers that are right or wrong; no paper o
 data      tars of images with `qas` in their JSON
 command   unimo finetune daquar --init-from RUN --train train.tar --dev dev.tar --test test.tar --out runs/daquar
 hardware  not measured
-expect    share of questions answered with just the right set; the most frequent answer gets 4.8 % on test
+expect    fraction of questions answered with just the right set; the most frequent answer gets 4.8 % on test
 """
 
 from unimo.finetune.released import about_images
