@@ -9,13 +9,13 @@ import pickle
 import re
 import signal
 import sys
-import tarfile
 from html.parser import HTMLParser
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
+from corpora import tar_of
 from dying import Countdown, ended, fork
 from PIL import Image
 from tiny_unimo2 import lively_model
@@ -26,7 +26,6 @@ from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.errors import DataError, ResourceError, UsageError
 from unimo.inference import Pipeline
 from unimo.neighbours import images as neighbour_images
-from unimo.neighbours import prepare as preparing
 from unimo.neighbours.page import show
 from unimo.neighbours.prepare import NeighbourSettings, neighbours, on_ray, prepare_neighbours
 from unimo.neighbours.sentences import token_spans
@@ -52,21 +51,13 @@ def image(colour: str, number: int) -> bytes:
     return stream.getvalue()
 
 
-def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-
-
 def write_pairs(path: Path, rows: list[tuple[str, bytes, list[str]]]) -> None:
     members = [
         (f"{key}.{end}", data)
         for key, image, captions in rows
         for end, data in (("png", image), ("json", json.dumps({"captions": captions}).encode()))
     ]
-    write_tar(path, members)
+    tar_of(path, members)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +73,7 @@ def corpora(tmp_path_factory) -> tuple[Corpus, Corpus, Corpus]:
         rows = [(f"{shard}{colour}", image(colour, shard), captions[colour]) for colour in COLOURS]
         write_pairs(folder / f"pairs-{shard}.tar", rows)
     others = [(f"{n}{colour}.png", image(colour, 10 * n)) for n in range(3) for colour in COLOURS]
-    write_tar(folder / "images.tar", others)
+    tar_of(folder / "images.tar", others)
     (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS))
     names = {"pairs": "pairs-*.tar", "images": "images.tar", "texts": "texts.jsonl"}
     opened = [open_corpus(kind, folder / name, tokenizer=TOKENIZER) for kind, name in names.items()]  # type: ignore[arg-type]
@@ -138,19 +129,6 @@ def test_the_caption_itself_and_repeated_sentences_are_left_out(corpora, tmp_pat
     assert "a green tree stands in the garden" in [" ".join(words(text)) for text in sentence_texts(near, 1)]
 
 
-def test_objects_choose_among_the_visually_similar(corpora, tmp_path):
-    pairs, images, _ = corpora
-    ours = [np.array([0, 0]), np.array([1]), np.zeros(0, int)] * 2
-    theirs = [np.array([0, 0]), np.array([0, 1]), np.array([7])] * 3
-    quietly(pairs, images, None, tmp_path, labels=(ours, theirs))
-    near = Neighbours.open(tmp_path, pairs, images)
-    assert set(near.images(0).tolist()) <= {0, 3, 6, 1, 4, 7} and {3, 6} <= set(near.images(0).tolist())
-    assert set(near.images(1).tolist()) == {4, 7}  # item 1 is the pair's own image
-    assert near.images(2).tolist() == []  # nothing was detected on it
-    with pytest.raises(UsageError, match="labels of other images"):
-        quietly(pairs, images, None, tmp_path, labels=(ours, theirs[:-1]))
-
-
 def test_a_model_ranks_sentences_and_sees_images(corpora, tmp_path):
     pairs, images, texts = corpora
     model = Pipeline(lively_model(vocabulary=Tokenizer.vocab_size), precision="fp32")
@@ -181,33 +159,6 @@ def test_samples_are_a_function_of_the_generator(corpora, tmp_path):
 
 
 # ---- killed and started again
-
-
-def test_stopped_at_any_write_it_goes_on_to_the_same_bytes(corpora, tmp_path, monkeypatch):
-    quietly(*corpora, tmp_path / "whole")
-    expected = bytes_of(tmp_path / "whole")
-    assert sorted(expected) == ["00000.safetensors", "00001.safetensors", "sentences.safetensors"]
-    original, stops = sidecar.write_sidecar, 0
-    for stop in range(100):
-        left = iter(range(stop))
-
-        def write(*given, left=left):
-            if next(left, None) is None:
-                raise ResourceError("stopped here")
-            original(*given)
-
-        with pytest.MonkeyPatch.context() as patch:
-            for module in (neighbour_images, preparing):
-                patch.setattr(module, "write_sidecar", write)
-            try:
-                quietly(*corpora, tmp_path / str(stop))
-            except ResourceError:
-                stops += 1
-            else:
-                break
-        quietly(*corpora, tmp_path / str(stop))
-        assert bytes_of(tmp_path / str(stop)) == expected
-    assert stops == 8  # 2 + 3 blocks of vectors with their hashes, 2 parts and the sentences
 
 
 def test_killed_at_any_event_it_goes_on_to_the_same_bytes(corpora, tmp_path):
@@ -273,6 +224,10 @@ def test_one_side_may_be_absent(corpora, tmp_path, absent):
     rng = np.random.default_rng(0)
     drawn = {"images": near.sample_image(1, rng), "texts": near.sample_sentence(1, rng)}
     assert drawn.pop(absent) is None and all(value is not None for value in drawn.values())
+    show(tmp_path, pairs, sides["images"], sides["texts"], tmp_path / "page.html")
+    page = Page(tmp_path / "page.html")
+    assert page.tags.count("img") == 6 + len(page.texts["figcaption"])
+    assert bool(page.texts["figcaption"]) == (absent == "texts")
 
 
 def test_nothing_to_search_in(corpora, tmp_path):
@@ -280,11 +235,13 @@ def test_nothing_to_search_in(corpora, tmp_path):
         quietly(corpora[0], None, None, tmp_path)
     with pytest.raises(UsageError, match=r"images.*at least 1"):
         quietly(corpora[0], corpora[1], None, tmp_path, settings=NeighbourSettings(images=0))
+    with pytest.raises(UsageError, match="labels of other images"):
+        quietly(corpora[0], corpora[1], None, tmp_path, labels=([np.array([0])] * 6, [np.array([0])] * 8))
 
 
 def test_a_collection_of_the_pairs_own_image_alone(tmp_path):
     write_pairs(tmp_path / "pairs.tar", [("one", image("red", 0), ["!!!"])])
-    write_tar(tmp_path / "images.tar", [("same.png", image("red", 0))])
+    tar_of(tmp_path / "images.tar", [("same.png", image("red", 0))])
     (tmp_path / "texts.txt").write_text("One lonely sentence stands here.")
     bad_samples = BadSamples(tmp_path / "bad.jsonl")
     paths = [tmp_path / name for name in ("pairs.tar", "images.tar", "texts.txt", "out")]
@@ -398,13 +355,3 @@ def test_a_page_shows_pairs_with_their_neighbours(corpora, tmp_path):
     assert Page(tmp_path / "other.html").tags.count("article") == 2
     with pytest.raises(UsageError, match="nothing to show"):
         show(tmp_path / "out", *corpora, tmp_path / "none.html", n=0)
-
-
-@pytest.mark.parametrize("absent", ["images", "texts"])
-def test_a_page_of_one_side(corpora, tmp_path, absent):
-    sides = [None if absent == "images" else corpora[1], None if absent == "texts" else corpora[2]]
-    quietly(corpora[0], *sides, tmp_path / "out")
-    show(tmp_path / "out", corpora[0], *sides, tmp_path / "page.html")
-    page = Page(tmp_path / "page.html")
-    assert page.tags.count("img") == (6 if absent == "images" else 6 + len(page.texts["figcaption"]))
-    assert bool(page.texts["figcaption"]) == (absent == "texts")

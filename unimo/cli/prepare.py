@@ -139,7 +139,14 @@ def prepare_neighbours(
         list[str] | None, typer.Option(help="Prepared regions of pairs and images: rank images by shared objects too.")
     ] = None,
     confidence: Annotated[float, typer.Option(help="Lowest probability of an object's class.", min=0, max=1)] = 0.2,
-    assignments: Annotated[list[str] | None, typer.Option("--set", help="A setting, such as sentences=50.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="A setting, such as sentences=50: images, sentences, pool, min_words, max_words, min_image_score, "
+            "min_sentence_score, min_overlap.",
+        ),
+    ] = None,
     index_dir: IndexDir = None,
     verify: Verify = "decode",
     max_bad_fraction: MaxBadFraction = 0.01,
