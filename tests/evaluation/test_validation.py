@@ -167,6 +167,8 @@ def test_named_validation_data_take_the_place_of_a_held_out_part(own, world, tmp
     assert {"Retrieval", "Masked words"} <= {row["task"] for row in report["scores"]}
     with pytest.raises(DataError, match="does not exist"):
         trained(override(run, [f"data.val_pairs={tmp_path / 'nowhere'}"]), tmp_path / "other")
+    with pytest.raises(DataError, match="are those to train on"):
+        trained(override(run, [f"data.val_pairs={own / 'pairs'}"]), tmp_path / "another")
 
 
 def test_whether_unpaired_data_helped_is_said_in_a_sentence(own, finished, tmp_path):

@@ -17,11 +17,13 @@ import numpy as np
 
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.data.held_out import HeldOut
+from unimo.errors import DataError
 from unimo.evaluation.zero_shot import Captioning, EvalContext, MaskedWords, Retrieval
 from unimo.evaluation.zero_shot.masked_words import ALONE, BESIDE, TEXTS, Filled
 from unimo.formats.columns import Fields
 from unimo.inference import Pipeline
 from unimo.model.unified import Unified
+from unimo.regions.store import RegionStore
 from unimo.tokenizer import Tokenizer
 from unimo.train.early_stopping import Validation
 from unimo.train.settings import Run
@@ -67,6 +69,12 @@ class PretrainingValidator:
             options["fields"] = Fields.of(data.columns)
             limit = data.max_bad_fraction
             corpus = open_corpus(kind, list(named), tokenizer=Tokenizer.default(), max_bad_fraction=limit, **options)
+            if kind in corpora and corpus.fingerprint == corpora[kind].fingerprint:
+                what, do = f"the {kind} to validate on are those to train on", "name others, or leave them out"
+                expected = f"other {kind}; without --val-{kind} a part of them is held out"
+                raise DataError(what, where=f"data.val_{kind}", got=", ".join(named), expected=expected, do=do)
+            if kind == "pairs" and self.run.model.member == "unimo":
+                RegionStore.open(list(data.regions) or None, corpus)  # what is missing is said now
             self.say(f"validation on {len(corpus):,} {kind} of {', '.join(named)}")
             self.fingerprints[f"val_{kind}"] = corpus.fingerprint
             self.corpora[kind, named] = corpus
