@@ -245,46 +245,49 @@ class _Sorting:
         """named: by the user, by itself: then a table is one, whatever it looks like. beside: the pattern means folders
         too."""
         tars, tables, loose = self._groups(files, named)
-        sides: list[Path] = []
+        images, sides = loose, list[Path]()
         if self.kind == "pairs":
             images, sides, alone = _with_sides(loose)
-            captions = [path for path in alone if named or self._fits(path, unread=False)]
-            tables += captions
+            captions = [path for path in alone if named or fits(self.kind, path, self.fields, unread=False)]
             self._pass_over("captions (.txt, .json) without an image of the same name", set(alone) - set(captions))
-            loose = images + sides if sides else []
+            tables, loose = tables + captions, images + sides if sides else []
         if not named:
-            unfit = [path for path in tables if (self.kind == "images" and tars) or not self._fits(path)]
-            if unfit and (beside or tars or loose or len(unfit) < len(tables)):
-                what = {"texts": "texts", "images": "images", "pairs": "images and captions"}[self.kind]
-                for path in unfit:
-                    self._pass_over(f"tables (.{ending_of(path.name)}) of no {what}, only beside them", [path])
-                tables = [path for path in tables if path not in set(unfit)]
-        listed = {path: self.kind != "texts" and self._names_files(path) for path in tables}
-        embedded = [path for path in tables if not listed[path]]
+            tables = self._fitting(tables, bool(tars), beside or bool(tars) or bool(loose))
+        listed = [path for path in tables if self.kind != "texts" and self._names_files(path)]
         if self.kind == "pairs":
-            ways = {
-                "shards (.tar)": tars,
-                "tables with images": embedded,
-                "tables": tables,
-                "images with captions": loose,
-            }
+            embedded = [path for path in tables if path not in listed]
+            ways = {"shards (.tar)": tars, "tables with images": embedded, "tables": listed, "image files": loose}
             chosen = next((way for way, those in ways.items() if those), "")
-            instead = f"beside {chosen}, which are read instead"
-            if chosen == "tables":  # whether its images are named by a table is known when it is read
-                self._pass_over(f"captions (.txt, .json) {instead}", sides)
-            elif chosen != "images with captions":
-                self._pass_over(f"images {instead}", images if not sides else [])
-                self._pass_over(f"images with captions {instead}", loose)
-                unread = tables if chosen == "shards (.tar)" else [path for path in tables if listed[path]]
-                for path in unread:
-                    self._pass_over(f"tables (.{ending_of(path.name)}) {instead}", [path])
-                tables = [path for path in tables if path not in set(unread)]
-            loose = loose if chosen == "images with captions" else []
+            tables, loose = self._only(chosen, tables, listed, images, sides)
         self.found.sources += [Source(path, "tar") for path in tars]
-        self.found.sources += [Source(path, form_of(path), listed=listed[path]) for path in tables]
+        self.found.sources += [Source(path, form_of(path), listed=path in listed) for path in tables]
         if loose:
             names = sorted(path.relative_to(self.root).as_posix() for path in loose)
             self.found.sources.append(Source(self.root, "loose", tuple(names)))
+
+    def _fitting(self, tables: list[Path], tars: bool, others: bool) -> list[Path]:
+        """Without tables that hold no samples, where anything else does: they only tell about it."""
+        unfit = [p for p in tables if (self.kind == "images" and tars) or not fits(self.kind, p, self.fields)]
+        if not unfit or not (others or len(unfit) < len(tables)):
+            return tables
+        what = "images and captions" if self.kind == "pairs" else self.kind
+        self._pass_over_tables(unfit, f"of no {what}, only beside them")
+        return [path for path in tables if path not in unfit]
+
+    def _only(
+        self, chosen: str, tables: list[Path], listed: list[Path], images: list[Path], sides: list[Path]
+    ) -> tuple[list[Path], list[Path]]:
+        """Tables and loose files of the one form of pairs that is read; the others are passed over."""
+        instead = f"beside {chosen}, which are read instead"
+        if chosen == "image files":
+            return [], images + sides
+        if chosen == "tables":  # whether its images are named by a table is known when it is read
+            self._pass_over(f"captions (.txt, .json) {instead}", sides)
+            return tables, []
+        self._pass_over(f"{'images with captions' if sides else 'images'} {instead}", images + sides)
+        unread = tables if chosen == "shards (.tar)" else listed
+        self._pass_over_tables(unread, instead)
+        return [path for path in tables if path not in unread], []
 
     def _groups(self, files: list[Path], named: bool) -> tuple[list[Path], list[Path], list[Path]]:
         """Tars, tables and loose files; the rest is passed over."""
@@ -294,8 +297,8 @@ class _Sorting:
             name = path.name.lower()
             if OURS.fullmatch(path.name):
                 continue
-            if path.name in _SAVED and path.parent in saved:
-                self._pass_over("descriptions of a saved dataset", [path])
+            if path.parent in saved and (path.name in _SAVED or name.startswith("cache-")):
+                self._pass_over("descriptions and caches of a saved dataset", [path])
             elif name.endswith(".tar") and self.kind != "texts":
                 groups[0].append(path)
             elif is_table(name) and self._takes_table(name, named):
@@ -317,8 +320,9 @@ class _Sorting:
         for path in those:
             self.found.notes.tell(reason, printable(path.relative_to(self.root).as_posix()))
 
-    def _fits(self, path: Path, unread: bool = True) -> bool:
-        return fits(self.kind, path, self.fields, unread)
+    def _pass_over_tables(self, those: list[Path], why: str) -> None:
+        for path in those:
+            self._pass_over(f"tables (.{ending_of(path.name)}) {why}", [path])
 
     def _names_files(self, path: Path) -> bool:
         if (form := form_of(path)) not in ("parquet", "arrow"):
