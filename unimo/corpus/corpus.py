@@ -150,28 +150,25 @@ class Corpus:
         self.shards = [(source.path, source.form) for source in sources]
         parts = [index.arrays for index in indexes]
         self._first = offsets_of([len(part["keys_offsets"]) - 1 for part in parts])
-        self.keys = _join_strings(parts, "keys")
-        self._files = _join_strings(parts, "files")
-        self.sizes = np.concatenate([part["sizes"] for part in parts])
-        self._image_at = np.concatenate([part["image_at"] for part in parts])
-        self.image_sha256 = np.concatenate([part["image_sha256"] for part in parts])
-        self._record_at = np.concatenate([part["record_at"] for part in parts])
-        self._record_sha256 = np.concatenate([part["record_sha256"] for part in parts])
-        self._token_ids = np.concatenate([part["token_ids"] for part in parts])
+        self.keys, self._files, self._records, names = (
+            _join_strings(parts, name) for name in ("keys", "files", "records", "labels")
+        )
+        self.labels = [name or None for name in names] if len(names.blob) else None
+        self.sizes, self._image_at, self.image_sha256, self._record_at, self._record_sha256, self._token_ids = (
+            np.concatenate([part[name] for part in parts])
+            for name in ("sizes", "image_at", "image_sha256", "record_at", "record_sha256", "token_ids")
+        )
         self._token_offsets = _join_offsets([part["token_offsets"] for part in parts])
         self.token_counts = np.diff(self._token_offsets)
         self._captions = _join_strings(parts, "captions") if kind != "images" else None
         self.caption_offsets = _join_offsets([part["caption_offsets"] for part in parts]) if kind == "pairs" else None
-        self._records = _join_strings(parts, "records")
         self._described = [index.header["described"] for index in indexes]
         self.unreadable: dict[str, dict[str, str]] = {}
         for index in indexes:
             for entry in index.quarantined:
                 self.unreadable.setdefault(entry["key"], _error(entry).parts())
-        names = _join_strings(parts, "labels")
-        self.labels = [name or None for name in names] if len(names.blob) else None
-        self._text_fields = tuple(json.loads(indexes[0].header["fields"])["text"])
-        self._image_fields = tuple(json.loads(indexes[0].header["fields"])["image"])
+        fields = json.loads(indexes[0].header["fields"])
+        self._text_fields, self._image_fields = tuple(fields["text"]), tuple(fields["image"])
         identity = [kind, [[index.header[name] for name in IDENTITY] for index in indexes]]
         self.fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
@@ -292,15 +289,15 @@ class Corpus:
         """The bytes of the JSON member, line or text file of item i, checked."""
         path, form = self._shard(i)
         offset, length = (int(value) for value in self._record_at[i])
+        found = None
         if form == "loose":
             data = read_file(path / (self._records[i] or self._files[i]), limit=2**40)
         elif form == "jsonl":
             data = read_jsonl_at(path, offset, length)
-            self._compare(i, data, self._record_sha256[i], line_sha256(data))
-            return data
+            found = line_sha256(data)
         else:
             data = read_range(path, offset, length)
-        self._compare(i, data, self._record_sha256[i])
+        self._compare(i, data, self._record_sha256[i], found)
         return data
 
     def _values(self, i: int) -> dict[str, Any]:

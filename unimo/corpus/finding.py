@@ -1,6 +1,6 @@
 """Finding shards: what lies under the paths, folders and patterns a user names, per kind of data.
 
-Everything that lies there is a shard, belongs to one, or is told as passed over: by reason, with counts and examples.
+Everything that lies there is a shard, belongs to one, or is counted as passed over, by reason and with examples.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def find(kind: Kind, paths: str | Path | Sequence[str | Path], fields: Fields | 
 
 def walk(folder: Path, found: Found | None = None, depth: int | None = None) -> list[Path]:
     """The files below a folder: those of a folder, then its folders by name. Links are followed, each folder is entered
-    once. Told in found: hidden names, folders met again, and folders that may not be listed. depth: of folders."""
+    once. Reported in found: hidden names, folders met again, and folders that may not be listed. depth: of folders."""
     found = Found() if found is None else found
     files: list[Path] = []
     seen, waiting = set(), [(folder, 0)]

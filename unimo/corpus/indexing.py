@@ -34,7 +34,7 @@ def index_of(
     stored = load_index(place)
     if stored is not None and stored.header["kind"] == kind:
         header = stored.header
-        wanted = {"form": source.form, "fields": _fields_text(fields), "tokenizer": _tokenizer_text(kind, tokenizer)}
+        wanted = {"form": source.form, **_reading(kind, tokenizer, fields)}
         known = replace(source, files=tuple(stored.strings("named"))) if source.listed else source
         if (
             all(header[name] == value for name, value in wanted.items())
@@ -84,9 +84,8 @@ def build_index(
         "shard": printable(source.path.name),
         "signature": signature,
         "sha256": content,
-        "tokenizer": _tokenizer_text(kind, tokenizer),
-        "fields": _fields_text(fields),
         "verify": verify,
+        **_reading(kind, tokenizer, fields),
         "counts": json.dumps(counts),
         "notes": json.dumps(notes.to_json()),
         "quarantined": json.dumps(shard.bad),
@@ -252,12 +251,10 @@ def _content_hash(source: Source) -> str:
     return digest.hexdigest()
 
 
-def _fields_text(fields: Fields) -> str:
-    return json.dumps(asdict(fields), sort_keys=True)
-
-
-def _tokenizer_text(kind: Kind, tokenizer) -> str:
-    return "" if kind == "images" else tokenizer.fingerprint
+def _reading(kind: Kind, tokenizer, fields: Fields) -> dict[str, str]:
+    """How a shard is read, beside its form."""
+    known = "" if kind == "images" else tokenizer.fingerprint
+    return {"tokenizer": known, "fields": json.dumps(asdict(fields), sort_keys=True)}
 
 
 def _hashes(digests: Iterable[bytes]) -> np.ndarray:

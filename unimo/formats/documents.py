@@ -109,9 +109,9 @@ def _rows(values: Iterable[Any], where: str) -> Iterator[Row | DataError]:
 def _conversation(value: dict[str, Any], where: str) -> Row:
     where = where.removesuffix("[0]")
     turns = [(part(turn, "from", str, where), part(turn, "value", str, where)) for turn in value["conversations"]]
-    said = [text for who, text in turns if who in ("gpt", "assistant")]
+    captions = [text for who, text in turns if who in ("gpt", "assistant")]
     requests = [text.replace("<image>", "").strip() for who, text in turns if who in ("human", "user")]
-    return Row(where, {**value, "captions": said, "request": next(iter(requests), "")}, 0)
+    return Row(where, {**value, "captions": captions, "request": next(iter(requests), "")}, 0)
 
 
 def _karpathy(image: Any, where: str) -> Row:
@@ -141,8 +141,8 @@ def _captioned(images: list[Any], annotations: list[Any], name: str) -> Iterator
 
     def row(image: Any, where: str) -> Row:
         number = name_of(image, "id", where)
-        said = {"captions": captions[number]} if number in captions else {}
-        return Row(where, {**image, "file_name": words(image, "file_name", where), **said}, 0)
+        values = {**image, "file_name": words(image, "file_name", where)}
+        return Row(where, values | ({"captions": captions[number]} if number in captions else {}), 0)
 
     yield from each_of(annotations, f"{name}, annotations", take)
     yield from each_of(images, f"{name}, images", row)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from unimo.errors import DataError, UsageError, nearest
 from unimo.formats.arrow import read_arrow, schema_of
@@ -139,7 +138,3 @@ def described(path: Path, form: str) -> str:
     if form == "csv" and (delimiter := delimiter_of(path)) != ",":
         between = f"{'tabs' if delimiter == chr(9) else delimiter} between the "
     return f"{FORMS[form]} ({between}columns {shown})"
-
-
-def first_row(path: Path, form: str) -> dict[str, Any] | None:
-    return next((row.values for row in islice(rows_of(path, form), PEEKED) if isinstance(row, Row)), None)
