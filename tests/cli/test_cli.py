@@ -25,7 +25,7 @@ def test_help_shows_every_verb_in_the_order_of_work():
     assert names == [
         "pretrain", "evaluate", "finetune", "sweep", "benchmark", "predict", "compare", "speed", "recipes", "describe",
         "index", "search", "caption", "classify", "answer", "encode", "fill-mask", "serve", "download", "convert",
-        "init-from-pretrained",
+        "export", "init-from-pretrained",
     ]  # fmt: skip
     assert list(get_command(prepare).commands) == ["regions", "rewrites", "neighbours"]
     assert all(one.help for one in command.commands.values())

@@ -38,7 +38,8 @@ PLACES = [
     "data check pairs {bad}", "prepare regions images {bad}", "prepare regions images {bad} --source truth",
     "prepare rewrites {bad}", "prepare neighbours --pairs {bad} --out OUT --texts TEXTS",
     "prepare neighbours --pairs {bad} --out OUT --images {bad}", "encode {bad} image.png", "encode RUN {bad}",
-    "answer RUN what? {bad}", "download {bad}", "sweep {bad} --init-from RUN",
+    "answer RUN what? {bad}", "download {bad}", "sweep {bad} --init-from RUN", "export {bad} OUT",
+    "serve {bad}", "speed {bad}",
 ]  # fmt: skip
 WRONG = [
     "pretrain scenes --set model.patch=0", "pretrain scenes --set optimiser.rate=1", "pretrain scenes --minutes nan",
@@ -59,6 +60,7 @@ WRONG = [
     "fill-mask RUN [MASK] --top-k 0", "classify RUN image.png --names ,", "convert RUN OUT --ours",
     "answer RUN what? image.png", "encode RUN image.png --out x.xlsx", "caption RUN image.png --device x",
     "caption RUN image.png --precision fp16 --device cpu", "download x", "caption RUN image.png --batch-size 0",
+    "export RUN .", "serve RUN --port -1",
     "init-from-pretrained OUT",
     "init-from-pretrained OUT --set model.heads=7 --vit x", "data check x TEXTS", "data check texts TEXTS --verify x",
     "data check texts TEXTS --max-bad-fraction nan", "data check texts TEXTS --max-bad-fraction -1",

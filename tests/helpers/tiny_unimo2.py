@@ -69,10 +69,10 @@ def no_texts() -> Texts:
 
 
 @torch.no_grad()
-def torchs_own(tower: Transformer) -> nn.TransformerEncoder:
-    """torch.nn.TransformerEncoder with the tower's weights: post-norm, GELU, nothing after the last layer."""
+def torchs_own(tower: Transformer, act=F.gelu) -> nn.TransformerEncoder:
+    """torch.nn.TransformerEncoder with the tower's weights: post-norm, nothing after the last layer."""
     heads, width = tower.layers[0].attention.heads, tower.layers[0].ffn_out.out_features
-    layer = nn.TransformerEncoderLayer(width, heads, tower.ffn, 0.0, F.gelu, batch_first=True, norm_first=False)
+    layer = nn.TransformerEncoderLayer(width, heads, tower.ffn, 0.0, act, batch_first=True, norm_first=False)
     theirs = nn.TransformerEncoder(layer, len(tower.layers), enable_nested_tensor=False).eval()
     for a, b in zip(theirs.layers, tower.layers):
         a.self_attn.in_proj_weight.copy_(b.attention.qkv.weight)

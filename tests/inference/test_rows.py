@@ -53,7 +53,10 @@ def test_what_arguments_mean(images, tmp_path):
     assert names("image", [str(tmp_path / "list.txt"), f"{images}/b.JPG"]) == ["a.png", "c.png", "b.JPG"]
     assert names("image", ["-"], stdin=io.StringIO("x.png\n\ny.png\n")) == ["x.png", "y.png"]
     assert names("text", ["a dog", "two words"]) == ["a dog", "two words"]
-    (tmp_path / "list.jsonl").write_text('{"caption": "a dog"}\n{"text": "a cat"}\n')
+    (tmp_path / "list.jsonl").write_text(
+        '{"caption": "a dog", "image": "x.png"}\n{"text": "a cat", "image": "y.png"}\n'
+    )
+    assert names("image", [str(tmp_path / "list.jsonl")]) == ["x.png", "y.png"]
     assert names("text", [str(tmp_path / "list.jsonl"), "an owl"]) == ["a dog", "a cat", "an owl"]
     bytes_of = [{"bytes": (images / name).read_bytes(), "path": None} for name in ("a.png", "broken.png")]
     pq.write_table(pa.table({"image": bytes_of, "note": ["x", "y"]}), tmp_path / "t.parquet")
@@ -66,6 +69,7 @@ def test_what_arguments_mean(images, tmp_path):
     [
         ("image", ["nowhere.png"], DataError, "does not exist"),
         ("image", ["EMPTY"], UsageError, "no images"),
+        ("image", ["missing.txt", "T.parquet"], DataError, "does not exist"),
         ("text", ["BAD.parquet"], DataError, "not a Parquet table"),
         ("text", ["T.parquet"], DataError, "no column of texts.*number"),
         ("text", ["BAD.jsonl"], DataError, "not a row.*line 2"),

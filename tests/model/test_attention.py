@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_unimo2 import as_batch, lively_model, no_texts, pack, random_images, random_rows
+from tiny_unimo2 import as_batch, lively_model, no_texts, random_images
 from torch import Tensor
 
 from unimo.batch import GROUND, IMAGE, KNOWN, TEXT, WRITTEN
 from unimo.model.attention import BASELINE, PREFIX, UNDERSTANDING_AND_GENERATION, Plan, attend
-from unimo.model.unified import Request
 
 TABLES = {"understanding and generation": UNDERSTANDING_AND_GENERATION, "baseline": BASELINE}
 
@@ -166,36 +165,3 @@ def test_a_row_without_tokens():
     for form in ("dense", "reference", "flex"):
         assert attend(x, x, x, plan, 2, form=form).shape == (0, 8)
     assert lively_model().towers(as_batch(random_images(2), no_texts())).words.shape == (0, 16)
-
-
-@pytest.mark.parametrize("options", [{}, {"dictionary": 0}], ids=["grounded", "baseline"])
-def test_whole_model_in_both_forms(options):
-    """Values and every parameter's gradient, with pairs, single texts and single images in one row."""
-    rows = random_rows([5, 9, 3, 12])
-    roles = [
-        torch.full_like(rows[0], TEXT),
-        torch.full_like(rows[1], WRITTEN),
-        torch.full_like(rows[2], TEXT),
-    ]
-    roles.append(torch.tensor([KNOWN] * 5 + [WRITTEN] * 7))
-    batch = as_batch(random_images(2), pack(rows, roles))
-    answers = {}
-    for form in ("dense", "reference"):
-        model = lively_model(**options)
-        model.attention_form = form
-        requests = {
-            "pairs": Request(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 2])),
-            "texts": Request(None, torch.tensor([3, 0])),
-            "images": Request(torch.tensor([1]), None),
-        }
-        hidden = model.fuse(model.towers(batch), requests)["pairs"].hidden
-        (hidden * torch.randn(hidden.shape, generator=torch.Generator().manual_seed(3))).sum().backward()
-        answers[form] = hidden, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    torch.testing.assert_close(answers["dense"][0], answers["reference"][0], rtol=0, atol=1e-5)
-    dense, reference = answers["dense"][1], answers["reference"][1]
-    assert dense.keys() == reference.keys() and "text_encoder.layers.0.attention.qkv.weight" in dense
-    for name, gradient in dense.items():
-        atol = 1e-5 * max(1.0, float(reference[name].abs().max()))
-        torch.testing.assert_close(
-            gradient, reference[name], rtol=0, atol=atol, msg=lambda m, name=name: f"{name}: {m}"
-        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import create_block_mask
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unimo.batch import GROUND, IMAGE, KNOWN, PADDING, TEXT, WRITTEN
@@ -142,16 +141,6 @@ def test_in_no_order_at_all_nothing_that_is_seen_is_lost_and_nothing_forbidden_i
     assert not allowed[~(tested | full)].any()
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_the_same_as_torch_lays_out_whole(seed):
-    plan = packed(drawn(seed), UNDERSTANDING_AND_GENERATION)
-    whole = create_block_mask(lambda b, h, q, k: plan.allowed(q, k), None, None, len(plan), len(plan), device="cpu")
-    tested, full = lists(plan)
-    assert torch.equal(tested, table_of(whole.kv_num_blocks, whole.kv_indices))
-    assert torch.equal(full, table_of(whole.full_kv_num_blocks, whole.full_kv_indices))
-    assert plan.block_mask.shape[-2:] == whole.shape[-2:] == (len(plan), len(plan))
-
-
 # ---- attention by these blocks ----
 
 
@@ -191,16 +180,6 @@ def test_attention_by_blocks_equals_reference_in_value_and_gradient(table):
         answers.append([out.detach() * (weight != 0), *(x.grad for x in leaves)])
     for ours, expected in zip(*answers):
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-9)
-
-
-@torch.no_grad()
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_flex_takes_it():
-    plan = packed(drawn(3), UNDERSTANDING_AND_GENERATION)
-    q, k, v = torch.randn(3, len(plan), 16, generator=torch.Generator().manual_seed(2))
-    flex, reference = (attend(q, k, v, plan, 1, form=form) for form in ("flex", "reference"))
-    seen = matrix(plan).any(1)
-    torch.testing.assert_close(flex[seen], reference[seen], rtol=0, atol=2e-6)
 
 
 # ---- how large it is ----

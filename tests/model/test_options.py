@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_unimo import rows_of
-from tiny_unimo2 import PATCHES, as_batch, lively_model, pack, random_images, random_rows, torchs_own
+from tiny_unimo2 import PATCHES, as_batch, lively_model, pack, random_images, random_rows
 from torch import Tensor
 from weights.test_published import TINY, archive
 
@@ -198,24 +197,6 @@ def test_the_head_of_masked_grounding_reads_the_dictionary():
 
 
 # ---- "Our Baseline" ----
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("role", [TEXT, WRITTEN], ids=["read", "written"])
-def test_the_baseline_is_one_transformer_over_image_and_text(role):
-    """[V ; L] without ground: all see all when reading; a written word sees the image and the earlier words."""
-    model = lively_model(dictionary=0)
-    theirs = torchs_own(model.grounded_encoder)
-    towers, texts = towers_of(model, role)
-    fused = model.fuse(towers, {"pairs": REQUESTS["pairs"]})["pairs"]
-    assert fused.codes is None and not fused.ground_length.any()
-    for i in range(3):
-        row = torch.cat([towers.images[i], towers.words[texts.offsets[i] : texts.offsets[i + 1]]])
-        allowed = torch.ones(len(row), len(row), dtype=torch.bool)
-        if role == WRITTEN:
-            allowed[:, 1 + PATCHES :] = torch.ones(len(row), LENGTHS[i], dtype=torch.bool).tril(-1 - PATCHES)
-        expected = theirs(row[None], mask=~allowed)[0]
-        torch.testing.assert_close(rows_of(fused, i, texts), expected, rtol=0, atol=2e-5)
 
 
 def test_the_baseline_has_the_same_parameters_but_for_the_dictionary():

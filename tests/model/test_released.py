@@ -219,19 +219,3 @@ def test_a_row_that_sees_nothing_is_an_unmasked_softmax(form):
     torch.testing.assert_close(single.double(), out.detach(), rtol=0, atol=2e-3)  # rounded at 10,000, but finite
     (gradient,) = torch.autograd.grad(out.sum(), q)
     assert gradient.isfinite().all() and (gradient[4:] != 0).any()
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("fusion", ["product", "sum"])
-def test_matching_joins_both_poolers(fusion):
-    """Published recipes multiply; the default of one of their classes adds (spec unimo2, V5)."""
-    model = lively_model(matching_fusion=fusion)
-    towers = model.towers(as_batch(random_images(3), pack(random_rows(LENGTHS))))
-    fused = model.fuse(towers, {"pairs": Request(EVERYONE, EVERYONE)})["pairs"]
-    image, text = (
-        (cls @ pooler.linear.weight.T + pooler.linear.bias).clamp_min(0)
-        for cls, pooler in ((fused.image_cls(), model.image_pooler), (fused.text_cls(), model.text_pooler))
-    )
-    joined = image * text if fusion == "product" else image + text
-    expected = joined @ model.matching.linear.weight.T + model.matching.linear.bias
-    torch.testing.assert_close(model.match_logits(fused), expected)

@@ -59,26 +59,6 @@ def test_gradients_of_both_forms_agree():
 
 
 @torch.no_grad()
-def test_texts_that_share_an_image_do_not_see_each_other():
-    model = lively_unimo(fusion="prefix")
-    everyone, texts = fused(model, share=True)
-    for t in range(6):
-        alone = fused(model, share=True, texts=torch.tensor([t, (t + 3) % 6]))[0]["read"]
-        torch.testing.assert_close(alone.text_cls()[0], everyone["read"].text_cls()[t], rtol=0, atol=1e-5)
-    assert len(texts) == 6
-
-
-@torch.no_grad()
-def test_prefix_equals_joint_where_nothing_is_beside_an_image():
-    """Of texts alone, and of images alone: the masks are then the same."""
-    joint, prefix = lively_unimo(), lively_unimo(fusion="prefix")
-    a, b = fused(joint, share=False)[0]["alone"], fused(prefix, share=False)[0]["alone"]
-    torch.testing.assert_close(a.text_cls(), b.text_cls(), rtol=0, atol=0)
-    with_image = fused(joint, share=False)[0]["read"], fused(prefix, share=False)[0]["read"]
-    assert not torch.allclose(with_image[0].image_cls(), with_image[1].image_cls(), atol=1e-3)
-
-
-@torch.no_grad()
 def test_sharing_needs_images_that_do_not_look_at_their_texts():
     with pytest.raises(AssertionError, match="prefix"):
         fused(lively_unimo(), share=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
 from tiny_unimo import FEATURES, detected, lively_unimo, random_regions, regions_batch, rows_of
@@ -72,42 +71,6 @@ def test_norms_and_initial_weights_are_as_specified():
 def plain_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
     x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, correction=0) + 1e-5).sqrt()
     return x * norm.weight + norm.bias
-
-
-@torch.no_grad()
-def test_regions_are_feature_and_box_and_img_is_one_of_them():
-    """[IMG] has no parameter: it is the mean feature with the box of the whole image, embedded as any region is."""
-    model = lively_unimo()
-    assert {name for name, _ in model.named_parameters() if name.startswith("regions.")} == {
-        f"regions.{part}.{kind}" for part in ("feature", "box", "norm") for kind in ("weight", "bias")
-    }
-    (image,) = detected([5])
-    features = np.concatenate([image.features[1:].mean(0, keepdims=True), image.features[1:]])
-    boxes = np.concatenate([[[0, 0, 1, 1, 1]], image.boxes[1:]])
-    embedding = model.regions
-    x = torch.from_numpy(features).float() @ embedding.feature.weight.T + embedding.feature.bias
-    x = x + torch.from_numpy(boxes).float() @ embedding.box.weight.T + embedding.box.bias
-    got = model.encode_images(stack_regions([image]))[0]
-    torch.testing.assert_close(got, plain_norm(x, embedding.norm), rtol=0, atol=1e-5)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("fusion", ["joint", "prefix"])
-def test_nothing_else_is_added_to_what_enters(fusion):
-    """No types, no positions of regions: the row is embedded regions, then LN(word + position), as they are."""
-    model, entered = lively_unimo(fusion=fusion), []
-    model.encoder.register_forward_pre_hook(lambda _, given: entered.append(given[0]))
-    towers, texts = everything(model)
-    model.fuse(towers, {"pairs": Request(EVERYONE, EVERYONE)}, whole=True)
-    regions, expected = random_regions(COUNTS), []
-    images = model.encode_images(regions)
-    words = plain_norm(
-        model.words.word.weight[texts.ids] + model.words.position.weight[texts.positions], model.words.norm
-    )
-    for i in range(4):
-        expected += [images[i, : regions.lengths[i]], words[texts.offsets[i] : texts.offsets[i + 1]]]
-    assert regions.lengths.tolist() == [n + 1 for n in COUNTS]
-    torch.testing.assert_close(entered[0], torch.cat(expected), rtol=0, atol=1e-5)
 
 
 @torch.no_grad()

@@ -196,11 +196,6 @@ def test_search_finds_what_comparing_with_everything_finds(index, pipeline, data
         assert len(found) in ((top_k // len(expected), -(-top_k // len(expected))) if top_k <= turns else (len(some),))
 
 
-def test_equal_texts_tie_in_the_order_of_the_index(index):
-    hits = index.search("a red house", only="texts", top_k=2)
-    assert [hit.key for hit in hits] == ["lines.jsonl:1", "lines.jsonl:4"] and hits[0].score == hits[1].score
-
-
 def test_two_kinds_take_turns_the_larger_cosine_first(index, data):
     both = 2 * min(index.rows.values())
     for query, first in (({"text": "a red house"}, "text"), ({"image": data / "images" / "1.png"}, "image")):

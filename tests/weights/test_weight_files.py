@@ -11,7 +11,6 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -22,7 +21,6 @@ from weights.hostile_files import (
     PART,
     Files,
     archive,
-    arrays,
     entry,
     headed,
     legacy,
@@ -65,22 +63,6 @@ def test_what_torch_saves_of_a_module(tmp_path):
     state["transposed"], state["part"] = torch.arange(6.0).reshape(2, 3).T, torch.arange(9.0)[2:4]
     torch.save(state, tmp_path / "w.bin")
     same(read(tmp_path / "w.bin"), {name: tensor.detach() for name, tensor in state.items()})
-
-
-@pytest.mark.parametrize("protocol", [2, 3, 4])
-def test_pdparams(tmp_path, protocol):
-    transposed, big_endian = arrays()["layer.0.weight"].T, np.arange(4, dtype=">f4")
-    content = {**arrays(), "transposed": transposed, "big endian": big_endian}
-    (tmp_path / "w.pdparams").write_bytes(pickle.dumps(content, protocol))
-    want = {name: torch.from_numpy(array) for name, array in (arrays() | {"transposed": transposed}).items()}
-    same(read(tmp_path / "w.pdparams"), {**want, "big endian": torch.arange(4.0)})
-
-
-def test_numbers_of_the_real_frameworks(golden):
-    folder = golden / "checkpoints"
-    want = safetensors.torch.load_file(folder / "paddle1_expected.safetensors")
-    got = read(folder / "paddle1_per_variable")
-    assert want and all(torch.equal(got[name].reshape(tensor.shape), tensor) for name, tensor in want.items())
 
 
 @pytest.mark.parametrize(("kind", "save"), [("safetensors", safetensors.torch.save_file), ("bin", torch.save)])
@@ -220,11 +202,6 @@ def test_links_pipes_and_folders_are_no_weight_files(tmp_path, name):
         with at_most(0), pytest.raises(WeightsError) as caught:
             read(folder)
         assert str(folder) in str(caught.value.where)
-
-
-def test_the_namesake_is_told_apart(tmp_path):
-    name, files = CASES["PaddleNLP unimo. 2: "]
-    assert "another network" in refused(tmp_path, files, name).what
 
 
 def test_the_old_container_is_refused_with_a_way_out(tmp_path):

@@ -8,7 +8,7 @@ VERBS = {
     "Train": ("pretrain", "finetune", "sweep", "benchmark"),
     "Use a model": ("search", "index", "caption", "classify", "answer", "encode", "fill-mask", "predict", "serve"),
     "Look at results": ("evaluate", "compare", "describe", "recipes", "speed"),
-    "Data and weights": ("data", "prepare", "download", "convert", "init-from-pretrained"),
+    "Data and weights": ("data", "prepare", "download", "convert", "export", "init-from-pretrained"),
 }
 OPTIONS = {
     "Data": "texts images pairs regions train dev test val data column reader index_dir verify val_fraction "
@@ -39,11 +39,14 @@ EXAMPLES = {
     "index": ("unimo index runs/mine --images photos/ --out runs/index",),
     "caption": ("unimo caption runs/mine photo.jpg --num-beams 5",),
     "classify": ("unimo classify runs/mine photo.jpg --names cat,dog,horse",),
+    "answer": ("unimo answer runs/vqa 'how many dogs?' photos/ --out answers.csv",),
+    "encode": ("unimo encode runs/mine photos/ --out images.parquet", "unimo encode runs/mine --texts 'a dog'"),
     "fill-mask": ("unimo fill-mask runs/mine 'a red [MASK]' --image photo.jpg",),
     "describe": ("unimo describe base", "unimo describe scenes --set width=256"),
     "recipes": ("unimo recipes photos",),
     "download": ("unimo download unimo-2-base",),
     "convert": ("unimo convert unimo_mnli_en.tar.gz unimo-mnli",),
+    "export": ("unimo export runs/mine graphs",),
     "init-from-pretrained": ("unimo init-from-pretrained start --recipe unimo-base --roberta roberta-base",),
 }
 _PANEL_OF_VERB = {verb: panel for panel, verbs in VERBS.items() for verb in verbs}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unimo.cli.app import Sets, app, say
+from unimo.cli.app import AnyModel, Sets, app, say
 from unimo.errors import UsageError
 
 
@@ -83,6 +83,19 @@ def convert(
         )
         say("\n".join(converted.table()))
         say(f"saved {save_converted(converted, source, out)}")
+
+
+@app.command()
+def export(
+    model: AnyModel,
+    out: Annotated[str, typer.Argument(help="New folder: image_tower, text_tower and caption_decoder as .onnx.")],
+) -> None:
+    """Write UNIMO-2's towers and its caption decoder as ONNX graphs, for onnxruntime."""
+    from unimo.inference import load
+    from unimo.inference.onnx import export as export_graphs
+
+    for name, size in export_graphs(load(model, device="cpu", precision="fp32"), out).items():
+        say(f"{name:<22} {size:>15,} bytes")
 
 
 @app.command("init-from-pretrained")

@@ -26,9 +26,9 @@ from unimo.paths import expand
 
 Row = dict[str, Any]
 STDIN = "-"
-IMAGE_COLUMNS = ("image", "jpg", "png", "filepath", "path")
-TEXT_COLUMNS = ("text", "caption", "title", "sentence")
+COLUMNS = {"image": ("image", "jpg", "png", "filepath", "path"), "text": ("text", "caption", "title", "sentence")}
 LISTS = (".txt", ".jsonl")  # one a line
+TABLES = (*LISTS, ".parquet")
 FORMATS = (".jsonl", ".csv", ".parquet")
 
 
@@ -58,13 +58,13 @@ class Inputs:
             raise UsageError(f"no {kind}s", got=", ".join(given) or "nothing", expected="files, folders, a list or -")
 
     def _is_path(self, given: str) -> bool:
-        return self.kind == "image" or given.endswith((*LISTS, ".parquet"))
+        return self.kind == "image" or given.endswith(TABLES)
 
     def _files(self, given: str, one_of_several: bool) -> list[Path]:
         try:
             places = expand(given)
         except DataError:
-            if one_of_several:  # then it costs its own row
+            if one_of_several and Path(given).suffix not in TABLES:  # then it costs its own row
                 return [Path(given)]
             raise
         found: list[Path] = []
@@ -79,9 +79,9 @@ class Inputs:
         return None if STDIN in self.sources else sum(map(self._count, self.sources))
 
     def _count(self, source: Path | str) -> int:
-        if isinstance(source, str) or source.suffix not in (*LISTS, ".parquet"):
+        if isinstance(source, str) or source.suffix not in TABLES:
             return 1
-        return _table(source).metadata.num_rows if source.suffix == ".parquet" else sum(1 for _ in _lines(source))
+        return _table(source).metadata.num_rows if source.suffix == ".parquet" else sum(1 for _ in self._lines(source))
 
     def __iter__(self) -> Iterator[Input]:
         for source in self.sources:
@@ -92,13 +92,13 @@ class Inputs:
             elif source.suffix == ".parquet":
                 yield from self._of_table(source)
             elif source.suffix in LISTS:
-                yield from (Input(line, line) for line in _lines(source))
+                yield from (Input(line, line) for line in self._lines(source))
             else:
                 yield Input(str(source), source)
 
     def _of_table(self, path: Path) -> Iterator[Input]:
         table = _table(path)
-        known = IMAGE_COLUMNS if self.kind == "image" else TEXT_COLUMNS
+        known = COLUMNS[self.kind]
         column = self.column or next((name for name in known if name in table.schema_arrow.names), None)
         if column not in table.schema_arrow.names:
             got, expected = ", ".join(table.schema_arrow.names), f"one of {', '.join(known)}, or --column NAME"
@@ -112,27 +112,27 @@ class Inputs:
                 name = value if isinstance(value, str) else f"{path}:{number}"
                 yield Input(name, value)
 
+    def _lines(self, path: Path) -> Iterator[str]:
+        """Lines that are not blank; of a .jsonl the text or image of each object."""
+        known = COLUMNS[self.kind]
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for number, line in enumerate(filter(str.strip, file), start=1):
+                if path.suffix != ".jsonl":
+                    yield line.strip()
+                    continue
+                try:
+                    row = json.loads(line)
+                    yield str(row[self.column or next(name for name in known if name in row)])
+                except (ValueError, StopIteration, TypeError, KeyError) as fault:
+                    where, expected = f"{path}, line {number}", f"an object with {' or '.join(known)}, or --column NAME"
+                    raise DataError("not a row", where=where, got=line[:80], expected=expected) from fault
+
 
 def _table(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as fault:
         raise DataError("not a Parquet table", where=path, got=str(fault)[:200]) from fault
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """Lines that are not blank; of a .jsonl the text or image of each object."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            if path.suffix == ".jsonl" and line.strip():
-                try:
-                    row = json.loads(line)
-                    yield str(next(row[key] for key in (*TEXT_COLUMNS, *IMAGE_COLUMNS) if key in row))
-                except (ValueError, StopIteration, TypeError) as fault:
-                    where, expected = f"{path}, line {number}", f"one of {', '.join((*TEXT_COLUMNS, *IMAGE_COLUMNS))}"
-                    raise DataError("not a row", where=where, got=line[:80], expected=expected) from fault
-            elif line.strip():
-                yield line.strip()
 
 
 def answer_rows(

@@ -40,7 +40,7 @@ class PatchEmbedding(nn.Module):
         x = x.unflatten(2, (-1, p)).unflatten(4, (-1, p))  # (N, 3, rows, p, columns, p)
         x = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (N, P, 3 * p * p)
         x = F.linear(x, self.projection.weight.flatten(1), self.projection.bias)
-        x = torch.cat([self.cls.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+        x = torch.cat([self.cls.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
         return x + self.position_table(side // p)
 
     def position_table(self, grid: int) -> Tensor:

@@ -171,7 +171,7 @@ def _array(array: _Array, where: str) -> np.ndarray:
             element = np.dtype(f"{order}{code}")
             needed = math.prod(shape) * element.itemsize
             expect(needed == len(data), where, "the data do not fit the shape", f"{len(data)} bytes", needed)
-            return finite(np.frombuffer(data, element).reshape(shape, order="F" if fortran else "C"), where)
+            return np.frombuffer(data, element).reshape(shape, order="F" if fortran else "C")
     raise WeightsError("not an array as numpy writes it", where=where)
 
 
@@ -189,7 +189,9 @@ def read_folder(folder: str | Path) -> dict[str, np.ndarray]:
     expect(len(lists) < 2, folder, "two lists of names", ", ".join(NAME_LISTS), "one, or --names FILE")
     if lists:
         return read_combined(combined_in(folder, lists[0]), lists[0])
-    found = {path.name: read_variable(path) for path in _files(folder)}
+    found: dict[str, np.ndarray] = {}
+    for path in _files(folder):
+        found |= _variables(path, [path.name], "one variable")
     expect(bool(found), folder, "empty folder", expected="one file per variable")
     return found
 
@@ -210,11 +212,6 @@ def _files(folder: Path) -> list[Path]:
     for path, is_plain in plain.items():
         expect(is_plain, path, "not a plain file", expected="one file per variable")
     return [path for path in plain if path.suffix != ".json"]
-
-
-def read_variable(path: str | Path) -> np.ndarray:
-    """The variable that is a whole file."""
-    return _variables(Path(path), [Path(path).name], "one variable")[Path(path).name]
 
 
 def read_combined(path: str | Path, names: str | Path) -> dict[str, np.ndarray]:
@@ -288,7 +285,7 @@ def _next_variable(file: BinaryIO, size: int, where: str) -> np.ndarray:
     element, shape = _descriptor(take(length, "descriptor"), there)
     needed, left = math.prod(shape) * np.dtype(element).itemsize, size - file.tell()
     expect(needed <= left, there, "the data do not fit the shape", f"{left} bytes", f"{needed}: {shape}")
-    return finite(np.fromfile(file, element, math.prod(shape)).reshape(shape), where)
+    return np.fromfile(file, element, math.prod(shape)).reshape(shape)
 
 
 def _descriptor(data: bytes, where: str) -> tuple[str, tuple[int, ...]]:
@@ -320,11 +317,3 @@ def _descriptor(data: bytes, where: str) -> tuple[str, tuple[int, ...]]:
     fits = len(shape) <= MAX_DIMENSIONS and math.prod(side or 1 for side in shape) < 2**60
     expect(fits, where, "impossible shape", shape)
     return ELEMENTS[element], tuple(shape)  # type: ignore[index]
-
-
-def finite(array: np.ndarray, where: object) -> np.ndarray:
-    """The array. WeightsError where a value is NaN or infinite."""
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        bad = int((~np.isfinite(array)).sum())
-        raise WeightsError("values that are not finite", where=where, got=f"{bad} of {array.size}", expected="none")
-    return array
