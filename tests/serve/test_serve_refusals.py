@@ -18,6 +18,7 @@ from tiny_task import write_start
 from tiny_unimo import lively_unimo
 
 import unimo.serve
+from unimo.cli import main
 from unimo.errors import ResourceError, UsageError, WeightsError
 from unimo.inference import Pipeline
 from unimo.serve.collection import demo_collection, newest_run
@@ -219,6 +220,17 @@ def test_a_port_in_use_is_found_before_the_model_is_loaded(tmp_path):
         bound("no such host", 0)
     with pytest.raises(UsageError, match="an empty token"):
         serve(tmp_path / "no model", token=" ")
+
+
+def test_the_command_line_says_it_in_lines(monkeypatch, capsys):
+    with bound("127.0.0.1", 0) as taken:
+        port = str(taken.getsockname()[1])
+        monkeypatch.setattr(sys, "argv", ["unimo", "serve", "no-model", "--port", port, "--wait-ms", "2"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    lines = capsys.readouterr().err.splitlines()
+    assert ended.value.code == ResourceError.exit_code and lines[0] == "error: the port is in use"
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["where", "got", "do"]
 
 
 def test_a_model_that_sees_regions_is_refused():

@@ -6,8 +6,11 @@ import asyncio
 import contextlib
 import errno
 import logging
+import signal
 import socket
+import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +64,9 @@ def serve(
             say(f"note: {host} may be reached by others; --token lets in only who knows it")
         address = f"[{host}]" if ":" in host else host
         say(f"{run.name} at http://{address}:{listening.getsockname()[1]}  (Ctrl-C stops)")
+        if threading.current_thread() is threading.main_thread():
+            # uvicorn ends by raising the signal anew, which by itself would leave the folder behind.
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         server(app, limits).run(sockets=[listening])
 
 
