@@ -110,7 +110,7 @@ def keep(out: Path, name: str, found: dict[str, Any]) -> None:
     kept = json.loads(out.read_text()) if out.exists() else {}
     processor = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     machine = {"cores": os.cpu_count(), "processor": processor[0] if processor else platform.machine()}
-    machine |= {"python": platform.python_version(), "torch": version("torch")}
+    machine |= {"load": round(os.getloadavg()[0], 1), "python": platform.python_version(), "torch": version("torch")}
     out.write_text(json.dumps({**kept, name: {**found, "machine": machine}}, indent=1) + "\n")
 
 

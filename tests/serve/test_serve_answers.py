@@ -12,7 +12,7 @@ import torch
 from planted import random_pipeline
 from serving import files, png, served
 
-from unimo.evaluation.compare import compare
+from unimo.evaluation.compare import compare_tables
 from unimo.finetune.attention_maps import attention_of
 from unimo.model.task_heads import HeadSettings, TaskHead
 from unimo.serve.attention import rollout, weights
@@ -183,11 +183,11 @@ def test_runs_are_compared_by_name(client, pipeline, tmp_path):
         assert own.get("/runs").json() == {"runs": ["a", "b"], "reports": ["b"]}
         found = post(own, "/compare", runs=["a", "b"])
         assert found["settings"] == [["setting", "a", "b"], ["steps", "10", "20"]]
-        (line,) = (line for line in compare([tmp_path / "a", tmp_path / "b"]) if "CIDEr" in line)
-        row = line.replace(r"CIDEr \| D", "CIDEr D").strip("| ").split(" | ")
-        (shown,) = found["scores"][1:]
-        assert shown == ["Captions: CIDEr | D", *row[1:]] and shown[-1] == "better"
-        assert post(own, "/compare", runs=["a"])["scores"] == [["score", "a"], shown[:2]]
+        tables = compare_tables([tmp_path / "a", tmp_path / "b"])
+        assert (found["answers"], found["scores"]) == (tables.answers, tables.scores)
+        assert found["scores"][1][0] == "Captions: CIDEr | D" and found["scores"][1][-1] == "better"
+        alone = post(own, "/compare", runs=["a"])
+        assert alone["scores"] == [["score", "a"], tables.scores[1][:2]] and not alone["answers"] + alone["settings"]
         assert own.get("/runs/b/report").text == "<p>scores</p>"
         for path in ("/runs/a/report", "/runs/..%2Fa/report", f"/runs/{tmp_path}/report"):
             assert own.get(path).status_code == 404

@@ -239,9 +239,7 @@ class Service:
         """Settings and scores of up to six runs side by side; the first is what the others are held against."""
         if not 1 <= len(runs or ()) <= 6:
             raise refused(422, "runs to compare", where="runs", got=len(runs or ()), expected="1 to 6 names")
-        folders = [self._run(run) for run in runs or ()]
-        settings, scores = await asyncio.to_thread(self.known_runs.compared, folders)
-        return schemas.Comparison(settings=settings, scores=scores)
+        return await asyncio.to_thread(self.known_runs.compared, [self._run(run) for run in runs or ()])
 
     async def report(self, run: str) -> HTMLResponse:
         """The report of a run, one page that asks for nothing else."""

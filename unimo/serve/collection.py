@@ -146,13 +146,14 @@ class Runs:
     def report(self, name: str) -> str:
         return (self.folders[name] / PAGE).read_text("utf-8", "replace")
 
-    def compared(self, names: Sequence[str]) -> tuple[list[list[str]], list[list[str]]]:
-        """Two tables, each a header and rows: settings that differ, and scores. One run is shown alone."""
+    def compared(self, names: Sequence[str]) -> schemas.Comparison:
+        """The first run and the others beside it; one run is shown alone."""
         folders = [self.folders[name] for name in names]
-        found = compare_tables(folders * 2 if len(names) == 1 else folders)
         if len(names) == 1:
-            return [["setting", *names]], [["score", *names], *(row[:2] for row in found.scores[1:])]
-        return found.settings, found.scores
+            scores = [row[:2] for row in compare_tables(folders * 2).scores]
+            return schemas.Comparison(answers=[], settings=[], scores=[["score", *names], *scores[1:]])
+        tables = compare_tables(folders)
+        return schemas.Comparison(answers=tables.answers, settings=tables.settings, scores=tables.scores)
 
 
 def newest_run(folder: Path = Path("runs")) -> Path:

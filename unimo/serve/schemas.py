@@ -104,6 +104,7 @@ class Runs(BaseModel):
 
 
 class Comparison(BaseModel):
+    answers: list[str] = Field(description="a sentence for each run beside the first")
     settings: list[list[str]] = Field(description="a header, then what is set otherwise")
     scores: list[list[str]] = Field(description="a header, then a row a score")
 
