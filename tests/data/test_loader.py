@@ -15,8 +15,7 @@ import torch
 from tiny_run import IMAGES, PAIRS, stream_of, tiny, write_tiny_world
 
 from unimo.data import workers as loader_workers
-from unimo.data.images import load_rgb
-from unimo.data.loader import Cache
+from unimo.data.images import Cache, load_rgb
 from unimo.data.side_inputs import Prepared
 from unimo.data.workers import batches, handed_over
 from unimo.errors import DataError, ResourceError, Restart, UsageError

@@ -22,15 +22,17 @@ from unimo import checkpoint
 from unimo.config import override
 from unimo.errors import DataError, Restart, UsageError
 from unimo.finetune.finetune import finetune
-from unimo.finetune.job import Task, prepared, start_without_head
+from unimo.finetune.job import Task
 from unimo.finetune.settings import Finetuning, Ranking, TaskData
 from unimo.finetune.task_type import mean_loss
 from unimo.metrics.intervals import Score
 from unimo.model.build import build
 from unimo.objectives import objective
+from unimo.recipes.finetuning import prepared
 from unimo.train import loop as T
 from unimo.train.early_stopping import EarlyStopping
 from unimo.train.run_folder import read_log
+from unimo.weights.init_from import start_from
 from unimo.weights.loading import load_model
 
 
@@ -404,9 +406,9 @@ def test_what_is_loaded_and_what_is_fresh_is_told(starts, tmp_path):
     again = prepared(run, str(tmp_path / "first"))
     assert again.model.head is None
     model = build(replace(again.model, head=load_model(tmp_path / "first")[0].head.settings))
-    assert not start_without_head(model, tmp_path / "first").missing
+    assert not start_from(model, tmp_path / "first").missing
     other = build(replace(again.model, head=replace(model.head.settings, labels=("a", "b"))))
-    assert start_without_head(other, tmp_path / "first").missing == ["head.output.weight", "head.output.bias"]
+    assert start_from(other, tmp_path / "first").missing == ["head.output.weight", "head.output.bias"]
     assert settings["kind"] == "classification"
 
 

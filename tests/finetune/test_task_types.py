@@ -13,7 +13,7 @@ import torch
 from unimo.errors import DataError, UsageError
 from unimo.finetune import baselines
 from unimo.finetune.baselines import nearest_rows
-from unimo.finetune.batches import Place, TaskRows
+from unimo.finetune.batches import IMAGES, Place, TaskRows
 from unimo.finetune.classification import Classified
 from unimo.finetune.retrieval import RankedRow
 from unimo.finetune.settings import Finetuning, Ranking, Reading, Writing
@@ -54,9 +54,9 @@ class Shown(TaskRows):
     def pixels(self, key: str) -> np.ndarray:
         return np.random.default_rng(int(key)).integers(0, 256, (16, 16, 3), np.uint8)
 
-    def show(self, builder, group, key, names):
-        builder.pixels.setdefault(group, []).append(np.ascontiguousarray(self.pixels(key).transpose(2, 0, 1)))
-        return len(builder.pixels[group]) - 1
+    def show(self, builder, key, names):
+        builder.add_image(IMAGES, np.ascontiguousarray(self.pixels(key).transpose(2, 0, 1)))
+        return len(builder.pixels[IMAGES]) - 1
 
     def seen(self, row: int):
         return self.pixels(self.examples.rows[row].image)

@@ -12,9 +12,9 @@ from PIL import Image
 
 from unimo import checkpoint
 from unimo.config import override, to_dict
-from unimo.finetune.job import prepared
 from unimo.finetune.settings import Finetuning, TaskData
 from unimo.model.build import ModelSettings, build
+from unimo.recipes.finetuning import prepared
 from unimo.regions.prepare import prepare_regions
 from unimo.train.optimizer import OptimizerSettings
 

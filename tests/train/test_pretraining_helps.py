@@ -15,8 +15,8 @@ from tiny_run import tiny
 from tiny_task import quiet, tiny_run, write_csv
 
 from unimo.finetune.finetune import finetune
-from unimo.finetune.job import prepared
 from unimo.finetune.settings import TaskData
+from unimo.recipes.finetuning import prepared
 from unimo.train import loop as T
 
 ALIVE = ["dog", "cat", "horse", "sheep", "bird", "fish", "bear", "lion", "wolf", "duck", "mouse", "rabbit"]

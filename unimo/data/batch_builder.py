@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,10 +18,12 @@ from torch import Tensor
 
 from unimo.batch import TEXT, Batch, Targets, Texts
 from unimo.data.regions import ImageRegions, stack_regions
-from unimo.data.side_inputs import SideInputs
 from unimo.rng import generator
 from unimo.tokenizer import Tokenizer
 from unimo.tokenizer import positions as positions_of
+
+if TYPE_CHECKING:
+    from unimo.data.side_inputs import SideInputs
 
 STREAMS = ("pairs", "images", "masked", "fragments")
 

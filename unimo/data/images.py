@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -37,6 +37,23 @@ _UPRIGHT = {  # EXIF 2.32, tag Orientation -> what undoes it
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+class Cache:
+    """Decoded images as uint8 squares, up to a number of bytes; what does not fit is decoded again."""
+
+    def __init__(self, limit: int):
+        self.limit, self.used = limit, 0
+        self.kept: dict[tuple[str, int], np.ndarray] = {}
+
+    def get(self, key: tuple[str, int], make: Callable[[], np.ndarray]) -> np.ndarray:
+        if key in self.kept:
+            return self.kept[key]
+        image = make()
+        if self.used + image.nbytes <= self.limit:
+            self.kept[key] = image
+            self.used += image.nbytes
+        return image
 
 
 def load_rgb(source: bytes | Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, where: object = None) -> Image.Image:

@@ -11,7 +11,7 @@ integer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -23,7 +23,7 @@ from unimo.batch import Batch
 from unimo.config import Contradiction, check_settings, setting
 from unimo.data.augment import Views, resize, view
 from unimo.data.batch_builder import BatchBuilder, SampledExample
-from unimo.data.images import load_rgb
+from unimo.data.images import Cache, load_rgb
 from unimo.data.regions import ImageRegions
 from unimo.data.sample import Indexed, Regions
 from unimo.data.schedule import Bins, Shuffled, passages
@@ -72,23 +72,6 @@ class Budgets:
                     got=getattr(self, kind),
                     expected=f"a multiple of batch.micro_batches = {self.micro_batches}",
                 )
-
-
-class Cache:
-    """Decoded images as uint8 squares, up to a number of bytes; what does not fit is decoded again."""
-
-    def __init__(self, limit: int):
-        self.limit, self.used = limit, 0
-        self.kept: dict[tuple[str, int], np.ndarray] = {}
-
-    def get(self, key: tuple[str, int], make: Callable[[], np.ndarray]) -> np.ndarray:
-        if key in self.kept:
-            return self.kept[key]
-        image = make()
-        if self.used + image.nbytes <= self.limit:
-            self.kept[key] = image
-            self.used += image.nbytes
-        return image
 
 
 class Stream:

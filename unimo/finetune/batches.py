@@ -10,20 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from unimo.batch import Batch
 from unimo.data.augment import Views, resize, view
 from unimo.data.batch_builder import BatchBuilder
-from unimo.data.images import load_rgb
-from unimo.data.loader import Cache, Corrupts, Regions
+from unimo.data.images import Cache, load_rgb
 from unimo.data.regions import ImageRegions
+from unimo.data.sample import Regions
 from unimo.data.schedule import Shuffled
 from unimo.finetune.split import Example, Examples
 from unimo.rng import generator
 from unimo.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from unimo.finetune.task_type import TaskType
 
 IMAGES = "examples"  # group of the images of a batch builder's rows
 BYTES_PER_TOKEN = 8  # of a text that is read at most: English has 4 to 5
@@ -105,22 +108,16 @@ class TaskRows:
             if self.sees and example.image is not None:
                 same = example.image if self.views == Views() else place
                 if same not in shown:
-                    shown[same] = self.show(builder, IMAGES, example.image, place.names)
+                    shown[same] = self.show(builder, example.image, place.names)
                 image = shown[same]
             builder.examples.append(SampledRow(example, place.row, image, place.target, place.names))
         return builder
 
-    def show(self, builder: BatchBuilder, group: str, key: str, names: tuple[int | str, ...]) -> int:
-        """Adds an image to a group of a batch builder; returns its number there."""
+    def show(self, builder: BatchBuilder, key: str, names: tuple[int | str, ...]) -> int:
+        """Adds an image to a batch builder; returns its number there."""
         item = self.examples.image_item(key)
-        kept: list[Any]
-        if self.regions is not None:
-            kept = builder.regions.setdefault(group, [])
-            kept.append(self.regions.image(item))
-        else:
-            kept = builder.pixels.setdefault(group, [])
-            kept.append(self._pixels(item, key, names))
-        return len(kept) - 1
+        builder.add_image(IMAGES, self._pixels(item, key, names) if self.regions is None else self.regions.image(item))
+        return len((builder.regions or builder.pixels)[IMAGES]) - 1
 
     def seen(self, row: int) -> bytes | ImageRegions:
         """What an `Pipeline` takes for the image of a row: the file, or its regions."""
@@ -151,7 +148,7 @@ class TaskStream:
     def __init__(
         self,
         rows: TaskRows,
-        task: Corrupts,
+        task: TaskType,
         *,
         batch_size: int,
         seed: int,

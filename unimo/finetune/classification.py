@@ -60,14 +60,9 @@ class Classification(HeadTask):
         super().check(examples)
         wrong = [row.id for row in examples.rows if self.texts is not None and len(row.texts) != self.texts]
         if wrong:
-            raise bad_rows(
-                f"rows with another number of texts than {self.head.task} takes",
-                examples,
-                wrong,
-                key="read.texts",
-                expected=f"{self.texts} in every row",
-                do="name the columns to be read (--column text=...); entailment by an image must not read its premise",
-            )
+            what = f"rows with another number of texts than {self.head.task} takes"
+            do = "name the columns to be read (--column text=...); entailment by an image must not read its premise"
+            raise bad_rows(what, examples, wrong, key="read.texts", expected=f"{self.texts} in every row", do=do)
         if self.head.kind == "classes" and self.unseen == "error":
             unseen_labels(examples, self.head.labels)
 

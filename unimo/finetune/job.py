@@ -19,7 +19,6 @@ from unimo import distributed, rng
 from unimo.corpus.bad_samples import BadSamples
 from unimo.data.augment import Views
 from unimo.errors import DataError, UsageError
-from unimo.finetune.adversarial import AdversarialTrainStep
 from unimo.finetune.batches import TaskRows, TaskStream, places_of
 from unimo.finetune.data import open_split, say_shared
 from unimo.finetune.generation import targets_of
@@ -38,12 +37,10 @@ from unimo.finetune.task_types import (
 from unimo.model.build import build
 from unimo.model.unified import Unified
 from unimo.objectives.objective import Objective
-from unimo.regions.store import RegionStore
 from unimo.tokenizer import Tokenizer
 from unimo.train.early_stopping import EarlyStopping
 from unimo.train.job import Say
-from unimo.weights import key_map
-from unimo.weights.loading import load_model, settings_and_words
+from unimo.weights.loading import settings_and_words
 
 
 class Task:
@@ -93,6 +90,8 @@ class Task:
         rows = ", ".join(f"{len(examples):,} {name}" for name, examples in self.splits.items())
         self.headline = f"{run.task} ({run.kind}): {rows}"
         if run.adversarial is not None:
+            from unimo.finetune.adversarial import AdversarialTrainStep
+
             self.train_step = partial(AdversarialTrainStep, settings=run.adversarial, seed=run.seed)
         self._plan(len(places_of(self.splits["train"], self.task_type.each_target)) / run.batch_size, say)
 
@@ -152,7 +151,9 @@ class Task:
         if run.init_from is None:
             say("all weights are random")
             return
-        report = start_without_head(model, run.init_from, self._fresh_parts())
+        from unimo.weights.init_from import start_from
+
+        report = start_from(model, run.init_from, self._fresh_parts())
         self.facts["started"] = {"from": run.init_from, "loaded": len(report.loaded), "fresh": report.missing}
         say(f"{len(report.loaded)} tensors from {run.init_from}; fresh: {', '.join(report.missing) or 'none'}")
 
@@ -180,38 +181,6 @@ class Task:
         return score, mean_loss(self.task_type, pipeline, rows, batch_size=run.batch_size)
 
 
-# ---- weights to start from
-
-
-def prepared(run: Finetuning, source: str | None, like: str | None = None) -> Finetuning:
-    """The run with the model of `source` (a run, checkpoint, saved folder or hub name), or one like `like` from random
-    weights."""
-    of = source or like
-    if of is None:
-        raise UsageError(
-            "which model?", where="--init-from", expected="a run, a checkpoint, a saved folder or a hub name"
-        )
-    return replace(run, model=replace(settings_and_words(of)[0], head=None), init_from=source)
-
-
-def start_without_head(model: Unified, source: str | Path, drop: tuple[str, ...] = ()) -> key_map.LoadReport:
-    """Puts the weights of another model into this one, but for the head of its task; what it lacks stays as it is.
-
-    A head of the same task and shape is taken too: STS-B may start from MNLI's model, not from MNLI's answers. drop:
-    beginnings of names that are to be fresh. WeightsError for tensors of another shape.
-    """
-    theirs, _ = load_model(source)
-    same_head = theirs.head is not None and model.head is not None and theirs.head.settings == model.head.settings
-    weights = {
-        name: x.detach()
-        for name, x in theirs.named_parameters()
-        if (same_head or not name.startswith("head.")) and not name.startswith(drop)
-    }
-    report = key_map.convert(model, key_map.by_name(model, weights), weights, where=source, strict=False)
-    key_map.refuse_unfit(report, source)
-    return report
-
-
 # ---- rows
 
 
@@ -219,6 +188,8 @@ def task_rows(run: Finetuning, task: TaskType, examples: Examples, views: Views 
     """The rows of a split as this run's model reads them. UsageError where UNIMO has no regions to see."""
     regions = None
     if task.sees and run.model.member == "unimo" and examples.images is not None:
+        from unimo.regions.store import RegionStore
+
         regions = RegionStore.open(list(run.data.regions) or None, examples.images)
         if regions.feature_size not in (0, run.model.region_size):
             raise UsageError(

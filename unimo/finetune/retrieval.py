@@ -30,10 +30,7 @@ from unimo.metrics import retrieval_report
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.model.unimo2 import UNIMO2
 from unimo.objectives.circle_loss import two_sided
-from unimo.objectives.cross_modal_contrastive import CrossModalContrastive
-from unimo.objectives.image_text_matching import ImageTextMatching
 from unimo.objectives.objective import Part
-from unimo.objectives.rewriting_contrastive import RewritingContrastive
 from unimo.rng import number
 
 if TYPE_CHECKING:
@@ -76,6 +73,8 @@ class Retrieval(TaskType):
     @property
     def objectives(self) -> list[Any]:
         """What "hard" consists of: objectives of pre-training, over these pairs."""
+        from unimo.objectives import CrossModalContrastive, ImageTextMatching, RewritingContrastive
+
         if self.member == "unimo-2":
             return [CrossModalContrastive(), ImageTextMatching(pairs=self.settings.matched)]
         scorer: dict[str, Any] = {} if self.matches else {"scorer": "cosine", "temperature": 0.07}
@@ -103,7 +102,7 @@ class Retrieval(TaskType):
             for row in others_of_image:
                 key = rows.examples.rows[row].image
                 assert key is not None
-                own.append(rows.show(builder, IMAGES, key, (*one.names, row)))
+                own.append(rows.show(builder, key, (*one.names, row)))
             images.append(own)
             captions = [captions_of(one.example)[one.target]]
             rng = one.rng("captions of others")

@@ -161,35 +161,21 @@ def check(run: Finetuning, world: int) -> None:
     """Settings that cannot be, or with which no run can start on `world` processes: before anything is opened."""
     check_settings(run, cls=Finetuning)
     if run.model.vocabulary < Tokenizer.vocab_size:
-        raise UsageError(
-            "fewer rows of the word table than the tokenizer has words",
-            where="model.vocabulary",
-            got=run.model.vocabulary,
-            expected=f"at least {Tokenizer.vocab_size}",
-        )
+        what, expected = "fewer rows of the word table than the tokenizer has words", f"at least {Tokenizer.vocab_size}"
+        raise UsageError(what, where="model.vocabulary", got=run.model.vocabulary, expected=expected)
     if not (run.epochs or run.steps or run.minutes):
         raise UsageError("how long should the run be?", where="epochs, steps, minutes", do="--epochs 10")
     if not run.data.train:
         raise UsageError("nothing to learn from", where="data.train", do="--train FILE")
     if run.micro_batches % world:
-        raise UsageError(
-            "the micro-batches of a step cannot be shared equally among the processes",
-            where="micro_batches",
-            got=run.micro_batches,
-            expected=f"a multiple of {world}",
-            do=f"--set micro_batches={world}",
-        )
+        what = "the micro-batches of a step cannot be shared equally among the processes"
+        expected, do = f"a multiple of {world}", f"--set micro_batches={world}"
+        raise UsageError(what, where="micro_batches", got=run.micro_batches, expected=expected, do=do)
     if run.adversarial is not None and run.model.member == "unimo-2" and "image" in run.adversarial.sides:
-        raise UsageError(
-            "only regions can be perturbed, and UNIMO-2 sees pixels",
-            where="adversarial, adversarial.sides",
-            got=", ".join(run.adversarial.sides),
-            do="--set adversarial.sides=text, or adversarial=none",
-        )
+        what, got = "only regions can be perturbed, and UNIMO-2 sees pixels", ", ".join(run.adversarial.sides)
+        do = "--set adversarial.sides=text, or adversarial=none"
+        raise UsageError(what, where="adversarial, adversarial.sides", got=got, do=do)
     if run.kind == "generation" and run.write.dialogue and not (run.model.dialogue or run.model.member == "unimo"):
-        raise UsageError(
-            "this model has no tables of speakers and turns",
-            where="write.dialogue",
-            got=run.model.member,
-            do="start from UNIMO, or --set write.dialogue=false (texts are then plain segments)",
-        )
+        do = "start from UNIMO, or --set write.dialogue=false (texts are then plain segments)"
+        what, got = "this model has no tables of speakers and turns", run.model.member
+        raise UsageError(what, where="write.dialogue", got=got, do=do)

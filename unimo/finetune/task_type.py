@@ -180,30 +180,20 @@ def groups_of(rows: Sequence[Example]) -> list[str] | None:
 
 def check_rows(examples: Examples, *, texts: bool, images: bool, what: str, key: str = "") -> None:
     """DataError for rows without what the task reads, with their number. key: the setting that asks for it."""
-    for needed, missing, name, article in (
-        (texts, [row.id for row in examples.rows if not any(text.strip() for text in row.texts)], "text", "a"),
-        (images, [row.id for row in examples.rows if row.image is None], "image", "an"),
-    ):
-        if needed and missing:
-            raise bad_rows(
-                f"rows without {article} {name}",
-                examples,
-                missing,
-                key=key,
-                expected=f"{article} {name} in every row of {what}",
-                do=f"name its column (--column {name}=...), or leave the rows out",
-            )
+    without_text = [row.id for row in examples.rows if texts and not any(text.strip() for text in row.texts)]
+    without_image = [row.id for row in examples.rows if images and row.image is None]
+    for ids, name, one in ((without_text, "text", "a text"), (without_image, "image", "an image")):
+        if ids:
+            do = f"name its column (--column {name}=...), or leave the rows out"
+            expected = f"{one} in every row of {what}"
+            raise bad_rows(f"rows without {one}", examples, ids, key=key, expected=expected, do=do)
 
 
 def bad_rows(what: str, examples: Examples, ids: Sequence[str], *, key: str = "", expected: str, do: str) -> DataError:
     """The error that counts the rows with a fault and names the first of them."""
-    return DataError(
-        what,
-        where="; ".join(filter(None, (key, str(examples.source or examples.name)))),
-        got=f"{len(ids)} of {len(examples)}: {', '.join(ids[:5])}",
-        expected=expected,
-        do=do,
-    )
+    where = "; ".join(filter(None, (key, str(examples.source or examples.name))))
+    got = f"{len(ids)} of {len(examples)}: {', '.join(ids[:5])}"
+    return DataError(what, where=where, got=got, expected=expected, do=do)
 
 
 def report_row(task: str, metric: str, score: Any, unit: str, note: str = "") -> ReportRow:

@@ -17,7 +17,6 @@ from unimo.finetune.settings import Finetuning, fit_lengths
 from unimo.finetune.split import Examples
 from unimo.finetune.task_type import ReportRow, TaskType, check_rows
 from unimo.metrics.rouge import scorer_class
-from unimo.metrics.verdict import is_smaller_better
 from unimo.model.build import ModelSettings
 from unimo.model.task_heads import HeadSettings, Reads
 
@@ -27,6 +26,7 @@ METRICS_OF = {
     "retrieval": ("retrieval",),
     "generation": ("rouge_l", "bleu"),
 }
+ERRORS = ("squared_error",)  # metrics of which the smaller is the better
 ALLOWED_METRICS = {  # the metrics that can score predictions of a type
     "classification": ("accuracy", "soft_accuracy", "f1", "matthews", "vqa_accuracy", "daquar_accuracy"),
     "regression": ("pearson", "spearman", "pearson_spearman", "squared_error"),
@@ -57,20 +57,12 @@ def resolved(run: Finetuning, train: Examples) -> Finetuning:
         reads=texts if run.write.reads is None else run.write.reads,
     )
     if run.kind == "generation" and not (write.sees or write.reads):
-        raise UsageError(
-            "nothing to write from",
-            where="write.sees, write.reads",
-            got=f"images: {'' if images else 'not '}in the rows, texts: {'' if texts else 'not '}in the rows",
-            expected="one of them read",
-        )
+        got = f"images: {'' if images else 'not '}in the rows, texts: {'' if texts else 'not '}in the rows"
+        raise UsageError("nothing to write from", where="write.sees, write.reads", got=got, expected="one of them read")
     classifies = run.kind == "classification"
     if classifies and soft and not all(isinstance(row.target, (dict, NoneType)) for row in train.rows):
-        raise UsageError(
-            "the rows have labels, not answers with scores",
-            where="read.soft",
-            got="true",
-            do="--set read.soft=false, or none: as the rows are",
-        )
+        what, do = "the rows have labels, not answers with scores", "--set read.soft=false, or none: as the rows are"
+        raise UsageError(what, where="read.soft", got="true", do=do)
     metrics = run.metrics or (("soft_accuracy",) if classifies and soft else METRICS_OF[run.kind])
     run = replace(run, metrics=metrics, read=read, write=write)
     _check_metrics(run)
@@ -106,7 +98,7 @@ def selection_score(task: TaskType, rows: list[ReportRow]) -> float:
     retrieval, the mean of both R@1."""
     chosen = [row for row in rows if str(row["metric"]).endswith("R@1")] if isinstance(task, Retrieval) else rows[:1]
     value = float(np.mean([row["score"].value for row in chosen]))
-    return -value if is_smaller_better(task.metrics[0]) else value
+    return -value if task.metrics[0] in ERRORS else value
 
 
 def _check_modalities(run: Finetuning, train: Examples, *, images: bool, texts: bool) -> None:
@@ -130,13 +122,8 @@ def _check_metrics(run: Finetuning) -> None:
     for metric in run.metrics:
         if metric not in allowed:
             near = nearest(metric, allowed)
-            raise UsageError(
-                f"no such metric of {run.kind}",
-                where="metrics, kind",
-                got=metric,
-                expected=", ".join(allowed),
-                do=f"did you mean {near}?" if near else None,
-            )
+            what, do = f"no such metric of {run.kind}", f"did you mean {near}?" if near else None
+            raise UsageError(what, where="metrics, kind", got=metric, expected=", ".join(allowed), do=do)
     if "rouge" in run.metrics:
         scorer_class()  # its library may be missing: found out now, not after hours of training
 
@@ -176,21 +163,13 @@ def _labels(run: Finetuning, train: Examples) -> tuple[str, ...]:
         return tuple(sorted(answer_vocabulary(train, least=run.read.least, most=run.read.answers)))
     labels = tuple(labels_of(train))
     if len(labels) < 2:
-        raise DataError(
-            "nothing to choose from",
-            where=train.source or train.name,
-            got=f"{len(labels)} classes: {', '.join(labels)}",
-            expected="at least two in the training split",
-            do="name the column of the labels (--column label=...)",
-        )
+        got, expected = f"{len(labels)} classes: {', '.join(labels)}", "at least two in the training split"
+        do = "name the column of the labels (--column label=...)"
+        raise DataError("nothing to choose from", where=train.source or train.name, got=got, expected=expected, do=do)
     if run.read.positive not in (None, *labels) and {"f1", "matthews"}.intersection(run.metrics):
-        raise UsageError(
-            "no such class to look for",
-            where="read.positive",
-            got=run.read.positive,
-            expected=", ".join(labels[:20]),
-            do="--set read.positive=CLASS, or --set metrics=accuracy",
-        )
+        what, do = "no such class to look for", "--set read.positive=CLASS, or --set metrics=accuracy"
+        expected = ", ".join(labels[:20])
+        raise UsageError(what, where="read.positive", got=run.read.positive, expected=expected, do=do)
     return labels
 
 

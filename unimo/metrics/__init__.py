@@ -6,7 +6,6 @@ What each equals, and where it differs from its reference: `docs/metrics.md`.
 from unimo.metrics.answers import coqa_em, coqa_f1, squad_em, squad_f1
 from unimo.metrics.captions import bleu, bleu_as_released, caption_report, cider_d, rouge_l
 from unimo.metrics.classification import accuracy, f1, fraction_by_kind, matthews, pearson, pearson_spearman, spearman
-from unimo.metrics.codebook import codebook_report
 from unimo.metrics.retrieval import mean_rank, recall_at_k, retrieval_report
 from unimo.metrics.rouge import rouge
 from unimo.metrics.vqa import daquar_accuracy, vqa_accuracy
@@ -34,5 +33,4 @@ METRICS = {
     "recall_at_k": recall_at_k,
     "mean_rank": mean_rank,
     "retrieval": retrieval_report,
-    "codebook": codebook_report,
 }

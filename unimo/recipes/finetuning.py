@@ -21,6 +21,7 @@ from unimo.finetune.settings import Finetuning, Kind, Ranking, Reading, TaskData
 from unimo.json_files import load_json
 from unimo.model.build import SIZES
 from unimo.train.optimizer import OptimizerSettings
+from unimo.weights.loading import settings_and_words
 
 
 def _own(kind: Kind, **settings: Any) -> Finetuning:
@@ -109,6 +110,17 @@ def ours(run: Finetuning) -> Finetuning:
     )
 
 
+def prepared(run: Finetuning, source: str | None, like: str | None = None) -> Finetuning:
+    """The run with the model of `source` (a run, checkpoint, saved folder or hub name), or one like `like` from random
+    weights."""
+    of = source or like
+    if of is None:
+        raise UsageError(
+            "which model?", where="--init-from", expected="a run, a checkpoint, a saved folder or a hub name"
+        )
+    return replace(run, model=replace(settings_and_words(of)[0], head=None), init_from=source)
+
+
 def tuned(
     name: str,
     source: str,
@@ -124,8 +136,6 @@ def tuned(
     recipe: released, ours, or auto: ours for small models. data: files of splits, images, regions and columns, in place
     of the recipe's. changes: key=value. UsageError for what cannot be.
     """
-    from unimo.finetune.job import prepared
-
     run = prepared(find_tuning(name), None if source == "random" else source, like)
     if recipe not in ("released", "ours", "auto"):
         raise UsageError("no such recipe", where="--recipe", got=recipe, expected="released, ours or auto")

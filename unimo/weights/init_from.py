@@ -19,12 +19,17 @@ from unimo.weights.loading import load_model
 from unimo.weights.saving import save_pretrained
 
 
-def start_from(model: Unified, source: str | Path) -> key_map.LoadReport:
+def start_from(model: Unified, source: str | Path, drop: tuple[str, ...] = ()) -> key_map.LoadReport:
     """Puts the weights of another model into this one, where both have a parameter; what it lacks stays as it is.
 
-    source: as of `load_model`. Raises WeightsError if it has a parameter that this model has not, or in another shape.
+    source: as of `load_model`. drop: beginnings of names that stay as they are too. The head of a task is taken by a
+    model with a head of the same task and shape alone: STS-B may start from MNLI's model, not from MNLI's answers.
+    Raises WeightsError if `source` has a parameter that this model has not, or in another shape.
     """
-    weights = {name: x.detach() for name, x in load_model(source)[0].named_parameters()}
+    theirs = load_model(source)[0]
+    same_head = theirs.head is not None and model.head is not None and theirs.head.settings == model.head.settings
+    left_out = drop if same_head else (*drop, "head.")
+    weights = {name: x.detach() for name, x in theirs.named_parameters() if not name.startswith(left_out)}
     report = key_map.convert(model, key_map.by_name(model, weights), weights, where=source, strict=False)
     key_map.refuse_unfit(report, source)
     return report
