@@ -205,7 +205,9 @@ def test_other_versions_and_formats_are_to_be_prepared_again(place, other, got):
 
 def test_files_of_other_programs_and_missing_ones_are_named(tmp_path):
     save_file({"a": np.zeros(3)}, tmp_path / "x", metadata={"format": "unimo-regions"})  # as older versions wrote them
-    with pytest.raises(DataError, match=r"not a file of songs.*do: run `unimo prepare songs`"):
+    with pytest.raises(
+        DataError, match=r"not a file of songs.*an older version of unimo.*do: run `unimo prepare songs`"
+    ):
         Sidecar(tmp_path / "x", FORM)
     with pytest.raises(DataError, match="no songs here"):
         Sidecar(tmp_path / "y", FORM)

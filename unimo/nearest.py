@@ -49,17 +49,17 @@ class TfIdf:
         k: int,
         *,
         exclude: Sequence[Iterable[int]] | None = None,
-        least: float = 0.0,
+        above: float = 0.0,
         below: float = np.inf,
     ) -> list[Found]:
-        """For each query (Q, vocabulary) the k rows with least < cosine < below, without those to exclude."""
+        """For each query (Q, vocabulary) the k rows with above < cosine < below, without those to exclude."""
         found = [(np.zeros(0, np.int64), np.zeros(0, np.float32))] * queries.shape[0]
         for i in range(queries.shape[0] if len(self) else 0):
             scores = (queries[i] @ self._columns).toarray()[0].astype(np.float32)
             scores[scores >= below] = -np.inf
             if exclude is not None:
                 scores[np.fromiter(exclude[i], np.int64)] = -np.inf
-            best = top_k(scores, k, least=least)
+            best = top_k(scores, k, above=above)
             found[i] = best, scores[best]
         return found
 
@@ -70,9 +70,9 @@ def nearest(
     k: int,
     *,
     exclude: Sequence[Iterable[int]] | None = None,
-    least: float = -np.inf,
+    above: float = -np.inf,
 ) -> list[Found]:
-    """For each query (Q, D) the k rows of all blocks (n_1, D), (n_2, D), … with the largest product, if above `least`.
+    """For each query (Q, D) the k rows of all blocks (n_1, D), (n_2, D), … with the largest product, beyond `above`.
 
     Rows of length 1 make it the cosine. One block is in memory at a time. Products are taken in double precision and
     rounded to single: only so do equal rows tie, and blocks of another size give the same.
@@ -86,15 +86,15 @@ def nearest(
             row[excluded[i][(excluded[i] >= first) & (excluded[i] < first + len(block))] - first] = -np.inf
             numbers = np.concatenate([found[i][0], np.arange(first, first + len(block))])
             scores = np.concatenate([found[i][1], row])
-            best = top_k(scores, k, least=least)
+            best = top_k(scores, k, above=above)
             found[i] = numbers[best], scores[best]
         first += len(block)
     return found
 
 
-def top_k(scores: np.ndarray, k: int, *, least: float = -np.inf) -> np.ndarray:
-    """Places of the k largest scores (n,) above `least`, best first, the earlier one first where they are equal."""
-    chosen = np.flatnonzero(scores > least)
+def top_k(scores: np.ndarray, k: int, *, above: float = -np.inf) -> np.ndarray:
+    """Places of the k largest scores (n,) beyond `above`, best first, the earlier one first where they are equal."""
+    chosen = np.flatnonzero(scores > above)
     if len(chosen) > k > 0:
         edge = np.partition(scores[chosen], len(chosen) - k)[len(chosen) - k]  # the k-th largest; sorting all is slow
         chosen = chosen[scores[chosen] >= edge]

@@ -75,7 +75,9 @@ class Sidecar:
             raise self._refused(f"no {form.name} here", "no file")
         try:
             self._stored = safe_open(path, framework="numpy")
-            entry = json.loads((self._stored.metadata() or {})[_ENTRY])
+            entry = json.loads((self._stored.metadata() or {}).get(_ENTRY, "null"))
+            if entry is None:
+                raise ValueError("a file of another program, or of an older version of unimo")
             if (entry["format"], entry["version"]) != (form.name, form.version):
                 raise ValueError(f"{entry['format']}, version {entry['version']}")
             self.sha256: str = entry.pop("sha256")
@@ -88,7 +90,7 @@ class Sidecar:
             if found != {name: parts[:2] for name, parts in self._arrays.items()}:
                 raise ValueError("other arrays than were written")
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
-            raise self._damaged(f"{type(fault).__name__}: {fault}") from fault
+            raise self._damaged(fault if isinstance(fault, ValueError) else repr(fault)) from fault
 
     def __reduce__(self):
         return Sidecar, (self.path, self.form)

@@ -94,7 +94,7 @@ def test_search_by_words_excludes_and_has_bounds():
         return found.tolist()
 
     assert search("dog") == [0, 5] and search("dog", exclude=[[0]]) == [5] and search("dog", 1) == [0]
-    assert search("dog", 0) == search("dog", least=1.0) == search("zebra") == []
+    assert search("dog", 0) == search("dog", above=1.0) == search("zebra") == []
     assert search(TEXTS[0]) == [0, 5, 2, 1] and search(TEXTS[0], below=0.99) == [2, 1]
     for nothing in ([], ["", "!"]):
         empty = TfIdf(nothing)
@@ -112,7 +112,7 @@ def test_dense_search_equals_brute_force_from_a_mapped_file(block, tmp_path):
     mapped = np.load(tmp_path / "table.npy", mmap_mode="r")
     queries = rng.normal(size=(9, 4)).astype(np.float32)
     excluded = [rng.integers(0, 300, 30) for _ in range(9)]
-    found = nearest(queries, (mapped[i : i + block] for i in range(0, 300, block)), 20, exclude=excluded, least=0.0)
+    found = nearest(queries, (mapped[i : i + block] for i in range(0, 300, block)), 20, exclude=excluded, above=0.0)
     for query, (numbers, scores), gone in zip(queries, found, excluded):
         expected = (table.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
         expected[gone] = -np.inf

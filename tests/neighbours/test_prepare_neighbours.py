@@ -345,8 +345,8 @@ def test_a_page_shows_pairs_with_their_neighbours(corpora, tmp_path):
     assert sorted(page.texts["h2"]) == sorted(corpora[0].text(i) for i in range(6))
     below = [corpora[1].keys[int(k)] for i in range(6) for k in near.images(i)[:2]]
     assert sorted(text.split(" ", 1)[1] for text in page.texts["figcaption"]) == sorted(below)
-    said = {text.strip() for i in range(6) for text in sentence_texts(near, i)[:2]}
-    assert said == {text.rsplit(" ", 1)[0] for text in page.texts["li"]} - {"The ball is"}  # a caption, no sentence
+    shown = {text.strip() for i in range(6) for text in sentence_texts(near, i)[:2]}
+    assert shown == {text.rsplit(" ", 1)[0] for text in page.texts["li"]} - {"The ball is"}  # a caption, no sentence
     raw = (tmp_path / "page.html").read_text()
     assert not re.search(r"https?:|<script|<link|@import|src=\"(?!data:)", raw)
     show(tmp_path / "out", *corpora, tmp_path / "same.html", n=6, shown=2)

@@ -60,14 +60,14 @@ class Fixed(RegionSource):
 
 
 def test_rows_and_store(shards, tmp_path):
-    said: list[str] = []
-    rows = prepare_regions("images", shards, Fixed(), out=tmp_path / "out", max_regions=3, say=said.append)
+    lines: list[str] = []
+    rows = prepare_regions("images", shards, Fixed(), out=tmp_path / "out", max_regions=3, say=lines.append)
     assert [(row["offered"], row["used"], row["quarantined"], row["regions"]) for row in rows] == [
         (5, 5, 0, 15),
         (3, 3, 0, 9),
     ]
-    assert re.search(r"a\.tar \| 5 of 5 images \| 3\.0 regions each \| .* s \(.* images/s\)", said[0])
-    assert said[-1] == "2 shards: regions of 8 images, F = 4, K = 3; 0 bad"
+    assert re.search(r"a\.tar \| 5 of 5 images \| 3\.0 regions each \| .* s \(.* images/s\)", lines[0])
+    assert lines[-1] == "2 shards: regions of 8 images, F = 4, K = 3; 0 bad"
     store = RegionStore.open(tmp_path / "out", open_corpus("images", shards))
     image, found = store.image(0), good(sum(b"a0"))
     np.testing.assert_allclose(image.features[1:], found.features[:3], rtol=1e-3)
@@ -79,9 +79,9 @@ def test_what_is_there_is_not_made_again(shards, tmp_path):
     source = Fixed()
     prepare_regions("images", shards, source, out=tmp_path / "out", say=quiet)
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    said: list[str] = []
-    rows = prepare_regions("images", shards, source, out=tmp_path / "out", say=said.append)
-    assert source.calls == 8 and not any(row["built"] for row in rows) and "unchanged" in said[0]
+    lines: list[str] = []
+    rows = prepare_regions("images", shards, source, out=tmp_path / "out", say=lines.append)
+    assert source.calls == 8 and not any(row["built"] for row in rows) and "unchanged" in lines[0]
     with pytest.raises(UsageError, match=r"other regions lie here.*settings"):
         prepare_regions("images", shards, source, out=tmp_path / "out", max_regions=2, say=quiet)
     with pytest.raises(UsageError, match=r"other regions lie here.*source"):

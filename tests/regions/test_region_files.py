@@ -85,11 +85,11 @@ def test_bad_rows_of_a_tsv_are_named(shards, tmp_path):
 def test_a_tsv_of_images_in_another_size(shards, tmp_path):
     found = good(0)
     double = Detections(found.features, found.boxes * 2, 2 * WIDTH, 2 * HEIGHT, found.classes)
-    said: list[str] = []
+    lines: list[str] = []
     (tmp_path / "x.tsv").write_text(published_row("a0", double) + "\n" + published_row("a0.jpg", found))
     source = TSV(str(tmp_path / "x.tsv"))
-    source.fit(open_corpus("images", shards), tmp_path, said.append)
-    assert said == ["1 rows repeat an image and are left out, among them a0"]
+    source.fit(open_corpus("images", shards), tmp_path, lines.append)
+    assert lines == ["1 rows repeat an image and are left out, among them a0"]
     assert (source.feature_size, source.classes) == (4, 3)
     seen = source.regions(first_image(shards))
     assert (seen.width, seen.height) == (2 * WIDTH, 2 * HEIGHT)

@@ -1,4 +1,4 @@
-"""The parser finds every node of `scenes` captions, and most of those marked by hand in captions of photographs."""
+"""The parser finds every node of `scenes` captions, and most of those annotated by hand in captions of photographs."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_attributes_belong_to_their_objects(parser):
         ("over a red circle", None, "circle"),
     ],
 )
-def test_who_is_where_is_told_whatever_comes_first(parser, caption, subject, target):
+def test_who_is_where_whatever_comes_first(parser, caption, subject, target):
     graph = parser.parse(caption)
     (relation,) = (node for node in graph.relations if node.form == "preposition")
     assert relation.tail is not None and graph.objects[relation.tail].text == target
@@ -157,7 +157,9 @@ def test_expressions_are_one_word():
     assert [token.text for token in tokens("A dog in front of two men")] == ["a", "dog", "in front of", "two", "men"]
 
 
-@pytest.mark.parametrize("words", ["dog dogs", "run runs running", "child children", "party parties", "woman women"])
+@pytest.mark.parametrize(
+    "words", ["dog dogs", "run runs running", "child children", "party parties", "woman women"]
+)
 def test_forms_of_a_word_share_a_stem(words):
     assert len({stem(word) for word in words.split()}) == 1
 
@@ -166,8 +168,8 @@ def test_plurals():
     assert all(map(is_plural, ["dogs", "people", "boxes"])) and not any(map(is_plural, ["grass", "bus", "tennis"]))
 
 
-def test_photographs_against_marks_by_hand(shared, tmp_path):
-    """60 captions of Flickr8k's training part, marked by hand: the words that are nodes, as places among the words.
+def test_photographs_against_annotations_by_hand(shared, tmp_path):
+    """60 captions of Flickr8k's training part, annotated by hand: the words that are nodes, as places among the words.
 
     "either" are nouns that stand before their noun ("tennis player") and other words that may be counted or not.
     """
@@ -182,21 +184,21 @@ def test_photographs_against_marks_by_hand(shared, tmp_path):
     assert corpus.caption_offsets is not None
     counts = np.diff(corpus.caption_offsets)
     parser = Parser.learn(corpus.text(i, j) for i in range(0, len(corpus), 3) for j in range(counts[i]))
-    scores = {kind: [0, 0, 0] for kind in ("objects", "attributes", "relations")}  # right, found, marked
-    marks = json.loads(Path(__file__).with_name("scene_graph_marks.json").read_text())
-    for mark in marks:
-        key, _, j = mark["caption"].partition("#")
+    scores = {kind: [0, 0, 0] for kind in ("objects", "attributes", "relations")}  # right, found, annotated
+    annotations = json.loads(Path(__file__).with_name("scene_graph_annotations.json").read_text())
+    for annotation in annotations:
+        key, _, j = annotation["caption"].partition("#")
         caption = corpus.text(item[key], int(j))
         graph = parser.parse(caption)
         words = [match.span() for match in re.finditer(r"\S+", caption)]
         for kind, score in scores.items():
             ends = [node.span[1] - 1 if kind == "objects" else node.span[0] for node in getattr(graph, kind)]
             found = {w for w, (begin, end) in enumerate(words) for at in ends if begin <= at < end}
-            found -= set(mark["either"])
-            score[0] += len(found & set(mark[kind]))
+            found -= set(annotation["either"])
+            score[0] += len(found & set(annotation[kind]))
             score[1] += len(found)
-            score[2] += len(mark[kind])
+            score[2] += len(annotation[kind])
     print({kind: f"precision {r / f:.3f} ({f}), recall {r / m:.3f} ({m})" for kind, (r, f, m) in scores.items()})
-    assert len(marks) == 60
-    for right, found, marked in scores.values():
-        assert right / found > 0.85 and right / marked > 0.85
+    assert len(annotations) == 60
+    for right, found, annotated in scores.values():
+        assert right / found > 0.85 and right / annotated > 0.85

@@ -92,7 +92,7 @@ def test_relations_follow_from_the_boxes():
         assert set(relations(one)) == expected
 
 
-def test_equal_things_twins_and_their_share():
+def test_equal_things_twins_and_how_many():
     scenes = [scene(0, "train", i) for i in range(1000)]
     assert 0.15 < np.mean([len({t.kind for t in s.things}) < len(s.things) for s in scenes]) < 0.6
     same_bag = [bag(a) == bag(b) for a, b in zip(scenes[::2], scenes[1::2])]
@@ -136,10 +136,10 @@ def test_the_pixels_show_each_thing_in_its_colour_inside_its_box_and_nothing_els
 
 
 def test_small_things_are_at_least_nine_pixels_and_all_outlines_differ_when_drawn():
-    for size, least, most in (("small", 9, 10), ("large", 14, 14)):
-        shown = [class_scene(0, i)[0] for i in range(256)]
-        widths = [box[2] - box[0] for s in shown for box in boxes(s) if s.things[0].size == size]
-        assert least <= min(widths) and max(widths) <= most
+    for size, smallest, largest in (("small", 9, 10), ("large", 14, 14)):
+        scenes = [class_scene(0, i)[0] for i in range(256)]
+        widths = [box[2] - box[0] for s in scenes for box in boxes(s) if s.things[0].size == size]
+        assert smallest <= min(widths) and max(widths) <= largest
     cuts = {}
     for i in range(512):
         one, _, name = class_scene(0, i)
@@ -218,19 +218,19 @@ def test_the_same_parameters_give_the_same_bytes_and_the_numbers_only_append(wor
         assert {(i.mtime, i.uid, i.gid, i.uname, i.gname) for i in tar} == {(0, 0, 0, "", "")}
 
 
-def test_more_places_are_told_to_train_on_and_nothing_else_changes(world, tmp_path):
+def test_more_places_are_stated_to_train_on_and_nothing_else_changes(world, tmp_path):
     folder, manifest = world
     placed = write_world(tmp_path / "placed", **SMALL, placed=0.9)
-    assert {name for name, mark in manifest["files"].items() if placed["files"][name] != mark} == {
+    assert {name for name, digest in manifest["files"].items() if placed["files"][name] != digest} == {
         "pairs/train-00000.tar"
     }
 
-    def told(root: Path) -> int:
+    def places(root: Path) -> int:
         found = members(root / "pairs/train-00000.tar")
         captions = [c for name, data in found.items() if name.endswith(".json") for c in json.loads(data)["captions"]]
         return sum(len(mention["places"]) for caption in captions for mention in parse_caption(caption))
 
-    assert told(tmp_path / "placed") > 1.5 * told(folder)
+    assert places(tmp_path / "placed") > 1.5 * places(folder)
     with pytest.raises(UsageError):
         write_world(folder, **SMALL, placed=0.9)
 

@@ -1,4 +1,4 @@
-"""What is said of scenes: truth by a second, independent reader; foils, scores, texts and questions."""
+"""Captions of scenes: truth by a second, independent reader; foils, scores, texts and questions."""
 
 import itertools
 import json
@@ -120,9 +120,9 @@ def test_every_caption_is_true_and_most_name_everything(split):
 def test_captions_depend_on_the_generator_alone_and_use_the_synonyms():
     one = scene(0, "train", 0)
     assert captions(one, random.Random(1), 5) == captions(one, random.Random(1), 5)
-    said = " ".join(c for i in range(600) for c in captions(scene(0, "train", i), random.Random(i), 2))
+    written = " ".join(c for i in range(600) for c in captions(scene(0, "train", i), random.Random(i), 2))
     for words in ("disc", "box", "hoop", "big", "little", "to the left of", "over", "them", "another", "two"):
-        assert re.search(rf"\b{words}\b", said), words
+        assert re.search(rf"\b{words}\b", written), words
 
 
 def test_both_readers_agree_on_captions_of_other_scenes():
@@ -222,8 +222,8 @@ def test_the_score_is_the_best_matching_not_the_first():
 
 def test_a_parsed_caption():
     found = parse_caption("left of a small blue box are two red discs, and a green star is at the top")
-    said = [tuple(mention[key] for key in ("colour", "shape", "size", "count")) for mention in found]
-    assert said == [("blue", "square", "small", 1), ("red", "circle", None, 2), ("green", "star", None, 1)]
+    written = [tuple(mention[key] for key in ("colour", "shape", "size", "count")) for mention in found]
+    assert written == [("blue", "square", "small", 1), ("red", "circle", None, 2), ("green", "star", None, 1)]
     assert [mention["relations"] for mention in found] == [[], [("left of", 0)], []]
     assert [mention["places"] for mention in found] == [[], [], ["top"]]
 
@@ -247,14 +247,14 @@ def reserved_phrases():
 
 
 def test_nothing_to_train_on_names_a_reserved_combination():
-    said = [texts(0, i) for i in range(600)]
+    written = [texts(0, i) for i in range(600)]
     for i in range(300):
         one, rng = scene(0, "train", i), random.Random(i)
-        said += captions(one, rng, 2)
-        said += [item["question"] for item in questions(one, rng)]
-        said += [item["sentence"] for item in entailment(one, rng)]
-        said += [words for foil in foils(one, rng) for words in foil[1:]]
-    everything = "\n".join(said).lower()
+        written += captions(one, rng, 2)
+        written += [item["question"] for item in questions(one, rng)]
+        written += [item["sentence"] for item in entailment(one, rng)]
+        written += [words for foil in foils(one, rng) for words in foil[1:]]
+    everything = "\n".join(written).lower()
     assert not [phrase.pattern for phrase in reserved_phrases() if phrase.search(everything)]
     compositional = " ".join(c for i in range(60) for c in captions(scene(0, "compositional", i), random.Random(i), 2))
     assert all(phrase.search(compositional) for phrase in reserved_phrases())  # the search can find them
@@ -280,19 +280,19 @@ def test_texts_are_pure_long_enough_and_teach_converses():
         rf"If a (\w+ \w+) is {side} a (\w+ \w+), the (\w+ \w+) is {side} the (\w+ \w+)\.", " ".join(many)
     )
     assert len(rules) > 10
-    for a, said, b, b_again, converse, a_again in rules:
-        assert (a, b) == (a_again, b_again) and same.get(converse, converse) == opposite[said]
+    for a, written, b, b_again, converse, a_again in rules:
+        assert (a, b) == (a_again, b_again) and same.get(converse, converse) == opposite[written]
 
 
 def test_answers_follow_from_the_things():
-    asked = []
+    answers = []
     numbers = ["no", "one", "two", "three", "four"]
     for i in range(400):
         one = scene(0, "heldout", i)
         things = one.things
         for item in questions(one, random.Random(i)):
             question, answer = item["question"].rstrip("?"), item["answer"]
-            asked.append((item["type"], answer))
+            answers.append((item["type"], answer))
             words = question.split()
             colours = [word for word in words if word in COLOURS]
             shapes = [SHAPE_OF[word] for word in words if word in SHAPE_OF]
@@ -316,7 +316,7 @@ def test_answers_follow_from_the_things():
                 ]
                 assert answer == ("yes" if counts[0] > counts[1] else "no")
     for kind in ("exists", "relation"):
-        yes = sum(pair == (kind, "yes") for pair in asked) / sum(name == kind for name, _ in asked)
+        yes = sum(pair == (kind, "yes") for pair in answers) / sum(name == kind for name, _ in answers)
         assert 0.4 < yes < 0.6
 
 

@@ -66,7 +66,7 @@ class Gallery:
             some = range(first, min(first + _QUERIES, rows.stop))
             copies = [self.copies.get(self.pairs.image_sha256[i].tobytes(), ()) for i in some]
             blocks = map(_vectors, self.others)
-            found += nearest(self._own(some), blocks, k, exclude=copies, least=settings.min_image_score)
+            found += nearest(self._own(some), blocks, k, exclude=copies, above=settings.min_image_score)
         return found if self.objects is None else [self._sharing(self.objects, i, one) for i, one in zip(rows, found)]
 
     def _own(self, items: range) -> np.ndarray:
@@ -77,7 +77,7 @@ class Gallery:
     def _sharing(self, objects: Objects, i: int, found: Found) -> Found:
         """Those of the visually nearest that share most objects with pair i, the most similar of them first; of two
         that share equally many, the more similar one."""
-        best = top_k(objects.overlap(i, found[0]), self.settings.images, least=self.settings.min_overlap)
+        best = top_k(objects.overlap(i, found[0]), self.settings.images, above=self.settings.min_overlap)
         best.sort()  # places in `found`, which is in order of similarity
         return found[0][best], found[1][best]
 

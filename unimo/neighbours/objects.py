@@ -20,7 +20,7 @@ from unimo.regions.store import RegionStore
 # The class that says "no object", of sources that have one: the last of both kinds of detectors (see
 # `unimo.regions.detectors`), the first of bottom-up attention as published.
 _NO_OBJECT = {"detector": -1, "faster-rcnn": -1, "tsv": 0}
-_OF_THE_FILES = ("names", "first")  # facts of a source of regions that tell files apart, not detectors
+_OF_THE_FILES = ("names", "first")  # what tells files of regions apart, not detectors
 
 
 class Labels(Protocol):
@@ -39,7 +39,7 @@ class Detected:
 
     def __init__(self, regions: RegionStore, confidence: float):
         self.regions, self.confidence = regions, confidence
-        self.no_object = _NO_OBJECT.get(_facts(regions).get("source", ""))
+        self.no_object = _NO_OBJECT.get(_source(regions).get("source", ""))
 
     def __len__(self) -> int:
         return len(self.regions)
@@ -72,7 +72,7 @@ def detected(
                 where=store.sidecars[0].path,
                 do="prepare regions with a source that has classes, or leave --regions away",
             )
-    ours, theirs = ({**_facts(store), "classes": store.classes} for store in stores)
+    ours, theirs = ({**_source(store), "classes": store.classes} for store in stores)
     if ours != theirs:
         raise UsageError(
             "objects of two detectors cannot be compared",
@@ -84,7 +84,7 @@ def detected(
     return Detected(stores[0], confidence), Detected(stores[1], confidence)
 
 
-def _facts(store: RegionStore) -> dict[str, Any]:
+def _source(store: RegionStore) -> dict[str, Any]:
     source = store.sidecars[0].header["source"]
     return {name: value for name, value in source.items() if name not in _OF_THE_FILES}
 

@@ -68,7 +68,7 @@ class Sentences:
         queries = self.index.weigh([[word for text in some for word in words(text)] for some in captions])
         own = [{self.number.get(_words_hash(words(text)), -1) for text in some} - {-1} for some in captions]
         if model is None:
-            return self.index.search(queries, settings.sentences, exclude=own, least=settings.min_sentence_score)
+            return self.index.search(queries, settings.sentences, exclude=own, above=settings.min_sentence_score)
         return self._ranked(captions, self.index.search(queries, settings.pool, exclude=own), settings, model)
 
     def _ranked(
@@ -87,7 +87,7 @@ class Sentences:
         for mean, (numbers, _) in zip(means, found):
             numbers = np.sort(numbers)
             scores = (table[np.searchsorted(used, numbers)].astype(np.float64) @ mean).astype(np.float32)
-            best = top_k(scores, settings.sentences, least=settings.min_sentence_score)
+            best = top_k(scores, settings.sentences, above=settings.min_sentence_score)
             ranked.append((numbers[best], scores[best]))
         return ranked
 

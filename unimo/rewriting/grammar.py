@@ -123,8 +123,17 @@ def stem(word: str) -> str:
     that two words may be one."""
     irregular = {"men": "man", "women": "woman", "children": "child", "people": "person", "feet": "foot"}
     word = irregular.get(word, word)
-    for ending, least in (("ies", 3), ("ing", 5), ("ied", 4), ("ers", 6), ("er", 5), ("es", 4), ("ed", 4), ("s", 3)):
-        if word.endswith(ending) and len(word) > least and not word.endswith(("ss", "us", "is")):
+    for ending, min_length in (
+        ("ies", 3),
+        ("ing", 5),
+        ("ied", 4),
+        ("ers", 6),
+        ("er", 5),
+        ("es", 4),
+        ("ed", 4),
+        ("s", 3),
+    ):
+        if word.endswith(ending) and len(word) > min_length and not word.endswith(("ss", "us", "is")):
             word = word[: -len(ending)]
             break
     if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "lsz":

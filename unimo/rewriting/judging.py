@@ -55,8 +55,7 @@ def _drawn(corpus: Corpus, rewrites: Rewrites, seed: int) -> Iterator[dict[str, 
 
 
 def _entry(corpus: Corpus, i: int, j: int, negative: Negative) -> dict[str, Any]:
-    assert corpus.caption_offsets is not None
-    captions = [corpus.text(i, k) for k in range(int(corpus.caption_offsets[i + 1] - corpus.caption_offsets[i]))]
+    captions = corpus.captions(i)
     return {
         "image": corpus.keys[i],
         "level": negative.level,

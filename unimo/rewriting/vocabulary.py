@@ -129,11 +129,11 @@ class Vocabularies:
         seen = np.zeros(len(self._number), dtype=np.int32)
         for context in around:
             seen[self._seen.get(context, [])] += 1
-        most = seen[numbers].max()
-        unseen = most - seen[numbers]
+        highest = seen[numbers].max()
+        unseen = highest - seen[numbers]
         if unseen.any():
             weights = weights / np.bincount(unseen, weights)[unseen] * _UNSEEN**unseen
-        return weights, bool(most) or not around
+        return weights, bool(highest) or not around
 
     def _alternatives(self, kind: NodeKind, form: str, text: str) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
         """Texts that may stand for another in any image, sorted, their numbers, and their weights by frequency."""

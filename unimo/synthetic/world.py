@@ -78,7 +78,7 @@ class Scene:
 
 
 def scene(seed: int, split: str, index: int, *, objects: tuple[int, int] = (2, 4), twins: float = 0.5) -> Scene:
-    """Scene `index` of a split, with `objects` = (fewest, most) things.
+    """Scene `index` of a split, with `objects` = (minimum, maximum) things.
 
     twins: fraction of the couples (2k, 2k + 1) that are twins. Raises UsageError on an unknown split or an
     impossible number.
@@ -86,7 +86,7 @@ def scene(seed: int, split: str, index: int, *, objects: tuple[int, int] = (2, 4
     if split not in SPLITS:
         raise UsageError("unknown split", got=split, expected=", ".join(SPLITS))
     if not 2 <= objects[0] <= objects[1] <= 4:
-        raise UsageError("impossible number of objects", got=objects, expected="2 <= fewest <= most <= 4")
+        raise UsageError("impossible number of objects", got=objects, expected="2 <= minimum <= maximum <= 4")
     if not 0 <= twins <= 1:
         raise UsageError("impossible fraction of twins", got=twins, expected="0 <= twins <= 1")
     couple, second = divmod(index, 2)
