@@ -157,9 +157,7 @@ def test_expressions_are_one_word():
     assert [token.text for token in tokens("A dog in front of two men")] == ["a", "dog", "in front of", "two", "men"]
 
 
-@pytest.mark.parametrize(
-    "words", ["dog dogs", "run runs running", "child children", "party parties", "woman women"]
-)
+@pytest.mark.parametrize("words", ["dog dogs", "run runs running", "child children", "party parties", "woman women"])
 def test_forms_of_a_word_share_a_stem(words):
     assert len({stem(word) for word in words.split()}) == 1
 
