@@ -29,7 +29,7 @@ def make_index(
     regions: Annotated[list[str] | None, typer.Option(help="UNIMO's regions, if not beside the shards.")] = None,
     index_dir: Annotated[str | None, typer.Option(help="Where shard indexes go, if not beside the shards.")] = None,
     verify: Annotated[str, typer.Option(help="decode every image once, or read only its header")] = "decode",
-    max_bad_fraction: Annotated[float, typer.Option(help="Stop beyond this share of bad samples.")] = 0.01,
+    max_bad_fraction: Annotated[float, typer.Option(help="Stop beyond this fraction of bad samples.")] = 0.01,
     bad_samples: Annotated[str | None, typer.Option(help="File that names every bad sample.")] = None,
     column: Columns = None,
     device: Device = None,

@@ -25,27 +25,30 @@ def progress_bar(what: str, unit: Literal["bytes", "rows"]) -> Iterator[Update]:
     if unit == "bytes":
         columns += [progress.DownloadColumn(), progress.TransferSpeedColumn()]
     else:
-        columns += [progress.MofNCompleteColumn(), progress.TextColumn("{task.speed:.1f} rows/s")]
+        columns += [progress.MofNCompleteColumn(), progress.TextColumn("{task.fields[rate]}")]
     with progress.Progress(*columns, progress.TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=None)
+        tasks: list[progress.TaskID] = []  # none, and nothing is drawn, until there is something to tell
 
         def update(done: int, total: int | None) -> None:
-            bar.update(task, completed=done, total=total)
+            if not tasks:
+                tasks.append(bar.add_task(what, total=total, completed=done, rate=""))
+            speed = bar.tasks[0].speed  # None at first
+            bar.update(tasks[0], completed=done, total=total, rate=f"{speed or 0:.1f} rows/s")
 
         yield update
 
 
 def _lines(what: str, unit: str) -> Update:
-    started = told = time.monotonic()
+    started = printed = time.monotonic()
     first: int | None = None
 
     def update(done: int, total: int | None) -> None:
-        nonlocal told, first
+        nonlocal printed, first
         first, now = done if first is None else first, time.monotonic()
-        if now - told < _EVERY:
+        if now - printed < _EVERY:
             return
-        told, rate = now, (done - first) / (now - started)
+        printed, rate = now, (done - first) / (now - started)
         left = f" of {total:,}, {(total - done) / rate:.0f} s left" if total is not None and rate else ""
-        print(f"{what}: {done:,} {unit}{left}, {rate:,.0f} {unit}/s", file=sys.stderr, flush=True)
+        print(f"{what}: {done:,} {unit}{left}, {rate:,.1f} {unit}/s", file=sys.stderr, flush=True)
 
     return update

@@ -40,7 +40,7 @@ def convert(
         str, typer.Argument(help="Published weights (folder, file, .tar.gz or address), or a run of yours.")
     ],
     out: Annotated[str, typer.Argument(help="New folder: weights, configuration, tokenizer, model card.")],
-    ours: Annotated[bool, typer.Option("--ours", help="UNIMO-2 without the slips of the published graph.")] = False,
+    ours: Annotated[bool, typer.Option("--ours", help="UNIMO-2 without the quirks of the published graph.")] = False,
     allow_difference: Annotated[
         bool, typer.Option("--allow-difference", help="Tensors may be missing, left over or of another shape.")
     ] = False,

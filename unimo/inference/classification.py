@@ -85,8 +85,8 @@ class Classifier:
 
     def _read(self, text: Segments) -> np.ndarray:
         """The ids of one row: a string, or its segments."""
-        longest = min(self.head.settings.max_length, self.encoder.max_length)
-        return joined([self.encoder.ids(one) for one in ([text] if isinstance(text, str) else text)], longest)
+        max_length = min(self.head.settings.max_length, self.encoder.max_length)
+        return joined([self.encoder.ids(one) for one in ([text] if isinstance(text, str) else text)], max_length)
 
 
 def prompted(names: Sequence[str], prompts: Sequence[str] = PROMPTS) -> list[str]:

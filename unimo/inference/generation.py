@@ -103,5 +103,5 @@ class Generator:
     def _source(self, source: Source) -> Record:
         if isinstance(source, Record):
             return source
-        longest = self.encoder.max_length
-        return seq2seq_record([self.encoder.ids(source)], None, max_source_length=longest, max_target_length=2)
+        max_length = self.encoder.max_length
+        return seq2seq_record([self.encoder.ids(source)], None, max_source_length=max_length, max_target_length=2)

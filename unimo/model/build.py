@@ -119,7 +119,7 @@ class ModelSettings:
         at_least=0,
         at_most=10_000,
     )
-    released: Released = setting(Released(), "slips of the published graph of UNIMO-2")
+    released: Released = setting(Released(), "quirks of the published graph of UNIMO-2")
     head: HeadSettings | None = setting(None, "the head of a fine-tuned task, or none")
 
     def dimension(self, name: str) -> int:

@@ -15,15 +15,15 @@ _FAR = 1000  # characters from the middle within which white space is looked for
 
 @dataclass(frozen=True)
 class Passage:
-    """Characters [begin, end) of a document, without white space around them, and their ids (t,) int64, t <= most."""
+    """Characters [begin, end) of a document, without white space around them, and their ids (t,) int64."""
 
     begin: int
     end: int
     ids: np.ndarray
 
 
-def passages(text: str, tokenizer: Tokenizer, most: int) -> list[Passage]:
-    """The whole text but for white space, in order, in passages of at most `most` tokens; none if it is blank.
+def passages(text: str, tokenizer: Tokenizer, max_length: int) -> list[Passage]:
+    """The whole text but for white space, in order, in passages of at most `max_length` tokens; none if it is blank.
 
     A sentence that is too long by itself is halved at the white space nearest its middle until its pieces fit.
     """
@@ -32,26 +32,26 @@ def passages(text: str, tokenizer: Tokenizer, most: int) -> list[Passage]:
     found: list[Passage] = []
     begin, filled = 0, 0
     for (first, _), length in zip(cuts, lengths):
-        if filled and filled + length > most:
-            found += _fitting(text, begin, first, tokenizer, most)
+        if filled and filled + length > max_length:
+            found += _fitting(text, begin, first, tokenizer, max_length)
             begin, filled = first, 0
         filled += length
-    return [*found, *_fitting(text, begin, len(text), tokenizer, most)]
+    return [*found, *_fitting(text, begin, len(text), tokenizer, max_length)]
 
 
-def _fitting(text: str, begin: int, end: int, tokenizer: Tokenizer, most: int) -> Iterator[Passage]:
+def _fitting(text: str, begin: int, end: int, tokenizer: Tokenizer, max_length: int) -> Iterator[Passage]:
     piece = text[begin:end]
     begin += len(piece) - len(piece.lstrip())
     end = begin + len(piece.strip())
     if begin >= end:
         return
     ids = tokenizer.encode(text[begin:end])
-    if len(ids) <= most or end - begin == 1:
-        yield Passage(begin, end, np.asarray(ids[:most], np.int64))
+    if len(ids) <= max_length or end - begin == 1:
+        yield Passage(begin, end, np.asarray(ids[:max_length], np.int64))
         return
     middle = _white_space_near_the_middle(text, begin, end)
-    yield from _fitting(text, begin, middle, tokenizer, most)
-    yield from _fitting(text, middle, end, tokenizer, most)
+    yield from _fitting(text, begin, middle, tokenizer, max_length)
+    yield from _fitting(text, middle, end, tokenizer, max_length)
 
 
 def _white_space_near_the_middle(text: str, begin: int, end: int) -> int:

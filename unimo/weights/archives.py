@@ -155,8 +155,8 @@ def unpack(archive: Path, folder: Path) -> Path:
                 expect(member.isfile() or member.isdir(), where, "not a plain file in the archive")
                 total += member.size
                 fits = number < MAX_MEMBERS and total <= MAX_UNPACKED
-                most = f"at most {MAX_MEMBERS:,} files and {MAX_UNPACKED:,} bytes"
-                expect(fits, where, "too large an archive", f"{number + 1:,} files, {total:,} bytes", most)
+                expected = f"at most {MAX_MEMBERS:,} files and {MAX_UNPACKED:,} bytes"
+                expect(fits, where, "too large an archive", f"{number + 1:,} files, {total:,} bytes", expected)
                 tar.extract(member, folder, filter="data")
     except tarfile.FilterError as fault:
         raise WeightsError("a file that would lie outside its folder", where=archive, got=fault) from fault

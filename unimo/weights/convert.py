@@ -63,7 +63,7 @@ def convert_published(
     """The model of a published archive, combined file or .pdparams.
 
     assignments: KEY=VALUE settings that neither tensors nor configuration say (model.heads), or that shall differ.
-    released: build UNIMO-2 with the slips of the published graph, as its weights were trained. strict: refuse tensors
+    released: build UNIMO-2 with the quirks of the published graph, as its weights were trained. strict: refuse tensors
     missing, of another shape, or left over. config: the published configuration; None: that which lies with the
     weights, if any (`find_config`). names: the list of names of a combined file; None: that which lies with it.
     Raises WeightsError for what does not fit, and for what is no such archive.
