@@ -343,3 +343,15 @@ def test_documents_of_one_line_longer_than_any_line_may_be(tmp_path, monkeypatch
     for name, value in {"coco": COCO, "karpathy": KARPATHY}.items():
         files_in(tmp_path / name, {**PIXELS, "c.jpg": image(9), "t.json": json.dumps(value).encode() + b"\n\n"})
         assert said(opened("pairs", tmp_path / name)[0]) == SAID
+
+
+def test_blank_cells_and_a_broken_file_cost_only_themselves(tmp_path):
+    rows = [*ROWS, ("", "of nothing"), ("a.jpg", " ")]
+    files = {**PIXELS, "t.csv": csv_text(["image", "caption"], rows), "u.json": b'[{"image": "a.jpg", "caption": "x"'}
+    corpus, bad = loosely("pairs", files_in(tmp_path, files))
+    assert said(corpus) == SAID and bad.notes["blank captions"] == 1
+    assert bad.summary()["reasons"] == {"row names no image": 1, "image without caption": 1, "broken JSON": 1}
+    texts = {"a.json": b'[{"text": 1', "b.jsonl": jsonl([{"text": TEXTS[0]}, {"text": None}, {"words": "x"}])}
+    corpus, bad = loosely("texts", files_in(tmp_path / "texts", texts))
+    assert texts_of(corpus) == TEXTS[:1] and bad.notes == {"rows with a blank text": 1}
+    assert bad.summary()["reasons"] == {"broken JSON": 1, "field is missing": 1}

@@ -201,7 +201,7 @@ class _Reader:
         """The rows of the splits that are read; those of others are passed over."""
         karpathy = self.source.form == "json" and layout_of(self.path) == KARPATHY
         wanted = self.fields.split or (KARPATHY_TRAINING if karpathy else ())
-        for row in rows_of(self.path, self.source.form):
+        for row in _rows_of(self.source):
             split = str(row.values.get("split")) if wanted and isinstance(row, Row) else None
             if split is None or split in wanted:
                 yield row
@@ -217,10 +217,9 @@ class _Reader:
 
     def _row_text(self, row: Row) -> Item:
         value, name = first_of(row.values, self.fields.text), "/".join(self.fields.text)
-        if value is None:
+        if value is None and set(self.fields.text).isdisjoint(row.values):
             raise missing_field(row.values, row.where, "text", self.fields.text)
-        text = checked_text(value, row.where, name)
-        if not text.strip():
+        if value is None or not (text := checked_text(value, row.where, name)).strip():
             raise PassedOver("rows with a blank text")
         return Item(row.key, row.where, **self._address(row), texts=[text])
 
@@ -332,7 +331,7 @@ def named_images(source: Source, fields: Fields) -> tuple[str, ...]:
     """The files of the images that a table names, in the order of `walk`, whether they are there or not."""
     files = ImageFiles(source.path.parent)
     names = set()
-    for row in rows_of(source.path, source.form) if source.listed else ():
+    for row in _rows_of(source) if source.listed else ():
         with contextlib.suppress(DataError):
             if isinstance(row, Row) and (name := image_name(row, fields)) is not None:
                 try:
@@ -342,12 +341,20 @@ def named_images(source: Source, fields: Fields) -> tuple[str, ...]:
     return tuple(sorted(names, key=walk_order))
 
 
+def _rows_of(source: Source) -> Iterator[Row | DataError]:
+    """The rows of a table; a file that cannot be read as one is one error among the others."""
+    try:
+        yield from rows_of(source.path, source.form)
+    except DataError as error:
+        yield error
+
+
 def image_name(row: Row, fields: Fields) -> str | None:
     """The path of the image that a row names, as written; None where it names none."""
     value = first_of(row.values, fields.image)
     if isinstance(value, dict):  # a record of Hugging Face datasets
         value = value.get("path")
-    return None if value is None else checked_text(value, row.where, "/".join(fields.image[:4]))
+    return None if value in (None, "") else checked_text(value, row.where, "/".join(fields.image[:4]))
 
 
 def pass_over_failed(values: dict[str, Any]) -> None:
@@ -368,9 +375,12 @@ def _bad_row(error: DataError) -> Bad:
 
 def _no_image(row: Row, names: Sequence[str]) -> DataError:
     """The error of a row without an image, or whose record has a path alone and no file is there."""
-    name = next((name for name in names if row.values.get(name) is not None), None)
-    if name is None:
+    name = next((name for name in names if row.values.get(name) not in (None, "")), None)
+    if name is None and set(names).isdisjoint(row.values):
         return missing_field(row.values, row.where, "image", names)
+    if name is None:
+        expected, do = "the path of an image", "fill it or remove the row"
+        return DataError("row names no image", where=row.where, got="a blank", expected=expected, do=do)
     value = row.values[name]
     path = value.get("path") if isinstance(value, dict) else value
     got = f"only the path {path}" if isinstance(path, str) else type(value).__name__
