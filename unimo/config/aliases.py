@@ -42,6 +42,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("eval_steps", "eval_every", "val_check_interval"), ("dev_steps", "dev_epochs")),
     **dict.fromkeys(("longest", "max_len", "max_seq_length", "max_seq_len", "seq_len", "context_length"), TEXT),
     **dict.fromkeys(("max_new_tokens", "max_output_length"), ("write.max_length",)),
+    **dict.fromkeys(("share",), ("time_weight",)),
     **dict.fromkeys(("min_new_tokens", "shortest"), ("write.min_length",)),
     **dict.fromkeys(("beam_size", "beam_width", "beam", "beams"), ("write.num_beams",)),
     **dict.fromkeys(("repeat_trigrams", "repetition_penalty"), ("write.no_repeat_ngram_size",)),
