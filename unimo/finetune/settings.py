@@ -1,4 +1,4 @@
-"""Settings of a fine-tuning run. A benchmark (`unimo.finetune.benchmarks`) is a function that returns one of these."""
+"""Settings of a fine-tuning run. A benchmark (`unimo.finetune.benchmarks`) is one of these."""
 
 from __future__ import annotations
 
