@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from unimo.cli import app, main
 from unimo.cli.app import prepare, repeated
-from unimo.cli.failures import Terminated, named, tell, terminated, until_told
+from unimo.cli.failures import Terminated, named, print_error, terminated, until_told
 from unimo.cli.help import EXAMPLES, VERBS
 from unimo.errors import DataError, ResourceError, UnimoError, UsageError
 
@@ -115,7 +115,7 @@ def test_sigterm_of_the_launcher_does_not_cut_off_the_reason(monkeypatch):
             finally:
                 os.kill(os.getpid(), signal.SIGTERM)
         assert terminated(ended.value).what == "this happened"
-        tell(DataError("this", do="that"))
+        print_error(DataError("this", do="that"))
         os.kill(os.getpid(), signal.SIGTERM)  # heard no more
     assert signal.getsignal(signal.SIGTERM) is before
 

@@ -192,7 +192,7 @@ def test_a_stream_that_fails_fails_once():
             raise OSError(errno.ENOSPC, "No space left on device")
 
     told = []
-    output = Output(Full(), told=told.append)
+    output = Output(Full(), on_failure=told.append)
     for _ in range(3):
         print("lost", file=output, flush=True)
     assert len(told) == 1 and output.lost.errno == errno.ENOSPC and not output.isatty()

@@ -103,11 +103,11 @@ def test_regions_of_an_image():
     np.testing.assert_allclose(image.classes[0], classes.mean(axis=0), rtol=1e-6)
     assert image_regions(features, boxes, WIDTH, HEIGHT).classes is None
 
-    short = image_regions(features, boxes, WIDTH, HEIGHT, classes=classes, most=3)
+    short = image_regions(features, boxes, WIDTH, HEIGHT, classes=classes, max_rows=3)
     assert len(short) == 3
     for name in ("features", "boxes", "classes"):  # [IMG] is the mean over all regions nevertheless
         np.testing.assert_array_equal(getattr(short, name), getattr(image, name)[:3])
-    assert len(image_regions(features, boxes, WIDTH, HEIGHT, most=99)) == 6
+    assert len(image_regions(features, boxes, WIDTH, HEIGHT, max_rows=99)) == 6
 
 
 def test_tables_that_do_not_fit_are_refused():
@@ -119,8 +119,8 @@ def test_tables_that_do_not_fit_are_refused():
     features[3, 2] = np.nan
     with pytest.raises(DataError, match=r"feature is not finite.*cat.jpg, region 3"):
         image_regions(features, boxes, WIDTH, HEIGHT, where="cat.jpg")
-    with pytest.raises(UsageError, match="most"):
-        image_regions(features, boxes, WIDTH, HEIGHT, most=1)
+    with pytest.raises(UsageError, match="max_rows"):
+        image_regions(features, boxes, WIDTH, HEIGHT, max_rows=1)
 
 
 def test_stacked_images_lie_in_one_rectangle():
@@ -174,7 +174,7 @@ def test_a_caption_line():
     expected = image_regions(features, boxes, WIDTH, HEIGHT, classes=classes)
     for name in ("features", "boxes", "classes"):
         np.testing.assert_array_equal(getattr(line.regions, name), getattr(expected, name))
-    assert len(read_caption_line(caption_line(), most=3, **SMALL).regions) == 3
+    assert len(read_caption_line(caption_line(), max_rows=3, **SMALL).regions) == 3
 
 
 def test_a_long_caption_loses_words_but_not_its_sep():

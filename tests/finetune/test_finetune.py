@@ -268,7 +268,7 @@ def test_a_run_stopped_anywhere_goes_on_as_if_nothing_had_happened(learning, cal
     best = [bits_of(out / "best") for out in (tmp_path / "run", calm)]
     assert best[0] == best[1]
     states = [checkpoint.load(out / "best").state for out in (tmp_path / "run", calm)]
-    kept = [(state["step"], state["marks"], state["started"]["loaded"]) for state in states]
+    kept = [(state["step"], state["scores"], state["started"]["loaded"]) for state in states]
     assert kept[0] == kept[1]
 
 
@@ -292,7 +292,7 @@ def test_best_weights_of_steps_that_are_made_again_are_forgotten(learning, tmp_p
         if int(path.name[5:]) > 4:
             shutil.rmtree(path)
     T.train(Task(run), tmp_path / "run", resume=True, say=quiet)
-    assert checkpoint.load(tmp_path / "run/best").state["marks"] == [
+    assert checkpoint.load(tmp_path / "run/best").state["scores"] == [
         [3, 0.1, 1.0, 0.25], [6, 0.05, 1.0, 0.5], [9, 0.4, 1.0, 0.75],
     ]  # fmt: skip
 

@@ -139,7 +139,7 @@ def test_caption_batch(golden):
     limits = x["settings"]
     most, most_tags, max_length = (limits[name] for name in ("max_img_len", "max_obj_len", "max_tgt_len"))
     sizes = {"feature_size": 6, "classes": 4}
-    lines = [read_caption_line(line, max_length=max_length, most=most, **sizes) for line in x["input_lines"]]
+    lines = [read_caption_line(line, max_length=max_length, max_rows=most, **sizes) for line in x["input_lines"]]
     tags = {line.image: line for line in map(read_tag_line, x["object_file"].splitlines())}
     for i, line in enumerate(lines):
         np.testing.assert_array_equal(x[f"out.record{i}.image_loc"], line.regions.boxes)

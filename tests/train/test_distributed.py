@@ -23,7 +23,7 @@ from stage import serve, stage
 from tiny_run import log_of, quiet, tiny, warm_up
 
 from unimo import checkpoint, distributed
-from unimo.cli.failures import tell
+from unimo.cli.failures import print_error
 from unimo.errors import DataError, UnimoError
 from unimo.objectives import objective as objectives
 from unimo.train import data as opening
@@ -60,7 +60,7 @@ def ranks_of(world_size: int, job, folder: Path) -> list[dict]:
             except UnimoError as error:
                 told |= {"code": error.exit_code, "kind": type(error).__name__, **error.parts()}
                 with contextlib.redirect_stderr(io.StringIO()) as stderr:
-                    tell(error)
+                    print_error(error)
                 told["said"] = stderr.getvalue()
             except BaseException as error:
                 told |= {"code": 70, "kind": type(error).__name__, "what": str(error)[:500]}

@@ -21,7 +21,7 @@ class Terminated(BaseException):
     """SIGTERM of the launcher, which ends all processes when one has failed."""
 
 
-def tell(error: UnimoError) -> None:
+def print_error(error: UnimoError) -> None:
     """Prints an error's parts, all at once, so that processes do not write into each other's lines.
 
     Of several processes (torchrun) each speaks, since nobody knows which one is heard: the first in full, the others in

@@ -16,7 +16,7 @@ import typer
 
 from unimo import __version__, threads
 from unimo.cli.app import app, say
-from unimo.cli.failures import Terminated, named, tell, terminated, until_told
+from unimo.cli.failures import Terminated, named, print_error, terminated, until_told
 from unimo.cli.output import tolerant
 from unimo.errors import ResourceError, UnimoError
 
@@ -53,17 +53,17 @@ def _run() -> int:
         print("\n" * sys.stderr.isatty() + "stopped by Ctrl-C", file=sys.stderr)  # a terminal shows ^C
         return 128 + signal.SIGINT
     except Terminated as ended:
-        tell(terminated(ended))
+        print_error(terminated(ended))
         return 128 + signal.SIGTERM
     except UnimoError as error:
-        tell(error)
+        print_error(error)
         return error.exit_code
     except Exception as error:
         if os.environ.get("UNIMO_TRACEBACK"):
             raise
-        told = named(error)
-        tell(told)
-        return told.exit_code
+        located = named(error)
+        print_error(located)
+        return located.exit_code
     return 0
 
 

@@ -14,11 +14,11 @@ from typing import Any, TextIO
 class Output(io.TextIOBase):
     """A text stream over another one. lost: why nothing more can be written, or None.
 
-    told: takes the reason when writing fails.
+    on_failure: takes the reason when writing fails.
     """
 
-    def __init__(self, under: TextIO, told: Callable[[OSError], None] | None = None):
-        self.under, self.told = under, told
+    def __init__(self, under: TextIO, on_failure: Callable[[OSError], None] | None = None):
+        self.under, self.on_failure = under, on_failure
         self.lost: OSError | None = None
         with contextlib.suppress(AttributeError, ValueError):  # not a stream that encodes
             under.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
@@ -49,8 +49,8 @@ class Output(io.TextIOBase):
             nothing = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nothing, self.under.fileno())
             os.close(nothing)
-        if self.told is not None:
-            self.told(fault)
+        if self.on_failure is not None:
+            self.on_failure(fault)
 
     def isatty(self) -> bool:
         return self.lost is None and self.under.isatty()
@@ -77,7 +77,7 @@ def tolerant() -> Iterator[Output]:
     before = sys.stdout, sys.stderr
     errors = Output(open(os.devnull, "w") if sys.stderr is None else sys.stderr)  # noqa: PTH123, SIM115
 
-    def told(fault: OSError) -> None:
+    def say_so(fault: OSError) -> None:
         errors.write(f"nothing more can be shown on standard output ({fault.strerror}); the work goes on\n")
         errors.flush()
 
@@ -85,7 +85,7 @@ def tolerant() -> Iterator[Output]:
         output = errors
         errors.write("standard output is closed: what is said goes to standard error\n")
     else:
-        output = Output(sys.stdout, told)
+        output = Output(sys.stdout, say_so)
     sys.stdout, sys.stderr = output, errors
     try:
         yield output

@@ -129,7 +129,7 @@ class Fragments:
 
     source_ids, source_positions: (S,) int64, what is given.
     target_ids, target_positions: (T,) int64, what is to be written.
-    supervised: (s,) int64, the rows j of the target at which target_ids[j + 1] is asked for.
+    supervised: (s,) int64, the rows j of the target that are to predict target_ids[j + 1].
     """
 
     source_ids: np.ndarray
@@ -164,10 +164,10 @@ def cut_fragments(
     lineage: the authors' later code. The text is sliced from left to right into source and target slices in
       turn (lengths in `SLICES`; fraction, min_length and max_length play no part). Target: `[CLS] slice` repeated,
       with no end mark but the [SEP] of the text itself. A text of fewer than 6 tokens is all target.
-    released: lineage with the faults of that code. Inner [CLS] are asked for; a source that runs to the end
+    released: lineage with the faults of that code. Inner [CLS] are predicted; a source that runs to the end
       of the text has two [SEP]; the positions of a text that is all target count from 0.
 
-    An inner [CLS] of the target is given, not asked for (except in released).
+    An inner [CLS] of the target is given, not predicted (except in released).
     """
     row = np.array(ids, dtype=np.int64)
     if len(row) < 2:

@@ -41,22 +41,22 @@ def image_regions(
     height: float,
     *,
     classes: ArrayLike | None = None,
-    most: int | None = None,
+    max_rows: int | None = None,
     where: object = "this image",
 ) -> ImageRegions:
     """A detector's answer, checked and with [IMG] in front, in the detector's order.
 
-    features: (R, F); boxes: (R, 4) corners in pixels; classes: (R, K) probabilities. most: rows kept, [IMG] included,
-    which is the mean over all regions nevertheless. Raises DataError for what `box_vectors` refuses, for values that
-    are not finite, and where there is not one row for each box.
+    features: (R, F); boxes: (R, 4) corners in pixels; classes: (R, K) probabilities. max_rows: rows kept, [IMG]
+    included, which is the mean over all regions nevertheless. Raises DataError for what `box_vectors` refuses, for
+    values that are not finite, and where there is not one row for each box.
     """
-    if most is not None and most < 2:
-        raise UsageError("No room for a region beside [IMG]", where="most", got=most, expected="2 or more")
+    if max_rows is not None and max_rows < 2:
+        raise UsageError("No room for a region beside [IMG]", where="max_rows", got=max_rows, expected="2 or more")
     vectors = box_vectors(boxes, width, height, where=where)
     tables = [*with_global(_one_row_each(features, len(vectors), "feature", where), vectors)]
     if classes is not None:
         tables.append(_mean_first(_one_row_each(classes, len(vectors), "class probability", where)))
-    return ImageRegions(*(table[:most] for table in tables))
+    return ImageRegions(*(table[:max_rows] for table in tables))
 
 
 def box_vectors(boxes: ArrayLike, width: float, height: float, *, where: object = "this image") -> np.ndarray:
@@ -94,7 +94,7 @@ def stack_regions(images: Sequence[ImageRegions]) -> Regions:
     if not images:
         raise UsageError("No images to stack", expected="at least one")
     if not all(len(image) for image in images):
-        raise UsageError("An image without regions", expected="at least [IMG]", do="ask without an image instead")
+        raise UsageError("An image without regions", expected="at least [IMG]", do="leave the image away")
     classes = [image.classes for image in images if image.classes is not None]
     return Regions(
         features=_rectangle([image.features for image in images]),
@@ -145,14 +145,14 @@ def read_caption_line(
     line: str,
     *,
     max_length: int | None = None,
-    most: int | None = None,
+    max_rows: int | None = None,
     feature_size: int = 2048,
     classes: int = 1601,
     where: object = "this line",
 ) -> CaptionLine:
     """A line of 16 fields with ; between them, tables as base64 of little-endian float32 (spec unimo §6.11).
 
-    max_length: tokens kept of the caption, its [SEP] always among them. most: as for `image_regions`. Not read:
+    max_length: tokens kept of the caption, its [SEP] always among them. max_rows: as for `image_regions`. Not read:
     sentence ids and attributes, which the models have no use for, and the places of scene graph nodes.
     """
     if max_length is not None and max_length < 2:
@@ -169,7 +169,7 @@ def read_caption_line(
         _number(fields, "width", where),
         _number(fields, "height", where),
         classes=_floats(fields, "class probabilities", count, classes, where),
-        most=most,
+        max_rows=max_rows,
         where=where,
     )
     image = fields["image"][IMAGE_PREFIX:]

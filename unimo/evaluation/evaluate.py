@@ -151,7 +151,7 @@ def _summary(pipeline: inference.Pipeline, folder: Path | None) -> str:
 
 def _chosen(pipeline: inference.Pipeline) -> str:
     """Which checkpoint answers, where validation chose it."""
-    scored = [mark[0] for mark in pipeline.facts.get("marks", ())]
+    scored = [score[0] for score in pipeline.facts.get("scores", ())]
     if "kind" in pipeline.facts.get("settings", {}) or pipeline.facts["step"] not in scored:
         return ""
     step = f"step {pipeline.facts['step']:,} did best in validation and is scored here"

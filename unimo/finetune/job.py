@@ -108,7 +108,7 @@ class Task:
         least = self.steps // 20 if self.steps else 50
         every = run.dev_steps or max(1, round(epoch * run.dev_epochs), least)
         self.early_stopping = EarlyStopping(
-            self._evaluate, every, run.patience, begins=run.patience_from, least=self.min_steps
+            self._evaluate, every, run.patience, begins=run.patience_from, min_steps=self.min_steps
         )
         examples = limited(self.splits["dev"], run.dev_limit, run.seed)
         self.dev = examples, task_rows(run, self.task_type, examples)

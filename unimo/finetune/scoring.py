@@ -176,8 +176,8 @@ def _length(run: Finetuning, pipeline: Pipeline, out: Path) -> dict[str, str]:
     if (out / "log.jsonl").is_file():
         *_, last = read_log(out / "log.jsonl")
     found = {"steps": str(last["step"] + 1), "minutes trained": f"{last['seconds'] / 60:.1f}"}
-    if facts.get("marks"):  # dev scores so far
-        score, loss = next((score, loss) for step, score, loss, _ in facts["marks"] if step == facts["step"])
+    if facts.get("scores"):  # dev scores so far
+        score, loss = next((score, loss) for step, score, loss, _ in facts["scores"] if step == facts["step"])
         named = ", ".join(f"{name} {x:.4g}" for name, x in ((run.metrics[0], score), ("loss", loss)) if x is not None)
         minutes = facts.get("elapsed", 0.0) / 60
         found["best checkpoint"] = f"step {facts['step']}, after {minutes:.1f} minutes: {named} on dev"

@@ -23,7 +23,7 @@ from unimo.synthetic.world import COMBINATIONS
 from unimo.train.optimizer import OptimizerSettings
 from unimo.train.settings import VAL_FRACTION, Data, Run
 
-NOT_UNIMO: dict[str, Any] = {  # what only UNIMO-2 is asked, and the matching that rewriting takes the place of
+NOT_UNIMO: dict[str, Any] = {  # objectives of UNIMO-2 alone, and the matching that rewriting takes the place of
     "cmcl": CrossModalContrastive(weight=0.0),
     "itm": ImageTextMatching(weight=0.0, hard=False),
     "image_contrastive": ImageContrastive(weight=0.0),
@@ -40,8 +40,8 @@ def unimo_scenes() -> Run:
     command   unimo pretrain unimo-scenes
     hardware  2 CPU cores, 2 GB of memory
     time      4 minutes of training on two cores with bf16 instructions, 6 without (9 on one core); 1 to 2 to make and
-              prepare the world, 1 to evaluate. Its parts are shares of a known number of steps, so its length is given
-              in --steps
+              prepare the world, 1 to evaluate. Its parts are fractions of a known number of steps, so its length is
+              given in --steps
     expect    results/unimo-scenes-seed-*.json
     """
     return Run(

@@ -197,9 +197,9 @@ def _write(
 
 def _checked(found: Detections, where: str, header: Mapping[str, Any]) -> ImageRegions:
     """With [IMG] in front, cut to `max_regions`. Raises DataError for whatever no detector can have meant."""
-    most = header["settings"]["max_regions"] + 1
+    max_rows = header["settings"]["max_regions"] + 1
     image = image_regions(
-        found.features, found.boxes, found.width, found.height, classes=found.classes, most=most, where=where
+        found.features, found.boxes, found.width, found.height, classes=found.classes, max_rows=max_rows, where=where
     )
     if found.classes is not None:
         check_distributions(np.asarray(found.classes, np.float32), where=where)

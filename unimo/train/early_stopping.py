@@ -48,7 +48,7 @@ class EarlyStopping:
     scores. times: if not 0, so many scores spread evenly over the schedule instead.
 
     patience: scores without a new best after which the run stops; 0: never. begins: fraction of the schedule from which
-    on scores count for patience: before, the rate is still high, and scores say little of where it ends. least:
+    on scores count for patience: before, the rate is still high, and scores say little of where it ends. min_steps:
     steps that are made whatever the scores are. given: all scores so far, in order.
     """
 
@@ -56,7 +56,7 @@ class EarlyStopping:
     every: int = 1
     patience: int = 0
     begins: float = 0.0
-    least: int = 0
+    min_steps: int = 0
     times: int = 0
     given: list[ValidationScore] = field(default_factory=list)
 
@@ -84,7 +84,7 @@ class EarlyStopping:
     @property
     def patience_is_over(self) -> bool:
         best = self.best
-        if not self.patience or best is None or self.given[-1].step < self.least:
+        if not self.patience or best is None or self.given[-1].step < self.min_steps:
             return False
         waited = [score for score in self.given if score.step > best.step and score.progress >= self.begins]
         return len(waited) >= self.patience

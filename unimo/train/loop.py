@@ -112,7 +112,7 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
             job.facts |= {"started": saved["started"]} if "started" in saved else {}
             say(f"resumed from step {state.step} ({path})")
         if stopping is not None:
-            stopping.from_state(saved.get("marks", []))
+            stopping.from_state(saved.get("scores", []))
             if chief:
                 forget_later(out / "best", state.step)
 
@@ -131,7 +131,7 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
 
         def facts() -> dict[str, Any]:
             known = {"settings": to_dict(settings), "data": job.fingerprints, "ema": bool(ema)}
-            return asdict(state) | ({"marks": stopping.to_state()} if stopping is not None else {}) | known | job.facts
+            return asdict(state) | ({"scores": stopping.to_state()} if stopping is not None else {}) | known | job.facts
 
         def save() -> Path | None:
             with distributed.collective_errors():
