@@ -13,37 +13,40 @@ from unimo.evaluation.compare import compare
 RESULTS = Path(__file__).parents[2] / "results"
 
 
-def run(folder, name, rate, value, extra=()):
-    place = folder / name
-    place.mkdir()
-    scores = [{"task": "Retrieval", "metric": "R@1", "unit": "%", "score": {"value": value, "low": 0.1, "high": 0.9}}]
-    scores += [{"task": task, "metric": "loss", "score": {"value": 1.25}} for task in extra]
-    (place / "evaluation.json").write_text(json.dumps({"scores": scores}))
-    settings = {"seed": len(name), "optimizer": {"lr": rate, "decay": "cosine"}}
-    (place / "settings.json").write_text(json.dumps(settings))
-    return place
+def evaluated(folder: Path, name: str, settings: dict | None = None, **scores) -> Path:
+    """A run whose report has these scores: metric -> (value, low, high), or a plain number."""
+    (folder / name).mkdir(parents=True)
+    rows = [
+        {"task": "T", "metric": metric, "unit": "%", "score": score if not isinstance(score, tuple) else
+         dict(zip(("value", "low", "high"), score))}
+        for metric, score in scores.items()
+    ]  # fmt: skip
+    (folder / name / "evaluation.json").write_text(json.dumps({"title": name, "scores": rows}))
+    if settings is not None:
+        (folder / name / "settings.json").write_text(json.dumps(settings))
+    return folder / name
 
 
 def test_scores_and_differences(tmp_path):
-    a, b = run(tmp_path, "with", 0.1, 0.5, ["Masked words"]), run(tmp_path, "without", 0.2, 0.25)
+    settings = [{"seed": seed, "optimizer": {"lr": lr, "decay": "cosine"}} for seed, lr in enumerate((0.1, 0.2))]
+    a = evaluated(tmp_path, "with", settings[0], recall=(0.5, 0.1, 0.9), loss=1.25)
+    b = evaluated(tmp_path, "without", settings[1], recall=(0.25, 0.1, 0.9))
     page = compare([a, b])
     assert "| optimizer.lr | 0.1 | 0.2 |" in page and not any("decay" in line or "seed" in line for line in page)
-    assert "| Retrieval: R@1 | 50.0 % [10.0, 90.0] | 25.0 % [10.0, 90.0] | no difference |" in page
-    assert "| Masked words: loss | 1.250 | – | – |" in page
-    assert not any("Masked" in line for line in compare([a, b], tasks=["retrieval"]))
+    assert "| T: recall | 50.0 % [10.0, 90.0] | 25.0 % [10.0, 90.0] | no difference |" in page
+    assert "| T: loss | 125.0 % | – | – |" in page
+    assert not any("T:" in line for line in compare([a, b], tasks=["retrieval"]))
     (b / "settings.json").unlink()
     assert not any("optimizer" in line for line in compare([a, b]))
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-    a, b = run(tmp_path / "one", "scenes", 0.1, 0.5), run(tmp_path / "two", "scenes", 0.2, 0.25)
+    a, b = (evaluated(tmp_path / folder, "scenes", acc=0.5) for folder in ("one", "two"))
     assert compare([a, b])[0] == f"| setting | {a} | {b} |"
 
 
 def test_what_is_no_run_is_refused(tmp_path):
-    a = run(tmp_path, "a", 0.1, 0.5)
+    a = evaluated(tmp_path, "a", acc=0.5)
     with pytest.raises(UsageError, match="two or more"):
         compare([a])
     with pytest.raises(UsageError, match=r"evaluation\.json"):
@@ -51,18 +54,6 @@ def test_what_is_no_run_is_refused(tmp_path):
     (tmp_path / "evaluation.json").write_text("[]")
     with pytest.raises(DataError, match="report"):
         compare([a, tmp_path])
-
-
-def evaluated(folder: Path, name: str, **scores) -> Path:
-    """A run whose report has these scores: metric -> (value, low, high) or a plain number."""
-    (folder / name).mkdir()
-    rows = [
-        {"task": "T", "metric": metric, "unit": "%", "score": score if not isinstance(score, tuple) else
-         dict(zip(("value", "low", "high"), score))}
-        for metric, score in scores.items()
-    ]  # fmt: skip
-    (folder / name / "evaluation.json").write_text(json.dumps({"title": name, "scores": rows}))
-    return folder / name
 
 
 def said(page, metric):

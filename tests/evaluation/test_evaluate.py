@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-import torch
+from planted import SETTINGS, random_pipeline
 
 from unimo import checkpoint
 from unimo.config import override, to_dict
@@ -18,38 +18,14 @@ from unimo.evaluation.evaluate import evaluate
 from unimo.evaluation.plan import EvaluationData, plan
 from unimo.evaluation.zero_shot import TASKS
 from unimo.metrics.intervals import Score
-from unimo.model.build import ModelSettings, build
 from unimo.synthetic.dataset import write_world
 
-SETTINGS = ModelSettings(
-    size="tiny",
-    width=32,
-    heads=2,
-    image_depth=1,
-    text_depth=1,
-    grounded_depth=1,
-    image_size=32,
-    patch=8,
-    positions=66,
-    dictionary=32,
-    chosen=4,
-)
 
-
-def write_run(folder: Path, model: ModelSettings, **data: list[str]) -> Path:
+def write_run(folder: Path, **data: list[str]) -> Path:
     """A run's folder as training leaves it, with random weights."""
-    torch.manual_seed(0)
-    network = build(model)
-    with torch.no_grad():  # as wide apart as trained embeddings are
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(8)
-    state = {
-        "settings": {"model": to_dict(model), "data": data, "seed": 3},
-        "elapsed": 90.0,
-        "ema": False,
-    }
-    checkpoint.save(folder / "checkpoints", 5, {"model": dict(network.named_parameters())}, state)
+    state = {"settings": {"model": to_dict(SETTINGS), "data": data, "seed": 3}, "elapsed": 90.0, "ema": False}
+    weights = dict(random_pipeline().model.named_parameters())
+    checkpoint.save(folder / "checkpoints", 5, {"model": weights}, state)
     records = [{"step": i, "loss": 3.0, "mlm.pairs": 10 - i, "mlm.pairs.accuracy": i / 9, "lr": 1e-3} for i in range(9)]
     records[4]["mlm.pairs"] = "nan"
     (folder / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -65,7 +41,7 @@ def world(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(world, tmp_path_factory) -> Path:
-    return write_run(tmp_path_factory.mktemp("evaluate") / "run", SETTINGS, pairs=[str(world / "pairs")])
+    return write_run(tmp_path_factory.mktemp("evaluate") / "run", pairs=[str(world / "pairs")])
 
 
 FAST = EvaluationData(shortlist=4, captioned=6, masked=8)
@@ -145,7 +121,7 @@ def test_paths_go_before_the_world_and_the_rest_is_said(run, world, tmp_path):
 
 
 def test_nothing_to_ask_about_is_a_list_of_reasons(tmp_path):
-    run = write_run(tmp_path / "run", SETTINGS)
+    run = write_run(tmp_path / "run")
     result = evaluate(run, precision="fp32", say=lambda _: None)
     assert result["scores"] == [] and len(result["notes"]) == len(TASKS)
 
@@ -206,7 +182,7 @@ def test_smoothing_keeps_a_constant_and_follows_a_step():
 
 
 def test_training_data_that_is_elsewhere_costs_only_the_baseline(world, tmp_path):
-    run = write_run(tmp_path / "run", SETTINGS, pairs=[str(tmp_path / "gone")])
+    run = write_run(tmp_path / "run", pairs=[str(tmp_path / "gone")])
     data = override(FAST, [f"world={world}", "tasks=captioning"])
     result = evaluate(run, data=data, precision="fp32", say=lambda _: None)
     assert {row["metric"] for row in result["scores"]} == {"CIDEr-D", "BLEU-4", "ROUGE-L"}

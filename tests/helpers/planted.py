@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,20 +16,16 @@ from unimo.inference import EncodedImages, EncodedTexts, Pipeline
 from unimo.model.build import ModelSettings, build
 from unimo.tokenizer import Tokenizer
 
+SETTINGS = ModelSettings(
+    "tiny", width=32, heads=2, image_depth=1, text_depth=1, grounded_depth=1, image_size=32, patch=8, positions=66,
+    dictionary=32, chosen=4,
+)  # fmt: skip
+
 
 def random_pipeline(**changes) -> Pipeline:
     """One layer per tower, random weights, full precision."""
     torch.manual_seed(0)
-    sizes = {
-        "width": 32,
-        "heads": 2,
-        "image_depth": 1,
-        "text_depth": 1,
-        "grounded_depth": 1,
-        "image_size": 32,
-    }
-    settings = ModelSettings("tiny", **{**sizes, "patch": 8, "positions": 66, "dictionary": 32, "chosen": 4, **changes})
-    model = build(settings)
+    model = build(replace(SETTINGS, **changes))
     with torch.no_grad():  # as wide apart as trained embeddings are
         for parameter in model.parameters():
             if parameter.ndim > 1:
