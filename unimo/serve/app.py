@@ -55,7 +55,9 @@ def create_app(
         await asyncio.to_thread(service.batcher.close)
 
     # No /docs: its page would ask a stranger's host for scripts. /openapi.json is there.
-    app = FastAPI(title="unimo", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="unimo", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     shown: dict[str, Any] = {"responses": {"4XX": {"model": schemas.Refusal}}}
     for path in POSTED:
         app.post(f"/{path}", **shown)(getattr(service, path.replace("-", "_")))
