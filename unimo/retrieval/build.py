@@ -95,23 +95,38 @@ def build_index(
             say(f"{out} is this very index already")
             return out
         header |= {"source": _source_of(pipeline), "width": width}
-        write_json(out / store.HEADER, header)
-        table = store.open_newest(out, width)
-        for number, entry in list(enumerate(header["data"]))[header["finished"] :]:
-            (source,) = (source for source in sources if _content(source.entry) == _content(entry))
-            _encode(pipeline, source, number, header["passage"], table, say)
-            _report_bad(table, source.corpus, number, own)
-        own.check(max_bad_fraction)
-        rows = {kind: table.count_rows(store.of(kind)) for kind in store.KINDS}
-        if not any(rows.values()):
-            raise DataError("nothing left to index", where=out, got=own.summary()["reasons"])
-        version = store.finish(table, approximate)
-        write_json(out / store.HEADER, {**header, "finished": len(header["data"]), "version": version})
+        rows = _write(out, header, pipeline, sources, own, approximate, max_bad_fraction, say)
     counted = " and ".join(f"{n:,} {kind}s" for kind, n in rows.items() if n)
     left_out = bad_samples.quarantined - before + own.quarantined
     bad = f"; {left_out:,} bad samples left out, see {bad_samples.path or 'them with --bad-samples FILE'}"
     say(f"{out}: {counted}, {width} numbers each{bad if left_out else ''}")
     return out
+
+
+def _write(
+    out: Path,
+    header: dict[str, Any],
+    pipeline: Pipeline,
+    sources: Sequence[_Source],
+    bad_samples: BadSamples,
+    approximate: bool,
+    max_bad_fraction: float,
+    say: Callable[[str], None],
+) -> dict[Kind, int]:
+    """Encodes what the header does not call finished yet; returns how many rows of each kind there are then."""
+    write_json(out / store.HEADER, header)
+    table = store.open_newest(out, header["width"])
+    for number, entry in list(enumerate(header["data"]))[header["finished"] :]:
+        (source,) = (source for source in sources if _content(source.entry) == _content(entry))
+        _encode(pipeline, source, number, header["passage"], table, say)
+        _report_bad(table, source.corpus, number, bad_samples)
+    bad_samples.check(max_bad_fraction)
+    rows = {kind: table.count_rows(store.of(kind)) for kind in store.KINDS}
+    if not any(rows.values()):
+        raise DataError("nothing left to index", where=out, got=bad_samples.summary()["reasons"])
+    version = store.finish(table, approximate)
+    write_json(out / store.HEADER, {**header, "finished": len(header["data"]), "version": version})
+    return rows
 
 
 @dataclass(frozen=True)
