@@ -10,7 +10,7 @@ lint:
 	$(dir $(PYTHON))lint-imports
 	$(PYTHON) scripts/readme_results.py --check
 	$(PYTHON) scripts/papers.py --check
-	$(PYTHON) scripts/import_closure.py --check unimo.objectives.masked_language_modeling unimo.inference.model
+	$(PYTHON) scripts/import_closure.py --check
 
 test:
 	$(PYTHON) -m pytest
