@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from unimo.evaluation import report
 from unimo.evaluation.curves import curves
 from unimo.evaluation.first_screen import image_examples
 from unimo.evaluation.item_sums import write_sums
-from unimo.evaluation.plan import EvaluationData, plan
-from unimo.evaluation.zero_shot import EvalContext
+from unimo.evaluation.plan import EvaluationData, Planned, plan
+from unimo.evaluation.zero_shot.context import EvalContext, Row
 from unimo.formats.columns import Fields
 from unimo.machine import keep_freed_memory
 from unimo.train.provenance import call_facts, model_facts
@@ -53,15 +54,54 @@ def evaluate(
     """
     started = time.monotonic()
     data = data or EvaluationData()
+    _check(path, data, minutes, batch_size)
+    folder = _run_folder(Path(path))
+    if out is None and folder is None:
+        got, do = "a checkpoint outside a run", "name it with --out"
+        raise UsageError("where should the report go?", where=path, got=got, do=do)
+    out = Path(out or folder or "")
+    keep_freed_memory()
+    pipeline = inference.load(path, device=device, precision=precision)
+    trained = _data_settings(pipeline)
+    regions = data.regions or tuple(trained.get("regions", ()))
+    context = EvalContext(pipeline, data.index_dir, regions=regions, batch_size=batch_size)
+    context.fields = Fields.of(data.columns or trained.get("columns", ()))
+    deadline = math.inf if minutes is None else started + 60 * minutes
+    found = _Found()
+    options: dict[str, Any] = {
+        "held_out": pipeline.facts.get("held_out"),
+        "has_dictionary": pipeline.model.dictionary is not None,
+    }
+    for planned in plan(data, trained, **options):
+        found.run(planned, context, deadline, say)
+    log = folder / "log.jsonl" if folder is not None and (folder / "log.jsonl").is_file() else None
+    whole = {
+        "title": f"{(folder or Path(path)).resolve().name}: evaluation",
+        "summary": _summary(pipeline, log),
+        "facts": {
+            **call_facts(),
+            **model_facts(pipeline),
+            **_evaluation_facts(pipeline, data, time.monotonic() - started, found.seconds),
+            **{f"data, {name}": fingerprint for name, fingerprint in context.fingerprints.items()},
+        },
+        "scores": found.scores,
+        "curves": curves(log) if log is not None else [],
+        "examples": image_examples(found.predictions) + found.examples,
+        "notes": [*found.notes, *_left_out(context), *_chosen(pipeline)],
+    }
+    report.write_json(whole, out / "evaluation.json")
+    write_sums(found.scores, out / "evaluation.npz")
+    report.render(whole, out / "report.html")
+    say(report.scores_table(whole))
+    say(f"{out / 'evaluation.json'}  {out / 'report.html'}")
+    return whole
+
+
+def _check(path: str | Path, data: EvaluationData, minutes: float | None, batch_size: int) -> None:
+    """Refuses now what would fail minutes later."""
     check_settings(data, cls=EvaluationData)
     if not Path(path).exists():
         raise WeightsError("no such checkpoint", where=path, expected="a run's folder or one of its checkpoints")
-    folder = _run_folder(Path(path))
-    if out is None and folder is None:
-        raise UsageError(
-            "where should the report go?", where=path, got="a checkpoint outside a run", do="name it with --out"
-        )
-    out = Path(out or folder or "")
     if minutes is not None and not minutes >= 0:  # nan is neither
         raise UsageError("how many minutes?", where="minutes", got=minutes, expected="0 or more")
     if batch_size < 1:
@@ -69,55 +109,39 @@ def evaluate(
     kinds: tuple[Kind, ...] = ("pairs", "images", "texts")
     for kind in kinds:
         if getattr(data, kind):
-            find(kind, getattr(data, kind))  # a wrong path is refused now, not minutes later
+            find(kind, getattr(data, kind))
     plan(data, {})
-    keep_freed_memory()
-    pipeline = inference.load(path, device=device, precision=precision)
-    trained, held_out = _data_settings(pipeline), pipeline.facts.get("held_out")
-    regions = data.regions or tuple(trained.get("regions", ()))
-    context = EvalContext(pipeline, data.index_dir, regions=regions, batch_size=batch_size)
-    context.fields = Fields.of(data.columns or trained.get("columns", ()))
-    scores, examples, notes, seconds, predictions = [], [], [], {}, []
-    for planned in plan(data, trained, held_out=held_out, has_dictionary=pipeline.model.dictionary is not None):
-        reason, began = planned.reason, time.monotonic()
-        if not reason and minutes is not None and began - started > 60 * minutes:
-            reason = f"the {minutes:g} minutes were over"
+
+
+@dataclass
+class _Found:
+    """What the tasks of an evaluation gave, in their order."""
+
+    scores: list[Row] = field(default_factory=list)
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    predictions: list[Any] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, planned: Planned, context: EvalContext, deadline: float, say: Say) -> None:
+        """One task, or a note why it is skipped: no data, or the time is over."""
+        began = time.monotonic()
+        reason = planned.reason or ("the minutes were over" if began > deadline else "")
         if reason:
-            notes.append(f"{planned.name} skipped: {reason}")
-            say(notes[-1])
-            continue
-        predictions.append(planned.task.predict(context))
-        scores += planned.task.score(predictions[-1])
-        examples += planned.task.show(predictions[-1])
-        seconds[planned.task.title] = round(time.monotonic() - began, 1)
-        say(f"{planned.task.title}: {seconds[planned.task.title]} s")
-    if context.bad_samples.quarantined:
-        bad = context.bad_samples
-        left_out = f"{bad.quarantined} of {bad.offered} samples are bad and were left out"
-        notes.append(f"{left_out}: {bad.summary()['reasons']}")
-    if chosen := _chosen(pipeline):
-        notes.append(chosen)
-    has_log = folder is not None and (folder / "log.jsonl").is_file()
-    whole = {
-        "title": f"{(folder or Path(path)).resolve().name}: evaluation",
-        "summary": _summary(pipeline, folder if has_log else None),
-        "facts": {
-            **call_facts(),
-            **model_facts(pipeline),
-            **_evaluation_facts(pipeline, data, time.monotonic() - started, seconds),
-            **{f"data, {name}": fingerprint for name, fingerprint in context.fingerprints.items()},
-        },
-        "scores": scores,
-        "curves": curves(folder / "log.jsonl") if folder is not None and has_log else [],
-        "examples": image_examples(predictions) + examples,
-        "notes": notes,
-    }
-    report.write_json(whole, out / "evaluation.json")
-    write_sums(scores, out / "evaluation.npz")
-    report.render(whole, out / "report.html")
-    say(report.scores_table(whole))
-    say(f"{out / 'evaluation.json'}  {out / 'report.html'}")
-    return whole
+            self.notes.append(f"{planned.name} skipped: {reason}")
+            say(self.notes[-1])
+            return
+        self.predictions.append(planned.task.predict(context))
+        self.scores += planned.task.score(self.predictions[-1])
+        self.examples += planned.task.show(self.predictions[-1])
+        self.seconds[planned.task.title] = round(time.monotonic() - began, 1)
+        say(f"{planned.task.title}: {self.seconds[planned.task.title]} s")
+
+
+def _left_out(context: EvalContext) -> list[str]:
+    bad = context.bad_samples
+    reasons = bad.summary()["reasons"] if bad.quarantined else ""
+    return [f"{bad.quarantined} of {bad.offered} samples are bad and were left out: {reasons}"] if reasons else []
 
 
 def _run_folder(path: Path) -> Path | None:
@@ -134,12 +158,12 @@ def _data_settings(pipeline: inference.Pipeline) -> Mapping[str, Any]:
 # ---- how the numbers came about
 
 
-def _summary(pipeline: inference.Pipeline, folder: Path | None) -> str:
+def _summary(pipeline: inference.Pipeline, log: Path | None) -> str:
     """What was trained on what for how long."""
     facts, data = pipeline.facts, _data_settings(pipeline)
     steps, seconds = facts["step"], facts.get("elapsed", math.nan)
-    if folder is not None:
-        *_, last = [{}, *read_log(folder / "log.jsonl")]
+    if log is not None:
+        *_, last = [{}, *read_log(log)]
         steps, seconds = last.get("step", steps - 1) + 1, last.get("seconds", seconds)
     counts = {kind: f"{count:,} " for kind, count in facts.get("samples", {}).items()}
     kinds = [kind for kind in ("pairs", "images", "texts") if data.get(kind)]
@@ -149,13 +173,13 @@ def _summary(pipeline: inference.Pipeline, folder: Path | None) -> str:
     return f"{parameters:,} parameters, {trained}, on {'; '.join(sources) or 'data it does not name'}."
 
 
-def _chosen(pipeline: inference.Pipeline) -> str:
-    """Which checkpoint answers, where validation chose it."""
+def _chosen(pipeline: inference.Pipeline) -> list[str]:
+    """A note on the checkpoint, where validation chose it."""
     scored = [score[0] for score in pipeline.facts.get("scores", ())]
     if "kind" in pipeline.facts.get("settings", {}) or pipeline.facts["step"] not in scored:
-        return ""
+        return []
     step = f"step {pipeline.facts['step']:,} did best in validation and is scored here"
-    return f"{step}; on the data that chose it, its scores are a little too good"
+    return [f"{step}; on the data that chose it, its scores are a little too good"]
 
 
 def _evaluation_facts(

@@ -89,12 +89,12 @@ class PretrainingValidator:
         context = EvalContext(Pipeline(model, precision=self.run.precision), regions=self.run.data.regions)
         for (kind, paths), corpus in self.corpora.items():
             context.keep(kind, paths, corpus)
-        answers = {name: task.predict(context) for name, task in self.tasks.items()}
+        predictions = {name: task.predict(context) for name, task in self.tasks.items()}
         metrics: dict[str, float] = {}
         for name in ("retrieval", "captions"):
-            for row in self.tasks[name].score(answers[name]) if name in answers else ():
+            for row in self.tasks[name].score(predictions[name]) if name in predictions else ():
                 metrics[f"val/{row['metric'].replace(' ', '_')}"] = row["score"].value
-        filled: dict[str, Filled] = answers.get("masked words", {})
+        filled: dict[str, Filled] = predictions.get("masked words", {})
         metrics |= {PERPLEXITIES[name]: some.perplexity for name, some in filled.items()}
         self.say("validation: " + ", ".join(f"{name[4:]} {_spelled(name, x)}" for name, x in metrics.items()))
         losses = [-float(np.mean(some.log_probability)) for some in filled.values()]

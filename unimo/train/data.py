@@ -80,7 +80,7 @@ def held_out(run: Run, corpora: dict[str, Corpus]) -> dict[str, np.ndarray]:
     return found
 
 
-def told_of_validation(run: Run, corpora: dict[str, Corpus], without: dict[str, np.ndarray]) -> Iterator[str]:
+def validation_lines(run: Run, corpora: dict[str, Corpus], without: dict[str, np.ndarray]) -> Iterator[str]:
     """Lines about what is held out, and about kinds of which there is too little for that."""
     for kind, items in without.items():
         yield f"{len(items):,} of {len(corpora[kind]):,} {kind} are held out (data.val_fraction=0: train on all)"

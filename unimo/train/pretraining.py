@@ -70,7 +70,7 @@ class Pretraining:
         self.headline = ", ".join(f"{count:,} {kind}" for kind, count in left.items())
         self.facts["held_out"] = {kind: len(items) for kind, items in self.held_out.items()}
         self.facts["samples"] = left
-        for line in opening.told_of_validation(run, self.corpora, self.held_out):
+        for line in opening.validation_lines(run, self.corpora, self.held_out):
             say(line)
         validator = self.validator(run, self.corpora, say) if self.validator else None
         if validator is not None:

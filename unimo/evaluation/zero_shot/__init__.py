@@ -1,11 +1,11 @@
 """All tasks by name; one file each. A task makes a trained model predict, and scores what it predicted:
 
     task = Retrieval(pairs=("data/test",))
-    answers = task.predict(EvalContext(pipeline))    # the model runs here, and nowhere else
-    rows = task.score(answers)                    # rows of a report: see `unimo.evaluation.report`
-    examples = task.show(answers)                 # and its qualitative examples
+    predictions = task.predict(EvalContext(pipeline))    # the model runs here, and nowhere else
+    rows = task.score(predictions)                       # rows of a report: see `unimo.evaluation.report`
+    examples = task.show(predictions)                    # and its qualitative examples
 
-`predict` gives plain arrays and strings, so answers can be kept, compared and scored again without the model.
+`predict` gives plain arrays and strings, so predictions can be kept, compared and scored again without the model.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class DictionaryUse:
     def predict(self, context: EvalContext) -> Use:
         pipeline = context.pipeline
         dictionary = pipeline.model.dictionary
-        assert dictionary is not None, "the plan asks only models that have one"
+        assert dictionary is not None, "the plan runs this only for models that have one"
         corpus = context.corpus("pairs", self.pairs)
         items = chosen(corpus, self.held_out, self.limit, "pairs", self.seed)
         images = context.images(corpus, items)

@@ -109,8 +109,8 @@ class MaskedWords:
             perplexity = perplexity_score(some.log_probability, groups=some.group, chance=unigram, seed=self.seed)
             items = digest(some.labels, some.group)
             rows.append(row(self.title, name, hits, "%", f"{note}; chance: the commonest piece", items))
-            told = f"{note}; chance: their frequencies alone"
-            rows.append(row(self.title, f"perplexity, {name}", perplexity, "", told, items))
+            compared = f"{note}; chance: their frequencies alone"
+            rows.append(row(self.title, f"perplexity, {name}", perplexity, "", compared, items))
         if BESIDE in filled:
             gain = filled[BESIDE].hits.astype(float) - filled[ALONE].hits
             score = mean_score(gain, groups=filled[BESIDE].group, chance=0.0, seed=self.seed)
