@@ -8,6 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import signal
 import sys
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from hypothesis import HealthCheck, settings
 # How long an example takes says how busy the machine is, nothing about the code.
 settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any speed")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 
 
 LONGEST = (
+    "test_contributing",
     "faults",
     "train/test_distributed",
     "finetune/test_finetune",

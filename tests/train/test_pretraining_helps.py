@@ -57,6 +57,6 @@ def test_labels_of_nouns_never_labelled_are_known_from_unlabelled_texts(texts, t
     for seed in range(3):
         for name, start in (("pretrained", run.init_from), ("random", None)):
             one = prepared(replace(run, seed=seed), start, like=run.init_from)
-            marked = finetune(one, tmp_path / f"{name}-{seed}", say=quiet, batch_size=16)
-            right.setdefault(name, []).append(marked.marks["test"])
+            scored = finetune(one, tmp_path / f"{name}-{seed}", say=quiet, batch_size=16)
+            right.setdefault(name, []).append(scored.selection["test"])
     assert min(right["pretrained"]) > max(right["random"])
