@@ -67,6 +67,9 @@ def evaluate(
     context = EvalContext(pipeline, data.index_dir, regions=regions, batch_size=batch_size)
     context.fields = Fields.of(data.columns or trained.get("columns", ()))
     deadline = math.inf if minutes is None else started + 60 * minutes
+    chosen = _chosen(pipeline)
+    for note in chosen:
+        say(note)
     found = _Found()
     options: dict[str, Any] = {
         "held_out": pipeline.facts.get("held_out"),
@@ -87,7 +90,7 @@ def evaluate(
         "scores": found.scores,
         "curves": curves(log) if log is not None else [],
         "examples": image_examples(found.predictions) + found.examples,
-        "notes": [*found.notes, *_left_out(context), *_chosen(pipeline)],
+        "notes": [*found.notes, *_left_out(context), *chosen],
     }
     report.write_json(whole, out / "evaluation.json")
     write_sums(found.scores, out / "evaluation.npz")
