@@ -111,6 +111,17 @@ def test_case_tables_that_lack_images_say_so(tmp_path):
     assert entry["where"] == "a.parquet, row 1, field image" and entry["got"] == "only the path 1.png"
 
 
+def test_case_a_namesake_in_a_folder_beside_is_another_image(tmp_path):
+    files_in(tmp_path, {"other/1.png": image(1), "photos/2.png": image(2)})
+    for folder in ("mine", "annotations"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "t.jsonl").write_bytes(jsonl([{"image": "1.png", "caption": "c"}]))
+    with pytest.raises(DataError, match="image is missing"):
+        opened("pairs", tmp_path / "mine/t.jsonl")
+    corpus, _ = opened("pairs", tmp_path / "annotations/t.jsonl")  # COCO's folder, with its images beside it
+    assert images_of(corpus) == [image(1)]
+
+
 # ---- one sample
 
 

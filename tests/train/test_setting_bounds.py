@@ -147,7 +147,7 @@ def test_case_a_task_by_another_name_leads_to_ours(name, hint):
 
 def test_names_of_other_tools_are_none_of_ours_and_lead_to_keys_that_there_are():
     pretraining, finetuning = set(flatten(Run())), set(flatten(Finetuning(adversarial=Adversarial())))
-    ours = pretraining | finetuning
+    ours = pretraining | finetuning | {field.name for field in dataclasses.fields(Entry)}
     for theirs, keys in SETTINGS.items():
         assert theirs not in pretraining & finetuning and set(keys) <= ours, theirs
     assert not set(ELSEWHERE) & (set(SETTINGS) | ours)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _COCO = re.compile(r"COCO_\w+_(\d{12})")  # images of 2014; those of 2017 are called by their number alone
 _CONTAINERS = ("tar", "parquet", "arrow")  # whose keys do not say which folders they came from
+TABLE_FOLDERS = ("annotations", "flickr8k_text")  # of published data sets, beside the folders of their images
 MISSING = "image is missing"
 
 
@@ -40,8 +41,8 @@ class ImageFiles:
     """Finds files by the names that a table gives them.
 
     A name is seen from the table's folder, or from one above it (then folders that are called so are dropped); else it
-    is looked for among all images below the folder, or where there are none beside it: COCO's annotations/ has its
-    images in ../train2017/.
+    is looked for among all images below the folder. Beside it images are looked for only where the publishers put them
+    there (COCO's annotations/ and ../train2017/): what lies beside any other folder may be another data set.
     """
 
     def __init__(self, folder: Path):
@@ -65,7 +66,8 @@ class ImageFiles:
     def _images(self) -> tuple[Path, list[str], ImageKeys]:
         """Where they lie, their names from there, and by which they are found."""
         names: list[str] = []
-        for base, depth in ((self.folder, None), (self.folder.parent, 2)):
+        beside = [(self.folder.parent, 2)] if self.folder.absolute().name.lower() in TABLE_FOLDERS else []
+        for base, depth in [(self.folder, None), *beside]:
             if not names:
                 images = (path for path in walk(base, depth=depth) if path.name.lower().endswith(IMAGE_SUFFIXES))
                 names, home = [path.relative_to(base).as_posix() for path in images], base
