@@ -11,10 +11,10 @@ VERBS = {
     "Data and weights": ("data", "prepare", "download", "convert", "export", "init-from-pretrained"),
 }
 OPTIONS = {
-    "Data": "texts images pairs regions train dev test val data column reader index_dir verify val_fraction "
-    "max_bad_fraction bad_samples",
+    "Data": "texts images pairs val_texts val_images val_pairs regions foils train dev test data column reader "
+    "index_dir verify max_bad_fraction bad_samples",
     "Model": "init_from source like model device precision batch_size roberta vit",
-    "Training": "recipe resume minutes epochs steps seed seeds grid assignments",
+    "Settings": "recipe resume minutes epochs steps seed seeds grid assignments",
     "Generation": "num_beams max_length min_length no_repeat_ngram_size temperature top_k top_p",
     "Output": "out as_json page rows page_seed sample log evaluation strict",
 }
@@ -32,7 +32,7 @@ EXAMPLES = {
     ),
     "sweep": ("unimo sweep sst2 --init-from runs/mine --train train.tsv --dev dev.tsv --grid optimizer.lr=1e-3,3e-3",),
     "benchmark": ("unimo benchmark runs/scenes --out runs/benchmark --minutes 30",),
-    "evaluate": ("unimo evaluate runs/mine", "unimo evaluate runs/mine --set pairs=held-out/ --out reports/held-out"),
+    "evaluate": ("unimo evaluate runs/mine", "unimo evaluate runs/mine --pairs held-out/ --out reports/held-out"),
     "compare": ("unimo compare runs/paired runs/all",),
     "predict": ("unimo predict runs/sst2 --data new.csv --out answers.jsonl",),
     "search": ("unimo search runs/index --text 'a red ring' --top-k 5",),
@@ -41,6 +41,7 @@ EXAMPLES = {
     "classify": ("unimo classify runs/mine photo.jpg --names cat,dog,horse",),
     "answer": ("unimo answer runs/vqa 'how many dogs?' photos/ --out answers.csv",),
     "encode": ("unimo encode runs/mine photos/ --out images.parquet", "unimo encode runs/mine --texts 'a dog'"),
+    "serve": ("unimo serve", "unimo serve runs/mine --index runs/index --port 8080"),
     "fill-mask": ("unimo fill-mask runs/mine 'a red [MASK]' --image photo.jpg",),
     "describe": ("unimo describe base", "unimo describe scenes --set width=256"),
     "recipes": ("unimo recipes photos",),
@@ -58,7 +59,9 @@ def dressed(command: Any) -> Any:
     command.rich_help_panel = _PANEL_OF_VERB.get(command.name)
     if command.name in EXAMPLES:
         command.epilog = "\n\n".join(("Examples:", *EXAMPLES[command.name]))
+    generates = any(parameter.name == "num_beams" for parameter in command.params)
     for parameter in command.params:
+        panel = _PANEL_OF_OPTION.get(parameter.name)
         if parameter.param_type_name == "option" and parameter.rich_help_panel is None:
-            parameter.rich_help_panel = _PANEL_OF_OPTION.get(parameter.name)
+            parameter.rich_help_panel = panel if generates or panel != "Generation" else None  # top_k of a search
     return command

@@ -13,15 +13,15 @@ from unimo.cli.app import Columns, Log, Model, Paths, Sets, app, say
 @app.command()
 def pretrain(
     recipe: Annotated[
-        str, typer.Argument(help="A recipe's name (see `unimo recipes`), or a settings.json.")
+        str, typer.Argument(help="A recipe's name (see `unimo recipes`), a run's folder, or a settings.json.")
     ] = "scenes",
-    texts: Paths = None,
-    images: Paths = None,
-    pairs: Paths = None,
+    texts: Annotated[list[str] | None, typer.Option(help="Texts without images: folders, globs or files.")] = None,
+    images: Annotated[list[str] | None, typer.Option(help="Images without texts: folders, globs or files.")] = None,
+    pairs: Annotated[list[str] | None, typer.Option(help="Images with captions: folders, globs or files.")] = None,
     column: Columns = None,
-    val_texts: Paths = None,
-    val_images: Paths = None,
-    val_pairs: Paths = None,
+    val_texts: Annotated[list[str] | None, typer.Option(help="Texts to validate on; default a part held out.")] = None,
+    val_images: Annotated[list[str] | None, typer.Option(help="Images whose class names are predicted.")] = None,
+    val_pairs: Annotated[list[str] | None, typer.Option(help="Pairs to validate on; default a part held out.")] = None,
     out: Annotated[str | None, typer.Option(help="Folder of the run; default runs/RECIPE.")] = None,
     init_from: Annotated[
         str | None, typer.Option(help="Weights to start from: a run, saved folder or hub name.")
@@ -38,8 +38,7 @@ def pretrain(
 ) -> None:
     """Train on three folders (texts, images, pairs), validate on the way and evaluate what came out.
 
-    Validation: on --val-pairs and --val-texts, else on a part of the pairs and texts that is held out of training
-    (--set data.val_fraction=0: none).
+    Validated on --val-pairs and --val-texts, else on a part held out of training (--set data.val_fraction=0: none).
     """
     from dataclasses import replace
 
