@@ -71,7 +71,7 @@ def load(
 ) -> Checkpoint:
     """One checkpoint, or the newest good one of a folder of them, with every byte that is used verified.
 
-    groups: only these groups of tensors (None: all). report: told of each checkpoint passed over, and why.
+    groups: only these groups of tensors (None: all). report: called with each checkpoint passed over, and why.
     Raises WeightsError: nothing there, damaged, of an unknown format, or without a wanted group.
     """
     path, groups = Path(path), None if groups is None else list(groups)

@@ -83,7 +83,7 @@ def disk_error(fault: OSError, where: object, *, needed: int | None = None, free
 def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Holds a lock file, which the system releases when this process dies.
 
-    Raises ResourceError where another process holds it, unless told to wait for it.
+    Raises ResourceError where another process holds it, unless it is to be waited for.
     """
     lock = FileLock(path)
     try:

@@ -116,7 +116,7 @@ def located_faults() -> Iterator[None]:
     """Turns torch's errors about memory, loader processes and the network into a ResourceError that says
     what to do. Of several processes, one that fails leaves word for the others, who say which it was.
     """
-    from unimo import distributed  # who asks for a precision need not read of processes
+    from unimo import distributed  # choosing a precision needs no process groups
 
     try:
         yield

@@ -292,7 +292,7 @@ class SidecarWriter:
 
 
 class _Table(NamedTuple):
-    """An array to be written, in pieces that follow each other; they are asked for twice."""
+    """An array to be written, in pieces that follow each other; they are iterated twice."""
 
     dtype: np.dtype
     shape: tuple[int, ...]

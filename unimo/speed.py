@@ -3,16 +3,19 @@
     K texts beside one image · R rows of an image · T packed tokens
 
 Machines and what else they do differ; a ratio of neighbours in time differs little. Counted operations stand beside it.
-`sharing` builds its own model, `mask` needs none.
+`sharing` and `onnx` build their own model, `mask` needs none.
 """
 
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
@@ -20,6 +23,8 @@ from torch.nn.attention.flex_attention import create_block_mask
 from unimo.batch import GROUND, IMAGE, TEXT, Batch, Regions, Texts
 from unimo.config import override
 from unimo.errors import UsageError
+from unimo.inference import Pipeline
+from unimo.inference.onnx import OnnxModel, export
 from unimo.machine import describe_machine
 from unimo.model.attention import Plan
 from unimo.model.block_mask import block_mask
@@ -138,4 +143,40 @@ def in_turns(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, list
     return seconds
 
 
-BENCHMARKS: dict[str, Callable[[str, int], Iterator[dict[str, Any]]]] = {"sharing": sharing, "mask": mask}
+def onnx(size: str, rounds: int) -> Iterator[dict[str, Any]]:
+    """Exported graphs by onnxruntime against torch: random weights, 224 pixels, texts of 13 words, float32."""
+    torch.manual_seed(0)
+    pipeline = Pipeline(build(override(ModelSettings(), [f"size={size}", "image_size=224"])), precision="fp32")
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = export(pipeline, f"{folder}/graphs")
+        for row in compare_graphs(pipeline, OnnxModel(f"{folder}/graphs"), rounds):
+            yield row | {f"MB, {name.removesuffix('.onnx')}": round(n / 1e6, 1) for name, n in sizes.items()}
+
+
+def compare_graphs(pipeline: Pipeline, graphs: OnnxModel, rounds: int) -> Iterator[dict[str, Any]]:
+    """Rows of `onnx`: embeddings of one and eight inputs, and a caption of ten words."""
+    images = list(np.random.default_rng(0).integers(0, 256, (8, 224, 224, 3), dtype=np.uint8))
+    texts = ["two dogs run over a field of snow and a man looks at them"] * 8
+    calls: dict[str, Callable[[Any], Any]] = {
+        "1 image": lambda model: model.encode_image(images[:1]),
+        "8 images": lambda model: model.encode_image(images),
+        "8 texts": lambda model: model.encode_text(texts),
+        "caption": lambda model: model.caption(images[:1], max_length=10),
+    }
+    for name, call in calls.items():
+        seconds = in_turns({"torch": partial(call, pipeline), "onnx": partial(call, graphs)}, rounds)
+        ratios = [a / b for a, b in zip(seconds["torch"], seconds["onnx"])]
+        yield {
+            "benchmark": "onnx",
+            "what": name,
+            "speed-up": round(statistics.median(ratios), 2),
+            "spread": [round(min(ratios), 2), round(max(ratios), 2)],
+            **{f"milliseconds, {way}": round(1000 * statistics.median(some), 1) for way, some in seconds.items()},
+        }
+
+
+BENCHMARKS: dict[str, Callable[[str, int], Iterator[dict[str, Any]]]] = {
+    "sharing": sharing,
+    "mask": mask,
+    "onnx": onnx,
+}

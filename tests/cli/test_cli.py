@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from unimo.cli import app, main
 from unimo.cli.app import prepare, repeated
-from unimo.cli.failures import Terminated, named, print_error, terminated, until_told
+from unimo.cli.failures import Terminated, named, print_error, sigterm_as_error, terminated
 from unimo.cli.help import EXAMPLES, VERBS
 from unimo.errors import DataError, ResourceError, UnimoError, UsageError
 
@@ -108,7 +108,7 @@ def test_sigterm_of_the_launcher_does_not_cut_off_the_reason(monkeypatch):
     """It comes as soon as another process has failed, often while the reason is on its way to the screen."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     before = signal.getsignal(signal.SIGTERM)
-    with until_told():
+    with sigterm_as_error():
         with pytest.raises(Terminated) as ended:
             try:
                 raise DataError("this happened", do="that")

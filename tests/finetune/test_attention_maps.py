@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from tiny_task import keys_of, tiny_run, write_csv, write_images, write_start
 
-from unimo.finetune.attention_maps import attention_map, attention_of, drawn
+from unimo.finetune.attention_maps import attention_map, drawn
 from unimo.finetune.job import Task
 from unimo.finetune.settings import TaskData
 from unimo.inference import Pipeline
@@ -55,11 +55,10 @@ def test_the_weights_are_those_of_attention_itself(opened):
     with torch.no_grad():
         q, k, v = (part[: len(plan)] for part in layer.qkv(x).chunk(3, -1))
         expected = attend(q, k, v, plan, layer.heads, form="reference")
-        for query in range(len(plan)):
-            weights = attention_of(layer, x, plan, query)  # (H, T)
-            values = v.unflatten(-1, (layer.heads, -1))
-            found = torch.einsum("ht,thd->hd", weights, values).flatten()
-            assert torch.allclose(found, expected[query], atol=1e-5)
+        queries = torch.arange(len(plan)).flip(0)  # in any order
+        weights = layer.weights(x, plan, queries)  # (H, Q, T)
+        found = torch.einsum("hqt,thd->qhd", weights, v.unflatten(-1, (layer.heads, -1))).flatten(1)
+        assert torch.allclose(found, expected[queries], atol=1e-5)
 
 
 def test_what_was_looked_at_most_is_brightest():

@@ -16,6 +16,18 @@ from unimo.serve.app import create_app
 from unimo.serve.limits import Limits
 from unimo.serve.server import bound, server
 
+PATHS = (
+    "/caption",
+    "/answer",
+    "/search",
+    "/embed",
+    "/similarity",
+    "/classify",
+    "/fill-mask",
+    "/dictionary",
+    "/compare",
+)  # of posted forms
+
 
 @contextlib.contextmanager
 def served(pipeline, *args, limits: Limits | None = None, **options) -> Iterator[httpx.Client]:

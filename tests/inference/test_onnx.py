@@ -14,6 +14,7 @@ from unimo.decoding.decoder import Given, UncachedDecoder
 from unimo.errors import UsageError
 from unimo.inference import Pipeline
 from unimo.inference.onnx import OnnxModel, export
+from unimo.speed import compare_graphs
 from unimo.tokenizer import Tokenizer
 
 WORDS = ["a", "red", "circle", "is", "left", "of", "the", "two", "blue", "squares", "and", "one", "dog", "runs"]
@@ -34,6 +35,12 @@ def both(tmp_path_factory):
     with pytest.raises(UsageError, match="exists"):
         export(pipeline, folder)
     return pipeline, OnnxModel(folder)
+
+
+def test_they_are_timed_against_torch_in_turns(both):
+    rows = list(compare_graphs(*both, rounds=1))
+    assert [row["what"] for row in rows] == ["1 image", "8 images", "8 texts", "caption"]
+    assert all(row["speed-up"] > 0 and row["milliseconds, onnx"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize("batch_size", [1, 33])

@@ -18,7 +18,6 @@ from region_files import (
     noise_tar,
     prepared,
     quiet,
-    two_shards,
 )
 
 from unimo.corpus.bad_samples import BadSamples
@@ -27,19 +26,6 @@ from unimo.errors import DataError, UsageError
 from unimo.regions.prepare import SOURCES, find_source, prepare_regions
 from unimo.regions.source import Detections, RegionSource
 from unimo.regions.store import RegionStore
-from unimo.synthetic.dataset import write_world
-
-
-@pytest.fixture
-def shards(tmp_path) -> Path:
-    return two_shards(tmp_path / "shards")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("world") / "world"
-    write_world(folder, pairs=30, images=12, texts=1, heldout=4, compositional=4, classes=64)
-    return folder
 
 
 class Fixed(RegionSource):

@@ -22,7 +22,6 @@ from region_files import (
     prepared,
     published_row,
     quiet,
-    two_shards,
 )
 
 from unimo.corpus.bad_samples import BadSamples
@@ -31,11 +30,6 @@ from unimo.errors import DataError, UsageError
 from unimo.regions.detector_files import NPZ, TSV, read_npz
 from unimo.regions.prepare import find_source, prepare_regions
 from unimo.regions.source import Detections
-
-
-@pytest.fixture
-def shards(tmp_path) -> Path:
-    return two_shards(tmp_path / "shards")
 
 
 @pytest.mark.parametrize("classes", [True, False])

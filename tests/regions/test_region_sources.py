@@ -17,7 +17,6 @@ from region_files import (
     first_image,
     noise_tar,
     prepared,
-    two_shards,
 )
 
 from unimo.corpus.corpus import open_corpus
@@ -28,21 +27,8 @@ from unimo.regions.grid import Grid, Pixels, _coverage, k_means, squared_distanc
 from unimo.regions.prepare import find_source
 from unimo.regions.source import CorpusImage, random_projection
 from unimo.regions.truth import Truth
-from unimo.synthetic.dataset import write_world
 from unimo.synthetic.world import COLOURS, COMBINATIONS
 from unimo.weights.saving import save_pretrained
-
-
-@pytest.fixture
-def shards(tmp_path) -> Path:
-    return two_shards(tmp_path / "shards")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("world") / "world"
-    write_world(folder, pairs=30, images=12, texts=1, heldout=4, compositional=4, classes=64)
-    return folder
 
 
 def test_truth_lies_where_a_thing_is_drawn(world, tmp_path):

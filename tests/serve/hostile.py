@@ -23,19 +23,8 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "helpers"))
 
-from serving import png
+from serving import PATHS, png
 
-PATHS = (
-    "/caption",
-    "/answer",
-    "/search",
-    "/embed",
-    "/similarity",
-    "/classify",
-    "/fill-mask",
-    "/dictionary",
-    "/compare",
-)
 FIELDS = ("images", "image", "texts", "text", "names", "prompts", "num_beams", "top_k", "only", "rerank", "by", "runs",
           "attention", "max_length", "text_pairs", "thumbnails", "nonsense")  # fmt: skip
 VALUES = (

@@ -132,7 +132,7 @@ class Suite:
     not_begun: list[str] = field(default_factory=list)
 
     def open(self, plan: str | Path | Plan) -> None:
-        """Everything that can be told before anything is trained."""
+        """Refuses what can be refused before anything is trained."""
         if distributed.start()[1] > 1:
             raise UsageError("one process at a time", where="torchrun", do="start it without torchrun")
         if not 0 < self.minutes < math.inf:

@@ -33,7 +33,7 @@ def print_error(error: UnimoError) -> None:
     where = "" if mine is None else f" on rank {mine if error.rank is None else error.rank}"
     parts = error.parts()
     if mine in (None, 0):
-        if isinstance(error, Restart):  # what was asked for is no error
+        if isinstance(error, Restart):  # stopped by the user: no error
             parts["do"] = go_on()
             lines = [f"{parts.pop('what')}; continue with: {parts.pop('do')}"]
         else:
@@ -48,7 +48,7 @@ def print_error(error: UnimoError) -> None:
 
 
 def go_on() -> str:
-    """The command that goes on with a run that was asked to stop."""
+    """The command that goes on with a run that was stopped."""
     words = sys.argv[1:]
     resume = words[:1] in (["pretrain"], ["finetune"]) and "--resume" not in words
     line = shlex.join(["unimo", *words, *["--resume"] * resume])
@@ -56,7 +56,7 @@ def go_on() -> str:
 
 
 @contextlib.contextmanager
-def until_told() -> Iterator[None]:
+def sigterm_as_error() -> Iterator[None]:
     """SIGTERM as an error of its own where there are several processes: the launcher sends it as soon as one has
     failed, and the reason would be lost. Runs that save themselves take the signal before this does."""
 

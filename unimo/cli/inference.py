@@ -139,7 +139,7 @@ def classify(
 @app.command()
 def answer(
     model: AnyModel,
-    question: Annotated[str, typer.Argument(help="Asked about every image.")],
+    question: Annotated[str, typer.Argument(help="The question; every image is answered for.")],
     images: Images,
     out: RowsOut = None,
     batch_size: BatchSize = 64,

@@ -16,7 +16,7 @@ import typer
 
 from unimo import __version__, threads
 from unimo.cli.app import app, say
-from unimo.cli.failures import Terminated, named, print_error, terminated, until_told
+from unimo.cli.failures import Terminated, named, print_error, sigterm_as_error, terminated
 from unimo.cli.output import tolerant
 from unimo.errors import ResourceError, UnimoError
 
@@ -37,7 +37,7 @@ class Interrupted(BaseException):
 def main() -> None:
     """Runs the command line; every known fault ends as a few readable lines and its own exit code."""
     threads.set_up()
-    with tolerant() as output, _interruptible(), until_told():
+    with tolerant() as output, _interruptible(), sigterm_as_error():
         code = _run()
         if output.lost is not None and not code:
             code = 1 if output.lost.errno in READER_GONE else ResourceError.exit_code

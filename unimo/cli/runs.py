@@ -32,12 +32,12 @@ def compare_runs(
 
 @app.command("speed")
 def measure_speed(
-    name: Annotated[str, typer.Argument(help="Which one: sharing, mask.")],
-    size: Annotated[str, typer.Option(help="Of sharing: size of the model.")] = "small",
+    name: Annotated[str, typer.Argument(help="Which one: sharing, mask, onnx.")],
+    size: Annotated[str, typer.Option(help="Of sharing and onnx: size of the model.")] = "small",
 ) -> None:
     """Time two ways to the same end in turns, and print their ratio as JSON lines.
 
-    sharing: many texts beside one image; mask: who sees whom in a long packed row.
+    sharing: many texts beside one image; mask: who sees whom in a long packed row; onnx: exported graphs.
     """
     import json
 

@@ -32,8 +32,8 @@ def check(
 
     kind: None guesses it. Unlike the silent check at the start of a run, which trusts sizes and times of change, this
     reads all bytes. Returns a row for each shard (shard, form, built, offered, used, quarantined, texts, tokens, bytes,
-    seconds, reasons, notes, told). options: of `open_corpus`, whose errors are raised; rows said until then stay valid,
-    and so do their indexes.
+    seconds, reasons, notes, passed_over). options: of `open_corpus`, whose errors are raised; rows printed until then
+    stay valid, and so do their indexes.
     """
     fields = Fields.of(columns)
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
@@ -74,7 +74,8 @@ def _line(row: dict) -> str:
     if row["texts"]:
         parts.append(f"{row['texts']} texts, {row['tokens']} tokens")
     parts.append(f"{size:.1f} MiB in {row['seconds']:.1f} s ({size / max(row['seconds'], 1e-3):.0f} MiB/s)")
-    return " | ".join([*parts, *(f"{count} x {reason}" for reason, count in row["reasons"].items()), *row["told"]])
+    reasons = (f"{count} x {reason}" for reason, count in row["reasons"].items())
+    return " | ".join([*parts, *reasons, *row["passed_over"]])
 
 
 def _example(corpus: Corpus) -> str:

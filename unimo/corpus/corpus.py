@@ -364,7 +364,7 @@ def _row(source: Source, index: Index, built: bool, seconds: float) -> dict:
         "seconds": round(seconds, 3),
         "reasons": dict(reasons.most_common()),
         "notes": dict(notes),
-        "told": notes.lines(),
+        "passed_over": notes.lines(),
     }
 
 

@@ -175,7 +175,7 @@ def tables_in(folder: Path) -> list[Path]:
 
 
 def guess_kind(paths: str | Path | Sequence[str | Path], fields: Fields) -> Kind:
-    """What the files hold, where nobody says: pairs if they have captions, else images, else texts."""
+    """What the files hold, by default: pairs if they have captions, else images, else texts."""
     kinds: tuple[Kind, ...] = ("pairs", "images", "texts")
     for entry in [paths] if isinstance(paths, (str, Path)) else paths:
         if not is_hub_name(entry):

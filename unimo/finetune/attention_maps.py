@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from torch import Tensor
 
 from unimo.data.regions import ImageRegions
 from unimo.finetune.batches import TaskRows
@@ -45,19 +44,11 @@ def attention_map(task: HeadTask, pipeline: Pipeline, rows: TaskRows, number: in
     plan: Plan = seen["plan"]
     from_text = task.reads_texts and bool(plan.allowed(torch.tensor(text), torch.tensor(first)))
     with precision_of(pipeline):
-        weights = attention_of(attention, seen["x"], plan, text if from_text else image)[:, first:last].mean(0)
+        query = torch.tensor([text if from_text else image], device=seen["x"].device)
+        weights = attention.weights(seen["x"], plan, query)[:, 0, first:last].mean(0)
     fractions = (weights / weights.sum().clamp_min(1e-12)).float().cpu().numpy()
     boxes = _boxes(rows, number, len(fractions))
     return [[round(float(x), 4) for x in (*box, fraction)] for box, fraction in zip(boxes, fractions)]
-
-
-def attention_of(attention: Any, x: Tensor, plan: Plan, query: int) -> Tensor:
-    """(H, T) the attention of token `query` of a packed row (T, D), as `unimo.model.attention.attend` weighs it."""
-    tokens = torch.arange(len(plan), device=x.device)
-    q, k, _ = (part[: len(plan)].unflatten(-1, (attention.heads, -1)) for part in attention.qkv(x).chunk(3, -1))
-    scores = torch.einsum("hd,thd->ht", q[query], k) * q.shape[-1] ** -0.5
-    allowed = plan.allowed(tokens[query], tokens)
-    return scores.float().masked_fill(~allowed, -torch.inf).softmax(-1)
 
 
 def _boxes(rows: TaskRows, number: int, parts: int) -> np.ndarray:

@@ -15,7 +15,7 @@ DONE = "done.json"
 
 
 def finish(folder: Path, wanted: Mapping[str, Any], result: Mapping[str, Any] | None = None) -> None:
-    """Notes that the run in `folder` ended. wanted: what it was to be; result: what it is asked for later."""
+    """Notes that the run in `folder` ended. wanted: what it was to be; result: what is read of it later."""
     write_json(folder / DONE, {"wanted": wanted, "result": result or {}})
 
 

@@ -55,7 +55,7 @@ def sweep(
     if seeds < 1:
         raise UsageError("a sweep needs a seed", where="--seeds", got=seeds, expected="1 or more")
     combinations = list(itertools.product(*map(parse, grid)))
-    runs = [override(run, combination) for combination in combinations]  # a wrong setting is told before any run
+    runs = [override(run, combination) for combination in combinations]  # a wrong setting is refused before any run
     if len(combinations) > 1 and not run.data.dev:
         raise UsageError("nothing to choose by", where="data.dev", do="--dev FILE: the split that chooses")
     rows = []

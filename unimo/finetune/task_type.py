@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 ReportRow = dict[str, Any]
 EXAMPLES = "examples"  # group of the texts of a batch builder's rows
 REQUEST = "task"  # name of the request of a batch builder's rows
-BATCH_SIZE = 32  # rows of a forward pass, if nobody says otherwise
+BATCH_SIZE = 32  # rows of a forward pass, by default
 
 
 class TaskType(ABC):
@@ -179,7 +179,7 @@ def groups_of(rows: Sequence[Example]) -> list[str] | None:
 
 
 def check_rows(examples: Examples, *, texts: bool, images: bool, what: str, key: str = "") -> None:
-    """DataError for rows without what the task reads, with their number. key: the setting that asks for it."""
+    """DataError for rows without what the task reads, with their number. key: the setting that needs it."""
     without_text = [row.id for row in examples.rows if texts and not any(text.strip() for text in row.texts)]
     without_image = [row.id for row in examples.rows if images and row.image is None]
     for ids, name, one in ((without_text, "text", "a text"), (without_image, "image", "an image")):

@@ -28,7 +28,7 @@ from unimo.model.unimo2 import UNIMO2
 from unimo.tokenizer import Tokenizer
 
 ImageInput = str | Path | bytes | Image.Image | np.ndarray | Tensor | ImageRegions
-BATCH_SIZE = 64  # inputs of a forward pass, where nobody says another number
+BATCH_SIZE = 64  # inputs of a forward pass, by default
 
 
 @dataclass

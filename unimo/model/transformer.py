@@ -26,7 +26,7 @@ Kept = list[tuple[Tensor, Tensor]]  # keys and values of every layer, (T, D) eac
 class Attention(nn.Module):
     """Multi-head self-attention of a packed row. forward: (T, D) -> (T, D); rows beyond the plan's are padding.
 
-    With a Memory in the plan's place, of one more word a row: (r, D) -> (r, D). kept: takes the keys and values. What
+    With a KVCache in the plan's place, of one more word a row: (r, D) -> (r, D). kept: takes the keys and values. What
     is returned has still to pass `output`, row by row.
     """
 
@@ -46,6 +46,13 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         out = attend(q, k, v, plan, self.heads, dropout=dropout, form=form)
         return F.pad(out, (0, 0, 0, len(x) - len(plan)))
+
+    def weights(self, x: Tensor, plan: Plan, queries: Tensor) -> Tensor:
+        """(H, Q, T) float32 attention weights of tokens `queries` (Q,) over all T of the plan, as `attend` has them."""
+        q, k, _ = (part[: len(plan)].unflatten(-1, (self.heads, -1)) for part in self.qkv(x).chunk(3, dim=-1))
+        scores = torch.einsum("qhd,thd->hqt", q[queries], k).float() * q.shape[-1] ** -0.5
+        allowed = plan.allowed(queries[:, None], torch.arange(len(plan), device=x.device))
+        return scores.masked_fill(~allowed, -torch.inf).softmax(-1)
 
 
 class Layer(nn.Module):

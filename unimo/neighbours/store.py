@@ -113,16 +113,6 @@ class Neighbours:
         assert self._texts is not None
         return self._texts.tokens(document)[first:last]
 
-    def sample_image(self, item: int, rng: np.random.Generator) -> int | None:
-        """One of the pair's related images, all alike likely; None where it has none."""
-        ids = self.images(item)
-        return int(ids[rng.integers(len(ids))]) if len(ids) else None
-
-    def sample_sentence(self, item: int, rng: np.random.Generator) -> np.ndarray | None:
-        """Token ids of one of the pair's related sentences, all alike likely; None where it has none."""
-        ids = self.sentences(item)
-        return self.tokens(int(ids[rng.integers(len(ids))])) if len(ids) else None
-
     def _of(self, side: str, item: int) -> np.ndarray:
         if not 0 <= item < len(self):
             raise IndexError(f"pair {item} of {len(self)}")

@@ -244,7 +244,7 @@ class Service:
         return await asyncio.to_thread(self.known_runs.compared, [self._run(run) for run in runs or ()])
 
     async def report(self, run: str) -> HTMLResponse:
-        """The report of a run, one page that asks for nothing else."""
+        """The report of a run, one page without other files."""
         if run not in self.known_runs.reports():
             raise refused(404, "no report of this run", got=run, expected=", ".join(self.known_runs.reports()))
         return HTMLResponse(await asyncio.to_thread(self.known_runs.report, run))

@@ -47,19 +47,11 @@ def rollout(pipeline: Pipeline, image: ImageInput, ids: np.ndarray, *, written: 
             hook.remove()
     reach = torch.eye(len(inputs[0][2]), device=pipeline.device)
     for attention, x, plan in inputs:
-        reach = (weights(attention, x, plan) + torch.eye(len(plan), device=x.device)) / 2 @ reach
+        weights = attention.weights(x, plan, torch.arange(len(plan), device=x.device)).mean(0)
+        reach = (weights + torch.eye(len(plan), device=x.device)) / 2 @ reach
     image_length = int(fused.image_length[0])
     first = image_length + int(fused.ground_length[0])
     rows = reach[first : first + len(ids), 1:image_length]  # without the image's [CLS]
     if written:
         rows = torch.cat([rows[:1], rows[:-1]])
     return (rows / rows.sum(1, keepdim=True).clamp_min(1e-12)).cpu().numpy()
-
-
-def weights(attention: Any, x: Tensor, plan: Plan) -> Tensor:
-    """(T, T) who looks at whom, mean of the heads, as `unimo.model.attention.attend` weighs it."""
-    token = torch.arange(len(plan), device=x.device)
-    q, k, _ = (part[: len(plan)].unflatten(-1, (attention.heads, -1)) for part in attention.qkv(x).chunk(3, -1))
-    scores = torch.einsum("qhd,khd->hqk", q, k).float() * q.shape[-1] ** -0.5
-    allowed = plan.allowed(token[:, None], token[None, :])
-    return scores.masked_fill(~allowed, -torch.inf).softmax(-1).mean(0)

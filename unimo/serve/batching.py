@@ -37,7 +37,7 @@ class Batcher:
     """A queue in front of the model and the thread that empties it.
 
     wait: seconds for company. max_batch: rows of a pass; a job with more is a pass of its own. max_waiting: rows in the
-    queue. on_pass: told the rows of every pass.
+    queue. on_pass: called with the rows of every pass.
     """
 
     def __init__(

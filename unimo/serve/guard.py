@@ -1,8 +1,8 @@
 """What a request may cost, and who may send one: checked before anything is read.
 
 `Guard` wraps the whole application. It refuses strangers' hosts and tokens, large bodies, slow clients and too many
-requests at once, always by a 4xx whose JSON names what, where, got, expected and what to do. A client that asks for
-more than it gets is told 429 and when to come again, never 503: nothing is wrong with the server.
+requests at once, always by a 4xx whose JSON names what, where, got, expected and what to do. A client above its
+limit gets 429 and when to try again, never 503: nothing is wrong with the server.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Guard:
             return
         if self.token is not None and not self._has_token(headers.get(b"authorization", "")):
             do = 'send the header "Authorization: Bearer TOKEN"; in a browser, the token is the password'
-            raise refused(401, "this server asks for a token", where="header Authorization", do=do)
+            raise refused(401, "this server needs a token", where="header Authorization", do=do)
         if self.in_flight > self.limits.max_requests:
             raise refused(429, "too many requests at once", expected=f"at most {self.limits.max_requests}", do=LATER)
         length = headers.get(b"content-length", "0")

@@ -22,7 +22,7 @@ POLICY = (
 
 
 class Page:
-    """What the page shows before anybody asks. facts: of the model, also for /health."""
+    """What the page shows at first. facts: of the model, also for /health."""
 
     def __init__(self, pipeline: Pipeline, collection: ImageCollection | None, name: str):
         self.facts = _facts(pipeline, collection, name)

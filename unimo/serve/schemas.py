@@ -70,7 +70,7 @@ class Found(BaseModel):
     text: str
     score: float
     fused: float | None
-    thumbnail: str | None = Field(None, description="data URI of its image, if asked for")
+    thumbnail: str | None = Field(None, description="data URI of its image, if requested")
 
 
 class Hits(BaseModel):

@@ -45,7 +45,7 @@ def serve(
     model: None is the index's own, else the newest run in runs/. index: what /search looks through; None is an index
     of the held-out scenes where the run has them. token: who does not send it gets 401.
 
-    Raises UsageError for a model that cannot be asked over HTTP, ResourceError for a port in use, and what `load` and
+    Raises UsageError for a model that cannot be served, ResourceError for a port in use, and what `load` and
     `open_index` raise.
     """
     limits = limits or Limits()

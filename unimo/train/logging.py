@@ -26,7 +26,7 @@ MAX_LINE = 200
 
 
 def check_tracker(kind: str) -> None:
-    """UsageError where a tracker that was asked for is not installed."""
+    """UsageError where the chosen tracker is not installed."""
     if kind in EXTRAS and importlib.util.find_spec(kind) is None:
         do = f'pip install "unimo[{EXTRAS[kind]}]", or --log none: every step is in log.jsonl'
         raise UsageError("a tracker is not installed", where="log", got=kind, expected=f"the package {kind}", do=do)

@@ -1,4 +1,4 @@
-"""The folder of a run: who holds it, with which settings it was started, its log, and how it is asked to stop.
+"""The folder of a run: who holds it, with which settings it was started, its log, and how it is stopped.
 
     runs/mine/
       .lock            held by the one process that writes here
@@ -244,7 +244,7 @@ def _spelled(value: Any) -> Any:
 
 
 class StopFlag:
-    """True once the process was asked to stop; the loop looks at it between steps, finishes, saves and leaves.
+    """True once a signal to stop came; the loop looks at it between steps, finishes, saves and leaves.
 
     The handler does nothing else, so a signal can never meet a half-done step or save. From the first signal on the
     system's own handling is back: a second one ends the process at once. Main thread only. In a forked process that
