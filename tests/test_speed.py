@@ -3,13 +3,14 @@
 import pytest
 
 from unimo.errors import UsageError
-from unimo.speed import in_turns, measure
+from unimo.speed import measure
+from unimo.speed.turns import in_turns
 
 
-def test_rounds_take_turns_and_the_first_does_not_count():
+def test_rounds_take_turns_in_both_orders_and_the_first_does_not_count():
     seen = []
     seconds = in_turns({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, 3)
-    assert "".join(seen) == "ab" * 4 and {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
+    assert "".join(seen) == "abba" * 2 and {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
 
 
 def test_sharing_counts_fewer_operations_the_more_texts_there_are():

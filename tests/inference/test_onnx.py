@@ -14,7 +14,7 @@ from unimo.decoding.decoder import Given, UncachedDecoder
 from unimo.errors import UsageError
 from unimo.inference import Pipeline
 from unimo.inference.onnx import OnnxModel, export
-from unimo.speed import compare_graphs
+from unimo.speed.onnx import compare_graphs
 from unimo.tokenizer import Tokenizer
 
 WORDS = ["a", "red", "circle", "is", "left", "of", "the", "two", "blue", "squares", "and", "one", "dog", "runs"]

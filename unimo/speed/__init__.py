@@ -1,0 +1,33 @@
+"""Timings, as ratios of two ways to the same end, measured in turns within one run.
+
+Machines and what else they do differ; a ratio of neighbours in time differs little. Counted operations stand beside it.
+
+turns.py      runs in turns, both orders
+sharing.py    many texts beside one image
+mask.py       the mask of a long packed row
+onnx.py       exported graphs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from unimo.errors import UsageError
+from unimo.machine import describe_machine
+from unimo.speed import mask, onnx, sharing
+
+ROUNDS = 7
+BENCHMARKS: dict[str, Callable[[str, int], Iterator[dict[str, Any]]]] = {
+    "sharing": sharing.rows,
+    "mask": mask.rows,
+    "onnx": onnx.rows,
+}
+
+
+def measure(name: str, *, size: str = "small", rounds: int = ROUNDS) -> list[dict[str, Any]]:
+    """Rows of one benchmark. size: of the model, a name `unimo describe` knows."""
+    if name not in BENCHMARKS:
+        raise UsageError("no such benchmark", got=name, expected=", ".join(BENCHMARKS))
+    machine = describe_machine()
+    return [{**row, "machine": machine} for row in BENCHMARKS[name](size, rounds)]
