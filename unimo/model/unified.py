@@ -12,7 +12,9 @@ possibly absent. A matching negative is only one more request: it costs one fuse
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 from unimo.batch import GROUND, IMAGE, TEXT, Batch, Texts
 from unimo.errors import UsageError
 from unimo.model.attention import NO, Plan, Table
-from unimo.model.transformer import Kept, States, Transformer
+from unimo.model.transformer import Kept, States, Transformer, in_product_precision
 
 if TYPE_CHECKING:
     from unimo.model.embeddings import WordEmbedding
@@ -89,7 +91,13 @@ class Fused:
     image_length: Tensor
     ground_length: Tensor
     codes: Tensor | None
-    word_table: Tensor  # gathered once for all requests: its gradient is as large as the vocabulary
+    table: Callable[[], Tensor]
+
+    @property
+    def word_table(self) -> Tensor:
+        """`Unified.word_table` in the precision of products, made once for all requests: it is as large as the
+        vocabulary, and so is its gradient."""
+        return self.table()
 
     @property
     def hidden(self) -> Tensor:
@@ -240,7 +248,7 @@ class Unified(nn.Module, ABC):
         plan = Plan(first_of[owner], role, torch.where(is_word, word, zero), branch, table=self.fused_table)
         states = self.fuser.states(x, plan, self.attention_form, kept, whole=whole)
 
-        answers, first, table = {}, 0, self.word_table()
+        answers, first, table = {}, 0, cache(lambda: in_product_precision(self.word_table()))
         for name, request in requests.items():
             mine = slice(first, first + len(request))
             answers[name] = Fused(

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch.nn.functional as F
 
 from unimo.batch import Batch
 from unimo.config import setting
@@ -58,9 +57,8 @@ class MaskedGrounding:
         assert model.masked_grounding is not None and model.dictionary is not None and answer.codes is not None
         hidden = answer.request.mask_ground
         labels = answer.codes[hidden]
-        logits = model.masked_grounding(answer.ground()[hidden], model.dictionary.entries).float()
-        total = F.cross_entropy(logits, labels, reduction="sum")
-        right = (logits.detach().argmax(-1) == labels).sum()
+        states = answer.ground()[hidden]
+        total, right = model.masked_grounding.cross_entropy(states, model.dictionary.entries, labels)
         return {
             "masked_grounding": Part(total, len(labels), self.weight),
             "masked_grounding.accuracy": Part(right, len(labels), 0.0),

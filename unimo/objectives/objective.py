@@ -90,9 +90,8 @@ def predict_words(
     extra = rounded(len(targets.rows)) - len(targets.rows)
     rows = torch.cat([targets.rows, targets.rows[:1].expand(extra)])
     labels = F.pad(model.word_columns(targets.labels), (0, extra), value=IGNORE_INDEX)
-    logits = model.subset_logits(fused.words(rows, batch.texts), fused.word_table).float()
-    total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing, ignore_index=IGNORE_INDEX)
-    right = (logits.detach().argmax(-1) == labels).sum()
+    states, known = fused.words(rows, batch.texts), model.vocabulary_subset
+    total, right = model.language_model.cross_entropy(states, fused.word_table, labels, known, smoothing)
     count = len(targets.labels)
     return {name: Part(total, count, weight), f"{name}.accuracy": Part(right, count, 0.0)}
 
