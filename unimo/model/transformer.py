@@ -20,6 +20,7 @@ from unimo.model.kv_cache import KVCache
 # `hidden_act` of published configurations; gelu is the exact (erf) form
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
+
 def in_product_precision(x: Tensor) -> Tensor:
     """A tensor in the precision in which autocast multiplies, if it is on."""
     kind = x.device.type
