@@ -31,7 +31,7 @@ class SideInputs:
     def __init__(self, i: int):
         self.i, self.ids = i, np.array([10 + i, 50, 60 + i])
 
-    def rewritten(self, positives, negatives, rng, only_relations=False):
+    def rewritten(self, positives, negatives, rng, only=()):
         same = [self.ids[::-1].copy(), self.ids[[1, 0, 2]]]
         wrong = [np.array([10 + self.i, 50, 60 + j]) for j in range(10) if j != self.i]
         return same[:positives], [wrong[k] for k in rng.permutation(9)[:negatives]]

@@ -66,7 +66,7 @@ def test_only_relations_change_nothing_but_who_is_where(corpus, reader):
     for i in range(PAIRS):
         kinds = {negative.text: kind_of(negative) for negative in reader.negatives(i, 1)}
         there = sum(kind in whose for kind in kinds.values())
-        _, negatives = reader.sample(i, 1, generator(i), positives=0, negatives=3, only_relations=True)
+        _, negatives = reader.sample(i, 1, generator(i), positives=0, negatives=3, only=tuple(whose))
         drawn = [kinds[Tokenizer.default().decode(ids)] for ids in negatives]
         assert len(drawn) == min(3, there or len(kinds))  # a caption without relations has all that it has otherwise
         assert not there or set(drawn) <= whose

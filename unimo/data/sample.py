@@ -6,7 +6,7 @@ import this room; nothing here imports them, so a loader can be fed from anywher
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
@@ -61,6 +61,12 @@ NodeKind = Literal["object", "attribute", "relation"]
 NODE_KINDS: tuple[NodeKind, ...] = ("object", "attribute", "relation")
 
 
+# Strata of rewritten captions (`unimo.rewriting.store.stratum`): in the first all things and their looks remain, and
+# who is where does not; in the second so do all words, but for a relation.
+RELATIONS = ("relation", "relation exchange", "object exchange")
+BINDING = (*RELATIONS, "attribute exchange")
+
+
 class Nodes(NamedTuple):
     """(k,) each, of words by which nodes of a caption's scene graph differ from what a rewrite puts in their place:
     "top" of "in the top left corner", "left" of "left of".
@@ -85,7 +91,7 @@ class Rewrites(Protocol):
     """Rewritten captions of a corpus of pairs (`unimo.rewriting.store.Rewrites`)."""
 
     def sample(
-        self, i: int, j: int, rng: np.random.Generator, *, positives: int, negatives: int, only_relations: bool = False
+        self, i: int, j: int, rng: np.random.Generator, *, positives: int, negatives: int, only: Collection[str] = ()
     ) -> tuple[list[np.ndarray], list[np.ndarray]]: ...
 
     def nodes(self, i: int, j: int) -> Nodes: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,16 +39,16 @@ class SideInputs:
     show: Callable[[int], np.ndarray] | None = None
 
     def rewritten(
-        self, positives: int, negatives: int, rng: np.random.Generator, only_relations: bool = False
+        self, positives: int, negatives: int, rng: np.random.Generator, only: Collection[str] = ()
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Token ids of captions that say the same, and of captions that are not true, all kinds alike often.
 
-        only_relations: see `Rewrites.sample`."""
+        only: see `Rewrites.sample`."""
         rewrites = self.prepared.rewrites
         if rewrites is None:
             return [], []
         same, wrong = rewrites.sample(
-            self.item, self.caption, rng, positives=positives, negatives=negatives, only_relations=only_relations
+            self.item, self.caption, rng, positives=positives, negatives=negatives, only=only
         )
         return [ids[: self.max_length] for ids in same], [ids[: self.max_length] for ids in wrong]
 

@@ -6,6 +6,9 @@ Computed on the product of both poolers. For each matched pair there are two neg
 and its caption with another image of the same shard, drawn in proportion to exp(similarity / temperature) so that
 the confusable ones come first. A negative recombines cached towers and votes: one fused sequence, nothing is encoded
 again. Pairs with the same image or the same words are never negatives; without a candidate there is none.
+
+Where CMCL encoded rewritten captions that are not true of an image (`objectives.cmcl.negatives`), the first of them
+beside it is a third negative (`rewritten`).
 """
 
 from __future__ import annotations
@@ -22,7 +25,10 @@ from unimo.config import setting
 from unimo.data.batch_builder import BatchBuilder
 from unimo.model.unified import Fused, Request, Towers
 from unimo.model.unimo2 import UNIMO2
+from unimo.objectives.cross_modal_contrastive import NEGATIVES
 from unimo.objectives.objective import MEMBERS, Part, nothing, pair_features
+
+NEGATIVE = ("other_text", "other_image", "rewritten")
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class ImageTextMatching:
     weight: float = setting(1.0, "weight of the matching loss; 0 switches the objective off", at_least=0, at_most=1e6)
     pairs: int = setting(16, "pairs per step that are matched, each with two negatives", at_least=0)
     hard: bool = setting(True, "draw negatives by similarity; false draws them uniformly")
+    rewritten: bool = setting(True, "match rewritten captions too, where CMCL has encoded some")
 
     def corrupt(self, builder: BatchBuilder) -> None:
         builder.read_captions()
@@ -55,6 +62,12 @@ class ImageTextMatching:
             chosen = chosen[valid]
             requests["itm.other_text"] = Request(chosen, text[other_text[valid]])
             requests["itm.other_image"] = Request(other_image[valid], text[chosen])
+        if self.rewritten and "cmcl.negatives" in batch.extra:
+            owner = batch.extra["cmcl.negatives"]
+            first = torch.searchsorted(owner, batch.extra["itm.pairs"]).clamp_max(len(owner) - 1)
+            has = owner[first] == batch.extra["itm.pairs"]
+            image = batch.extra["itm.pairs"][has]
+            requests["itm.rewritten"] = Request(image, batch.texts_of(NEGATIVES)[first[has]])
         return requests
 
     @torch.no_grad()
@@ -78,7 +91,7 @@ class ImageTextMatching:
         return choices[0].flatten(), choices[1].flatten(), ~duplicate.all(-1).flatten()
 
     def loss(self, model: UNIMO2, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
-        names = [name for name in ("itm.match", "itm.other_text", "itm.other_image") if name in fused]
+        names = [f"itm.{name}" for name in ("match", *NEGATIVE) if f"itm.{name}" in fused]
         if not names:
             return {}
         logits = torch.cat([model.match_logits(fused[name]) for name in names]).float()

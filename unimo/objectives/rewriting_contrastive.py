@@ -37,6 +37,7 @@ from torch import Tensor
 from unimo.batch import Batch
 from unimo.config import Contradiction, setting
 from unimo.data.batch_builder import BatchBuilder
+from unimo.data.sample import RELATIONS
 from unimo.errors import UsageError
 from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.model.unimo2 import UNIMO2
@@ -101,8 +102,8 @@ class RewritingContrastive:
             rng = pair.rng("rewriting")
             fitting, wrong = [pair.ids], self._of_others(builder, i, rng)
             if pair.side_inputs is not None:
-                only_relations = pair.rng("rewriting relations").random() < self.relations
-                true, not_true = pair.side_inputs.rewritten(self.positives, self.negatives, rng, only_relations)
+                only = RELATIONS if pair.rng("rewriting relations").random() < self.relations else ()
+                true, not_true = pair.side_inputs.rewritten(self.positives, self.negatives, rng, only)
                 fitting, wrong = fitting + true, not_true + wrong
             for ids in [*fitting, *wrong]:
                 builder.add_text(TEXTS, builder.framed(ids))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,6 @@ from unimo.sidecar import Columns, Format, Sidecar, plain
 FORMAT = Format("rewrites", 3, "unimo prepare rewrites")
 COLUMNS: Columns = {"records": (np.dtype(np.uint8), ())}
 LEVELS: tuple[Level, ...] = ("sentence", "phrase", "word")
-RELATIONS = ("relation", "relation exchange", "object exchange")  # strata in which all things and their looks remain
 _KEPT = 2**18  # captions whose nodes are kept, a few hundred bytes each
 
 
@@ -121,21 +121,21 @@ class Rewrites:
         *,
         positives: int,
         negatives: int,
-        only_relations: bool = False,
+        only: Collection[str] = (),
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Token ids, without special ids, of a few rewrites drawn without replacement: (positives, negatives).
 
         Kinds of negatives take turns in an order drawn anew (see `stratum`): a caption has a dozen objects to put in
         for one relation, and each has to be learnt. Where there are fewer, all of them are given.
-        only_relations: of a caption that has any, only negatives that keep all things and tell who is where otherwise.
+        only: strata; of a caption that has any of them, no negatives of others.
         """
         record = self.record(i, j)
         texts = record["positives"]
         same = [texts[k] for k in rng.permutation(len(texts))[:positives]]
         entries = [entry for level in LEVELS for entry in _entries(record, level)]
         caption = self._corpus.text(i, j)
-        if only_relations:
-            entries = [entry for entry in entries if stratum(entry, caption) in RELATIONS] or entries
+        if only:
+            entries = [entry for entry in entries if stratum(entry, caption) in only] or entries
         met: Counter[str] = Counter()
         tie_break: dict[str, float] = {}
         turns = []
