@@ -20,6 +20,7 @@ from unimo.benchmark.table import PRETRAINED
 from unimo.cli import app
 from unimo.config import to_dict
 from unimo.errors import DataError, UnimoError, UsageError
+from unimo.evaluation.item_sums import read_sums
 from unimo.model.build import ModelSettings, build
 from unimo.recipes.finetuning import TUNINGS
 from unimo.synthetic.dataset import write_world
@@ -108,6 +109,18 @@ def test_retrieval_stands_beside_chance_and_the_model_as_it_was(made):
 
 def report_of(folder: Path) -> list[dict]:
     return json.loads((folder / "evaluation.json").read_text())["scores"]
+
+
+def test_what_every_row_adds_to_a_score_is_kept(made):
+    out, _ = made
+    found = 0
+    for task in ("vqa", "captions", "retrieval", "text entailment", "vqa-random"):
+        sums = read_sums(out / task / "evaluation.npz")
+        for row in report_of(out / task):
+            if (kept := sums.get((row["task"], row["metric"]))) is not None:
+                assert kept.combine(kept.sums.sum(0, keepdims=True))[0] == pytest.approx(row["score"]["value"])
+                found += 1
+    assert found > 20 and {"BLEU-4", "CIDEr-D"} <= {metric for _, metric in read_sums(out / "captions/evaluation.npz")}
 
 
 def test_what_was_forgotten_is_the_paired_difference_of_two_reports(made):

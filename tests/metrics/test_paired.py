@@ -7,7 +7,7 @@ from scipy import stats
 
 from unimo.errors import DataError, NumericsError
 from unimo.metrics.captions import bleu_of_sums, bleu_sums_each
-from unimo.metrics.paired import paired_bootstrap
+from unimo.metrics.paired import holm, paired_bootstrap
 
 
 @pytest.fixture
@@ -80,3 +80,14 @@ def test_what_does_not_fit_is_a_located_error():
             paired_bootstrap(*pair, **options)
     with pytest.raises(NumericsError, match="second system, item 1"):
         paired_bootstrap([1.0, 2.0], [1.0, np.nan])
+
+
+def test_holm_is_bonferroni_for_the_smallest_and_never_decreases():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.6]) == [1.0, 1.0] and holm([]) == [] and holm([0.2]) == [0.2]
+
+
+def test_holm_keeps_the_rate_of_any_false_claim():
+    rng = np.random.default_rng(0)
+    wrong = [min(holm(rng.random(8).tolist())) < 0.05 for _ in range(4000)]
+    assert np.mean(wrong) == pytest.approx(0.05, abs=0.012)

@@ -92,8 +92,7 @@ def test_found_among_its_rewritten_captions_counts_only_who_has_any():
     text = torch.nn.functional.normalize(towers.text_cls(torch.arange(len(batch.texts))), dim=-1)
     false, owners = batch.texts_of("pairs.negatives"), batch.extra["cmcl.negatives"]
     found = [
-        all(image[i] @ text[i] > image[i] @ text[t] for t, owner in zip(false, owners) if owner == i)
-        for i in (0, 2, 3)
+        all(image[i] @ text[i] > image[i] @ text[t] for t, owner in zip(false, owners) if owner == i) for i in (0, 2, 3)
     ]
     assert (int(part.total), int(part.count)) == (sum(found), 3)
 

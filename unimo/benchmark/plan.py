@@ -10,7 +10,7 @@ A task is one of `unimo recipes`; keys of a task are the fields of `Entry`, thos
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -72,6 +72,19 @@ def read_plan(path: str | Path) -> Plan:
     return Plan(entries, values.get("abilities", {}))
 
 
+def missing_files(entry: Entry) -> Iterator[tuple[str, str]]:
+    """Split and path of every file of a task that is not there."""
+    for split in ("train", "dev", "test", "images", "regions"):
+        yield from ((split, path) for path in getattr(entry, split) if not matches(path))
+
+
+def check_folder_name(name: str, where: str) -> None:
+    """UsageError for a name that cannot be that of a folder, or that the suite gives to folders of its own."""
+    own = name in RESERVED or name.endswith(RANDOM) or SEED in name
+    if not name or name != Path(name).name or name.startswith(".") or own:
+        raise UsageError("not a name of a folder", where=where, got=name, expected="letters and digits")
+
+
 def check_plan(plan: Plan, recipes: Collection[str], *, where: str) -> None:
     """Everything that can be told before hours of training: tasks, names, files. Raises UsageError and DataError."""
     seen: dict[str, int] = {}
@@ -82,15 +95,12 @@ def check_plan(plan: Plan, recipes: Collection[str], *, where: str) -> None:
             expected = ", ".join(sorted(recipes))
             raise UsageError("no such task", where=f"{here}.task", got=entry.task, expected=expected, do=do)
         name = entry.called
-        if name != Path(name).name or name.startswith(".") or name in RESERVED or name.endswith(RANDOM) or SEED in name:
-            raise UsageError("not a name of a folder", where=f"{here}.name", got=name, expected="letters and digits")
+        check_folder_name(name, f"{here}.name")
         if name in seen:
             what, do = "two tasks of one name", "give one of them another name"
             raise UsageError(what, where=f"{here}.name", got=f"{name}, also tasks[{seen[name]}]", do=do)
         seen[name] = i
-        for split in ("train", "dev", "test", "images", "regions"):
-            for path in getattr(entry, split):
-                if not matches(path):
-                    raise DataError("no such file", where=f"{here}.{split}", got=path)
+        for split, path in missing_files(entry):
+            raise DataError("no such file", where=f"{here}.{split}", got=path)
         if not entry.train or not (entry.dev or entry.test):
             raise UsageError("a task needs rows", where=here, expected="train, and dev or test or both")

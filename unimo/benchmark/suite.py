@@ -262,16 +262,16 @@ def _opened(plan: str | Path | Plan, trained: dict[str, Any], out: Path) -> Plan
 def of_length(run: Finetuning, job: Job, minutes: float, out: Path) -> tuple[Finetuning | None, float]:
     """The run with its number of steps, and the seconds it will take where that is known.
 
-    Those from the model with the first seed decide: all others of the task make as many; None where it was not made.
+    Where the plan names none, those from the model with the first seed decide: all others of the task make as many;
+    None where it was not made.
     """
     first = out / job.entry.called
-    if job.random or job.seed > 1:
-        if not (first / DONE).is_file():
-            return None, 0.0
-        steps, seconds = length_of(first)
-        return (run if run.steps or run.epochs else replace(run, steps=steps)), seconds
+    later = job.random or job.seed > 1
+    steps, seconds = length_of(first) if later and (first / DONE).is_file() else (None, 0.0)
     if run.steps or run.epochs:
-        return run, 0.0
+        return run, seconds
+    if later:
+        return (replace(run, steps=steps) if steps else None), seconds
     if (first / "settings.json").is_file():  # begun before: it goes on as it began
         return replace(run, steps=load_json(first / "settings.json")["steps"]), 0.0
     return replace(run, steps=steps_within(run, minutes)), 0.0  # what fits, fits

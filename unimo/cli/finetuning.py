@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unimo.cli.app import Log, Model, Paths, Sets, app, say
+from unimo.cli.app import Log, Paths, Sets, app, say
 
 Task = Annotated[
     str, typer.Argument(help="A benchmark, or classification, regression, generation, captions, retrieval.")
@@ -108,8 +108,8 @@ def sweep(
 
 @app.command()
 def benchmark(
-    model: Model,
     out: Annotated[str, typer.Option(help="Folder of all runs and of the table.")],
+    model: Annotated[str | None, typer.Argument(help="A run's folder or one of its checkpoints.")] = None,
     plan: Annotated[
         str, typer.Option(help="A JSON file of tasks, or `scenes` for a run trained on the generated world.")
     ] = "scenes",
@@ -118,13 +118,29 @@ def benchmark(
     seeds: Annotated[
         int, typer.Option(help="With --random: so many seeds of a task whose first is not better.", min=1)
     ] = 1,
+    campaign: Annotated[
+        str | None,
+        typer.Option(help="In place of MODEL: a JSON file of pre-trainings that differ in one ingredient each."),
+    ] = None,
     batch_size: BatchSize = None,
     assignments: Sets = None,
 ) -> None:
     """Fine-tune a model for every task of a benchmark suite and score it; started again, it goes on where it was."""
     from unimo import distributed
+    from unimo.benchmark.campaign_run import run_campaign
     from unimo.benchmark.suite import run_suite
+    from unimo.errors import UsageError
 
+    if (model is None) == (campaign is None):
+        what, expected = "what should be compared?", "MODEL or --campaign, one of both"
+        raise UsageError(what, where="MODEL, --campaign", got=model or "none", expected=expected)
+    if campaign is not None and (assignments or random or seeds > 1):
+        what, do = "the settings of a campaign stand in its file", "fields finetune, runs and seeds of the campaign"
+        raise UsageError(what, where="--set, --random, --seeds", got="an option beside --campaign", do=do)
+    if campaign is not None:
+        run_campaign(campaign, out, batch_size=batch_size, say=say)
+        return distributed.stop()
+    assert model is not None
     options: dict[str, Any] = {"assignments": assignments or (), "batch_size": batch_size}
     run_suite(model, plan, out, minutes=minutes, random=random, seeds=seeds, say=say, **options)
     distributed.stop()

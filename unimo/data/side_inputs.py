@@ -47,9 +47,7 @@ class SideInputs:
         rewrites = self.prepared.rewrites
         if rewrites is None:
             return [], []
-        same, wrong = rewrites.sample(
-            self.item, self.caption, rng, positives=positives, negatives=negatives, only=only
-        )
+        same, wrong = rewrites.sample(self.item, self.caption, rng, positives=positives, negatives=negatives, only=only)
         return [ids[: self.max_length] for ids in same], [ids[: self.max_length] for ids in wrong]
 
     def nodes(self) -> Nodes:

@@ -22,6 +22,7 @@ from unimo.errors import UsageError, WeightsError
 from unimo.evaluation import report
 from unimo.evaluation.curves import curves
 from unimo.evaluation.first_screen import image_examples
+from unimo.evaluation.item_sums import FILE as SUMS
 from unimo.evaluation.item_sums import write_sums
 from unimo.evaluation.plan import EvaluationData, Planned, plan
 from unimo.evaluation.zero_shot.context import EvalContext, Row
@@ -93,7 +94,7 @@ def evaluate(
         "notes": [*found.notes, *_left_out(context), *chosen],
     }
     report.write_json(whole, out / "evaluation.json")
-    write_sums(found.scores, out / "evaluation.npz")
+    write_sums(found.scores, out / SUMS)
     report.render(whole, out / "report.html")
     say(report.scores_table(whole))
     say(f"{out / 'evaluation.json'}  {out / 'report.html'}")

@@ -1,7 +1,8 @@
 """What each item adds to each score, kept beside a report, so that two models can be compared item by item.
 
-evaluation.npz: for row i of the scores, i.sums (G, S) over G groups of items; and `rows`, (n,) lines "i kind items task
-metric" by tabs, where kind says what makes a score of sums (`COMBINE`) and items names what was scored.
+evaluation.npz, beside evaluation.json: for row i of the scores, i.sums (G, S) over G groups of items; and `rows`, (n,)
+lines "i kind items task metric" by tabs, where kind says what makes a score of sums (`COMBINE`) and items names what
+was scored.
 """
 
 from __future__ import annotations
@@ -17,9 +18,18 @@ import numpy as np
 
 from unimo.disk import write_atomic
 from unimo.errors import DataError
+from unimo.metrics.captions import BLEU_OF_SUMS
+from unimo.metrics.classification import f1_of_sums, matthews_of_sums
 from unimo.metrics.intervals import Combine, Score, mean_of_sums, perplexity_of_sums
 
-COMBINE: dict[str, Combine] = {"mean": mean_of_sums, "perplexity": perplexity_of_sums}
+COMBINE: dict[str, Combine] = {
+    "mean": mean_of_sums,
+    "perplexity": perplexity_of_sums,
+    "F1": f1_of_sums,
+    "Matthews": matthews_of_sums,
+    **{f"BLEU-{order}": combine for order, combine in BLEU_OF_SUMS.items()},
+}
+FILE = "evaluation.npz"
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,7 @@ class ItemSums:
 
 
 def write_sums(scores: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Those of all scores that are means over named items, whole or not at all."""
+    """Those of all scores that are functions of sums over named items, whole or not at all."""
     arrays: dict[str, np.ndarray] = {}
     rows = []
     for i, row in enumerate(scores):

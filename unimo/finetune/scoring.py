@@ -2,6 +2,7 @@
 
 pipeline + rows -> predictions-SPLIT.jsonl, one line a row -> scores with intervals -> evaluation.json, report.html
                 -> examples.json, rows at random and the worst errors of the last split with labels
+                -> evaluation.npz, what each row adds to each score (`unimo.evaluation.item_sums`)
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from unimo.disk import write_atomic
 from unimo.errors import DataError, UnimoError
 from unimo.evaluation import report
 from unimo.evaluation.curves import curves
+from unimo.evaluation.item_sums import FILE as SUMS
+from unimo.evaluation.item_sums import write_sums
+from unimo.evaluation.zero_shot.context import digest
 from unimo.finetune.attention_maps import attention_map
 from unimo.finetune.baselines import baselines
 from unimo.finetune.head_task import HeadTask
@@ -82,7 +86,8 @@ def score_task(
         shown.append(chosen_examples(task, predictions, examples, seed=run.seed, look=look))
         own = task.score(predictions, examples, run.seed)
         selection[name] = selection_score(task, own)
-        scores += _named(own, name)
+        same_items = {"items": digest([row.id for row in examples.rows])}
+        scores += [{**row, **same_items} for row in _named(own, name)]
         others = baselines(task, job.splits["train"], examples)
         if isinstance(task, Retrieval) and before is not None:
             if before.model.matching is None:
@@ -111,6 +116,7 @@ def score_task(
     if shown:
         write_json(out / FILE, shown[-1])
     report.write_json(whole, out / "evaluation.json")
+    write_sums(scores, out / SUMS)
     report.render(whole, out / "report.html")
     for note in notes:
         say(note)

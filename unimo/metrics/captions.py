@@ -55,10 +55,7 @@ def bleu(candidates: Sequence[Words], references: References, *, seed: int = 0) 
     gives 0; coco-caption adds 1e-15 there and prints about 1e-5.
     """
     per_image = bleu_sums_each(candidates, references)
-    return {
-        f"BLEU-{order}": sums_score(per_image, partial(bleu_of_sums, order=order), seed=seed)
-        for order in range(1, MAX_ORDER + 1)
-    }
+    return {f"BLEU-{order}": sums_score(per_image, of, seed=seed) for order, of in BLEU_OF_SUMS.items()}
 
 
 def bleu_sums_each(candidates: Sequence[Words], references: References) -> Sums:
@@ -86,6 +83,9 @@ def bleu_of_sums(totals: Sums, order: int = MAX_ORDER) -> Sums:
     precision = matches / np.maximum(offered, 1)
     brevity = np.exp(np.minimum(0, 1 - totals[:, -1] / np.maximum(totals[:, -2], 1e-9)))
     return precision.prod(axis=1) ** (1 / order) * brevity
+
+
+BLEU_OF_SUMS = {order: partial(bleu_of_sums, order=order) for order in range(1, MAX_ORDER + 1)}
 
 
 def bleu_as_released(candidates: Sequence[Words], references: References) -> float:

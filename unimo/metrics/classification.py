@@ -49,14 +49,14 @@ def f1(
 
     positive: that class; without it 1, of two classes (DataError for others).
     """
-    return sums_score(_confusion(predictions, labels, positive), _f1, groups=groups, seed=seed)
+    return sums_score(_confusion(predictions, labels, positive), f1_of_sums, groups=groups, seed=seed)
 
 
 def matthews(
     predictions: ArrayLike, labels: ArrayLike, *, positive: object = None, groups: Groups = None, seed: int = 0
 ) -> Score:
     """Matthews correlation of two-class predictions, the score of CoLA; 0 is chance. positive: as in `f1`."""
-    return sums_score(_confusion(predictions, labels, positive), _matthews, groups=groups, chance=0.0, seed=seed)
+    return sums_score(_confusion(predictions, labels, positive), matthews_of_sums, groups=groups, chance=0.0, seed=seed)
 
 
 def _confusion(predictions: ArrayLike, labels: ArrayLike, positive: object) -> Sums:
@@ -75,12 +75,14 @@ def _confusion(predictions: ArrayLike, labels: ArrayLike, positive: object) -> S
     return np.stack([yes & true, yes & ~true, ~yes & true, ~yes & ~true], axis=1).astype(np.float64)
 
 
-def _f1(totals: Sums) -> Sums:
+def f1_of_sums(totals: Sums) -> Sums:
+    """(R, 4) summed rows of `_confusion` -> (R,) F1."""
     tp, fp, fn, _ = totals.T
     return _divide(2 * tp, 2 * tp + fp + fn)
 
 
-def _matthews(totals: Sums) -> Sums:
+def matthews_of_sums(totals: Sums) -> Sums:
+    """(R, 4) summed rows of `_confusion` -> (R,) Matthews correlation."""
     tp, fp, fn, tn = totals.T
     return _divide(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
 

@@ -6,11 +6,13 @@ of a story) are drawn as one. Two-sided. With fewer than about twenty groups tru
 `scipy.stats.permutation_test` is exact there.
 
 Sources: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 16 (the difference is shifted to zero);
-Koehn, EMNLP 2004; Berg-Kirkpatrick et al., EMNLP 2012.
+Koehn, EMNLP 2004; Berg-Kirkpatrick et al., EMNLP 2012; Holm, "A simple sequentially rejective multiple test procedure",
+1979.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,3 +76,13 @@ def paired_bootstrap(
     far = np.abs(moved - apart) >= abs(apart) - _ROUNDING * max(abs(one), abs(two))
     difference = Score(apart, *percentiles(moved), len(systems[0]), chance=0.0)
     return Comparison(one, two, difference, (1 + int(far.sum())) / (1 + len(moved)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of several tests -> the same, corrected so that one is below a level by chance no oftener than that."""
+    n, largest = len(p_values), 0.0
+    corrected = [0.0] * n
+    for rank, i in enumerate(sorted(range(n), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (n - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected

@@ -27,9 +27,7 @@ from unimo.data.batch_builder import BatchBuilder
 from unimo.data.sample import BINDING
 from unimo.model.unified import Fused, Request, Towers
 from unimo.model.unimo2 import UNIMO2
-from unimo.objectives.objective import Part, pair_features, same
-
-NEGATIVES = "pairs.negatives"  # the group of rewritten captions, each of pair extra["cmcl.negatives"]
+from unimo.objectives.objective import NEGATIVES, Part, pair_features, same
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,7 @@ from unimo.config import setting
 from unimo.data.batch_builder import BatchBuilder
 from unimo.model.unified import Fused, Request, Towers
 from unimo.model.unimo2 import UNIMO2
-from unimo.objectives.cross_modal_contrastive import NEGATIVES
-from unimo.objectives.objective import MEMBERS, Part, nothing, pair_features
+from unimo.objectives.objective import MEMBERS, NEGATIVES, Part, nothing, pair_features
 
 NEGATIVE = ("other_text", "other_image", "rewritten")
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from unimo.model.unimo2 import UNIMO2
 
 MEMBERS = ("unimo", "unimo-2")
+NEGATIVES = "pairs.negatives"  # texts: rewritten captions that are not true, each of pair extra["cmcl.negatives"]
 IGNORE_INDEX = -100  # label of rows that only round the shape
 
 

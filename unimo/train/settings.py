@@ -208,15 +208,16 @@ def check(run: Run, world: int) -> None:
             expected="a number of steps",
             do="--steps 1000, or --set objectives.mlm.alone_until=0 --set objectives.rewriting.begins=0",
         )
-    of_graphs = {
+    of_rewrites = {
+        "objectives.cmcl.negatives": chosen.cmcl.negatives,
         "objectives.mlm.nodes": chosen.mlm.nodes,
         "objectives.mlm.relations": chosen.mlm.relations,
         "objectives.mlm.alone_until": chosen.mlm.alone_until,
         "objectives.rewriting.relations": chosen.rewriting.relations,
     }
-    if run.data.rewrites is None and (needed := [name for name, value in of_graphs.items() if value]):
+    if run.data.rewrites is None and (needed := [name for name, value in of_rewrites.items() if value]):
         raise UsageError(
-            "the scene graph of a caption is known from rewritten captions",
+            "scene graphs and false captions are known from rewritten captions",
             where=", ".join(needed),
             got="data.rewrites=none",
             expected="rewritten captions (unimo prepare rewrites)",
