@@ -120,7 +120,7 @@ def test_what_every_row_adds_to_a_score_is_kept(made):
             if (kept := sums.get((row["task"], row["metric"]))) is not None:
                 assert kept.combine(kept.sums.sum(0, keepdims=True))[0] == pytest.approx(row["score"]["value"])
                 found += 1
-    assert found > 20 and {"BLEU-4", "CIDEr-D"} <= {metric for _, metric in read_sums(out / "captions/evaluation.npz")}
+    assert found > 20 and {"BLEU-4", "cider_d"} <= {metric for _, metric in read_sums(out / "captions/evaluation.npz")}
 
 
 def test_what_was_forgotten_is_the_paired_difference_of_two_reports(made):
