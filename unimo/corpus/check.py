@@ -56,6 +56,8 @@ def check(
         say(f"passed over: {line}")
     say(f"found: {len(corpus):,} {kind} ({'; '.join(corpus.formats())})")
     say(f"example: {_example(corpus)}")
+    if own := int(corpus.validation.sum()):
+        say(f"validation: {own:,} of them are the data's own split val, which is not trained on")
     say(f"duplicates: {_duplicates(corpus)}")
     bad = bad_samples.quarantined - before
     listed = f", listed in {bad_samples.path}" if bad and bad_samples.path else ""

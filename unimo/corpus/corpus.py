@@ -137,6 +137,7 @@ class Corpus:
     token_counts    texts: (n,) int64; pairs: (m,) int64 of all captions, flat; images: (0,)
     caption_offsets pairs: (n + 1,) int64, captions of item i are [o[i], o[i + 1]); else None
     labels          images whose JSON names a class: n strings or None each; None when no item has one
+    validation      (n,) bool, items of the data's own validation split (Karpathy's val), which is not trained on
     unreadable      key -> what is wrong with it, of the samples that were left out
     fingerprint     SHA-256 over kind, contents of the shards, tokenizer and field names
     passed_over     what lies beside the shards and is not read, a line for each reason
@@ -158,6 +159,7 @@ class Corpus:
             np.concatenate([part[name] for part in parts])
             for name in ("sizes", "image_at", "image_sha256", "record_at", "record_sha256", "token_ids")
         )
+        self.validation = np.concatenate([part["validation"] for part in parts]).astype(bool)
         self._token_offsets = _join_offsets([part["token_offsets"] for part in parts])
         self.token_counts = np.diff(self._token_offsets)
         self._captions = _join_strings(parts, "captions") if kind != "images" else None

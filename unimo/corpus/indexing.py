@@ -59,7 +59,7 @@ def build_index(
       records_… relative paths of the .json beside loose images · named_… (k) images that a table names
       image_at (n, 2) int64 offset, length · image_sha256 (n, 32) uint8 · sizes (n, 2) int32 width, height
       record_at (n, 2) int64 offset (-1: none) and length of the JSON member, line or text; the row of a table
-      record_sha256 (n, 32) uint8 · token_ids uint16 · token_offsets (m + 1) int64
+      record_sha256 (n, 32) uint8 · validation (n,) uint8 · token_ids uint16 · token_offsets (m + 1) int64
       captions_… (m) of pairs, and texts that cannot be read again by themselves · caption_offsets (n + 1): pairs only
     """
     forget(source.path)
@@ -146,6 +146,7 @@ class _Shard:
             "sizes": np.array(self.sizes, np.int32).reshape(n, 2),
             "record_at": np.array([item.record_at for item in kept], np.int64).reshape(n, 2),
             "record_sha256": _hashes(item.record_sha256 for item in kept),
+            "validation": np.array([item.validation for item in kept], np.uint8),
             **self.tokens.arrays(),
         }
         columns = {

@@ -24,7 +24,7 @@ from unimo.formats.tables import ADDRESSED, rows_of
 from unimo.formats.tar import Member, scan_tar
 from unimo.formats.text import Row, checked_text, decode_utf8, ends_the_file, parse_json, split_lines
 
-KARPATHY_TRAINING = ("train", "restval")
+KARPATHY_TRAINING, KARPATHY_VALIDATION = ("train", "restval"), "val"
 
 
 @dataclass
@@ -42,6 +42,7 @@ class Item:
     texts: list[str] = field(default_factory=list)
     label: str = ""
     record: str = ""  # relative path of the .json beside a loose image
+    validation: bool = False  # of the data's own validation split
 
 
 class Bad(NamedTuple):
@@ -72,6 +73,8 @@ class _Reader:
     def __init__(self, source: Source, kind: Kind, fields: Fields, notes: Notes):
         self.source, self.kind, self.fields, self.notes = source, kind, fields, notes
         self.path, self.name = source.path, source.path.name
+        karpathy = source.form == "json" and layout_of(self.path) == KARPATHY
+        self.own_split = KARPATHY_VALIDATION if karpathy and not fields.split else None
 
     def __iter__(self) -> Iterator[Item | Bad]:
         form = self.source.form
@@ -199,8 +202,7 @@ class _Reader:
 
     def _rows(self) -> Iterator[Row | DataError]:
         """The rows of the splits that are read; those of others are passed over."""
-        karpathy = self.source.form == "json" and layout_of(self.path) == KARPATHY
-        wanted = self.fields.split or (KARPATHY_TRAINING if karpathy else ())
+        wanted = self.fields.split or ((*KARPATHY_TRAINING, self.own_split) if self.own_split else ())
         for row in _rows_of(self.source):
             split = str(row.values.get("split")) if wanted and isinstance(row, Row) else None
             if split is None or split in wanted:
@@ -290,6 +292,7 @@ class _Reader:
         key = printable(name.removeprefix("../"))
         found[name] = Item(key, f"{row.where}, image {key}", file=name, **self._address(row))
         found[name].texts, found[name].label = captions, self._label(row.values)
+        found[name].validation = self.own_split is not None and row.values.get("split") == self.own_split
 
     def _row_captions(self, row: Row) -> list[str]:
         if self.kind != "pairs":

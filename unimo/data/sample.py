@@ -34,6 +34,7 @@ class Indexed(Protocol):
 
     caption_offsets: np.ndarray | None  # pairs: (n + 1,), captions of item i are [o[i], o[i + 1])
     token_counts: np.ndarray  # of documents, or of all captions
+    validation: np.ndarray  # (n,) bool, items of the data's own validation split, which is not trained on
 
     @property
     def keys(self) -> Sequence[str]: ...

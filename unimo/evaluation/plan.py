@@ -152,7 +152,7 @@ def _own_tasks(
     held_out: dict[str, HeldOut | None] = dict.fromkeys(given)
     for kind in ("pairs", "texts"):
         own = tuple(trained.get(kind, ()))
-        if not given[kind] and kept.get(kind) and all(map(matches, own)):
+        if not given[kind] and kept.get(kind) and trained["val_limit"] and all(map(matches, own)):
             given[kind], held_out[kind] = own, HeldOut(trained["val_fraction"], trained["val_limit"])
     parts = (
         [Part(given["pairs"], "held-out pairs" if held_out["pairs"] else "", held_out["pairs"])]

@@ -41,7 +41,7 @@ class Fields:
     """Names of JSON fields and table columns; the first that a record has is taken.
 
     text: of a document. image: its path, or bytes. captions: a string or a list of strings. label: class of an image.
-    split: values of the field `split` that are read; none: all, and of Karpathy's files train and restval.
+    split: values of the field `split` that are read; none: all, and of Karpathy's files train, restval and val.
     """
 
     text: Names = TEXT_NAMES

@@ -67,10 +67,13 @@ def open_regions(run: Run, corpora: dict[str, Corpus]) -> dict[str, RegionStore]
 
 
 def held_out(run: Run, corpora: dict[str, Corpus]) -> dict[str, np.ndarray]:
-    """kind -> items that are not trained on: the validation split, and every image of it that comes again."""
+    """kind -> items that are not trained on: the validation split, whether named by the data or chosen here, and every
+    image of it that comes again."""
     split = HeldOut(run.data.val_fraction, run.data.val_limit)
     own = {"pairs": run.data.val_pairs, "texts": run.data.val_texts}
-    found = {kind: split.items(corpora[kind]) for kind in own if kind in corpora and not own[kind]}
+    found = {kind: np.flatnonzero(corpus.validation) for kind, corpus in corpora.items()}
+    for kind in (kind for kind in own if kind in corpora and not own[kind]):
+        found[kind] = np.union1d(found[kind], split.items(corpora[kind]))
     found = {kind: items for kind, items in found.items() if len(items)}
     if "pairs" in found:
         hashes = {kind: corpora[kind].image_sha256 for kind in ("pairs", "images") if kind in corpora}
@@ -83,7 +86,9 @@ def held_out(run: Run, corpora: dict[str, Corpus]) -> dict[str, np.ndarray]:
 def validation_lines(run: Run, corpora: dict[str, Corpus], without: dict[str, np.ndarray]) -> Iterator[str]:
     """Lines about what is held out, and about kinds of which there is too little for that."""
     for kind, items in without.items():
-        yield f"{len(items):,} of {len(corpora[kind]):,} {kind} are held out (data.val_fraction=0: train on all)"
+        own = corpora[kind].validation.any()
+        why = "the data's own split val is not trained on" if own else "data.val_fraction=0: train on all"
+        yield f"{len(items):,} of {len(corpora[kind]):,} {kind} are held out ({why})"
     for kind in ("pairs", "texts") if run.data.val_fraction else ():
         if kind in corpora and kind not in without and not getattr(run.data, f"val_{kind}"):
             yield f"{len(corpora[kind])} {kind} are too few to hold any out: name others with --val-{kind}"

@@ -62,7 +62,8 @@ class Captioning:
         if not self.train_pairs:
             return None
         train = context.corpus("pairs", self.train_pairs)
-        trained = np.setdiff1d(np.arange(len(train)), self.held_out.items(train) if self.held_out else ())
+        trained = np.flatnonzero(~train.validation)
+        trained = np.setdiff1d(trained, self.held_out.items(train) if self.held_out else ())
         kept = trained[choose(len(trained), self.train_limit, "training pairs", self.seed)]
         queries = context.images(corpus, items).embedding.cpu().numpy()
         best, near = np.full(len(items), -np.inf, np.float32), np.zeros(len(items), np.int64)

@@ -1,0 +1,101 @@
+"""A short training run on every format that `unimo` reads, scored on held-out samples: results/validation/formats.json.
+
+    python scripts/train_on_formats.py WORK --pairs flickr8k/dev-00000.tar --texts wikitext2/valid.txt --limit 400
+
+The same images and captions are written in every format (`convert_examples.py`, into WORK/data), and each is trained on
+with the same seed and steps. Formats that name the images alike hold out the same ones and must end with the same
+scores; the others say why they differ. Finished runs are not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from convert_examples import convert, read_pairs, read_texts
+
+ROOT = Path(__file__).resolve().parent.parent
+SETTINGS = (
+    *("model.width=96", "model.heads=4", "model.image_depth=2", "model.text_depth=2", "model.grounded_depth=1"),
+    *("model.image_size=64", "batch.pairs=32", "batch.images=0", "batch.text_tokens=256", "data.val_fraction=0.1"),
+    *("objectives.seq2seq.pairs=16", "log=none"),
+)
+BY_NUMBER = "its rows are known by number, so others are held out"
+ONE_CAPTION = "img2dataset keeps one caption of an image and numbers the images: others are held out"
+OWN_SPLIT = "trained on its train, scored on its val: others than those chosen by name"
+DIFFERENT = {
+    **dict.fromkeys(("parquet_with_images", "save_to_disk"), BY_NUMBER),
+    **dict.fromkeys(("texts/jsonl", "texts/json", "texts/csv", "texts/parquet"), BY_NUMBER),
+    **dict.fromkeys(("img2dataset_files", "img2dataset_tars", "img2dataset_parquet"), ONE_CAPTION),
+    "karpathy_splits": OWN_SPLIT,
+}
+KEPT = re.compile(r"(image to text|text to image) R@\d+|mean recall|CIDEr-D|.*perplexity")
+
+
+def trained(name: str, path: Path, out: Path, steps: int) -> dict[str, Any]:
+    """What a run on one format says: made by the command in it, or found finished in `out`."""
+    kind = "texts" if name.startswith("texts/") else "pairs"
+    command = ["unimo", "pretrain", "photos", f"--{kind}", str(path), "--steps", str(steps), "--out", str(out)]
+    command += [word for setting in SETTINGS for word in ("--set", setting)]
+    kept = out / "format.json"
+    if not kept.is_file():
+        began = time.monotonic()
+        done = subprocess.run([sys.executable, "-m", *command], text=True, capture_output=True)
+        if done.returncode:
+            raise SystemExit(f"{shlex.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+        report = json.loads((out / "evaluation.json").read_text())
+        read = re.search(rf"^{kind}: ([\d,]+) from (.*)$", done.stdout, re.MULTILINE)
+        held_out = re.search(rf"^([\d,]+) of [\d,]+ {kind} are held out", done.stdout, re.MULTILINE)
+        assert read and held_out, done.stdout
+        scores = {row["metric"]: row["score"] for row in report["scores"] if KEPT.fullmatch(row["metric"])}
+        values = {metric: one["value"] if isinstance(one, dict) else one for metric, one in scores.items()}
+        row = {"format": name, "read_as": read[2], kind: int(read[1].replace(",", "")), "held_out": int(held_out[1])}
+        row |= {"scores": values, "seconds": round(time.monotonic() - began, 1), "facts": report["facts"]}
+        kept.write_text(json.dumps(row))
+    return json.loads(kept.read_text()) | {"command": shlex.join(command)}
+
+
+def compared(rows: list[dict[str, Any]]) -> None:
+    """Says of each row why its scores differ, or that they are those of the first of its kind; SystemExit if not."""
+    first: dict[bool, dict[str, Any]] = {}
+    for row in rows:
+        if row["format"] in DIFFERENT:
+            row["differs"] = DIFFERENT[row["format"]]
+            continue
+        other = first.setdefault("texts" in row, row)
+        if row["scores"] != other["scores"]:
+            raise SystemExit(f"{row['format']} {row['scores']}\n{other['format']} {other['scores']}")
+        row["same_scores_as"] = other["format"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--pairs", nargs="+", required=True)
+    parser.add_argument("--texts", nargs="+", required=True)
+    parser.add_argument("--limit", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=60)
+    given = parser.parse_args()
+    pairs, texts = read_pairs(given.pairs, given.limit), read_texts(given.texts, given.limit)
+    places = convert(given.work / "data", pairs, texts)
+    rows = []
+    for name, path in places.items():
+        rows.append(trained(name, path, given.work / "runs" / name.replace("/", "-"), given.steps))
+        print(f"{name}: {rows[-1]['seconds']} s, {rows[-1]['scores']}", flush=True)
+    compared(rows)
+    facts, *_ = [row.pop("facts") for row in rows]
+    here = {"command": "python scripts/train_on_formats.py WORK --pairs flickr8k/dev-00000.tar --texts valid.txt"}
+    whole = here | {"facts": {key: facts[key] for key in facts if not key.startswith("data, ")}, "formats": rows}
+    text = json.dumps(whole, indent=1).replace(str(given.work.resolve()), "WORK").replace(str(given.work), "WORK")
+    (ROOT / "results" / "validation" / "formats.json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
