@@ -18,6 +18,7 @@ from pathlib import Path
 from unimo.errors import DataError, UsageError, nearest
 
 MOST_NAMES = 300_000  # that braces may stand for
+MOST_SIBLINGS = 10_000  # names of a folder that are compared with a misspelt one
 _MOST_BRACES = 50
 _RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})(?:\.\.(-?\d{1,18}))?")
 _LETTERS = re.compile(r"([a-z])\.\.([a-z])|([A-Z])\.\.([A-Z])")
@@ -95,17 +96,34 @@ def matches(given: str | os.PathLike[str]) -> bool:
 
 
 def missing_hint(path: Path) -> str:
-    """What to do about a path that is not there: the nearest name beside it, or where the first folder is missing."""
+    """What to do about a path that is not there: the name that was meant, or the first folder that is missing."""
     if glob.has_magic(os.fspath(path)):
         return "nothing matches the pattern; check it (quoted, so that the shell leaves it alone)"
+    folder = next((parent for parent in path.parents if parent.is_dir()), Path(path.anchor or "."))
+    name, *rest = path.relative_to(folder).parts
     try:
-        siblings = os.listdir(path.parent)  # noqa: PTH208 - strings
-    except FileNotFoundError:
-        return f"there is no folder {path.parent} either; correct the path"
+        near = _meant(name, os.listdir(folder)[:MOST_SIBLINGS])  # noqa: PTH208 - strings
     except OSError as error:
-        return f"{path.parent}: {error.strerror}; correct the path or the permissions"
-    near = nearest(path.name, siblings[:10_000])
-    return f"did you mean {path.parent / near}?" if near else "correct the path"
+        return f"{folder}: {error.strerror}; correct the path or the permissions"
+    if near:
+        whole = folder.joinpath(near, *rest)
+        return f"did you mean {whole if os.path.lexists(whole) or not rest else folder / near}?"
+    return f"there is no folder {folder / name} either; correct the path" if rest else "correct the path"
+
+
+def _meant(name: str, siblings: list[str]) -> str | None:
+    """The one that a name means: without its ending (train of train.jsonl.gz), without what numbers the shards
+    (train of train-000.tar, train-001.tar), or misspelt."""
+    names = sorted(each for each in siblings if not each.startswith("."))
+    begin = [each for each in names if each.startswith(name) and not each.endswith(".safetensors")]
+    if len(begin) == 1:
+        return begin[0]
+    endings = {each.rpartition(".")[2] for each in begin}
+    if len(endings) == 1 and not any(each.startswith(f"{name}.") for each in begin):
+        return f"{name}*.{endings.pop()}"
+    without = {each.partition(".")[0]: each for each in reversed(names)}
+    near = nearest(name, [*names, *without])
+    return without.get(near or "", near)
 
 
 def listing(folder: Path, failed: list[DataError]) -> list[os.DirEntry[str]]:

@@ -58,15 +58,18 @@ def prepare_regions(
     vocabulary: Annotated[str | None, typer.Option(help="grid: vocabulary file, read if it exists, else made.")] = None,
     threshold: Annotated[float, typer.Option(help="detectors: lowest confidence of a region.")] = 0.2,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")] = None,
+    column: Columns = None,
     index_dir: IndexDir = None,
     bad_samples: BadSamplesFile = None,
 ) -> None:
     """Region features of every image: boxes, features, classes. Run it again to resume."""
     from unimo.corpus.bad_samples import BadSamples
+    from unimo.formats.columns import Fields
     from unimo.regions.prepare import prepare_regions as run
 
     options: dict[str, Any] = {"max_regions": max_regions, "precision": precision, "top": top, "index_dir": index_dir}
     options |= {"feature_size": feature_size, "words": words, "vocabulary": vocabulary, "threshold": threshold}
+    options["fields"] = Fields.of(column or ())
     run(kind, paths, source, out=out, device=device, bad_samples=BadSamples(bad_samples), say=say, **options)  # type: ignore[arg-type]
 
 
@@ -87,6 +90,7 @@ def prepare_rewrites(
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed of the replacements.")] = 0,
     device: Annotated[str, typer.Option(help="Device of the translation models.")] = "cpu",
+    column: Columns = None,
     index_dir: IndexDir = None,
     verify: Verify = "decode",
     max_bad_fraction: MaxBadFraction = 0.01,
@@ -100,10 +104,11 @@ def prepare_rewrites(
 ) -> None:
     """Paraphrases and hard negatives of every caption (English, but for sentence level). Run it again to resume."""
     from unimo.corpus.bad_samples import BadSamples, tell_left_out
+    from unimo.formats.columns import Fields
     from unimo.rewriting.back_translation import pivots
     from unimo.rewriting.prepare import Counts, rewrites
 
-    options: dict[str, Any] = {"index_dir": index_dir, "verify": verify}
+    options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "fields": Fields.of(column or ())}
     made: dict[str, Any] = {
         "counts": Counts(positives, sentences, phrases, words),
         "translate": pivots(translate or []),
@@ -147,6 +152,7 @@ def prepare_neighbours(
             "min_sentence_score, min_overlap.",
         ),
     ] = None,
+    column: Columns = None,
     index_dir: IndexDir = None,
     verify: Verify = "decode",
     max_bad_fraction: MaxBadFraction = 0.01,
@@ -159,12 +165,13 @@ def prepare_neighbours(
     """Similar images and sentences for every pair, retrieved from unpaired data. Run it again to resume."""
     from unimo.config import override
     from unimo.corpus.bad_samples import BadSamples, tell_left_out
+    from unimo.formats.columns import Fields
     from unimo.neighbours.prepare import NeighbourSettings, neighbours
 
     bad = BadSamples(bad_samples)
     options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": max_bad_fraction}
     options |= {"model": model, "regions": regions or None, "confidence": confidence, "ray": ray, "bad_samples": bad}
-    options |= {"page": page, "rows": rows, "page_seed": page_seed, "say": say}
+    options |= {"page": page, "rows": rows, "page_seed": page_seed, "say": say, "fields": Fields.of(column or ())}
     settings = override(NeighbourSettings(), assignments or ())
     neighbours(pairs, images or None, texts or None, out, settings=settings, **options)
     tell_left_out(bad, say)

@@ -31,6 +31,7 @@ from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.corpus.finding import Kind, Verify, did_you_mean
 from unimo.data.regions import ImageRegions, image_regions
 from unimo.errors import DataError, UsageError
+from unimo.formats.columns import Fields
 from unimo.regions.detector_files import HDF5, LMDB, NPZ, TSV, Lines
 from unimo.regions.detectors import Detector, FasterRCNN, patch_encoder
 from unimo.regions.grid import Grid, Pixels
@@ -65,6 +66,7 @@ def prepare_regions(
     precision: Precision = "float16",
     top: int = 0,
     tokenizer=None,
+    fields: Fields | None = None,
     bad_samples: BadSamples | None = None,
     index_dir: str | Path | None = None,
     verify: Verify = "decode",
@@ -94,7 +96,7 @@ def prepare_regions(
     bad_samples = BadSamples() if bad_samples is None else bad_samples
     unread = BadSamples(bad_samples.path)  # of samples without an image; `bad_samples` counts the images alone
     common: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": 1}
-    corpus = open_corpus(kind, paths, tokenizer=tokenizer, bad_samples=unread, **common)
+    corpus = open_corpus(kind, paths, tokenizer=tokenizer, fields=fields, bad_samples=unread, **common)
     rows = RowFormat(source.feature_size, source.classes, precision, min(top, source.classes))
     tell_left_out(unread, say)
     source.fit(corpus, sidecar_path(corpus.shards[0][0], kind, out).parent, say)
