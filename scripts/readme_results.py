@@ -82,7 +82,8 @@ def _spread(scores: list[dict]) -> str:
 
 
 def tasks_table(paths: Iterable[Path], root: str) -> str:
-    """What `unimo benchmark` told: a line per task, its first metric. Better, worse: intervals that lie apart."""
+    """What `unimo benchmark` found: a line per task, its first metric. Verdicts as in `unimo.benchmark.paired`: with
+    the paired difference, or by intervals that lie apart, which is what files without item sums have."""
     lines = [
         "| task | rows, metric | fine-tuned | from random weights | pre-trained is | best simple baseline |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -100,11 +101,17 @@ def tasks_table(paths: Iterable[Path], root: str) -> str:
                 row["task"],
                 f"{score['n']:,} {row['split']}, {row['metric']}",
                 *(_score(each, row["unit"]) for each in (score, random)),
-                "" if random is None else verdict(score, random),
+                "" if random is None else _verdict(row),
                 f"{_score(simple, row['unit'])} {name}".strip(),
             )
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _verdict(row: dict) -> str:
+    if row.get("difference"):
+        return f"{row['verdict']}, paired {_score(row['difference'], row['unit'])}"
+    return f"{verdict(row['score'], row['from_random'])} (intervals)"
 
 
 def _score(score: dict | None, unit: str) -> str:

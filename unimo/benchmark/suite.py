@@ -35,6 +35,7 @@ from unimo.config import from_dict, override, to_dict
 from unimo.errors import UsageError
 from unimo.evaluation import report
 from unimo.evaluation.evaluate import evaluate
+from unimo.evaluation.item_sums import read_sums
 from unimo.evaluation.plan import EvaluationData
 from unimo.evaluation.zero_shot.scenes import find_world
 from unimo.finetune.finetune import finetune
@@ -305,8 +306,10 @@ def rows_of(entry: Entry, out: Path) -> list[Row]:
         if not first["scores"] or (seed > 1 and not second["scores"]):
             break
         own.append(first)
-        random += [second["scores"]] if second["scores"] else []
-    return task_rows(entry, [one["scores"] for one in own], random, own[0]["facts"] if own else {})
+        random += [second] if second["scores"] else []
+    sums = [one["sums"] for one in own], [one["sums"] for one in random]
+    scores = ([one["scores"] for one in some] for some in (own, random))
+    return task_rows(entry, *scores, own[0]["facts"] if own else {}, sums)
 
 
 def verdict_of(entry: Entry, out: Path) -> str | None:
@@ -316,9 +319,10 @@ def verdict_of(entry: Entry, out: Path) -> str | None:
 
 
 def scores_of(folder: Path) -> dict[str, Any]:
-    """Scores and facts of a finished part; none where it is not finished."""
-    known = (folder / DONE).is_file() and (folder / "evaluation.json").is_file()
-    return {"scores": [], "facts": {}, **(load_json(folder / "evaluation.json") if known else {})}
+    """Scores, facts and item sums of a finished part; none where it is not finished."""
+    if not ((folder / DONE).is_file() and (folder / "evaluation.json").is_file()):
+        return {"scores": [], "facts": {}, "sums": {}}
+    return {"facts": {}, **load_json(folder / "evaluation.json"), "sums": read_sums(folder / "evaluation.npz")}
 
 
 def _forgetting(entry: Entry, out: Path) -> Iterator[Row]:

@@ -8,23 +8,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unimo.benchmark.paired import Sums, compared
 from unimo.benchmark.plan import Entry
 from unimo.benchmark.published_scores import PUBLISHED
 from unimo.formatting import number, with_interval
 from unimo.metrics.seeds import over_seeds
-from unimo.metrics.verdict import is_smaller_better, verdict
 
 Row = dict[str, Any]
 PRETRAINED = "pretrained"  # folder of what the model itself can do
 UNTRAINED = {"Retrieval": "understanding, cross-modal", "Captions": "generation, cross-modal"}  # zero-shot tasks
 LESSER = ("R@5", "R@10")  # not in the tables; the JSON file has them
 EMPTY: Row = {
-    "baselines": {}, "from_random": None, "verdict": None, "published": [], "steps": None, "minutes_trained": None,
+    "baselines": {}, "from_random": None, "verdict": None, "difference": None, "published": [], "steps": None,
+    "minutes_trained": None,
 }  # fmt: skip
 GROUPS = ("understanding, single-modal", "understanding, cross-modal", "generation, single-modal")  # then the last
 ABOUT_SCORES = (
-    "Scores with 95 % intervals. Verdict: the model beside random weights, same steps and schedule; no difference "
-    "where the intervals meet. Published: other models, data and machines; the split in brackets."
+    "Scores with 95 % intervals. Verdict: the model beside random weights, same steps and schedule, on the same items: "
+    "in brackets the difference with its paired 95 % interval; without brackets items could not be paired, and no "
+    "difference means that the two intervals meet. Published: other models, data and machines; the split in brackets."
 )
 ABOUT_FORGETTING = (
     "Abilities of the model before and after fine-tuning. Before minus after: above 0, something was forgotten. "
@@ -34,12 +36,17 @@ ABOUT_FORGETTING = (
 
 
 def task_rows(
-    entry: Entry, own: Sequence[Sequence[Row]], random: Sequence[Sequence[Row]] = (), facts: Mapping[str, str] = {}
+    entry: Entry,
+    own: Sequence[Sequence[Row]],
+    random: Sequence[Sequence[Row]] = (),
+    facts: Mapping[str, str] = {},
+    sums: tuple[Sequence[Sums], Sequence[Sums]] = ((), ()),
 ) -> list[Row]:
     """One row for each metric of the split that is reported: test where it has labels, else dev.
 
     own, random: of each seed, score rows of the task fine-tuned from the model, and from random weights. facts: of the
-    first seed's report. The verdict is the model's, beside random weights.
+    first seed's report. sums: item sums of own and random. The verdict is the model's, beside random weights
+    (`unimo.benchmark.paired`).
     """
     split = "test" if any(row["task"].endswith(", test") for row in own[0]) else "dev"
     here = [row for row in own[0] if row["task"].endswith(f", {split}")]
@@ -49,6 +56,7 @@ def task_rows(
         if baseline:
             continue
         score, partner = (_of_seeds(seeds, row["task"], metric) for seeds in (own, random))
+        said, difference = compared((row["task"], metric), (score, partner), *sums) if partner else (None, None)
         beside = [(other["metric"].partition(", "), other["score"]) for other in here]
         found.append(
             EMPTY
@@ -62,7 +70,8 @@ def task_rows(
                 "score": score,
                 "baselines": {name: one for (of, _, name), one in beside if name and of == metric},
                 "from_random": partner,
-                "verdict": partner and verdict(score, partner, smaller_is_better=is_smaller_better(metric)),
+                "verdict": said,
+                "difference": difference,
                 "published": [one.to_dict() for one in PUBLISHED.get(entry.task, ())],
                 "steps": facts.get("steps"),
                 "minutes_trained": facts.get("minutes trained"),
@@ -155,6 +164,11 @@ def _task_cells(row: Row) -> list[str]:
         with_interval(row["score"], unit),
         "; ".join(baselines) or "–",
         with_interval(row["from_random"], unit) if row["from_random"] else "–",
-        row["verdict"] or "–",
+        _verdict_cell(row),
         "; ".join(published) or "–",
     ]
+
+
+def _verdict_cell(row: Row) -> str:
+    apart = row.get("difference")
+    return (row["verdict"] or "–") + (f" ({with_interval(apart, row['unit'], signed=True)})" if apart else "")

@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from unimo.config import diff
 from unimo.errors import DataError, UsageError, nearest
-from unimo.evaluation.item_sums import ItemSums, read_sums
+from unimo.evaluation.item_sums import ItemSums, paired, read_sums
 from unimo.formatting import with_interval
 from unimo.json_files import load_json
-from unimo.metrics.paired import Comparison, paired_bootstrap
+from unimo.metrics.paired import Comparison
 from unimo.metrics.verdict import is_smaller_better, paired_verdict, verdict
 
 IGNORED = ("seed", "data.index_dir", "save_minutes", "keep", "log", "workers")
@@ -96,23 +94,13 @@ def compare_tables(folders: Sequence[str | Path], *, tasks: Sequence[str] = ()) 
 def _verdict(first: Evaluated, second: Evaluated, key: Key) -> str:
     """The second run's score, seen from the first's: by the same items where they were the same."""
     smaller = is_smaller_better(key[1])
-    paired = _paired(first, second, key)
-    if paired is not None:
+    test = paired(second.sums.get(key), first.sums.get(key))
+    if test is not None:
         unit = second.rows[key].get("unit") or ""
-        return f"{paired_verdict(paired, smaller_is_better=smaller)} ({_difference(paired, unit)})"
+        return f"{paired_verdict(test, smaller_is_better=smaller)} ({_difference(test, unit)})"
     scores = [run.rows[key]["score"] if key in run.rows else None for run in (second, first)]
     found = verdict(scores[0], scores[1], smaller_is_better=smaller)
     return "–" if found == "unknown" else found
-
-
-def _paired(first: Evaluated, second: Evaluated, key: Key) -> Comparison | None:
-    """Second minus first over the same items; None where these were not the same."""
-    own, other = second.sums.get(key), first.sums.get(key)
-    if own is None or other is None or own.items != other.items or own.sums.shape != other.sums.shape:
-        return None
-    if not (np.isfinite(own.sums).all() and np.isfinite(other.sums).all()):
-        return None
-    return paired_bootstrap(own.sums, other.sums, combine=own.combine)
 
 
 def answer(first: Evaluated, second: Evaluated) -> str:
@@ -124,11 +112,11 @@ def answer(first: Evaluated, second: Evaluated) -> str:
     with_data, without = (first, second) if first.unpaired else (second, first)
     helped = bool(with_data.unpaired) and not without.unpaired
     better, worse = (with_data, without) if helped else (second, first)
-    paired, unit = _paired(worse, better, key), better.rows[key].get("unit") or ""
+    test, unit = paired(better.sums.get(key), worse.sums.get(key)), better.rows[key].get("unit") or ""
     ends = " against ".join(_cell(run.rows[key]["score"], unit) for run in (better, worse))
-    if paired is not None:
-        count = f"{paired.difference.n:,} items"
-        ends += f", a difference of {_difference(paired, unit)} on the same {count} (paired 95 % interval)"
+    if test is not None:
+        count = f"{test.difference.n:,} items"
+        ends += f", a difference of {_difference(test, unit)} on the same {count} (paired 95 % interval)"
     found = _verdict(worse, better, key).partition(" (")[0]
     measured = f"{key[1]} ({key[0]}) is {ends}."
     if not helped:

@@ -21,6 +21,7 @@ from unimo.errors import DataError
 from unimo.metrics.captions import BLEU_OF_SUMS
 from unimo.metrics.classification import f1_of_sums, matthews_of_sums
 from unimo.metrics.intervals import Combine, Score, mean_of_sums, perplexity_of_sums
+from unimo.metrics.paired import Comparison, paired_bootstrap
 
 COMBINE: dict[str, Combine] = {
     "mean": mean_of_sums,
@@ -70,3 +71,12 @@ def read_sums(path: Path) -> dict[tuple[str, str], ItemSums]:
         what, do = "not the item scores of an evaluation", "unimo evaluate the run again, or remove the file"
         raise DataError(what, where=path, got=f"{type(fault).__name__}: {fault}", do=do) from fault
     return found
+
+
+def paired(first: ItemSums | None, second: ItemSums | None) -> Comparison | None:
+    """First minus second over the same items; None where these were not the same, or a score has no sums."""
+    if first is None or second is None or first.items != second.items or first.sums.shape != second.sums.shape:
+        return None
+    if not (np.isfinite(first.sums).all() and np.isfinite(second.sums).all()):
+        return None
+    return paired_bootstrap(first.sums, second.sums, combine=first.combine)
