@@ -203,7 +203,7 @@ class Suite:
 
     def _abilities(self, model: str | Path, out: Path) -> dict[str, Any]:
         """The zero-shot scores of a model, written to `out`/evaluation.json."""
-        data = from_dict(EvaluationData, self.plan.abilities, where="abilities")
+        data = replace(from_dict(EvaluationData, self.plan.abilities, where="abilities"), random_weights=False)
         out.mkdir(parents=True, exist_ok=True)
         return evaluate(model, out=out, data=data, precision="fp32", say=lambda _: None)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from unimo.evaluation.first_screen import image_examples
 from unimo.evaluation.item_sums import FILE as SUMS
 from unimo.evaluation.item_sums import write_sums
 from unimo.evaluation.plan import EvaluationData, Planned, plan
+from unimo.evaluation.untrained import baseline_rows, untrained
 from unimo.evaluation.zero_shot.context import EvalContext, Row
 from unimo.formats.columns import Fields
 from unimo.machine import keep_freed_memory
@@ -71,7 +72,7 @@ def evaluate(
     chosen = _chosen(pipeline)
     for note in chosen:
         say(note)
-    found = _Found()
+    found = _Found(untrained=_untrained(context, precision) if data.random_weights else None)
     options: dict[str, Any] = {
         "held_out": pipeline.facts.get("held_out"),
         "has_dictionary": pipeline.model.dictionary is not None,
@@ -119,13 +120,15 @@ def _check(path: str | Path, data: EvaluationData, minutes: float | None, batch_
 
 @dataclass
 class _Found:
-    """What the tasks of an evaluation gave, in their order."""
+    """What the tasks of an evaluation gave, in their order. untrained: for the baseline of random weights."""
 
     scores: list[Row] = field(default_factory=list)
     examples: list[dict[str, Any]] = field(default_factory=list)
     predictions: list[Any] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    untrained: EvalContext | None = None
+    compared: set[type] = field(default_factory=set)
 
     def run(self, planned: Planned, context: EvalContext, deadline: float, say: Say) -> None:
         """One task, or a note why it is skipped: no data, or the time is over."""
@@ -137,9 +140,19 @@ class _Found:
             return
         self.predictions.append(planned.task.predict(context))
         self.scores += planned.task.score(self.predictions[-1])
+        if self.untrained is not None and type(planned.task) not in self.compared:  # of each kind the first
+            self.compared.add(type(planned.task))
+            self.untrained.share(context)
+            self.scores += baseline_rows(planned.task, self.untrained)
         self.examples += planned.task.show(self.predictions[-1])
         self.seconds[planned.task.title] = round(time.monotonic() - began, 1)
         say(f"{planned.task.title}: {self.seconds[planned.task.title]} s")
+
+
+def _untrained(context: EvalContext, precision: str) -> EvalContext | None:
+    """The same corpora, seen by the model as it was before training."""
+    pipeline = untrained(context.pipeline, precision)
+    return None if pipeline is None else replace(context, pipeline=pipeline, fingerprints={}, _kept={})
 
 
 def _left_out(context: EvalContext) -> list[str]:

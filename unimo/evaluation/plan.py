@@ -55,6 +55,7 @@ class EvaluationData:
     baseline: int = setting(
         2000, "training images from which the copying baseline takes captions; 0 for none", at_least=0
     )
+    random_weights: bool = setting(True, "the same model before training as a baseline, on the same data")
     images_limit: int | None = setting(2048, "images to classify at most", at_least=1)
     masked: int | None = setting(512, "captions, and texts, in which words are masked at most", at_least=0)
     columns: tuple[str, ...] = setting((), "part=column of tables with other names, as in training; default: as there")

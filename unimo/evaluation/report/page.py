@@ -47,14 +47,14 @@ def _headline(rows: Sequence[Report]) -> list[tuple[str, str, str, str]]:
 
 
 def _baseline(row: Report, rows: Sequence[Report]) -> str:
-    """What a score is to be compared with: the baselines of its metric, else chance."""
+    """What a score is to be compared with: the baselines of its metric, and chance."""
     score, unit = score_of(row["score"]), row.get("unit", "")
     beside = [
         f"{other['metric'].removeprefix(row['metric']).strip(' ,')}: {number(score_of(other['score']).value, unit)}"
         for other in rows
         if other.get("baseline") and other["task"] == row["task"] and other["metric"].startswith(f"{row['metric']},")
     ]
-    return "; ".join(beside) or (f"chance: {chance(score, unit)}" if score.chance is not None else "")
+    return "; ".join(beside + ([f"chance: {chance(score, unit)}"] if score.chance is not None else []))
 
 
 def _score_row(row: Report) -> dict[str, Any]:

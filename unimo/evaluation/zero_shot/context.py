@@ -57,6 +57,11 @@ class EvalContext:
         """Takes a corpus that is open already."""
         self._kept[kind, tuple(paths)] = corpus
 
+    def share(self, other: EvalContext) -> None:
+        """Takes the corpora and regions that another context has opened."""
+        shared = {key: one for key, one in other._kept.items() if isinstance(one, (Corpus, RegionStore))}
+        self._kept = {**shared, **self._kept}
+
     def images(self, corpus: Corpus, items: np.ndarray) -> EncodedImages:
         """Some images of a corpus after their tower."""
         key = ("images", corpus.fingerprint, items.tobytes())
