@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from corpora import pairs_tar
 from tiny_task import quiet
 
 import unimo
@@ -19,12 +20,10 @@ from unimo.train.pretraining import Pretraining
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A run of no length to speak of and one of four steps, of the same seed."""
-    from unimo.synthetic.dataset import write_world
-
     folder = tmp_path_factory.mktemp("runs")
-    write_world(folder / "world", pairs=24, images=0, texts=0, heldout=0, compositional=0, classes=0, size=32)
+    pairs_tar(folder / "pairs.tar", 24)
     sizes = ["width=16", "heads=2", "image_depth=1", "text_depth=1", "grounded_depth=1", "image_size=32"]
-    changes = [f"data.pairs={folder / 'world/pairs'}", "batch.pairs=8", "batch.images=0", "batch.text_tokens=0"]
+    changes = [f"data.pairs={folder / 'pairs.tar'}", "batch.pairs=8", "batch.images=0", "batch.text_tokens=0"]
     changes += ["objectives.mlm.pairs=4", "objectives.itm.pairs=4", "objectives.seq2seq.pairs=4", "minutes=none"]
     changes += ["steps=4", "seed=5", "log=none", "precision=fp32", "data.val_fraction=0.2", "ema_decay=0"]
     run = override(find("scenes"), [*(f"model.{size}" for size in sizes), *changes])

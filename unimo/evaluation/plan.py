@@ -129,7 +129,10 @@ def plan(
         if folder is None
         else _world_tasks(data, folder, train_pairs)
     )
-    reasons = {**REASONS, **({} if has_dictionary else {"dictionary": "the model has no dictionary"})}
+    none = {"captioning": data.captioned, "masked_words": data.masked, "dictionary": data.masked}
+    reasons = {**REASONS, **{name: "its limit is 0" for name, limit in none.items() if limit == 0}}
+    tasks = {name: some for name, some in tasks.items() if none.get(name) != 0}
+    reasons |= {} if has_dictionary else {"dictionary": "the model has no dictionary"}
     found = [
         planned
         for name in TASKS
