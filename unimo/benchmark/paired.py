@@ -14,24 +14,24 @@ from typing import Any
 
 from unimo.evaluation.item_sums import ItemSums, paired
 from unimo.metrics.seeds import over_seeds
-from unimo.metrics.verdict import Verdict, is_smaller_better, paired_verdict, verdict
+from unimo.metrics.verdict import AnyScore, Verdict, is_smaller_better, paired_verdict, verdict
 
 Key = tuple[str, str]  # task and metric
 Sums = Mapping[Key, ItemSums]
 
 
 def compared(
-    key: Key, scores: Sequence[Mapping[str, Any]], own: Sequence[Sums], random: Sequence[Sums]
+    key: Key, score: AnyScore, from_random: AnyScore, own: Sequence[Sums], random: Sequence[Sums]
 ) -> tuple[Verdict, dict[str, Any] | None]:
     """Verdict, and the difference (model minus random weights) as a score; None where items could not be paired.
 
-    scores: of the model and of random weights. own, random: item sums of each seed, in the same order.
+    score: of the model. own, random: item sums of each seed, in the same order.
     """
     smaller = is_smaller_better(key[1])
     tests = [paired(one.get(key), other.get(key)) for one, other in zip(own, random)]
     found = [test for test in tests if test is not None]
     if not found or len(found) < len(tests):
-        return verdict(scores[0], scores[1], smaller_is_better=smaller), None
+        return verdict(score, from_random, smaller_is_better=smaller), None
     difference = over_seeds([test.difference.to_dict() for test in found])
     if len(found) == 1:
         return paired_verdict(found[0], smaller_is_better=smaller), difference

@@ -308,7 +308,7 @@ def rows_of(entry: Entry, out: Path) -> list[Row]:
         own.append(first)
         random += [second] if second["scores"] else []
     sums = [one["sums"] for one in own], [one["sums"] for one in random]
-    scores = ([one["scores"] for one in some] for some in (own, random))
+    scores = [one["scores"] for one in own], [one["scores"] for one in random]
     return task_rows(entry, *scores, own[0]["facts"] if own else {}, sums)
 
 

@@ -56,7 +56,7 @@ def task_rows(
         if baseline:
             continue
         score, partner = (_of_seeds(seeds, row["task"], metric) for seeds in (own, random))
-        said, difference = compared((row["task"], metric), (score, partner), *sums) if partner else (None, None)
+        said, difference = compared((row["task"], metric), score, partner, *sums) if partner else (None, None)
         beside = [(other["metric"].partition(", "), other["score"]) for other in here]
         found.append(
             EMPTY

@@ -20,7 +20,12 @@ from unimo.model.build import ModelSettings, build
 
 SUFFIX = ", random weights"
 LESSER = ("R@5", "R@10", "BLEU-4", "ROUGE-L", "gain from the image")  # ends of metrics that are not needed twice
-MAX_LENGTH = 20  # pieces of a caption: nothing that an untrained model writes comes to an end by itself
+# What is scored, and settings that save time: nothing that an untrained model writes comes to an end by itself.
+SHORTER: dict[type, dict[str, Any]] = {
+    Retrieval: {"shortlist": 0},
+    Captioning: {"train_pairs": (), "max_length": 20},
+    MaskedWords: {},
+}
 
 
 def untrained(pipeline: Pipeline, precision: str) -> Pipeline | None:
@@ -38,10 +43,9 @@ def untrained(pipeline: Pipeline, precision: str) -> Pipeline | None:
 
 def baseline_rows(task: Any, context: EvalContext) -> Iterator[Row]:
     """The scores of an untrained model (`context`) on the items of a task, named as baselines of the model's own."""
-    shorter = {Retrieval: {"shortlist": 0}, Captioning: {"train_pairs": (), "max_length": MAX_LENGTH}, MaskedWords: {}}
-    if type(task) not in shorter:
+    if type(task) not in SHORTER:
         return
-    task = replace(task, **shorter[type(task)])
+    task = replace(task, **SHORTER[type(task)])
     for row in task.score(task.predict(context)):
         if not row["metric"].endswith(LESSER):
             yield {**row, "metric": row["metric"] + SUFFIX, "note": "the same model before training", "baseline": True}
