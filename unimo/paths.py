@@ -45,6 +45,11 @@ def check_name(name: str, where: object = None) -> None:
         raise UsageError("not a path", where=where, got=name, expected="a local file, folder or pattern", do=do)
 
 
+def is_hub_name(given: str | os.PathLike[str]) -> bool:
+    """Whether it names a data set of the Hugging Face hub and no path."""
+    return os.fspath(given).startswith("hf:")
+
+
 def check_length(path: Path, where: object = None) -> None:
     """UsageError where the system refuses the very name."""
     name = os.fspath(path)

@@ -16,12 +16,11 @@ from pathlib import Path, PurePath
 from typing import Literal
 
 from unimo.corpus.bad_samples import Notes
-from unimo.corpus.hub import is_hub_name, saved_dataset
 from unimo.errors import DataError, UsageError, nearest
 from unimo.formats.columns import ADDRESS_NAMES, Fields
 from unimo.formats.tables import columns_in, convert, described, ending_of, form_of, is_table
 from unimo.formats.tar import Member, scan_tar
-from unimo.paths import expand, is_folder, listing
+from unimo.paths import expand, is_folder, is_hub_name, listing
 
 Kind = Literal["texts", "images", "pairs"]
 Verify = Literal["decode", "header"]
@@ -87,7 +86,10 @@ def find(kind: Kind, paths: str | Path | Sequence[str | Path], fields: Fields | 
         raise UsageError(f"no path given for {kind}", where=kind, expected=expected, do=do)
     found = Found()
     for entry in given:
-        entry = saved_dataset(entry) if is_hub_name(entry) else entry
+        if is_hub_name(entry):
+            from unimo.corpus.hub import saved_dataset
+
+            entry = saved_dataset(entry)
         _find_at(kind, entry, found, fields or Fields())
     found.sources.sort(key=lambda source: os.fspath(source.path))
     for earlier, later in pairwise(found.sources):

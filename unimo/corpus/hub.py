@@ -9,16 +9,10 @@ from pathlib import Path
 from unimo.errors import DataError, UsageError
 from unimo.paths import user_path
 
-PREFIX = "hf:"
-
-
-def is_hub_name(entry: str | os.PathLike[str]) -> bool:
-    return os.fspath(entry).startswith(PREFIX)
-
 
 def saved_dataset(entry: str | os.PathLike[str]) -> Path:
     """The folder of a data set, loaded by `datasets` if it is not there yet. The split is train if none is named."""
-    name, _, split = os.fspath(entry).removeprefix(PREFIX).partition(":")
+    _, name, split = [*os.fspath(entry).split(":", 2), ""][:3]
     home = user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", entry) / "unimo" / "datasets"
     place = home / f"{name}:{split or 'train'}".replace("/", "--")
     if place.is_dir():

@@ -25,14 +25,13 @@ from typing import Any
 from unimo.corpus.bad_samples import BadSamples, check_fraction
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.corpus.finding import did_you_mean, holds_images, tables_in
-from unimo.corpus.hub import is_hub_name, saved_dataset
 from unimo.corpus.image_names import ImageFiles, ImageKeys
 from unimo.errors import DataError, UsageError
 from unimo.finetune.example import Dropped, Example, Found, Noted, Target
 from unimo.finetune.readers import READERS, Reader
 from unimo.finetune.readers.collector import RowCollector
 from unimo.formats.tables import FORMS
-from unimo.paths import check_name, expand
+from unimo.paths import check_name, expand, is_hub_name
 
 PEEKED = 100  # rows whose images are looked for beside their file
 SHOWN = 5  # bad rows that are kept to be named
@@ -175,7 +174,10 @@ def _expanded(name: str, reader: Reader, paths: list[Path]) -> list[Path]:
     """Files in order, patterns filled in."""
     found: list[Path] = []
     for path in paths:
-        path = saved_dataset(path) if is_hub_name(path) else path
+        if is_hub_name(path):
+            from unimo.corpus.hub import saved_dataset
+
+            path = saved_dataset(path)
         for place in expand(path, what="file is missing", expected=f"a file for the reader {name}"):
             table = place.is_dir() and (name == "table" or name in FORMS)
             found += tables_in(place) if table else [place]
