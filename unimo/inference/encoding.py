@@ -80,13 +80,18 @@ class Encoder:
     """A model in eval mode with its tokenizer and image transform; nothing of it changes between calls.
 
     dtype: of matrix products. side: pixels of a side of the square that UNIMO-2 sees; None for UNIMO, which sees
-    regions. max_length: tokens of a text that are read, [CLS] and [SEP] included.
+    regions. max_length: tokens of a text that are read, [CLS] and [SEP] included. frozen: the weights will not change
+    any more (`unimo.inference.frozen`).
     """
 
-    def __init__(self, model: Unified, *, precision: str = "auto", max_length: int | None = None):
+    def __init__(self, model: Unified, *, precision: str = "auto", max_length: int | None = None, frozen: bool = False):
         self.model, self.tokenizer = model.eval(), Tokenizer.default()
         self.device = next(model.parameters()).device
         self.dtype = autocast_dtype(precision, self.device)
+        if frozen and self.dtype != torch.float32:
+            from unimo.inference.frozen import frozen as twin_of
+
+            self.model = twin_of(model, self.dtype)
         self.side = model.pixels if isinstance(model, UNIMO2) else None
         self.max_length = max_length or model.words.position.num_embeddings - 2
 
@@ -123,8 +128,12 @@ class Encoder:
         rows = [self.frame(text) for text in listed(texts, "text")]
         if not rows:
             raise UsageError("no texts were given", expected="at least one")
+        size = 4 * batch_size if batch_size > 1 else 1
+        # Texts of a pass are of similar length, unless its padding votes: then they are as they were given.
+        mixed = size == 1 or len(rows) <= size or self.batch_dependent
+        order = np.argsort([0 if mixed else len(row) for row in rows], kind="stable")
         packs, hidden, embedding, votes = [], [], [], []
-        for some in chunks(rows, 4 * batch_size if batch_size > 1 else 1):
+        for some in chunks((rows[i] for i in order), size):
             packs.append(packed := self.pack(some))
             with self.autocast():
                 towers = Towers(self.model.no_images(), self.model.encode_texts(packed), packed)
@@ -132,7 +141,8 @@ class Encoder:
                 embedding.append(self.model.embed(towers, "text"))
             hidden.append(towers.words)
             votes.append(towers.text_votes)
-        return EncodedTexts(_end_to_end(packs), torch.cat(hidden), torch.cat(embedding), _joined(votes))
+        encoded = EncodedTexts(_end_to_end(packs), torch.cat(hidden), torch.cat(embedding), _joined(votes))
+        return encoded if mixed else encoded.pick(torch.from_numpy(np.argsort(order)).to(self.device))
 
     @torch.inference_mode()
     def codes(self, images: EncodedImages | None, texts: EncodedTexts | None) -> np.ndarray | None:
@@ -148,10 +158,11 @@ class Encoder:
             votes = [side.votes for side in (images, texts) if side is not None and side.votes is not None]
             return dictionary.choose(torch.stack(votes).sum(0)).cpu().numpy()
         voters = []
-        if images is not None:
-            voters.append(dictionary.positions_of(images.hidden[:, 1:], "image").flatten(0, 1))
-        if texts is not None:
-            voters.append(dictionary.positions_of(texts.hidden, "text")[self.model.text_voters(texts.texts)])
+        with self.autocast():
+            if images is not None:
+                voters.append(dictionary.positions_of(images.hidden[:, 1:], "image").flatten(0, 1))
+            if texts is not None:
+                voters.append(dictionary.positions_of(texts.hidden, "text")[self.model.text_voters(texts.texts)])
         return torch.cat([dictionary.nearest(some) for some in torch.cat(voters).split(8192)]).cpu().numpy()
 
     def ids(self, text: str | np.ndarray) -> np.ndarray:

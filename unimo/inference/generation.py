@@ -58,8 +58,8 @@ class Generator:
         known = None if sources is None else [self._source(source) for source in listed(sources, "source")]
         if images is not None and known is not None and len(known) != len(images):
             raise UsageError("sources and images differ in number", got=f"{len(known)} and {len(images)}")
-        found: list[Sequence[int]] = []
-        for some in torch.arange(len(images if images is not None else known or ())).split(batch_size):
+        found: dict[int, Sequence[int]] = {}
+        for some in self._order(known, len(images if images is not None else known or ())).split(batch_size):
             seen = None if images is None else images.pick(some.to(self.encoder.device))
             given = Given(
                 None if seen is None else seen.hidden,
@@ -67,8 +67,20 @@ class Generator:
                 None if seen is None else seen.lengths,
             )
             with self.encoder.autocast():
-                found += self._write(CachedDecoder(self.encoder.model, given), options, some.tolist())
-        return [" ".join(self.encoder.tokenizer.decode(ids).split()) for ids in found]
+                written = self._write(CachedDecoder(self.encoder.model, given), options, some.tolist())
+            found |= zip(some.tolist(), written)
+        return [" ".join(self.encoder.tokenizer.decode(found[i]).split()) for i in sorted(found)]
+
+    def _order(self, known: Sequence[Record] | None, n: int) -> torch.Tensor:
+        """The sequences with sources of similar length side by side; as given where padding is read, as released."""
+        if known is None or self._as_released:
+            return torch.arange(n)
+        return torch.from_numpy(np.argsort([len(one.ids) for one in known], kind="stable"))
+
+    @property
+    def _as_released(self) -> bool:
+        model = self.encoder.model
+        return isinstance(model, UNIMO2) and any(vars(model.released).values())
 
     def _write(self, decoder: CachedDecoder, options: GenerationOptions, numbers: list[int]) -> Sequence[Sequence[int]]:
         """The ids of each sequence. numbers: of the sequences among all of the call, which seed sampling."""
@@ -89,15 +101,15 @@ class Generator:
         return [best.words for best, *_ in found]
 
     def _limits(self, options: GenerationOptions) -> GenerationConfig:
-        model, special = self.encoder.model, self.encoder.tokenizer
-        as_released = isinstance(model, UNIMO2) and any(vars(model.released).values())
+        special = self.encoder.tokenizer
         blocked = {special.cls, special.pad, special.sep, special.unk, special.mask} - {options.end}
         return GenerationConfig(
             special.cls,
             options.end,
             min(options.max_length, self.encoder.max_length - 1),
             options.min_length,
-            () if as_released else tuple(sorted(blocked)),  # the published decoders forbid nothing; ours writes words
+            # The published decoders forbid nothing; ours writes words.
+            () if self._as_released else tuple(sorted(blocked)),
         )
 
     def _source(self, source: Source) -> Record:

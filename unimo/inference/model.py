@@ -36,6 +36,7 @@ class Pipeline:
     Images are paths, bytes, PIL images, (H, W, 3) uint8 arrays or (3, H, W) tensors; for UNIMO, regions of a detector
     (`unimo.data.regions.image_regions`). batch_size: inputs of a forward pass; answers depend on it by rounding only,
     and with 1 not at all. No call changes the object, so threads may share one. facts: what is known of its run.
+    frozen: the weights will not change any more; in bf16 or fp16 copies are kept, not made at every call.
     """
 
     def __init__(
@@ -45,9 +46,10 @@ class Pipeline:
         precision: str = "auto",
         max_length: int | None = None,
         facts: Mapping[str, Any] | None = None,
+        frozen: bool = False,
     ):
         self.facts: dict[str, Any] = dict(facts or {})
-        self.encoder = encoder = Encoder(model, precision=precision, max_length=max_length)
+        self.encoder = encoder = Encoder(model, precision=precision, max_length=max_length, frozen=frozen)
         self.model, self.tokenizer, self.device, self.dtype = model, encoder.tokenizer, encoder.device, encoder.dtype
         self.side, self.max_length = encoder.side, encoder.max_length
         self.sees_regions = encoder.side is None
@@ -286,7 +288,8 @@ def load(
         got, expected = f"{device}: {str(fault).splitlines()[0][:120]}", "cpu, or a GPU of this machine: cuda, mps"
         raise UsageError("this device cannot be used", where="device", got=got, expected=expected) from fault
     model, saved = load_model(source, device=device, revision=revision)
-    return Pipeline(model, precision=precision, facts={"path": str(saved.path), "step": saved.step, **saved.state})
+    facts = {"path": str(saved.path), "step": saved.step, **saved.state}
+    return Pipeline(model, precision=precision, facts=facts, frozen=True)
 
 
 def identity(pipeline: Pipeline) -> dict[str, Any]:

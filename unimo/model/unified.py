@@ -146,6 +146,7 @@ class Unified(nn.Module, ABC):
         self.width = width
         self.attention_form = "dense"
         self.vocabulary_subset: Tensor | None = None  # ids the language model may predict; None: all
+        self.frozen_word_table: Tensor | None = None  # see `unimo.inference.frozen`
         self.dictionary: GroundedDictionary | None = None
         self.matching: MatchingHead | None = None
         self.head: TaskHead | None = None  # of a fine-tuned task
@@ -290,6 +291,8 @@ class Unified(nn.Module, ABC):
 
     def word_table(self) -> Tensor:
         """The rows of the output table of the known words, (known words, D); all V without a known vocabulary."""
+        if self.frozen_word_table is not None:
+            return self.frozen_word_table
         return self.output_table if self.vocabulary_subset is None else self.output_table[self.vocabulary_subset]
 
     def word_columns(self, ids: Tensor) -> Tensor:
