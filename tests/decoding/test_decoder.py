@@ -247,10 +247,10 @@ def test_many_captions_of_an_image_share_what_was_read_of_it(member):
         torch.testing.assert_close(said, five.advance(words, torch.arange(5)), rtol=0, atol=3e-5)
         for memory in one.in_fused:
             prefix = known + (7 if isinstance(model, UNIMO) else 17 + 4)  # [IMG] and regions, or patches and ground
-            assert memory.keys.shape == memory.values.shape == (1, prefix, 16)
-            assert memory.written_keys.shape == memory.written_values.shape == (5, written, 16)
+            assert memory.keys.shape == memory.values.shape == (1, 2, prefix, 8)  # of two heads
+            assert memory.written_keys.shape == memory.written_values.shape == (5, 2, written, 8)
         for memory in one.in_text:
-            assert memory.keys.shape == (1, known, 16) and memory.written_keys.shape == (5, written, 16)
+            assert memory.keys.shape == (1, 2, known, 8) and memory.written_keys.shape == (5, 2, written, 8)
         rows = torch.arange(5)
     assert len(one.in_text) == (2 if isinstance(model, UNIMO2) else 0) and len(one.in_fused) == 2
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from unimo.batch import KNOWN, WRITTEN, Texts, pad_texts
 from unimo.data.records import Record
 from unimo.errors import UsageError
-from unimo.model.kv_cache import caches
+from unimo.model.kv_cache import Rows, caches
 from unimo.model.unified import Request, Towers, Unified
 from unimo.model.unimo2 import UNIMO2
 from unimo.tokenizer import FIRST_POSITION, Tokenizer
@@ -107,16 +107,20 @@ class CachedDecoder:
         request = Request(None if given.images is None else rows, rows if known else None)
         fused = model.fuse(towers, {"write": request}, in_fused)["write"]
         seen = fused.image_length + fused.ground_length + (texts.lengths if known else 0)
-        self.in_text = caches(in_text, texts.offsets[:-1] if known else torch.zeros_like(lengths), lengths)
-        self.in_fused = caches(in_fused, fused.starts, seen)
+        heads = model.fuser.heads
+        self.rows = Rows(self.n, device)
+        self.in_text = caches(in_text, texts.offsets[:-1] if known else lengths, lengths, self.rows, heads)
+        self.in_fused = caches(in_fused, fused.starts, seen, self.rows, heads)
 
     @torch.no_grad()
     def advance(self, words: Tensor, parents: Tensor) -> Tensor:
         model, device = self.model, self.model.words.word.weight.device
         words, parents = words.to(device), parents.to(device)
-        for cache in (*self.in_text, *self.in_fused):
-            cache.follow(parents)
-        self.first = self.first[parents]
+        if not torch.equal(parents, torch.arange(len(self.first), device=device)):
+            live = self.rows.follow(parents)
+            for cache in (*self.in_text, *self.in_fused):
+                cache.follow(parents, live)
+            self.first = self.first[parents]
         nobody = torch.zeros_like(words) if self.dialogue else None  # the answer's speaker and turn are both 0
         x = model.words(words, self.first + self.length, nobody, nobody)
         self.length += 1

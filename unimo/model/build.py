@@ -174,7 +174,8 @@ def build(settings: ModelSettings) -> Unified:
     anything is allocated.
     """
     check_settings(settings, "model", cls=ModelSettings)
-    _check_memory(settings)
+    if torch.get_default_device().type != "meta":
+        check_memory(settings)
     own = ("size", "member", "head")
     values = {name: getattr(settings, name) for name in settings.__dataclass_fields__ if name not in own}
     values |= {name: settings.dimension(name) for name in DIMENSIONS}
@@ -219,9 +220,10 @@ def rough_parameters(settings: ModelSettings) -> int:
     return width * (layers * (12 * width + 13) + words + settings.positions + tables)
 
 
-def _check_memory(settings: ModelSettings) -> None:
+def check_memory(settings: ModelSettings) -> None:
+    """ResourceError for a model that does not fit into memory."""
     needed, free = 4 * rough_parameters(settings), free_memory()
-    if free is not None and needed > free and torch.get_default_device().type != "meta":
+    if free is not None and needed > free:
         raise ResourceError(
             "the model does not fit into memory",
             where="model.width, model.vocabulary, the depths and tables of the model",
@@ -232,7 +234,10 @@ def _check_memory(settings: ModelSettings) -> None:
 
 
 def fill(model: torch.nn.Module, tensors: dict[str, torch.Tensor], *, where: object) -> None:
-    """Copies tensors into the parameters of the same names; every name and shape on both sides must agree."""
+    """Copies tensors into the parameters of the same names; every name and shape on both sides must agree.
+
+    A model without memory (`shapes_only`) takes the tensors over instead of copies.
+    """
     own = dict(model.named_parameters())
     missing = sorted(own.keys() - tensors.keys())
     extra = sorted(tensors.keys() - own.keys())
@@ -245,6 +250,9 @@ def fill(model: torch.nn.Module, tensors: dict[str, torch.Tensor], *, where: obj
             expected=f"{len(own)} tensors of the model's own names and shapes",
             do="load it with the settings it was trained with",
         )
+    if all(parameter.is_meta for parameter in own.values()):
+        model.load_state_dict({name: tensors[name].to(own[name].dtype) for name in own}, assign=True)
+        return
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(tensors[name])

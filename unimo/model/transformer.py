@@ -46,7 +46,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, plan: Plan | KVCache, form: str = "dense", kept: Kept | None = None) -> Tensor:
         if isinstance(plan, KVCache):
             q, k, v = self.qkv(x).chunk(3, dim=-1)
-            return plan.attend(q, k, v, self.heads)
+            return plan.attend(q, k, v)
         q, k, v = (part[: len(plan)] for part in self.qkv(x).chunk(3, dim=-1))
         if kept is not None:
             kept.append((k, v))
@@ -151,7 +151,7 @@ class Transformer(nn.Module):
         super().__init__()
         if hidden_act not in ACTIVATIONS:
             raise ValueError(f"hidden_act must be one of {', '.join(ACTIVATIONS)}, got {hidden_act!r}")
-        self.ffn = ffn or 4 * width
+        self.heads, self.ffn = heads, ffn or 4 * width
         self.layers = nn.ModuleList(
             Layer(
                 width,
