@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import re
 import secrets
 import shutil
@@ -43,6 +44,7 @@ MAX_STATE, _MAX_MANIFEST = 64 << 20, 1 << 20  # bytes
 _NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _FILE = re.compile(rf"state\.json|{_GROUP.pattern}\.safetensors")
+_PIECE = 1 << 22  # numbers read from a file before it is opened again
 _RESTORE = "restore a copy; an earlier checkpoint is used where there is one"
 _log = logging.getLogger(__name__)
 
@@ -183,12 +185,30 @@ def _check_file(path: Path, size: int, sha256: str) -> None:
 
 
 def _read(path: Path, device: str) -> dict[str, Tensor]:
-    """Copies, so that nothing stays mapped to a file that may be removed."""
     try:
-        with safe_open(path, framework="pt", device=device) as file:
-            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        return copied_tensors(path, device)
     except (SafetensorError, OSError) as fault:
         raise WeightsError("not a valid safetensors file", where=path, got=fault) from fault
+
+
+def copied_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """Name -> tensor of a .safetensors file. Copies, so that nothing stays mapped to a file that may be removed.
+
+    The library maps the file into memory, so it is opened piece by piece, the largest tensors first: at no time much
+    more than the weights lies in memory. Raises what the library does.
+    """
+    with safe_open(path, framework="pt", device=device) as file:
+        sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    found: dict[str, Tensor] = {}
+    waiting = sorted(sizes, key=lambda name: sizes[name])
+    while waiting:
+        with safe_open(path, framework="pt", device=device) as file:
+            room = _PIECE
+            while waiting and room > 0:
+                name = waiting.pop()
+                found[name] = file.get_tensor(name).clone()
+                room -= sizes[name]
+    return {name: found[name] for name in sizes}
 
 
 def _order(path: Path) -> tuple[int, int]:

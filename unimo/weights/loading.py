@@ -22,7 +22,7 @@ from unimo.config import from_dict
 from unimo.errors import WeightsError
 from unimo.file_access import hash_file
 from unimo.json_files import json_bytes, load_json
-from unimo.model.build import ModelSettings, build, fill, shapes_only
+from unimo.model.build import ModelSettings, build, check_memory, fill, shapes_only
 from unimo.model.unified import Unified
 from unimo.paths import user_path
 from unimo.weights.safetensors_files import read_safetensors, shapes
@@ -62,10 +62,9 @@ def load_model(
         return model.to(device), Checkpoint(step if type(step) is int else 0, {}, state, user_path(source, "model"))
     saved = load_checkpoint(place, groups=[])
     group = "ema" if saved.state.get("ema") else "model"
-    model = _built(saved.state, saved.path / STATE, saved.path / f"{group}.safetensors")
+    model, known = _empty(saved.state, saved.path / STATE, saved.path / f"{group}.safetensors")
     saved = load_checkpoint(saved.path, groups=[group])
-    fill(model, saved.tensors[group], where=saved.path)
-    return model.to(device).eval(), saved
+    return _filled(model, known, saved.tensors[group], saved.path).to(device), saved
 
 
 def from_pretrained(source: str | Path, *, revision: str | None = None) -> tuple[Unified, dict[str, Any]]:
@@ -82,8 +81,7 @@ def from_pretrained(source: str | Path, *, revision: str | None = None) -> tuple
         raise WeightsError("not a saved model", where=folder, expected=f"a folder with {CONFIG} and {WEIGHTS}")
     place, weights = folder / CONFIG, folder / WEIGHTS
     config = load_json(place, error=WeightsError)
-    with torch.random.fork_rng(devices=[]):
-        model = _built(config, place, weights)
+    model, known = _empty(config, place, weights)
     if not isinstance(config.setdefault("facts", {}), dict):
         got = type(config["facts"]).__name__
         raise WeightsError("facts that are none", where=f"{place}: facts", got=got, expected="an object, or nothing")
@@ -91,8 +89,7 @@ def from_pretrained(source: str | Path, *, revision: str | None = None) -> tuple
         what, where = "settings or weights have changed since they were saved", f"{place}: sha256; {weights}"
         do = "fetch both again; or, where the change is meant, remove sha256 from the configuration"
         raise WeightsError(what, where=where, got=found, expected=config["sha256"], do=do)
-    fill(model, read_safetensors(weights), where=weights)
-    return model.eval(), config
+    return _filled(model, known, read_safetensors(weights), weights), config
 
 
 def is_pretrained(path: str | Path) -> bool:
@@ -133,15 +130,22 @@ def settings_and_words(source: str | Path) -> tuple[ModelSettings, Tensor | None
 # ---- settings compared with their weights
 
 
-def _built(state: Any, where: Path, weights: Path) -> Unified:
-    """The model that saved settings describe, once they fit the header of their weights; not filled yet."""
+def _empty(state: Any, where: Path, weights: Path) -> tuple[Unified, Tensor | None]:
+    """The model that saved settings describe, once they fit the header of their weights, without memory; and the ids
+    it may predict."""
     settings = model_settings(state, where)
     known = vocabulary_subset(state, settings, where)
-    check_shapes(settings, shapes(weights), where=f"{where}: settings.model", weights=weights)
-    model = build(settings)
+    model = check_shapes(settings, shapes(weights), where=f"{where}: settings.model", weights=weights)
+    check_memory(settings)
+    return model, known
+
+
+def _filled(model: Unified, known: Tensor | None, tensors: dict[str, Tensor], where: Path) -> Unified:
+    """The same model with these weights, which it takes over, in eval mode."""
+    fill(model, tensors, where=where)
     if known is not None:
         model.know_words(known)
-    return model
+    return model.eval()
 
 
 def model_settings(state: Any, where: object) -> ModelSettings:
@@ -166,8 +170,8 @@ def vocabulary_subset(state: Mapping[str, Any], settings: ModelSettings, where: 
     return torch.tensor(ids)
 
 
-def check_shapes(settings: ModelSettings, shapes: Shapes, *, where: object, weights: Path) -> None:
-    """Refuses settings that are not those of the weights. shapes: in the header of the file `weights`.
+def check_shapes(settings: ModelSettings, shapes: Shapes, *, where: object, weights: Path) -> Unified:
+    """The model without memory; refuses settings that are not those of the weights. shapes: in the header of `weights`.
 
     where: the file of the settings and their key in it. The setting that is wrong is named where one tensor tells it.
     """
@@ -191,7 +195,8 @@ def check_shapes(settings: ModelSettings, shapes: Shapes, *, where: object, weig
         if len(layers) != (depth := settings.dimension(key)):
             refuse(key, f"{depth}, that is up to {tower}.layers.{depth - 1}", f"{len(layers)} layers of {tower}")
     with shapes_only():
-        own = {name: tuple(parameter.shape) for name, parameter in build(settings).named_parameters()}
+        model = build(settings)
+    own = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     for key, tensor, axis in DECIDED:
         if _rows(own, tensor, axis) != _rows(shapes, tensor, axis):
             refuse(key, own.get(tensor, f"no {tensor}"), f"{tensor} is {shapes.get(tensor, 'missing')}")
@@ -199,6 +204,7 @@ def check_shapes(settings: ModelSettings, shapes: Shapes, *, where: object, weig
     if wrong:
         some = "; ".join(f"{name} {own.get(name, 'not there')} for {shapes.get(name, 'nothing')}" for name in wrong[:3])
         refuse("", f"{len(wrong)} tensors of another name or shape: {some}", "those")
+    return model
 
 
 def _rows(shapes: Shapes, tensor: str, axis: int | None) -> int | None:

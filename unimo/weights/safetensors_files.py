@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from unimo.checkpoint import copied_tensors
 from unimo.errors import WeightsError
 
 DTYPES = (
@@ -35,9 +36,7 @@ def shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Name -> tensor, all finite. Raises WeightsError for what is no such file or does not fit its own header."""
     try:
-        with safe_open(path, framework="pt") as file:
-            # Copies: the library's tensors are mapped to the file, and end with it.
-            return usable({name: file.get_tensor(name).clone() for name in file.keys()}, path)  # noqa: SIM118
+        return usable(copied_tensors(path), path)
     except OSError as fault:
         raise WeightsError("cannot read the weights", where=path, got=fault.strerror) from fault
     except (SafetensorError, AttributeError, TypeError) as fault:  # or an element type that torch has not
