@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from unimo.data import schedule
 from unimo.data.schedule import Bins, Shuffled, passages
 
 
@@ -68,10 +69,32 @@ def test_long_documents_fill_bins_to_nine_tenths():
     assert np.mean(filled) >= 0.9
 
 
-def test_a_far_place_is_reached_without_reading_what_lies_between():
-    """Resuming late in a run must not take long: one permutation per epoch passed, no sample read."""
+def test_many_bins_are_packed_once_and_visited_in_a_fresh_order(monkeypatch):
+    lengths = np.random.default_rng(0).integers(1, 60, 500)
+    packed_anew = Bins(lengths, 64, 0, "texts")
+    monkeypatch.setattr(schedule, "PACKED_ONCE", 100)
+    bins = Bins(lengths, 64, 0, "texts")
+    assert bins.packed_once and not packed_anew.packed_once
+    n = len(bins.edges(0)) - 1
+    epochs = [[tuple(bins[place][1]) for place in range(epoch * n, (epoch + 1) * n)] for epoch in range(3)]
+    assert epochs[0] == [tuple(packed_anew[place][1]) for place in range(n)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(epochs[2]) and len({tuple(one) for one in epochs}) == 3
+    assert [bins[place][0] for place in (0, n - 1, n, 3 * n)] == [0, 0, 1, 3]
+
+
+def test_a_far_place_of_many_bins_packs_one_epoch(monkeypatch):
+    """Resuming late in a run: two permutations, whatever the epoch; no sample is read."""
+    drawn = []
+    epoch_of = Shuffled._epoch
+    monkeypatch.setattr(Shuffled, "_epoch", lambda self, epoch: drawn.append(epoch) or epoch_of(self, epoch))
+    bins = Bins(np.full(4000, 30), 64, 0, "texts")
+    assert bins[2_000 * 5_000 + 7][0] == 5_000 and drawn == [0, 5_000]
+
+
+def test_few_bins_are_packed_anew_in_every_epoch():
     bins = Bins(np.full(2000, 30), 64, 0, "texts")
     assert bins[50_000][0] == 50
+    assert not {tuple(bins[place][1]) for place in range(1000)} & {tuple(bins[place][1]) for place in range(1000, 2000)}
 
 
 @pytest.mark.parametrize("max_length", [1, 2, 7, 126])

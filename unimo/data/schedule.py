@@ -16,6 +16,8 @@ import numpy as np
 
 from unimo.rng import generator
 
+PACKED_ONCE = 1024  # full bins
+
 
 class Shuffled:
     """An endless run over n samples: every epoch is a fresh permutation, place p holds (epoch, sample)."""
@@ -38,13 +40,16 @@ class Shuffled:
 class Bins:
     """An endless run of bins of at most B tokens: every epoch packs a fresh permutation, next-fit.
 
-    lengths: (n,) tokens of each sample, specials included; each must fit a bin. Place p
-    holds (epoch, samples).
+    From PACKED_ONCE full bins on, only the first epoch packs, and each later one visits its bins in a fresh order: so
+    a place far into a run is arithmetic, where else all epochs before it would be packed again. Few bins hold the same
+    samples in two epochs, or those of a small corpus would always come together. lengths: (n,) tokens of each sample,
+    specials included; each must fit a bin. Place p holds (epoch, samples).
     """
 
     def __init__(self, lengths: np.ndarray, budget: int, seed: int, purpose: str):
         self.lengths, self.budget, self.seed, self.purpose = lengths, budget, seed, purpose
         self.order = Shuffled(len(lengths), seed, purpose)
+        self.packed_once = int(lengths.sum()) >= PACKED_ONCE * budget
         self.first_bin = [0]  # the first bin of every epoch seen so far
         self.edges = functools.lru_cache(maxsize=2)(self._edges)
 
@@ -58,13 +63,23 @@ class Bins:
             filled = int(ends[edge - 1])
         return np.array(edges)
 
+    @functools.cached_property
+    def _visits(self) -> Shuffled:
+        """The bins of the first epoch, visited again."""
+        return Shuffled(len(self.edges(0)) - 1, self.seed, f"bins of {self.purpose}")
+
     def __getitem__(self, place: int) -> tuple[int, Sequence[int]]:
+        if self.packed_once:
+            epoch, at = divmod(place, self._visits.n)
+            return epoch, self._bin(0, at if epoch == 0 else self._visits[place][1])
         while place >= self.first_bin[-1]:
             self.first_bin.append(self.first_bin[-1] + len(self.edges(len(self.first_bin) - 1)) - 1)
         epoch = int(np.searchsorted(self.first_bin, place, side="right")) - 1
+        return epoch, self._bin(epoch, place - self.first_bin[epoch])
+
+    def _bin(self, epoch: int, at: int) -> list[int]:
         edges = self.edges(epoch)
-        at = place - self.first_bin[epoch]
-        return epoch, self.order.epoch(epoch)[edges[at] : edges[at + 1]].tolist()
+        return self.order.epoch(epoch)[edges[at] : edges[at + 1]].tolist()
 
     def __reduce__(self):
         return Bins, (self.lengths, self.budget, self.seed, self.purpose)
