@@ -7,7 +7,7 @@ Every search orders by (score, largest first; then row number): equal rows tie, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,17 +16,21 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from unimo.sentences import words
 
+Products = tuple[np.ndarray, np.ndarray]  # of queries and rows, (Q, n) float32, and (Q,) how far they may be off
+Multiply = Callable[[np.ndarray, np.ndarray], Products]  # queries (Q, D) float64, rows (n, D)
 Found = tuple[np.ndarray, np.ndarray]  # row numbers (at most k,) int64 and their scores (float32), best first
 
 
 class TfIdf:
     """Texts to be searched by the cosine of TF-IDF with logarithmic counts (Salton and Buckley, "Term-weighting
-    approaches in automatic text retrieval", 1988). A query costs the lists of its words and O(n).
+    approaches in automatic text retrieval", 1988).
 
+    A query is compared with at most `candidates` texts: those with its rarest words, which weigh most. So a query costs
+    the same whatever the number of texts; where all texts with any of its words are fewer, the answer is exact.
     analyzer: text -> its words. rows: (n, vocabulary) sparse, of length 1.
     """
 
-    def __init__(self, texts: Iterable[Any], analyzer: Callable[[Any], list[str]] = words):
+    def __init__(self, texts: Iterable[Any], analyzer: Callable[[Any], list[str]] = words, candidates: int = 1 << 15):
         self._vectorizer = TfidfVectorizer(analyzer=analyzer, sublinear_tf=True)
         try:
             self.rows = self._vectorizer.fit_transform(texts)
@@ -34,7 +38,8 @@ class TfIdf:
             if "empty vocabulary" not in str(error):
                 raise
             self.rows = csr_matrix((0, 0))  # no text has a word, so none is near anything
-        self._columns = self.rows.T.tocsr()
+        self.candidates = candidates
+        self._texts_of, self._cut = _longest_cut(self.rows.T.tocsr(), candidates)
 
     def __len__(self) -> int:
         return self.rows.shape[0]
@@ -52,16 +57,64 @@ class TfIdf:
         above: float = 0.0,
         below: float = np.inf,
     ) -> list[Found]:
-        """For each query (Q, vocabulary) the k rows with above < cosine < below, without those to exclude."""
+        """For each query (Q, vocabulary) the k rows with 0 <= above < cosine < below, without those to exclude."""
         found = [(np.zeros(0, np.int64), np.zeros(0, np.float32))] * queries.shape[0]
-        for i in range(queries.shape[0] if len(self) else 0):
-            scores = (queries[i] @ self._columns).toarray()[0].astype(np.float32)
+        for i, (numbers, scores) in enumerate(self._scored(queries) if len(self) else ()):
             scores[scores >= below] = -np.inf
             if exclude is not None:
-                scores[np.fromiter(exclude[i], np.int64)] = -np.inf
+                scores[np.isin(numbers, np.fromiter(exclude[i], np.int64))] = -np.inf
             best = top_k(scores, k, above=above)
-            found[i] = best, scores[best]
+            found[i] = numbers[best], scores[best]
         return found
+
+    def _scored(self, queries: csr_matrix, at_once: int = 64) -> Iterator[Found]:
+        """The candidates of every query, in order, and their cosines."""
+        whole_query = np.zeros(self.rows.shape[1])
+        for first in range(0, queries.shape[0], at_once):
+            some = queries[first : first + at_once]
+            rarest, left_out = self._rarest(some)
+            products = rarest @ self._texts_of
+            products.sort_indices()
+            for i in range(some.shape[0]):
+                mine = slice(*products.indptr[i : i + 2])
+                numbers, scores = products.indices[mine].astype(np.int64), products.data[mine]
+                if left_out[i]:  # what these texts share with the query beside its rarest words counts too
+                    query = some[i]
+                    whole_query[query.indices] = query.data
+                    scores = self.rows[numbers] @ whole_query
+                    whole_query[query.indices] = 0
+                yield numbers, scores.astype(np.float32)
+
+    def _rarest(self, queries: csr_matrix) -> tuple[csr_matrix, np.ndarray]:
+        """The queries without their most frequent words, and (Q,) bool: whether any text was left out."""
+        lists = np.diff(self._texts_of.indptr)[queries.indices]
+        row = np.repeat(np.arange(queries.shape[0]), np.diff(queries.indptr))
+        order = np.lexsort((lists, row))
+        read = np.cumsum(lists[order])
+        before = np.concatenate([[0], read])[queries.indptr[:-1]]  # all that earlier queries read
+        kept = np.zeros(len(row), bool)
+        kept[order] = read - before[row[order]] <= self.candidates
+        rarest = queries.copy()
+        rarest.data = np.where(kept, rarest.data, 0)
+        rarest.eliminate_zeros()
+        left_out = np.bincount(row, ~kept | self._cut[queries.indices], minlength=queries.shape[0]) > 0
+        return rarest, left_out
+
+
+def _longest_cut(texts_of: csr_matrix, longest: int) -> tuple[csr_matrix, np.ndarray]:
+    """The texts of each word (vocabulary, n), of the most frequent ones only the `longest` in which they weigh most;
+    and (vocabulary,) bool, of which words these are."""
+    cut = np.diff(texts_of.indptr) > longest
+    for word in np.flatnonzero(cut):
+        weights = texts_of.data[slice(*texts_of.indptr[word : word + 2])]
+        weights[np.setdiff1d(np.arange(len(weights)), top_k(weights, longest))] = 0
+    texts_of.eliminate_zeros()
+    return texts_of, cut
+
+
+def in_single_precision(queries: np.ndarray, rows: np.ndarray) -> Products:
+    single = np.asarray(rows, np.float32)
+    return queries.astype(np.float32) @ single.T, rounding_error(queries, longest_row(single))
 
 
 def nearest(
@@ -71,25 +124,79 @@ def nearest(
     *,
     exclude: Sequence[Iterable[int]] | None = None,
     above: float = -np.inf,
+    multiply: Multiply = in_single_precision,
 ) -> list[Found]:
     """For each query (Q, D) the k rows of all blocks (n_1, D), (n_2, D), … with the largest product, beyond `above`.
 
-    Rows of length 1 make it the cosine. One block is in memory at a time. Products are taken in double precision and
-    rounded to single: only so do equal rows tie, and blocks of another size give the same.
+    Rows of length 1 make it the cosine. One block is in memory at a time. Scores are products in double precision,
+    rounded to single: only so do equal rows tie, and blocks of another size give the same. Most rows are told to be
+    too far by a faster product, see `within_reach`. multiply: that product and its error; where it was further off
+    than that, the block is multiplied again in single precision.
     """
     found: list[Found] = [(np.zeros(0, np.int64), np.zeros(0, np.float32))] * len(queries)
+    exact = np.asarray(queries, np.float64)
     excluded = [np.fromiter(some, np.int64) for some in exclude or [()] * len(queries)]
     first = 0
-    for block in blocks:
-        products = (np.asarray(queries, np.float64) @ np.asarray(block, np.float64).T).astype(np.float32)
-        for i, row in enumerate(products):
-            row[excluded[i][(excluded[i] >= first) & (excluded[i] < first + len(block))] - first] = -np.inf
-            numbers = np.concatenate([found[i][0], np.arange(first, first + len(block))])
-            scores = np.concatenate([found[i][1], row])
+    for block in blocks if k > 0 else ():
+        gone = [some[(some >= first) & (some < first + len(block))] - first for some in excluded]
+        floor = np.array([max(above, scores[k - 1] if len(scores) == k else -np.inf) for _, scores in found])
+        near = _near(exact, block, gone, floor, k, multiply)
+        for i, (places, scores) in enumerate(near or _near(exact, block, gone, floor, k, in_single_precision) or ()):
+            numbers, scores = np.concatenate([found[i][0], first + places]), np.concatenate([found[i][1], scores])
             best = top_k(scores, k, above=above)
             found[i] = numbers[best], scores[best]
         first += len(block)
     return found
+
+
+def _near(
+    queries: np.ndarray, block: np.ndarray, gone: list[np.ndarray], floor: np.ndarray, k: int, multiply: Multiply
+) -> list[Found] | None:
+    """Of each query the rows within reach and their scores; None where a product was off by more than its error."""
+    products, errors = multiply(queries, block)
+    for row, places in zip(products, gone):
+        row[places] = -np.inf
+    near = []
+    for query, row, error, places in zip(queries, products, errors, within_reach(products, floor, errors, k)):
+        scores = np.asarray(block[places], np.float64) @ query
+        if (np.abs(scores - row[places]) > error).any():
+            return None
+        near.append((places, scores.astype(np.float32)))
+    return near
+
+
+def within_reach(products: np.ndarray, floor: np.ndarray, errors: np.ndarray, k: int) -> list[np.ndarray]:
+    """For each query the places in a block of all rows that can be among its k best.
+
+    products: (Q, n), each wrong by at most `errors` (Q,); -inf for rows that are out. floor: (Q,) what a row must
+    reach at least. No such row is lost: one whose product lies more than an error below the floor is truly below it.
+    So is one more than two errors below the k-th largest product of the block, since the k rows with larger products
+    are truly above it by their own error.
+    """
+    lowest = np.maximum(floor - errors, np.finfo(np.float32).min)
+    n = products.shape[1]
+    if n > 4 * k:
+        many = np.flatnonzero((products >= lowest[:, None]).sum(1) > 4 * k)
+        edges = np.partition(products[many], n - k, axis=1)[:, n - k]
+        lowest[many] = np.maximum(lowest[many], edges - 2 * errors[many])
+    query, place = np.nonzero(products >= lowest[:, None])
+    return np.split(place, np.searchsorted(query, np.arange(1, len(products))))
+
+
+def rounding_error(queries: np.ndarray, longest: float, terms: int = 8) -> np.ndarray:
+    """(Q,): how far products of queries (Q, D) with rows at most so long may be off in single precision.
+
+    A sum of D products of numbers rounded to u = 2^-24 is off by at most about (D + 2) u times the lengths, in
+    whatever order it is taken (Higham, "Accuracy and stability of numerical algorithms", 2002, section 3.1); the other
+    `terms` leave room for the rounding of the score itself.
+    """
+    return (queries.shape[1] + terms) * 2.0**-24 * 1.001 * np.linalg.norm(queries, axis=1) * longest
+
+
+def longest_row(rows: np.ndarray) -> float:
+    """The largest length of the rows (n, D) whose length is a number."""
+    squares = np.einsum("nd,nd->n", rows, rows)
+    return float(np.sqrt(np.max(squares, where=np.isfinite(squares), initial=0.0)))
 
 
 def top_k(scores: np.ndarray, k: int, *, above: float = -np.inf) -> np.ndarray:

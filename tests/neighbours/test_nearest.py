@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from unimo.nearest import TfIdf, colours_and_edges, nearest, top_k
+from unimo.nearest import TfIdf, colours_and_edges, longest_row, nearest, rounding_error, top_k, within_reach
 from unimo.neighbours.objects import Objects
 from unimo.sentences import sentences, words
 
@@ -101,6 +101,22 @@ def test_search_by_words_excludes_and_has_bounds():
         assert [len(found) for found, _ in empty.search(empty.weigh(["dog", ""]), 3, exclude=[[0], []])] == [0, 0]
 
 
+def test_of_many_texts_those_with_the_rarest_words_are_compared():
+    rng = np.random.default_rng(0)
+    chances = 1 / np.arange(1, 61)
+    texts = [" ".join(f"w{i}" for i in rng.choice(60, 6, p=chances / chances.sum())) for _ in range(800)]
+    exact, bounded = TfIdf(texts), TfIdf(texts, candidates=200)
+    queries, n = exact.weigh(texts[:80]), len(exact)
+    everything = (queries @ exact.rows.T).toarray().astype(np.float32)
+    best = 0
+    for i, ((whole, scores), (numbers, some)) in enumerate(zip(exact.search(queries, 5), bounded.search(queries, n))):
+        assert scores.tolist() == everything[i][whole].tolist() == sorted(everything[i], reverse=True)[:5]
+        np.testing.assert_allclose(some, everything[i][numbers], rtol=1e-6)  # found ones have their whole cosine
+        assert 0 < len(numbers) <= 200 and i in numbers
+        best += len(set(whole) & set(numbers))
+    assert best >= 0.8 * 5 * 80  # most of what the exact form finds
+
+
 # ---- dense rows
 
 
@@ -119,6 +135,59 @@ def test_dense_search_equals_brute_force_from_a_mapped_file(block, tmp_path):
         order = [j for j in np.lexsort((np.arange(300), -expected)) if expected[j] > 0][:20]
         assert numbers.tolist() == order
         np.testing.assert_array_equal(scores, expected[order])
+
+
+def in_double(queries, table, k):
+    """The plain form: every product in double precision, rounded, then sorted."""
+    scores = (np.asarray(queries, np.float64) @ np.asarray(table, np.float64).T).astype(np.float32)
+    return [np.lexsort((np.arange(len(table)), -row))[:k].tolist() for row in scores]
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("spread", [1.0, 1e-4, 1e-8])
+def test_rows_that_single_precision_cannot_tell_apart_are_told_apart(kind, spread):
+    """Around one direction: at 1e-8 all products are the same in single precision, and order is all in the rest."""
+    rng = np.random.default_rng(0)
+    table = (rng.normal(size=(1, 96)) + spread * rng.normal(size=(1000, 96))).astype(kind)
+    table[500:] = table[rng.integers(0, 500, 500)]  # and every row more than once
+    queries = rng.normal(size=(5, 96))
+    found = nearest(queries, [table[:333], table[333:340], table[340:]], 10)
+    assert [numbers.tolist() for numbers, _ in found] == in_double(queries, table, 10)
+
+
+def test_no_row_within_the_error_is_lost():
+    """Products as wrong as they may be, in the worst way: the best rows lowered, all the others raised."""
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=(4, 500))
+    errors = np.array([0.0, 0.01, 0.2, 3.0])
+    best = np.argsort(-true, axis=1)[:, :7]
+    wrong = true + errors[:, None]
+    np.put_along_axis(wrong, best, np.take_along_axis(true, best, 1) - errors[:, None], 1)
+    for floor in (np.full(4, -np.inf), np.take_along_axis(true, best, 1)[:, 6]):
+        places = within_reach(wrong, floor, errors, 7)
+        assert all(set(some) <= set(kept.tolist()) for some, kept in zip(best.tolist(), places))
+        assert len(places[0]) == 7 < len(places[2])
+
+
+def test_the_error_of_single_precision_is_within_its_bound():
+    rng = np.random.default_rng(0)
+    queries, table = rng.normal(size=(20, 300)), rng.normal(size=(400, 300))
+    off = np.abs(queries.astype(np.float32) @ table.astype(np.float32).T - queries @ table.T).max(1)
+    assert (off <= rounding_error(queries, longest_row(table))).all() and off.max() > 0
+    assert longest_row(np.array([[3.0, 4.0], [np.nan, 1.0]])) == 5.0
+
+
+def test_products_that_are_further_off_than_they_say_are_not_believed():
+    rng = np.random.default_rng(0)
+    table, queries = rng.normal(size=(300, 8)), rng.normal(size=(3, 8))
+    found = nearest(queries, [table], 5, multiply=lambda q, rows: ((q @ rows.T + 1).astype(np.float32), np.zeros(3)))
+    assert [numbers.tolist() for numbers, _ in found] == in_double(queries, table, 5)
+
+
+def test_rows_that_are_no_numbers_are_never_found():
+    table = np.array([[np.nan, 0.0], [1.0, 0.0], [2.0, 0.0]], np.float32)
+    ((numbers, _),) = nearest(np.array([[1.0, 0.0]]), [table], 3)
+    assert numbers.tolist() == [2, 1]
 
 
 def test_fewer_rows_than_wanted():

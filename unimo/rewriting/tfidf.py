@@ -11,10 +11,10 @@ from unimo.rewriting.grammar import grammar, tokens
 
 
 class NearCaptions:
-    """Exact nearest captions by the cosine of TF-IDF. Function words count for nothing, numbers do."""
+    """Nearest captions by the cosine of TF-IDF. Function words count for nothing, numbers do."""
 
     def __init__(self, texts: Sequence[str], owner: np.ndarray):
-        """owner: (n,) the image of each caption."""
+        """owner: (n,) the image of each caption, ascending."""
         functions = {word for word, tags in grammar().tags.items() if tags[0] in "ADPXCOW"}
 
         def content(text: str) -> list[str]:
@@ -25,6 +25,9 @@ class NearCaptions:
     def nearest(self, queries: Sequence[int], k: int, max_similarity: float) -> list[list[tuple[int, float]]]:
         """For each query at most k (caption, similarity) of other images with 0 < similarity < max_similarity, best
         first; equals in order of the corpus."""
-        own = [np.flatnonzero(self._owner == self._owner[query]) for query in queries]
+        images = self._owner[list(queries)]
+        own = [
+            range(*ends) for ends in zip(*(np.searchsorted(self._owner, images, side) for side in ("left", "right")))
+        ]
         found = self._index.search(self._index.rows[list(queries)], k, exclude=own, below=max_similarity)
         return [list(zip(numbers.tolist(), scores.tolist())) for numbers, scores in found]
