@@ -28,6 +28,7 @@ from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.errors import DataError, UsageError, WeightsError
 from unimo.formats.columns import Fields
 from unimo.inference import EncodedImages, EncodedTexts, ImageInput, Pipeline, identity, load
+from unimo.machine import free_memory
 from unimo.model.unimo2 import UNIMO2
 from unimo.paths import user_path
 from unimo.regions.store import RegionStore
@@ -40,7 +41,6 @@ Only = Literal["texts", "images"]
 _COLUMNS = ("kind", "key", "path", "place", "text", "begin", "end", "data", "item", "vector")
 _SPARE = 16  # more than are wanted: the library compares in single precision, so near ties may change places
 _CELLS = 32  # of an inverted file that are compared with a query
-_UNIT_TOLERANCE = 0.01  # float16 moves a length by 0.001 at most
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ class Index:
             raise UsageError("the index has no inverted file", where=folder, do=do)
         with store.reading(folder):
             self.rows: dict[Kind, int] = {kind: self.table.count_rows(store.of(kind)) for kind in KINDS}
+        self._vectors: dict[Kind, store.Vectors] = {}
         self._corpora: dict[int, tuple[Corpus, RegionStore | None]] = {}
         self._model: Pipeline | None = None
         self._given = model
@@ -197,19 +198,35 @@ class Index:
 
         Equal rows stand in the order they have in the index. Raises DataError where a row found is not of length 1.
         """
-        search = self.table.search(vector.astype(np.float32)).distance_type("dot").where(store.of(kind), prefilter=True)
-        search = search.nprobes(_CELLS) if self.approximate else search.bypass_vector_index()
         with store.reading(self.folder):
-            found = search.select([*_COLUMNS, "_distance"]).with_row_id(True).limit(k + _SPARE).to_arrow().to_pylist()
+            found = self._scanned(vector, kind, k) if self._too_large(kind) else self._exactly(vector, kind, k)
         for row in found:
             row["vector"] = np.asarray(row["vector"], np.float64)
-            length = np.linalg.norm(row["vector"])
-            if not abs(length - 1) <= _UNIT_TOLERANCE:  # also true of NaN
-                raise store.unusable(f"{self.folder}, row of {row['key']}", f"length {length:.4g}", "length 1")
+            length = float(np.linalg.norm(row["vector"]))
+            if not abs(length - 1) <= store.UNIT_TOLERANCE:  # also true of NaN
+                raise store.not_of_length_one(self.folder, row["key"], length)
             row["score"] = float(row["vector"] @ vector)
         return sorted(found, key=lambda row: (-np.float32(row["score"]), row["_rowid"]))[:k]
 
     # ---- inside ----------------------------------------------------------------------------------------------------
+
+    def _too_large(self, kind: Kind) -> bool:
+        """Whether the vectors of a kind are not to be held in memory; those of an inverted file never are."""
+        free = free_memory()
+        needed = 2 * self.rows[kind] * self.header["width"]
+        return self.approximate or (kind not in self._vectors and free is not None and 4 * needed > free)
+
+    def _exactly(self, vector: np.ndarray, kind: Kind, k: int) -> list[dict[str, Any]]:
+        if kind not in self._vectors:
+            self._vectors[kind] = store.vectors(self.folder, self.table, kind)
+        (ids,) = self._vectors[kind].nearest(vector[None], k)
+        return store.at(self.table, ids, _COLUMNS)
+
+    def _scanned(self, vector: np.ndarray, kind: Kind, k: int) -> list[dict[str, Any]]:
+        """Somewhat more than k rows, by the library."""
+        search = self.table.search(vector.astype(np.float32)).distance_type("dot").where(store.of(kind), prefilter=True)
+        search = search.nprobes(_CELLS) if self.approximate else search.bypass_vector_index()
+        return search.select([*_COLUMNS, "_distance"]).with_row_id(True).limit(k + _SPARE).to_arrow().to_pylist()
 
     def _kinds(self, only: Only | None) -> list[Kind]:
         known: dict[str | None, tuple[Kind, ...]] = {None: KINDS, "texts": ("text",), "images": ("image",)}
