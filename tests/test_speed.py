@@ -1,9 +1,11 @@
 """Benchmarks run and report ratios; how large they are is no matter of tests."""
 
+from pathlib import Path
+
 import pytest
 
 from unimo.errors import UsageError
-from unimo.speed import measure
+from unimo.speed import embed, generate, growth, measure
 from unimo.speed.turns import in_turns
 
 
@@ -28,6 +30,32 @@ def test_mask_builds_a_long_row():
     rows = measure("mask", rounds=1)
     assert [row["sequences"] for row in rows] == ["pairs", "passages"]
     assert all(99_000 < row["T"] <= 100_000 and row["milliseconds"] > 0 and row["speed-up, short"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("name, peer", [("embed", "CLIP"), ("generate", "BLIP")])
+def test_peers_of_transformers_are_timed_beside_ours(name, peer, monkeypatch):
+    pytest.importorskip("transformers")
+    for module in (embed, generate):
+        monkeypatch.setattr(module, "SIDE", 32)
+    monkeypatch.setattr(generate, "WORDS", 3)
+    rows = measure(name, size="tiny", rounds=1)
+    assert {row["against"] for row in rows} == {"cast at every call", peer} and len(rows) >= 6
+    assert all(row["speed-up"] > 0 and row["milliseconds, kept"] > 0 and row["size"] == "tiny" for row in rows)
+    assert all(row["lowest cosine with float32"] > 0.99 for row in rows if name == "embed")
+
+
+def test_growth_has_a_row_for_each_size(monkeypatch):
+    monkeypatch.setattr(growth, "SIZES", (300, 3000))
+    rows = measure("growth")
+    assert [row["n"] for row in rows] == [300, 3000]
+    assert all(value >= 0 for row in rows for value in row.values() if isinstance(value, float))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux alone tells the peak of a process")
+def test_a_model_is_opened_in_little_more_than_its_own_memory():
+    """Built first and copied into, it takes twice its memory; 1.3 leaves room for what else a small model needs."""
+    (row,) = measure("load", size="small", rounds=1)
+    assert row["MB of weights"] > 50 and 1 <= row["peak in weights"] < 1.3
 
 
 def test_unknown_benchmarks_are_refused():

@@ -32,11 +32,12 @@ def compare_runs(
 
 @app.command("speed")
 def measure_speed(
-    name: Annotated[str, typer.Argument(help="Which one: sharing, mask, onnx.")],
-    size: Annotated[str, typer.Option(help="Of sharing and onnx: size of the model.")] = "small",
+    name: Annotated[str, typer.Argument(help="Which one: embed, generate, growth, load, sharing, mask, onnx.")],
+    size: Annotated[str, typer.Option(help="Size of the model.")] = "small",
 ) -> None:
     """Time two ways to the same end in turns, and print their ratio as JSON lines.
 
+    embed, generate: beside transformers' CLIP and BLIP; growth: what a larger corpus costs; load: memory of opening;
     sharing: many texts beside one image; mask: who sees whom in a long packed row; onnx: exported graphs.
     """
     import json

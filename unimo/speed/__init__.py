@@ -3,6 +3,9 @@
 Machines and what else they do differ; a ratio of neighbours in time differs little. Counted operations stand beside it.
 
 turns.py      runs in turns, both orders
+embed.py      embeddings, beside CLIP; generate.py: captions, beside BLIP; peers.py: both
+growth.py     what a larger corpus costs
+load.py       opening a saved model
 sharing.py    many texts beside one image
 mask.py       the mask of a long packed row
 onnx.py       exported graphs
@@ -15,10 +18,14 @@ from typing import Any
 
 from unimo.errors import UsageError
 from unimo.machine import describe_machine
-from unimo.speed import mask, onnx, sharing
+from unimo.speed import embed, generate, growth, load, mask, onnx, sharing
 
 ROUNDS = 7
 BENCHMARKS: dict[str, Callable[[str, int], Iterator[dict[str, Any]]]] = {
+    "embed": embed.rows,
+    "generate": generate.rows,
+    "growth": growth.rows,
+    "load": load.rows,
     "sharing": sharing.rows,
     "mask": mask.rows,
     "onnx": onnx.rows,
