@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from unimo.errors import UsageError
-from unimo.speed import embed, generate, growth, measure
+from unimo.speed import embed, generate, growth, measure, search
 from unimo.speed.turns import in_turns
 
 
@@ -42,6 +42,16 @@ def test_peers_of_transformers_are_timed_beside_ours(name, peer, monkeypatch):
     assert {row["against"] for row in rows} == {"cast at every call", peer} and len(rows) >= 6
     assert all(row["speed-up"] > 0 and row["milliseconds, kept"] > 0 and row["size"] == "tiny" for row in rows)
     assert all(row["lowest cosine with float32"] > 0.99 for row in rows if name == "embed")
+
+
+def test_search_is_timed_beside_faiss_and_loses_no_row(monkeypatch):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(search, "SIZES", (3000,))
+    rows = measure("search", rounds=1)
+    assert [(row["Q"], row["against"]) for row in rows] == [
+        (q, peer) for q in (1, 32) for peer in ("faiss", "double precision")
+    ]
+    assert all(row["speed-up"] > 0 for row in rows)
 
 
 def test_growth_has_a_row_for_each_size(monkeypatch):

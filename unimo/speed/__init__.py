@@ -6,6 +6,7 @@ turns.py      runs in turns, both orders
 embed.py      embeddings, beside CLIP; generate.py: captions, beside BLIP; peers.py: both
 growth.py     what a larger corpus costs
 load.py       opening a saved model
+search.py     exact search, beside faiss
 sharing.py    many texts beside one image
 mask.py       the mask of a long packed row
 onnx.py       exported graphs
@@ -18,7 +19,7 @@ from typing import Any
 
 from unimo.errors import UsageError
 from unimo.machine import describe_machine
-from unimo.speed import embed, generate, growth, load, mask, onnx, sharing
+from unimo.speed import embed, generate, growth, load, mask, onnx, search, sharing
 
 ROUNDS = 7
 BENCHMARKS: dict[str, Callable[[str, int], Iterator[dict[str, Any]]]] = {
@@ -26,6 +27,7 @@ BENCHMARKS: dict[str, Callable[[str, int], Iterator[dict[str, Any]]]] = {
     "generate": generate.rows,
     "growth": growth.rows,
     "load": load.rows,
+    "search": search.rows,
     "sharing": sharing.rows,
     "mask": mask.rows,
     "onnx": onnx.rows,

@@ -20,7 +20,7 @@ from unimo.speed.peers import VOCABULARY, clip, pixels
 from unimo.speed.turns import Runs, compared
 
 SIDE = 224
-TEXTS = {"1 text of 20 tokens": [20], "64 texts of 20": [20] * 64, "64 texts of 8 to 42": np.linspace(8, 42, 64)}
+TEXTS = {"1 text of 20 tokens": [20], "16 texts of 20": [20] * 16, "16 texts of 8 to 42": np.linspace(8, 42, 16)}
 
 
 def rows(size: str, rounds: int) -> Iterator[dict[str, Any]]:
@@ -35,8 +35,8 @@ def rows(size: str, rounds: int) -> Iterator[dict[str, Any]]:
     except ImportError as fault:
         raise UsageError("a peer to compare with is missing", got=fault, do="pip install transformers") from fault
     facts = {"benchmark": "embed", "size": size, "dtype": str(frozen.dtype).removeprefix("torch.")}
-    images = list(np.random.default_rng(0).integers(0, 256, (8, SIDE, SIDE, 3), dtype=np.uint8))
-    for n in (1, 8):
+    images = list(np.random.default_rng(0).integers(0, 256, (4, SIDE, SIDE, 3), dtype=np.uint8))
+    for n in (1, 4):
         ready = pixels(n, SIDE, frozen.dtype)
         runs: Runs = {
             "kept": partial(frozen.encode_image, images[:n]),
