@@ -44,7 +44,7 @@ MAX_STATE, _MAX_MANIFEST = 64 << 20, 1 << 20  # bytes
 _NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _FILE = re.compile(rf"state\.json|{_GROUP.pattern}\.safetensors")
-_PIECE = 1 << 22  # numbers read from a file before it is opened again
+_PIECE, _SMALL = 1 << 22, 1 << 16  # numbers read from a file before it is opened again; those of a small tensor
 _RESTORE = "restore a copy; an earlier checkpoint is used where there is one"
 _log = logging.getLogger(__name__)
 
@@ -195,12 +195,13 @@ def copied_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
     """Name -> tensor of a .safetensors file. Copies, so that nothing stays mapped to a file that may be removed.
 
     The library maps the file into memory, so it is opened piece by piece, the largest tensors first: at no time much
-    more than the weights lies in memory. Raises what the library does.
+    more than the weights lies in memory. Small ones come before all others: they lie scattered, and what is around
+    each is mapped too. Raises what the library does.
     """
     with safe_open(path, framework="pt", device=device) as file:
         sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     found: dict[str, Tensor] = {}
-    waiting = sorted(sizes, key=lambda name: sizes[name])
+    waiting = sorted(sizes, key=lambda name: (sizes[name] < _SMALL, sizes[name]))  # what is read first stands last
     while waiting:
         with safe_open(path, framework="pt", device=device) as file:
             room = _PIECE
