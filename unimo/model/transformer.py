@@ -9,13 +9,16 @@ join it, so that published weights still map one to one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimo.model.attention import Plan, attend, rounded
-from unimo.model.kv_cache import KVCache
+
+if TYPE_CHECKING:
+    from unimo.model.kv_cache import KVCache
 
 # `hidden_act` of published configurations; gelu is the exact (erf) form
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
@@ -44,7 +47,7 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Tensor, plan: Plan | KVCache, form: str = "dense", kept: Kept | None = None) -> Tensor:
-        if isinstance(plan, KVCache):
+        if not isinstance(plan, Plan):
             q, k, v = self.qkv(x).chunk(3, dim=-1)
             return plan.attend(q, k, v)
         q, k, v = (part[: len(plan)] for part in self.qkv(x).chunk(3, dim=-1))

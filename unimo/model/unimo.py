@@ -9,6 +9,8 @@ texts, so that many texts can share it.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,9 +19,11 @@ from unimo.batch import Batch, Regions, Texts
 from unimo.model.attention import JOINT, PREFIX
 from unimo.model.embeddings import RegionEmbedding, WordEmbedding, waves
 from unimo.model.heads import MatchingHead, Pooler, TiedHead
-from unimo.model.kv_cache import KVCache
 from unimo.model.transformer import Kept, Transformer, init_weights
 from unimo.model.unified import Request, Towers, Unified
+
+if TYPE_CHECKING:
+    from unimo.model.kv_cache import KVCache
 
 FUSIONS = {"joint": JOINT, "prefix": PREFIX}
 SPEAKERS, TURNS = 3, 16  # rows of CoQA's tables (spec unimo §6.4)

@@ -9,7 +9,7 @@ The fused row is [ patches | grounded | words ]; image and text meet only throug
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +22,11 @@ from unimo.model.attention import BASELINE, UNDERSTANDING_AND_GENERATION, Plan, 
 from unimo.model.embeddings import PatchEmbedding, WordEmbedding
 from unimo.model.grounding import GroundedDictionary
 from unimo.model.heads import MatchingHead, Pooler, Temperature, TiedHead
-from unimo.model.kv_cache import KVCache
 from unimo.model.transformer import Kept, Transformer, init_weights
 from unimo.model.unified import Request, Towers, Unified
+
+if TYPE_CHECKING:
+    from unimo.model.kv_cache import KVCache
 
 
 @dataclass(frozen=True)
