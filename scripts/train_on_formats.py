@@ -1,6 +1,6 @@
 """A short training run on every format that `unimo` reads, scored on held-out samples: results/validation/formats.json.
 
-    python scripts/train_on_formats.py WORK --pairs flickr8k/dev-00000.tar --texts wikitext2/valid.txt --limit 400
+    python scripts/train_on_formats.py WORK --pairs flickr8k/dev-00000.tar --texts wikitext2/valid.txt
 
 The same images and captions are written in every format (`convert_examples.py`, into WORK/data), and each is trained on
 with the same seed and steps. Formats that name the images alike hold out the same ones and must end with the same
@@ -10,16 +10,18 @@ scores; the others say why they differ. Finished runs are not made again.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import re
 import shlex
-import subprocess
-import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from convert_examples import convert, read_pairs, read_texts
+
+from unimo.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = (
@@ -47,13 +49,12 @@ def trained(name: str, path: Path, out: Path, steps: int) -> dict[str, Any]:
     kept = out / "format.json"
     if not kept.is_file():
         began = time.monotonic()
-        done = subprocess.run([sys.executable, "-m", *command], text=True, capture_output=True)
-        if done.returncode:
-            raise SystemExit(f"{shlex.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-        report = json.loads((out / "evaluation.json").read_text())
-        read = re.search(rf"^{kind}: ([\d,]+) from (.*)$", done.stdout, re.MULTILINE)
-        held_out = re.search(rf"^([\d,]+) of [\d,]+ {kind} are held out", done.stdout, re.MULTILINE)
-        assert read and held_out, done.stdout
+        with redirect_stdout(io.StringIO()) as stream:
+            app(command[1:], standalone_mode=False)
+        said, report = stream.getvalue(), json.loads((out / "evaluation.json").read_text())
+        read = re.search(rf"^{kind}: ([\d,]+) from (.*)$", said, re.MULTILINE)
+        held_out = re.search(rf"^([\d,]+) of [\d,]+ {kind} are held out", said, re.MULTILINE)
+        assert read and held_out, said
         scores = {row["metric"]: row["score"] for row in report["scores"] if KEPT.fullmatch(row["metric"])}
         values = {metric: one["value"] if isinstance(one, dict) else one for metric, one in scores.items()}
         row = {"format": name, "read_as": read[2], kind: int(read[1].replace(",", "")), "held_out": int(held_out[1])}
@@ -80,8 +81,8 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--pairs", nargs="+", required=True)
     parser.add_argument("--texts", nargs="+", required=True)
-    parser.add_argument("--limit", type=int, default=400)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--limit", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=20)
     given = parser.parse_args()
     pairs, texts = read_pairs(given.pairs, given.limit), read_texts(given.texts, given.limit)
     places = convert(given.work / "data", pairs, texts)
