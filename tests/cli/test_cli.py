@@ -51,6 +51,16 @@ def test_every_verb_has_its_group_and_every_example_can_be_read():
             assert example in by_name[verb].epilog
 
 
+def test_every_verb_that_reads_tables_of_samples_can_be_told_their_columns():
+    read = {"pretrain", "evaluate", "finetune", "sweep", "predict", "index", "data check"}
+    read |= {f"prepare {name}" for name in ("regions", "rewrites", "neighbours")}
+    options = {
+        " ".join(names): {name for each in one.params for name in each.opts}
+        for names, one in commands(get_command(app))
+    }
+    assert {verb for verb in read if "--column" not in options[verb]} == set()
+
+
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
