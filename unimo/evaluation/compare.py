@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from unimo.config import diff
-from unimo.errors import DataError, UsageError, nearest
+from unimo.errors import DataError, UsageError
 from unimo.evaluation.item_sums import ItemSums, paired, read_sums
 from unimo.formatting import with_interval
 from unimo.json_files import load_json
 from unimo.metrics.paired import Comparison
 from unimo.metrics.verdict import is_smaller_better, paired_verdict, verdict
+from unimo.paths import missing_hint
 
 IGNORED = ("seed", "data.index_dir", "save_minutes", "keep", "log", "workers")
 UNPAIRED = ("data.texts", "data.images")  # settings in which runs with and without unpaired data differ
@@ -157,9 +158,7 @@ def _read(path: Path, name: str, tasks: Sequence[str]) -> Evaluated:
 def _missing(path: Path) -> UsageError:
     """Why there is no report in a folder, and how to get one."""
     if not path.exists():
-        near = nearest(path.name, [each.name for each in path.parent.iterdir()]) if path.parent.is_dir() else None
-        do = f"did you mean {path.parent / near}?" if near else "name the folder of a run"
-        return UsageError("no such run", where=path, expected=f"a folder with {REPORT}", do=do)
+        return UsageError("no such run", where=path, expected=f"a folder with {REPORT}", do=missing_hint(path))
     if (path / SWEEP).is_file():
         runs = sorted(str(each.parent) for each in path.glob(f"*/{REPORT}"))
         do = f"compare its runs: {', '.join(runs[:4])}" + (", ..." if len(runs) > 4 else "")

@@ -29,6 +29,7 @@ from unimo.evaluation.untrained import baseline_rows, untrained
 from unimo.evaluation.zero_shot.context import EvalContext, Row
 from unimo.formats.columns import Fields
 from unimo.machine import keep_freed_memory
+from unimo.paths import missing_hint
 from unimo.train.provenance import call_facts, model_facts
 from unimo.train.run_folder import read_log
 
@@ -106,7 +107,8 @@ def _check(path: str | Path, data: EvaluationData, minutes: float | None, batch_
     """Refuses now what would fail minutes later."""
     check_settings(data, cls=EvaluationData)
     if not Path(path).exists():
-        raise WeightsError("no such checkpoint", where=path, expected="a run's folder or one of its checkpoints")
+        expected, do = "a run's folder or one of its checkpoints", missing_hint(Path(path))
+        raise WeightsError("no such checkpoint", where=path, expected=expected, do=do)
     if minutes is not None and not minutes >= 0:  # nan is neither
         raise UsageError("how many minutes?", where="minutes", got=minutes, expected="0 or more")
     if batch_size < 1:

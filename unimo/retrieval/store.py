@@ -28,6 +28,7 @@ import numpy as np
 from unimo.errors import DataError, ResourceError, UsageError
 from unimo.json_files import load_json
 from unimo.nearest import Products, nearest, rounding_error
+from unimo.paths import missing_hint
 
 Kind = Literal["text", "image"]
 KINDS: tuple[Kind, ...] = ("text", "image")
@@ -182,7 +183,8 @@ def read_header(folder: Path) -> dict[str, Any]:
     path = folder / HEADER
     if not path.is_file():
         expected = "a folder that `unimo index` wrote"
-        raise DataError("not an index", where=folder, got=f"no {HEADER}", expected=expected)
+        do = "unimo index MODEL --images FOLDER --out INDEX" if folder.is_dir() else missing_hint(folder)
+        raise DataError("not an index", where=folder, got=f"no {HEADER}", expected=expected, do=do)
     header = load_json(path, max_bytes=1 << 26)
     try:
         strings = [header["source"], header["model"]["sha256"]]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from unimo.errors import UsageError, WeightsError
+from unimo.paths import missing_hint
 from unimo.weights.published import PUBLISHED, cached
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -23,7 +24,7 @@ def fetch(source: str | Path, files: Iterable[str], *, revision: str | None = No
         return cached(str(source))
     if isinstance(source, Path) or not _NAME.fullmatch(source):
         names = f"a folder, a published model ({', '.join(PUBLISHED)}), or a name on the hub (owner/model)"
-        raise WeightsError("no such folder", where=source, expected=names)
+        raise WeightsError("no such folder", where=source, expected=names, do=missing_hint(Path(source)))
     try:
         from huggingface_hub import snapshot_download
     except ImportError as fault:
@@ -34,4 +35,6 @@ def fetch(source: str | Path, files: Iterable[str], *, revision: str | None = No
     except Exception as fault:  # the library has dozens of kinds, none of them ours
         got = f"{type(fault).__name__}: {str(fault).strip().partition(chr(10))[0][:200]}"
         what, do = "not to be had from the hub", "check name and network, or fetch it elsewhere and give its folder"
+        if (meant := missing_hint(Path(source))).startswith("did you mean"):  # a folder misspelt
+            do = f"{meant} Or {do}"
         raise WeightsError(what, where=source, got=got, expected="a folder, or a name on the hub", do=do) from fault
