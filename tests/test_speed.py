@@ -37,7 +37,7 @@ def test_peers_of_transformers_are_timed_beside_ours(name, peer, monkeypatch):
         monkeypatch.setattr(module, "SIDE", 32)
     monkeypatch.setattr(generate, "WORDS", 3)
     rows = measure(name, size="tiny", rounds=1)
-    assert {row["against"] for row in rows} == {"cast at every call", peer} and len(rows) >= 6
+    assert {row["against"] for row in rows} == {"cast at every call", peer} and len(rows) >= 4
     assert all(row["speed-up"] > 0 and row["milliseconds, kept"] > 0 and row["size"] == "tiny" for row in rows)
     assert all(row["lowest cosine with float32"] > 0.99 for row in rows if name == "embed")
 

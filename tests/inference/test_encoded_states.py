@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
+from tiny_unimo import detected, lively_unimo
+from tiny_unimo2 import lively_model, random_images
 
 from unimo.evaluation.zero_shot import EvalContext, Retrieval
 from unimo.evaluation.zero_shot.context import choose, unique
+from unimo.inference import Pipeline
 from unimo.model.unified import Request, Towers
+from unimo.model.unimo2 import Released
+from unimo.tokenizer import Tokenizer
 
 
 def test_match_equals_one_fused_pass_over_everything(tools):
@@ -77,3 +83,20 @@ def test_unique_texts_lead_back_to_all():
     strings = ["b", "a", "b", "c", "a"]
     distinct, number = unique(strings)
     assert distinct == ["b", "a", "c"] and [distinct[i] for i in number] == strings
+
+
+@pytest.mark.parametrize("name", ["unimo-2", "padding votes", "unimo"])
+@pytest.mark.parametrize("batch", [1, 2, 64])
+def test_embeddings_alone_are_those_of_the_encoded_states(name, batch):
+    options = {"released": Released(padding_votes=True)} if name == "padding votes" else {}
+    make = lively_unimo if name == "unimo" else lively_model
+    pipeline = Pipeline(make(vocabulary=Tokenizer.vocab_size, **options), precision="fp32")
+    texts = [
+        " ".join(["dog", "runs", "a", "cat"][i % 4] for i in range(n)) for n in (3, 1, 9, 0, 2, 5, 4, 30, 7, 8, 1, 2)
+    ]
+    read = pipeline.encode_texts(texts).embedding.numpy()
+    np.testing.assert_allclose(pipeline.encode_text(texts, batch_size=batch), read, rtol=0, atol=1e-5)
+    images = detected([3, 5, 2]) if name == "unimo" else [image.permute(1, 2, 0).numpy() for image in random_images(3)]
+    seen = pipeline.encode_images(images).embedding.numpy()
+    np.testing.assert_allclose(pipeline.encode_image(images, batch_size=batch), seen, rtol=0, atol=1e-5)
+    assert np.ptp(read, 0).max() > 0.01 < np.ptp(seen, 0).max()

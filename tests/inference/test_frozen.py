@@ -47,6 +47,8 @@ def test_answers_are_those_of_autocast_to_the_last_bit(name):
         chosen = [[None if i is None else some[i] for i in alone] for some in (seen, read)]
         np.testing.assert_array_equal(plain.encoder.codes(*chosen[0]), fast.encoder.codes(*chosen[1]))
     np.testing.assert_array_equal(plain.match(*seen, PAIRS), fast.match(*read, PAIRS))
+    np.testing.assert_array_equal(plain.encode_text(TEXTS), fast.encode_text(TEXTS))
+    np.testing.assert_array_equal(plain.encode_image(given), fast.encode_image(given))
     for beams in (1, 3):
         options = {"num_beams": beams, "max_length": 6}
         assert plain.caption(given, **options) == fast.caption(given, **options)

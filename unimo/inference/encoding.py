@@ -104,6 +104,14 @@ class Encoder:
         """The precision of every forward pass."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
+    def embed_images(self, images: Iterable[ImageInput], batch_size: int = BATCH_SIZE) -> Tensor:
+        """(N, D): the embeddings alone, without the work and the memory that only other answers need."""
+        return self._embed_images(images, batch_size) if self.side else self.encode_images(images, batch_size).embedding
+
+    def embed_texts(self, texts: Iterable[str | np.ndarray], batch_size: int = BATCH_SIZE) -> Tensor:
+        """(M, D): as `embed_images`."""
+        return self._embed_texts(texts, batch_size) if self.side else self.encode_texts(texts, batch_size).embedding
+
     @torch.inference_mode()
     def encode_images(self, images: Iterable[ImageInput], batch_size: int = BATCH_SIZE) -> EncodedImages:
         """Runs the image tower once over every image, `batch_size` at a time."""
@@ -125,16 +133,10 @@ class Encoder:
     @torch.inference_mode()
     def encode_texts(self, texts: Iterable[str | np.ndarray], batch_size: int = BATCH_SIZE) -> EncodedTexts:
         """Runs the text tower once over every text; four texts take about as long as an image."""
-        rows = [self.frame(text) for text in listed(texts, "text")]
-        if not rows:
-            raise UsageError("no texts were given", expected="at least one")
-        size = 4 * batch_size if batch_size > 1 else 1
-        # Texts of a pass are of similar length, unless its padding votes: then they are as they were given.
-        mixed = size == 1 or len(rows) <= size or self.batch_dependent
-        order = np.argsort([0 if mixed else len(row) for row in rows], kind="stable")
+        passes, order = self._passes(texts, batch_size)
         packs, hidden, embedding, votes = [], [], [], []
-        for some in chunks((rows[i] for i in order), size):
-            packs.append(packed := self.pack(some))
+        for packed in passes:
+            packs.append(packed)
             with self.autocast():
                 towers = Towers(self.model.no_images(), self.model.encode_texts(packed), packed)
                 self.model.count_votes(towers)
@@ -142,7 +144,44 @@ class Encoder:
             hidden.append(towers.words)
             votes.append(towers.text_votes)
         encoded = EncodedTexts(_end_to_end(packs), torch.cat(hidden), torch.cat(embedding), _joined(votes))
-        return encoded if mixed else encoded.pick(torch.from_numpy(np.argsort(order)).to(self.device))
+        return encoded if order is None else encoded.pick(order)
+
+    @torch.inference_mode()
+    def _embed_images(self, images: Iterable[ImageInput], batch_size: int) -> Tensor:
+        assert isinstance(self.model, UNIMO2)
+        found = []
+        for some in chunks(listed(images, "image"), batch_size):
+            with self.autocast():
+                cls = self.model.encode_images(self.pixels_of(some), only_cls=True)
+                found.append(self.model.embed_cls(cls, "image"))
+        if not found:
+            raise UsageError("no images were given", expected="at least one")
+        return torch.cat(found)
+
+    @torch.inference_mode()
+    def _embed_texts(self, texts: Iterable[str | np.ndarray], batch_size: int) -> Tensor:
+        assert isinstance(self.model, UNIMO2)
+        passes, order = self._passes(texts, batch_size)
+        found = []
+        for packed in passes:
+            with self.autocast():
+                found.append(self.model.embed_cls(self.model.encode_texts(packed, only_cls=True), "text"))
+        return torch.cat(found) if order is None else torch.cat(found)[order]
+
+    def _passes(self, texts: Iterable[str | np.ndarray], batch_size: int) -> tuple[Iterator[Texts], Tensor | None]:
+        """Packed texts of a pass each, and the order in which their answers are those of `texts`, or None: as they are.
+
+        Texts of a pass are of similar length, unless its padding votes: then they are as they were given.
+        """
+        rows = [self.frame(text) for text in listed(texts, "text")]
+        if not rows:
+            raise UsageError("no texts were given", expected="at least one")
+        size = 4 * batch_size if batch_size > 1 else 1
+        if size == 1 or len(rows) <= size or self.batch_dependent:
+            return map(self.pack, chunks(rows, size)), None
+        order = np.argsort([len(row) for row in rows], kind="stable")
+        back = torch.from_numpy(np.argsort(order)).to(self.device)
+        return map(self.pack, chunks((rows[i] for i in order), size)), back
 
     @torch.inference_mode()
     def codes(self, images: EncodedImages | None, texts: EncodedTexts | None) -> np.ndarray | None:
@@ -203,13 +242,17 @@ class Encoder:
             stacked = stack_regions(regions).to(self.device)
             towers.images, towers.image_lengths = self.model.encode_images(stacked), stacked.lengths
             return towers
-        assert isinstance(self.model, UNIMO2) and self.side is not None
-        if regions:
-            raise UsageError("UNIMO-2 sees pixels", got="regions of a detector", expected="images")
-        arrays = [resize(open_image(image), self.side) for image in images]
-        pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).to(self.device)
-        towers.images = self.model.encode_images(pixels)
+        assert isinstance(self.model, UNIMO2)
+        towers.images = self.model.encode_images(self.pixels_of(images))
         return towers
+
+    def pixels_of(self, images: Sequence[ImageInput]) -> Tensor:
+        """(N, 3, S, S) uint8."""
+        if any(isinstance(image, ImageRegions) for image in images):
+            raise UsageError("UNIMO-2 sees pixels", got="regions of a detector", expected="images")
+        assert self.side is not None
+        arrays = [resize(open_image(image), self.side) for image in images]
+        return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).to(self.device)
 
 
 def open_image(image: ImageInput) -> Image.Image:

@@ -77,7 +77,7 @@ class Pipeline:
         self, images: Iterable[ImageInput], *, convert_to_tensor: bool = False, batch_size: int = BATCH_SIZE
     ) -> np.ndarray | Tensor:
         """(N, D) float32 embeddings, L2-normalised; images and texts share this space. A tensor stays on the device."""
-        embedding = self.encode_images(images, batch_size=batch_size).embedding
+        embedding = self.encoder.embed_images(images, batch_size)
         return embedding if convert_to_tensor else embedding.cpu().numpy()
 
     @overload
@@ -90,7 +90,7 @@ class Pipeline:
         self, texts: Iterable[str], *, convert_to_tensor: bool = False, batch_size: int = BATCH_SIZE
     ) -> np.ndarray | Tensor:
         """(M, D) float32 embeddings, L2-normalised. A tensor stays on the device."""
-        embedding = self.encode_texts(texts, batch_size=batch_size).embedding
+        embedding = self.encoder.embed_texts(texts, batch_size)
         return embedding if convert_to_tensor else embedding.cpu().numpy()
 
     def similarity(

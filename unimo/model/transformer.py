@@ -113,11 +113,18 @@ class States:
 
     Of thousands of rows a few hundred are read: a [CLS], a hidden word. The last layer's attention needs all the
     others, what comes after it needs none, so it is done where it is asked for. layer, seen: that layer and what its
-    attention saw, (T, D); None: x are the states. read: how many rows were worked out so far.
+    attention saw, (T, D); None: x are the states. norm: behind it. read: how many rows were worked out so far.
     """
 
-    def __init__(self, x: Tensor, rows: int, layer: Layer | None = None, seen: Tensor | None = None):
-        self._x, self._rows, self._layer, self._seen = x, rows, layer, seen
+    def __init__(
+        self,
+        x: Tensor,
+        rows: int,
+        layer: Layer | None = None,
+        seen: Tensor | None = None,
+        norm: nn.Module | None = None,
+    ):
+        self._x, self._rows, self._layer, self._seen, self._norm = x, rows, layer, seen, norm or nn.Identity()
         self.read = 0 if layer is not None else rows
 
     def __len__(self) -> int:
@@ -129,10 +136,11 @@ class States:
             return self._x if rows is None else self._x.index_select(0, rows)
         self.read += len(self) if rows is None else len(rows)
         if rows is None:
-            return self._layer.after(self._x, self._seen)[: len(self)]
+            return self._norm(self._layer.after(self._x, self._seen)[: len(self)])
         padding = rows[:1].expand(rounded(len(rows)) - len(rows))
         wanted = torch.cat([rows, padding])
-        return self._layer.after(self._x.index_select(0, wanted), self._seen.index_select(0, wanted))[: len(rows)]
+        x, seen = self._x.index_select(0, wanted), self._seen.index_select(0, wanted)
+        return self._norm(self._layer.after(x, seen)[: len(rows)])
 
 
 class Transformer(nn.Module):
@@ -186,13 +194,14 @@ class Transformer(nn.Module):
         self, x: Tensor, plan: Plan, form: str = "dense", kept: Kept | None = None, *, whole: bool = False
     ) -> States:
         """`forward`, with the last layer finished only where its states are read; whole: for every row, as there."""
-        if whole or self.final_norm is not None or (self.checkpointing and self.training):
+        if whole or (self.checkpointing and self.training):
             return States(self(x, plan, form, kept), len(plan))
         x = F.pad(x, (0, 0, 0, plan.rows - len(plan)))
         for layer in self.layers[:-1]:
             x = layer(x, plan, form, kept)
         last: Layer = self.layers[-1]  # type: ignore[assignment]
-        return States(x, len(plan), last, last.attention(x, plan, form, kept))
+        seen = last.attention(last.attention_norm(x) if last.norm_first else x, plan, form, kept)
+        return States(x, len(plan), last, seen, self.final_norm)
 
     def step(self, x: Tensor, seen: list[KVCache]) -> Tensor:
         """One more word a row, (r, D) -> (r, D), after what `seen` (one a layer) remembers; it remembers this too."""

@@ -120,18 +120,21 @@ class UNIMO2(Unified):
 
     # ---- the towers -----------------------------------------------------------------------------------------------
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """(N, 3, S, S) uint8 -> (N, 1 + P, D), [CLS] first."""
+    def encode_images(self, pixels: Tensor, *, only_cls: bool = False) -> Tensor:
+        """(N, 3, S, S) uint8 -> (N, 1 + P, D), [CLS] first; only_cls: (N, D), all that an embedding needs."""
         x = self.patches(pixels)
         n, length, _ = x.shape
         plan = Plan.rectangle(n, length, x.device)
-        return self.image_encoder(x.flatten(0, 1), plan).unflatten(0, (n, length))
+        states = self.image_encoder.states(x.flatten(0, 1), plan, whole=not only_cls)
+        first = length * torch.arange(n, device=x.device)
+        return states.at(first) if only_cls else states.at(None).unflatten(0, (n, length))
 
-    def encode_texts(self, texts: Texts, kept: Kept | None = None) -> Tensor:
+    def encode_texts(self, texts: Texts, kept: Kept | None = None, *, only_cls: bool = False) -> Tensor:
         owner = texts.owner
         order = torch.arange(len(owner), device=owner.device) - texts.offsets[owner]
         plan = Plan(owner, texts.roles, order, table=self.table)
-        return self.text_encoder(self.words.of(texts), plan, self.attention_form, kept)
+        states = self.text_encoder.states(self.words.of(texts), plan, self.attention_form, kept, whole=not only_cls)
+        return states.at(texts.offsets[:-1] if only_cls else None)
 
     def towers(self, batch: Batch) -> Towers:
         images = self.encode_images(batch.pixels)
@@ -247,7 +250,9 @@ class UNIMO2(Unified):
         """The unimodal [CLS] as it enters the contrastive score: L2-normalised, unless released text is not (§4.3)."""
         n = len(towers.images) if side == "image" else len(towers.texts)
         numbers = torch.arange(n, device=towers.words.device)
-        cls = towers.image_cls(numbers) if side == "image" else towers.text_cls(numbers)
+        return self.embed_cls(towers.image_cls(numbers) if side == "image" else towers.text_cls(numbers), side)
+
+    def embed_cls(self, cls: Tensor, side: str) -> Tensor:
         feature = self.contrastive_feature(cls, side)
         raw = side == "text" and self.released.raw_text_score and self.projections() is None
         return feature if raw else F.normalize(feature, dim=-1)

@@ -123,7 +123,7 @@ def _without_breaks(piece: str) -> str:
 def _embed_texts(model: Pipeline, texts: Sequence[str | np.ndarray]) -> np.ndarray:
     """(len(texts), D) float32; some at a time, because the towers' states of all would not fit."""
     steps = range(0, len(texts), _BATCH)
-    return np.concatenate([model.encode_texts(texts[i : i + _BATCH]).embedding.cpu().numpy() for i in steps])
+    return np.concatenate([model.encoder.embed_texts(texts[i : i + _BATCH]).cpu().numpy() for i in steps])
 
 
 def _words_hash(found: Sequence[str]) -> bytes:

@@ -237,10 +237,11 @@ def _captions(corpus: Corpus, i: int) -> int:
 def _embedded(pipeline: Pipeline, read: Read, kind: Kind) -> Iterator[dict[str, Any]]:
     """The rows with their vectors; with zeros and the reason where there is none."""
     nothing = np.zeros(pipeline.model.width, np.float32)
-    encode: Callable[[Any], Any] = pipeline.encode_texts if kind == "text" else pipeline.encode_images
+    encoder = pipeline.encoder
+    embed: Callable[[Any], Tensor] = encoder.embed_texts if kind == "text" else encoder.embed_images
     while some := list(islice(read, _BATCH[kind])):
         inputs = [one for _, one in some if not isinstance(one, UnimoError)]
-        vectors = iter(unit(encode(inputs).embedding) if inputs else ())
+        vectors = iter(unit(embed(inputs)) if inputs else ())
         for row, one in some:
             vector = nothing if isinstance(one, UnimoError) else next(vectors)
             if not np.isfinite(vector).all():
