@@ -1,5 +1,7 @@
 """Benchmarks run and report ratios; how large they are is no matter of tests."""
 
+from pathlib import Path
+
 import pytest
 
 from unimo.errors import UsageError
@@ -57,6 +59,13 @@ def test_growth_has_a_row_for_each_size(monkeypatch):
     rows = measure("growth")
     assert [row["n"] for row in rows] == [300, 3000]
     assert all(value >= 0 for row in rows for value in row.values() if isinstance(value, float))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux alone tells the peak of a process")
+def test_a_model_is_opened_in_little_more_than_its_own_memory():
+    """Built first and copied into, it takes twice its memory; 1.3 leaves room for what else a small model needs."""
+    (row,) = measure("load", size="small", rounds=1)
+    assert row["MB of weights"] > 50 and 1 <= row["peak in weights"] < 1.3
 
 
 def test_unknown_benchmarks_are_refused():
