@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from unimo.errors import UsageError
-from unimo.speed import embed, generate, growth, measure, search
+from unimo.speed import embed, generate, growth, measure, search, train
 from unimo.speed.turns import in_turns
 
 
@@ -66,6 +66,17 @@ def test_a_model_is_opened_in_little_more_than_its_own_memory():
     """Built first and copied into, it takes twice its memory; 1.3 leaves room for what else a small model needs."""
     (row,) = measure("load", size="small", rounds=1)
     assert row["MB of weights"] > 50 and 1 <= row["peak in weights"] < 1.3
+
+
+def test_every_fast_form_of_a_training_step_has_a_ratio_of_its_own(monkeypatch):
+    """The whole step's share of the machine's rate is below one; the plain forms are back in place afterwards."""
+    monkeypatch.setattr(train, "PAIRS", {"tiny": 4})
+    before = [getattr(place, name) for place, name, _ in train.FORMS.values()]
+    *forms, whole = measure("train", size="tiny", rounds=1)
+    assert {row["without"] for row in forms} == {"fast forms", *train.FORMS}
+    assert all(row["speed-up"] > 0 for row in forms)
+    assert whole["pairs"] == 4 and 0 < whole["share of the matrix-product rate"] < 1
+    assert [getattr(place, name) for place, name, _ in train.FORMS.values()] == before
 
 
 def test_unknown_benchmarks_are_refused():

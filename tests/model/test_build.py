@@ -109,5 +109,5 @@ def test_words_that_are_never_predicted_cost_nothing():
             model.know_words(known)
         with FlopCounterMode(display=False) as counter:
             fused = model.fuse(model.towers(batch), requests, whole=True)["pairs"]
-            model.subset_logits(fused.words(batch.targets["pairs"].rows, batch.texts), fused.word_table)
+            model.subset_logits(fused.words(batch.targets["pairs"].rows, batch.texts), fused.word_table())
         assert batch_cost(model, batch, requests) == counter.get_total_flops()

@@ -43,7 +43,7 @@ def asked(model):
     unimo = hasattr(model, "regions")
     batch = regions_batch(random_regions([2, 3, 4]), texts) if unimo else as_batch(random_images(3), texts)
     fused = model.fuse(model.towers(batch), {"x": Request(EVERYONE, EVERYONE)})["x"]
-    return model.subset_logits(fused.words(torch.arange(len(texts.ids)), texts), fused.word_table)
+    return model.subset_logits(fused.words(torch.arange(len(texts.ids)), texts), fused.word_table())
 
 
 @pytest.mark.parametrize("known", [None, [0, 2, 5, 9, 30, 100]])

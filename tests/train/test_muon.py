@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from unimo.train import muon
 from unimo.train.muon import COEFFICIENTS, ITERATIONS, Muon, orthogonal
 
 SHAPES = ((6, 6), (24, 6), (6, 24), (24, 6), (18, 6), (5, 7))
@@ -22,8 +23,10 @@ def give_gradients(parameters, seed, absent=()):
         parameter.grad = None if i in absent else gradient
 
 
-def test_steps_are_those_of_torch():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_steps_are_those_of_torch(monkeypatch, dtype):
     """Momentum to the last digit; weights as far as bf16, in which torch multiplies, tells them apart."""
+    monkeypatch.setattr(muon, "fast_dtype", lambda device: dtype)
     ours, theirs = matrices(), matrices()
     mine, its = Muon(ours, **SETTINGS), torch.optim.Muon(theirs, adjust_lr_fn="match_rms_adamw", **SETTINGS)
     before = [parameter.detach().clone() for parameter in ours]
@@ -38,16 +41,17 @@ def test_steps_are_those_of_torch():
         assert moved.norm() / should.norm() == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
 @pytest.mark.parametrize("shape", [(4, 24, 6), (4, 6, 24), (3, 8, 8), (1, 1, 5)])
-def test_a_batch_is_the_plain_iteration_of_each(shape):
+def test_a_batch_is_the_plain_iteration_of_each(shape, dtype, atol):
     given = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    for matrix, found in zip(given, orthogonal(given)):
+    for matrix, found in zip(given, orthogonal(given, dtype)):
         x = matrix.double() / matrix.double().norm()
         for _ in range(ITERATIONS):
             a, b, c = COEFFICIENTS
             square = x @ x.T
             x = a * x + (b * square + c * square @ square) @ x
-        assert torch.allclose(found.double(), x, atol=1e-5)
+        assert torch.allclose(found.double(), x, atol=atol)
 
 
 def test_singular_values_become_nearly_one_and_directions_stay():

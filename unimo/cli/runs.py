@@ -32,14 +32,15 @@ def compare_runs(
 
 @app.command("speed")
 def measure_speed(
-    name: Annotated[str, typer.Argument(help="Which one: embed, generate, growth, load, search, sharing, mask, onnx.")],
+    name: Annotated[str, typer.Argument(help="Which one, of those below.")],
     size: Annotated[str, typer.Option(help="Size of the model.")] = "small",
     rounds: Annotated[int, typer.Option(help="Rounds in turns, after one that warms up.", min=1)] = 7,
 ) -> None:
     """Time two ways to the same end in turns, and print their ratio as JSON lines.
 
     embed, generate, search: beside CLIP, BLIP and faiss; growth: what a larger corpus costs; load: memory of opening;
-    sharing: many texts beside one image; mask: who sees whom in a long packed row; onnx: exported graphs.
+    sharing: many texts beside one image; mask: who sees whom in a long packed row; onnx: exported graphs;
+    train: a training step without each of its fast forms, and at base size beside FLAVA and CLIP.
     """
     import json
 

@@ -37,7 +37,7 @@ matrix, for tests) and `flex` (FlexAttention; the GPU's form, whose backward doe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 import torch.nn.functional as F
@@ -281,17 +281,33 @@ def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, heads: int, *, dropout: 
     return out if slots is None else out.index_select(0, slots)
 
 
-def _rectangle(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, heads: int, dropout: float) -> Tensor:
+def dropout(x: Tensor, p: float) -> Tensor:
+    """`F.dropout`; on a CPU four elements share a random number, where torch draws one each (p to 2**-16)."""
+    dropped = round(p * 2**16)
+    if x.device.type != "cpu" or not 0 < dropped < 2**16:
+        return F.dropout(x, p)
+    kept = random_levels(x) >= dropped - 2**15
+    return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))
+
+
+def random_levels(like: Tensor) -> Tensor:
+    """Uniform int16 numbers, in the shape of another tensor."""
+    drawn = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device).random_(-(2**63), None)
+    return drawn.view(torch.int16)[: like.numel()].view(like.shape)
+
+
+def _rectangle(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, heads: int, drop: float) -> Tensor:
     """Attention of (n, L, D) queries over (n, M, D) keys and values; bias: (n, 1, L, M) or None."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (n, H, L, D/H)
     if q.is_cuda:
         bias = None if bias is None else bias.to(q.dtype)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=drop)
     else:  # on a CPU the plain form's backward is about twice as fast as the fused one's in bf16
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         if bias is not None:
             scores = scores + bias.to(scores.dtype)
-        out = F.dropout(scores.softmax(-1), dropout, dropout > 0).to(v.dtype) @ v
+        weights = scores.softmax(-1).to(v.dtype)
+        out = (dropout(weights, drop) if drop else weights) @ v
     return out.transpose(1, 2).flatten(-2)
 
 
@@ -303,11 +319,7 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, plan: Plan, heads: int) -> Tensor:
     return kernel(q, k, v, block_mask=plan.block_mask)[0].transpose(0, 1).flatten(-2)
 
 
-_KERNELS: dict = {}
-
-
+@cache
 def _compiled(function):
     """One compiled kernel per process: compiling again for every call would cost seconds each time."""
-    if function not in _KERNELS:
-        _KERNELS[function] = torch.compile(function, dynamic=True)
-    return _KERNELS[function]
+    return torch.compile(function, dynamic=True)

@@ -80,10 +80,7 @@ class MatchingHead(nn.Module):
 
 
 class Temperature(nn.Module):
-    """A learned divisor of similarities, starting at 0.07 and kept in [0.001, 0.5] where it is used (§4.3).
-
-    From outside it returns as soon as the loss would have it so, see `within`.
-    """
+    """A learned divisor of similarities, starting at 0.07 and kept `within` [0.001, 0.5] where it is used (§4.3)."""
 
     def __init__(self, start: float = 0.07):
         super().__init__()

@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unimo.model.attention import Plan, attend, rounded
+from unimo.model.attention import Plan, attend, dropout, rounded
 
 if TYPE_CHECKING:
     from unimo.model.kv_cache import KVCache
 
 # `hidden_act` of published configurations; gelu is the exact (erf) form
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
+Kept = list[tuple[Tensor, Tensor]]  # keys and values of every layer, (T, D) each
 
 
 def in_product_precision(x: Tensor) -> Tensor:
@@ -30,7 +31,11 @@ def in_product_precision(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
-Kept = list[tuple[Tensor, Tensor]]  # keys and values of every layer, (T, D) each
+class Dropout(nn.Dropout):
+    """`nn.Dropout` by `unimo.model.attention.dropout`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dropout(x, self.p) if self.training else x
 
 
 class Attention(nn.Module):
@@ -91,7 +96,7 @@ class Layer(nn.Module):
         self.ffn_in = nn.Linear(width, ffn)
         self.ffn_out = nn.Linear(ffn, width)
         self.ffn_norm = nn.LayerNorm(width, eps=eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, plan: Plan | KVCache, form: str = "dense", kept: Kept | None = None) -> Tensor:
         return self.after(x, self.attention(self.attention_norm(x) if self.norm_first else x, plan, form, kept))

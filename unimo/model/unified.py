@@ -91,13 +91,7 @@ class Fused:
     image_length: Tensor
     ground_length: Tensor
     codes: Tensor | None
-    table: Callable[[], Tensor]
-
-    @property
-    def word_table(self) -> Tensor:
-        """`Unified.word_table` in the precision of products, made once for all requests: it is as large as the
-        vocabulary, and so is its gradient."""
-        return self.table()
+    word_table: Callable[[], Tensor]  # made once for all requests: its gradient is as large as the vocabulary
 
     @property
     def hidden(self) -> Tensor:

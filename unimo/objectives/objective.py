@@ -92,7 +92,7 @@ def predict_words(
     rows = torch.cat([targets.rows, targets.rows[:1].expand(extra)])
     labels = F.pad(model.word_columns(targets.labels), (0, extra), value=IGNORE_INDEX)
     states, known = fused.words(rows, batch.texts), model.vocabulary_subset
-    total, right = model.language_model.cross_entropy(states, fused.word_table, labels, known, smoothing)
+    total, right = model.language_model.cross_entropy(states, fused.word_table(), labels, known, smoothing)
     count = len(targets.labels)
     return {name: Part(total, count, weight), f"{name}.accuracy": Part(right, count, 0.0)}
 

@@ -10,6 +10,7 @@ search.py     exact search, beside faiss
 sharing.py    many texts beside one image
 mask.py       the mask of a long packed row
 onnx.py       exported graphs
+train.py      a training step without each of its fast forms; train_peers.py: those of FLAVA and CLIP
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 from unimo.errors import UsageError
 from unimo.machine import describe_machine
-from unimo.speed import embed, generate, growth, load, mask, onnx, search, sharing
+from unimo.speed import embed, generate, growth, load, mask, onnx, search, sharing, train
 
 ROUNDS = 7
 BENCHMARKS: dict[str, Callable[[str, int], Iterator[dict[str, Any]]]] = {
@@ -31,6 +32,7 @@ BENCHMARKS: dict[str, Callable[[str, int], Iterator[dict[str, Any]]]] = {
     "sharing": sharing.rows,
     "mask": mask.rows,
     "onnx": onnx.rows,
+    "train": train.rows,
 }
 
 

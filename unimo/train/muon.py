@@ -3,19 +3,20 @@
     n matrices of one shape · A, B their sides
 
 The same rule as `torch.optim.Muon`, whose answers it gives (tests/train/test_muon.py), and whose state a checkpoint may
-hold.
-torch orthogonalises one matrix after the other, in bf16; a small model has dozens of small ones, and a CPU without bf16
-instructions emulates each product: a quarter of a training step (docs/lab-notebook.md, 2026-11-29). Here matrices of
-one shape are one batched product, in a precision that the machine multiplies.
+hold. torch orthogonalises one matrix after the other, in bf16, which some CPUs emulate. Here matrices of one shape are
+one batched product, in bf16 where the machine multiplies it fast, else in float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from unimo.machine import autocast_dtype
 
 # Jordan et al. 2024: the odd polynomial whose slope at zero is steepest; five times over, singular values between about
 # 0.002 and 1 come to lie between about 0.7 and 1.2.
@@ -50,7 +51,8 @@ class Muon(torch.optim.Optimizer):
                         alike.setdefault((pair[0].shape, parameter.device), []).append(pair)
             for (shape, _), rows in alike.items():
                 length = 0.2 * max(shape) ** 0.5
-                for (parameter, _), update in zip(rows, orthogonal(torch.stack([update for _, update in rows]))):
+                dtype = fast_dtype(rows[0][0].device)
+                for (parameter, _), update in zip(rows, orthogonal(torch.stack([one for _, one in rows]), dtype)):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.add_(update, alpha=-group["lr"] * length)
 
@@ -63,16 +65,19 @@ class Muon(torch.optim.Optimizer):
         return gradient.lerp(kept, momentum)
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
+fast_dtype = cache(partial(autocast_dtype, "auto"))  # of a device
+
+
+def orthogonal(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Each matrix with all singular values made (nearly) one, its singular vectors kept: (n, A, B) -> (n, A, B).
 
-    A Newton-Schulz iteration; products in bf16 on a GPU, in float32 on a CPU.
+    A Newton-Schulz iteration. dtype: of its products.
     """
     if matrices.shape[1] > matrices.shape[2]:  # the square in the middle shall be the small one
-        return orthogonal(matrices.mT).mT
+        return orthogonal(matrices.mT, dtype).mT
     a, b, c = COEFFICIENTS
-    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)  # no singular value above one
+    x = matrices.float()
+    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)).to(dtype)  # no singular value above one
     for _ in range(ITERATIONS):
         square = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)

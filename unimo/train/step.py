@@ -54,9 +54,6 @@ class TrainStep(nn.Module):
             loss = loss + 0.0 * self.model.words.word.weight.sum()
         values = torch.cat([(weighted / count).sum()[None], total / count]).tolist()
         means = {name: value for name, value, here in zip(self.names, values[1:], present.tolist()) if here}
-        return loss, {"loss": values[0], **means}, self._cost(batch, fused)
-
-    def _cost(self, batch: Batch, fused: dict[str, Fused]) -> float:
         requests = {name: one.request for name, one in fused.items()}
         read = next((one.states.read for one in fused.values()), 0)  # all lie in one row
-        return batch_cost(self.model, batch, requests, read)
+        return loss, {"loss": values[0], **means}, batch_cost(self.model, batch, requests, read)

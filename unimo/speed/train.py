@@ -1,0 +1,147 @@
+"""A training step of UNIMO-2 with and without each of its fast forms, and its share of the matrix-product rate.
+
+Random weights and content: PAIRS pairs, an eighth as many lone images in two views, a passage to fill and one to write;
+model and objectives of recipe `photos` (for size tiny) or `base`, moved by Muon. Timed is what the processor spends on
+the step, not the clock: other work on the machine is not in it. Models of base size have peers to be compared with.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unimo import recipes
+from unimo.batch import Batch
+from unimo.config import override
+from unimo.data.batch_builder import BatchBuilder, SampledExample
+from unimo.machine import autocast_dtype, keep_freed_memory
+from unimo.model import transformer
+from unimo.model.build import build
+from unimo.model.heads import TiedHead
+from unimo.speed.train_peers import peers
+from unimo.speed.turns import in_turns, milliseconds, speed_up
+from unimo.tokenizer import Tokenizer
+from unimo.train import muon
+from unimo.train.optimizer import make_optimizer
+from unimo.train.settings import Run
+from unimo.train.step import TrainStep
+
+PAIRS = {"tiny": 128, "small": 32}  # of a step; 8 for larger models
+SQUARE = 2048  # side of the matrices whose product sets the rate
+CAPTION, PASSAGE = 12, 94  # words, without [CLS] and [SEP]
+
+
+def plain_cross_entropy(
+    head: TiedHead, x: Tensor, table: Tensor, labels: Tensor, rows: Tensor | None = None, smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """`TiedHead.cross_entropy` by torch's own functions."""
+    logits = head(x, table, rows).float()
+    total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+    return total, (logits.detach().argmax(-1) == labels).sum()
+
+
+FORMS: dict[str, tuple[object, str, object]] = {  # name -> where it stands, and the plain form
+    "cross-entropy in one pass": (TiedHead, "cross_entropy", plain_cross_entropy),
+    "Muon in bf16": (muon, "fast_dtype", lambda device: torch.float32),
+    "shared random draws": (transformer, "dropout", F.dropout),
+}
+
+
+def rows(size: str, rounds: int) -> Iterator[dict[str, Any]]:
+    """A row without all fast forms, without each of them, against each peer, and one for the step itself."""
+    keep_freed_memory()
+    step = Step(_recipe(size))
+    runs: dict[str, Callable[[], object]] = {"fast": step, "fast forms": partial(_plainly, list(FORMS.values()), step)}
+    runs |= {name: partial(_plainly, [form], step) for name, form in FORMS.items()}
+    others = {}
+    if size == "base":
+        n = len(step.batch.keys["pairs"])
+        others = dict(peers(n, -(-n // 8), 2, step.dtype))
+    square = torch.ones(SQUARE, SQUARE, dtype=step.dtype)
+    seconds = in_turns(runs | others | {"product": partial(torch.mm, square, square)}, rounds)
+    for name in [*list(runs)[1:], *others]:
+        what = "against" if name in others else "without"
+        yield {"benchmark": "train", "size": size, what: name, **speed_up(seconds[name], seconds["fast"])}
+    shortest = 3 * step.operations / (2 * SQUARE**3) * min(seconds["product"])
+    yield {
+        "benchmark": "train",
+        "size": size,
+        "pairs": len(step.batch.keys["pairs"]),
+        "precision": str(step.dtype).removeprefix("torch."),
+        "milliseconds": milliseconds(seconds["fast"]),
+        "Gflop": round(3 * step.operations / 1e9),
+        "share of the matrix-product rate": round(shortest / statistics.median(seconds["fast"]), 2),
+    }
+
+
+def _recipe(size: str) -> Run:
+    run = recipes.find("photos" if size == "tiny" else "base")
+    optimizer = replace(run.optimizer, matrix_optimizer="muon")
+    return replace(run, model=override(run.model, [f"size={size}", "dropout=0.1"]), optimizer=optimizer)
+
+
+class Step:
+    """One update of a model on one batch; calling it makes another. operations: of its forward pass."""
+
+    def __init__(self, run: Run):
+        torch.manual_seed(0)
+        self.model = build(run.model).train()
+        active = run.objectives.active()
+        self.train_step, self.optimizer = TrainStep(self.model, active), make_optimizer(self.model, run.optimizer)
+        self.dtype = autocast_dtype("auto", torch.device("cpu"))
+        self.batch = content(run, PAIRS.get(str(run.model.size), 8))
+        self.operations = 0.0
+
+    def __call__(self) -> None:
+        with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
+            loss, _, self.operations = self.train_step(self.batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def content(run: Run, pairs: int) -> Batch:
+    """A batch of random images and words, hidden and written as the run's objectives would."""
+    drawn, tokenizer, side = np.random.default_rng(0), Tokenizer.default(), run.model.image_size
+    builder = BatchBuilder(0, side, tokenizer)
+
+    def sample(i: int, words: int) -> SampledExample:
+        ids = drawn.integers(4, tokenizer.vocab_size - 1, words)
+        return SampledExample(f"sample {i}", i, ids, (i,), place=i)
+
+    def image(group: str) -> None:
+        builder.add_image(group, drawn.integers(0, 256, (3, side, side), dtype=np.uint8))
+
+    for i in range(pairs):
+        builder.pairs.append(sample(i, CAPTION))
+        image("pairs")
+    builder.extra |= {"pairs.image": list(range(pairs)), "pairs.caption": list(range(pairs))}
+    lone = -(-pairs // 8)
+    for i in range(lone):
+        builder.images.append(sample(i, 0))
+    for group in ["images.a"] * lone + ["images.b"] * lone:
+        image(group)
+    builder.masked.append(sample(0, PASSAGE))
+    builder.fragments.append(sample(1, PASSAGE))
+    for objective in run.objectives.active().values():
+        objective.corrupt(builder)
+    return builder.finish()
+
+
+def _plainly(forms: list[tuple[object, str, object]], step: Callable[[], object]) -> None:
+    """Runs with some of FORMS replaced by their plain form."""
+    if not forms:
+        step()
+        return
+    with patch.object(*forms[0]):
+        _plainly(forms[1:], step)

@@ -1,0 +1,83 @@
+"""Training steps of published models of base size, from transformers, on as many pairs as ours: random content.
+
+FLAVA has what it can use of our batch (pairs, lone images, passages; codes of patches are given), CLIP B/16 the pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LENGTH, PASSAGE = 14, 96  # tokens of a caption and of a passage
+Losses = Callable[[nn.Module], Tensor]
+
+
+def peers(pairs: int, images: int, passages: int, dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], None]]]:
+    """(name, its step) of every peer; none where transformers is not installed."""
+    try:
+        from transformers import CLIPConfig, CLIPModel, FlavaConfig, FlavaForPreTraining
+    except ImportError:
+        return
+    config = FlavaConfig()
+    config.init_codebook = False
+    flava: Any = FlavaForPreTraining(config)
+    image_labels, text_labels = _image_labels(pairs + images), torch.full((pairs, LENGTH), -100)
+    text_labels[:, 3:5] = 7
+
+    def losses(model: Any) -> Tensor:
+        patches = {"bool_masked_pos": image_labels >= 0, "mim_labels": image_labels.clone()}
+        of_pairs = {name: x[:pairs] for name, x in patches.items()}
+        words, pixels = _words(pairs, LENGTH), _pixels(pairs + images)
+        matches = torch.arange(pairs) % 2
+        loss: Tensor = model(
+            input_ids=words, input_ids_masked=words, pixel_values=pixels[:pairs], mlm_labels=text_labels.clone(),
+            itm_labels=matches, return_loss=True, **of_pairs,
+        ).loss  # fmt: skip
+        if images:
+            of_images = {name: x[pairs:] for name, x in patches.items()}
+            loss = loss + model(pixel_values=pixels[pairs:], return_loss=True, **of_images).loss
+        if passages:
+            words, labels = _words(passages, PASSAGE), torch.full((passages, PASSAGE), -100)
+            labels[:, ::7] = 7
+            loss = loss + model(input_ids=words, input_ids_masked=words, mlm_labels=labels, return_loss=True).loss
+        return loss
+
+    yield "FLAVA", _step(flava, losses, dtype)
+    clip: Any = CLIPModel(CLIPConfig(vision_config={"patch_size": 16}))
+    words = _words(pairs, LENGTH)
+    yield (
+        "CLIP B/16",
+        _step(clip, lambda model: model(input_ids=words, pixel_values=_pixels(pairs), return_loss=True).loss, dtype),
+    )
+
+
+def _step(model: nn.Module, losses: Losses, dtype: torch.dtype) -> Callable[[], None]:
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def step() -> None:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            loss = losses(model)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _image_labels(n: int) -> Tensor:
+    """(n, 14, 14): codes of four patches in ten, -1 elsewhere."""
+    places = torch.arange(n * 196).reshape(n, 14, 14)
+    return torch.where(places % 5 < 2, places % 8192, -1)
+
+
+def _words(n: int, length: int) -> Tensor:
+    return torch.arange(n * length).reshape(n, length) % 20_000 + 4
+
+
+def _pixels(n: int) -> Tensor:
+    return torch.rand(n, 3, 224, 224)
