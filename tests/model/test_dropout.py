@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from unimo.model.attention import random_levels
 from unimo.model.transformer import Dropout
 
 
@@ -20,12 +19,11 @@ def test_elements_are_zero_or_scaled_in_the_share_that_was_said_and_so_is_the_gr
 
 
 def test_neighbours_that_share_a_draw_are_independent():
-    """Each of four lanes is uniform, and no two of them go together."""
+    """Of four elements each is dropped as often, and no two of them, nor of their neighbours, go together."""
     torch.manual_seed(0)
-    levels = random_levels(torch.empty(40_000, 4)).double() / 2**15
-    assert levels.mean(0).abs().max() < 0.02
-    assert (levels.square().mean(0) - 1 / 3).abs().max() < 0.01
-    together = torch.corrcoef(torch.cat([levels[1:], levels[:-1]], 1).T)
+    kept = Dropout(0.3)(torch.ones(40_000, 4)).ne(0).double()
+    assert (kept.mean(0) - 0.7).abs().max() < 0.01
+    together = torch.corrcoef(torch.cat([kept[1:], kept[:-1]], 1).T)
     assert (together - torch.eye(8)).abs().max() < 0.03
 
 

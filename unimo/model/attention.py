@@ -286,14 +286,9 @@ def dropout(x: Tensor, p: float) -> Tensor:
     dropped = round(p * 2**16)
     if x.device.type != "cpu" or not 0 < dropped < 2**16:
         return F.dropout(x, p)
-    kept = random_levels(x) >= dropped - 2**15
+    levels = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    kept = levels[: x.numel()].view(x.shape) >= dropped - 2**15
     return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))
-
-
-def random_levels(like: Tensor) -> Tensor:
-    """Uniform int16 numbers, in the shape of another tensor."""
-    drawn = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device).random_(-(2**63), None)
-    return drawn.view(torch.int16)[: like.numel()].view(like.shape)
 
 
 def _rectangle(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, heads: int, drop: float) -> Tensor:

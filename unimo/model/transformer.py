@@ -9,7 +9,7 @@ join it, so that published weights still map one to one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -168,19 +168,9 @@ class Transformer(nn.Module):
         if hidden_act not in ACTIVATIONS:
             raise ValueError(f"hidden_act must be one of {', '.join(ACTIVATIONS)}, got {hidden_act!r}")
         self.heads, self.ffn = heads, ffn or 4 * width
-        self.layers = nn.ModuleList(
-            Layer(
-                width,
-                heads,
-                self.ffn,
-                norm_first=norm_first,
-                eps=eps,
-                dropout=dropout,
-                attention_dropout=attention_dropout,
-                hidden_act=hidden_act,
-            )
-            for _ in range(depth)
-        )
+        options: dict[str, Any] = {"norm_first": norm_first, "eps": eps, "hidden_act": hidden_act}
+        options |= {"dropout": dropout, "attention_dropout": attention_dropout}
+        self.layers = nn.ModuleList(Layer(width, heads, self.ffn, **options) for _ in range(depth))
         self.final_norm = nn.LayerNorm(width, eps=eps) if norm_first else None
         self.checkpointing = False  # recompute activations layer by layer in the backward pass
 

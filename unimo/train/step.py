@@ -17,8 +17,7 @@ from unimo.objectives.objective import Objective, Part
 class TrainStep(nn.Module):
     """One step of all objectives as a module, so that DistributedDataParallel sees its forward.
 
-    forward: Batch -> (loss to differentiate, {"loss" and every part: mean over all ranks}, forward operations
-    of this rank).
+    forward: Batch -> (loss to differentiate, {"loss" and every part: mean over ranks}, this rank's forward operations).
     """
 
     def __init__(self, model: Unified, active: dict[str, Objective]):
