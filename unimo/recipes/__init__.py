@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from unimo.config import from_dict
+from unimo.config import from_dict, override
 from unimo.corpus.finding import Kind
 from unimo.errors import UsageError, nearest
 from unimo.json_files import load_json
 from unimo.recipes.pretraining import base, large, photos, scenes, small
 from unimo.recipes.unimo import unimo_base, unimo_large, unimo_photos, unimo_scenes
-from unimo.train.settings import VAL_FRACTION, Run
+from unimo.train.settings import VAL_FRACTION, Run, needing_rewrites
 
 RECIPES: dict[str, Callable[[], Run]] = {
     "scenes": scenes,
@@ -68,9 +68,17 @@ def with_data(name: str, run: Run, given: Mapping[str, Any], validation: Mapping
 
 
 def with_world(name: str, run: Run, out: Path, say: Callable[[str], None]) -> Run:
-    """A run without data gets the generated world of its seed, written beside `out` once and reused after."""
-    if name not in WORLDS or run.data.texts or run.data.images or run.data.pairs:
+    """A run without data gets the generated world of its seed, written beside `out` once and reused after.
+
+    `scenes` on data of the user's does without rewritten captions where there are none.
+    """
+    if name not in WORLDS:
         return run
+    if run.data.texts or run.data.images or run.data.pairs:
+        off = needing_rewrites(run) if run.model.member == "unimo-2" and run.data.rewrites is None else []
+        if off:
+            say(f"no rewritten captions (unimo prepare rewrites), and so {', '.join(off)} = 0")
+        return override(run, [f"{name}=0" for name in off])
     from unimo.synthetic.dataset import write_world
 
     world, options = WORLDS[name]
@@ -80,7 +88,18 @@ def with_world(name: str, run: Run, out: Path, say: Callable[[str], None]) -> Ru
     paths: dict[str, Any] = {kind: (str(folder / kind),) for kind in ("texts", "images", "pairs")}
     if run.model.member == "unimo":
         paths |= prepare_world(folder, say)
+    elif needing_rewrites(run):
+        paths["rewrites"] = rewrite_world(folder, say)
     return replace(run, data=replace(run.data, **paths))
+
+
+def rewrite_world(world: Path, say: Callable[[str], None]) -> str:
+    """Rewritten captions of the world in a folder beside it: few of each, and none of other images, for UNIMO-2."""
+    from unimo.rewriting.prepare import Counts, rewrites
+
+    folder = world.with_name(f"{world.name}-prepared") / "rewrites"
+    rewrites(str(world / "pairs"), out=folder, counts=Counts(positives=0, sentences=0, phrases=12, words=4), say=say)
+    return str(folder)
 
 
 def prepare_world(world: Path, say: Callable[[str], None]) -> dict[str, Any]:

@@ -188,6 +188,19 @@ def wanted(run: Run) -> list[Kind]:
     return [kind for kind, budget in budgets.items() if budget and getattr(run.data, kind)]
 
 
+def needing_rewrites(run: Run) -> list[str]:
+    """Settings that are on and mean nothing without rewritten captions; each is off at 0."""
+    chosen = run.objectives
+    values = {
+        "objectives.cmcl.negatives": chosen.cmcl.negatives,
+        "objectives.mlm.nodes": chosen.mlm.nodes,
+        "objectives.mlm.relations": chosen.mlm.relations,
+        "objectives.mlm.alone_until": chosen.mlm.alone_until,
+        "objectives.rewriting.relations": chosen.rewriting.relations,
+    }
+    return [name for name, value in values.items() if value]
+
+
 def check(run: Run, world: int) -> None:
     """Settings that cannot be, or with which no run can start on `world` processes: before anything is opened."""
     check_settings(run, cls=Run)
@@ -208,14 +221,7 @@ def check(run: Run, world: int) -> None:
             expected="a number of steps",
             do="--steps 1000, or --set objectives.mlm.alone_until=0 --set objectives.rewriting.begins=0",
         )
-    of_rewrites = {
-        "objectives.cmcl.negatives": chosen.cmcl.negatives,
-        "objectives.mlm.nodes": chosen.mlm.nodes,
-        "objectives.mlm.relations": chosen.mlm.relations,
-        "objectives.mlm.alone_until": chosen.mlm.alone_until,
-        "objectives.rewriting.relations": chosen.rewriting.relations,
-    }
-    if run.data.rewrites is None and (needed := [name for name, value in of_rewrites.items() if value]):
+    if run.data.rewrites is None and (needed := needing_rewrites(run)):
         raise UsageError(
             "scene graphs and false captions are known from rewritten captions",
             where=", ".join(needed),
