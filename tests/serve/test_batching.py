@@ -47,7 +47,7 @@ def ask(model, *jobs, **options):
             return await asyncio.gather(*asked, return_exceptions=True)
         finally:
             model.go.set()
-            await asyncio.to_thread(batcher.close)
+            await batcher.close()
 
     found = asyncio.run(all_of_them())
     assert model.passes.pop(0) == [0]
@@ -75,7 +75,7 @@ def test_the_first_waits_for_company(model):
         try:
             return await asyncio.gather(batcher.submit("a", model, [1]), batcher.submit("a", model, [2]))
         finally:
-            await asyncio.to_thread(batcher.close)
+            await batcher.close()
 
     assert asyncio.run(two()) == [[2], [4]] and model.passes == [[1, 2]]
 
@@ -99,7 +99,7 @@ def test_too_many_rows_are_refused_and_who_has_left_is_not_answered(model):
             return await batcher.alone(lambda: "next")
         finally:
             model.go.set()
-            await asyncio.to_thread(batcher.close)
+            await batcher.close()
 
     assert asyncio.run(crowd()) == "next" and model.passes == [[0]]
 
@@ -107,7 +107,7 @@ def test_too_many_rows_are_refused_and_who_has_left_is_not_answered(model):
 def test_a_closed_queue_takes_nothing(model):
     async def late():
         batcher = Batcher()
-        await asyncio.to_thread(batcher.close)
+        await batcher.close()
         with pytest.raises(Busy):
             await batcher.submit("a", model, [1])
 

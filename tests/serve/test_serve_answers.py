@@ -124,10 +124,40 @@ def test_requests_are_joined_and_answered_as_if_alone(pipeline):
         counted = client.get("/metrics").text
     np.testing.assert_allclose(found, pipeline.encode_text(texts), **CLOSE)
     assert captions == pipeline.caption(images)
-    passes, rows = (
-        float(re.search(rf"^unimo_model_{name}_total (\S+)", counted, re.M)[1]) for name in ("passes", "rows")
-    )
+    passes, rows = counts(counted)
     assert rows == 48 and passes < 24
+
+
+def test_masked_words_matches_and_searches_are_joined_and_answered_as_if_alone(pipeline, collection):
+    texts = [f"{'a ' * (i % 4)}[MASK] number {i}" for i in range(12)]
+    images, index = [png(i) for i in range(6)], collection.index
+    queries = [{"text": f"caption {i}"} for i in range(6)]
+    with served(pipeline, collection, limits=Limits(wait=0.2)) as client, ThreadPoolExecutor(16) as pool:
+        words = [*pool.map(lambda text: post(client, "/fill-mask", text=text), texts)]
+        beside = [*pool.map(lambda image: post(client, "/fill-mask", [image], "image", text=texts[0]), images)]
+        matches = [*pool.map(lambda image: post(client, "/similarity", [image], texts=TEXTS, by="matching"), images)]
+        hits = [*pool.map(lambda query: post(client, "/search", **query, top_k=4), queries)]
+        hits += pool.map(lambda image: post(client, "/search", [image], "image", text=TEXTS[0], top_k=4), images)
+        counted = client.get("/metrics").text
+    expected = [pipeline.fill_mask(text) for text in texts] + [pipeline.fill_mask(texts[0], image) for image in images]
+    for found, alone in zip(words + beside, expected):
+        assert found["tokens"] == [token for token, _ in alone]
+        np.testing.assert_allclose(found["probabilities"], [p for _, p in alone], **CLOSE)
+    for found, image in zip(matches, images):
+        np.testing.assert_allclose(found["scores"], pipeline.itm_score([image], TEXTS), **CLOSE)
+    alone = [index.search(**query, top_k=4) for query in queries]
+    alone += [index.search(TEXTS[0], image, top_k=4) for image in images]
+    for found, expected in zip(hits, alone):
+        assert [hit["key"] for hit in found["hits"]] == [hit.key for hit in expected]
+        np.testing.assert_allclose([hit["score"] for hit in found["hits"]], [hit.score for hit in expected], **CLOSE)
+    passes, rows = counts(counted)
+    assert rows == 12 + 6 + 6 * len(TEXTS) + 12 and passes < 24
+
+
+def counts(metrics: str) -> list[float]:
+    """Forward passes, and rows of them."""
+    names = ("passes", "rows")
+    return [float(re.search(rf"^unimo_model_{name}_total (\S+)", metrics, re.M)[1]) for name in names]
 
 
 # ---- attention

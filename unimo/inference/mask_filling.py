@@ -50,6 +50,20 @@ class MaskFiller:
         return logits.softmax(-1).cpu().numpy()
 
     @torch.inference_mode()
+    def likeliest(
+        self, texts: Sequence[str], images: EncodedImages | None, top_k: int, batch_size: int
+    ) -> list[list[tuple[str, float]]]:
+        """The pieces at the one [MASK] of each text, likeliest first. Text i is read beside image i, or alone."""
+        rows, places = zip(*map(self.row_of, texts))
+        logits = torch.cat(list(self._logits(rows, [np.array([place]) for place in places], images, batch_size)))
+        found = logits.softmax(-1).topk(min(top_k, logits.shape[1]))
+        decode = self.encoder.tokenizer.decode
+        return [
+            [(decode([i]), p) for i, p in zip(ids, probabilities)]
+            for ids, probabilities in zip(found.indices.tolist(), found.values.tolist())
+        ]
+
+    @torch.inference_mode()
     def best(
         self,
         rows: Sequence[np.ndarray],

@@ -185,11 +185,19 @@ class Pipeline:
 
     def fill_mask(self, text: str, image: ImageInput | None = None, *, top_k: int = 5) -> list[tuple[str, float]]:
         """The likeliest pieces at the one [MASK] of a text, read beside an image or alone, with probabilities."""
-        ids, place = self.mask_filler.row_of(text)
-        seen = None if image is None else self.encode_images([image])
-        probabilities = self.mask_filler.probabilities(ids, np.array([place]), seen)[0]
-        best = np.argsort(-probabilities)[:top_k]
-        return [(self.tokenizer.decode([i]), float(probabilities[i])) for i in best]
+        return self.fill_masks([text], None if image is None else [image], top_k=top_k)[0]
+
+    def fill_masks(
+        self,
+        texts: Sequence[str],
+        images: Iterable[ImageInput] | None = None,
+        *,
+        top_k: int = 5,
+        batch_size: int = BATCH_SIZE,
+    ) -> list[list[tuple[str, float]]]:
+        """`fill_mask` of several texts, each beside its image or all alone."""
+        seen = None if images is None else self.encode_images(images, batch_size=batch_size)
+        return self.mask_filler.likeliest(texts, seen, top_k, batch_size)
 
     # ---- classes --------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ import torch
 
 from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus, open_corpus
+from unimo.data.regions import ImageRegions
 from unimo.errors import DataError, UsageError, WeightsError
 from unimo.formats.columns import Fields
 from unimo.inference import EncodedImages, EncodedTexts, ImageInput, Pipeline, identity, load
@@ -34,7 +35,7 @@ from unimo.paths import user_path
 from unimo.regions.store import RegionStore
 from unimo.retrieval import store
 from unimo.retrieval.build import unit
-from unimo.retrieval.passages import passages
+from unimo.retrieval.passages import Passage, passages
 from unimo.retrieval.store import KINDS, Kind
 
 Only = Literal["texts", "images"]
@@ -162,17 +163,26 @@ class Index:
         Raises UsageError for an empty query, numbers below 1, a kind that is not in the index, and a second stage in
         which no image would meet a text; DataError when an image to re-rank is gone or has changed.
         """
+        return self.search_many([(text, image)], top_k=top_k, only=only, rerank=rerank)[0]
+
+    def search_many(
+        self,
+        queries: Sequence[tuple[str | None, ImageInput | None]],
+        *,
+        top_k: int = 10,
+        only: Only | None = None,
+        rerank: int = 0,
+    ) -> list[list[Hit]]:
+        """`search` for several queries, a text, an image or both each, which pass the towers together."""
         kinds = self._kinds(only)
-        if text is not None and not isinstance(text, str):
-            raise UsageError("not a text", got=type(text).__name__, expected="a string")
         if top_k < 1 or rerank < 0:
             got = f"top_k {top_k}, rerank {rerank}"
             raise UsageError("nothing to show", got=got, expected="top_k >= 1, rerank >= 0")
-        if image is None and not (text or "").strip():
-            raise UsageError("an empty query", got=repr(text), expected="a text, an image or both")
         if rerank:
             self.model.matcher.require()
-        query = self._query(text, image)
+        return [self._found(query, kinds, top_k, only, rerank) for query in self._queries(queries)]
+
+    def _found(self, query: _Query, kinds: list[Kind], top_k: int, only: Only | None, rerank: int) -> list[Hit]:
         fusible = [kind for kind in kinds if (query.texts if kind == "image" else query.images) is not None]
         if rerank and not fusible:
             raise UsageError(
@@ -192,6 +202,11 @@ class Index:
         """The image file of a hit, or the one beside its caption; None for a text alone. Raises what `search` does."""
         corpus, _ = self._corpus(hit.data)
         return None if corpus.kind == "texts" else corpus.image_bytes(hit.item)
+
+    def regions(self, hit: Hit) -> ImageRegions | None:
+        """What UNIMO reads of a hit's image; None for a model that sees pixels. Raises what `image_bytes` does."""
+        _, regions = self._corpus(hit.data)
+        return None if regions is None else regions.image(hit.item)
 
     def nearest(self, vector: np.ndarray, kind: Kind, k: int) -> list[dict[str, Any]]:
         """The k rows of a kind nearest to a vector (D,) of length 1, with their cosines as `score`, best first.
@@ -237,18 +252,22 @@ class Index:
             raise UsageError(f"the index holds no {only}", where=self.folder, got=self.rows)
         return kinds
 
-    def _query(self, text: str | None, image: ImageInput | None) -> _Query:
-        texts = images = None
-        sides: dict[Kind, np.ndarray] = {}
-        if (text or "").strip():
-            assert text is not None
-            pieces = passages(text, self.model.tokenizer, self.model.max_length - 2)
-            texts = self.model.encode_texts([piece.ids for piece in pieces])
-            sides["text"] = _mean_direction(unit(texts.embedding))
-        if image is not None:
-            images = self.model.encode_images([image])
-            sides["image"] = _mean_direction(unit(images.embedding))
-        return _Query(_mean_direction(np.stack(list(sides.values()))), texts, images, sides)
+    def _queries(self, given: Sequence[tuple[str | None, ImageInput | None]]) -> list[_Query]:
+        """Both towers once over everything that is given, and what each query has of it."""
+        pieces = [self._passages(text, image) for text, image in given]
+        ids = [piece.ids for some in pieces for piece in some]
+        seen = [image for _, image in given if image is not None]
+        texts = _portions(self.model.encode_texts(ids) if ids else None, [len(some) for some in pieces])
+        images = _portions(self.model.encode_images(seen) if seen else None, [int(i is not None) for _, i in given])
+        return [_query(*sides) for sides in zip(texts, images)]
+
+    def _passages(self, text: str | None, image: ImageInput | None) -> list[Passage]:
+        """Of a query's text; UsageError for a query of nothing."""
+        if text is not None and not isinstance(text, str):
+            raise UsageError("not a text", got=type(text).__name__, expected="a string")
+        if image is None and not (text or "").strip():
+            raise UsageError("an empty query", got=repr(text), expected="a text, an image or both")
+        return passages(text or "", self.model.tokenizer, self.model.max_length - 2)
 
     # ---- second stage ----------------------------------------------------------------------------------------------
 
@@ -307,8 +326,8 @@ class Index:
                     expected=f"fingerprint {entry['fingerprint'][:16]}…",
                     do="restore them, make the index anew, or search without --rerank",
                 )
-            sees_regions = self.model.sees_regions
-            regions = RegionStore.open(entry["region_paths"] or None, corpus) if sees_regions else None
+            shown = self.model.sees_regions and corpus.kind != "texts"
+            regions = RegionStore.open(entry["region_paths"] or None, corpus) if shown else None
             self._corpora[number] = corpus, regions
         return self._corpora[number]
 
@@ -328,6 +347,18 @@ def table(hits: Sequence[Hit], width: int = 100) -> list[str]:
         # A text may come from anyone: no line breaks and no control characters on a terminal.
         lines.append("".join(c if c.isprintable() else " " for c in line).rstrip())
     return lines
+
+
+def _portions(encoded: Any, counts: list[int]) -> list[Any]:
+    """Encoded texts or images, so many for each query; None where it has none."""
+    numbers = torch.arange(sum(counts)).split(counts)
+    return [encoded.pick(some.to(encoded.embedding.device)) if len(some) else None for some in numbers]
+
+
+def _query(texts: EncodedTexts | None, images: EncodedImages | None) -> _Query:
+    given: dict[Kind, EncodedTexts | EncodedImages | None] = {"text": texts, "image": images}
+    sides = {kind: _mean_direction(unit(side.embedding)) for kind, side in given.items() if side is not None}
+    return _Query(_mean_direction(np.stack(list(sides.values()))), texts, images, sides)
 
 
 def _mean_direction(vectors: np.ndarray) -> np.ndarray:

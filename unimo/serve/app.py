@@ -18,20 +18,22 @@ from fastapi import FastAPI, Form
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 
 from unimo.errors import nearest
+from unimo.evaluation.compare import Tables
 from unimo.inference import PROMPTS, Pipeline
 from unimo.inference.mask_filling import MASK
 from unimo.serve import failures, schemas
 from unimo.serve.attention import rollout
-from unimo.serve.batching import Batcher, Run
+from unimo.serve.batching import Batcher
 from unimo.serve.collection import ImageCollection, Runs
 from unimo.serve.guard import Guard, refused
-from unimo.serve.inputs import Files, Inputs, OneFile, OneString, Strings, columns
-from unimo.serve.limits import Limits
+from unimo.serve.inputs import Files, Inputs, OneFile, OneText, Row, Text, Texts, columns
+from unimo.serve.limits import MAX_PAIRS, MAX_PROMPTS, Limits
 from unimo.serve.metrics import Metrics
 from unimo.serve.page import Page
 from unimo.version import __version__
 
 WithAttention = Annotated[bool, Form(description="also which patches reached each piece of the text")]
+TopK = Annotated[int, Form(ge=1, le=100)]
 POSTED = ("caption", "answer", "search", "embed", "similarity", "classify", "fill-mask", "dictionary", "compare")
 
 
@@ -46,13 +48,13 @@ def create_app(
     hosts: Collection[str] | None = None,
 ) -> FastAPI:
     """The application. collection: what is searched. runs: what may be compared. token, hosts: see `Guard`."""
-    service = Service(pipeline, collection, runs or Runs({}), name, limits or Limits())
+    limits = limits or Limits()
+    service = Service(pipeline, collection, runs or Runs({}), name, limits)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service.start()
         yield
-        await asyncio.to_thread(service.batcher.close)
+        await service.batcher.close()
 
     # No /docs: its page would ask a stranger's host for scripts. /openapi.json is there.
     app = FastAPI(
@@ -67,10 +69,11 @@ def create_app(
     app.get("/runs")(service.runs)
     app.get("/runs/{run}/report", response_class=HTMLResponse, **shown)(service.report)
     app.get("/examples/{number}", response_class=Response, **shown)(service.example)
+    app.get("/examples/{number}/regions", **shown)(service.example_regions)
     app.get("/", response_class=HTMLResponse, include_in_schema=False)(service.page)
     paths = ["/openapi.json", "/", *(route.path for route in app.routes if hasattr(route, "path"))]
     failures.handle(app, paths)
-    app.add_middleware(Guard, limits=service.limits, metrics=service.metrics, paths=paths, token=token, hosts=hosts)
+    app.add_middleware(Guard, limits=limits, metrics=service.metrics, paths=paths, token=token, hosts=hosts)
     return app
 
 
@@ -78,22 +81,18 @@ class Service:
     """What the endpoints share; each public coroutine is one of them."""
 
     def __init__(self, pipeline: Pipeline, collection: ImageCollection | None, runs: Runs, name: str, limits: Limits):
-        self.pipeline, self.collection, self.known_runs, self.limits = pipeline, collection, runs, limits
-        self.metrics, self.site = Metrics(), Page(pipeline, collection, name)
-
-    def start(self) -> None:
-        """In the server's event loop, before the first request."""
-        limits, side = self.limits, self.pipeline.side
-        assert side is not None, "a served model sees pixels"
-        self.batcher = Batcher(wait=limits.wait, max_batch=limits.max_batch, on_pass=self.metrics.model_pass)
+        self.pipeline, self.collection, self.known_runs = pipeline, collection, runs
+        self.metrics, self.site, self.inputs = Metrics(), Page(pipeline, collection, name), Inputs(limits, pipeline)
+        # Texts of a pass may change each other's answers (UNIMO-2 as released): then none are joined.
+        max_batch = 1 if pipeline.encoder.batch_dependent else limits.max_batch
+        self.batcher = Batcher(wait=limits.wait, max_batch=max_batch, on_pass=self.metrics.model_pass)
         self.metrics.waiting.set_function(lambda: self.batcher.waiting)
-        self.inputs = Inputs(limits, side)
 
     # ---- the model ------------------------------------------------------------------------------------------------
 
     async def caption(
         self,
-        images: Files = None,
+        images: Files,
         num_beams: Annotated[int, Form(ge=1, le=8)] = 1,
         max_length: Annotated[int, Form(ge=1, le=100)] = 50,
         attention: WithAttention = False,
@@ -102,122 +101,124 @@ class Service:
         seen = await self.inputs.images(images)
         options: dict[str, Any] = {"num_beams": num_beams, "max_length": max_length}
         key = ("caption", num_beams, max_length)
-        written = await self._joined(key, lambda rows: self.pipeline.caption(rows, **options), seen)
+        written = await self.batcher.submit(key, lambda rows: self.pipeline.caption(rows, **options), seen)
         maps = await self._attention(seen, written, written=True) if attention else None
         return schemas.Captions(captions=written, attention=maps)
 
     async def answer(
-        self,
-        texts: Strings = None,
-        text_pairs: Strings = None,
-        images: Files = None,
-        attention: WithAttention = False,
+        self, texts: Texts = (), text_pairs: Texts = (), images: Files = (), attention: WithAttention = False
     ) -> schemas.Answers:
         """The likeliest answer or class of each row by the head of a fine-tuned model; of a regression, its number."""
         rows = await self.inputs.rows(texts, text_pairs, images)
         key = ("answer", *_sides(rows))
-        answers = await self._joined(key, lambda rows: self.pipeline.answer(*columns(rows)), rows)
-        maps = await self._attention([image for _, image in rows], texts or []) if attention and images else None
+        answers = await self.batcher.submit(key, lambda rows: self.pipeline.answer(*columns(rows)), rows)
+        maps = await self._attention([image for _, image in rows], texts) if attention and images else None
         return schemas.Answers(answers=answers, attention=maps)
 
     async def classify(
         self,
-        images: Files = None,
-        texts: Strings = None,
-        text_pairs: Strings = None,
-        names: Strings = None,
-        prompts: Strings = None,
+        images: Files = (),
+        texts: Texts = (),
+        text_pairs: Texts = (),
+        names: Texts = (),
+        prompts: Annotated[Sequence[Text], Form(max_length=MAX_PROMPTS)] = PROMPTS,
     ) -> schemas.Classes:
         """Probabilities of the named classes for each image (zero-shot), or of a fine-tuned model's own classes."""
         model = self.pipeline
-        if not names:
-            rows = await self.inputs.rows(texts, text_pairs, images)
-            key = ("classify", *_sides(rows))
-            found = await self._joined(key, lambda rows: _classified(model, rows), rows)
-            return schemas.Classes(names=list(model.labels), probabilities=[row.tolist() for row in found])
-        classes, templates = self.inputs.texts(names, "names"), self.inputs.texts(prompts, "prompts") or list(PROMPTS)
-        self.inputs.few_enough("names x prompts", len(classes) * len(templates), self.limits.max_texts * len(PROMPTS))
-        seen = await self.inputs.images(images)
-        same = ("names", tuple(classes), tuple(templates))
-        found = await self._joined(same, lambda rows: model.classify(rows, classes, prompts=templates), seen)
-        return schemas.Classes(names=classes, probabilities=[row.tolist() for row in found])
+        rows = await self.inputs.rows(() if names else texts, () if names else text_pairs, images)
 
-    async def embed(self, images: Files = None, texts: Strings = None) -> schemas.Embeddings:
+        def run(rows: list[Row]) -> np.ndarray:
+            read, seen = columns(rows)
+            return model.classify(seen, names or None, texts=read, prompts=prompts)
+
+        found = await self.batcher.submit(("classify", *_sides(rows), tuple(names), tuple(prompts)), run, rows)
+        return schemas.Classes(names=list(names or model.labels), probabilities=[row.tolist() for row in found])
+
+    async def embed(self, images: Files = (), texts: Texts = ()) -> schemas.Embeddings:
         """Embeddings of images, texts or both."""
-        seen = await self.inputs.images(images, at_least=0)
-        read = self.inputs.texts(texts, "texts", at_least=0 if seen else 1)
-        vectors = await self._embedded(seen, read)
-        return schemas.Embeddings(images=vectors[0].tolist(), texts=vectors[1].tolist())
+        if not images and not texts:
+            raise refused(422, "nothing to embed", where="images, texts", expected="at least one of either")
+        seen, read = await self._embedded(await self.inputs.images(images), texts)
+        return schemas.Embeddings(images=seen.tolist(), texts=read.tolist())
 
     async def similarity(
         self,
-        images: Files = None,
-        texts: Strings = None,
+        images: Files,
+        texts: Texts,
         by: Annotated[Literal["cosine", "matching"], Form(description="matching: read together (log-odds)")] = "cosine",
     ) -> schemas.Scores:
         """How well every image fits every text."""
-        seen, read = await self.inputs.images(images), self.inputs.texts(texts, "texts", at_least=1)
-        if by == "matching":
-            self.inputs.few_enough("images x texts", len(seen) * len(read), self.limits.max_fused)
-            found = await self.batcher.alone(lambda: self.pipeline.itm_score(seen, read))
-        else:
-            image, text = await self._embedded(seen, read)
-            found = image @ text.T
-        return schemas.Scores(scores=found.tolist())
+        if by == "matching" and len(images) * len(texts) > MAX_PAIRS:
+            got, expected = f"{len(images)} x {len(texts)}", f"at most {MAX_PAIRS}"
+            raise refused(422, "too many pairs of images and texts", got=got, expected=expected)
+        seen = await self.inputs.images(images)
+        if by == "cosine":
+            image, text = await self._embedded(seen, texts)
+            return schemas.Scores(scores=(image @ text.T).tolist())
+        pairs = [(text, image) for image in seen for text in texts]
+        scores = await self.batcher.submit("matching", partial(_matched, self.pipeline), pairs)
+        return schemas.Scores(scores=np.reshape(scores, (len(seen), len(texts))).tolist())
 
     async def fill_mask(
         self,
-        text: Annotated[str, Form(description=f"with one {MASK}")],
+        text: Annotated[Text, Form(description=f"with one {MASK}")],
         image: OneFile = None,
-        top_k: Annotated[int, Form(ge=1, le=100)] = 5,
+        top_k: TopK = 5,
         attention: WithAttention = False,
     ) -> schemas.Filled:
         """The likeliest pieces at the one [MASK] of a text, beside an image or alone."""
-        (read,) = self.inputs.texts([text], "text")
-        seen = await self.inputs.images([image], at_least=0)
-        shown = seen[0] if seen else None
-        found = await self.batcher.alone(lambda: self.pipeline.fill_mask(read, shown, top_k=top_k))
-        maps = await self._attention(seen, [read]) if attention and seen else None
+        row = (text, *(await self.inputs.images([image]) or [None]))
+
+        def run(rows: list[Row]) -> list[list[tuple[str, float]]]:
+            texts, images = columns(rows)
+            return self.pipeline.fill_masks(texts or [], images, top_k=top_k)
+
+        (found,) = await self.batcher.submit(("fill-mask", *_sides([row]), top_k), run, [row])
+        maps = await self._attention([row[1]], [text]) if attention and image else None
         return schemas.Filled(tokens=[x for x, _ in found], probabilities=[p for _, p in found], attention=maps)
 
     # ---- the collection -------------------------------------------------------------------------------------------
 
     async def search(
         self,
-        text: OneString = None,
+        text: OneText = None,
         image: OneFile = None,
-        top_k: Annotated[int, Form(ge=1, le=100)] = 10,
+        top_k: TopK = 10,
         only: Annotated[Literal["texts", "images"] | None, Form()] = None,
         rerank: Annotated[int, Form(ge=0, le=100, description="so many are read together with the query")] = 0,
         thumbnails: Annotated[bool, Form(description="with the image of each hit")] = False,
     ) -> schemas.Hits:
         """What lies in the collection near a text, an image or both."""
-        index = self._collection().index
-        read, seen = self.inputs.texts([text or ""], "text")[0], await self.inputs.images([image], at_least=0)
+        collection = self.collection
+        if collection is None:
+            do = "unimo index MODEL --images FOLDER --out INDEX, then unimo serve MODEL --index INDEX"
+            raise refused(404, "nothing to search", where="/search", got="no index", expected="--index", do=do)
+        query = (text, *(await self.inputs.images([image]) or [None]))
         options: dict[str, Any] = {"top_k": top_k, "only": only, "rerank": rerank}
-        hits = await self.batcher.alone(lambda: index.search(read or None, seen[0] if seen else None, **options))
-        shown = await asyncio.to_thread(self._collection().thumbnails, hits) if thumbnails else [None] * len(hits)
-        found = [schemas.Found(**hit.to_dict(), thumbnail=uri) for hit, uri in zip(hits, shown)]
-        return schemas.Hits(hits=found)
+        # A second stage fills passes of its own; joined, it would only hold up the others.
+        key = object() if rerank else ("search", top_k, only)
+        (hits,) = await self.batcher.submit(key, lambda rows: collection.index.search_many(rows, **options), [query])
+        shown = await asyncio.to_thread(collection.thumbnails, hits) if thumbnails else [None] * len(hits)
+        return schemas.Hits(hits=[schemas.Found(**hit.to_dict(), thumbnail=uri) for hit, uri in zip(hits, shown)])
 
     async def entries(self) -> schemas.Dictionary:
         """The entries of the grounded dictionary that the collection's pairs choose most, with patches and words."""
-        found = self._collection().dictionary
-        if found is None:
+        if self.collection is None or self.collection.dictionary is None:
             expected = "a model with a dictionary, and an index of pairs"
             raise refused(404, "no dictionary to look into", where="/dictionary", expected=expected)
-        return found
+        return self.collection.dictionary
 
-    async def dictionary(self, text: OneString = None, image: OneFile = None) -> schemas.Chosen:
+    async def dictionary(self, text: OneText = None, image: OneFile = None) -> schemas.Chosen:
         """The entries of the grounded dictionary that a text, an image or both choose."""
-        if self.pipeline.model.dictionary is None:
-            raise refused(404, "this model has no dictionary", where="/dictionary", expected="model.dictionary > 0")
-        seen = await self.inputs.images([image], at_least=0)
-        read = self.inputs.texts([text or None], "text", at_least=0 if seen else 1)
         model = self.pipeline
+        if model.model.dictionary is None:
+            raise refused(404, "this model has no dictionary", where="/dictionary", expected="model.dictionary > 0")
+        if text is None and image is None:
+            raise refused(422, "nothing to look up", where="text, image", expected="a text, an image or both")
+        seen = await self.inputs.images([image])
 
         def codes() -> list[int]:
-            images, texts = model.encode_images(seen) if seen else None, model.encode_texts(read) if read else None
+            images, texts = model.encode_images(seen) if seen else None, model.encode_texts([text]) if text else None
             found = model.encoder.codes(images, texts)
             assert found is not None, "the model has a dictionary"
             return list(dict.fromkeys(found.ravel().tolist()))
@@ -226,22 +227,31 @@ class Service:
 
     async def example(self, number: int) -> Response:
         """An image of the page's examples."""
-        if not 0 <= number < len(self.site.examples):
-            raise refused(404, "no such example", got=number, expected=f"0 to {len(self.site.examples) - 1}")
-        data = self.site.examples[number].data
+        data = self.site.example(number).data
         return Response(data, media_type="image/png" if data.startswith(b"\x89PNG") else "image/jpeg")
+
+    async def example_regions(self, number: int) -> schemas.Regions:
+        """The regions of an example, as a UNIMO model reads them in the place of an image."""
+        found = self.site.example(number).regions
+        if found is None:
+            raise refused(404, "no regions here", got=number, expected="a UNIMO model and an index of its images")
+        corners = found.boxes[1:, :4].tolist()  # without [IMG]; fractions are pixels of an image of 1 x 1
+        return schemas.Regions(width=1, height=1, boxes=corners, features=found.features[1:].tolist())
 
     # ---- runs, and the server itself ------------------------------------------------------------------------------
 
-    async def runs(self) -> schemas.Runs:
-        """Evaluated runs beside the one that is served."""
-        return schemas.Runs(runs=list(self.known_runs.folders), reports=self.known_runs.reports())
+    async def runs(self) -> dict[str, list[str]]:
+        """Evaluated runs beside the one that is served, and which of them have a report at /runs/NAME/report."""
+        return {"runs": list(self.known_runs.folders), "reports": self.known_runs.reports()}
 
-    async def compare(self, runs: Strings = None) -> schemas.Comparison:
+    async def compare(self, runs: Annotated[Sequence[Text], Form(min_length=1, max_length=6)]) -> Tables:
         """Settings and scores of up to six runs side by side; the first is what the others are held against."""
-        if not 1 <= len(runs or ()) <= 6:
-            raise refused(422, "runs to compare", where="runs", got=len(runs or ()), expected="1 to 6 names")
-        return await asyncio.to_thread(self.known_runs.compared, [self._run(run) for run in runs or ()])
+        for name in runs:
+            if name not in self.known_runs.folders:
+                near = nearest(name, self.known_runs.folders)
+                do = f"did you mean {near}?" if near else "GET /runs names them"
+                raise refused(404, "no such run", where="runs", got=name, do=do)
+        return await asyncio.to_thread(self.known_runs.compared, runs)
 
     async def report(self, run: str) -> HTMLResponse:
         """The report of a run, one page without other files."""
@@ -249,8 +259,9 @@ class Service:
             raise refused(404, "no report of this run", got=run, expected=", ".join(self.known_runs.reports()))
         return HTMLResponse(await asyncio.to_thread(self.known_runs.report, run))
 
-    async def health(self) -> schemas.Health:
-        return schemas.Health(status="ok", model=self.site.facts)
+    async def health(self) -> dict[str, Any]:
+        """What is served: for probes, answered without a token."""
+        return {"status": "ok", "model": self.site.facts}
 
     async def count(self) -> PlainTextResponse:
         """Counters as Prometheus text."""
@@ -262,35 +273,20 @@ class Service:
 
     # ---- inside ---------------------------------------------------------------------------------------------------
 
-    async def _joined(self, key: tuple[Any, ...], run: Run, rows: list[Any]) -> Any:
-        """run(rows) with rows of other requests, unless texts of a pass change each other's answers (as released)."""
-        return await self.batcher.submit(object() if self.pipeline.encoder.batch_dependent else key, run, rows)
-
-    async def _embedded(self, images: list[np.ndarray], texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    async def _embedded(self, images: list[Any], texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """(N, D) and (M, D) of images and texts, either of which may be none."""
-        image = await self._joined(("image",), lambda rows: self.pipeline.encode_image(rows), images) if images else []
-        text = await self._joined(("text",), lambda rows: self.pipeline.encode_text(rows), texts) if texts else []
-        width = self.pipeline.model.width
-        return np.reshape(image, (len(images), width)), np.reshape(text, (len(texts), width))
-
-    def _collection(self) -> ImageCollection:
-        if self.collection is None:
-            do = "unimo index MODEL --images FOLDER --out INDEX, then unimo serve MODEL --index INDEX"
-            raise refused(404, "nothing to search", where="/search", got="no index", expected="--index", do=do)
-        return self.collection
-
-    def _run(self, name: str) -> str:
-        if name not in self.known_runs.folders:
-            near = nearest(name, self.known_runs.folders)
-            do = f"did you mean {near}?" if near else "GET /runs names them"
-            raise refused(404, "no such run", where="runs", got=name, do=do)
-        return name
+        model, width = self.pipeline, self.pipeline.model.width
+        image = await self.batcher.submit("images", lambda rows: model.encode_image(rows), images) if images else []
+        text = await self.batcher.submit("texts", lambda rows: model.encode_text(rows), [*texts]) if texts else []
+        return np.reshape(image, (-1, width)), np.reshape(text, (-1, width))
 
     async def _attention(
-        self, images: Sequence[np.ndarray], texts: Sequence[str], *, written: bool = False
+        self, images: Sequence[Any], texts: Sequence[str], *, written: bool = False
     ) -> list[schemas.Attention]:
         """The maps of some texts beside some images, each pair a pass of its own."""
         found, model = [], self.pipeline
+        if model.sees_regions:
+            raise refused(422, "attention is shown on patches, and this model reads regions", where="attention")
         for image, text in zip(images, texts):
             ids = model.mask_filler.row_of(text)[0] if MASK in text else model.encoder.frame(text)
             maps = await self.batcher.alone(partial(rollout, model, image, ids, written=written))
@@ -300,11 +296,14 @@ class Service:
         return found
 
 
-def _sides(rows: list[Any]) -> tuple[bool, bool]:
+def _sides(rows: list[Row]) -> tuple[bool, bool]:
     """Whether rows have texts, and whether they have images: only like ones are joined."""
     return rows[0][0] is not None, rows[0][1] is not None
 
 
-def _classified(pipeline: Pipeline, rows: list[Any]) -> np.ndarray:
-    texts, images = columns(rows)
-    return pipeline.classify(images, texts=texts)
+def _matched(pipeline: Pipeline, rows: list[Row]) -> np.ndarray:
+    """Matching scores of rows of a text and an image, each of which passes its tower once."""
+    texts, images = list({text: None for text, _ in rows}), list({id(image): image for _, image in rows}.values())
+    text_at, image_at = ({key: i for i, key in enumerate(keys)} for keys in (texts, map(id, images)))
+    pairs = np.array([(image_at[id(image)], text_at[text]) for text, image in rows])
+    return pipeline.match(pipeline.encode_images(images), pipeline.encode_texts(texts), pairs)

@@ -8,16 +8,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
+from unimo.checkpoint import latest
+from unimo.data.regions import ImageRegions
 from unimo.errors import DataError, UnimoError, UsageError
-from unimo.evaluation.compare import REPORT, compare_tables
+from unimo.evaluation.compare import REPORT, Tables, compare_tables
 from unimo.evaluation.zero_shot.context import EvalContext
 from unimo.evaluation.zero_shot.dictionary import DictionaryUse
 from unimo.html_pages import thumbnail
 from unimo.inference import Pipeline
 from unimo.retrieval import Hit, Index, build_index, open_index, store
 from unimo.serve import schemas
-from unimo.weights.loading import newest
 
 Say = Callable[[str], None]
 ENTRIES, PAIRS = 24, 256  # of the dictionary that are shown, and pairs whose votes are counted
@@ -27,11 +29,12 @@ PAGE = "report.html"
 
 @dataclass(frozen=True)
 class Example:
-    """An image to try. credit: its author's terms, or ""."""
+    """An image to try. credit: its author's terms, or "". regions: what UNIMO reads of it."""
 
     data: bytes
     title: str
     credit: str = ""
+    regions: ImageRegions | None = None
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class ImageCollection:
         for hit in hits:
             found.append(None)
             with contextlib.suppress(DataError):
-                data = self.index.image_bytes(hit)
-                found[-1] = None if data is None else thumbnail(data, side=240).uri
+                if (data := self.index.image_bytes(hit)) is not None:
+                    found[-1] = thumbnail(data, side=240).uri
         return found
 
 
@@ -65,26 +68,22 @@ def open_collection(folder: str | Path, pipeline: Pipeline, say: Say) -> ImageCo
 
 def demo_collection(pipeline: Pipeline, folder: Path, say: Say) -> ImageCollection | None:
     """An index of the held-out pairs of the generated world a run was trained on, made in `folder`; None without."""
-    heldout = _heldout(pipeline)
-    if heldout is None:
+    settings = pipeline.facts.get("settings")
+    data = settings.get("data") if isinstance(settings, dict) else None
+    pairs, regions = (data.get(name) for name in ("pairs", "regions")) if isinstance(data, dict) else (None, None)
+    if not isinstance(pairs, (list, tuple)) or len(pairs) != 1 or not isinstance(pairs[0], str):
         return None
+    heldout = Path(pairs[0]).parent / "heldout"
+    if not heldout.is_dir():
+        return None
+    options: dict[str, Any] = {"pairs": heldout, "regions": regions or (), "index_dir": folder}
     try:
-        build_index(pipeline, folder / "index", pairs=heldout, index_dir=folder, say=lambda line: None)
+        build_index(pipeline, folder / "index", **options, say=lambda line: None)
         say(f"{heldout}: indexed to be searched")
         return open_collection(folder / "index", pipeline, say)
     except UnimoError as error:  # lancedb is not installed, a full disk: the rest can be served
         say(f"nothing to search: {error}")
         return None
-
-
-def _heldout(pipeline: Pipeline) -> Path | None:
-    settings = pipeline.facts.get("settings")
-    data = settings.get("data") if isinstance(settings, dict) else None
-    pairs = data.get("pairs") if isinstance(data, dict) else None
-    if not isinstance(pairs, (list, tuple)) or len(pairs) != 1 or not isinstance(pairs[0], str):
-        return None
-    folder = Path(pairs[0]).parent / "heldout"
-    return folder if folder.is_dir() else None
 
 
 def _dictionary(pipeline: Pipeline, pairs: list[str], index: Index) -> schemas.Dictionary | None:
@@ -99,9 +98,8 @@ def _dictionary(pipeline: Pipeline, pairs: list[str], index: Index) -> schemas.D
         if one.chosen
     ]
     report = use.reports["pairs"]
-    numbers = {"perplexity": report["perplexity"], "dead_fraction": report["dead_fraction"]}
     counted = report["choices"] // pipeline.model.dictionary.chosen
-    return schemas.Dictionary(size=use.entries, pairs=counted, entries=shown, **numbers)
+    return schemas.Dictionary(size=use.entries, pairs=counted, entries=shown, **report)
 
 
 def _examples(index: Index) -> list[Example]:
@@ -113,7 +111,7 @@ def _examples(index: Index) -> list[Example]:
         with contextlib.suppress(DataError):
             data = index.image_bytes(hit)
             if data is not None and len(data) < 1_000_000:
-                found.append(Example(data, hit.key))
+                found.append(Example(data, hit.key, regions=index.regions(hit)))
     return found
 
 
@@ -146,25 +144,19 @@ class Runs:
     def report(self, name: str) -> str:
         return (self.folders[name] / PAGE).read_text("utf-8", "replace")
 
-    def compared(self, names: Sequence[str]) -> schemas.Comparison:
+    def compared(self, names: Sequence[str]) -> Tables:
         """The first run and the others beside it; one run is shown alone."""
         folders = [self.folders[name] for name in names]
-        if len(names) == 1:
-            scores = [row[:2] for row in compare_tables(folders * 2).scores]
-            return schemas.Comparison(answers=[], settings=[], scores=[["score", *names], *scores[1:]])
-        tables = compare_tables(folders)
-        return schemas.Comparison(answers=tables.answers, settings=tables.settings, scores=tables.scores)
+        if len(names) > 1:
+            return compare_tables(folders)
+        return Tables([], [], [row[:2] for row in compare_tables(folders * 2).scores])
 
 
 def newest_run(folder: Path = Path("runs")) -> Path:
     """The run that changed last among those in a folder; UsageError if there is none."""
-    runs = [each for each in folder.glob("*/") if (each / "settings.json").is_file() and newest(each) is not None]
-    runs = [each for each in runs if (each / "checkpoints").is_dir() or (each / "best").is_dir()]
-    if not runs:
-        raise UsageError(
-            "no model was named, and there is no run here",
-            where=folder.absolute(),
-            expected="a run, a saved folder or a name on the hub",
-            do="unimo serve MODEL, or make the demo first: unimo pretrain scenes",
-        )
-    return max(runs, key=lambda each: (each / "settings.json").stat().st_mtime)
+    begun = [each.parent for each in folder.glob("*/settings.json")]
+    for run in sorted(begun, key=lambda each: -(each / "settings.json").stat().st_mtime):
+        if any(latest(run / name) is not None for name in ("best", "checkpoints")):
+            return run
+    what, do = "no model was named, and there is no run here", "name one, or make the demo: unimo pretrain scenes"
+    raise UsageError(what, where=folder.absolute(), expected="a run, a saved folder or a name on the hub", do=do)

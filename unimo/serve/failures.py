@@ -16,6 +16,7 @@ from unimo.serve.batching import Busy
 from unimo.serve.guard import LATER, Refused, refused
 
 _HELP = "GET /openapi.json names every path and field"
+_EXAMPLES = {"images": "curl -F images=@photo.jpg", "texts": 'curl -F texts="a red circle"'}
 
 
 def handle(app: FastAPI, paths: Sequence[str]) -> None:
@@ -47,21 +48,20 @@ def _as_refused(error: Exception, request: Request, paths: Sequence[str]) -> Ref
 
 
 def _of_field(fault: Any) -> Refused:
-    where = ".".join(map(str, fault["loc"][1:])) or "body"
-    got = f"a {type(fault.get('input')).__name__}" if fault["type"] != "missing" else "nothing"
-    if isinstance(fault.get("input"), (str, int, float)):
-        got = repr(fault["input"])[:80]
-    return refused(422, "a field cannot be used", where=where, got=got, expected=fault["msg"], do=_HELP)
+    field, given, where = fault["loc"][1:2], fault.get("input"), ".".join(map(str, fault["loc"][1:])) or "body"
+    got = repr(given)[:80] if isinstance(given, (str, int, float)) else f"a {type(given).__name__}"
+    got = "nothing" if fault["type"] == "missing" else str(fault.get("ctx", {}).get("actual_length", got))
+    do = _EXAMPLES.get(*field or ("",)) or _HELP
+    return refused(422, "a field cannot be used", where=where, got=got, expected=fault["msg"], do=do)
 
 
 def _of_http(error: HTTPException, request: Request, paths: Sequence[str]) -> Refused:
     if error.status_code == 404:
         near = nearest(request.url.path, paths)
-        do = f"did you mean {near}?" if near else _HELP
-        return refused(404, "no such path", got=request.url.path, do=do)
+        return refused(404, "no such path", got=request.url.path, do=f"did you mean {near}?" if near else _HELP)
     if error.status_code == 405:
-        expected = (error.headers or {}).get("allow") or (error.headers or {}).get("Allow")
-        return refused(405, "no such method here", where=request.url.path, got=request.method, expected=expected)
+        allowed = {name.lower(): value for name, value in (error.headers or {}).items()}.get("allow")
+        return refused(405, "no such method here", where=request.url.path, got=request.method, expected=allowed)
     expected = "a form: multipart/form-data, or application/x-www-form-urlencoded without files"
     what = "the body cannot be read"
     return refused(error.status_code, what, where="body", got=error.detail, expected=expected, do=_HELP)

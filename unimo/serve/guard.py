@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import secrets
 import time
 from collections.abc import Collection
@@ -21,12 +22,9 @@ from unimo.errors import UnimoError
 from unimo.serve.limits import Limits
 from unimo.serve.metrics import Metrics
 
-OPEN = ("/health",)  # answered without a token and under any load: for probes
-HEADERS = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"cache-control", b"no-store"),
-    (b"referrer-policy", b"no-referrer"),
-]
+OPEN = "/health"  # answered without a token and under any load: for probes
+HEADERS = {b"x-content-type-options": b"nosniff", b"cache-control": b"no-store", b"referrer-policy": b"no-referrer"}
+LATER = "come again later, or send less at once"
 
 
 class Refused(HTTPException):
@@ -62,7 +60,7 @@ class Guard:
         hosts: Collection[str] | None = None,
     ):
         self.app, self.limits, self.metrics, self.paths = app, limits, metrics, frozenset(paths)
-        self.token, self.hosts, self.in_flight = token, hosts, 0
+        self.token, self.hosts, self.in_flight = token, hosts and sorted(hosts), 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -74,7 +72,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message.get("headers", ()), *HEADERS]}
+                message = {**message, "headers": [*message.get("headers", ()), *HEADERS.items()]}
             await send(message)
 
         body = _Body(receive, self.limits.max_body)
@@ -99,8 +97,10 @@ class Guard:
         if self.hosts is not None and host not in self.hosts:
             # Another site's page that points its own name at this machine would else read the answers.
             do = "call it by its own address, or start it with --host"
-            raise refused(400, "another host's name", where="header Host", got=host, expected=_names(self.hosts), do=do)
-        if scope["path"] in OPEN:
+            raise refused(
+                400, "another host's name", where="header Host", got=host, expected=", ".join(self.hosts), do=do
+            )
+        if scope["path"] == OPEN:
             return
         if self.token is not None and not self._has_token(headers.get(b"authorization", "")):
             do = 'send the header "Authorization: Bearer TOKEN"; in a browser, the token is the password'
@@ -116,10 +116,8 @@ class Guard:
         kind, _, rest = header.partition(" ")
         given = rest.strip().encode("latin-1")  # the bytes that were sent
         if kind.lower() == "basic":
-            try:
+            with contextlib.suppress(ValueError):
                 given = base64.b64decode(given, validate=True).partition(b":")[2]
-            except ValueError:
-                return False
         elif kind.lower() != "bearer":
             return False
         return secrets.compare_digest(given, (self.token or "").encode())
@@ -140,9 +138,6 @@ class _Body:
         return message
 
 
-LATER = "come again later, or send less at once"
-
-
 def _late(complete: bool, seconds: float) -> Refused:
     if complete:
         return refused(429, "no answer in time", where="the queue", expected=f"one in {seconds:g} s", do=LATER)
@@ -158,7 +153,3 @@ def _host(header: str) -> str:
     """The name in a Host header, without its port."""
     name = header.rpartition(":")[0] if header.rpartition(":")[2].isdecimal() else header
     return name.strip("[]").lower()
-
-
-def _names(names: Collection[str]) -> str:
-    return ", ".join(sorted(names))

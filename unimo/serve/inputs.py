@@ -1,6 +1,6 @@
-"""What a form brings, checked and made into what the model takes. Each refusal names the field.
+"""What a form brings: its fields, bounded by their types, and images made into what the model takes.
 
-S side of the model's images
+S side of the model's images · R regions · F feature size
 """
 
 from __future__ import annotations
@@ -11,76 +11,84 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import File, Form, UploadFile
+from pydantic import Field, ValidationError
 
 from unimo.data.augment import resize
 from unimo.data.images import load_rgb
+from unimo.data.regions import ImageRegions, image_regions
 from unimo.errors import DataError
+from unimo.inference import Pipeline
+from unimo.model.unimo import UNIMO
+from unimo.serve import schemas
 from unimo.serve.guard import Refused, refused
-from unimo.serve.limits import Limits
+from unimo.serve.limits import MAX_CHARACTERS, MAX_IMAGES, MAX_REGIONS, MAX_TEXTS, Limits
 
-Files = Annotated[list[UploadFile] | None, File(description="encoded images: JPEG, PNG, WebP and others")]
-OneFile = Annotated[UploadFile | None, File(description="an encoded image")]
-Strings = Annotated[list[str] | None, Form()]
-OneString = Annotated[str | None, Form()]
+_IMAGE = "an encoded image (JPEG, PNG, WebP and others); of a UNIMO model, a JSON file of regions"
+Text = Annotated[str, Field(max_length=MAX_CHARACTERS)]
+Files = Annotated[Sequence[UploadFile], File(max_length=MAX_IMAGES, description=f"each {_IMAGE}")]
+OneFile = Annotated[UploadFile | None, File(description=_IMAGE)]
+Texts = Annotated[Sequence[Text], Form(max_length=MAX_TEXTS)]
+OneText = Annotated[Text | None, Form()]
 Row = tuple[Any, Any]  # a text or its two segments or None, and an image or None
 
 
-class Inputs:
-    """Reads forms for a model whose images have `side` pixels; two images at a time are decoded."""
+def region_size(pipeline: Pipeline) -> int:
+    """F of the regions that a UNIMO model reads; 0 of a model that sees pixels."""
+    model = pipeline.model
+    return model.regions.feature.in_features if isinstance(model, UNIMO) else 0
 
-    def __init__(self, limits: Limits, side: int):
-        self.limits, self.side = limits, side
+
+class Inputs:
+    """Reads the images of forms for a model; two at a time are decoded."""
+
+    def __init__(self, limits: Limits, pipeline: Pipeline):
+        self.limits, self.side, self.region_size = limits, pipeline.side, region_size(pipeline)
         self._decoders = asyncio.Semaphore(2)  # so many of the largest images are in memory at once
 
-    async def images(self, files: Sequence[UploadFile | None] | None, *, at_least: int = 1) -> list[np.ndarray]:
-        """(S, S, 3) uint8 of each file, as the model's image tower sees it; absent ones are passed over."""
-        given = [file for file in files or () if file is not None]
-        self.few_enough("images", len(given), self.limits.max_images)
-        if len(given) < at_least:
-            raise refused(422, "no image", where="images", expected="at least one file", do="curl -F images=@photo.jpg")
-        return [await self._image(file) for file in given]
+    async def images(self, files: Sequence[UploadFile | None]) -> list[Any]:
+        """(S, S, 3) uint8 or ImageRegions of each file, as the model sees it; absent ones are passed over."""
+        return [await self._image(file) for file in files if file is not None]
 
-    async def _image(self, file: UploadFile) -> np.ndarray:
+    async def _image(self, file: UploadFile) -> np.ndarray | ImageRegions:
         async with self._decoders:
             data = await file.read()
             try:
-                return await asyncio.to_thread(self._decoded, data, file.filename or "image")
+                decoded = self._regions if self.side is None else self._pixels
+                return await asyncio.to_thread(decoded, data, file.filename or "image")
             except DataError as error:
                 raise Refused(422, error) from None
 
-    def _decoded(self, data: bytes, name: str) -> np.ndarray:
+    def _pixels(self, data: bytes, name: str) -> np.ndarray:
+        assert self.side is not None
         return resize(load_rgb(data, max_pixels=self.limits.max_pixels, where=name), self.side)
 
-    def texts(self, given: Sequence[str | None] | None, where: str, *, at_least: int = 0) -> list[str]:
-        """The texts that are there, none of them too long or half a character."""
-        texts, most = [text for text in given or () if text is not None], self.limits.max_characters
-        self.few_enough(where, len(texts), self.limits.max_texts)
-        if len(texts) < at_least:
-            raise refused(422, "no text", where=where, expected="at least one", do=f'curl -F {where}="a red circle"')
-        for text in texts:
-            if len(text) > most:
-                got, do = f"{len(text)} characters", "index long documents and search them: unimo index"
-                raise refused(422, "a text is too long", where=where, got=got, expected=f"at most {most}", do=do)
-            if any("\ud800" <= c <= "\udfff" for c in text):
-                raise refused(422, "not a text", where=where, got="half a surrogate pair", expected="Unicode, as UTF-8")
-        return texts
+    def _regions(self, data: bytes, name: str) -> ImageRegions:
+        """At most 100 regions, their features as long as the model's, their boxes inside the image."""
+        expected = f'a JSON file {{"width", "height", "boxes": R x 4, "features": R x {self.region_size}}}'
+        do = "GET /examples/0/regions gives one; photographs need a detector first: unimo prepare regions"
+        what = "this model reads a detector's regions, not pixels"
+        if len(data) > 32 * MAX_REGIONS * (self.region_size + 4):
+            raise DataError(what, where=name, got=f"{len(data)} bytes", expected=expected, do=do)
+        try:
+            read = schemas.Regions.model_validate_json(data)
+        except ValidationError as fault:
+            first = fault.errors(include_url=False)[0]
+            got = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
+            raise DataError(what, where=name, got=got, expected=expected, do=do) from None
+        if any(len(row) != self.region_size for row in read.features):
+            got = ", ".join(sorted({f"rows of {len(row)}" for row in read.features})[:3])
+            raise DataError("features of another detector", where=name, got=got, expected=expected, do=do)
+        return image_regions(read.features, read.boxes, read.width, read.height, where=name)
 
-    async def rows(self, texts: Strings, text_pairs: Strings, images: Files) -> list[Row]:
+    async def rows(self, texts: Sequence[str], text_pairs: Sequence[str], images: Files) -> list[Row]:
         """Rows of a fine-tuned model's head: a text or two of them, an image, or both."""
-        first, second = self.texts(texts, "texts"), self.texts(text_pairs, "text_pairs")
-        seen = await self.images(images, at_least=0)
-        counts = {len(side) for side in (first, second, seen) if side}
+        counts = {len(side) for side in (texts, text_pairs, images) if side}
         if len(counts) != 1:
-            got = f"{len(first)} texts, {len(second)} text_pairs, {len(seen)} images"
+            got = f"{len(texts)} texts, {len(text_pairs)} text_pairs, {len(images)} images"
             raise refused(422, "the rows do not fit together", got=got, expected="as many of each as there are rows")
         nothing = [None] * counts.pop()
-        read: list[Any] = [list(pair) for pair in zip(first, second)] if second else list(first)
-        return list(zip(read or nothing, seen or nothing))
-
-    def few_enough(self, where: str, got: int, most: int) -> None:
-        if got > most:
-            do = "send several requests"
-            raise refused(422, "too many in one request", where=where, got=got, expected=f"at most {most}", do=do)
+        read: list[Any] = list(zip(texts, text_pairs)) if text_pairs else list(texts)
+        return list(zip(read or nothing, await self.images(images) or nothing))
 
 
 def columns(rows: list[Row]) -> tuple[list[Any] | None, list[Any] | None]:

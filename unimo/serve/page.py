@@ -12,6 +12,8 @@ from unimo.html_pages import plain
 from unimo.inference import Pipeline
 from unimo.model.unimo2 import UNIMO2
 from unimo.serve.collection import Example, ImageCollection, photographs
+from unimo.serve.guard import refused
+from unimo.serve.inputs import region_size
 from unimo.version import __version__
 
 # Nothing but the page's own script and style; images from here or made by the script.
@@ -26,15 +28,16 @@ class Page:
 
     def __init__(self, pipeline: Pipeline, collection: ImageCollection | None, name: str):
         self.facts = _facts(pipeline, collection, name)
-        self.examples: list[Example] = (collection.examples if collection else []) or photographs()
-        environment = Environment(
-            loader=PackageLoader("unimo.serve", "."),
-            autoescape=True,
-            finalize=_printed,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        own = collection.examples if collection else []
+        self.examples: list[Example] = own or ([] if pipeline.sees_regions else photographs())
+        style: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "finalize": _printed}
+        environment = Environment(loader=PackageLoader("unimo.serve", "."), autoescape=True, **style)
         self._template = environment.get_template("page.html.j2")
+
+    def example(self, number: int) -> Example:
+        if not 0 <= number < len(self.examples):
+            raise refused(404, "no such example", got=number, expected=f"0 to {len(self.examples) - 1}")
+        return self.examples[number]
 
     def response(self) -> HTMLResponse:
         nonce = secrets.token_urlsafe(16)
@@ -47,16 +50,17 @@ def _printed(value: Any) -> Any:
 
 
 def _facts(pipeline: Pipeline, collection: ImageCollection | None, name: str) -> dict[str, Any]:
-    model, head = pipeline.model, pipeline.model.head
-    known = None if head is None else head.settings
+    model = pipeline.model
+    head = None if model.head is None else model.head.settings
     return {
         "name": name,
         "member": "UNIMO-2" if isinstance(model, UNIMO2) else "UNIMO",
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "pixels": pipeline.side,
+        "region_size": region_size(pipeline),
         "dictionary": 0 if model.dictionary is None else len(model.dictionary.entries),
         "matching": model.matching is not None,
-        "head": None if known is None else {"task": known.task, "kind": known.kind, "reads": known.reads},
+        "head": None if head is None else {"task": head.task, "kind": head.kind, "reads": head.reads},
         "collection": None if collection is None else dict(collection.index.rows),
         "entries": collection is not None and collection.dictionary is not None,
     }

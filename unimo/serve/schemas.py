@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel, Field
+
+from unimo.serve.limits import MAX_REGIONS
 
 
 class Problem(BaseModel):
@@ -77,6 +77,15 @@ class Hits(BaseModel):
     hits: list[Found]
 
 
+class Regions(BaseModel):
+    """A detector's regions of one image, as a UNIMO model reads them: a JSON file in the place of an image."""
+
+    width: float
+    height: float
+    boxes: list[list[float]] = Field(max_length=MAX_REGIONS, description="x1, y1, x2, y2 in pixels, one row a region")
+    features: list[list[float]] = Field(max_length=MAX_REGIONS, description="one row a region")
+
+
 class Entry(BaseModel):
     """One entry of the grounded dictionary, with the patches and pieces of words that vote most for it."""
 
@@ -96,19 +105,3 @@ class Dictionary(BaseModel):
 
 class Chosen(BaseModel):
     entries: list[int] = Field(description="most voted first")
-
-
-class Runs(BaseModel):
-    runs: list[str]
-    reports: list[str] = Field(description="those with a report at /runs/NAME/report")
-
-
-class Comparison(BaseModel):
-    answers: list[str] = Field(description="a sentence for each run beside the first")
-    settings: list[list[str]] = Field(description="a header, then what is set otherwise")
-    scores: list[list[str]] = Field(description="a header, then a row a score")
-
-
-class Health(BaseModel):
-    status: str
-    model: dict[str, Any]

@@ -23,7 +23,6 @@ from unimo.inference import Pipeline, load
 from unimo.retrieval import open_index
 from unimo.serve.app import create_app
 from unimo.serve.collection import Runs, demo_collection, newest_run, open_collection
-from unimo.serve.guard import refused
 from unimo.serve.limits import Limits
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -88,44 +87,27 @@ def server(app: Any, limits: Limits) -> uvicorn.Server:
 
 def bound(host: str, port: int) -> socket.socket:
     """A socket that holds host and port; ResourceError where another has it, UsageError where it cannot be."""
+    where = f"{host}:{port}"
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except socket.gaierror as error:
+        expected = "a name or number of this machine"
+        raise UsageError("no such address", where="--host", got=host, expected=expected) from error
     except OSError as error:
-        raise UsageError(
-            "no such address", where="--host", got=host, expected="a name or number of this machine"
-        ) from error
-    listening = socket.socket(family, kind, protocol)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind(address)
-        listening.listen()
-    except OSError as error:
-        listening.close()
-        where, got = f"{host}:{port}", error.strerror
         if error.errno == errno.EADDRINUSE:
-            do = f"stop it, or choose another: --port {port + 1}"
-            raise ResourceError("the port is in use", where=where, got="another server listens there", do=do) from error
+            got, do = "another server listens there", f"stop it, or choose another: --port {port + 1}"
+            raise ResourceError("the port is in use", where=where, got=got, do=do) from error
         do = "--port 8000 needs no rights, --host 127.0.0.1 is always there"
-        raise ResourceError(
-            "cannot listen there", where=where, got=got, expected="an address of this machine", do=do
-        ) from error
-    return listening
+        what, expected = "cannot listen there", "an address of this machine"
+        raise ResourceError(what, where=where, got=error.strerror, expected=expected, do=do) from error
 
 
 def _opened(model: str | Path | Pipeline | None, index: str | Path | None, device: str | None) -> Pipeline:
     """The model, if it can be served."""
     if model is None:
         model = newest_run() if index is None else open_index(index, device=device).model
-    pipeline = model if isinstance(model, Pipeline) else load(model, device=device)
-    if pipeline.sees_regions or pipeline.side is None:
-        raise UsageError(
-            "this model cannot be served: it reads a detector's regions, and a request brings pixels",
-            where=pipeline.facts.get("path"),
-            got="UNIMO",
-            expected="a model with an image tower (UNIMO-2)",
-            do="unimo serve RUN of UNIMO-2, or ask this one from Python: unimo.load(RUN).caption(regions)",
-        )
-    return pipeline
+    return model if isinstance(model, Pipeline) else load(model, device=device)
 
 
 def _run_of(source: str) -> Path:
@@ -150,15 +132,6 @@ def _patient_for(limits: Limits) -> type[H11Protocol]:
         def on_response_complete(self) -> None:
             self.since = self.loop.time()
             super().on_response_complete()
-
-        def send_400_response(self, msg: str) -> None:
-            refusal = refused(
-                400, "not HTTP", got=msg, expected="HTTP/1.1", do="curl http://HOST:PORT/health"
-            ).response()
-            head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(refusal.body)}"
-            if self.cycle is None or self.cycle.response_complete:  # else it would stand in the middle of an answer
-                self.transport.write(f"{head}\r\nconnection: close\r\n\r\n".encode() + bytes(refusal.body))
-            self.transport.close()
 
         def _watch(self) -> None:
             """Ends a connection whose next request, or whose reader, has been awaited too long."""
