@@ -28,10 +28,23 @@ import numpy as np
 WAYS = {"one at a time": ["--max-batch", "1", "--wait-ms", "0"], "batched": []}
 
 
-def form(path: Path) -> tuple[bytes, dict[str, str]]:
-    """The body and headers of a form with an image."""
-    head = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n'
-    body = head + path.read_bytes() + b"\r\n--x--\r\n"
+TEXT = "a red circle is [MASK] of a blue square"
+FIELDS: dict[str, tuple[str, dict[str, str]]] = {  # path -> field of the image, other fields
+    "/caption": ("images", {}),
+    "/embed": ("images", {}),
+    "/fill-mask": ("image", {"text": TEXT}),
+    "/similarity": ("images", {"texts": TEXT, "by": "matching"}),
+    "/search": ("image", {"text": TEXT}),
+}
+
+
+def form(path: str, image: bytes) -> tuple[bytes, dict[str, str]]:
+    """The body and headers of a request with an image."""
+    name, others = FIELDS[path]
+    parts = [(f'name="{key}"', value.encode()) for key, value in others.items()]
+    parts.append((f'name="{name}"; filename="a"', image))
+    head = "--x\r\nContent-Disposition: form-data; {}\r\n\r\n"
+    body = b"".join(head.format(names).encode() + value + b"\r\n" for names, value in parts) + b"--x--\r\n"
     return body, {"Content-Type": "multipart/form-data; boundary=x"}
 
 
@@ -56,7 +69,9 @@ def timed(address: str, path: str, forms: list[Any], clients: int, seconds: floa
     return found
 
 
-def measured(model: str, forms: list[Any], paths: list[str], clients: int, seconds: float, options: list[str]) -> Any:
+def measured(
+    model: str, images: list[bytes], paths: list[str], clients: int, seconds: float, options: list[str]
+) -> Any:
     """One server's numbers for each path."""
     command = [sys.executable, "-m", "unimo", "serve", model, "--port", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
@@ -65,6 +80,7 @@ def measured(model: str, forms: list[Any], paths: list[str], clients: int, secon
         rows = {}
         try:
             for path in paths:
+                forms = [form(path, image) for image in images]
                 timed(base.removeprefix("http://"), path, forms, clients, 2)  # warm-up
                 before = passes(base)
                 took = timed(base.removeprefix("http://"), path, forms, clients, seconds)
@@ -88,21 +104,24 @@ def main() -> None:
     parser.add_argument("--images", required=True, help="folder of example images")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--paths", nargs="+", default=["/caption", "/embed"])
+    parser.add_argument("--paths", nargs="+", default=["/caption", "/embed"], choices=FIELDS)
+    parser.add_argument("--index", help="of the model; else its held-out scenes, for /search")
+    parser.add_argument("--name", default="throughput", help="of the result in the JSON file")
     parser.add_argument("--out")
     given = parser.parse_args()
-    forms = [form(path) for path in sorted(Path(given.images).iterdir())[:64]]
-    command = "python scripts/serve_throughput.py runs/scenes --images IMAGES"
+    images = [path.read_bytes() for path in sorted(Path(given.images).iterdir())[:64]]
+    command = f"python scripts/serve_throughput.py RUN --images IMAGES --paths {' '.join(given.paths)}"
     found: dict[str, Any] = {"command": command, "clients": given.clients, "seconds": given.seconds}
     for way, options in WAYS.items():
-        found[way] = measured(given.model, forms, given.paths, given.clients, given.seconds, options)
+        options = [*options, *(["--index", given.index] if given.index else [])]
+        found[way] = measured(given.model, images, given.paths, given.clients, given.seconds, options)
     found["times_faster"] = {
         path: round(found["batched"][path]["requests_per_second"] / row["requests_per_second"], 2)
         for path, row in found["one at a time"].items()
     }
     print(json.dumps(found, indent=1))
     if given.out:
-        keep(Path(given.out), "throughput", found)
+        keep(Path(given.out), given.name, found)
 
 
 def keep(out: Path, name: str, found: dict[str, Any]) -> None:

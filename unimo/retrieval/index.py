@@ -141,7 +141,7 @@ class Index:
                     where="the model given" if isinstance(source, Pipeline) else source,
                     got=f"sha256 {found[:16]}…",
                     expected=f"sha256 {expected[:16]}…",
-                    do="name that model with --model, or make the index anew",
+                    do=f"name that model ({self.header['source'] or 'it was in memory'}), or make the index anew",
                 )
             self._model = model
         return self._model

@@ -8,10 +8,8 @@ collection.py  what is searched, dictionary entries, example images, runs compar
 attention.py   which patches reached each piece of a text
 page.py        the page, page.html.j2
 
-The page is rendered here (Jinja2 and plain JavaScript), not by Gradio: it works offline and without a build step, adds
-no dependency that the report does not have already, and all it does is a request of the public API, so that limits,
-token and tests hold for both. Gradio brings dozens of packages, fonts and scripts of other hosts, and an upload folder
-that would need limits of its own.
+The page is rendered here (Jinja2 and plain JavaScript), not by Gradio: it works offline, adds no dependency that the
+report does not have, and whatever it does is a request of the public API, with its limits, token and tests.
 """
 
 from __future__ import annotations
@@ -30,8 +28,8 @@ def serve(*args: Any, **options: Any) -> None:
     except ImportError as error:
         if (error.name or "").split(".")[0] not in EXTRA:
             raise
-        do = "pip install 'unimo[serve]'"
-        raise UsageError("the server needs some packages more", got=f"no {error.name}", do=do) from None
+        what, do = "the server needs some packages more", "pip install 'unimo[serve]'"
+        raise UsageError(what, got=f"no {error.name}", do=do) from None
     server.serve(*args, **options)
 
 

@@ -68,17 +68,15 @@ def open_collection(folder: str | Path, pipeline: Pipeline, say: Say) -> ImageCo
 
 def demo_collection(pipeline: Pipeline, folder: Path, say: Say) -> ImageCollection | None:
     """An index of the held-out pairs of the generated world a run was trained on, made in `folder`; None without."""
-    settings = pipeline.facts.get("settings")
-    data = settings.get("data") if isinstance(settings, dict) else None
-    pairs, regions = (data.get(name) for name in ("pairs", "regions")) if isinstance(data, dict) else (None, None)
-    if not isinstance(pairs, (list, tuple)) or len(pairs) != 1 or not isinstance(pairs[0], str):
-        return None
-    heldout = Path(pairs[0]).parent / "heldout"
-    if not heldout.is_dir():
-        return None
-    options: dict[str, Any] = {"pairs": heldout, "regions": regions or (), "index_dir": folder}
+    match pipeline.facts.get("settings"):
+        case {"data": {"pairs": [str(pairs)], **data}} if (heldout := Path(pairs).parent / "heldout").is_dir():
+            regions = data.get("regions")
+        case _:
+            return None
+    options: dict[str, Any] = {"pairs": heldout, "index_dir": folder, "say": lambda line: None}
+    options["regions"] = [*map(str, regions)] if isinstance(regions, (list, tuple)) else ()
     try:
-        build_index(pipeline, folder / "index", **options, say=lambda line: None)
+        build_index(pipeline, folder / "index", **options)
         say(f"{heldout}: indexed to be searched")
         return open_collection(folder / "index", pipeline, say)
     except UnimoError as error:  # lancedb is not installed, a full disk: the rest can be served

@@ -96,10 +96,8 @@ class Guard:
         host = _host(headers.get(b"host", ""))
         if self.hosts is not None and host not in self.hosts:
             # Another site's page that points its own name at this machine would else read the answers.
-            do = "call it by its own address, or start it with --host"
-            raise refused(
-                400, "another host's name", where="header Host", got=host, expected=", ".join(self.hosts), do=do
-            )
+            known, do = ", ".join(self.hosts), "call it by its own address, or start it with --host"
+            raise refused(400, "another host's name", where="header Host", got=host, expected=known, do=do)
         if scope["path"] == OPEN:
             return
         if self.token is not None and not self._has_token(headers.get(b"authorization", "")):

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import BaseModel, Field
 
 from unimo.serve.limits import MAX_REGIONS
 
-
-class Problem(BaseModel):
-    """Of every refusal."""
-
-    what: str
-    where: str | None = None
-    got: str | None = None
-    expected: str | None = None
-    do: str | None = None
+Feature = Annotated[float, Field(ge=-65_504, le=65_504)]  # what float16 holds, in which regions are stored
 
 
 class Refusal(BaseModel):
-    error: Problem
+    error: dict[str, str] = Field(description="what, and as far as they are known where, got, expected, do")
 
 
 class Attention(BaseModel):
@@ -80,10 +74,10 @@ class Hits(BaseModel):
 class Regions(BaseModel):
     """A detector's regions of one image, as a UNIMO model reads them: a JSON file in the place of an image."""
 
-    width: float
-    height: float
+    width: float = Field(ge=1, le=100_000)
+    height: float = Field(ge=1, le=100_000)
     boxes: list[list[float]] = Field(max_length=MAX_REGIONS, description="x1, y1, x2, y2 in pixels, one row a region")
-    features: list[list[float]] = Field(max_length=MAX_REGIONS, description="one row a region")
+    features: list[list[Feature]] = Field(max_length=MAX_REGIONS, description="one row a region")
 
 
 class Entry(BaseModel):

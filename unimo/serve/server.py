@@ -44,18 +44,18 @@ def serve(
     model: None is the index's own, else the newest run in runs/. index: what /search looks through; None is an index
     of the held-out scenes where the run has them. token: who does not send it gets 401.
 
-    Raises UsageError for a model that cannot be served, ResourceError for a port in use, and what `load` and
-    `open_index` raise.
+    Raises ResourceError for a port in use, UsageError for another address, and what `load` and `open_index` raise.
     """
     limits = limits or Limits()
     if token is not None and not token.strip():
         raise UsageError("an empty token", where="token", expected="some characters", do="leave the option away")
     with contextlib.closing(bound(host, port)) as listening, tempfile.TemporaryDirectory(prefix="unimo-") as folder:
-        pipeline = _opened(model, index, device)
-        source = str(pipeline.facts.get("path", "model"))
+        if model is None:
+            model = newest_run() if index is None else open_index(index, device=device).model
+        pipeline = model if isinstance(model, Pipeline) else load(model, device=device)
         named = None if index is None else open_collection(index, pipeline, say)
         collection = named or demo_collection(pipeline, Path(folder), say)
-        run = _run_of(source)
+        run = _run_of(Path(str(pipeline.facts.get("path", "model"))))
         options: dict[str, Any] = {"name": run.name, "limits": limits, "token": token}
         options["hosts"] = {*LOOPBACK, host} if host in LOOPBACK else None
         app = create_app(pipeline, collection, Runs.beside(run) if run.exists() else None, **options)
@@ -103,18 +103,9 @@ def bound(host: str, port: int) -> socket.socket:
         raise ResourceError(what, where=where, got=error.strerror, expected=expected, do=do) from error
 
 
-def _opened(model: str | Path | Pipeline | None, index: str | Path | None, device: str | None) -> Pipeline:
-    """The model, if it can be served."""
-    if model is None:
-        model = newest_run() if index is None else open_index(index, device=device).model
-    return model if isinstance(model, Pipeline) else load(model, device=device)
-
-
-def _run_of(source: str) -> Path:
+def _run_of(path: Path) -> Path:
     """The folder of a run, whichever of its checkpoints was loaded."""
-    path = Path(source)
-    inside = [each for each in path.parents if each.name in ("checkpoints", "best")]
-    return inside[0].parent if inside else path
+    return next((each.parent for each in path.parents if each.name in ("checkpoints", "best")), path)
 
 
 def _patient_for(limits: Limits) -> type[H11Protocol]:
@@ -132,6 +123,11 @@ def _patient_for(limits: Limits) -> type[H11Protocol]:
         def on_response_complete(self) -> None:
             self.since = self.loop.time()
             super().on_response_complete()
+
+        def send_400_response(self, msg: str) -> None:
+            if self.cycle is None or self.cycle.response_complete:  # else it would stand in the middle of an answer
+                self.transport.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            self.transport.close()
 
         def _watch(self) -> None:
             """Ends a connection whose next request, or whose reader, has been awaited too long."""
