@@ -61,7 +61,9 @@ def as_json(width=100, height=80, boxes=((0, 0, 50, 40), (10, 10, 90, 70)), feat
 
 def regions_of(data: bytes):
     given = json.loads(data)
-    return image_regions(given["features"], given["boxes"], given["width"], given["height"])
+    found = image_regions(given["features"], given["boxes"], given["width"], given["height"])
+    found.features[0] = given.get("whole", found.features[0])
+    return found
 
 
 IMAGES = [
@@ -96,7 +98,7 @@ def test_examples_bring_their_regions_and_find_themselves(client, unimo, collect
     for i, example in enumerate(collection.examples):
         given = client.get(f"/examples/{i}/regions").content
         read = regions_of(given)
-        np.testing.assert_allclose(read.features[1:], example.regions.features[1:], rtol=1e-6)
+        np.testing.assert_allclose(read.features, example.regions.features, rtol=1e-6)
         np.testing.assert_allclose(read.boxes, example.regions.boxes, atol=1e-6)
         hits = post(client, "/search", [given], "image", only="images", thumbnails="true")["hits"]
         expected = collection.index.search(image=example.regions, only="images")
@@ -115,12 +117,13 @@ NO_REGIONS = {
     "a field missing": (b'{"width": 1, "height": 1, "boxes": []}', "features: Field required"),
     "nested without end": (b"[" * 10_000, "regions, not pixels"),
     "another detector": (as_json(features=[[1] * 8] * 2), "rows of 8"),
-    "rows of two lengths": (as_json(features=[[1] * F, [1]]), "rows of 1, rows of 7"),
+    "rows of two lengths": (as_json(features=[[1] * F, [1]]), "rows of 1, 7"),
     "a row too few": (as_json(features=[[1] * F]), "Not one feature row for each box"),
     "a word among the numbers": (as_json(boxes=[["x", 0, 1, 1]] * 2), "boxes.0.0"),
     "a box outside": (as_json(width=20), "A box lies outside its image"),
     "a box of two numbers": (as_json(boxes=[[0, 1]] * 2), "Not a table of boxes"),
-    "no regions": (as_json(boxes=[], features=[]), "table"),
+    "no regions": (as_json(boxes=[], features=[]), "features of another detector"),
+    "a mean of another detector": (as_json()[:-1] + b', "whole": [1, 2]}', "rows of 2, 7"),
     "too many regions": (as_json(boxes=[[0, 0, 1, 1]] * 101, features=[[1] * F] * 101), "at most 100"),
     "not finite": (as_json(features=[[float("nan")] * F] * 2), "features.0.0: "),
     "larger than any detector's": (as_json(features=[[1e30] * F] * 2), "less than or equal to 65504"),

@@ -236,7 +236,8 @@ class Service:
         if found is None:
             raise refused(404, "no regions here", got=number, expected="a UNIMO model and an index of its images")
         corners = found.boxes[1:, :4].tolist()  # without [IMG]; fractions are pixels of an image of 1 x 1
-        return schemas.Regions(width=1, height=1, boxes=corners, features=found.features[1:].tolist())
+        whole, *features = found.features.tolist()
+        return schemas.Regions(width=1, height=1, boxes=corners, features=features, whole=whole)
 
     # ---- runs, and the server itself ------------------------------------------------------------------------------
 

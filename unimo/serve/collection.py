@@ -147,7 +147,8 @@ class Runs:
         folders = [self.folders[name] for name in names]
         if len(names) > 1:
             return compare_tables(folders)
-        return Tables([], [], [row[:2] for row in compare_tables(folders * 2).scores])
+        scores = [row[:2] for row in compare_tables(folders * 2).scores]
+        return Tables([], [], [["score", *names], *scores[1:]])
 
 
 def newest_run(folder: Path = Path("runs")) -> Path:

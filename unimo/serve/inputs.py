@@ -75,10 +75,13 @@ class Inputs:
             first = fault.errors(include_url=False)[0]
             got = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
             raise DataError(what, where=name, got=got, expected=expected, do=do) from None
-        if any(len(row) != self.region_size for row in read.features):
-            got = ", ".join(sorted({f"rows of {len(row)}" for row in read.features})[:3])
+        lengths = {len(row) for row in (*read.features, *([read.whole] if read.whole else []))}
+        if lengths != {self.region_size}:
+            got = f"rows of {', '.join(map(str, sorted(lengths)[:3]))}"
             raise DataError("features of another detector", where=name, got=got, expected=expected, do=do)
-        return image_regions(read.features, read.boxes, read.width, read.height, where=name)
+        found = image_regions(read.features, read.boxes, read.width, read.height, where=name)
+        found.features[0] = read.whole or found.features[0]
+        return found
 
     async def rows(self, texts: Sequence[str], text_pairs: Sequence[str], images: Files) -> list[Row]:
         """Rows of a fine-tuned model's head: a text or two of them, an image, or both."""

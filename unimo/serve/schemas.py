@@ -78,6 +78,7 @@ class Regions(BaseModel):
     height: float = Field(ge=1, le=100_000)
     boxes: list[list[float]] = Field(max_length=MAX_REGIONS, description="x1, y1, x2, y2 in pixels, one row a region")
     features: list[list[Feature]] = Field(max_length=MAX_REGIONS, description="one row a region")
+    whole: list[Feature] | None = Field(None, description="mean features of all that was detected, if more than these")
 
 
 class Entry(BaseModel):
