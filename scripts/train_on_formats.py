@@ -38,6 +38,7 @@ DIFFERENT = {
     **dict.fromkeys(("img2dataset_files", "img2dataset_tars", "img2dataset_parquet"), ONE_CAPTION),
     "karpathy_splits": OWN_SPLIT,
 }
+FACTS = ("commit", "machine", "parameters", "precision", "seed of training")
 KEPT = re.compile(r"(image to text|text to image) R@\d+|mean recall|CIDEr-D|.*perplexity")
 
 
@@ -83,9 +84,10 @@ def main() -> None:
     parser.add_argument("--texts", nargs="+", required=True)
     parser.add_argument("--limit", type=int, default=300)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--format", nargs="+", default=[], help="only these (see convert_examples.py)")
     given = parser.parse_args()
     pairs, texts = read_pairs(given.pairs, given.limit), read_texts(given.texts, given.limit)
-    places = convert(given.work / "data", pairs, texts)
+    places = convert(given.work / "data", pairs, texts, given.format)
     rows = []
     for name, path in places.items():
         rows.append(trained(name, path, given.work / "runs" / name.replace("/", "-"), given.steps))
@@ -93,7 +95,7 @@ def main() -> None:
     compared(rows)
     facts, *_ = [row.pop("facts") for row in rows]
     here = {"command": "python scripts/train_on_formats.py WORK --pairs flickr8k/dev-00000.tar --texts valid.txt"}
-    whole = here | {"facts": {key: facts[key] for key in facts if not key.startswith("data, ")}, "formats": rows}
+    whole = here | {"facts": {key: facts[key] for key in FACTS}, "formats": rows}
     text = json.dumps(whole, indent=1).replace(str(given.work.resolve()), "WORK").replace(str(given.work), "WORK")
     (ROOT / "results" / "validation" / "formats.json").write_text(text + "\n")
 
