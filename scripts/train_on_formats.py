@@ -39,7 +39,7 @@ DIFFERENT = {
     "karpathy_splits": OWN_SPLIT,
 }
 FACTS = ("commit", "machine", "parameters", "precision", "seed of training")
-KEPT = re.compile(r"(image to text|text to image) R@\d+|mean recall|CIDEr-D|.*perplexity")
+KEPT = re.compile(r"(image to text|text to image) R@\d+|mean recall|CIDEr-D|perplexity, ((?!random).)*")
 
 
 def trained(name: str, path: Path, out: Path, steps: int) -> dict[str, Any]:
@@ -52,16 +52,16 @@ def trained(name: str, path: Path, out: Path, steps: int) -> dict[str, Any]:
         began = time.monotonic()
         with redirect_stdout(io.StringIO()) as stream:
             app(command[1:], standalone_mode=False)
-        said, report = stream.getvalue(), json.loads((out / "evaluation.json").read_text())
+        said = stream.getvalue()
         read = re.search(rf"^{kind}: ([\d,]+) from (.*)$", said, re.MULTILINE)
         held_out = re.search(rf"^([\d,]+) of [\d,]+ {kind} are held out", said, re.MULTILINE)
         assert read and held_out, said
-        scores = {row["metric"]: row["score"] for row in report["scores"] if KEPT.fullmatch(row["metric"])}
-        values = {metric: one["value"] if isinstance(one, dict) else one for metric, one in scores.items()}
         row = {"format": name, "read_as": read[2], kind: int(read[1].replace(",", "")), "held_out": int(held_out[1])}
-        row |= {"scores": values, "seconds": round(time.monotonic() - began, 1), "facts": report["facts"]}
-        kept.write_text(json.dumps(row))
-    return json.loads(kept.read_text()) | {"command": shlex.join(command)}
+        kept.write_text(json.dumps(row | {"seconds": round(time.monotonic() - began, 1)}))
+    report = json.loads((out / "evaluation.json").read_text())
+    scores = {row["metric"]: row["score"]["value"] for row in report["scores"] if KEPT.fullmatch(row["metric"])}
+    row = json.loads(kept.read_text()) | {"command": shlex.join(command)}
+    return row | {"scores": scores, "facts": report["facts"]}
 
 
 def compared(rows: list[dict[str, Any]]) -> None:
