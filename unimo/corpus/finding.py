@@ -17,9 +17,10 @@ from typing import Literal
 
 from unimo.corpus.bad_samples import Notes
 from unimo.errors import DataError, UsageError, nearest
-from unimo.formats.columns import ADDRESS_NAMES, Fields
-from unimo.formats.tables import columns_in, convert, described, ending_of, form_of, is_table
+from unimo.formats.columns import ADDRESS_NAMES, Fields, image_columns
+from unimo.formats.tables import columns_in, convert, described, ending_of, form_of, is_table, rows_of
 from unimo.formats.tar import Member, scan_tar
+from unimo.formats.text import Row
 from unimo.paths import expand, is_folder, is_hub_name, listing
 
 Kind = Literal["texts", "images", "pairs"]
@@ -193,7 +194,9 @@ def guess_kind(paths: str | Path | Sequence[str | Path], fields: Fields) -> Kind
                     return kind
                 else:
                     columns = columns_in(source.path, source.form) or {}
+                    row = next(rows_of(source.path, source.form), None)
                     named |= not columns.keys().isdisjoint((*fields.image, *ADDRESS_NAMES))
+                    named |= isinstance(row, Row) and bool(image_columns(row.values))
         except DataError:
             continue
     return "pairs" if named else "texts"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +26,7 @@ TEXT_NAMES: Names = (
 )
 LABEL_NAMES: Names = ("label_name", "label", "class", "category")
 ADDRESS_NAMES: Names = ("url", "URL", "image_url", "img_url")
+_IMAGE_FILE = re.compile(r"(?i).+\.(jpe?g|png|webp|gif|bmp|tiff?|avif)")
 DOWNLOAD = (
     "img2dataset --url_list FILE --input_format csv --url_col url --caption_col caption --output_format webdataset "
     "--output_folder my/tars fetches them; then name my/tars"
@@ -81,12 +83,18 @@ def first_of(values: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((values[name] for name in names if values.get(name) is not None), None)
 
 
+def image_columns(values: Mapping[str, Any]) -> list[str]:
+    """Fields whose value is called like an image file."""
+    return [name for name, value in values.items() if isinstance(value, str) and _IMAGE_FILE.fullmatch(value)]
+
+
 def missing_field(values: Mapping[str, Any], where: str, part: str, names: Sequence[str]) -> DataError:
     """The error of a record without a field: what it has, an example, and how to name another."""
-    there = [name for name in values if name]
-    free = [name for name in there if isinstance(values[name], (str, list)) and name not in IMAGE_NAMES]
+    there, files = [name for name in values if name], image_columns(values)
+    free = [name for name in there if isinstance(values[name], (str, list)) and name not in (*IMAGE_NAMES, *files)]
     addresses = part == "image" and any(name in ADDRESS_NAMES or name.startswith("http") for name in there)
-    column = nearest(names[0], there) or (free[0] if len(free) == 1 else "NAME")
+    likely = files[:1] if part == "image" else sorted(free, key=lambda name: -len(values[name]))[:1]
+    column = nearest(names[0], there) or (likely[0] if likely else "NAME")
     return DataError(
         "field is missing",
         where=where,
