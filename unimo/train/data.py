@@ -85,7 +85,7 @@ def held_out(run: Run, corpora: dict[str, Corpus]) -> dict[str, np.ndarray]:
 
 def validation_lines(run: Run, corpora: dict[str, Corpus], without: dict[str, np.ndarray]) -> Iterator[str]:
     """Lines about what is held out, and about kinds of which there is too little for that."""
-    for kind, items in without.items():
+    for kind, items in ((kind, items) for kind, items in without.items() if len(items)):
         own = corpora[kind].validation.any()
         why = "the data's own split val is not trained on" if own else "data.val_fraction=0: train on all"
         yield f"{len(items):,} of {len(corpora[kind]):,} {kind} are held out ({why})"
