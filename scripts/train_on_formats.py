@@ -59,7 +59,8 @@ def trained(name: str, path: Path, out: Path, steps: int) -> dict[str, Any]:
         row = {"format": name, "read_as": read[2], kind: int(read[1].replace(",", "")), "held_out": int(held_out[1])}
         kept.write_text(json.dumps(row | {"seconds": round(time.monotonic() - began, 1)}))
     report = json.loads((out / "evaluation.json").read_text())
-    scores = {row["metric"]: row["score"]["value"] for row in report["scores"] if KEPT.fullmatch(row["metric"])}
+    kept_rows = [row for row in report["scores"] if KEPT.fullmatch(row["metric"]) and isinstance(row["score"], dict)]
+    scores = {row["metric"]: row["score"]["value"] for row in kept_rows}
     row = json.loads(kept.read_text()) | {"command": shlex.join(command)}
     return row | {"scores": scores, "facts": report["facts"]}
 
