@@ -17,6 +17,7 @@ from pathlib import Path
 
 from unimo.errors import DataError, UsageError, nearest
 
+HUB = "hf:"  # begins the name of a data set of the Hugging Face hub, which is no path
 MOST_NAMES = 300_000  # that braces may stand for
 MOST_SIBLINGS = 10_000  # names of a folder that are compared with a misspelt one
 _MOST_BRACES = 50
@@ -43,11 +44,6 @@ def check_name(name: str, where: object = None) -> None:
     if re.match(r"pipe:|[A-Za-z][A-Za-z0-9+.-]*://", name) or "\0" in name:
         do = "fetch the data first; nothing is fetched or run here"
         raise UsageError("not a path", where=where, got=name, expected="a local file, folder or pattern", do=do)
-
-
-def is_hub_name(given: str | os.PathLike[str]) -> bool:
-    """Whether it names a data set of the Hugging Face hub and no path."""
-    return os.fspath(given).startswith("hf:")
 
 
 def check_length(path: Path, where: object = None) -> None:
@@ -121,11 +117,9 @@ def _meant(name: str, siblings: list[str]) -> str | None:
     (train of train-000.tar, train-001.tar), or misspelt."""
     names = sorted(each for each in siblings if not each.startswith("."))
     begin = [each for each in names if each.startswith(name) and not each.endswith(".safetensors")]
-    if len(begin) == 1:
-        return begin[0]
     endings = {each.rpartition(".")[2] for each in begin}
     if len(endings) == 1 and not any(each.startswith(f"{name}.") for each in begin):
-        return f"{name}*.{endings.pop()}"
+        return begin[0] if len(begin) == 1 else f"{name}*.{endings.pop()}"
     without = {each.partition(".")[0]: each for each in reversed(names)}
     near = nearest(name, [*names, *without])
     return without.get(near or "", near)
@@ -139,15 +133,9 @@ def listing(folder: Path, failed: list[DataError]) -> list[os.DirEntry[str]]:
     except OSError as error:
         if any(other.where == folder for other in failed):
             return []
-        failed.append(
-            DataError(
-                "cannot list folder",
-                where=folder,
-                got=error.strerror or str(error),
-                expected="permission to list it; what it holds is not read",
-                do="repair the permissions, or name the folders to be read one by one",
-            )
-        )
+        got, expected = error.strerror or str(error), "permission to list it; what it holds is not read"
+        do = "repair the permissions, or name the folders to be read one by one"
+        failed.append(DataError("cannot list folder", where=folder, got=got, expected=expected, do=do))
         return []
 
 

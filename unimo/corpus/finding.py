@@ -21,7 +21,7 @@ from unimo.formats.columns import ADDRESS_NAMES, Fields, image_columns
 from unimo.formats.tables import columns_in, convert, described, ending_of, form_of, is_table, rows_of
 from unimo.formats.tar import Member, scan_tar
 from unimo.formats.text import Row
-from unimo.paths import expand, is_folder, is_hub_name, listing
+from unimo.paths import HUB, expand, is_folder, listing
 
 Kind = Literal["texts", "images", "pairs"]
 Verify = Literal["decode", "header"]
@@ -87,7 +87,7 @@ def find(kind: Kind, paths: str | Path | Sequence[str | Path], fields: Fields | 
         raise UsageError(f"no path given for {kind}", where=kind, expected=expected, do=do)
     found = Found()
     for entry in given:
-        if is_hub_name(entry):
+        if str(entry).startswith(HUB):
             from unimo.corpus.hub import saved_dataset
 
             entry = saved_dataset(entry)
@@ -181,7 +181,7 @@ def guess_kind(paths: str | Path | Sequence[str | Path], fields: Fields) -> Kind
     """What the files hold, by default: pairs if they have captions, else images, else texts."""
     kinds: tuple[Kind, ...] = ("pairs", "images", "texts")
     for entry in [paths] if isinstance(paths, (str, Path)) else paths:
-        if not is_hub_name(entry):
+        if not str(entry).startswith(HUB):
             expand(entry, [], expected="a file, a folder or a pattern")
     named = False
     for kind in kinds:

@@ -31,7 +31,7 @@ from unimo.finetune.example import Dropped, Example, Found, Noted, Target
 from unimo.finetune.readers import READERS, Reader
 from unimo.finetune.readers.collector import RowCollector
 from unimo.formats.tables import FORMS
-from unimo.paths import check_name, expand, is_hub_name
+from unimo.paths import HUB, check_name, expand
 
 PEEKED = 100  # rows whose images are looked for beside their file
 SHOWN = 5  # bad rows that are kept to be named
@@ -174,7 +174,7 @@ def _expanded(name: str, reader: Reader, paths: list[Path]) -> list[Path]:
     """Files in order, patterns filled in."""
     found: list[Path] = []
     for path in paths:
-        if is_hub_name(path):
+        if str(path).startswith(HUB):
             from unimo.corpus.hub import saved_dataset
 
             path = saved_dataset(path)
