@@ -2,7 +2,8 @@
 
 Random weights and content: PAIRS pairs, an eighth as many lone images in two views, a passage to fill and one to write;
 model and objectives of recipe `photos` (for size tiny) or `base`, moved by Muon. Timed is what the processor spends on
-the step, not the clock: other work on the machine is not in it. Models of base size have peers to be compared with.
+the step, not the clock: other work on the machine is not in it. Models of base size have peers to be compared
+with: all in memory at once, some 24 GB.
 """
 
 from __future__ import annotations
