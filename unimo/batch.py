@@ -7,7 +7,9 @@ Absent things are absent, never zero-filled: a batch without texts has M = T = 0
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +18,30 @@ from torch import Tensor
 IMAGE, GROUND, TEXT, KNOWN, WRITTEN, PADDING = range(6)
 
 
+class Sent:
+    """What is made on the host, and may have gone to a GPU."""
+
+    @property
+    def host(self: Any) -> Any:
+        """The same on the host, where lengths decide shapes: as it was before it was sent, so that nothing waits."""
+        if "_sent_from" not in self.__dict__:
+            if self.device.type == "cpu":
+                return self
+            self.__dict__["_sent_from"] = self.to("cpu")
+        return self.__dict__["_sent_from"]
+
+    @property
+    def device(self: Any) -> torch.device:
+        values = (getattr(self, f.name) for f in fields(self))
+        return next(value.device for value in values if isinstance(value, Tensor))
+
+    def to(self: Any, device: torch.device | str) -> Any:
+        """The same with every tensor on `device`."""
+        return sent(self, lambda x: x.to(device, non_blocking=True))
+
+
 @dataclass(frozen=True)
-class Texts:
+class Texts(Sent):
     """M texts packed end to end in one row of T tokens.
 
     ids, positions, roles: (T,) int64; roles TEXT (read), KNOWN (read before a written answer) or WRITTEN. offsets:
@@ -43,13 +67,11 @@ class Texts:
     @property
     def owner(self) -> Tensor:
         """(T,) which text each token belongs to."""
-        return torch.arange(len(self), device=self.ids.device).repeat_interleave(
-            self.lengths, output_size=len(self.ids)
-        )
+        return torch.searchsorted(self.offsets[1:], torch.ones_like(self.ids).cumsum(0) - 1, right=True)
 
 
 @dataclass(frozen=True)
-class Regions:
+class Regions(Sent):
     """Detected regions of N images in a rectangle of R rows, row 0 the whole image (spec unimo §1.5).
 
     features: (N, R, F); boxes: (N, R, 5), corners and area as fractions of the image; lengths: (N,) rows that there
@@ -65,12 +87,9 @@ class Regions:
     def __len__(self) -> int:
         return len(self.features)
 
-    def to(self, device: torch.device | str) -> Regions:
-        return _moved(self, device)
-
 
 @dataclass(frozen=True)
-class Targets:
+class Targets(Sent):
     """Targets of one objective in the packed text row: the token at rows[i] should be labels[i].
 
     rows: (n,) packed positions whose output answers; labels: (n,) token ids.
@@ -81,7 +100,7 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Sent):
     """One rank's part of one step.
 
     pixels: (N, 3, S, S) uint8. image_groups / text_groups: name -> (first, last + 1) range of images / texts, such
@@ -100,50 +119,28 @@ class Batch:
     regions: Regions | None = None
 
     def images_of(self, group: str) -> Tensor:
-        """Numbers of the images of a group, (n,)."""
-        return torch.arange(*self.image_groups[group], device=self.pixels.device)
+        """Numbers of the images of a group, (n,), on the host."""
+        return torch.arange(*self.image_groups[group])
 
     def texts_of(self, group: str) -> Tensor:
-        """Numbers of the texts of a group, (n,)."""
-        return torch.arange(*self.text_groups[group], device=self.texts.ids.device)
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch with every tensor on `device`."""
-        return _moved(self, device)
+        """Numbers of the texts of a group, (n,), on the host."""
+        return torch.arange(*self.text_groups[group])
 
 
-def _moved(value, device: torch.device | str):
+def read_back(x: Tensor) -> Tensor:
+    """A tensor on the host. Waits for all that its GPU was given to do: a training step does it as seldom as it can."""
+    return x.cpu()
+
+
+def sent(value: Any, send: Callable[[Tensor], Tensor]) -> Any:
+    """A batch, or a part of one, with every tensor as `send` gives it; what was on the host is remembered."""
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, (Batch, Texts, Regions, Targets)):
-        return replace(value, **{f.name: _moved(getattr(value, f.name), device) for f in fields(value)})
+        return send(value)
+    if isinstance(value, Sent):
+        moved: Any = replace(value, **{f.name: sent(getattr(value, f.name), send) for f in fields(value)})  # type: ignore
+        if "_sent_from" in value.__dict__ or value.device.type == "cpu":
+            moved.__dict__["_sent_from"] = value.host
+        return moved
     if isinstance(value, dict):
-        return {key: _moved(part, device) for key, part in value.items()}
+        return {key: sent(part, send) for key, part in value.items()}
     return value
-
-
-def pad_texts(texts: Texts, pad: int) -> tuple[Texts, Tensor]:
-    """Every text filled up to the longest with tokens of role PADDING, at position 1, that see and are seen by nothing.
-
-    Packed rows need no padding; the published graph has it, and some of its answers depend on it. Also returns (T,)
-    where each token went.
-    """
-    lengths = texts.lengths
-    max_length = int(lengths.max()) if len(texts) else 0
-    rows = torch.arange(len(texts.ids), device=texts.ids.device)
-    rows = rows + (texts.owner * max_length - texts.offsets[texts.owner])
-    n = len(texts) * max_length
-
-    def spread(values: Tensor | None, fill: int) -> Tensor | None:
-        if values is None:
-            return None
-        return values.new_full((n, *values.shape[1:]), fill).index_copy(0, rows, values)
-
-    filled = {
-        "ids": spread(texts.ids, pad),
-        "positions": spread(texts.positions, 1),
-        "roles": spread(texts.roles, PADDING),
-        "offsets": max_length * torch.arange(len(texts) + 1, device=rows.device),
-    }
-    filled |= {name: spread(getattr(texts, name), 0) for name in ("speakers", "turns", "delta")}
-    return Texts(**filled), rows  # type: ignore[arg-type]

@@ -1,9 +1,9 @@
-"""What a model is made of: parts, parameter counts, arithmetic per sample, memory (`unimo describe`)."""
+"""What a model is made of: parts, parameter counts, arithmetic per sample (`unimo describe`)."""
 
 from __future__ import annotations
 
 from unimo.model.build import ModelSettings, build, shapes_only
-from unimo.model.flops import REGIONS, Shapes, sample_costs
+from unimo.model.flops import REGIONS, sample_costs
 from unimo.model.unified import Unified
 
 PARTS = {
@@ -21,7 +21,6 @@ PARTS = {
     "task head": ("head",),
     "contrastive": ("contrastive_temperature", "image_temperature", "contrastive_projection"),
 }
-TRAINING_BYTES = 16  # per parameter: float32 weight, gradient and Adam's two moments
 
 
 def describe(settings: ModelSettings, *, caption: int = 20, passage: int = 128) -> list[str]:
@@ -30,7 +29,6 @@ def describe(settings: ModelSettings, *, caption: int = 20, passage: int = 128) 
         model = build(settings)
     counts = part_counts(model)
     total = sum(counts.values())
-    shapes = Shapes.of(model)
     sees_pixels = settings.member == "unimo-2"
     images = f"of {settings.pixels or settings.image_size} px" if sees_pixels else f"as {REGIONS} regions"
     lines = [f"{settings.member.upper()}, width {model.width}, images {images}", ""]
@@ -38,15 +36,7 @@ def describe(settings: ModelSettings, *, caption: int = 20, passage: int = 128) 
     lines += [f"  {'parameters':<24}{total:>15,}", "", "  arithmetic of a forward pass (training: x 3)"]
     for name, cost in sample_costs(model, caption, passage).items():
         lines.append(f"  {name:<24}{cost / 1e9:>12.2f} GFLOP")
-    per_token = 36 * model.width / 2**20  # bytes of activations per token and layer; an estimate, not measured here
-    pair = per_token * (shapes.image_depth + shapes.fused_depth) * (shapes.image_rows + caption)
-    lines += [
-        "",
-        f"  {'weights':<24}{4 * total / 2**20:>12.0f} MiB (float32)",
-        f"  {'training state':<24}{TRAINING_BYTES * total / 2**20:>12.0f} MiB (weights, gradients, Adam)",
-        f"  {'activations of a pair':<24}{pair:>12.1f} MiB (estimate, bf16)",
-    ]
-    return lines
+    return [*lines, "", f"  {'weights':<24}{4 * total / 2**20:>12.0f} MiB (float32); of training: unimo plan RECIPE"]
 
 
 def part_counts(model: Unified) -> dict[str, int]:

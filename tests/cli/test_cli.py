@@ -24,8 +24,8 @@ def test_help_shows_every_verb_in_the_order_of_work():
     names = [name for name in command.commands if name not in ("data", "prepare")]
     assert names == [
         "pretrain", "evaluate", "finetune", "sweep", "benchmark", "predict", "compare", "speed", "recipes", "describe",
-        "index", "search", "caption", "classify", "answer", "encode", "fill-mask", "serve", "download", "convert",
-        "export", "init-from-pretrained",
+        "plan", "index", "search", "caption", "classify", "answer", "encode", "fill-mask", "serve", "download",
+        "convert", "export", "init-from-pretrained",
     ]  # fmt: skip
     assert list(get_command(prepare).commands) == ["regions", "rewrites", "neighbours"]
     assert all(one.help for one in command.commands.values())

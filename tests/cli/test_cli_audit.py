@@ -54,6 +54,7 @@ WRONG = [
     "finetune sst2 --init-from RUN",
     "finetune sst2 --init-from RUN --column x --train ROWS --out OUT", "finetune sst2 --init-from RUN --batch-size 0",
     "finetune sst2 --init-from RUN --reader x --train ROWS --out OUT", "describe scenes --set heads=7",
+    "plan x", "plan scenes --gpus 7",
     "describe scenes --set width=1000000000", "describe RUN --set model.size=huge", "speed x",
     "speed sharing --size huge", "search RUN", "search RUN --top-k 0",
     "search RUN --text x --only x", "caption RUN image.png --num-beams 0", "fill-mask RUN text-without-mask",

@@ -13,8 +13,8 @@ from tiny_unimo import rows_of
 from tiny_unimo2 import PATCHES, as_batch, lively_model, no_texts, pack, random_images, random_rows
 from torch import Tensor
 
-from unimo.batch import GROUND, IMAGE, KNOWN, PADDING, TEXT, WRITTEN, Texts, pad_texts
-from unimo.decoding.decoder import CachedDecoder, Given
+from unimo.batch import GROUND, IMAGE, KNOWN, PADDING, TEXT, WRITTEN, Texts
+from unimo.decoding.decoder import CachedDecoder, Given, pad_texts
 from unimo.model.attention import MASK_BIAS, UNDERSTANDING_AND_GENERATION, Plan, attend, with_padding, with_padding_read
 from unimo.model.build import ModelSettings, as_released, build
 from unimo.model.unified import Request

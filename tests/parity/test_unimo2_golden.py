@@ -22,7 +22,8 @@ from parity.golden_files import close, real_tokens, same_gradients, scenario
 from torch import Tensor
 
 from unimo import distributed
-from unimo.batch import KNOWN, TEXT, WRITTEN, Batch, Targets, Texts, pad_texts
+from unimo.batch import KNOWN, TEXT, WRITTEN, Batch, Targets, Texts
+from unimo.decoding.decoder import pad_texts
 from unimo.errors import WeightsError
 from unimo.model.grounding import DICTIONARY_WEIGHT, ENCODER_WEIGHT
 from unimo.model.unified import Request

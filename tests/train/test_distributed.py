@@ -34,6 +34,7 @@ PLAIN = (
     "batch.micro_batches=2", "batch.text_tokens=64", "steps=5", "save_steps=100", "save_minutes=100",
     "model.dropout=0", "model.attention_dropout=0",
 )  # fmt: skip
+MUON_IN_PARTS = ("parallel=fsdp", "optimizer.matrix_optimizer=muon")
 RATE = 1e-5  # weights are compared while Adam's first steps, of the sign of tiny gradients, are still small
 
 
@@ -83,8 +84,13 @@ class Remembered(T.TrainStep):
     def __init__(self, model, active):
         super().__init__(model, active)
         MODELS.append(
-            lambda: hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest()
+            lambda: hashlib.sha256(b"".join(held(p).numpy().tobytes() for p in model.parameters())).hexdigest()
         )
+
+
+def held(parameter) -> torch.Tensor:
+    """What this process holds of it."""
+    return (parameter.to_local() if hasattr(parameter, "to_local") else parameter).detach()
 
 
 def in_step(step, act):
@@ -116,8 +122,23 @@ def scenario(name: str, world: Path, folder: Path) -> dict:
         return {"alone": alone, "ranks": ranks_of(2, lambda rank: job(rank, run), folder)}
     if name == "uneven":  # bins of one passage: a step may have nothing to mask, or to write, on one rank
         few = [f"objectives.{o}.weight=0" for o in ("cmcl", "itm", "image_contrastive")]
-        run = tiny(world, *PLAIN, "data.pairs=", "data.images=", "batch.text_tokens=64", "steps=8", *few)
-        return {"ranks": ranks_of(2, lambda rank: job(rank, run), folder)}
+        few += ["data.pairs=", "data.images=", "batch.text_tokens=64", "steps=8", f"optimizer.lr={RATE}"]
+        run = tiny(world, *PLAIN, *few)
+        (folder / "one").mkdir()
+        alone = ranks_of(1, lambda rank: T.train(run, folder / "one/run", say=quiet), folder / "one")
+        return {"alone": alone, "ranks": ranks_of(2, lambda rank: job(rank, run), folder)}
+    if name in ("parts, then one", "one, then parts"):
+        run = tiny(world, *PLAIN, f"optimizer.lr={RATE}", "parallel=fsdp")
+
+        def stopped(rank):
+            in_step(2, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+            return job(rank, run)
+
+        first, then = (2, 1) if name == "parts, then one" else (1, 2)
+        told = {"stopped": ranks_of(first, stopped, folder)}
+        return told | {"ranks": ranks_of(then, lambda rank: job(rank, run, resume=True), folder)}
+    if name == "muon in parts":
+        return {"ranks": ranks_of(2, lambda r: job(r, tiny(world, *PLAIN, *MUON_IN_PARTS)), folder)}
     if name == "minutes":
         run = tiny(world, *PLAIN, "steps=none", "minutes=0.025")
 
@@ -206,16 +227,40 @@ def test_two_processes_train_like_one(played):
     told, folder = played("same")
     assert [r["code"] for r in told["alone"] + told["ranks"]] == [0, 0, 0], told
     assert told["ranks"][0]["hash"] == told["ranks"][1]["hash"]  # ranks stay equal to the last bit
-    one, two = log_of(folder / "one/run"), log_of(folder / "run")
-    assert len(one) == len(two) == 5
+    assert_same_run(folder / "one/run", folder / "run", steps=5)
+
+
+def assert_same_run(first: Path, second: Path, steps: int) -> None:
+    """The same losses in every step, and the same weights after the last."""
+    one, two = log_of(first), log_of(second)
+    assert len(one) == len(two) == steps
     for a, b in zip(one, two):
         assert a.keys() == b.keys()
         assert {k: pytest.approx(v, rel=1e-5, abs=1e-7) for k, v in a.items() if k != "norm"}.items() <= b.items()
         assert a["norm"] == pytest.approx(b["norm"], rel=1e-3)
     ends = [checkpoint.load(p / "checkpoints", groups=["model"]).tensors["model"]
-            for p in (folder / "one/run", folder / "run")]  # fmt: skip
+            for p in (first, second)]  # fmt: skip
     for name, value in ends[0].items():
         torch.testing.assert_close(ends[1][name], value, rtol=1e-5, atol=5e-7, msg=name)
+
+
+@pytest.mark.parametrize("name", ["parts, then one", "one, then parts"])
+def test_model_in_parts_trains_like_whole_and_goes_on_with_any_number_of_processes(played, name):
+    """FSDP2, stopped after three of five steps, against one process that was not; tolerances as above."""
+    told, folder = played(name)
+    assert all(r["code"] == 75 for r in told["stopped"]) and all(r["code"] == 0 for r in told["ranks"]), told
+    assert_same_run(played("same")[1] / "one/run", folder / "run", steps=5)
+
+
+def test_muon_is_refused_where_no_process_holds_a_whole_matrix(played):
+    for one in played("muon in parts")[0]["ranks"]:
+        assert one["code"] == 2 and "Muon" in one["what"] and "matrix_optimizer" in one["where"]
+
+
+def test_a_step_without_a_word_to_write_trains_alike_in_one_process_and_two(played):
+    told, folder = played("uneven")
+    assert [r["code"] for r in told["alone"]] == [0], told
+    assert_same_run(folder / "one/run", folder / "run", steps=8)
 
 
 @pytest.mark.parametrize("name", ["uneven", "minutes", "recompute"])

@@ -14,8 +14,9 @@ from tiny_run import quiet, tiny, write_tiny_world
 from weights.test_saved_settings import shapes_alone
 
 from unimo import cli
-from unimo.batch import TEXT, Batch, Texts, pad_texts
+from unimo.batch import TEXT, Batch, Texts
 from unimo.config import to_dict
+from unimo.decoding.decoder import pad_texts
 from unimo.errors import UsageError, WeightsError
 from unimo.model.build import ModelSettings
 from unimo.model.task_heads import HeadSettings

@@ -2,7 +2,7 @@
 
     training    pretrain, evaluate
     finetuning  finetune, sweep, benchmark, predict
-    runs        compare, speed, recipes, describe
+    runs        compare, speed, recipes, describe, plan
     inference   index, search, caption, fill-mask, classify
     serve       serve
     weights     convert, init-from-pretrained

@@ -7,7 +7,7 @@ from typing import Any
 VERBS = {
     "Train": ("pretrain", "finetune", "sweep", "benchmark"),
     "Use a model": ("search", "index", "caption", "classify", "answer", "encode", "fill-mask", "predict", "serve"),
-    "Look at results": ("evaluate", "compare", "describe", "recipes", "speed"),
+    "Look at results": ("evaluate", "compare", "describe", "plan", "recipes", "speed"),
     "Data and weights": ("data", "prepare", "download", "convert", "export", "init-from-pretrained"),
 }
 OPTIONS = {
@@ -44,6 +44,7 @@ EXAMPLES = {
     "serve": ("unimo serve", "unimo serve runs/mine --index runs/index --port 8080"),
     "fill-mask": ("unimo fill-mask runs/mine 'a red [MASK]' --image photo.jpg",),
     "describe": ("unimo describe base", "unimo describe scenes --set width=256"),
+    "plan": ("unimo plan base --gpus 8 --memory 80", "unimo plan large --gpus 64 --pairs 4096"),
     "recipes": ("unimo recipes photos",),
     "download": ("unimo download unimo-2-base",),
     "convert": ("unimo convert unimo_mnli_en.tar.gz unimo-mnli",),

@@ -79,6 +79,34 @@ def describe_model(
     say("\n".join(describe(override(_model_settings(what), changes))))
 
 
+@app.command()
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, a run's folder, or a settings.json.")],
+    gpus: Annotated[int, typer.Option(help="GPUs of the run.", min=1, max=1 << 20)] = 8,
+    memory: Annotated[float, typer.Option(help="GiB of each GPU.", min=0.01, max=1e6)] = 80.0,
+    pairs: Annotated[int | None, typer.Option(help="Pairs in a step, in place of the recipe's.", min=1)] = None,
+    tflops: Annotated[float, typer.Option(help="Matrix products of a GPU in TFLOP/s.", min=0.001, max=1e9)] = 790.0,
+    utilisation: Annotated[float, typer.Option(help="Fraction of that which training makes.", min=0.001, max=1)] = 0.4,
+    bandwidth: Annotated[float, typer.Option(help="GB/s between GPUs.", min=0.001, max=1e6)] = 50.0,
+    price: Annotated[float, typer.Option(help="Of a GPU for an hour.", min=0, max=1e6)] = 2.0,
+    caption: Annotated[int, typer.Option(help="Tokens of a typical caption.", min=3, max=512)] = 20,
+    assignments: Sets = None,
+) -> None:
+    """Print what a pre-training run needs on GPUs: memory by part, communication, steps per second, days and cost.
+
+    One step is gone through with tensors that have shapes only: no GPU and no data are needed.
+    """
+    from unimo import recipes
+    from unimo.config import override
+    from unimo.train.plan import GIB, Machine
+    from unimo.train.plan import plan as lines
+
+    changes = [*([] if pairs is None else [f"batch.pairs={pairs}"]), *(assignments or ())]
+    run = override(recipes.find(recipe), changes)
+    machine = Machine(gpus, memory * GIB, tflops * 1e12, utilisation, bandwidth * 1e9, price)
+    say("\n".join(lines(run, machine, caption)))
+
+
 def _model_settings(what: str) -> ModelSettings:
     """Of a recipe; of the settings.json of a run, pre-training or fine-tuning; else of what is saved there."""
     from unimo import recipes

@@ -85,7 +85,7 @@ ELSEWHERE: dict[str, str] = {
     ),
     **dict.fromkeys(
         ("gradient_accumulation_steps", "accumulate_grad_batches", "grad_accum"),
-        "no setting: a step is one batch; activation_checkpointing=true or more processes make room for a larger one",
+        "no setting: a step is one batch; tower_chunk, activation_checkpointing or more processes make room for more",
     ),
 }
 

@@ -61,7 +61,12 @@ class Budgets:
     fragments: float = setting(
         0.5, "fraction of the passages that are cut and written (seq2seq); the rest is masked", at_least=0, at_most=1
     )
-    micro_batches: int = setting(1, "equal parts of a step; a multiple of the number of processes", at_least=1)
+    micro_batches: int = setting(
+        1,
+        "equal parts of a step, for matching negatives; a multiple of the number of processes, each of which "
+        "encodes all its parts at once (tower_chunk, activation_checkpointing: less memory)",
+        at_least=1,
+    )
 
     def contradictions(self) -> Iterator[Contradiction]:
         for kind in ("pairs", "images"):

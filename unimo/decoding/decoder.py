@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unimo.batch import KNOWN, WRITTEN, Texts, pad_texts
+from unimo.batch import KNOWN, PADDING, WRITTEN, Texts
 from unimo.data.records import Record
 from unimo.errors import UsageError
 from unimo.model.kv_cache import Rows, caches
@@ -106,11 +106,11 @@ class CachedDecoder:
         rows = torch.arange(self.n, device=device)
         request = Request(None if given.images is None else rows, rows if known else None)
         fused = model.fuse(towers, {"write": request}, in_fused)["write"]
-        seen = fused.image_length + fused.ground_length + (texts.lengths if known else 0)
+        seen = (fused.image_length + fused.ground_length).to(device) + (texts.lengths if known else 0)
         heads = model.fuser.heads
         self.rows = Rows(self.n, device)
         self.in_text = caches(in_text, texts.offsets[:-1] if known else lengths, lengths, self.rows, heads)
-        self.in_fused = caches(in_fused, fused.starts, seen, self.rows, heads)
+        self.in_fused = caches(in_fused, fused.starts.to(device), seen, self.rows, heads)
 
     @torch.no_grad()
     def advance(self, words: Tensor, parents: Tensor) -> Tensor:
@@ -165,3 +165,30 @@ def _pack(known: Sequence[Record], written: Sequence[Sequence[int]], continuous:
     if not dialogue:
         rows["speakers"] = rows["turns"] = None  # type: ignore[assignment]
     return Texts(offsets=torch.tensor(offsets, device=device), **rows)
+
+
+def pad_texts(texts: Texts, pad: int) -> tuple[Texts, Tensor]:
+    """Every text filled up to the longest with tokens of role PADDING, at position 1, that see and are seen by nothing.
+
+    Packed rows need no padding; the published graph has it, and some of its answers depend on it. Also returns (T,)
+    where each token went.
+    """
+    lengths = texts.lengths
+    max_length = int(lengths.max()) if len(texts) else 0
+    rows = torch.arange(len(texts.ids), device=texts.ids.device)
+    rows = rows + (texts.owner * max_length - texts.offsets[texts.owner])
+    n = len(texts) * max_length
+
+    def spread(values: Tensor | None, fill: int) -> Tensor | None:
+        if values is None:
+            return None
+        return values.new_full((n, *values.shape[1:]), fill).index_copy(0, rows, values)
+
+    filled = {
+        "ids": spread(texts.ids, pad),
+        "positions": spread(texts.positions, 1),
+        "roles": spread(texts.roles, PADDING),
+        "offsets": max_length * torch.arange(len(texts) + 1, device=rows.device),
+    }
+    filled |= {name: spread(getattr(texts, name), 0) for name in ("speakers", "turns", "delta")}
+    return Texts(**filled), rows  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ class AdversarialTrainStep(TrainStep):
         super().__init__(model, active)
         self.settings, self.seed = settings, seed
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float], float]:
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, float]:
         return super().forward(with_own_images(batch))
 
     def compute(self, batch: Batch) -> tuple[dict[str, Part], dict[str, Fused]]:

@@ -118,7 +118,7 @@ class Generation(RowTask):
     def logits(self, model: Unified, batch: Batch, fused: dict[str, Fused]) -> Tensor:
         """(n, vocabulary subset) at every target position."""
         one = fused[REQUEST]
-        return model.subset_logits(one.words(batch.targets["write"].rows, batch.texts), one.word_table()).float()
+        return model.subset_logits(one.words(batch.targets["write"].host.rows, batch.texts), one.word_table()).float()
 
     def loss_of(self, logits: Tensor, batch: Batch, model: Unified) -> tuple[Tensor, int]:
         labels = model.word_columns(batch.targets["write"].labels)

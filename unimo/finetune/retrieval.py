@@ -154,8 +154,8 @@ class Retrieval(TaskType):
             for objective in self.objectives:
                 found |= objective.requests(model, batch, towers)
             return found
-        images = batch.images_of(IMAGES)[batch.extra["rank.images"]]
-        texts = batch.texts_of(TEXTS)[batch.extra["rank.texts"]]
+        images = batch.images_of(IMAGES)[batch.host.extra["rank.images"]]
+        texts = batch.texts_of(TEXTS)[batch.host.extra["rank.texts"]]
         k = images.shape[1] - 1
         image = torch.cat([images, images[:, :1].expand(-1, k)], 1)  # right, k other images, k other captions
         text = torch.cat([texts[:, :1].expand(-1, 1 + k), texts[:, 1:]], 1)

@@ -37,14 +37,19 @@ BATCH_SIZE = 32  # rows of a forward pass, by default
 
 
 class TaskType(ABC):
-    """parts, weight: as of objectives. metrics: what scores predictions, the first chooses checkpoints. sees: whether
-    images are read. each_target: every target of a row is learnt once an epoch."""
+    """parts, trains, weight: as of objectives. metrics: what scores predictions, the first chooses checkpoints. sees:
+    whether images are read. each_target: every target of a row is learnt once an epoch."""
 
     parts: tuple[str, ...]
     weight: float
     metrics: tuple[str, ...]
     sees: bool
     each_target: ClassVar[bool] = False
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        """All that a task trains is in every step, but images that rows may lack."""
+        return ("regions",) if self.sees else ()
 
     @abstractmethod
     def check(self, examples: Examples) -> None:
@@ -103,7 +108,7 @@ def task_builder(builder: BatchBuilder) -> TaskBatchBuilder:
 
 def images_of(batch: Batch) -> Tensor | None:
     """(n,) the image of each row of a batch, -1 where it has none; None where no row has one."""
-    number = batch.extra[f"{EXAMPLES}.image"]
+    number = batch.host.extra[f"{EXAMPLES}.image"]
     if IMAGES not in batch.image_groups:
         return None
     return torch.where(number >= 0, number + batch.image_groups[IMAGES][0], number)

@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from unimo.batch import TEXT, Texts, pad_texts
+from unimo.batch import TEXT, Texts
 from unimo.data.augment import resize
 from unimo.data.images import load_rgb, to_rgb
 from unimo.data.regions import ImageRegions, stack_regions
+from unimo.decoding.decoder import pad_texts
 from unimo.errors import DataError, UsageError
 from unimo.machine import autocast_dtype
 from unimo.model.unified import Towers, Unified

@@ -38,6 +38,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -149,7 +150,8 @@ class Plan:
 
     owner, branch, role, order: (T,) integer tensors; tokens of an owner lie side by side. table: see above;
     roles beyond it see nothing. waste: the largest share of padding a sequence may need in its bucket; only attention
-    pays for it.
+    pays for it. device: where attention is computed, if not where these tensors are. Rectangles and block masks are
+    laid out on the host, where looking at a length waits for nothing.
     """
 
     def __init__(
@@ -161,18 +163,20 @@ class Plan:
         *,
         table: Table = UNDERSTANDING_AND_GENERATION,
         waste: float = 0.5,
+        device: torch.device | None = None,
     ):
-        self.owner, self.role, self.order = owner, role, order
-        self.branch = torch.zeros_like(owner) if branch is None else branch
-        self.table = torch.tensor(table if len(table) > PADDING else with_padding(table), device=owner.device)
+        self.device = device or owner.device
+        self.owner, self.role, self.order = owner.cpu(), role.cpu(), order.cpu()
+        self.branch = torch.zeros_like(self.owner) if branch is None else branch.cpu()
+        self.table = torch.tensor(table if len(table) > PADDING else with_padding(table))
         self.waste = waste
         self.rows = rounded(len(owner))  # what a packed row of this plan is padded to
 
     @classmethod
     def rectangle(cls, n: int, length: int, device: torch.device) -> Plan:
         """n image sequences of equal length: everything sees everything, nothing is padded."""
-        owner = torch.arange(n, device=device).repeat_interleave(length)
-        plan = cls(owner, torch.full_like(owner, IMAGE), torch.zeros_like(owner))
+        owner = torch.arange(n).repeat_interleave(length)
+        plan = cls(owner, torch.full_like(owner, IMAGE), torch.zeros_like(owner), device=device)
         plan.__dict__["buckets"] = ([Bucket(n, length, 0, None, None, None)], None)
         plan.rows = len(plan)  # batches of images have one shape as they are
         return plan
@@ -180,12 +184,15 @@ class Plan:
     def __len__(self) -> int:
         return len(self.owner)
 
+    @cached_property
+    def sent(self) -> tuple[Tensor, ...]:
+        """owner, branch, role, order and table where attention is computed."""
+        parts = (self.owner, self.branch, self.role, self.order, self.table)
+        return tuple(part.to(self.device, non_blocking=True) for part in parts)
+
     def allowed(self, q: Tensor, k: Tensor) -> Tensor:
-        """May token q see token k? q, k: broadcastable integer tensors of packed positions."""
-        rule = self.table[self.role[q], self.role[k]]
-        branch_ok = (self.branch[k] == 0) | (self.branch[k] == self.branch[q])
-        order_ok = (rule == YES) | ((rule == EARLIER) & (self.order[k] <= self.order[q]))
-        return (self.owner[q] == self.owner[k]) & branch_ok & order_ok
+        """May token q see token k? q, k: broadcastable integer tensors of packed positions, on the plan's device."""
+        return allowed(self.sent, q, k)
 
     @cached_property
     def buckets(self) -> tuple[list[Bucket], Tensor | None]:
@@ -206,11 +213,11 @@ class Plan:
                 buckets.append(bucket)
         if len(buckets) == 1 and buckets[0].rows is None:
             return buckets, None
-        return buckets, slots.to(self.owner.device)
+        return buckets, slots.to(self.device, non_blocking=True)
 
     def _groups(self) -> _Groups:
         """The branches of every sequence, in packed order."""
-        owner, branch = self.owner.cpu(), self.branch.cpu()
+        owner, branch = self.owner, self.branch
         key = owner * (int(branch.max()) + 1 if len(branch) else 1) + branch
         rows = torch.argsort(key, stable=True)
         lengths = torch.unique_consecutive(key[rows], return_counts=True)[1]
@@ -239,16 +246,20 @@ class Plan:
             key_rows = groups.rows[
                 torch.where(key_valid, torch.where(seen < shared[:, None], before + seen, own), starts)
             ]
-        device = self.owner.device
-        flat = rows.flatten().to(device)
-        allowed = self.allowed(rows[:, :, None].to(device), key_rows[:, None, :].to(device))
-        allowed &= key_valid[:, None, :].to(device)
-        bias = None if bool(allowed.all()) else (~allowed).float().mul_(MASK_BIAS)[:, None]
-        start = int(rows[0, 0])
-        slice_of_row = start + torch.arange(rows.numel(), device=device)
-        joined = bool(valid.all()) and bool((flat == slice_of_row).all())
-        looked_at = None if key_rows is rows else key_rows.flatten().to(device)
-        return Bucket(n, length, start, None if joined else flat, looked_at, bias), rows, valid
+        queries, keys, real = (x.to(self.device, non_blocking=True) for x in (rows, key_rows, key_valid))
+        bias = None
+        if not (bool(key_valid.all()) and self._sees_all(rows, key_rows)):
+            allowed = self.allowed(queries[:, :, None], keys[:, None, :]) & real[:, None, :]
+            bias = (~allowed).float().mul_(MASK_BIAS)[:, None]
+        start, flat = int(rows[0, 0]), rows.flatten()
+        joined = bool(valid.all()) and bool((flat == start + torch.arange(len(flat))).all())
+        looked_at = None if key_rows is rows else keys.flatten()
+        return Bucket(n, length, start, None if joined else queries.flatten(), looked_at, bias), rows, valid
+
+    def _sees_all(self, rows: Tensor, key_rows: Tensor) -> bool:
+        """Whether each of these rows sees any of these keys that lies in its sequence, by their roles alone."""
+        roles, key_roles = torch.unique(self.role[rows]), torch.unique(self.role[key_rows])
+        return bool((self.table[roles][:, key_roles] == YES).all())
 
     @cached_property
     def block_mask(self):
@@ -258,14 +269,25 @@ class Plan:
         return block_mask(self)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, heads: int, *, dropout: float = 0.0, form: str = "dense"):
+def allowed(sent: tuple[Tensor, ...], q: Tensor, k: Tensor) -> Tensor:
+    """See `Plan.allowed`. sent: as of a plan."""
+    owner, branch, role, order, table = sent
+    rule = table[role[q], role[k]]
+    branch_ok = (branch[k] == 0) | (branch[k] == branch[q])
+    order_ok = (rule == YES) | ((rule == EARLIER) & (order[k] <= order[q]))
+    return (owner[q] == owner[k]) & branch_ok & order_ok
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, heads: int, *, dropout: float = 0.0, form: Any = "dense"):
     """Scaled dot-product attention of a packed row. q, k, v: (T, D). Returns (T, D).
 
-    form: "dense", "reference" or "flex" (see the module's docstring); dropout acts on the attention weights, but not
-    in the flex form, which knows none.
+    form: "dense", "reference" or "flex" (see the module's docstring), or a function of q, k, v, plan and heads; dropout
+    acts on the attention weights, but not in the flex form, which knows none.
     """
     if not len(plan):  # a batch without texts
         return v
+    if callable(form):
+        return form(q, k, v, plan, heads)
     if form == "flex":
         return _flex(q, k, v, plan, heads)
     if form == "reference":

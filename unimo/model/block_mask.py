@@ -10,12 +10,12 @@ which `torch`'s own `create_block_mask` lays out whole (9 to 13 bytes a pair of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from unimo.model.attention import EARLIER, YES, Plan, rounded
+from unimo.model.attention import EARLIER, YES, Plan, allowed, rounded
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -50,12 +50,15 @@ def block_mask(plan: Plan) -> BlockMask:
     blocks = -(-len(plan) // BLOCK)
     q, k, full = block_pairs(plan)
 
+    sent = plan.sent
+
     def mask_mod(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return plan.allowed(q, k)
+        return allowed(sent, q, k)
 
     kv = [listed(q[wanted], k[wanted], blocks) for wanted in (~full, full)]
     back = [listed(k[wanted], q[wanted], blocks) for wanted in (~full, full)]
-    return BlockMask((len(plan), len(plan)), *kv[0], *kv[1], *back[0], *back[1], (BLOCK, BLOCK), mask_mod)
+    lists: Any = [part.to(plan.device, non_blocking=True) for pair in (*kv, *back) for part in pair]
+    return BlockMask(*((len(plan), len(plan)), *lists, (BLOCK, BLOCK), mask_mod))
 
 
 def block_pairs(plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,13 +69,13 @@ def block_pairs(plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
     groups = int(cells.group[-1]) + 1
     counts = torch.bincount(cells.group, minlength=groups)
     starts = counts.cumsum(0) - counts
-    everyone = torch.arange(len(cells.group), device=cells.group.device)
+    everyone = torch.arange(len(cells.group))
     has_shared = cells.shared >= 0
     asking = torch.cat([everyone, everyone[has_shared]])
     seen = torch.cat([cells.group, cells.shared[has_shared]])
     times = counts[seen]
     q = asking.repeat_interleave(times)
-    within = torch.arange(len(q), device=q.device) - (times.cumsum(0) - times).repeat_interleave(times)
+    within = torch.arange(len(q)) - (times.cumsum(0) - times).repeat_interleave(times)
     k = starts[seen].repeat_interleave(times) + within
 
     rule = plan.table[cells.role[q], cells.role[k]]
@@ -86,8 +89,7 @@ def block_pairs(plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
 
 def cells_of(plan: Plan) -> Cells:
     """The cells of a plan, by one pass over its tokens and a sort of their runs."""
-    device = plan.owner.device
-    token = torch.arange(len(plan), device=device)
+    token = torch.arange(len(plan))
     begins = token % BLOCK == 0
     for part in (plan.owner, plan.branch, plan.role):
         begins[1:] |= part[1:] != part[:-1]
@@ -105,7 +107,7 @@ def cells_of(plan: Plan) -> Cells:
     shared = torch.searchsorted(present, present // branches * branches)  # the branch 0 of the same sequence
     has = (present % branches > 0) & (present[shared] == present // branches * branches)
     order, cell = plan.order.to(torch.int64), cell[run]
-    ends = torch.zeros(2, len(role), dtype=torch.int64, device=device)
+    ends = torch.zeros(2, len(role), dtype=torch.int64)
     return Cells(
         block,
         group,
@@ -125,6 +127,6 @@ def listed(rows: Tensor, columns: Tensor, n: int) -> tuple[Tensor, Tensor]:
     starts = counts.cumsum(0) - counts
     # A few widths, and none of 1, which compiled kernels would take for a constant.
     widest = rounded(max(2, int(counts.max())), 4)
-    table = torch.zeros(n, widest, dtype=torch.int32, device=rows.device)
-    table[rows, torch.arange(len(rows), device=rows.device) - starts[rows]] = columns.int()
+    table = torch.zeros(n, widest, dtype=torch.int32)
+    table[rows, torch.arange(len(rows)) - starts[rows]] = columns.int()
     return counts.int()[None, None], table[None, None]

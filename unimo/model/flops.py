@@ -106,12 +106,12 @@ def batch_cost(model: Unified, batch: Batch, requests: dict[str, Request], read:
     read: fused rows for which the last layer was worked out (`States.read`); None: all.
     """
     s = Shapes.of(model)
-    lengths = batch.texts.lengths.tolist()
+    lengths = batch.texts.host.lengths.tolist()
     if batch.regions is None:
         rows = [s.image_rows] * len(batch.pixels)
         total = len(rows) * s.image_tower()
     else:
-        rows = batch.regions.lengths.tolist()
+        rows = batch.regions.host.lengths.tolist()
         total = 2.0 * sum(rows) * s.image_inputs * s.width
     total += sum(s.text_tower(length) for length in lengths)
     fused = 0

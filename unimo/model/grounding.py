@@ -89,4 +89,4 @@ class GroundedDictionary(nn.Module):
         rebuilt = over_codes @ codes  # (n, S, D)
         dictionary_term = ((hidden.detach() - rebuilt).square() * valid).sum()
         encoder_term = (codes.detach() - pooled).square().sum()
-        return dictionary_term, positions, encoder_term, torch.tensor(codes.numel(), device=codes.device)
+        return dictionary_term, positions, encoder_term, torch.tensor(codes.numel())

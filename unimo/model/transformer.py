@@ -51,7 +51,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, plan: Plan | KVCache, form: str = "dense", kept: Kept | None = None) -> Tensor:
+    def forward(self, x: Tensor, plan: Plan | KVCache, form: Any = "dense", kept: Kept | None = None) -> Tensor:
         if not isinstance(plan, Plan):
             q, k, v = self.qkv(x).chunk(3, dim=-1)
             return plan.attend(q, k, v)
@@ -98,7 +98,7 @@ class Layer(nn.Module):
         self.ffn_norm = nn.LayerNorm(width, eps=eps)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, plan: Plan | KVCache, form: str = "dense", kept: Kept | None = None) -> Tensor:
+    def forward(self, x: Tensor, plan: Plan | KVCache, form: Any = "dense", kept: Kept | None = None) -> Tensor:
         return self.after(x, self.attention(self.attention_norm(x) if self.norm_first else x, plan, form, kept))
 
     def after(self, x: Tensor, seen: Tensor) -> Tensor:
@@ -137,6 +137,7 @@ class States:
 
     def at(self, rows: Tensor | None) -> Tensor:
         """(k,) -> (k, D); all of them for None."""
+        rows = None if rows is None else rows.to(self._x.device, non_blocking=True)
         if self._layer is None or self._seen is None:
             return self._x if rows is None else self._x.index_select(0, rows)
         self.read += len(self) if rows is None else len(rows)
@@ -174,7 +175,7 @@ class Transformer(nn.Module):
         self.final_norm = nn.LayerNorm(width, eps=eps) if norm_first else None
         self.checkpointing = False  # recompute activations layer by layer in the backward pass
 
-    def forward(self, x: Tensor, plan: Plan, form: str = "dense", kept: Kept | None = None) -> Tensor:
+    def forward(self, x: Tensor, plan: Plan, form: Any = "dense", kept: Kept | None = None) -> Tensor:
         """kept: takes the keys and values of every layer, for `step`."""
         x = F.pad(x, (0, 0, 0, plan.rows - len(plan)))
         for layer in self.layers:
@@ -186,7 +187,7 @@ class Transformer(nn.Module):
         return x if self.final_norm is None else self.final_norm(x)
 
     def states(
-        self, x: Tensor, plan: Plan, form: str = "dense", kept: Kept | None = None, *, whole: bool = False
+        self, x: Tensor, plan: Plan, form: Any = "dense", kept: Kept | None = None, *, whole: bool = False
     ) -> States:
         """`forward`, with the last layer finished only where its states are read; whole: for every row, as there."""
         if whole or (self.checkpointing and self.training):

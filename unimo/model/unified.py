@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """n sequences to fuse: image image[i] beside text text[i]. Either side may be None (absent), never both.
+    """n sequences to fuse: image image[i] beside text text[i]. Either side may be None (absent), never both. Numbers
+    on the host are looked at without waiting for a GPU.
 
     mask_ground: (n, K) bool, grounded tokens to zero out (masked grounding, §2.4), or None. share: sequences side by
     side with the same image hold it once, in front of all their texts; only where an image does not look at its
@@ -69,19 +70,20 @@ class Towers:
     image_lengths: Tensor | None = None
 
     def image_cls(self, numbers: Tensor) -> Tensor:
-        return self.images[numbers, 0]
+        return self.images[numbers.to(self.images.device, non_blocking=True), 0]
 
     def text_cls(self, numbers: Tensor) -> Tensor:
-        return self.words.index_select(0, self.texts.offsets[numbers])
+        first = self.texts.host.offsets[numbers.cpu()]
+        return self.words.index_select(0, first.to(self.words.device, non_blocking=True))
 
 
 @dataclass
 class Fused:
     """One request's answer, inside the packed row all requests of a step share.
 
-    states: (T', D) of the whole row. starts: (n,) first token of each sequence; image_length, ground_length:
-    (n,), both 0 where an earlier sequence holds the image. image_starts: (n,) first token of each one's image.
-    codes: (n, K) chosen entries (topk), or None.
+    states: (T', D) of the whole row. On the host: starts: (n,) first token of each sequence; image_length,
+    ground_length: (n,), both 0 where an earlier sequence holds the image; image_starts: (n,) first token of each one's
+    image. codes: (n, K) chosen entries (topk), or None.
     """
 
     states: States
@@ -103,7 +105,7 @@ class Fused:
 
     def image_rows(self, sequences: Tensor, rows: Tensor) -> Tensor:
         """States of `rows` (k,) of the images of `sequences` (k,) of this request, (k, D)."""
-        return self.states.at(self.image_starts[sequences] + rows)
+        return self.states.at(self.image_starts[sequences.cpu()] + rows.cpu())
 
     def text_cls(self) -> Tensor:
         return self.states.at(self.starts + self.image_length + self.ground_length)
@@ -112,18 +114,19 @@ class Fused:
         """(n, K, D), topk only."""
         assert self.codes is not None
         first = self.starts + self.image_length
-        rows = first[:, None] + torch.arange(self.codes.shape[1], device=first.device)
+        rows = first[:, None] + torch.arange(self.codes.shape[1])
         return self.states.at(rows.flatten()).unflatten(0, rows.shape)
 
     def words(self, rows: Tensor, texts: Texts) -> Tensor:
         """States of packed text positions `rows` (k,) of the batch; each must belong to a text of this request."""
         assert self.request.text is not None
-        text = torch.searchsorted(texts.offsets, rows, right=True) - 1
-        place = torch.full((len(texts),), -1, device=rows.device)
-        place[self.request.text] = torch.arange(len(self.request.text), device=rows.device)
+        rows, offsets = rows.cpu(), texts.host.offsets
+        text = torch.searchsorted(offsets, rows, right=True) - 1
+        place = torch.full((len(texts),), -1)
+        place[self.request.text.cpu()] = torch.arange(len(self.request.text))
         sequence = place[text]
         first = self.starts + self.image_length + self.ground_length
-        return self.states.at(first[sequence] + rows - texts.offsets[text])
+        return self.states.at(first[sequence] + rows - offsets[text])
 
 
 class Unified(nn.Module, ABC):
@@ -138,7 +141,7 @@ class Unified(nn.Module, ABC):
     def __init__(self, width: int):
         super().__init__()
         self.width = width
-        self.attention_form = "dense"
+        self.attention_form: Any = "dense"  # see `unimo.model.attention.attend`
         self.vocabulary_subset: Tensor | None = None  # ids the language model may predict; None: all
         self.frozen_word_table: Tensor | None = None  # see `unimo.inference.frozen`
         self.dictionary: GroundedDictionary | None = None
@@ -165,8 +168,11 @@ class Unified(nn.Module, ABC):
     def ground(
         self, towers: Towers, requests: dict[str, Request], image: Tensor, text: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The grounded tokens of every sequence end to end, their number per sequence, and the chosen entries."""
-        none = torch.zeros(len(image), dtype=torch.int64, device=image.device)
+        """The grounded tokens of every sequence end to end, their number per sequence, and the chosen entries.
+
+        image, text, and the numbers returned: on the host.
+        """
+        none = torch.zeros(len(image), dtype=torch.int64)
         return towers.images.new_zeros(0, self.width), none, None
 
     @property
@@ -202,25 +208,26 @@ class Unified(nn.Module, ABC):
         whole: work out the last layer for every row, also for those that nobody reads.
         """
         image, text = _numbers(requests, "image"), _numbers(requests, "text")
-        n, device = len(image), image.device
-        texts = towers.texts
-        zero = torch.zeros((), dtype=torch.int64, device=device)
+        n, device = len(image), towers.words.device
+        # All that decides lengths and who sees whom is worked out on the host.
+        texts = towers.texts.host
+        zero = torch.zeros((), dtype=torch.int64)
         per_image = towers.images.shape[1]
         if towers.image_lengths is None:
             image_length = torch.where(image >= 0, per_image, zero)
         else:
-            image_length = torch.where(image >= 0, towers.image_lengths[image.clamp_min(0)], zero)
+            image_length = torch.where(image >= 0, towers.image_lengths.cpu()[image.clamp_min(0)], zero)
         first_of = _first_with_image(requests, image)  # the sequence that holds each one's image
         assert self.can_share or not any(r.share for r in requests.values()), "sharing an image needs prefix fusion"
-        image_length = torch.where(first_of == torch.arange(n, device=device), image_length, zero)
+        image_length = torch.where(first_of == torch.arange(n), image_length, zero)
         text_length = torch.where(text >= 0, texts.lengths[text.clamp_min(0)] if len(texts) else zero, zero)
         ground, ground_length, codes = self.ground(towers, requests, image, text)
 
         lengths = image_length + ground_length + text_length
         starts = lengths.cumsum(0) - lengths
-        sequence = torch.arange(n, device=device)
+        sequence = torch.arange(n)
         owner = sequence.repeat_interleave(lengths)
-        place = torch.arange(len(owner), device=device) - starts[owner]
+        place = torch.arange(len(owner)) - starts[owner]
         in_image = place < image_length[owner]
         in_ground = ~in_image & (place < (image_length + ground_length)[owner])
         # Every token's row among [ all patches | all words | all grounded tokens ] laid end to end.
@@ -233,14 +240,16 @@ class Unified(nn.Module, ABC):
         rows = torch.where(in_image, image[owner] * per_image + place, torch.where(in_ground, ground_row, word_row))
         dtype = towers.images.dtype if len(towers.images) else towers.words.dtype
         everything = torch.cat([towers.images.flatten(0, 1), towers.words.to(dtype), ground.to(dtype)])
-        x = F.embedding(rows, everything)  # a gather whose backward adds up repeated rows fast and in order
+        # A gather whose backward adds up repeated rows fast and in order.
+        x = F.embedding(rows.to(device, non_blocking=True), everything)
 
         role = torch.where(in_image, IMAGE, torch.where(in_ground, GROUND, TEXT))
         is_word = ~(in_image | in_ground)
         role[is_word] = texts.roles[rows[is_word] - first_word]
         # Texts that share an image are branches of one sequence.
         branch = torch.where(is_word, (sequence - first_of + 1)[owner], zero) if (first_of != sequence).any() else None
-        plan = Plan(first_of[owner], role, torch.where(is_word, word, zero), branch, table=self.fused_table)
+        order = torch.where(is_word, word, zero)
+        plan = Plan(first_of[owner], role, order, branch, table=self.fused_table, device=device)
         states = self.fuser.states(x, plan, self.attention_form, kept, whole=whole)
 
         answers, first, table = {}, 0, cache(lambda: in_product_precision(self.word_table()))
@@ -321,11 +330,11 @@ class Unified(nn.Module, ABC):
 def _first_with_image(requests: dict[str, Request], image: Tensor) -> Tensor:
     """(n,) the sequence that holds the image of each: itself, or the first of neighbours that share one."""
     n = len(image)
-    sequence = torch.arange(n, device=image.device)
-    shares = torch.cat([torch.full((len(r),), r.share, device=image.device) for r in requests.values()])
+    sequence = torch.arange(n)
+    shares = torch.cat([torch.full((len(r),), r.share) for r in requests.values()])
     if not shares.any():
         return sequence
-    begins = torch.ones(n, dtype=torch.bool, device=image.device)
+    begins = torch.ones(n, dtype=torch.bool)
     begins[1:] = ~shares[1:] | ~shares[:-1] | (image[1:] != image[:-1]) | (image[1:] < 0)
     first = 0
     for request in requests.values():  # requests never share with each other
@@ -335,7 +344,7 @@ def _first_with_image(requests: dict[str, Request], image: Tensor) -> Tensor:
 
 
 def _numbers(requests: dict[str, Request], side: str) -> Tensor:
-    """Image or text numbers of all requests end to end; -1 where that side is absent."""
+    """Image or text numbers of all requests end to end, on the host; -1 where that side is absent."""
     parts = []
     for request in requests.values():
         mine = getattr(request, side)
@@ -343,5 +352,5 @@ def _numbers(requests: dict[str, Request], side: str) -> Tensor:
             other = request.text if side == "image" else request.image
             assert other is not None, "a request needs an image or a text"
             mine = torch.full_like(other, -1)
-        parts.append(mine)
+        parts.append(mine.cpu())
     return torch.cat(parts)

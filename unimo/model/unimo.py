@@ -92,12 +92,12 @@ class UNIMO(Unified):
         words, regions = self.encode_texts(batch.texts), batch.regions
         if regions is None:
             return Towers(self.no_images(), words, batch.texts)
-        return Towers(self.encode_images(regions), words, batch.texts, image_lengths=regions.lengths)
+        return Towers(self.encode_images(regions), words, batch.texts, image_lengths=regions.host.lengths)
 
     def embed(self, towers: Towers, side: str) -> Tensor:
         """The pooled [IMG] or [CLS] of an individual pass, L2-normalised (spec unimo §3.3, §3.5 B)."""
         n = len(towers.images) if side == "image" else len(towers.texts)
-        numbers = torch.arange(n, device=towers.words.device)
+        numbers = torch.arange(n)
         alone = Request(numbers, None) if side == "image" else Request(None, numbers)
         fused = self.fuse(towers, {"alone": alone})["alone"]
         pooled = self.image_pooler(fused.image_cls()) if side == "image" else self.text_pooler(fused.text_cls())

@@ -82,6 +82,7 @@ class UNIMO2(Unified):
         released: Released | None = None,
     ):
         super().__init__(width)
+        self.tower_chunk: int | None = None  # images, or texts, the towers encode at once in training; None: all
         self.grounding_positions, self.released = grounding_positions, released or Released()
         self.pixels = pixels or image_size
         every: dict[str, Any] = {"ffn": ffn, "hidden_act": hidden_act}
@@ -125,20 +126,25 @@ class UNIMO2(Unified):
         x = self.patches(pixels)
         n, length, _ = x.shape
         plan = Plan.rectangle(n, length, x.device)
-        states = self.image_encoder.states(x.flatten(0, 1), plan, whole=not only_cls)
-        first = length * torch.arange(n, device=x.device)
-        return states.at(first) if only_cls else states.at(None).unflatten(0, (n, length))
+        form = self.attention_form if callable(self.attention_form) else "dense"  # a rectangle needs no other
+        states = self.image_encoder.states(x.flatten(0, 1), plan, form, whole=not only_cls)
+        return states.at(length * torch.arange(n)) if only_cls else states.at(None).unflatten(0, (n, length))
 
     def encode_texts(self, texts: Texts, kept: Kept | None = None, *, only_cls: bool = False) -> Tensor:
-        owner = texts.owner
-        order = torch.arange(len(owner), device=owner.device) - texts.offsets[owner]
-        plan = Plan(owner, texts.roles, order, table=self.table)
+        host = texts.host
+        owner = host.owner
+        order = torch.arange(len(owner)) - host.offsets[owner]
+        plan = Plan(owner, host.roles, order, table=self.table, device=texts.device)
         states = self.text_encoder.states(self.words.of(texts), plan, self.attention_form, kept, whole=not only_cls)
-        return states.at(texts.offsets[:-1] if only_cls else None)
+        return states.at(host.offsets[:-1] if only_cls else None)
 
     def towers(self, batch: Batch) -> Towers:
-        images = self.encode_images(batch.pixels)
-        words = self.encode_texts(batch.texts)
+        if self.tower_chunk is not None and self.training:
+            from unimo.model.gradient_cache import encode_in_chunks
+
+            images, words = encode_in_chunks(self, batch, self.tower_chunk)
+        else:
+            images, words = self.encode_images(batch.pixels), self.encode_texts(batch.texts)
         towers = Towers(images, words, batch.texts)
         self.count_votes(towers)
         return towers
@@ -150,7 +156,7 @@ class UNIMO2(Unified):
         images, texts = towers.images[:, 1:], towers.texts
         n, patches, _ = images.shape
         voters = self.dictionary.positions_of(images, "image").flatten(0, 1)
-        owner = torch.arange(n, device=images.device).repeat_interleave(patches)
+        owner = torch.arange(n, device=images.device).repeat_interleave(patches, output_size=n * patches)
         towers.image_votes = self.dictionary.tally(voters, owner, n)
         towers.text_votes = self.dictionary.tally(
             self.dictionary.positions_of(towers.words, "text"), texts.owner, len(texts), self.text_voters(texts)
@@ -158,11 +164,12 @@ class UNIMO2(Unified):
 
     def text_voters(self, texts: Texts) -> Tensor:
         """(T,) bool: every token but the leading [CLS] and the written ones."""
-        votes = texts.roles != WRITTEN
+        host = texts.host
+        votes = host.roles != WRITTEN
         if not self.released.padding_votes:
-            votes &= texts.roles != PADDING
-        votes[texts.offsets[:-1][texts.lengths > 0]] = False
-        return votes
+            votes &= host.roles != PADDING
+        votes[host.offsets[:-1][host.lengths > 0]] = False
+        return votes.to(texts.device, non_blocking=True)
 
     # ---- between them: the grounded tokens --------------------------------------------------------------------------
 
@@ -181,7 +188,7 @@ class UNIMO2(Unified):
         x = F.embedding(codes, self.dictionary.entries)
         if self.grounding_positions:
             starts = counts.cumsum(0) - counts
-            place = torch.arange(len(x), device=x.device) - starts.repeat_interleave(counts)
+            place = (torch.arange(len(x)) - starts.repeat_interleave(counts)).to(x.device, non_blocking=True)
             if 2 + int(counts.max()) > self.words.position.num_embeddings:
                 raise UsageError(
                     "more grounded tokens than text positions",
@@ -191,27 +198,26 @@ class UNIMO2(Unified):
                     do="switch the positions off, or choose fewer entries (model.chosen)",
                 )
             x = x + self.words.position(2 + place)
-        masks = [
-            torch.zeros(len(r), self.dictionary.chosen, dtype=torch.bool, device=x.device)
-            if r.mask_ground is None
-            else r.mask_ground
-            for r in requests.values()
-        ]
         if any(r.mask_ground is not None for r in requests.values()):
-            x = x * ~torch.cat(masks).flatten()[:, None]
+            every = torch.ones(len(image), self.dictionary.chosen, dtype=torch.bool)
+            kept = [
+                rows if r.mask_ground is None else ~r.mask_ground
+                for r, rows in zip(requests.values(), every.split([len(r) for r in requests.values()]))
+            ]
+            x = x * torch.cat(kept).flatten()[:, None].to(x.device, non_blocking=True)
         assert self.ground_norm is not None
         return self.ground_dropout(self.ground_norm(x)), counts, chosen
 
     def choice(self, towers: Towers, image: Tensor, text: Tensor) -> Tensor:
         """Method "topk": the entries that image image[i] and text text[i] choose together, -1 for none: (n, K)."""
         assert self.dictionary is not None and towers.image_votes is not None and towers.text_votes is not None
-        tally = towers.image_votes.new_zeros(len(image), len(self.dictionary.entries))
-        tally[image >= 0] += towers.image_votes[image[image >= 0]]
-        voting = text >= 0
+        image, text = image.cpu(), text.cpu()
         if self.released.only_patches_vote:
-            voting &= (image < 0) | ~_has_known_words(towers.texts)[text]
-        tally[voting] += towers.text_votes[text[voting]]
-        return self.dictionary.choose(tally)
+            text = torch.where((image < 0) | ~_has_known_words(towers.texts.host)[text], text, -1)
+        sides = ((towers.image_votes, image), (towers.text_votes, text))
+        # Behind the last row of either tally stands one of zeros: number -1.
+        of_image, of_text = (F.pad(votes, (0, 0, 0, 1))[n.to(votes.device, non_blocking=True)] for votes, n in sides)
+        return self.dictionary.choose(of_image + of_text)
 
     def _one_to_one(self, towers: Towers, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Method "normal": the nearest entry of every voting position, patches first. -> codes, counts (n,)."""
@@ -226,10 +232,10 @@ class UNIMO2(Unified):
         for i, t in zip(image.tolist(), text.tolist()):
             part = [patch_codes[i]] if i >= 0 else []
             if t >= 0:
-                mine = slice(int(texts.offsets[t]), int(texts.offsets[t + 1]))
+                mine = slice(*texts.host.offsets[t : t + 2].tolist())
                 part.append(word_codes[mine][voting[mine]])
             codes.append(torch.cat(part))
-        return torch.cat(codes), torch.tensor([len(c) for c in codes], device=image.device)
+        return torch.cat(codes), torch.tensor([len(c) for c in codes])
 
     # ---- read-outs ------------------------------------------------------------------------------------------------
 
@@ -249,7 +255,7 @@ class UNIMO2(Unified):
     def embed(self, towers: Towers, side: str) -> Tensor:
         """The unimodal [CLS] as it enters the contrastive score: L2-normalised, unless released text is not (§4.3)."""
         n = len(towers.images) if side == "image" else len(towers.texts)
-        numbers = torch.arange(n, device=towers.words.device)
+        numbers = torch.arange(n)
         return self.embed_cls(towers.image_cls(numbers) if side == "image" else towers.text_cls(numbers), side)
 
     def embed_cls(self, cls: Tensor, side: str) -> Tensor:
@@ -271,6 +277,6 @@ class UNIMO2(Unified):
 
 def _has_known_words(texts: Texts) -> Tensor:
     """(M + 1,) bool: which texts hold KNOWN words; the last stands for no text."""
-    known = torch.zeros(len(texts) + 1, dtype=torch.bool, device=texts.ids.device)
+    known = torch.zeros(len(texts) + 1, dtype=torch.bool)
     known[texts.owner[texts.roles == KNOWN]] = True
     return known

@@ -33,6 +33,7 @@ from unimo.objectives.objective import NEGATIVES, Part, pair_features, same
 @dataclass(frozen=True)
 class CrossModalContrastive:
     members = ("unimo-2",)
+    trains = ("contrastive_temperature", "contrastive_projection")
     parts = ("cmcl", "cmcl.accuracy", "cmcl.rewritten.accuracy")
     weight: float = setting(
         1.0, "weight of the contrastive loss; 0 switches the objective off", at_least=0, at_most=1e6
@@ -73,22 +74,24 @@ class CrossModalContrastive:
         parts = {"cmcl": Part(total, len(image), self.weight), "cmcl.accuracy": Part(right, len(image), 0.0)}
         if hard is not None:
             own = model.contrastive_temperature((image * text).sum(-1))
-            met = batch.extra["cmcl.negatives"].unique()
+            met = batch.host.extra["cmcl.negatives"].unique().to(image.device, non_blocking=True)
             found = (own > hard.amax(-1))[met].sum()
             parts["cmcl.rewritten.accuracy"] = Part(found, len(met), 0.0)
         return parts
 
     def hard_scores(self, model: UNIMO2, batch: Batch, towers: Towers, image: Tensor) -> Tensor | None:
         """(n, most of one image) scores of each image with its rewritten captions, -inf where it has fewer."""
-        owner = batch.extra.get("cmcl.negatives")
+        owner = batch.host.extra.get("cmcl.negatives")
         if owner is None:
             return None
         text = model.contrastive_feature(towers.text_cls(batch.texts_of(NEGATIVES)), "text")
         if self.normalise == "both":
             text = F.normalize(text, dim=-1)
-        place = torch.arange(len(owner), device=owner.device) - torch.searchsorted(owner, owner)  # among its image's
-        scores = model.contrastive_temperature((image[owner] * text).sum(-1))
-        return scores.new_full((len(image), int(place.max()) + 1), float("-inf")).index_put((owner, place), scores)
+        place = torch.arange(len(owner)) - torch.searchsorted(owner, owner)  # among its image's
+        most = int(place.max()) + 1
+        at = tuple(x.to(image.device, non_blocking=True) for x in (owner, place))
+        scores = model.contrastive_temperature((image[at[0]] * text).sum(-1))
+        return scores.new_full((len(image), most), float("-inf")).index_put(at, scores)
 
 
 def contrastive(
@@ -104,7 +107,7 @@ def contrastive(
     target = first + torch.arange(len(image), device=image.device)
     everyone = distributed.gather(identities.T).T  # (2, N)
     duplicate = same(identities[0], everyone[0]) | same(identities[1], everyone[1])
-    duplicate[torch.arange(len(image)), target] = False
+    duplicate[target - first, target] = False
     total, right = image.new_zeros(()), torch.ones(len(image), dtype=torch.bool, device=image.device)
     for rows, columns, further in ((image, text, hard), (text, image, None)):
         logits = temperature(rows @ distributed.gather(columns).T).masked_fill(duplicate, float("-inf"))

@@ -37,6 +37,7 @@ SEQUENCES = {
 @dataclass(frozen=True)
 class GroundedDictionaryLoss:
     members = ("unimo-2",)
+    trains = ("dictionary",)
     parts = ("dictionary.entries", "dictionary.encoders")
     weight: float = setting(
         1.0, "weight of the dictionary loss; 0 switches it off (the dictionary stays)", at_least=0, at_most=1e6
@@ -96,14 +97,17 @@ def voting_positions(model: UNIMO2, towers: Towers, request: Request) -> tuple[T
     assert model.dictionary is not None
     parts, valid = [], []
     if request.image is not None:
-        patches = model.dictionary.positions_of(towers.images[request.image, 1:], "image")
+        numbers = request.image.to(towers.images.device, non_blocking=True)
+        patches = model.dictionary.positions_of(towers.images[numbers, 1:], "image")
         parts.append(patches)
         valid.append(torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device))
     if request.text is not None:
-        starts, lengths = towers.texts.offsets[request.text], towers.texts.lengths[request.text]
-        place = torch.arange(rounded(int(lengths.max()), 4), device=starts.device)
+        texts, numbers, device = towers.texts.host, request.text.cpu(), towers.words.device
+        starts, lengths = texts.offsets[numbers], texts.lengths[numbers]
+        place = torch.arange(rounded(int(lengths.max()), 4))
         real = place < lengths[:, None]
-        rows = torch.where(real, starts[:, None] + place, starts[:, None])
+        rows = torch.where(real, starts[:, None] + place, starts[:, None]).to(device, non_blocking=True)
+        real = real.to(device, non_blocking=True)
         words = model.dictionary.positions_of(towers.words[rows], "text")
         parts.append(words)
         valid.append(real & model.text_voters(towers.texts)[rows])

@@ -27,6 +27,7 @@ from unimo.objectives.objective import Part, same
 @dataclass(frozen=True)
 class ImageContrastive:
     members = ("unimo-2",)
+    trains = ("fused", "image_pooler", "image_temperature")
     parts = ("image_contrastive", "image_contrastive.accuracy")
     weight: float = setting(
         1.0, "weight of the image contrastive loss; 0 switches the objective off", at_least=0, at_most=1e6
@@ -67,7 +68,7 @@ def two_views(a: Tensor, b: Tensor, identity: Tensor, temperature) -> tuple[Tens
     target = first + torch.arange(n, device=a.device)
     copy = same(identity, everyone)
     other_copy = copy.clone()
-    other_copy[torch.arange(n), target] = False
+    other_copy[torch.arange(n, device=a.device), target] = False
     total, right = a.new_zeros(()), a.new_zeros((), dtype=torch.int64)
     for mine, theirs, own in ((a, all_b, all_a), (b, all_a, all_b)):
         logits = torch.cat(

@@ -21,6 +21,7 @@ from unimo.objectives.objective import Part
 @dataclass(frozen=True)
 class MaskedGrounding:
     members = ("unimo-2",)
+    trains = ("fused", "masked_grounding")
     parts = ("masked_grounding", "masked_grounding.accuracy")
     weight: float = setting(0.0, "weight of masked grounding; 0 switches the objective off", at_least=0, at_most=1e6)
     pairs: int = setting(16, "pairs per step whose grounded tokens are masked", at_least=0)
@@ -37,7 +38,8 @@ class MaskedGrounding:
         builder.extra["masked_grounding.noise"] = np.array(noise, dtype=np.float32).reshape(len(numbers), self.chosen)
 
     def requests(self, model: UNIMO2, batch: Batch, towers: Towers) -> dict[str, Request]:
-        numbers = batch.extra.get("masked_grounding.pairs")
+        drawn = batch.host.extra
+        numbers = drawn.get("masked_grounding.pairs")
         if numbers is None or len(numbers) == 0 or model.dictionary is None:
             return {}
         if model.dictionary.method != "topk" or model.dictionary.chosen > self.chosen:
@@ -47,7 +49,7 @@ class MaskedGrounding:
                 got=f"{self.chosen}, with {model.dictionary.chosen} tokens of method {model.dictionary.method}",
                 expected="at least model.chosen, and model.grounding_method topk",
             )
-        hidden = batch.extra["masked_grounding.noise"][:, : model.dictionary.chosen] < self.ratio
+        hidden = drawn["masked_grounding.noise"][:, : model.dictionary.chosen] < self.ratio
         return {"masked_grounding": Request(numbers, batch.texts_of("pairs.clean")[numbers], hidden)}
 
     def loss(self, model: UNIMO2, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
@@ -55,9 +57,9 @@ class MaskedGrounding:
             return {}
         answer = fused["masked_grounding"]
         assert model.masked_grounding is not None and model.dictionary is not None and answer.codes is not None
-        hidden = answer.request.mask_ground
-        labels = answer.codes[hidden]
-        states = answer.ground()[hidden]
+        assert answer.request.mask_ground is not None
+        places = answer.request.mask_ground.flatten().nonzero()[:, 0].to(answer.codes.device, non_blocking=True)
+        labels, states = answer.codes.flatten()[places], answer.ground().flatten(0, 1)[places]
         total, right = model.masked_grounding.cross_entropy(states, model.dictionary.entries, labels)
         return {
             "masked_grounding": Part(total, len(labels), self.weight),

@@ -33,6 +33,7 @@ from unimo.objectives.objective import MEMBERS, Part, predict_words
 @dataclass(frozen=True)
 class MaskedLanguageModeling:
     members = MEMBERS
+    trains = ("fused", "language_model")
     parts = ("mlm.pairs", "mlm.pairs.accuracy", "mlm.texts", "mlm.texts.accuracy")
     weight: float = setting(1.0, "weight of masked words; 0 switches the objective off", at_least=0, at_most=1e6)
     text_weight: float = setting(
@@ -140,7 +141,7 @@ class MaskedLanguageModeling:
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
         requests = {}
         if "pairs.masked" in batch.text_groups:
-            requests["mlm.pairs"] = Request(batch.extra["mlm.pairs"], batch.texts_of("pairs.masked"))
+            requests["mlm.pairs"] = Request(batch.host.extra["mlm.pairs"], batch.texts_of("pairs.masked"))
         if "texts.masked" in batch.text_groups:
             requests["mlm.texts"] = Request(None, batch.texts_of("texts.masked"))
         return requests

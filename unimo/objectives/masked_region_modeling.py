@@ -31,6 +31,7 @@ STREAMS = ("pairs", "images")
 @dataclass(frozen=True)
 class MaskedRegionModeling:
     members = ("unimo",)
+    trains = ("fused", "region_features", "region_classes")
     parts = ("mrm.features", "mrm.classes", "mrm.classes.accuracy")
     weight: float = setting(1.0, "weight of masked regions; 0 switches the objective off", at_least=0, at_most=1e6)
     class_weight: float = setting(
@@ -71,7 +72,7 @@ class MaskedRegionModeling:
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
         requests = {}
         if "pairs.hidden" in batch.image_groups:
-            texts = batch.texts_of("pairs.clean")[batch.extra["mrm.pairs"]]
+            texts = batch.texts_of("pairs.clean")[batch.host.extra["mrm.pairs"]]
             requests["mrm.pairs"] = Request(batch.images_of("pairs.hidden"), texts)
         if "images.hidden" in batch.image_groups:
             requests["mrm.images"] = Request(batch.images_of("images.hidden"), None)
@@ -82,7 +83,7 @@ class MaskedRegionModeling:
         if not streams:
             return {}
         assert isinstance(model, UNIMO) and model.region_features is not None and model.region_classes is not None
-        rows = {stream: batch.extra[f"mrm.{stream}.rows"] for stream in streams}
+        rows = {stream: batch.host.extra[f"mrm.{stream}.rows"] for stream in streams}
         states = torch.cat([fused[f"mrm.{stream}"].image_rows(*rows[stream].T) for stream in streams])
         features = torch.cat([batch.extra[f"mrm.{stream}.features"] for stream in streams])
         error = (model.region_features(states).float() - features).square()

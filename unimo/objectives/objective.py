@@ -48,11 +48,13 @@ class Objective(Protocol):
     """A loss of pre-training, or of a task.
 
     members: the models it is for, `MEMBERS` for both. parts: every name that `loss` may return, so that ranks agree on
-    them where one has nothing to compute. An objective with a method `alone(progress)` is the only one of its run while
-    that is true (`unimo.data.loader.AsksAlone`).
+    them where one has nothing to compute. trains: what of the model, beside its towers, has a gradient from `loss`
+    (`unimo.train.step`). An objective with a method `alone(progress)` is the only one of its run while that is true
+    (`unimo.data.loader.AsksAlone`).
     """
 
     parts: tuple[str, ...]
+    trains: tuple[str, ...]
 
     @property
     def weight(self) -> float: ...
@@ -89,7 +91,8 @@ def predict_words(
     The vocabulary is touched at these rows and nowhere else.
     """
     extra = rounded(len(targets.rows)) - len(targets.rows)
-    rows = torch.cat([targets.rows, targets.rows[:1].expand(extra)])
+    rows = targets.host.rows
+    rows = torch.cat([rows, rows[:1].expand(extra)])
     labels = F.pad(model.word_columns(targets.labels), (0, extra), value=IGNORE_INDEX)
     states, known = fused.words(rows, batch.texts), model.vocabulary_subset
     total, right = model.language_model.cross_entropy(states, fused.word_table(), labels, known, smoothing)
@@ -106,11 +109,6 @@ def pair_features(model: UNIMO2, batch: Batch, towers: Towers, normalise: str = 
     if normalise == "both":
         text = F.normalize(text, dim=-1)
     return image, text
-
-
-def nothing(like: Tensor) -> Tensor:
-    """A zero that keeps the graph connected, for a stream without anything to predict this time."""
-    return like.sum() * 0.0
 
 
 def same(a: Tensor, b: Tensor) -> Tensor:

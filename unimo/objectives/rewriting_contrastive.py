@@ -49,6 +49,9 @@ TEXTS, IMAGES, SENTENCES = "pairs.rewritten", "pairs.related", "texts.related"
 @dataclass(frozen=True)
 class RewritingContrastive:
     members = MEMBERS
+    trains = (
+        "fused", "text_pooler", "image_pooler", "matching", "contrastive_temperature", "contrastive_projection",
+    )  # fmt: skip
     parts = ("rewriting", "rewriting.accuracy", "rewriting.alone")
     weight: float = setting(
         1.0, "weight of the contrastive loss with rewriting; 0 switches the objective off", at_least=0, at_most=1e6
@@ -144,7 +147,7 @@ class RewritingContrastive:
         images, texts, alone = _numbers(batch)
         if self.encode == "alone":
             return {"rewriting.images": Request(images, None), "rewriting.sentences": Request(None, texts)}
-        anchor = batch.extra["rewriting.anchor"]
+        anchor = batch.host.extra["rewriting.anchor"]
         together = Request(images[anchor], texts[: len(anchor)], share=model.can_share)
         if not self.compares_alone(batch):
             return {"rewriting.together": together}
@@ -184,6 +187,7 @@ class RewritingContrastive:
             image = model.image_pooler(fused["rewriting.images"].image_cls())
             text = model.text_pooler(fused["rewriting.sentences"].text_cls())
         side_inputs = image[anchor], text[: len(anchor)]
+        alone = alone.to(text.device, non_blocking=True)
         return (*side_inputs, image, text[alone]) if self.compares_alone(batch) else side_inputs
 
     def loss(self, model: Unified, batch: Batch, towers: Towers, fused: dict[str, Fused]) -> dict[str, Part]:
@@ -192,25 +196,28 @@ class RewritingContrastive:
         image, text, *encoded_alone = self.vectors(model, batch, towers, fused)
         scores = self.score(model, image, text)
         right, anchor = batch.extra["rewriting.right"], batch.extra["rewriting.anchor"]
+        places = batch.host.extra["rewriting.right"].nonzero()[:, 0].to(scores.device, non_blocking=True)
         n, parts = len(batch.extra["rewriting.pairs"]), {}
         best = scores.detach().new_full((n,), float("-inf")).scatter_reduce(0, anchor, scores.detach(), "amax")
-        found = torch.zeros(n, dtype=torch.bool, device=scores.device)
-        found[anchor[right & (scores == best[anchor])]] = True
+        best_is_right = (right & (scores == best[anchor])).float()
+        found = best_is_right.new_zeros(n).scatter_reduce(0, anchor, best_is_right, "amax")
         if encoded_alone:
             seen, read = encoded_alone
             alone = self.score_alone(model, seen, read)
-            positive, compared = belong(batch)
+            on_host = belong(batch.host)
+            positive, compared = (x.to(scores.device, non_blocking=True) for x in on_host)
             if self.related == "apart":
                 of_images = positives_in_rows(alone, positive, compared).mean()
                 of_texts = positives_in_rows(alone.T, positive.T, compared.T).mean()
                 total = (of_images + of_texts) / 2
                 parts["rewriting.alone"] = Part(total * n, n, self.weight * self.alone_weight)
             else:
-                positive[:n, :n] = False  # the anchor itself is there already, encoded together
-                scores = torch.cat([scores, alone[positive]])
-                anchor = torch.cat([anchor, _image_anchor(batch)[positive.nonzero()[:, 0]]])
-                right = torch.cat([right, right.new_ones(len(anchor) - len(right))])
-        losses = multiple_positives(scores, right, anchor, n)
+                on_host[0][:n, :n] = False  # the anchor itself is there already, encoded together
+                of_image, of_text = (x.to(scores.device, non_blocking=True) for x in on_host[0].nonzero().T)
+                scores = torch.cat([scores, alone[of_image, of_text]])
+                anchor = torch.cat([anchor, _image_anchor(batch)[of_image]])
+                places = torch.cat([places, torch.arange(len(right), len(scores), device=places.device)])
+        losses = multiple_positives(scores, places, anchor, n)
         accuracy = Part(found.sum(), n, 0.0)
         return {"rewriting": Part(losses.sum(), n, self.weight), "rewriting.accuracy": accuracy, **parts}
 
@@ -243,20 +250,20 @@ class RewritingContrastive:
 def _numbers(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """What is encoded: (P,) images, the anchors' own and then related ones; texts, the k beside the anchors' images
     and then related sentences; and (T,) which of these texts meet images alone, the captions and then the related."""
-    anchor = batch.extra["rewriting.anchor"]
-    images = batch.images_of("pairs")[batch.extra["rewriting.pairs"]]
+    anchor = batch.host.extra["rewriting.anchor"]
+    images = batch.images_of("pairs")[batch.host.extra["rewriting.pairs"]]
     texts = batch.texts_of(TEXTS)
     if IMAGES in batch.image_groups:
         images = torch.cat([images, batch.images_of(IMAGES)])
     if SENTENCES in batch.text_groups:
         texts = torch.cat([texts, batch.texts_of(SENTENCES)])
-    related = torch.arange(len(anchor), len(texts), device=texts.device)
+    related = torch.arange(len(anchor), len(texts))
     return images, texts, torch.cat([_first_of(anchor), related])
 
 
 def _first_of(anchor: Tensor) -> Tensor:
     """(k,) ascending numbers, each from 0 on there -> (n,) where each is met first."""
-    return torch.searchsorted(anchor, torch.arange(int(anchor[-1]) + 1, device=anchor.device))
+    return torch.searchsorted(anchor, torch.arange(int(anchor[-1]) + 1))
 
 
 def _image_anchor(batch: Batch) -> Tensor:
@@ -290,7 +297,8 @@ def positives_in_rows(scores: Tensor, positive: Tensor, compared: Tensor) -> Ten
 
 
 def multiple_positives(scores: Tensor, right: Tensor, anchor: Tensor, n: int) -> Tensor:
-    """-log of the positives' share of each anchor's softmax, (n,). scores, right, anchor: (k,), none without."""
+    """-log of the positives' share of each anchor's softmax, (n,). scores, anchor: (k,); right: which of them are
+    positives, by number or as (k,) bool; no anchor without."""
     return _log_sum(scores, anchor, n) - _log_sum(scores[right], anchor[right], n)
 
 

@@ -23,6 +23,7 @@ from unimo.objectives.objective import MEMBERS, Part, predict_words
 @dataclass(frozen=True)
 class Seq2SeqGeneration:
     members = MEMBERS
+    trains = ("fused", "language_model")
     parts = ("seq2seq.pairs", "seq2seq.pairs.accuracy", "seq2seq.texts", "seq2seq.texts.accuracy")
     weight: float = setting(1.0, "weight of written words; 0 switches the objective off", at_least=0, at_most=1e6)
     text_weight: float = setting(
@@ -56,7 +57,7 @@ class Seq2SeqGeneration:
     def requests(self, model: Unified, batch: Batch, towers: Towers) -> dict[str, Request]:
         requests = {}
         if "pairs.written" in batch.text_groups:
-            requests["seq2seq.pairs"] = Request(batch.extra["seq2seq.pairs"], batch.texts_of("pairs.written"))
+            requests["seq2seq.pairs"] = Request(batch.host.extra["seq2seq.pairs"], batch.texts_of("pairs.written"))
         if "texts.written" in batch.text_groups:
             requests["seq2seq.texts"] = Request(None, batch.texts_of("texts.written"))
         return requests

@@ -33,6 +33,7 @@ HALVES = ("texts.first_half", "texts.second_half")
 @dataclass(frozen=True)
 class TextContrastive:
     members = MEMBERS
+    trains = ("fused", "text_pooler")
     parts = ("text_contrastive", "text_contrastive.accuracy")
     weight: float = setting(
         0.0, "weight of the text contrastive loss; 0 switches the objective off", at_least=0, at_most=1e6

@@ -34,6 +34,15 @@ class LoopSettings:
         0.0, "decay of an average of the weights (EMA), used for inference; 0 keeps none", at_least=0, at_most=0.999999
     )
     activation_checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory")
+    tower_chunk: int | None = setting(
+        None,
+        "images, or texts, that UNIMO-2's towers encode at once; the backward pass encodes each chunk again, so that "
+        "a contrastive batch of any size fits (gradient cache); none: all at once, nothing again",
+        at_least=1,
+    )
+    parallel: Literal["ddp", "fsdp"] = setting(
+        "ddp", "what several processes hold: ddp, each all of the model, or fsdp, each a part of every matrix"
+    )
     log: Literal["auto", "none", "tensorboard", "wandb", "trackio"] = setting(
         "auto", "where curves go beside log.jsonl; auto: TensorBoard where it is installed"
     )

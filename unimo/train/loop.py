@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from unimo import checkpoint, distributed, rng, threads
+from unimo.batch import read_back
 from unimo.config import to_dict
 from unimo.data.workers import batches
 from unimo.errors import NumericsError, Restart, UsageError, WeightsError
@@ -36,7 +37,7 @@ from unimo.train.early_stopping import Validation, answering, forget_later
 from unimo.train.job import LoopSettings, Say, TrainingJob
 from unimo.train.logging import Meter, Tracker, check_tracker
 from unimo.train.optimizer import Optimizers, make_optimizer, moments, put_back, rate_of_step
-from unimo.train.step import TrainStep
+from unimo.train.step import TrainStep, trained
 
 if TYPE_CHECKING:
     from unimo.train.settings import Run
@@ -65,6 +66,8 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
     ResourceError when the machine gives out; NumericsError after three steps in a row that were not finite; Restart
     when asked to stop by a signal, after saving.
     """
+    from unimo.train.parallel import check_gpus, gathered, in_whole, parallel, whole
+
     job = _pretraining(run) if isinstance(run, LoopSettings) else run
     out = Path(out)
     rank, world = distributed.start()
@@ -91,12 +94,12 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
         stream = job.stream(rank, world)
 
         # Model and optimizer: as they begin, or as they were.
+        check_gpus(settings, device)
         torch.manual_seed(rng.number(settings.seed, "initialise"))
         model = job.build().to(device)
         _set_up(model, settings, device)
         if not resume:
             job.start(model, say)
-        optimizer = make_optimizer(model, settings.optimizer)
         with distributed.collective_errors():
             if folder is not None and resume:
                 folder.resume(settings, job.fingerprints, may_change=job.may_change)
@@ -105,6 +108,9 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
         path = _last_checkpoint(out, say) if resume else None
         if resume and path is None:  # stopped before anything was saved: it begins where it began
             job.start(model, say)
+        step: TrainStep = (job.train_step or TrainStep)(model, job.active)  # type: ignore[assignment]
+        train_step = parallel(step, settings)
+        optimizer = make_optimizer(model, settings.optimizer)
         ema = {name: p.detach().clone() for name, p in model.named_parameters()} if settings.ema_decay else {}
         state, saved, stopping = State(), dict[str, Any](), job.early_stopping
         if path is not None:
@@ -135,29 +141,27 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
 
         def save() -> Path | None:
             with distributed.collective_errors():
+                groups = whole(tensors(model, optimizer, ema), keep=chief)
                 if log is None:
                     return None
                 log.sync()
-                groups = tensors(model, optimizer, ema)
                 return checkpoint.save(out / "checkpoints", state.step, groups, facts(), keep=settings.keep)
 
         def evaluate() -> dict[str, float]:
             """The model's score and loss on the dev split, for the log; the best weights so far are kept apart."""
             assert stopping is not None
-            with answering(model, ema):
+            with answering(model, ema), gathered(train_step):
                 found = Validation(*stopping.evaluate(model))
             score, dev_loss = distributed.mean(found.score, found.loss)
             best = stopping.add(state.step, score, dev_loss, _schedule(job, state))
             with distributed.collective_errors():
+                weights = {"ema": ema} if ema else {"model": dict[str, Tensor](model.named_parameters())}
+                weights = whole(weights, keep=chief) if best else {}
                 if best and chief:
-                    weights = {"ema": ema} if ema else {"model": dict[str, Tensor](model.named_parameters())}
                     checkpoint.save(out / "best", state.step, weights, facts())
             return {"dev": score, "dev_loss": dev_loss, **found.metrics}
 
         # Steps.
-        train_step: nn.Module = (job.train_step or TrainStep)(model, job.active)
-        if world > 1:
-            train_step = nn.parallel.DistributedDataParallel(train_step, find_unused_parameters=True)
         model.train()
         stop = stack.enter_context(run_folder.StopFlag())
         stopped = False
@@ -172,9 +176,14 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
                 group["lr"] = lr * group.get("scale", 1.0)
             torch.manual_seed(rng.number(settings.seed, "dropout", state.step, rank))
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                loss, losses, cost = train_step(batch.to(device))
+                loss, report, cost = train_step(batch.to(device))
             loss.backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), settings.optimizer.clip).item()
+            for parameter in trained(model, job.active) if world == 1 else ():
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            norm = in_whole(nn.utils.clip_grad_norm_(model.parameters(), settings.optimizer.clip))
+            *values, norm = read_back(torch.cat([report, norm.to(report)[None]])).tolist()
+            losses = step.losses(values)
             record = {"step": state.step, **losses, "norm": norm, "lr": lr}
             if math.isfinite(losses["loss"]) and math.isfinite(norm):
                 optimizer.step()
@@ -234,11 +243,15 @@ def restore(
     path: Path, model: nn.Module, optimizer: Optimizers, ema: dict[str, Tensor]
 ) -> tuple[State, dict[str, Any]]:
     """Puts a checkpoint's weights, moments and averages in place; returns its state, and all that was saved beside."""
+    from unimo.train.parallel import part_of
+
     saved = checkpoint.load(path)
-    fill(model, saved.tensors["model"], where=path)
-    put_back(model, optimizer, saved.tensors["optimizer"])
+    own = dict(model.named_parameters())
+    weights, kept = saved.tensors["model"], saved.tensors["optimizer"]
+    fill(model, {name: part_of(x, own[name]) if name in own else x for name, x in weights.items()}, where=path)
+    put_back(model, optimizer, {name: part_of(x, own[name.rpartition(".")[0]]) for name, x in kept.items()})
     for name in ema:
-        ema[name].copy_(saved.tensors["ema"][name])
+        ema[name].copy_(part_of(saved.tensors["ema"][name], ema[name]))
     return State(**{name: saved.state[name] for name in asdict(State())}), saved.state
 
 
@@ -290,6 +303,11 @@ def _last_checkpoint(out: Path, say: Callable[[str], None]) -> Path | None:
 
 def _set_up(model: nn.Module, settings: LoopSettings, device: torch.device) -> None:
     parts = list(model.modules())
+    if settings.tower_chunk is not None:
+        if not hasattr(model, "tower_chunk"):
+            what, do = "only the towers of UNIMO-2 are encoded in chunks", "--set tower_chunk=none"
+            raise UsageError(what, where="tower_chunk", got=f"{settings.tower_chunk} for UNIMO", do=do)
+        model.tower_chunk = settings.tower_chunk  # type: ignore[assignment]
     for part in parts:
         if isinstance(part, Transformer):
             part.checkpointing = settings.activation_checkpointing

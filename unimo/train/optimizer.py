@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from unimo.config import Contradiction, setting
-from unimo.train.muon import Muon
 
 
 @dataclass(frozen=True)
@@ -149,6 +148,8 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizers:
     epsilon = settings.epsilon if settings.epsilon_form == "unimo" else None
     if not inside:
         return Optimizers(adamw, epsilon=epsilon)
+    from unimo.train.muon import Muon  # most runs need no more than AdamW
+
     muon = Muon(
         groups(inside - stacked, parts=1) + groups(stacked, parts=3),
         lr=settings.lr,

@@ -166,7 +166,9 @@ class Run(LoopSettings):
                 )
 
 
-MAY_CHANGE = ("workers", "save_*", "keep", "minutes", "log", "data.cache_gb", "data.index_dir", "data.verify")
+MAY_CHANGE = (
+    "parallel", "workers", "save_*", "keep", "minutes", "log", "data.cache_gb", "data.index_dir", "data.verify",
+)  # fmt: skip
 
 
 def _weight(name: str) -> str:
