@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from tiny_unimo2 import lively_model, random_images
 from torch import nn
 
 from unimo.inference import Pipeline, identity, load
+from unimo.inference import frozen as module
 from unimo.model.build import ModelSettings, build
 from unimo.model.unified import Unified
 from unimo.tokenizer import Tokenizer
@@ -65,22 +68,47 @@ def test_codes_of_single_positions_are_those_of_autocast():
     )
 
 
-def test_linear_maps_are_copied_and_everything_else_is_shared():
+@pytest.mark.parametrize("packs", [True, False])
+def test_linear_maps_are_copied_and_everything_else_is_shared(packs, monkeypatch):
+    if not packs:
+        monkeypatch.setattr(module, "can_pack", lambda *_: False)
     model = MODELS["unimo-2"]()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     pipeline = Pipeline(model, precision="bf16", frozen=True)
-    twin = dict(pipeline.encoder.model.named_parameters())
-    linear = {
-        f"{name}.{kind}"
-        for name, part in model.named_modules()
-        if isinstance(part, (nn.Linear, nn.Conv2d))
-        for kind, _ in part.named_parameters()
-    }
-    assert pipeline.model is model and twin.keys() == before.keys() and len(linear) > 20
+    parts, twin = (dict(one.named_modules()) for one in (model, pipeline.encoder.model))
+    linear = {name for name, part in parts.items() if isinstance(part, (nn.Linear, nn.Conv2d))}
+    assert pipeline.model is model and parts.keys() == twin.keys() and len(linear) > 20
+    for name, part in parts.items():
+        assert (twin[name].weight.dtype == torch.bfloat16) if name in linear else True
+        for own, parameter in part.named_parameters(recurse=False):
+            assert name in linear or getattr(twin[name], own) is parameter
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name]) and parameter.dtype == torch.float32
-        assert (twin[name].dtype == torch.bfloat16) if name in linear else (twin[name] is parameter)
     assert identity(pipeline)["sha256"] == identity(Pipeline(model, precision="fp32"))["sha256"]
+
+
+def test_packed_products_are_those_of_linear_maps():
+    if not module.can_pack(torch.bfloat16, torch.device("cpu")):
+        pytest.skip("this torch has no packed products")
+    linear = nn.Linear(48, 96).bfloat16()
+    fast = module.PackedLinear(linear)
+    with torch.inference_mode():
+        for shape in ((1, 48), (20, 48), (3, 7, 48), (0, 48)):
+            x = torch.randn(shape)
+            assert torch.equal(fast(x), linear(x.bfloat16()))
+            assert torch.equal(fast(x[..., torch.arange(48)].mT.contiguous().mT), linear(x.bfloat16()))
+
+
+def test_answers_without_packed_products_are_the_same_too(monkeypatch):
+    monkeypatch.setattr(module, "can_pack", lambda *_: False)
+    test_answers_are_those_of_autocast_to_the_last_bit("known words")
+
+
+def test_a_frozen_model_travels_to_another_process():
+    pipeline = Pipeline(MODELS["unimo-2"](), precision="bf16", frozen=True)
+    again = pickle.loads(pickle.dumps(pipeline))
+    assert again.encoder.model is not again.model and again.matcher.encoder is again.encoder
+    np.testing.assert_array_equal(again.encode_text(TEXTS), pipeline.encode_text(TEXTS))
 
 
 def test_in_fp32_there_is_nothing_to_copy():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,7 @@ class Encoder:
     """
 
     def __init__(self, model: Unified, *, precision: str = "auto", max_length: int | None = None, frozen: bool = False):
+        self._made_of = model, precision, max_length, frozen
         self.model, self.tokenizer = model.eval(), Tokenizer.default()
         self.device = next(model.parameters()).device
         self.dtype = autocast_dtype(precision, self.device)
@@ -95,6 +97,10 @@ class Encoder:
             self.model = twin_of(model, self.dtype)
         self.side = model.pixels if isinstance(model, UNIMO2) else None
         self.max_length = max_length or model.words.position.num_embeddings - 2
+
+    def __reduce__(self):  # for another process: packed weights do not travel
+        model, precision, max_length, frozen = self._made_of
+        return partial(Encoder, precision=precision, max_length=max_length, frozen=frozen), (model,)
 
     @property
     def batch_dependent(self) -> bool:
