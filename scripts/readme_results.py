@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from unimo.benchmark.published_scores import PUBLISHED
+from unimo.finetune.benchmarks.published_scores import PUBLISHED
 from unimo.metrics.verdict import verdict
 from unimo.recipes.finetuning import story
 

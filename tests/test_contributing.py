@@ -13,18 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"^( *)<!-- (file|row) (\S+) -->\n\1```python\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-# file of the row -> the line it goes before, and the import it needs
-PLACES = {
-    "unimo/objectives/__init__.py": (
-        "    def active(self)",
-        "from unimo.objectives.short_cls import ShortCLS\n",
-    ),
-    "unimo/finetune/benchmarks/__init__.py": (
-        "    )\n}",
-        "from unimo.finetune.benchmarks.politeness import politeness\n",
-    ),
-}
+BLOCK = re.compile(r"^( *)<!-- (file|row|entry) (\S+) -->\n\1```python\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+ROW_BEFORE, IMPORT_AFTER = "    def active(self)", "from unimo.config import"  # of the objectives' table
 
 
 @pytest.fixture(scope="module")
@@ -32,20 +22,20 @@ def copy(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("copy")
     shutil.copytree(ROOT / "unimo", folder / "unimo", ignore=shutil.ignore_patterns("__pycache__"))
     found = BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text())
-    assert sorted(kind for _, kind, _, _ in found) == ["file", "file", "row", "row"]
+    assert sorted(kind for _, kind, _, _ in found) == ["entry", "file", "row"]
     for _, kind, name, code in found:
         path, code = folder / name, textwrap.dedent(code)
         if kind == "file":
             assert not path.exists()
             path.write_text(code)
+        elif kind == "entry":
+            path.write_text(path.read_text() + code)
         else:
-            before, needed = PLACES[name]
             text = path.read_text()
-            assert text.count(before) == 1
-            row = f"    {code.strip()}\n\n" if "objectives" in name else f"        {code.strip()},\n"
-            text = text.replace(before, row + before)
-            after = "from unimo.config import" if "objectives" in name else "from unimo.finetune.settings import"
-            path.write_text(text.replace(after, needed + after, 1))
+            assert text.count(ROW_BEFORE) == 1
+            text = text.replace(ROW_BEFORE, f"    {code.strip()}\n\n{ROW_BEFORE}")
+            needed = "from unimo.objectives.short_cls import ShortCLS\n"
+            path.write_text(text.replace(IMPORT_AFTER, needed + IMPORT_AFTER, 1))
     return folder
 
 
@@ -91,8 +81,13 @@ def test_an_objective_is_a_file_and_a_row(copy):
     assert "objective that unimo does not have" in refusal
 
 
-def test_a_benchmark_is_a_file_and_a_row(copy):
+def test_a_benchmark_is_an_entry(copy):
+    """Its settings are found by its name, and it is listed with its command."""
     told = run(
-        copy, "from unimo.recipes.finetuning import find_tuning\nprint(find_tuning('politeness').read.max_length)"
+        copy,
+        textwrap.dedent("""
+            from unimo.recipes.finetuning import find_tuning, story
+            print(find_tuning("politeness").read.max_length, story("politeness"))
+        """),
     )
-    assert told.strip() == "64"
+    assert told.startswith("64 ") and "unimo finetune politeness --init-from RUN --train train.csv" in told

@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 from unimo import checkpoint
 from unimo.benchmark import suite as Q
 from unimo.benchmark.plan import Entry, Plan, check_plan, read_plan
-from unimo.benchmark.published_scores import PUBLISHED
 from unimo.benchmark.scenes_plan import scenes_plan
 from unimo.benchmark.table import PRETRAINED
 from unimo.cli import app
 from unimo.config import to_dict
 from unimo.errors import DataError, UnimoError, UsageError
 from unimo.evaluation.item_sums import read_sums
+from unimo.finetune.benchmarks.published_scores import PUBLISHED
 from unimo.model.build import ModelSettings, build
 from unimo.recipes.finetuning import TUNINGS
 from unimo.synthetic.dataset import write_world

@@ -10,7 +10,7 @@ from typing import Any
 
 from unimo.benchmark.paired import Sums, compared
 from unimo.benchmark.plan import Entry
-from unimo.benchmark.published_scores import PUBLISHED
+from unimo.finetune.benchmarks.published_scores import PUBLISHED
 from unimo.formatting import number, with_interval
 from unimo.metrics.seeds import over_seeds
 

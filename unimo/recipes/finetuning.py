@@ -6,8 +6,6 @@ their rates: for it, `ours` keeps task, data, head and decoding, and replaces ho
 
 from __future__ import annotations
 
-import inspect
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,8 +13,8 @@ from typing import Any
 from unimo.config import from_dict, override
 from unimo.config.aliases import task_hint
 from unimo.errors import UsageError
-from unimo.finetune import benchmarks
 from unimo.finetune.benchmarks import BENCHMARKS
+from unimo.finetune.benchmarks.benchmark import Benchmark
 from unimo.finetune.settings import Finetuning, Kind, Ranking, Reading, TaskData, Writing
 from unimo.json_files import load_json
 from unimo.model.build import SIZES
@@ -24,63 +22,59 @@ from unimo.train.optimizer import OptimizerSettings
 from unimo.weights.loading import settings_and_words
 
 
-def _own(kind: Kind, **settings: Any) -> Finetuning:
+def _own(kind: Kind, title: str, files: str, beyond: str, **settings: Any) -> Benchmark:
+    """A recipe for a user's own files. beyond: what a score should exceed."""
     defaults: dict[str, Any] = {"task": kind, "batch_size": 32, "epochs": 10.0, "patience": 3}
-    return Finetuning(kind=kind, **{**defaults, "optimizer": OptimizerSettings(lr=2e-5), **settings})
+    run = Finetuning(kind=kind, **{**defaults, "optimizer": OptimizerSettings(lr=2e-5), **settings})
+    return Benchmark(run, title, files=files, hardware="2 CPU cores for small models", expect=f"more than {beyond}")
 
 
-SHORT_TEXT = Writing(max_source_length=256, max_target_length=64, num_beams=3, no_repeat_ngram_size=3)
-SHORT_TEXT = Writing(max_source_length=256, max_target_length=64, num_beams=3, no_repeat_ngram_size=3)
-SHORT_CAPTION = Writing(
-    sees=True, reads=False, max_target_length=50, end="sep", keep_end=True, num_beams=3, max_length=50
-)
-# Recipes for a user's own files: settings, what they are for, files, what a score should exceed.
-OWN: dict[str, tuple[Finetuning, str, str, str]] = {
-    "classification": (
-        _own("classification", read=Reading(max_length=128, fusion="sum")),
+_TABLE, _LINES = "--train my.csv --dev my-dev.csv", "--train my.jsonl --dev my-dev.jsonl"
+OWN = {
+    "classification": _own(
+        "classification",
         "Your own labels: of texts, pairs of texts, images, or images with texts.",
-        "--train my.csv --dev my-dev.csv",
+        _TABLE,
         "the commonest label and the nearest training row, which stand beside every score",
+        read=Reading(max_length=128, fusion="sum"),
     ),
-    "regression": (
-        _own("regression", read=Reading(max_length=128, fusion="sum", standardise=True)),
+    "regression": _own(
+        "regression",
         "Your own numbers, in whatever unit: learnt as deviations from the training split's mean.",
-        "--train my.csv --dev my-dev.csv",
+        _TABLE,
         "the mean and the nearest training row",
+        read=Reading(max_length=128, fusion="sum", standardise=True),
     ),
-    "generation": (
-        _own(
-            "generation",
-            write=Writing(max_source_length=256, max_target_length=64, num_beams=3, no_repeat_ngram_size=3),
-        ),
+    "generation": _own(
+        "generation",
         "Your own texts to write: after a text, about an image, or both.",
-        "--train my.jsonl --dev my-dev.jsonl",
+        _LINES,
         "the target of the nearest training row",
+        write=Writing(max_source_length=256, max_target_length=64, num_beams=3, no_repeat_ngram_size=3),
     ),
-    "captions": (
-        _own(
-            "generation",
-            task="captions",
-            data=TaskData(reader="captions"),
-            write=SHORT_CAPTION,
-            metrics=("cider_d", "bleu", "rouge_l"),
-        ),
+    "captions": _own(
+        "generation",
         "A sentence about each of your own images.",
-        "--train my.jsonl --dev my-dev.jsonl --images images",
+        f"{_LINES} --images images",
         "the caption of the nearest training image",
-    ),
-    "retrieval": (
-        _own(
-            "retrieval",
-            data=TaskData(reader="captions"),
-            rank=Ranking(loss="hard", max_length=64, shortlist=32),
+        task="captions",
+        data=TaskData(reader="captions"),
+        write=Writing(
+            sees=True, reads=False, max_target_length=50, end="sep", keep_end=True, num_beams=3, max_length=50
         ),
+        metrics=("cider_d", "bleu", "rouge_l"),
+    ),
+    "retrieval": _own(
+        "retrieval",
         "Your own images and captions, to be found by each other: contrast and matching as in pre-training.",
-        "--train my.jsonl --dev my-dev.jsonl --images images",
+        f"{_LINES} --images images",
         "chance, which stands beside every score",
+        data=TaskData(reader="captions"),
+        rank=Ranking(loss="hard", max_length=64, shortlist=32),
     ),
 }
-TUNINGS: dict[str, Finetuning] = {**BENCHMARKS, **{name: own[0] for name, own in OWN.items()}}
+_ALL = BENCHMARKS | OWN
+TUNINGS: dict[str, Finetuning] = {name: entry.run for name, entry in _ALL.items()}
 
 RATES = ((256, 1.5e-3), (512, 1.5e-4), (768, 3e-5), (1 << 30, 1e-5))  # (width at most, peak rate)
 MUON = 256  # width up to which matrices inside layers move by Muon, as in pre-training of that size
@@ -153,12 +147,7 @@ def is_small(run: Finetuning) -> bool:
 
 def story(name: str) -> str:
     """What a recipe says of itself: source, data, command, hardware, expected numbers."""
-    if name not in OWN:
-        return inspect.cleandoc(sys.modules[f"{benchmarks.__name__}.{name}"].__doc__ or "")
-    _, title, files, beyond = OWN[name]
-    command = f"unimo finetune {name} --init-from RUN {files} --out runs/mine"
-    hardware = "2 CPU cores for small models"
-    return f"{title}\n\nsource    ours\ncommand   {command}\nhardware  {hardware}\nexpect    more than {beyond}"
+    return _ALL[name].story()
 
 
 def find_tuning(name: str) -> Finetuning:
