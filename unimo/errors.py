@@ -100,6 +100,12 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
+def did_you_mean(name: str, names: Iterable[str]) -> str | None:
+    """What to do about a misspelt name: a hint at the known name most like it, or None."""
+    near = nearest(name, names)
+    return None if near is None else f"did you mean {near}?"
+
+
 _LONGEST_NAME, _MOST_NAMES = 200, 10_000
 _LONGEST_PART = 2000  # characters of a part of an error
 

@@ -14,7 +14,6 @@ from unimo.errors import UsageError
 from unimo.finetune.example import Example
 from unimo.finetune.overlap import difference_hash, image_overlap, split_overlap, text_overlap, texts_of
 from unimo.finetune.split import Examples, open_examples
-from unimo.tokenizer import Tokenizer
 
 
 def named(texts, prefix):
@@ -164,7 +163,7 @@ def test_splits_and_corpora(tmp_path):
     corpus = open_corpus("images", tmp_path / "train")
     assert [each.what for each in split_overlap(corpus, test)] == ["images"]
     (tmp_path / "book.txt").write_text("It rained. This is the long text of number 5. Nobody came. " * 2)
-    read = open_corpus("texts", tmp_path / "book.txt", tokenizer=Tokenizer.default())
+    read = open_corpus("texts", tmp_path / "book.txt")
     (texts,) = split_overlap(read, test)
     assert texts.exact == 1 and texts.twins[0].test == "rows.jsonl:3"
     with pytest.raises(UsageError):

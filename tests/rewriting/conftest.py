@@ -11,7 +11,6 @@ from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.rewriting.prepare import rewrites
 from unimo.rewriting.store import Rewrites
 from unimo.synthetic.dataset import write_world
-from unimo.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +22,7 @@ def world(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def corpus(world) -> Corpus:
-    return open_corpus("pairs", world, tokenizer=Tokenizer.default())
+    return open_corpus("pairs", world)
 
 
 @pytest.fixture(scope="module")

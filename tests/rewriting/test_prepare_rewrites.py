@@ -214,7 +214,7 @@ def test_a_caption_that_says_nothing_new_is_no_negative(tmp_path):
     }
     path = pairs_file(tmp_path / "pairs", captions)
     rewrites(path, out=tmp_path / "out", counts=Counts(sentences=20), max_similarity=1.0, say=quiet)
-    corpus = open_corpus("pairs", path, tokenizer=Tokenizer.default())
+    corpus = open_corpus("pairs", path)
     negatives = Rewrites.open(tmp_path / "out", corpus).negatives(0, 0)
     texts = {negative.text for negative in negatives if negative.level == "sentence"}
     assert "a dog on grass beside a cow ." in texts and "a dog runs on grass ." not in texts

@@ -129,7 +129,7 @@ def test_rewrites_of_another_corpus_are_refused(world, out, corpus, tmp_path):
         Rewrites.open(tmp_path, corpus)
     other = tmp_path / "other" / "world"
     write_world(other, seed=3, pairs=20, images=0, texts=0, heldout=0, compositional=0, classes=0, size=32)
-    strange = open_corpus("pairs", other / "pairs", tokenizer=Tokenizer.default())
+    strange = open_corpus("pairs", other / "pairs")
     place = sidecar_path(strange.ranges()[0][0], tmp_path)
     place.write_bytes(the_file(out).read_bytes())
     with pytest.raises(DataError, match="another corpus"):
@@ -157,7 +157,7 @@ def test_strangers_captions_are_escaped(tmp_path):
     captions = {"x": ["a <b>red</b> dog on the <script>alert(1)</script> grass ."], "y": ["a blue cat & a dog ."]}
     path = pairs_file(tmp_path / "pairs", captions)
     rewrites(path, out=tmp_path, counts=FEW, say=quiet)
-    corpus = open_corpus("pairs", path, tokenizer=Tokenizer.default())
+    corpus = open_corpus("pairs", path)
     show(corpus, Rewrites.open(tmp_path, corpus), tmp_path / "page.html")
     assert "<script" not in (tmp_path / "page.html").read_text()
 
@@ -198,7 +198,7 @@ def test_a_sample_of_few_captions_or_levels_ends(tmp_path):
     }
     path = pairs_file(tmp_path / "pairs", captions)
     rewrites(path, out=tmp_path, counts=Counts(0, 0, 0, 9), say=quiet)
-    corpus = open_corpus("pairs", path, tokenizer=Tokenizer.default())
+    corpus = open_corpus("pairs", path)
     count = write_sample(corpus, Rewrites.open(tmp_path, corpus), tmp_path / "sample.jsonl", n=50)
     rows = [json.loads(line) for line in (tmp_path / "sample.jsonl").read_text().splitlines()]
     assert 0 < count == len(rows) <= 5 and {row["level"] for row in rows} == {"word"}

@@ -16,7 +16,6 @@ from unimo.rewriting.scene_graph import Parser, SceneGraph
 from unimo.synthetic.captions import captions
 from unimo.synthetic.language import NUMBERS, PLACE_WORDS, RELATION_WORDS, SHAPE_WORDS, SIZE_WORDS, plural
 from unimo.synthetic.world import COLOURS, scene
-from unimo.tokenizer import Tokenizer
 
 PHOTOGRAPHS = [
     "A little girl in a pink dress climbs the stairs .",
@@ -174,7 +173,6 @@ def test_photographs_against_annotations_by_hand(shared, tmp_path):
     corpus = open_corpus(
         "pairs",
         sorted((shared / "data" / "flickr8k").glob("train-*.tar")),
-        tokenizer=Tokenizer.default(),
         verify="header",
         index_dir=tmp_path,
     )

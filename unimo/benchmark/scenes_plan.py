@@ -23,7 +23,6 @@ from unimo.disk import write_atomic
 from unimo.errors import DataError
 from unimo.evaluation.zero_shot.context import references
 from unimo.json_files import parse_json
-from unimo.tokenizer import Tokenizer
 
 DEV_PART, DEV_MOST = 20, 128  # one image in so many, and no more than so many, choose the weights
 SPLITS = ("train", "dev", "test")
@@ -83,7 +82,7 @@ def _scenes(world: Path, name: str, split: str) -> Iterable[Row]:
     if not (world / name).is_dir():
         do = "make a world with pairs and held-out scenes (unimo.synthetic.dataset.write_world)"
         raise DataError(f"this world has no {name}", where=world, expected=f"a folder {name}", do=do)
-    corpus = open_corpus("pairs", [str(world / name)], tokenizer=Tokenizer.default())
+    corpus = open_corpus("pairs", [str(world / name)])
     keys = [str(corpus.meta(i)["key"]) for i in range(len(corpus))]
     scenes: dict[str, Row] = {key: {"key": key, "captions": references(corpus, i)} for i, key in enumerate(keys)}
     for part, folder in (("questions", "qa"), ("sentences", "entailment")):

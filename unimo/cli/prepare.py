@@ -122,9 +122,8 @@ def prepare_rewrites(
         from unimo.rewriting.judging import write_sample
         from unimo.rewriting.page import show
         from unimo.rewriting.store import Rewrites
-        from unimo.tokenizer import Tokenizer
 
-        corpus = open_corpus("pairs", paths, tokenizer=Tokenizer.default(), **options)
+        corpus = open_corpus("pairs", paths, **options)
         written = Rewrites.open(out or index_dir, corpus)
         if page:
             show(corpus, written, page, n=rows, seed=page_seed)

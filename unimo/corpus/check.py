@@ -22,7 +22,6 @@ def check(
     kind: Kind | None,
     paths: str | Path | Sequence[str | Path],
     *,
-    tokenizer=None,
     columns: Sequence[str] = (),
     bad_samples: BadSamples | None = None,
     say: Callable[[str], None] = print,
@@ -38,10 +37,6 @@ def check(
     fields = Fields.of(columns)
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     kind = kind or guess_kind(paths, fields)
-    if tokenizer is None and kind != "images":
-        from unimo.tokenizer import Tokenizer  # images need no vocabulary in memory
-
-        tokenizer = Tokenizer.default()
     rows: list[dict] = []
 
     def tell(row: dict) -> None:
@@ -50,7 +45,7 @@ def check(
 
     bad_samples = BadSamples() if bad_samples is None else bad_samples
     before = bad_samples.quarantined
-    options |= {"tokenizer": tokenizer, "fields": fields, "bad_samples": bad_samples}
+    options |= {"fields": fields, "bad_samples": bad_samples}
     corpus = open_corpus(kind, paths, recheck=True, on_shard=tell, **options)
     for line in corpus.passed_over:
         say(f"passed over: {line}")

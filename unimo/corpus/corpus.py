@@ -23,21 +23,11 @@ from typing import Any
 import numpy as np
 
 from unimo.corpus.bad_samples import BadSamples, Notes, check_fraction
-from unimo.corpus.finding import (
-    EXPECTED,
-    IMAGE_SUFFIXES,
-    Kind,
-    Source,
-    Verify,
-    did_you_mean,
-    find,
-    printable,
-    walk,
-)
+from unimo.corpus.finding import EXPECTED, IMAGE_SUFFIXES, Kind, Source, Verify, find, printable, walk
 from unimo.corpus.index_file import Index
 from unimo.corpus.indexing import IDENTITY, index_of
 from unimo.data.sample import Sample
-from unimo.errors import DataError, UsageError
+from unimo.errors import DataError, UsageError, did_you_mean
 from unimo.file_access import read_file, read_range
 from unimo.formats.arrow import embedded_image, read_arrow_at
 from unimo.formats.columns import Fields, first_of
@@ -62,9 +52,9 @@ def open_corpus(
     """Find the shards, build or reuse their indexes, and join them in sorted order.
 
     paths: a file, a folder (searched recursively), a pattern (*, **, {000..012}, {a,b}), or a list of these.
-    tokenizer: needed for texts and pairs. verify: "decode" decodes every image once while indexing, "header" reads
-    only sizes. recheck: hash every shard again instead of trusting size and time of change. on_shard: called with a
-    summary row after each shard.
+    tokenizer: of texts and captions; None: ours. verify: "decode" decodes every image once while indexing, "header"
+    reads only sizes. recheck: hash every shard again instead of trusting size and time of change. on_shard: called with
+    a summary row after each shard.
 
     Offered samples are used, or bad and named in the report. What lies there and is no sample of this kind (other
     files, members, images that no table names) is counted in the report's notes. A folder that may not be listed is
@@ -73,7 +63,11 @@ def open_corpus(
     Raises DataError (nothing found, too many bad samples, unreadable shard) or UsageError (not a path, wrong
     kind, a fraction that is none).
     """
-    _check_arguments(kind, tokenizer, verify, max_bad_fraction)
+    _check_arguments(kind, verify, max_bad_fraction)
+    if tokenizer is None and kind != "images":
+        from unimo.tokenizer import Tokenizer  # images need no vocabulary in memory
+
+        tokenizer = Tokenizer.default()
     fields = fields or Fields()
     bad_samples = BadSamples() if bad_samples is None else bad_samples
     own = BadSamples()  # this corpus is judged alone, whatever else the run's report already holds
@@ -114,7 +108,7 @@ def open_corpus(
     return Corpus(kind, found.sources, indexes, (*folders, *found.notes.lines()))
 
 
-def _check_arguments(kind: Kind, tokenizer, verify: Verify, max_bad_fraction: float) -> None:
+def _check_arguments(kind: Kind, verify: Verify, max_bad_fraction: float) -> None:
     check_fraction(max_bad_fraction)
     if kind not in EXPECTED:
         do = did_you_mean(kind, EXPECTED) or "say which of these the data are"
@@ -123,9 +117,6 @@ def _check_arguments(kind: Kind, tokenizer, verify: Verify, max_bad_fraction: fl
     if verify not in ("decode", "header"):
         what, do = "unknown level of verification", "decode reads every image once, header only its size"
         raise UsageError(what, where="verify", got=verify, expected="decode or header", do=do)
-    if kind != "images" and tokenizer is None:
-        what, do = f"{kind} need a tokenizer", "give tokenizer=Tokenizer.default()"
-        raise UsageError(what, where="open_corpus", expected="a tokenizer", do=do)
 
 
 class Corpus:

@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 from typing import Literal
 
 from unimo.corpus.bad_samples import Notes
-from unimo.errors import DataError, UsageError, nearest
+from unimo.errors import DataError, UsageError
 from unimo.formats.columns import ADDRESS_NAMES, Fields, image_columns
 from unimo.formats.tables import columns_in, convert, described, ending_of, form_of, is_table, rows_of
 from unimo.formats.tar import Member, scan_tar
@@ -139,11 +139,6 @@ def walk_order(name: str) -> tuple:
 def printable(name: object) -> str:
     """A file name that can be written down: bytes that are not UTF-8 appear as \\udc.."""
     return str(name).encode("utf-8", "backslashreplace").decode()
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str | None:
-    near = nearest(name, names)
-    return None if near is None else f"did you mean {near}?"
 
 
 def fits(kind: Kind, path: Path, fields: Fields, unread: bool = True) -> bool:

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unimo.corpus.finding import IMAGE_SUFFIXES, did_you_mean, printable, walk
-from unimo.errors import DataError
+from unimo.corpus.finding import IMAGE_SUFFIXES, printable, walk
+from unimo.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from unimo.corpus.corpus import Corpus

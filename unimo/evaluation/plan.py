@@ -14,7 +14,7 @@ from typing import Any
 
 from unimo.config import setting
 from unimo.data.held_out import HeldOut
-from unimo.errors import UsageError, nearest
+from unimo.errors import UsageError, did_you_mean
 from unimo.evaluation.zero_shot import (
     TASKS,
     Captioning,
@@ -115,9 +115,8 @@ def plan(
         raise UsageError("the world brings its own pairs", where="pairs, world", expected="one of both")
     for name in data.tasks:
         if name not in TASKS:
-            guess = nearest(name, TASKS)
-            do = f"did you mean {guess}?" if guess else None
-            raise UsageError("no such task", where="tasks", got=name, expected=", ".join(TASKS), do=do)
+            expected, do = ", ".join(TASKS), did_you_mean(name, TASKS)
+            raise UsageError("no such task", where="tasks", got=name, expected=expected, do=do)
     paths = [path for kind in ("pairs", "images", "texts") for path in trained.get(kind, ())]
     validated = any(trained.get(f"val_{kind}") for kind in ("pairs", "texts", "images"))
     folder = Path(data.world) if data.world else None if data.pairs or validated else find_world(paths)

@@ -24,7 +24,6 @@ from unimo.formats.columns import Fields
 from unimo.inference import Pipeline
 from unimo.model.unified import Unified
 from unimo.regions.store import RegionStore
-from unimo.tokenizer import Tokenizer
 from unimo.train.early_stopping import Validation
 from unimo.train.settings import Run
 
@@ -68,7 +67,7 @@ class PretrainingValidator:
             options: dict[str, Any] = {"index_dir": data.index_dir, "verify": data.verify}
             options["fields"] = Fields.of(data.columns)
             limit = data.max_bad_fraction
-            corpus = open_corpus(kind, list(named), tokenizer=Tokenizer.default(), max_bad_fraction=limit, **options)
+            corpus = open_corpus(kind, list(named), max_bad_fraction=limit, **options)
             if kind in corpora and corpus.fingerprint == corpora[kind].fingerprint:
                 what, do = f"the {kind} to validate on are those to train on", "name others, or leave them out"
                 expected = f"other {kind}; without --val-{kind} a part of them is held out"

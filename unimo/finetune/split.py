@@ -24,9 +24,9 @@ from typing import Any
 
 from unimo.corpus.bad_samples import BadSamples, check_fraction
 from unimo.corpus.corpus import Corpus, open_corpus
-from unimo.corpus.finding import did_you_mean, holds_images, tables_in
+from unimo.corpus.finding import holds_images, tables_in
 from unimo.corpus.image_names import ImageFiles, ImageKeys
-from unimo.errors import DataError, UsageError
+from unimo.errors import DataError, UsageError, did_you_mean
 from unimo.finetune.example import Dropped, Example, Found, Noted, Target
 from unimo.finetune.readers import READERS, Reader
 from unimo.finetune.readers.collector import RowCollector
@@ -76,12 +76,8 @@ class Examples:
         if key not in self._place:
             if key in self.images.keys:  # of several images
                 return ImageKeys.of(self.images).item(key, self.source or self.name)
-            where, expected, do = (
-                self.source or self.name,
-                f"one of {len(self._place)} keys",
-                did_you_mean(key, self._place),
-            )
-            raise DataError("no such image", where=where, got=key, expected=expected, do=do)
+            expected, do = f"one of {len(self._place)} keys", did_you_mean(key, self._place)
+            raise DataError("no such image", where=self.source or self.name, got=key, expected=expected, do=do)
         return self._place[key]
 
 
@@ -157,9 +153,8 @@ def open_examples(
 
 def _reader(name: str) -> Reader:
     if name not in READERS:
-        raise UsageError(
-            "unknown reader", got=name, expected=", ".join(sorted(READERS)), do=did_you_mean(name, READERS)
-        )
+        expected = ", ".join(sorted(READERS))
+        raise UsageError("unknown reader", got=name, expected=expected, do=did_you_mean(name, READERS))
     return READERS[name]
 
 

@@ -7,7 +7,7 @@ from types import NoneType
 
 import numpy as np
 
-from unimo.errors import DataError, UsageError, nearest
+from unimo.errors import DataError, UsageError, did_you_mean
 from unimo.finetune.classification import Classification, best_answer
 from unimo.finetune.generation import Generation
 from unimo.finetune.labels import answer_vocabulary, labels_of
@@ -121,8 +121,7 @@ def _check_metrics(run: Finetuning) -> None:
     allowed = ALLOWED_METRICS[run.kind]
     for metric in run.metrics:
         if metric not in allowed:
-            near = nearest(metric, allowed)
-            what, do = f"no such metric of {run.kind}", f"did you mean {near}?" if near else None
+            what, do = f"no such metric of {run.kind}", did_you_mean(metric, allowed)
             raise UsageError(what, where="metrics, kind", got=metric, expected=", ".join(allowed), do=do)
     if "rouge" in run.metrics:
         scorer_class()  # its library may be missing: found out now, not after hours of training

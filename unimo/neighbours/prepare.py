@@ -76,7 +76,7 @@ def neighbours(
     _require_other(images, texts)
 
     def opened(kind: Kind, paths: Paths | None) -> Corpus | None:
-        options_of_all: dict[str, Any] = {"tokenizer": Tokenizer.default(), "bad_samples": bad_samples, **options}
+        options_of_all: dict[str, Any] = {"bad_samples": bad_samples, **options}
         return None if paths is None else open_corpus(kind, paths, **options_of_all)
 
     paired, gallery, library = opened("pairs", pairs), opened("images", images), opened("texts", texts)

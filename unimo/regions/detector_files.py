@@ -31,21 +31,22 @@ class Files(RegionSource):
 
     A stored name fits the key that is the same but for the image's ending, or else the key's last part, behind its
     folders. Of rows that repeat an image the first counts. feature_size: F, or None: as in the first valid record.
+    source: the name of the form.
     """
 
+    source: str
     feature_size, classes = 0, 0
 
-    def __init__(self, source: str, place: str, names: Iterator[tuple[str, Any]], feature_size: int | None):
-        self.source = source
+    def __init__(self, place: str, feature_size: int | None = None):
         self._places: dict[str, Any] = {}
         self.repeated: Counter[str] = Counter()
         self._shared: set[str] = set()  # names that fit several images
-        for name, place in names:
+        for name, record in self.names(place):
             stem = _stem(name)
             self.repeated[stem] += stem in self._places
-            self._places.setdefault(stem, place)
+            self._places.setdefault(stem, record)
         if not self._places:
-            raise DataError("no regions in these files", where=f"{source}:{place}", expected="one for each image")
+            raise DataError("no regions in these files", where=f"{self.source}:{place}", expected="one for each image")
         self.feature_size = feature_size or 0
         self._sample = first = self._first_valid()
         self.feature_size = feature_size or np.shape(first["features"])[-1]
@@ -102,6 +103,10 @@ class Files(RegionSource):
         for key, digest in zip(corpus.keys, corpus.image_sha256):
             images[self._stored(key)].add(digest.tobytes())
         return {name for name, some in images.items() if name is not None and len(some) > 1}
+
+    @abstractmethod
+    def names(self, place: str) -> Iterator[tuple[str, Any]]:
+        """Every record's image, and what `read` finds it by."""
 
     @abstractmethod
     def read(self, name: str) -> dict[str, Any]:
@@ -169,11 +174,9 @@ class TSV(Files):
     where they were kept, class probabilities (R, K).
     """
 
-    def __init__(self, place: str, feature_size: int | None = None):
-        super().__init__("tsv", place, self._rows(place), feature_size)
+    source = "tsv"
 
-    @staticmethod
-    def _rows(place: str) -> Iterator[tuple[str, tuple[LineFile, Line]]]:
+    def names(self, place: str) -> Iterator[tuple[str, tuple[LineFile, Line]]]:
         for path in _listed(place, ("*.tsv", "*.tsv.gz")):
             file = LineFile(path)
             for line in file.lines():
@@ -210,11 +213,9 @@ class Lines(Files):
     An image stands in as many lines as it has texts; the first counts. COCO's are called by their number alone.
     """
 
-    def __init__(self, place: str, feature_size: int | None = None):
-        self.lines = 0
-        super().__init__("lines", place, self._rows(place), feature_size)
+    source, lines = "lines", 0
 
-    def _rows(self, place: str) -> Iterator[tuple[str, tuple[LineFile, Line]]]:
+    def names(self, place: str) -> Iterator[tuple[str, tuple[LineFile, Line]]]:
         for path in _listed(place, ("*",)):
             file = LineFile(path)
             for line in file.lines():
@@ -246,12 +247,13 @@ def _columns_of(text: str, rows: int) -> int:
 class NPZ(Files):
     """A folder with one KEY.npz for each image; arrays as in `ARRAYS`, never pickles."""
 
-    def __init__(self, place: str, feature_size: int | None = None):
+    source = "npz"
+
+    def names(self, place: str) -> Iterator[tuple[str, Path]]:
         folder = Path(place)
         if not folder.is_dir():
             raise DataError("no such folder", where=folder, expected="a folder of .npz files")
-        listed = sorted(folder.rglob("*.npz"))
-        super().__init__("npz", place, ((path.relative_to(folder).as_posix(), path) for path in listed), feature_size)
+        return ((path.relative_to(folder).as_posix(), path) for path in sorted(folder.rglob("*.npz")))
 
     def read(self, name: str) -> dict[str, Any]:
         path = self._places[name]
@@ -261,13 +263,15 @@ class NPZ(Files):
 class HDF5(Files):
     """An HDF5 file with a group for each image; its datasets and attributes are named as in `ARRAYS`."""
 
-    def __init__(self, place: str, feature_size: int | None = None):
+    source = "hdf5"
+
+    def names(self, place: str) -> Iterator[tuple[str, str]]:
         h5py = _extra("h5py", "HDF5")
         try:
             self.file = h5py.File(place, "r")
         except OSError as fault:
             raise DataError("not an HDF5 file", where=place, got=fault) from fault
-        super().__init__("hdf5", place, ((name, name) for name in self.file), feature_size)
+        return ((name, name) for name in self.file)
 
     def read(self, name: str) -> dict[str, Any]:
         try:
@@ -281,7 +285,9 @@ class HDF5(Files):
 class LMDB(Files):
     """An LMDB folder whose values are .npz files (as UNITER's compressed ones); pickles and msgpack are refused."""
 
-    def __init__(self, place: str, feature_size: int | None = None):
+    source = "lmdb"
+
+    def names(self, place: str) -> Iterator[tuple[str, bytes]]:
         lmdb = _extra("lmdb", "LMDB")
         if not Path(place).exists():
             raise DataError("no such folder", where=place, expected="an LMDB")
@@ -290,8 +296,7 @@ class LMDB(Files):
         except lmdb.Error as fault:
             raise DataError("not an LMDB", where=place, got=fault) from fault
         cursor = self.view.cursor().iternext(keys=True, values=False)
-        names = ((key.decode("utf-8", "replace"), key) for key in cursor if key != b"__keys__")
-        super().__init__("lmdb", place, names, feature_size)
+        return ((key.decode("utf-8", "replace"), key) for key in cursor if key != b"__keys__")
 
     def read(self, name: str) -> dict[str, Any]:
         return read_npz(self.view.get(self._places[name]), where=f"lmdb, {name}")
@@ -317,9 +322,8 @@ def _extra(module: str, what: str) -> Any:
     try:
         return __import__(module)
     except ImportError as fault:
-        raise UsageError(
-            f"{what} needs {module}", got=fault, do=f'pip install "unimo[regions]", or pip install {module}'
-        ) from fault
+        do = f'pip install "unimo[regions]", or pip install {module}'
+        raise UsageError(f"{what} needs {module}", got=fault, do=do) from fault
 
 
 def _listed(place: str, inside: tuple[str, ...]) -> list[Path]:

@@ -28,9 +28,9 @@ import numpy as np
 
 from unimo.corpus.bad_samples import BadSamples, tell_left_out
 from unimo.corpus.corpus import Corpus, open_corpus
-from unimo.corpus.finding import Kind, Verify, did_you_mean
+from unimo.corpus.finding import Kind, Verify
 from unimo.data.regions import ImageRegions, image_regions
-from unimo.errors import DataError, UsageError
+from unimo.errors import DataError, UsageError, did_you_mean
 from unimo.formats.columns import Fields
 from unimo.regions.detector_files import HDF5, LMDB, NPZ, TSV, Lines
 from unimo.regions.detectors import Detector, FasterRCNN, patch_encoder
@@ -65,7 +65,6 @@ def prepare_regions(
     max_regions: int = 36,
     precision: Precision = "float16",
     top: int = 0,
-    tokenizer=None,
     fields: Fields | None = None,
     bad_samples: BadSamples | None = None,
     index_dir: str | Path | None = None,
@@ -89,14 +88,10 @@ def prepare_regions(
         source = find_source(source, **options)
     elif options:
         raise UsageError("options of a source that is already made", got=", ".join(options))
-    if tokenizer is None and kind == "pairs":
-        from unimo.tokenizer import Tokenizer  # images need no vocabulary in memory
-
-        tokenizer = Tokenizer.default()
     bad_samples = BadSamples() if bad_samples is None else bad_samples
     unread = BadSamples(bad_samples.path)  # of samples without an image; `bad_samples` counts the images alone
     common: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": 1}
-    corpus = open_corpus(kind, paths, tokenizer=tokenizer, fields=fields, bad_samples=unread, **common)
+    corpus = open_corpus(kind, paths, fields=fields, bad_samples=unread, **common)
     rows = RowFormat(source.feature_size, source.classes, precision, min(top, source.classes))
     tell_left_out(unread, say)
     source.fit(corpus, sidecar_path(corpus.shards[0][0], kind, out).parent, say)
@@ -239,9 +234,8 @@ def find_source(
     """
     name, _, place = text.partition(":")
     if name not in SOURCES:
-        raise UsageError(
-            "unknown source of regions", got=text, expected=", ".join(SOURCES), do=did_you_mean(name, SOURCES)
-        )
+        do = did_you_mean(name, SOURCES)
+        raise UsageError("unknown source of regions", got=text, expected=", ".join(SOURCES), do=do)
     if not place and name not in ("truth", "grid"):
         raise UsageError("this source needs a place", got=text, expected=f"{name}:FILE, {name}:FOLDER or a hub name")
     if name == "truth":

@@ -58,7 +58,6 @@ def rewrites(
     max_similarity: float = 0.5,
     translate: Sequence[tuple[str, str]] = (),
     seed: int = 0,
-    tokenizer=None,
     fields: Fields | None = None,
     bad_samples: BadSamples | None = None,
     index_dir: str | Path | None = None,
@@ -80,14 +79,10 @@ def rewrites(
     """
     if not 0 < max_similarity <= 1:
         raise UsageError("impossible max_similarity", got=max_similarity, expected="above 0, at most 1")
-    if tokenizer is None:
-        from unimo.tokenizer import Tokenizer
-
-        tokenizer = Tokenizer.default()
     counts = counts or Counts()
     bad_samples = BadSamples() if bad_samples is None else bad_samples
     reading: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": max_bad_fraction}
-    corpus = open_corpus("pairs", paths, tokenizer=tokenizer, fields=fields, bad_samples=bad_samples, **reading)
+    corpus = open_corpus("pairs", paths, fields=fields, bad_samples=bad_samples, **reading)
     pivots = [list(map(identity, pair)) for pair in translate]
     settings = {**asdict(counts), "max_similarity": max_similarity, "translate": pivots, "seed": seed}
     out = index_dir if out is None else out

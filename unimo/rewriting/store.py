@@ -29,6 +29,7 @@ from unimo.data.sample import NODE_KINDS, NodeKind, Nodes
 from unimo.errors import DataError, UsageError
 from unimo.rewriting.rewrite import GRAMMAR, Change, Level, Rewrite
 from unimo.sidecar import Columns, Format, Sidecar, plain
+from unimo.tokenizer import Tokenizer
 
 FORMAT = Format("rewrites", 3, "unimo prepare rewrites")
 COLUMNS: Columns = {"records": (np.dtype(np.uint8), ())}
@@ -63,24 +64,20 @@ def sidecar_header(corpus: Corpus, items: range, settings: dict[str, Any]) -> di
 class Rewrites:
     """The rewrites of every caption of one corpus; only paths and offsets in memory, so safe to hand to workers."""
 
-    def __init__(self, corpus: Corpus, tokenizer, files: list[tuple[Sidecar, range]]):
+    def __init__(self, corpus: Corpus, files: list[tuple[Sidecar, range]]):
         """files: the sidecar and the items of each shard."""
-        self._corpus, self._tokenizer, self._files = corpus, tokenizer, files
+        self._corpus, self._tokenizer, self._files = corpus, Tokenizer.default(), files
         self._first = np.array([items.start for _, items in files])
         self._nodes: dict[tuple[int, int], Nodes] = {}
 
     @classmethod
-    def open(cls, path: str | Path | None, corpus: Corpus, tokenizer=None) -> Rewrites:
+    def open(cls, path: str | Path | None, corpus: Corpus) -> Rewrites:
         """The sidecars of a corpus under the folder `path` (None: beside the shards).
 
         Raises DataError where one is missing, damaged or was made for another corpus.
         """
         if corpus.caption_offsets is None:
             raise UsageError("rewrites belong to pairs", where="Rewrites.open", got=corpus.kind, expected="pairs")
-        if tokenizer is None:
-            from unimo.tokenizer import Tokenizer
-
-            tokenizer = Tokenizer.default()
         files = []
         for shard, items in corpus.ranges():
             sidecar = Sidecar(sidecar_path(shard, path), FORMAT)
@@ -93,7 +90,7 @@ class Rewrites:
                     do=f"run `{FORMAT.command}` again on these pairs, with the same fields and tokenizer",
                 )
             files.append((sidecar, items))
-        return cls(corpus, tokenizer, files)
+        return cls(corpus, files)
 
     def record(self, i: int, j: int) -> dict[str, Any]:
         """What was written of caption j of item i."""

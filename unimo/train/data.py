@@ -33,7 +33,6 @@ def open_corpora(run: Run, out: Path, say: Callable[[str], None]) -> dict[str, C
         kind: open_corpus(
             kind,
             list(getattr(run.data, kind)),
-            tokenizer=Tokenizer.default(),
             fields=fields,
             bad_samples=bad_samples,
             index_dir=run.data.index_dir,

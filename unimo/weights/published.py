@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unimo.disk import locked
-from unimo.errors import UsageError, WeightsError, nearest
+from unimo.errors import UsageError, WeightsError, did_you_mean
 from unimo.file_access import hash_file
 from unimo.json_files import load_json, write_json
 from unimo.weights.archives import Progress, fetch, unpacked
@@ -75,8 +75,7 @@ def download(
     `unpack` and `convert_published` raise, and WeightsError for an archive of another digest.
     """
     if name not in PUBLISHED:
-        close = nearest(name, PUBLISHED)
-        do = f"did you mean {close}?" if close else "unimo download, without a name, lists them"
+        do = did_you_mean(name, PUBLISHED) or "unimo download, without a name, lists them"
         raise UsageError("no published model of this name", got=name, expected=", ".join(PUBLISHED), do=do)
     published, cache = PUBLISHED[name], cache_folder()
     folder = cache / "models" / name

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from unimo.errors import WeightsError, nearest
+from unimo.errors import WeightsError, did_you_mean
 from unimo.json_files import load_json
 from unimo.model.build import ModelSettings
 from unimo.model.transformer import ACTIVATIONS
@@ -111,8 +111,8 @@ def _value(setting: str, value: Any, where: str) -> Any:
         right = type(value) in (int, float) and math.isfinite(value) and 0 <= value < 1
         expected = "a number from 0 up to, but not including, 1"
     if not right:
-        near = nearest(value, choices) if choices is not None and isinstance(value, str) else None
-        what, do = "a configuration that our model cannot express", f"did you mean {near}?" if near else None
+        do = did_you_mean(value, choices) if choices is not None and isinstance(value, str) else None
+        what = "a configuration that our model cannot express"
         raise WeightsError(what, where=where, got=value, expected=expected, do=do)
     if setting == "matching_fusion":
         return FUSIONS[value]

@@ -24,8 +24,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from unimo.corpus.finding import did_you_mean
-from unimo.errors import DataError, UsageError
+from unimo.errors import DataError, UsageError, did_you_mean
 from unimo.finetune.example import Caption, Example, Target
 from unimo.formats.arrow import embedded_image
 from unimo.formats.columns import CAPTION_NAMES

@@ -22,8 +22,7 @@ from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
-from unimo.corpus.finding import did_you_mean
-from unimo.errors import DataError, UsageError
+from unimo.errors import DataError, UsageError, did_you_mean
 from unimo.finetune.example import Dropped, Example, Found, Noted
 from unimo.finetune.readers.columns import (
     TARGETS,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from unimo.corpus.finding import did_you_mean
-from unimo.errors import DataError, UsageError
+from unimo.errors import DataError, UsageError, did_you_mean
 from unimo.finetune.example import Dropped, Example, Found
 from unimo.formats.json_values import each_of, listed, part, read_json, words
 
