@@ -52,7 +52,7 @@ def test_case_a_key_of_two_shards_is_ambiguous(foils, tools, tmp_path):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"image": "999.png", "positive": "a", "negative": "b"}', "image that is not there"),
+        ('{"image": "999.png", "positive": "a", "negative": "b"}', "no such image"),
         ('{"image": "000.png", "positive": "a"}', "lacks a field"),
         ("not json", "foils.jsonl, line 2"),
     ],

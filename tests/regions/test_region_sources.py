@@ -23,7 +23,7 @@ from unimo.corpus.corpus import open_corpus
 from unimo.errors import DataError, UsageError, WeightsError
 from unimo.model.build import ModelSettings, build
 from unimo.regions.detectors import Detector, FasterRCNN, Preprocessing, UNIMO2Patches, ViTPatches, patch_encoder
-from unimo.regions.grid import Grid, Pixels, _coverage, k_means, squared_distances
+from unimo.regions.grid import Grid, Pixels, _coverage, k_means
 from unimo.regions.prepare import find_source
 from unimo.regions.source import CorpusImage, random_projection
 from unimo.regions.truth import Truth
@@ -154,7 +154,7 @@ def test_k_means_finds_what_lies_together():
     rows = (middles.repeat(40, axis=0) + rng.normal(size=(240, 5))).astype(np.float32)
     rng.shuffle(rows)
     centres = k_means(rows, 6)
-    assert np.sqrt(squared_distances(middles.astype(np.float32), centres).min(axis=1)).max() < 1
+    assert np.linalg.norm(middles[:, None] - centres, axis=2).min(axis=1).max() < 1
     np.testing.assert_array_equal(centres, k_means(rows.copy(), 6))
     equal = k_means(np.ones((5, 2), np.float32), 3)  # fewer different rows than centres
     assert np.isfinite(equal).all()

@@ -21,7 +21,6 @@ from unimo.benchmark.plan import Entry, Plan
 from unimo.corpus.corpus import open_corpus
 from unimo.disk import write_atomic
 from unimo.errors import DataError
-from unimo.evaluation.zero_shot.context import references
 from unimo.json_files import parse_json
 
 DEV_PART, DEV_MOST = 20, 128  # one image in so many, and no more than so many, choose the weights
@@ -84,7 +83,7 @@ def _scenes(world: Path, name: str, split: str) -> Iterable[Row]:
         raise DataError(f"this world has no {name}", where=world, expected=f"a folder {name}", do=do)
     corpus = open_corpus("pairs", [str(world / name)])
     keys = [str(corpus.meta(i)["key"]) for i in range(len(corpus))]
-    scenes: dict[str, Row] = {key: {"key": key, "captions": references(corpus, i)} for i, key in enumerate(keys)}
+    scenes: dict[str, Row] = {key: {"key": key, "captions": corpus.captions(i)} for i, key in enumerate(keys)}
     for part, folder in (("questions", "qa"), ("sentences", "entailment")):
         path = world / folder / f"{split}.jsonl"
         if not path.is_file():

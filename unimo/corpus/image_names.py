@@ -97,6 +97,15 @@ class ImageKeys:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def exact(self, name: str, where: object, do: str | None = None) -> int:
+        """The number of the image with this very name (`names`). DataError where there is none, or several."""
+        if name not in self._numbers:
+            if name in self.keys:
+                return self.item(name, where)  # of several images, which is an error of its own
+            expected, do = f"one of {len(self._numbers)} keys", do or did_you_mean(name, self._numbers)
+            raise DataError("no such image", where=where, got=name, expected=expected, do=do)
+        return self._numbers[name]
+
     def find(self, name: str, where: object) -> str:
         """The name of an image, as `names` has it. DataError when there is none, several, or it leaves the folder."""
         return self.names[self.item(name, where)]
@@ -126,6 +135,11 @@ class ImageKeys:
                     taken = name in self._index.whole
                     names[i] = f"{self._shard_name(i, items, whole_path=True)}/{key}" if taken else name
         return names
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        """Name -> number; images of one name are one image."""
+        return {name: i for i, name in reversed(list(enumerate(self.names)))}
 
     @cached_property
     def _index(self) -> _Index:

@@ -18,6 +18,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -55,7 +56,6 @@ class Examples:
     bad: int = 0
     first_bad: Sequence[DataError] = ()
     notes: Mapping[str, int] = field(default_factory=dict)
-    _place: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,15 +70,12 @@ class Examples:
         if self.images is None:
             what, way = "a row names an image, and no images were given", "give the folder or tars of them as `images`"
             raise UsageError(what, where=self.source or self.name, got=key, do=way)
-        if not self._place:
-            for i, each in enumerate(ImageKeys.of(self.images).names):
-                self._place.setdefault(each, i)  # images of one name are one image
-        if key not in self._place:
-            if key in self.images.keys:  # of several images
-                return ImageKeys.of(self.images).item(key, self.source or self.name)
-            expected, do = f"one of {len(self._place)} keys", did_you_mean(key, self._place)
-            raise DataError("no such image", where=self.source or self.name, got=key, expected=expected, do=do)
-        return self._place[key]
+        return self._keys.exact(key, self.source or self.name)
+
+    @cached_property
+    def _keys(self) -> ImageKeys:
+        assert self.images is not None
+        return ImageKeys.of(self.images)
 
 
 def open_examples(

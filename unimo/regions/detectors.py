@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy.special import softmax
 
 from unimo.data.augment import resize
 from unimo.errors import UsageError, WeightsError
 from unimo.json_files import load_json
 from unimo.regions.grid import PatchEncoder
-from unimo.regions.source import CorpusImage, Detections, RegionSource, arrays_digest, softmax
+from unimo.regions.source import CorpusImage, Detections, RegionSource, arrays_digest
 
 
 class UNIMO2Patches:
@@ -175,10 +176,10 @@ class Detector(_ObjectDetector):
         width, height = image.size
         logits, boxes, states = self._run(image.image)
         if self.has_none:
-            classes = softmax(logits)
+            classes = softmax(logits, axis=1)
             scores = classes[:, :-1].max(axis=1)
         else:
-            classes = softmax(np.concatenate([logits, np.zeros_like(logits[:, :1])], axis=1))
+            classes = softmax(np.concatenate([logits, np.zeros_like(logits[:, :1])], axis=1), axis=1)
             scores = 1 / (1 + np.exp(-logits.max(axis=1)))
         order = np.argsort(-scores, kind="stable")
         kept = order[: max(int((scores >= self.threshold).sum()), self.min_regions)]

@@ -14,13 +14,15 @@ from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
+from scipy.special import softmax
 from sklearn.cluster import KMeans
+from sklearn.metrics.pairwise import euclidean_distances
 from threadpoolctl import threadpool_limits
 
 from unimo.corpus.corpus import Corpus
 from unimo.data.augment import resize
 from unimo.errors import DataError, UsageError
-from unimo.regions.source import CorpusImage, Detections, RegionSource, Say, arrays_digest, random_projection, softmax
+from unimo.regions.source import CorpusImage, Detections, RegionSource, Say, arrays_digest, random_projection
 from unimo.rng import generator
 from unimo.sidecar import Format, Sidecar, plain, write_sidecar
 
@@ -129,8 +131,8 @@ class Grid(RegionSource):
     def regions(self, image: CorpusImage) -> Detections:
         width, height = image.size
         features = self._features(self._pooled(image.image))
-        distances = squared_distances(features, self._fitted["centres"])
-        classes = softmax(-distances / self._fitted["temperature"])
+        distances = euclidean_distances(features, self._fitted["centres"], squared=True)
+        classes = softmax(-distances / self._fitted["temperature"], axis=1)
         return Detections(features, self._boxes * [width, height, width, height], width, height, classes)
 
     def _settings(self) -> dict[str, Any]:
@@ -177,7 +179,7 @@ class Grid(RegionSource):
         self._fitted = {"mean": rows.mean(axis=0), "scale": np.maximum(rows.std(axis=0), 1e-3)}
         features = self._features(rows)
         centres = k_means(features, self.classes)
-        nearest = np.partition(squared_distances(features, centres), 1, axis=1)[:, :2]
+        nearest = np.partition(euclidean_distances(features, centres, squared=True), 1, axis=1)[:, :2]
         gap = np.maximum((nearest[:, 1] - nearest[:, 0]).mean(), 1e-6)
         return {**self._fitted, "centres": centres, "temperature": np.array([gap], np.float32)}
 
@@ -196,9 +198,3 @@ def k_means(rows: np.ndarray, k: int) -> np.ndarray:
     with threadpool_limits(1):
         fitted = KMeans(k, n_init=1, max_iter=20, random_state=0).fit(rows)
     return fitted.cluster_centers_.astype(np.float32)
-
-
-def squared_distances(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """(n, F), (k, F) -> (n, k), never below 0."""
-    squares = (rows**2).sum(axis=1)[:, None] + (centres**2).sum(axis=1)
-    return (squares - 2 * rows @ centres.T).clip(0)

@@ -16,10 +16,10 @@ from unimo.evaluation.zero_shot.context import (
     chosen,
     digest,
     in_blocks,
-    references,
     row,
 )
 from unimo.metrics.captions import caption_report
+from unimo.nearest import nearest
 
 METRICS = {"CIDEr-D": ("", "0 to 10; published x 100"), "BLEU-4": ("%", ""), "ROUGE-L": ("%", "")}
 COPIED = ", copied from the nearest training image"
@@ -55,7 +55,7 @@ class Captioning:
         corpus = context.corpus("pairs", self.pairs)
         items = chosen(corpus, self.held_out, self.limit, "pairs", self.seed)
         sentences = context.captions(corpus, items, self.max_length)
-        wanted = [references(corpus, int(i)) for i in items]
+        wanted = [corpus.captions(int(i)) for i in items]
         return Captions(corpus, items, sentences, wanted, self._nearest(context, corpus, items))
 
     def _nearest(self, context: EvalContext, corpus: Corpus, items: np.ndarray) -> list[str] | None:
@@ -66,14 +66,13 @@ class Captioning:
         trained = np.setdiff1d(trained, self.held_out.items(train) if self.held_out else ())
         kept = trained[choose(len(trained), self.train_limit, "training pairs", self.seed)]
         queries = context.images(corpus, items).embedding.cpu().numpy()
-        best, near = np.full(len(items), -np.inf, np.float32), np.zeros(len(items), np.int64)
-        for block in in_blocks(len(kept), 256):  # a training image's states are needed once: they are not kept
-            some = context.pipeline.encode_images(context.shown(train, kept[block]), batch_size=context.batch_size)
-            cosine = queries @ some.embedding.cpu().numpy().T
-            nearer = cosine.max(1) > best
-            near[nearer] = kept[block][cosine.argmax(1)[nearer]]
-            best = np.maximum(best, cosine.max(1))
-        return [train.text(int(i)) for i in near]
+
+        def embedded(some: np.ndarray) -> np.ndarray:  # states of a training image are needed once: they are not kept
+            shown = context.shown(train, some)
+            return context.pipeline.encode_images(shown, batch_size=context.batch_size).embedding.cpu().numpy()
+
+        blocks = (embedded(kept[block]) for block in in_blocks(len(kept), 256))
+        return [train.text(int(kept[found[0]])) for found, _ in nearest(queries, blocks, 1)]
 
     def score(self, captions: Captions) -> list[Row]:
         """CIDEr-D, BLEU-4 and ROUGE-L of what the model wrote, and of the copied captions."""

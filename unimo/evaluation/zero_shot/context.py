@@ -106,13 +106,6 @@ def chosen(corpus: Corpus, held_out: HeldOut | None, limit: int | None, *names: 
     return items[choose(len(items), limit, *names)]
 
 
-def references(corpus: Corpus, i: int, most: int | None = None) -> list[str]:
-    """All captions of item i of a corpus of pairs, or the first `most` of them."""
-    assert corpus.caption_offsets is not None, "only pairs have captions"
-    count = int(corpus.caption_offsets[i + 1] - corpus.caption_offsets[i])
-    return [corpus.text(i, j) for j in range(count if most is None else min(most, count))]
-
-
 def unique(strings: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """The distinct strings, and the number of each given one among them.
 
@@ -133,15 +126,8 @@ def row(
     task: str, metric: str, score: Score | float, unit: str = "", note: str = "", items: str = "", **more: Any
 ) -> Row:
     """A row of a report's scores. items: what was scored, as `digest` names it."""
-    optional = {"note": note, "items": items}
-    return {
-        "task": task,
-        "metric": metric,
-        "score": score,
-        "unit": unit,
-        **{k: v for k, v in optional.items() if v},
-        **more,
-    }
+    optional = {key: value for key, value in (("note", note), ("items", items)) if value}
+    return {"task": task, "metric": metric, "score": score, "unit": unit, **optional, **more}
 
 
 def digest(*parts: Sequence[Any] | np.ndarray) -> str:

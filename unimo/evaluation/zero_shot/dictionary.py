@@ -16,7 +16,7 @@ from PIL import Image
 from unimo.data.augment import resize
 from unimo.data.held_out import HeldOut
 from unimo.data.images import load_rgb
-from unimo.evaluation.zero_shot.context import EvalContext, Paths, Row, chosen, references, row
+from unimo.evaluation.zero_shot.context import EvalContext, Paths, Row, chosen, row
 from unimo.metrics.codebook import codebook_report
 
 TILES = 4  # a shown entry is a square of 4 x 4 patches
@@ -60,7 +60,7 @@ class DictionaryUse:
         corpus = context.corpus("pairs", self.pairs)
         items = chosen(corpus, self.held_out, self.limit, "pairs", self.seed)
         images = context.images(corpus, items)
-        texts = context.texts([references(corpus, int(i), 1)[0] for i in items])
+        texts = context.texts([corpus.text(int(i)) for i in items])
         sides = {"images alone": (images, None), "captions alone": (None, texts), "pairs": (images, texts)}
         codes: dict[str, Any] = {name: pipeline.encoder.codes(*side) for name, side in sides.items()}
         reports = {name: codebook_report(some, len(dictionary.entries)) for name, some in codes.items()}

@@ -43,14 +43,11 @@ class Foils:
         if not path.is_file():
             raise DataError("no such file of foils", where=path, expected=f"JSON lines with {', '.join(FIELDS)}")
         keys = ImageKeys.of(corpus)
-        place: dict[str, int] = {}
-        for i, name in enumerate(keys.names):
-            place.setdefault(name, i)  # images of one name are one image
-        lines = [_checked(line, place, keys) for line in reading.read_jsonl(path)]
+        lines = [_checked(line, keys) for line in reading.read_jsonl(path)]
         lines = [lines[i] for i in choose(len(lines), self.limit, "foils", self.seed)]
         if not lines:
             raise DataError("a file without foils", where=path, expected="at least one line")
-        items, image = np.unique([place[line["image"]] for line in lines], return_inverse=True)
+        items, image = np.unique([keys.exact(line["image"], path) for line in lines], return_inverse=True)
         strings, text = unique([line[side] for line in lines for side in ("positive", "negative")])
         images, texts = context.images(corpus, items), context.texts(strings)
         pairs = np.stack([np.repeat(image, 2), text], axis=1)
@@ -80,21 +77,12 @@ class Foils:
         return []
 
 
-def _checked(line: reading.Row | DataError, place: dict[str, int], keys: ImageKeys) -> dict:
+def _checked(line: reading.Row | DataError, keys: ImageKeys) -> dict:
     if isinstance(line, DataError):
         raise line
     for name in FIELDS:
         if not isinstance(line.values.get(name), str):
             got, expected = ", ".join(line.values), ", ".join(FIELDS)
             raise DataError("a foil lacks a field", where=line.where, got=got, expected=expected)
-    if line.values["image"] not in place:
-        if line.values["image"] in keys.keys:
-            keys.item(line.values["image"], line.where)  # of several images, which is an error of its own
-        raise DataError(
-            "a foil names an image that is not there",
-            where=line.where,
-            got=line.values["image"],
-            expected=f"one of the {len(place)} keys of the pairs",
-            do="give the pairs that belong to these foils",
-        )
+    keys.exact(line.values["image"], line.where, do="give the pairs that belong to these foils")
     return line.values

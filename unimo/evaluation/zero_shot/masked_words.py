@@ -15,7 +15,7 @@ import numpy as np
 from unimo.data.held_out import HeldOut
 from unimo.data.masking import mask_spans
 from unimo.errors import DataError
-from unimo.evaluation.zero_shot.context import EvalContext, Paths, Row, chosen, digest, references, row
+from unimo.evaluation.zero_shot.context import EvalContext, Paths, Row, chosen, digest, row
 from unimo.metrics.intervals import fraction_score, mean_score, perplexity_score
 from unimo.rng import generator
 
@@ -63,7 +63,7 @@ class MaskedWords:
         if self.pairs:
             corpus = context.corpus("pairs", self.pairs)
             items = chosen(corpus, self.held_out, self.limit, "pairs", self.seed)
-            rows = [references(corpus, int(i), 1)[0] for i in items]
+            rows = [corpus.text(int(i)) for i in items]
             for name, images in ((BESIDE, context.images(corpus, items)), (ALONE, None)):
                 filled[name] = self._fill(context, rows, images)
         if self.texts:

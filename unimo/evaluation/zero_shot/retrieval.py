@@ -26,14 +26,13 @@ from unimo.evaluation.zero_shot.context import (
     choose,
     chosen,
     digest,
-    in_blocks,
-    references,
     row,
     unique,
 )
 from unimo.inference import EncodedImages, EncodedTexts
 from unimo.metrics.intervals import Score, mean_of_scores
 from unimo.metrics.retrieval import recall_at_k
+from unimo.nearest import top_k
 
 DIRECTIONS = ("image to text", "text to image")
 KS = (1, 5, 10)
@@ -86,7 +85,7 @@ class Ranked:
         """Item of the corpus -> the captions ranked first for its image, and its own."""
         at = self.gallery
         queries, scores = self.second.get("image to text", (np.arange(len(at.items)), at.cosine))
-        best = nearest_columns(scores, most)
+        best = [top_k(row, most) for row in scores]
         own = np.split(at.text_of, np.searchsorted(at.owner, np.arange(1, len(at.items))))
         return {
             int(at.items[query]): ([at.strings[t] for t in texts], [at.strings[t] for t in own[query]])
@@ -117,7 +116,7 @@ class Retrieval:
         if len(items) < 2:
             what = "retrieval needs something to choose from"
             raise DataError(what, where=", ".join(self.pairs), got=f"{len(items)} images", expected="2 or more")
-        captions = [references(corpus, int(i), self.captions) for i in items]
+        captions = [corpus.captions(int(i))[: self.captions] for i in items]
         owner = np.repeat(np.arange(len(items)), [len(some) for some in captions])
         strings, text_of = unique([caption for some in captions for caption in some])
         images, texts = context.images(corpus, items), context.texts(strings)
@@ -133,7 +132,7 @@ class Retrieval:
             "text to image": choose(len(at.owner), self.rerank_queries, "captions", self.seed),
         }
         rows = {way: at.queries(way)[queries[way]] for way in DIRECTIONS}
-        best = {way: nearest_columns(at.rows(way)[rows[way]], self.shortlist) for way in DIRECTIONS}
+        best = {way: np.stack([top_k(row, self.shortlist) for row in at.rows(way)[rows[way]]]) for way in DIRECTIONS}
         # Both directions often want the same pair, and so do equal captions: each is fused once.
         codes = {way: pair_codes(way, rows[way], best[way], len(at.strings)) for way in DIRECTIONS}
         wanted = np.unique(np.concatenate([some.ravel() for some in codes.values()]))
@@ -179,14 +178,6 @@ class Retrieval:
             shown.append({"image": found.gallery.corpus.image_bytes(item), "title": title, "lines": lines})
         note = "Three captions ranked first for an image; ✓ marks its own."
         return [{"title": f"{self.title}: captions for an image", "note": note, "items": shown}]
-
-
-def nearest_columns(scores: np.ndarray, k: int) -> np.ndarray:
-    """(Q, N) -> (Q, min(k, N)) the columns with the highest scores, best first; of equal ones the first."""
-    k = min(k, scores.shape[1])
-    return np.concatenate(
-        [np.argsort(-scores[block], axis=1, kind="stable")[:, :k] for block in in_blocks(len(scores), 256)]
-    )
 
 
 def second_stage(cosine: np.ndarray, best: np.ndarray, fused: np.ndarray) -> np.ndarray:
