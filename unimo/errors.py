@@ -15,7 +15,7 @@ class UnimoError(Exception):
     """Base of all located errors.
 
     what: one short sentence. where: file, archive member, line, field or option. got / expected: the two values in
-    contradiction. do: the next thing the user can try.
+    contradiction; of another library's exception, its kind and first line. do: the next thing the user can try.
     """
 
     exit_code = 70  # a fault of ours, unless a subclass says otherwise
@@ -30,7 +30,7 @@ class UnimoError(Exception):
         expected: object = None,
         do: str | None = None,
     ):
-        self.what, self.where, self.got, self.expected, self.do = what, where, got, expected, do
+        self.what, self.where, self.got, self.expected, self.do = what, where, _told(got), expected, do
         super().__init__(self.one_line())
 
     def parts(self) -> dict[str, str]:
@@ -108,6 +108,13 @@ def did_you_mean(name: str, names: Iterable[str]) -> str | None:
 
 _LONGEST_NAME, _MOST_NAMES = 200, 10_000
 _LONGEST_PART = 2000  # characters of a part of an error
+
+
+def _told(got: object) -> object:
+    if not isinstance(got, BaseException) or isinstance(got, UnimoError):
+        return got
+    line = str(got).strip().partition("\n")[0]
+    return f"{type(got).__name__}: {line}"[:300].removesuffix(": ")
 
 
 def _printable(value: object) -> str:

@@ -6,7 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from unimo.errors import DataError, UsageError
+from unimo.errors import DataError
+from unimo.extras import optional
 from unimo.paths import user_path
 
 
@@ -19,19 +20,15 @@ def saved_dataset(entry: str | os.PathLike[str]) -> Path:
         return place
     command = f"load_dataset('{name}', split='{split or 'train'}').save_to_disk('my/data')"
     by_hand = f'or where it can be loaded: python -c "from datasets import load_dataset; {command}"'
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        what, do = "a data set of the hub needs `datasets`", f'pip install "unimo[datasets]", {by_hand}'
-        raise UsageError(what, where=entry, expected="the extra `datasets`", do=do) from error
+    hub = optional("datasets", "a data set of the hub", f'pip install "unimo[datasets]", {by_hand}', where=entry)
     partial = home / f".{place.name}.{os.getpid()}"
     try:
-        load_dataset(name, split=split or "train").save_to_disk(str(partial))
+        hub.load_dataset(name, split=split or "train").save_to_disk(str(partial))
         partial.rename(place)
     except Exception as error:  # of the network, the hub, or the data set
-        got, expected = f"{type(error).__name__}: {error}"[:300], "hf:NAME or hf:NAME:SPLIT of a data set on the hub"
+        what, expected = "cannot load a data set of the hub", "hf:NAME or hf:NAME:SPLIT of a data set on the hub"
         do = f"look for a misspelt name or split and at the network; {by_hand}"
-        raise DataError("cannot load a data set of the hub", where=entry, got=got, expected=expected, do=do) from error
+        raise DataError(what, where=entry, got=error, expected=expected, do=do) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return place

@@ -69,7 +69,7 @@ def read_sums(path: Path) -> dict[tuple[str, str], ItemSums]:
                 found[task, metric] = ItemSums(items, stored[f"{number}.sums"], COMBINE[kind])
     except (OSError, ValueError, KeyError, BadZipFile) as fault:
         what, do = "not the item scores of an evaluation", "unimo evaluate the run again, or remove the file"
-        raise DataError(what, where=path, got=f"{type(fault).__name__}: {fault}", do=do) from fault
+        raise DataError(what, where=path, got=fault, do=do) from fault
     return found
 
 

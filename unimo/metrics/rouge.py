@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimo.errors import UsageError
+from unimo.extras import optional
 from unimo.metrics.checks import check_answers, check_word_pairs
 from unimo.metrics.intervals import Score, mean_score
 
@@ -71,11 +72,7 @@ def rouge_each(
 
 def scorer_class() -> Any:
     """The library's scorer, or a UsageError: asked for before training, not after."""
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-    except ImportError as fault:
-        raise UsageError("ROUGE needs rouge-score", got=fault, do='pip install "unimo[metrics]"') from fault
-    return RougeScorer
+    return optional("rouge_score.rouge_scorer", "ROUGE", 'pip install "unimo[metrics]"').RougeScorer
 
 
 def _check_lengths(candidate: str, references: Sequence[str], where: str) -> None:

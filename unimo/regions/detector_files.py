@@ -20,7 +20,8 @@ from unimo.corpus import released_lines
 from unimo.corpus.corpus import Corpus
 from unimo.corpus.finding import IMAGE_SUFFIXES
 from unimo.data import regions as tables
-from unimo.errors import DataError, UsageError
+from unimo.errors import DataError
+from unimo.extras import optional
 from unimo.file_access import read_file
 from unimo.formats.line_file import Line, LineFile
 from unimo.regions.source import CorpusImage, Detections, RegionSource, Say, arrays_digest
@@ -266,7 +267,7 @@ class HDF5(Files):
     source = "hdf5"
 
     def names(self, place: str) -> Iterator[tuple[str, str]]:
-        h5py = _extra("h5py", "HDF5")
+        h5py = optional("h5py", "HDF5", 'pip install "unimo[regions]", or pip install h5py')
         try:
             self.file = h5py.File(place, "r")
         except OSError as fault:
@@ -288,7 +289,7 @@ class LMDB(Files):
     source = "lmdb"
 
     def names(self, place: str) -> Iterator[tuple[str, bytes]]:
-        lmdb = _extra("lmdb", "LMDB")
+        lmdb = optional("lmdb", "LMDB", 'pip install "unimo[regions]", or pip install lmdb')
         if not Path(place).exists():
             raise DataError("no such folder", where=place, expected="an LMDB")
         try:
@@ -311,19 +312,10 @@ def read_npz(data: bytes, *, where: object) -> dict[str, Any]:
         raise DataError(
             "not an .npz file of plain arrays",
             where=where,
-            got=f"{type(fault).__name__}: {fault}".splitlines()[0],
+            got=fault,
             expected="arrays without pickles",
         ) from fault
     return named_arrays(stored, where)
-
-
-def _extra(module: str, what: str) -> Any:
-    """An optional library."""
-    try:
-        return __import__(module)
-    except ImportError as fault:
-        do = f'pip install "unimo[regions]", or pip install {module}'
-        raise UsageError(f"{what} needs {module}", got=fault, do=do) from fault
 
 
 def _listed(place: str, inside: tuple[str, ...]) -> list[Path]:

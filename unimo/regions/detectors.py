@@ -17,6 +17,7 @@ from scipy.special import softmax
 
 from unimo.data.augment import resize
 from unimo.errors import UsageError, WeightsError
+from unimo.extras import optional
 from unimo.json_files import load_json
 from unimo.regions.grid import PatchEncoder
 from unimo.regions.source import CorpusImage, Detections, RegionSource, arrays_digest
@@ -229,9 +230,8 @@ class FasterRCNN(_ObjectDetector):
             model = getattr(detection, build)(weights=None, weights_backbone=None, num_classes=self.classes)
             model.load_state_dict(state)
         except (OSError, SafetensorError, StopIteration, KeyError, RuntimeError) as fault:
-            got = f"{type(fault).__name__}: {str(fault)[:300]}"
             expected = "the weights of torchvision's Faster R-CNN with ResNet-50 FPN, in safetensors"
-            raise WeightsError("not a Faster R-CNN", where=place, got=got, expected=expected) from fault
+            raise WeightsError("not a Faster R-CNN", where=place, got=fault, expected=expected) from fault
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         super().__init__(model.to(device).eval(), device, threshold, min_regions)
         self.overlap = overlap
@@ -269,7 +269,7 @@ def _torchvision() -> Any:
     except (ImportError, RuntimeError, OSError) as fault:  # the last two: made for another torch
         raise UsageError(
             "Faster R-CNN needs a torchvision that works",
-            got=f"{type(fault).__name__}: {fault}",
+            got=fault,
             do="pip install the torchvision made for this torch, or take --source detector:MODEL, grid, or tsv:FILES",
         ) from fault
     return torchvision
@@ -282,10 +282,7 @@ def _load_transformers(kind: str, folder: Path, device: str | None) -> tuple[Any
     """A model of `transformers` in evaluation mode, from safetensors only: nothing of its folder is executed."""
     import torch
 
-    try:
-        import transformers
-    except ImportError as fault:
-        raise UsageError("this source needs transformers", where=folder, do="pip install transformers") from fault
+    transformers = optional("transformers", "this source", "pip install transformers", where=folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         model = getattr(transformers, kind).from_pretrained(
@@ -295,7 +292,7 @@ def _load_transformers(kind: str, folder: Path, device: str | None) -> tuple[Any
         raise WeightsError(
             "transformers cannot load this model",
             where=folder,
-            got=f"{type(fault).__name__}: {str(fault).strip().splitlines()[0][:300] if str(fault).strip() else ''}",
+            got=fault,
             expected=f"config.json and safetensors for {kind}",
             do="where it asks for timm, take a copy saved with use_timm_backbone=False",
         ) from fault

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unimo.errors import DataError, UsageError
+from unimo.extras import optional
 from unimo.file_access import hash_file
 
 
@@ -48,31 +49,19 @@ class BackTranslation:
 
 def _translator(name: str, device: str) -> tuple[Any, Any]:
     """(tokenizer, model) of a folder or hub name."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise UsageError(
-            "back-translation needs transformers",
-            where=name,
-            expected="the extra `translate`",
-            do='pip install "unimo[translate]", or leave out --translate',
-        ) from error
+    do = 'pip install "unimo[translate]", or leave out --translate'
+    transformers = optional("transformers", "back-translation", do, where=name)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
         model = transformers.AutoModelForSeq2SeqLM.from_pretrained(name, use_safetensors=True)
     except ImportError as error:  # Marian's own tokenizer wants sentencepiece
-        raise UsageError(
-            "the tokenizer of a translation model needs another package",
-            where=name,
-            got=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
-            expected="the extra `translate`",
-            do='pip install "unimo[translate]", or leave out --translate',
-        ) from error
+        what = "the tokenizer of a translation model needs another package"
+        raise UsageError(what, where=name, got=error, do=do) from error
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             "cannot load a translation model",
             where=name,
-            got=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+            got=error,
             expected="folder or hub name of a sequence-to-sequence model with safetensors weights and its tokenizer",
             do="correct the name, or fetch the model first (nothing is fetched with HF_HUB_OFFLINE=1)",
         ) from error

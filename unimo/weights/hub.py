@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from unimo.errors import UsageError, WeightsError
+from unimo.errors import WeightsError
+from unimo.extras import optional
 from unimo.paths import missing_hint
 from unimo.weights.published import PUBLISHED, cached
 
@@ -25,16 +26,12 @@ def fetch(source: str | Path, files: Iterable[str], *, revision: str | None = No
     if isinstance(source, Path) or not _NAME.fullmatch(source):
         names = f"a folder, a published model ({', '.join(PUBLISHED)}), or a name on the hub (owner/model)"
         raise WeightsError("no such folder", where=source, expected=names, do=missing_hint(Path(source)))
+    do = "pip install huggingface_hub, or give a folder"
+    hub = optional("huggingface_hub", "a name on the hub", do, where=source)
     try:
-        from huggingface_hub import snapshot_download
-    except ImportError as fault:
-        do = "pip install huggingface_hub, or give a folder"
-        raise UsageError("a name on the hub needs huggingface_hub", where=source, do=do) from fault
-    try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=list(files)))
+        return Path(hub.snapshot_download(source, revision=revision, allow_patterns=list(files)))
     except Exception as fault:  # the library has dozens of kinds, none of them ours
-        got = f"{type(fault).__name__}: {str(fault).strip().partition(chr(10))[0][:200]}"
         what, do = "not to be had from the hub", "check name and network, or fetch it elsewhere and give its folder"
         if (meant := missing_hint(Path(source))).startswith("did you mean"):  # a folder misspelt
             do = f"{meant} Or {do}"
-        raise WeightsError(what, where=source, got=got, expected="a folder, or a name on the hub", do=do) from fault
+        raise WeightsError(what, where=source, got=fault, expected="a folder, or a name on the hub", do=do) from fault
