@@ -158,7 +158,7 @@ def test_splits_and_corpora(tmp_path):
     texts, images = split_overlap(train, test)
     assert (texts.what, texts.exact, texts.near) == ("texts", 1, 0)
     assert (images.what, images.exact, images.near, images.tested) == ("images", 1, 0, 4)
-    assert images.summary()["twins"] == [{"test": "3.png", "train": "3.png", "likeness": 1.0, "exact": True}]
+    assert images.twins == (("3.png", "3.png", 1.0, True),)
 
     corpus = open_corpus("images", tmp_path / "train")
     assert [each.what for each in split_overlap(corpus, test)] == ["images"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import pickle
 
 import pytest
 from corpora import files_in, image, tar_of
@@ -42,13 +40,6 @@ def bad_lines(path):
 
 
 # ---- policies
-
-
-def test_example_is_a_value():
-    row = Example("a", ("t",), "k", {"yes": 1.0}, {"group": "g"})
-    assert pickle.loads(pickle.dumps(row)) == row
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        row.id = "b"
 
 
 def test_a_later_row_with_the_same_id_is_bad(tmp_path):

@@ -15,7 +15,7 @@ from PIL import Image
 from unimo.errors import DataError, UnimoError
 from unimo.finetune.readers.columns import class_name
 from unimo.finetune.split import open_examples
-from unimo.formats.delimited import checked_header, unpacked
+from unimo.formats.delimited import unpacked
 from unimo.formats.tables import rows_of
 from unimo.formats.text import lines_of
 
@@ -284,31 +284,7 @@ def test_line_ends_of_two_sorts_are_named(tmp_path):
 # ---- many columns, and columns without a name
 
 
-class Counted(str):
-    """A name that counts how often it is compared."""
-
-    compared = 0
-    __hash__ = str.__hash__
-
-    def __eq__(self, other):
-        Counted.compared += 1
-        return str.__eq__(self, other)
-
-    def strip(self, *args):
-        return Counted(str.strip(self, *args))
-
-
-def test_case_a_header_of_many_columns_costs_its_length():
-    def comparisons(n):
-        Counted.compared = 0
-        assert len(checked_header([Counted(f"c{i}") for i in range(n)], "a.csv")) == n
-        with pytest.raises(DataError, match="c7"):
-            checked_header([Counted(f"c{i}") for i in range(n)] + [Counted("c7")], "a.csv")
-        return Counted.compared
-
-    assert comparisons(4000) <= 5 * comparisons(1000) + 100
-
-
+@pytest.mark.timeout(60)  # of what costs the square of the columns, minutes
 def test_case_a_csv_of_many_columns_is_read_and_its_short_rows_are_named(tmp_path):
     names = [f"c{i}" for i in range(100_000)]
     (tmp_path / "a.csv").write_text("\n".join([",".join(names), ",".join("1" * 100_000), "1,2", "3"]))

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from unimo.errors import DataError, UsageError
+from unimo.errors import UsageError
 from unimo.finetune import baselines
 from unimo.finetune.baselines import nearest_rows
 from unimo.finetune.batches import IMAGES, Place, TaskRows
 from unimo.finetune.classification import Classified
 from unimo.finetune.retrieval import RankedRow
-from unimo.finetune.settings import Finetuning, Ranking, Reading, Writing
+from unimo.finetune.settings import Finetuning, Ranking, Writing
 from unimo.finetune.split import Example, Examples
 from unimo.finetune.task_type import in_passes
 from unimo.finetune.task_types import (
@@ -268,13 +268,6 @@ def test_settings_follow_the_training_rows():
     assert text.model.head.reads == "text" and not task_type_of(text).sees
     with pytest.raises(UsageError, match="neither texts nor images"):
         resolved(Finetuning(model=SETTINGS), Examples("t", [Example("0", (), None, "x"), Example("1", (), None, "y")]))
-
-
-def test_a_hypothesis_comes_without_its_premise():
-    rows = Examples("t", [Example(str(i), ("premise", "hypothesis"), str(i), str(i % 2)) for i in range(4)])
-    task = task_type_of(resolved(Finetuning(model=SETTINGS, read=Reading(texts=1)), rows))
-    with pytest.raises(DataError, match="another number of texts"):
-        task.check(rows)
 
 
 def test_a_request_reads_images_only_where_there_are_some():

@@ -58,10 +58,11 @@ class Notes(Counter[str]):
         return found
 
 
-def check_fraction(value: float, where: str = "max_bad_fraction") -> None:
+def check_fraction(value: float) -> None:
     """UsageError for what is no fraction; NaN would switch the limit off."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         expected = "a number from 0 to 1"
+        where = "max_bad_fraction"
         raise UsageError("not a fraction", where=where, got=value, expected=expected, do="0.01 is one of a hundred")
 
 
@@ -85,8 +86,8 @@ class BadSamples:
     def use(self, count: int = 1) -> None:
         self.used += count
 
-    def note(self, what: str, count: int = 1, example: str | None = None) -> None:
-        self.notes.tell(what, *([] if example is None else [example]), count=count)
+    def note(self, what: str, count: int = 1) -> None:
+        self.notes.tell(what, count=count)
 
     def add(self, error: UnimoError, *, key: str | None = None, shard: object = None) -> None:
         """Quarantine one offered sample: count it and append its line to the file."""

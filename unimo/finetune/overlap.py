@@ -14,7 +14,7 @@ import hashlib
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -55,13 +55,7 @@ class Overlap:
     trained: int
     exact: int
     near: int
-    twins: tuple[Twin, ...] = field(default=())
-
-    def summary(self) -> dict[str, Any]:
-        """For a result file: counts, and the first twins by name."""
-        named = [twin._asdict() | {"likeness": round(twin.likeness, 4)} for twin in self.twins]
-        counts = {"tested": self.tested, "trained": self.trained, "exact": self.exact, "near": self.near}
-        return {"what": self.what, **counts, "twins": named}
+    twins: tuple[Twin, ...] = ()
 
 
 def split_overlap(train: Examples | Corpus, test: Examples, *, keep: int = 10) -> list[Overlap]:

@@ -8,7 +8,6 @@ Our own idea, for people without a detector; the papers have none of it.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +25,7 @@ from unimo.regions.source import CorpusImage, Detections, RegionSource, Say, arr
 from unimo.rng import generator
 from unimo.sidecar import Format, Sidecar, plain, write_sidecar
 
+GRIDS, SAMPLE = (1, 2, 3, 4), 1000  # boxes per side; images that the visual words are fitted to
 VOCABULARY = Format("visual words", 2, "unimo prepare regions")
 
 
@@ -99,15 +99,12 @@ class Grid(RegionSource):
         words: int = 512,
         vocabulary: str | Path | None = None,
         feature_size: int | None = None,
-        grids: Sequence[int] = (1, 2, 3, 4),
-        sample: int = 1000,
     ):
-        self.patches, self.grids, self.sample = patches, tuple(grids), sample
-        self.classes = words
+        self.patches, self.classes = patches, words
         self.vocabulary_path = None if vocabulary is None else Path(vocabulary)
         raw = self._pooled(Image.new("RGB", (32, 32))).shape[1]
         self.feature_size = feature_size or (256 if isinstance(patches, Pixels) else raw)
-        edges = [(k / n, r / n, (k + 1) / n, (r + 1) / n) for n in self.grids for r in range(n) for k in range(n)]
+        edges = [(k / n, r / n, (k + 1) / n, (r + 1) / n) for n in GRIDS for r in range(n) for k in range(n)]
         self._boxes = np.array(edges)
         self._fitted: dict[str, np.ndarray] = {}
 
@@ -138,7 +135,7 @@ class Grid(RegionSource):
     def _settings(self) -> dict[str, Any]:
         return {
             **self.patches.identity(),
-            "grids": list(self.grids),
+            "grids": list(GRIDS),
             "words": self.classes,
             "feature_size": self.feature_size,
         }
@@ -150,7 +147,7 @@ class Grid(RegionSource):
         """(R, bins * bins * D), the boxes of all grids end to end."""
         states, b = self.patches.states(image), self.patches.bins
         parts = []
-        for n in self.grids:
+        for n in GRIDS:
             weights = _coverage(n * b, len(states))
             cells = np.einsum("ip,pqd->iqd", weights, states)
             cells = np.einsum("jq,iqd->ijd", weights, cells).reshape(n, b, n, b, -1)
@@ -161,7 +158,7 @@ class Grid(RegionSource):
         return random_projection((pooled - self._fitted["mean"]) / self._fitted["scale"], self.feature_size)
 
     def _fit(self, corpus: Corpus) -> dict[str, np.ndarray]:
-        chosen = np.sort(generator("region vocabulary").permutation(len(corpus))[: self.sample])
+        chosen = np.sort(generator("region vocabulary").permutation(len(corpus))[:SAMPLE])
         pooled = []
         for i in chosen.tolist():
             try:

@@ -16,30 +16,31 @@ from unimo.synthetic.dataset import IMAGES_FROM
 from unimo.synthetic.world import COMBINATIONS, Scene, class_scene, draw, scene
 from unimo.synthetic.world import boxes as boxes_of
 
+SIDE, SMOOTHING = 8, 0.1
+
 
 class Truth(RegionSource):
     """The things of a generated scene where they are drawn, in the order of its JSON.
 
     features: the crop, resized to a small square, channels from -1 to 1 (projected where F is not its size). classes:
-    the 64 combinations of colour and shape, `smoothing` of the mass spread over all of them. An image whose JSON names
+    the 64 combinations of colour and shape, SMOOTHING of the mass spread over all of them. An image whose JSON names
     no things (`images`, `classes`) is drawn again from world.json, and must come out pixel by pixel.
     """
 
-    def __init__(self, feature_size: int | None = None, *, side: int = 8, smoothing: float = 0.1):
-        self.side, self.smoothing = side, smoothing
-        self.feature_size, self.classes = feature_size or 3 * side * side, len(COMBINATIONS)
+    def __init__(self, feature_size: int | None = None):
+        self.feature_size, self.classes = feature_size or 3 * SIDE**2, len(COMBINATIONS)
         self._worlds: dict[Path, dict] = {}
 
     def identity(self) -> dict[str, Any]:
-        return {"source": "truth", "side": self.side, "smoothing": self.smoothing}
+        return {"source": "truth", "side": SIDE, "smoothing": SMOOTHING}
 
     def regions(self, image: CorpusImage) -> Detections:
         width, height = image.size
         kinds, boxes = self._things(image)
         crops = [self._crop(image.image, box) for box in boxes]
-        classes = np.full((len(kinds), self.classes), self.smoothing / self.classes, np.float32)
-        classes[np.arange(len(kinds)), [COMBINATIONS.index(kind) for kind in kinds]] += 1 - self.smoothing
-        features = random_projection(np.array(crops).reshape(len(crops), 3 * self.side**2), self.feature_size)
+        classes = np.full((len(kinds), self.classes), SMOOTHING / self.classes, np.float32)
+        classes[np.arange(len(kinds)), [COMBINATIONS.index(kind) for kind in kinds]] += 1 - SMOOTHING
+        features = random_projection(np.array(crops).reshape(len(crops), 3 * SIDE**2), self.feature_size)
         return Detections(features, np.array(boxes).reshape(len(boxes), 4), width, height, classes)
 
     def _things(self, image: CorpusImage) -> tuple[list[tuple[str, str]], list[list[float]]]:
@@ -92,6 +93,5 @@ class Truth(RegionSource):
         return self._worlds[manifest]
 
     def _crop(self, image: Image.Image, box: Sequence[float]) -> np.ndarray:
-        side = (self.side, self.side)
-        small = image.resize(side, Image.Resampling.BILINEAR, box=(box[0], box[1], box[2], box[3]))
+        small = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=(box[0], box[1], box[2], box[3]))
         return np.asarray(small, dtype=np.float32) / 127.5 - 1
