@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 UNDEFINED = "undefined"
@@ -21,6 +21,12 @@ def number(value: float | None, unit: str = "", *, signed: bool = False) -> str:
     else:
         shown = f"{value:{sign}#.4g}" if abs(value) >= 0.001 else f"{value:{sign}.3g}"
     return f"{shown} {unit}".strip()
+
+
+def markdown_table(head: Sequence[str], *rows: Sequence[str]) -> list[str]:
+    """Lines of a Markdown table; what stands in a cell cannot end it."""
+    plain = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in (head, ["---"] * len(head), *rows)]
+    return [f"| {' | '.join(row)} |" for row in plain]
 
 
 def with_interval(score: Mapping[str, Any] | None, unit: str = "", *, signed: bool = False) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from unimo.config import diff
 from unimo.errors import DataError, UsageError
 from unimo.evaluation.item_sums import ItemSums, paired, read_sums
-from unimo.formatting import with_interval
+from unimo.formatting import markdown_table, with_interval
 from unimo.json_files import load_json
 from unimo.metrics.paired import Comparison
 from unimo.metrics.verdict import is_smaller_better, paired_verdict, verdict
@@ -63,9 +63,8 @@ def compare(folders: Sequence[str | Path], *, tasks: Sequence[str] = ()) -> list
     Arguments and errors as of `compare_tables`.
     """
     found = compare_tables(folders, tasks=tasks)
-    tables = ([_line(*cells) for cells in table] for table in (found.settings, found.scores))
-    settings, scores = ([head, _line(*["---"] * (head.count("|") - 1)), *rows] for head, *rows in tables)
-    return [*found.answers, *([""] if found.answers else []), *settings, "", *scores]
+    tables = [*markdown_table(*found.settings), "", *markdown_table(*found.scores)]
+    return [*found.answers, *([""] if found.answers else []), *tables]
 
 
 def compare_tables(folders: Sequence[str | Path], *, tasks: Sequence[str] = ()) -> Tables:
@@ -130,11 +129,6 @@ def answer(first: Evaluated, second: Evaluated) -> str:
     others = [name for name in differ if not name.startswith((*UNPAIRED, "batch."))]
     warning = f" But they differ in more: {', '.join(others[:3])}." if others else ""
     return f"{start}: with {data} ({better.name}) and without ({worse.name}), {measured}{warning}"
-
-
-def _line(*cells: str) -> str:
-    """A row of a Markdown table; what stands in a cell cannot end it."""
-    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
 
 
 # ---- what a folder reports

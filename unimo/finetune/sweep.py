@@ -21,6 +21,7 @@ from unimo.errors import UsageError
 from unimo.finetune.finetune import finetune
 from unimo.finetune.finished import finish, finished
 from unimo.finetune.settings import Finetuning
+from unimo.formatting import markdown_table
 from unimo.json_files import write_json
 from unimo.train.provenance import call_facts
 
@@ -89,12 +90,12 @@ def table(rows: Sequence[dict[str, Any]], best: dict[str, Any] | None) -> list[s
     """A Markdown table, one line a combination: mean ± spread over seeds of every split; the chosen one is marked."""
     keys = [text.partition("=")[0] for text in rows[0]["settings"]]
     splits = [split for split in ("dev", "test") if any(split in row for row in rows)]
-    cells = [[*keys, *splits, "chosen"], ["---"] * (len(keys) + len(splits) + 1)]
+    cells = []
     for row in rows:
         values = [text.partition("=")[2] for text in row["settings"]]
         scores = [f"{row[s]['mean']:.4f} ± {row[s]['spread']:.4f}" if s in row else "–" for s in splits]
         cells.append([*values, *scores, "**chosen**" if row is best else ""])
-    return [f"| {' | '.join(line)} |" for line in cells]
+    return markdown_table([*keys, *splits, "chosen"], *cells)
 
 
 def _score(run: Finetuning, folder: Path, say: Callable[[str], None], batch_size: int | None) -> dict[str, float]:

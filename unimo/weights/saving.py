@@ -23,6 +23,7 @@ from safetensors.torch import save
 from unimo.config import to_dict
 from unimo.disk import disk_error, write_new
 from unimo.errors import UsageError
+from unimo.formatting import markdown_table
 from unimo.json_files import write_json
 from unimo.model.build import ModelSettings
 from unimo.model.unified import Unified
@@ -97,12 +98,6 @@ def _card(name: str, member: str, parameters: int, facts: Mapping[str, Any]) -> 
     lines += [f"{member.upper()} with {parameters:,} parameters, saved by unimo {__version__}.", ""]
     lines += ["```python", "import unimo", "", f'model = unimo.load("{name}")', "```", ""]
     if facts:
-        lines += ["## How it came about", "", "| fact | value |", "| --- | --- |"]
-        lines += [f"| {key} | {_in_a_cell(value)} |" for key, value in facts.items()]
-        lines.append("")
+        said = [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in facts.values()]
+        lines += ["## How it came about", "", *markdown_table(("fact", "value"), *zip(facts, said)), ""]
     return "\n".join(lines)
-
-
-def _in_a_cell(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text.replace("|", "\\|").replace("\n", " ")
