@@ -86,7 +86,7 @@ def fit_group(cls: Any, values: Any, where: str) -> Any:
     try:
         return cls(**fitted)
     except ValueError as fault:  # a dataclass may check its own values in __post_init__
-        raise UsageError("settings contradict each other", where=where or cls.__name__, got=fault) from fault
+        raise UsageError("settings contradict each other", where=where or cls.__name__, got=str(fault)) from fault
 
 
 @functools.cache

@@ -58,7 +58,7 @@ def check_pickle(file: Any, size: int, where: object, *, torch_calls: re.Pattern
             if torch_calls and isinstance(argument, str) and "\0" in argument:
                 raise ValueError("a name with a zero byte")  # torch's end there: one member would be read many times
     except (ValueError, OverflowError) as fault:
-        raise _unfit(f"{where}, byte {at}", fault) from fault
+        raise _unfit(f"{where}, byte {at}", str(fault)) from fault
 
 
 def max_description(size: int) -> int:
