@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import pytest
 
-from unimo.formatting import number, with_interval
+from unimo.errors import DataError
+from unimo.formatting import markdown_table, number, with_interval
 
 
 @pytest.mark.parametrize(
@@ -27,3 +29,13 @@ def test_a_score_stands_with_its_interval_where_it_has_one():
     assert with_interval({**score, "low": None}, "%") == with_interval({"value": 0.6}, "%") == "60.0 %"
     assert with_interval({"value": -0.1, "low": -0.2, "high": 0.05}, signed=True) == "-0.1000 [-0.2000, +0.05000]"
     assert with_interval(None, "%") == with_interval({**score, "value": math.nan}) == "undefined"
+
+
+def test_a_cell_cannot_end_its_table():
+    assert markdown_table(["a|b", "c"], ["x\ny", ""]) == ["| a\\|b | c |", "| --- | --- |", "| x y |  |"]
+
+
+def test_an_error_tells_another_librarys_exception_in_one_line_and_travels():
+    error = DataError("cannot", got=OSError("no such\nthing"))
+    assert error.got == "OSError: no such" and pickle.loads(pickle.dumps(error)).one_line() == error.one_line()
+    assert DataError("cannot", got=KeyError()).got == "KeyError"
