@@ -63,6 +63,13 @@ def one_thread():
         torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_benchmark():
+    """How fast this machine multiplies is asked by every run; whoever trains here imported the loop when collected."""
+    if loop := sys.modules.get("unimo.train.loop"):
+        loop.matmul_rate = lambda *_: 1e9
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> Path:
     """A small generated world with every kind of file the zero-shot tasks read."""

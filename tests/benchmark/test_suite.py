@@ -24,18 +24,12 @@ from unimo.finetune.benchmarks.published_scores import PUBLISHED
 from unimo.model.build import ModelSettings, build
 from unimo.recipes.finetuning import TUNINGS
 from unimo.synthetic.dataset import write_world
-from unimo.train import loop as T
 from unimo.train.run_folder import read_log
 
 FAST = ("steps=2", "log=none", "batch_size=4", "precision=fp32")
 GROUPS = {
     f"{kind}, {modality}" for kind in ("understanding", "generation") for modality in ("single-modal", "cross-modal")
 }
-
-
-@pytest.fixture(autouse=True)
-def no_benchmark(monkeypatch):
-    monkeypatch.setattr(T, "matmul_rate", lambda *_: 1e9)
 
 
 def write_run(folder: Path, data: dict) -> str:
@@ -65,9 +59,7 @@ def start(world, tmp_path_factory) -> str:
 def made(start, tmp_path_factory) -> tuple[Path, dict]:
     """All of the generated world's plan, with every task from random weights too."""
     out = tmp_path_factory.mktemp("made") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(T, "matmul_rate", lambda *_: 1e9)
-        return out, Q.run_suite(start, "scenes", out, random=True, assignments=FAST, say=quiet)
+    return out, Q.run_suite(start, "scenes", out, random=True, assignments=FAST, say=quiet)
 
 
 def test_every_task_of_all_four_groups_is_trained_and_marked(made):

@@ -28,11 +28,6 @@ FAST = EvaluationData(shortlist=2, captioned=4, masked=8)
 COLOURS = ("red", "green", "blue", "white", "black")
 
 
-@pytest.fixture(autouse=True)
-def no_benchmark(monkeypatch):
-    monkeypatch.setattr(T, "matmul_rate", lambda *_: 1e9)
-
-
 @pytest.fixture(scope="module")
 def own(tmp_path_factory) -> Path:
     """Forty pairs in a .jsonl beside their images, forty texts, and the same images without captions."""
@@ -64,10 +59,8 @@ def trained(run: Run, out: Path, **options) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(own, tmp_path_factory) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(T, "matmul_rate", lambda *_: 1e9)
-        out = tmp_path_factory.mktemp("runs") / "whole"
-        trained(run_on(own), out)
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    trained(run_on(own), out)
     return out
 
 

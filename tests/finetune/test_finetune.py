@@ -36,11 +36,6 @@ from unimo.weights.init_from import start_from
 from unimo.weights.loading import load_model
 
 
-@pytest.fixture(autouse=True)
-def no_benchmark(monkeypatch):
-    monkeypatch.setattr(T, "matmul_rate", lambda *_: 1e9)
-
-
 @pytest.fixture(scope="module")
 def starts(tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("starts")

@@ -21,12 +21,6 @@ from unimo.finetune.predict import predict
 from unimo.finetune.scoring import Scored, write_predictions
 from unimo.finetune.settings import TaskData
 from unimo.recipes.finetuning import TUNINGS, find_tuning, ours, story
-from unimo.train import loop as T
-
-
-@pytest.fixture(autouse=True)
-def no_benchmark(monkeypatch):
-    monkeypatch.setattr(T, "matmul_rate", lambda *_: 1e9)
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,6 @@ from unimo.finetune.finetune import finetune
 from unimo.finetune.job import task_rows
 from unimo.finetune.settings import TaskData
 from unimo.finetune.task_types import task_type_of
-from unimo.train import loop as T
-
-
-@pytest.fixture(autouse=True)
-def no_benchmark(monkeypatch):
-    monkeypatch.setattr(T, "matmul_rate", lambda *_: 1e9)
 
 
 def scored(tmp_path: Path, member: str, **changes):

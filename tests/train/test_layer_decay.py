@@ -60,7 +60,6 @@ def test_every_parameter_is_in_one_group_with_its_own_scale(layers):
 
 
 def test_deep_layers_move_less_in_a_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(T, "matmul_rate", lambda *_: 1e9)
     rates: list[dict[float, float]] = []
     real = T.make_optimizer
 

@@ -96,7 +96,6 @@ def recipes(tmp_path_factory) -> TinyRecipes:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
-    monkeypatch.setattr(T, "matmul_rate", lambda *_: 1e9)
     monkeypatch.setattr(T.run_folder, "StopFlag", StopsEarly)
     monkeypatch.chdir(tmp_path)
 

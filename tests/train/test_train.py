@@ -41,11 +41,6 @@ def world(tmp_path_factory):
     return write_tiny_world(tmp_path_factory.mktemp("data") / "world")
 
 
-@pytest.fixture(autouse=True)
-def no_benchmark(monkeypatch):
-    monkeypatch.setattr(T, "matmul_rate", lambda *_: 1e9)
-
-
 @pytest.fixture(scope="module")
 def undisturbed(world, tmp_path_factory):
     """The run all others are compared with: its folder and its last checkpoint."""

@@ -43,11 +43,6 @@ def world(tmp_path_factory) -> tuple[Path, dict]:
     return folder, recipes.prepare_world(folder, quiet)
 
 
-@pytest.fixture(autouse=True)
-def no_benchmark(monkeypatch):
-    monkeypatch.setattr(T, "matmul_rate", lambda *_: 1e9)
-
-
 def small(world: tuple[Path, dict], *changes: str) -> Run:
     folder, prepared = world
     paths = {kind: (str(folder / kind),) for kind in ("texts", "images", "pairs")}

@@ -106,7 +106,6 @@ def test_heads_of_tasks_are_kept(golden, tmp_path, monkeypatch):
 
 
 def test_a_run_becomes_a_folder_that_answers_the_same(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("unimo.train.loop.matmul_rate", lambda *_: 1e9)
     train(tiny(write_tiny_world(tmp_path / "world"), "steps=2"), tmp_path / "run", say=quiet)
     run(monkeypatch, "convert", str(tmp_path / "run"), str(tmp_path / "out"))
     (before, _), (after, saved) = load_model(tmp_path / "run"), load_model(tmp_path / "out")
