@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from unimo.benchmark.published_scores import ABLATIONS
+from unimo.finetune.benchmarks.published_scores import ABLATIONS
 from unimo.formatting import with_interval
 
 RULE = (
