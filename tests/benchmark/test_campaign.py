@@ -21,16 +21,10 @@ from unimo.config.values import keys_of
 from unimo.errors import DataError, UsageError
 from unimo.evaluation.item_sums import ItemSums
 from unimo.metrics.intervals import mean_of_sums
-from unimo.train import loop as T
 from unimo.train.settings import Run
 
 EXAMPLE = Path(__file__).parents[2] / "examples/campaign.json"
 SMALL = [f"model.{name}={value}" for name, value in SIZES.items() if not name.startswith(("region_", "depth"))]
-
-
-@pytest.fixture(autouse=True)
-def no_benchmark(monkeypatch):
-    monkeypatch.setattr(T, "matmul_rate", lambda *_: 1e9)
 
 
 def files(folder: Path, **changes) -> Path:
@@ -64,7 +58,6 @@ def made(tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("campaign")
     path, out = files(folder), folder / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(T, "matmul_rate", lambda *_: 1e9)
         whole, left = C.Suite._run, [3]
 
         def runs_out(self, job, minutes):

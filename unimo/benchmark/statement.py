@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unimo.finetune.benchmarks.published_scores import ABLATIONS
-from unimo.formatting import with_interval
+from unimo.formatting import markdown_table, with_interval
 
 RULE = (
     "Difference: with minus without the ingredient, on the same items, its 95 % interval by the paired bootstrap over "
@@ -40,14 +40,10 @@ def _comparison(ingredient: str, with_it: str, without: str, rows: list[dict[str
         lines.append(f"- {group}: {counted}")
     lines += [f"- the papers: {line}" for line in ABLATIONS.get(ingredient, ())]
     head = ["group", "task", "metric", "without", "with", "difference", "p", "verdict"]
-    lines += ["", _line(*head), _line(*["---"] * len(head))]
+    cells = []
     for row in rows:
         scores = [with_interval(row[side], row["unit"]) for side in ("score_without", "score_with")]
         difference = with_interval(row["difference"], row["unit"], signed=True) if row["difference"] else "–"
         p = "–" if row["p_holm"] is None else f"{row['p_holm']:.3f}"
-        lines.append(_line(row["group"], row["task"], row["metric"], *scores, difference, p, row["verdict"]))
-    return [*lines, ""]
-
-
-def _line(*cells: str) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        cells.append([row["group"], row["task"], row["metric"], *scores, difference, p, row["verdict"]])
+    return [*lines, "", *markdown_table(head, *cells), ""]

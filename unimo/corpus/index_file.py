@@ -13,7 +13,7 @@ import numpy as np
 from unimo.errors import DataError
 from unimo.paths import user_path
 from unimo.ragged import Strings
-from unimo.sidecar import Format, Sidecar, write_sidecar
+from unimo.sidecar import Format, Sidecar
 
 FORMAT = Format("index", 6, "unimo data check")
 
@@ -35,11 +35,6 @@ class Index:
 
     def strings(self, name: str) -> Strings:
         return Strings(self.arrays[f"{name}_blob"], self.arrays[f"{name}_offsets"])
-
-
-def save_index(path: Path, index: Index) -> None:
-    """A reader finds the old index or the new one, never half of one. ResourceError where it cannot be written."""
-    write_sidecar(path, FORMAT, index.header, index.arrays)
 
 
 def load_index(path: Path) -> Index | None:

@@ -13,13 +13,14 @@ import numpy as np
 
 from unimo.corpus.bad_samples import Notes
 from unimo.corpus.finding import Kind, Source, Verify, printable
-from unimo.corpus.index_file import Index, index_path, load_index, save_index
+from unimo.corpus.index_file import FORMAT, Index, index_path, load_index
 from unimo.corpus.items import Bad, Item, items, named_images
 from unimo.data.images import image_size, load_rgb
 from unimo.errors import DataError, UsageError
 from unimo.file_access import Unread, forget, hash_file, read_file
 from unimo.formats.columns import Fields
 from unimo.ragged import offsets_of, pack_strings
+from unimo.sidecar import write_sidecar
 
 IDENTITY = ("sha256", "tokenizer", "fields", "verify", "form")  # what decides which samples and tokens come out
 _TOKENIZE_CHARACTERS = 2**21  # texts are handed to the tokenizer in batches of about this size
@@ -45,7 +46,7 @@ def index_of(
         ):
             return stored, False
     index = build_index(source, kind, tokenizer=tokenizer, fields=fields, verify=verify, earlier=stored)
-    save_index(place, index)
+    write_sidecar(place, FORMAT, index.header, index.arrays)
     return index, True
 
 

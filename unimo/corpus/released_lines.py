@@ -97,9 +97,13 @@ def regions_of(line: str, *, where: object = "this line") -> ImageRegions:
 
 
 def table(fields: dict[str, str], name: str, rows: int, where: object) -> np.ndarray:
-    """(rows, any) float32: as many columns as a base64 text of these rows has."""
-    text = fields[name]
-    return regions._floats(fields, name, rows, max(1, (len(text) // 4 * 3 - text.count("=")) // 4 // rows), where)
+    """(rows, any) float32: as many columns as the text has."""
+    return regions._floats(fields, name, rows, max(1, columns_of(fields[name], rows)), where)
+
+
+def columns_of(text: str, rows: int) -> int:
+    """How many float32 a row has, if a base64 text of these rows is whole."""
+    return (len(text) // 4 * 3 - text.count("=")) // 4 // max(rows, 1)
 
 
 LAYOUTS = {5: FLICKR_FIELDS, 8: UNIMO2_FIELDS, 14: ENTAILMENT_FIELDS, 16: regions.CAPTION_FIELDS}

@@ -195,7 +195,7 @@ class TSV(Files):
             )
         fields = dict(zip(columns, values))
         width, height, count = (tables._number(fields, column, where) for column in columns[1:4])
-        size = self.feature_size or _columns_of(fields["features"], count)
+        size = self.feature_size or released_lines.columns_of(fields["features"], count)
         found = {
             "width": width,
             "height": height,
@@ -203,7 +203,7 @@ class TSV(Files):
             "features": tables._floats(fields, "features", count, size, where),
         }
         if len(values) == 7:
-            kinds = self.classes or _columns_of(fields["class probabilities"], count)
+            kinds = self.classes or released_lines.columns_of(fields["class probabilities"], count)
             found["classes"] = tables._floats(fields, "class probabilities", count, kinds, where)
         return found
 
@@ -238,11 +238,6 @@ class Lines(Files):
     def read(self, name: str) -> dict[str, Any]:
         file, line = self._places[name]
         return released_lines.read_regions_line(file.read(line), where=file.where(line))[1]
-
-
-def _columns_of(text: str, rows: int) -> int:
-    """How many float32 a row has, if a base64 text of these rows is whole."""
-    return (len(text) // 4 * 3 - text.count("=")) // 4 // max(rows, 1)
 
 
 class NPZ(Files):

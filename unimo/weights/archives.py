@@ -29,14 +29,6 @@ BROKEN = (ConnectionError, TimeoutError, http.client.HTTPException, urllib.error
 VARIABLES = ("word_embedding", "text.word_embedding")  # every published model has one of them
 
 
-def is_address(source: object) -> bool:
-    return str(source).startswith(("https://", "http://"))
-
-
-def is_archive(source: object) -> bool:
-    return str(source).endswith((".tar.gz", ".tgz", ".tar"))
-
-
 # ---- fetching
 
 
@@ -183,10 +175,10 @@ def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
 def unpacked(source: str | Path, cache: Path, *, progress: Progress = lambda *_: None) -> Iterator[Path]:
     """The folder or file of weights that a source means: itself, what a .tar.gz holds, or what lies at an address."""
     with contextlib.ExitStack() as stack:
-        if is_address(source):
+        if str(source).startswith(("https://", "http://")):
             name = str(source).split("?")[0].rstrip("/").rpartition("/")[2]
             source = fetch(str(source), cache / "downloads" / name, progress=progress)
-        if is_archive(source) and Path(source).is_file():
+        if str(source).endswith((".tar.gz", ".tgz", ".tar")) and Path(source).is_file():
             cache.mkdir(parents=True, exist_ok=True)
             room = stack.enter_context(tempfile.TemporaryDirectory(prefix="unpacked-", dir=cache))
             source = unpack(Path(source), Path(room))
