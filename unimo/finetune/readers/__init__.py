@@ -23,12 +23,7 @@ from unimo.finetune.example import Found
 from unimo.finetune.readers.coqa import read_coqa
 from unimo.finetune.readers.images import NLVR, read_folder, read_images, read_questions
 from unimo.finetune.readers.layouts import LAYOUTS, read_cola, read_karpathy, read_table
-from unimo.finetune.readers.released import (
-    read_released,
-    read_released_captions,
-    read_released_entailment,
-    read_released_pieces,
-)
+from unimo.finetune.readers.released import read_released_captions, read_released_entailment, read_released_pieces
 from unimo.finetune.readers.squad import read_squad
 from unimo.finetune.readers.text_files import read_lines, read_nlvr, read_stories
 from unimo.finetune.readers.vqa import read_vqa
@@ -82,7 +77,6 @@ READERS: dict[str, Reader] = {
     "coqa": Reader(read_coqa),
     "karpathy": Reader(read_karpathy),
     "vqa": Reader(read_vqa),
-    "released": Reader(read_released),
     "released_pieces": Reader(read_released_pieces),
     "released_captions": Reader(read_released_captions),
     "released_entailment": Reader(read_released_entailment),

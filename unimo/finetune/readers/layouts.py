@@ -97,6 +97,7 @@ LAYOUTS: dict[str, Layout] = {
         dropped=UNDECIDED,
     ),
     "sick": replace(_pair(id="id qid"), extra=("relatedness",), dropped={}),
+    "released": _layout("classification", "text", text="text_a", text2="text_b", label="label"),  # or of numbers: STS-B
     "aeslc": _layout("generation", "text", extra="human_subjects", text="document", target="summary"),
     "dialogsum": _layout("generation", "text", extra="topic", text="document", target="summaries"),
     "squad_sentences": _layout("generation", "text", text="sentence", target="question"),

@@ -1,6 +1,6 @@
 """Files of UNIMO's release (spec unimo 6.11): raw text to classify, GPT-2 ids to write from, lines of vocabulary ids.
 
-classification   .tsv: text_a, perhaps text_b, label, perhaps qid
+classification   .tsv: text_a, perhaps text_b, label, perhaps qid (a table: `layouts.LAYOUTS`)
 generation       .tsv: src, tgt, perhaps knowledge; each word a GPT-2 id or a special token such as [SEP]
 captions, SNLI-VE    lines with ; between fields (`unimo.corpus.released_lines`)
 
@@ -21,22 +21,12 @@ from unimo.data.records import read_field, read_turns
 from unimo.data.regions import read_tag_line
 from unimo.errors import DataError
 from unimo.finetune.example import Dropped, Example, Found, Noted
-from unimo.finetune.readers.columns import Layout
-from unimo.finetune.readers.layouts import read_table
 from unimo.formats.json_values import each_row, empty
 from unimo.formats.tables import rows_of
 from unimo.formats.text import Row, checked_text, ends_the_file, lines_of
 from unimo.tokenizer import Tokenizer
 
 SPECIAL = (Tokenizer.cls, Tokenizer.sep, Tokenizer.pad)
-TEXTS = {"id": ("qid",), "text": ("text_a",), "text2": ("text_b",)}
-CLASSES = Layout({**TEXTS, "label": ("label",)}, ("text",), "classification")
-SCORES = Layout({**TEXTS, "score": ("label",)}, ("text",), "regression")
-
-
-def read_released(path: Path, *, kind: str = "classification") -> Found:
-    """text_a, text_b, label, qid. kind: classification, or regression (STS-B)."""
-    yield from read_table(path, layout=SCORES if kind == "regression" else CLASSES)
 
 
 def read_released_pieces(path: Path) -> Found:

@@ -24,7 +24,7 @@ def read_lines(source: Path, target: Path | None = None) -> Found:
     """
     if target is None:
         yield Noted("sources without a file of targets: no targets")
-    elif (counts := (_count_lines(source), _count_lines(target))) and counts[0] != counts[1]:
+    elif (counts := [sum(1 for _ in LineFile(path).lines()) for path in (source, target)])[0] != counts[1]:
         what, got = "source and target have different numbers of lines", f"{counts[0]} and {counts[1]} lines"
         expected = "a line of target for each line of source"
         do = "look for a line end inside a text, or fetch both files again"
@@ -44,11 +44,6 @@ def read_lines(source: Path, target: Path | None = None) -> Found:
         else:
             row = Example(f"{source.name}:{number}", (str(text).strip(),))
             yield row if wanted is None else Example(row.id, row.texts, None, str(wanted).strip())
-
-
-def _count_lines(path: Path) -> int:
-    """The last counts with or without its end. DataError when the file cannot be read to its end."""
-    return sum(1 for _ in LineFile(path).lines())
 
 
 def read_stories(path: Path) -> Found:
