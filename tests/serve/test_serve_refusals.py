@@ -103,6 +103,11 @@ def test_a_body_that_is_no_form_is_refused(narrow, kind, body):
     assert 400 <= answer.status_code < 500 and answer.json()["error"]["what"], answer.text
 
 
+def test_json_in_place_of_a_form_is_named(narrow):
+    answer = narrow.post("/search", json={"text": "two dogs"})
+    assert answer.status_code == 415 and "curl -F" in answer.json()["error"]["do"]
+
+
 def test_a_large_body_is_refused_before_it_is_read_and_while_it_comes(narrow):
     said = narrow.post("/caption", files=files("images", bytes(400_000)))
     assert said.status_code == 413 and "400" in said.json()["error"]["got"]

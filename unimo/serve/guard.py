@@ -25,6 +25,7 @@ from unimo.serve.metrics import Metrics
 OPEN = "/health"  # answered without a token and under any load: for probes
 HEADERS = {b"x-content-type-options": b"nosniff", b"cache-control": b"no-store", b"referrer-policy": b"no-referrer"}
 LATER = "come again later, or send less at once"
+FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 
 
 class Refused(HTTPException):
@@ -105,6 +106,10 @@ class Guard:
             raise refused(401, "this server needs a token", where="header Authorization", do=do)
         if self.in_flight > self.limits.max_requests:
             raise refused(429, "too many requests at once", expected=f"at most {self.limits.max_requests}", do=LATER)
+        kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
+        if kind and kind not in FORMS:  # its fields would all seem to be missing
+            do = 'curl -F text="two dogs" ADDRESS/search, or data= and files= of requests.post'
+            raise refused(415, "not a form", where="header Content-Type", got=kind, expected=" or ".join(FORMS), do=do)
         length = headers.get(b"content-length", "0")
         if length.isdecimal() and len(length) < 20 and int(length) > self.limits.max_body:
             raise _too_large(length, self.limits.max_body)
