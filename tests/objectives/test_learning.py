@@ -128,6 +128,7 @@ def test_all_objectives_share_one_step():
         together = losses(model, tiny_batch(objectives.values(), **sampled), objectives)
         assert len(together) == 13
         names = {part for name, one in objectives.items() if name != "mrm" for part in one.parts}  # no regions
+        names -= {"cmcl.rewritten.accuracy"}  # no rewritten captions
         assert set(step(model, tiny_batch(objectives.values(), **sampled), objectives)[0]) == names
         for name in CASES:
             alone = {name: objectives[name]}
