@@ -129,7 +129,7 @@ def papers_table(paths: Iterable[Path]) -> str:
     """The papers' tasks: command, published numbers, and ours where the same rows were scored."""
     ours = {row["task"]: row for path in paths for row in reversed(json.loads(path.read_text())["tasks"])}
     lines = [
-        "| paper's task | `unimo finetune ...` | metric, split | UNIMO base | UNIMO-2 | ours (14.5 M, 45 or 65 minutes) |",
+        "| paper's task | `unimo finetune ...` | metric, split | UNIMO base | UNIMO-2 | ours (14.5 M, an hour) |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for task, numbers in PUBLISHED.items():

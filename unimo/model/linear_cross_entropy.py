@@ -32,8 +32,8 @@ def linear_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Sum of the cross-entropies of `x @ table.T + bias`, and the number of rows whose label scores highest.
 
-    x: (n, D). table: (V, D). bias: (V,). labels: (n,) from 0 to V - 1, or IGNORE_INDEX. smoothing: fraction of each label
-    that is spread over all V. Products in autocast's precision, all else in float32.
+    x: (n, D). table: (V, D). bias: (V,). labels: (n,) from 0 to V - 1, or IGNORE_INDEX. smoothing: fraction of each
+    label that is spread over all V. Products in autocast's precision, all else in float32.
     """
     x, table = in_product_precision(x), in_product_precision(table)
     total, right = _LinearCrossEntropy.apply(x, table, bias, labels, smoothing)
