@@ -44,7 +44,7 @@ class CrossModalContrastive:
     pairs: int = setting(64, "pairs per step whose image meets rewritten captions, if any", at_least=0)
     negatives: int = setting(0, "rewritten captions of each of them that are not true", at_least=0)
     binding: float = setting(
-        0.0, "share of them whose rewritten captions only exchange words, or a relation", at_least=0, at_most=1
+        0.0, "fraction of them whose rewritten captions only exchange words, or a relation", at_least=0, at_most=1
     )
 
     def corrupt(self, builder: BatchBuilder) -> None:

@@ -41,30 +41,30 @@ class MaskedLanguageModeling:
     )
     pairs: int = setting(32, "pairs per step whose caption is masked beside its image", at_least=0)
     ratio: float = setting(
-        0.15, "share of a text's tokens that is masked (specials counted in its length)", above=0, at_most=1
+        0.15, "fraction of a text's tokens that is masked (specials counted in its length)", above=0, at_most=1
     )
     geometric: float = setting(0.2, "p of the geometric span length in words", above=0, at_most=1)
     max_length: int = setting(10, "longest span in words", at_least=1)
     nodes: float = setting(
         0.0,
-        "share of rewritten captions beside their image in which nodes of the scene graph are hidden, not spans",
+        "fraction of rewritten captions beside their image in which nodes of the scene graph are hidden, not spans",
         at_least=0,
         at_most=1,
     )
     node_ratio: float = setting(
-        0.3, "share of a caption's nodes that is hidden there, at least one", at_least=0, at_most=1
+        0.3, "fraction of a caption's nodes that is hidden there, at least one", at_least=0, at_most=1
     )
     relations: float = setting(
-        0.0, "share of rewritten captions in which all relations are hidden instead", at_least=0, at_most=1
+        0.0, "fraction of rewritten captions in which all relations are hidden instead", at_least=0, at_most=1
     )
     alone_until: float = setting(
         0.0,
-        "share of the run's steps up to which hidden nodes and relations are all that is predicted, of every pair",
+        "fraction of the run's steps up to which hidden nodes and relations are all that is predicted, of every pair",
         at_least=0,
         at_most=1,
     )
     relations_from: float = setting(
-        1.0, "share of the run's steps from which, up to `alone_until`, it is relations", at_least=0, at_most=1
+        1.0, "fraction of the run's steps from which, up to `alone_until`, it is relations", at_least=0, at_most=1
     )
 
     def contradictions(self) -> Iterator[Contradiction]:

@@ -38,7 +38,7 @@ class MaskedRegionModeling:
         1.0, "weight of their classes, as a share of `weight`, which features have", at_least=0, at_most=1e6
     )
     pairs: int = setting(32, "pairs per step whose regions are hidden beside their caption", at_least=0)
-    ratio: float = setting(0.15, "share of an image's regions that are anchors", above=0, at_most=1)
+    ratio: float = setting(0.15, "fraction of an image's regions that are anchors", above=0, at_most=1)
     overlap: float = setting(
         0.3, "intersection over union with an anchor beyond which a region is hidden too", at_least=0, at_most=1
     )

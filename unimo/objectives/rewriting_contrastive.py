@@ -56,14 +56,16 @@ class RewritingContrastive:
     weight: float = setting(
         1.0, "weight of the contrastive loss with rewriting; 0 switches the objective off", at_least=0, at_most=1e6
     )
-    begins: float = setting(0.0, "share of the run's steps after which captions are contrasted", at_least=0, at_most=1)
+    begins: float = setting(
+        0.0, "fraction of the run's steps after which captions are contrasted", at_least=0, at_most=1
+    )
     pairs: int = setting(16, "pairs per step that are anchors", at_least=0)
     positives: int = setting(1, "rewritten captions per anchor that say the same", at_least=0)
     negatives: int = setting(8, "rewritten captions per anchor that are not true", at_least=0)
     others: int = setting(4, "captions of other images of the batch per anchor, not true either", at_least=0)
     relations: float = setting(
         0.0,
-        "share of anchors whose rewritten captions keep all things and only tell who is where otherwise",
+        "fraction of anchors whose rewritten captions keep all things and only exchange who is where",
         at_least=0,
         at_most=1,
     )
