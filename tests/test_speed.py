@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from unimo.errors import UsageError
-from unimo.speed import embed, generate, growth, measure, search, train
+from unimo.speed import generate, growth, measure, peers, search, train
 from unimo.speed.turns import in_turns
+from unimo.train import muon
 
 
 def test_rounds_take_turns_in_both_orders_and_the_first_does_not_count():
@@ -35,8 +36,7 @@ def test_mask_builds_a_long_row():
 @pytest.mark.parametrize("name, peer", [("embed", "CLIP"), ("generate", "BLIP")])
 def test_peers_of_transformers_are_timed_beside_ours(name, peer, monkeypatch):
     pytest.importorskip("transformers")
-    for module in (embed, generate):
-        monkeypatch.setattr(module, "SIDE", 32)
+    monkeypatch.setattr(peers, "SIDE", 32)
     monkeypatch.setattr(generate, "WORDS", 3)
     rows = measure(name, size="tiny", rounds=1)
     assert {row["against"] for row in rows} == {"cast at every call", peer} and len(rows) >= 4
@@ -68,15 +68,14 @@ def test_a_model_is_opened_in_little_more_than_its_own_memory():
     assert row["MB of weights"] > 50 and 1 <= row["peak in weights"] < 1.3
 
 
-def test_every_fast_form_of_a_training_step_has_a_ratio_of_its_own(monkeypatch):
-    """The whole step's share of the machine's rate is below one; the plain forms are back in place afterwards."""
+def test_a_training_step_beside_muon_in_float32(monkeypatch):
+    """The whole step's fraction of the machine's rate is below one; Muon's own precision is back in place."""
     monkeypatch.setattr(train, "PAIRS", {"tiny": 4})
-    before = [getattr(place, name) for place, name, _ in train.FORMS.values()]
-    *forms, whole = measure("train", size="tiny", rounds=1)
-    assert {row["without"] for row in forms} == {"fast forms", *train.FORMS}
-    assert all(row["speed-up"] > 0 for row in forms)
-    assert whole["pairs"] == 4 and 0 < whole["share of the matrix-product rate"] < 1
-    assert [getattr(place, name) for place, name, _ in train.FORMS.values()] == before
+    before = muon.fast_dtype
+    beside, whole = measure("train", size="tiny", rounds=1)
+    assert beside["against"] == "Muon in float32" and beside["speed-up"] > 0
+    assert whole["pairs"] == 4 and 0 < whole["fraction of the matrix-product rate"] < 1
+    assert muon.fast_dtype is before
 
 
 def test_unknown_benchmarks_are_refused():

@@ -9,7 +9,7 @@ or worse is a difference whose corrected p is below 0.05 and whose sign is the s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ import numpy as np
 from unimo.benchmark.plan import Entry
 from unimo.benchmark.suite import Job, scores_of
 from unimo.benchmark.table import PRETRAINED, is_lesser
-from unimo.evaluation.item_sums import FILE, ItemSums, read_sums
-from unimo.metrics.paired import holm, paired_bootstrap
+from unimo.evaluation.item_sums import FILE, ItemSums, paired, read_sums
+from unimo.metrics.paired import holm
 from unimo.metrics.seeds import over_seeds
 from unimo.metrics.verdict import SIGNIFICANT, is_smaller_better
 
@@ -88,17 +88,22 @@ def _compared(key: tuple[str, str], couples: Sequence[tuple[Scored, Scored]]) ->
         "seeds": [one.seed for one, _ in couples], "score_with": scores[0], "score_without": scores[1],
         "difference": None, "by_seed": [], "p": None, "p_holm": None, "verdict": "unknown",
     }  # fmt: skip
-    sums = [[one.sums[key] for one in two if key in one.sums] for two in couples]
-    same = {(one.items, one.sums.shape, one.combine) for two in sums for one in two}
-    finite = all(np.isfinite(one.sums).all() for two in sums for one in two)
-    if len(same) == 1 and finite and all(len(two) == 2 for two in sums):
-        combine = sums[0][0].combine
-        whole = [np.sum([two[side].sums for two in sums], axis=0) for side in (0, 1)]
-        test = paired_bootstrap(whole[0], whole[1], combine=combine)
-        values = [[float(combine(one.sums.sum(0, keepdims=True))[0]) for one in two] for two in sums]
-        row |= {"difference": test.difference.to_dict(), "by_seed": [own - other for own, other in values]}
-        row["p"] = test.p_value
+    own, other = ([two[side].sums.get(key) for two in couples] for side in (0, 1))
+    test = paired(added(own), added(other))
+    if test is not None:
+        row |= {"difference": test.difference.to_dict(), "p": test.p_value}
+        row["by_seed"] = [one.value - two.value for one, two in zip(own, other) if one and two]
     return row
+
+
+def added(seeds: Sequence[ItemSums | None]) -> ItemSums | None:
+    """The sums of several seeds in one; None where one lacks them, or has those of other items."""
+    first = seeds[0]
+    if first is None or any(
+        one is None or one.items != first.items or one.sums.shape != first.sums.shape for one in seeds
+    ):
+        return None
+    return replace(first, sums=np.sum([one.sums for one in seeds if one], axis=0))
 
 
 def _verdict(row: Row) -> str:

@@ -41,6 +41,11 @@ class ItemSums:
     sums: np.ndarray
     combine: Combine
 
+    @property
+    def value(self) -> float:
+        """The score of all items."""
+        return float(self.combine(self.sums.sum(0, keepdims=True))[0])
+
 
 def write_sums(scores: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Those of all scores that are functions of sums over named items, whole or not at all."""

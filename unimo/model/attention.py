@@ -303,28 +303,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, heads: int, *, dropout: 
     return out if slots is None else out.index_select(0, slots)
 
 
-def dropout(x: Tensor, p: float) -> Tensor:
-    """`F.dropout`; on a CPU four elements share a random number, where torch draws one each (p to 2**-16)."""
-    dropped = round(p * 2**16)
-    if x.device.type != "cpu" or not 0 < dropped < 2**16:
-        return F.dropout(x, p)
-    levels = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    kept = levels[: x.numel()].view(x.shape) >= dropped - 2**15
-    return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))
-
-
-def _rectangle(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, heads: int, drop: float) -> Tensor:
+def _rectangle(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, heads: int, dropout: float) -> Tensor:
     """Attention of (n, L, D) queries over (n, M, D) keys and values; bias: (n, 1, L, M) or None."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (n, H, L, D/H)
     if q.is_cuda:
         bias = None if bias is None else bias.to(q.dtype)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=drop)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
     else:  # on a CPU the plain form's backward is about twice as fast as the fused one's in bf16
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         if bias is not None:
             scores = scores + bias.to(scores.dtype)
-        weights = scores.softmax(-1).to(v.dtype)
-        out = (dropout(weights, drop) if drop else weights) @ v
+        out = F.dropout(scores.softmax(-1), dropout, dropout > 0).to(v.dtype) @ v
     return out.transpose(1, 2).flatten(-2)
 
 

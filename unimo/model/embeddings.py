@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimo.batch import Texts
-from unimo.model.transformer import Dropout
 
 
 class PatchEmbedding(nn.Module):
@@ -72,7 +71,7 @@ class WordEmbedding(nn.Module):
         self.word = nn.Embedding(vocabulary, width)
         self.position = nn.Embedding(positions, width)
         self.norm = nn.LayerNorm(width)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.speaker = nn.Embedding(dialogue[0], width) if dialogue else None
         self.turn = nn.Embedding(dialogue[1], width) if dialogue else None
 
@@ -106,7 +105,7 @@ class RegionEmbedding(nn.Module):
         self.feature = nn.Linear(features, width)
         self.box = nn.Linear(5, width)
         self.norm = nn.LayerNorm(width)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: Tensor, boxes: Tensor) -> Tensor:
         return self.dropout(self.norm(self.feature(features) + self.box(boxes)))

@@ -44,20 +44,8 @@ class TiedHead(nn.Module):
 
     def forward(self, x: Tensor, table: Tensor, rows: Tensor | None = None) -> Tensor:
         """rows: the numbers of the table's rows when it is not whole."""
-        return F.linear(self.transformed(x), table, self.bias if rows is None else self.bias[rows])
-
-    def cross_entropy(
-        self, x: Tensor, table: Tensor, labels: Tensor, rows: Tensor | None = None, smoothing: float = 0.0
-    ) -> tuple[Tensor, Tensor]:
-        """The summed cross-entropy of `forward`, and how many rows' highest output is their label's."""
-        from unimo.model.linear_cross_entropy import linear_cross_entropy
-
-        bias = self.bias if rows is None else self.bias[rows]
-        return linear_cross_entropy(self.transformed(x), table, bias, labels, smoothing)
-
-    def transformed(self, x: Tensor) -> Tensor:
-        """(n, D) -> (n, D): what meets the table."""
-        return self.norm(ACTIVATIONS[self.hidden_act](self.transform(x)))
+        x = self.norm(ACTIVATIONS[self.hidden_act](self.transform(x)))
+        return F.linear(x, table, self.bias if rows is None else self.bias[rows])
 
 
 class MatchingHead(nn.Module):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unimo.model.attention import Plan, attend, dropout, rounded
+from unimo.model.attention import Plan, attend, rounded
 
 if TYPE_CHECKING:
     from unimo.model.kv_cache import KVCache
@@ -23,19 +23,6 @@ if TYPE_CHECKING:
 # `hidden_act` of published configurations; gelu is the exact (erf) form
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 Kept = list[tuple[Tensor, Tensor]]  # keys and values of every layer, (T, D) each
-
-
-def in_product_precision(x: Tensor) -> Tensor:
-    """A tensor in the precision in which autocast multiplies, if it is on."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
-
-
-class Dropout(nn.Dropout):
-    """`nn.Dropout` by `unimo.model.attention.dropout`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return dropout(x, self.p) if self.training else x
 
 
 class Attention(nn.Module):
@@ -96,7 +83,7 @@ class Layer(nn.Module):
         self.ffn_in = nn.Linear(width, ffn)
         self.ffn_out = nn.Linear(ffn, width)
         self.ffn_norm = nn.LayerNorm(width, eps=eps)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, plan: Plan | KVCache, form: Any = "dense", kept: Kept | None = None) -> Tensor:
         return self.after(x, self.attention(self.attention_norm(x) if self.norm_first else x, plan, form, kept))

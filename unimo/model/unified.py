@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from unimo.batch import GROUND, IMAGE, TEXT, Batch, Texts
 from unimo.errors import UsageError
 from unimo.model.attention import NO, Plan, Table
-from unimo.model.transformer import Kept, States, Transformer, in_product_precision
+from unimo.model.transformer import Kept, States, Transformer
 
 if TYPE_CHECKING:
     from unimo.model.embeddings import WordEmbedding
@@ -252,7 +252,7 @@ class Unified(nn.Module, ABC):
         plan = Plan(first_of[owner], role, order, branch, table=self.fused_table, device=device)
         states = self.fuser.states(x, plan, self.attention_form, kept, whole=whole)
 
-        answers, first, table = {}, 0, cache(lambda: in_product_precision(self.word_table()))
+        answers, first, table = {}, 0, cache(self.word_table)
         for name, request in requests.items():
             mine = slice(first, first + len(request))
             answers[name] = Fused(

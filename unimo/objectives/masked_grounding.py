@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch.nn.functional as F
 
 from unimo.batch import Batch
 from unimo.config import setting
@@ -60,7 +61,9 @@ class MaskedGrounding:
         assert answer.request.mask_ground is not None
         places = answer.request.mask_ground.flatten().nonzero()[:, 0].to(answer.codes.device, non_blocking=True)
         labels, states = answer.codes.flatten()[places], answer.ground().flatten(0, 1)[places]
-        total, right = model.masked_grounding.cross_entropy(states, model.dictionary.entries, labels)
+        logits = model.masked_grounding(states, model.dictionary.entries).float()
+        total = F.cross_entropy(logits, labels, reduction="sum")
+        right = (logits.detach().argmax(-1) == labels).sum()
         return {
             "masked_grounding": Part(total, len(labels), self.weight),
             "masked_grounding.accuracy": Part(right, len(labels), 0.0),

@@ -94,8 +94,9 @@ def predict_words(
     rows = targets.host.rows
     rows = torch.cat([rows, rows[:1].expand(extra)])
     labels = F.pad(model.word_columns(targets.labels), (0, extra), value=IGNORE_INDEX)
-    states, known = fused.words(rows, batch.texts), model.vocabulary_subset
-    total, right = model.language_model.cross_entropy(states, fused.word_table(), labels, known, smoothing)
+    logits = model.subset_logits(fused.words(rows, batch.texts), fused.word_table()).float()
+    total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing, ignore_index=IGNORE_INDEX)
+    right = (logits.detach().argmax(-1) == labels).sum()
     count = len(targets.labels)
     return {name: Part(total, count, weight), f"{name}.accuracy": Part(right, count, 0.0)}
 

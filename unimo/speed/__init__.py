@@ -10,7 +10,7 @@ search.py     exact search, beside faiss
 sharing.py    many texts beside one image
 mask.py       the mask of a long packed row
 onnx.py       exported graphs
-train.py      a training step without each of its fast forms; train_peers.py: those of FLAVA and CLIP
+train.py      a training step; train_peers.py: those of FLAVA and CLIP
 """
 
 from __future__ import annotations

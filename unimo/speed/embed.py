@@ -12,48 +12,35 @@ from typing import Any
 import numpy as np
 import torch
 
-from unimo.config import override
-from unimo.errors import UsageError
 from unimo.inference import Pipeline
-from unimo.model.build import ModelSettings, build
-from unimo.speed.peers import VOCABULARY, clip, pixels
+from unimo.speed.peers import VOCABULARY, Contest, clip, pixels
 from unimo.speed.turns import Runs, compared
 
-SIDE = 224
 TEXTS = {"1 text of 20 tokens": [20], "16 texts of 20": [20] * 16, "16 texts of 8 to 42": np.linspace(8, 42, 16)}
 
 
 def rows(size: str, rounds: int) -> Iterator[dict[str, Any]]:
-    """size: of the model. In bf16 where the processor multiplies it, else in float32."""
-    torch.manual_seed(0)
-    settings = override(ModelSettings(), [f"size={size}", f"image_size={SIDE}"])
-    model = build(settings)
-    frozen, plain, exact = Pipeline(model, frozen=True), Pipeline(model), Pipeline(model, precision="fp32")
-    width, heads = settings.dimension("width"), settings.dimension("heads")
-    try:
-        peer = clip(width, settings.dimension("image_depth"), heads, SIDE).to(frozen.dtype)
-    except ImportError as fault:
-        raise UsageError("a peer to compare with is missing", got=fault, do="pip install transformers") from fault
-    facts = {"benchmark": "embed", "size": size, "dtype": str(frozen.dtype).removeprefix("torch.")}
-    images = list(np.random.default_rng(0).integers(0, 256, (4, SIDE, SIDE, 3), dtype=np.uint8))
+    """size: of the model."""
+    both = Contest.of("embed", size, clip)
+    exact = Pipeline(both.cast.model, precision="fp32")
     for n in (1, 4):
-        ready = pixels(n, SIDE, frozen.dtype)
+        ready = pixels(n, both.kept.dtype)
         runs: Runs = {
-            "kept": partial(frozen.encode_image, images[:n]),
-            "cast at every call": partial(plain.encode_image, images[:n]),
-            "CLIP": partial(_quietly, peer.get_image_features, pixel_values=ready),
+            "kept": partial(both.kept.encode_image, both.images[:n]),
+            "cast at every call": partial(both.cast.encode_image, both.images[:n]),
+            "CLIP": partial(_quietly, both.peer.get_image_features, pixel_values=ready),
         }
-        cosine = _lowest_cosine(frozen.encode_image(images[:n]), exact.encode_image(images[:n]))
-        yield from compared(f"{n} images" if n > 1 else "1 image", runs, rounds, **facts, **cosine)
+        cosine = _lowest_cosine(both.kept.encode_image(both.images[:n]), exact.encode_image(both.images[:n]))
+        yield from compared(f"{n} images" if n > 1 else "1 image", runs, rounds, **both.facts, **cosine)
     for what, lengths in TEXTS.items():
         ids = _ids(lengths)
         runs = {
-            "kept": partial(frozen.encode_text, ids),
-            "cast at every call": partial(plain.encode_text, ids),
-            "CLIP": partial(_quietly, peer.get_text_features, **_padded(ids)),
+            "kept": partial(both.kept.encode_text, ids),
+            "cast at every call": partial(both.cast.encode_text, ids),
+            "CLIP": partial(_quietly, both.peer.get_text_features, **_padded(ids)),
         }
-        cosine = _lowest_cosine(frozen.encode_text(ids), exact.encode_text(ids))
-        yield from compared(what, runs, rounds, **facts, **cosine)
+        cosine = _lowest_cosine(both.kept.encode_text(ids), exact.encode_text(ids))
+        yield from compared(what, runs, rounds, **both.facts, **cosine)
 
 
 def _ids(lengths: Any) -> list[Any]:

@@ -9,42 +9,27 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
-from unimo.config import override
-from unimo.errors import UsageError
-from unimo.inference import Pipeline
-from unimo.model.build import ModelSettings, build
-from unimo.speed.peers import blip, pixels
+from unimo.speed.peers import Contest, blip, pixels
 from unimo.speed.turns import Runs, compared
 
-SIDE, WORDS = 224, 20
+WORDS = 20
 
 
 def rows(size: str, rounds: int) -> Iterator[dict[str, Any]]:
-    """size: of the model. In bf16 where the processor multiplies it, else in float32."""
-    torch.manual_seed(0)
-    settings = override(ModelSettings(), [f"size={size}", f"image_size={SIDE}"])
-    model = build(settings)
-    frozen, plain = Pipeline(model, frozen=True), Pipeline(model)
-    width, heads = settings.dimension("width"), settings.dimension("heads")
-    try:
-        peer = blip(width, settings.dimension("image_depth"), heads, SIDE).to(frozen.dtype)
-    except ImportError as fault:
-        raise UsageError("a peer to compare with is missing", got=fault, do="pip install transformers") from fault
-    facts = {"benchmark": "generate", "size": size, "dtype": str(frozen.dtype).removeprefix("torch.")}
-    images = list(np.random.default_rng(0).integers(0, 256, (4, SIDE, SIDE, 3), dtype=np.uint8))
+    """size: of the model."""
+    both = Contest.of("generate", size, blip)
     for n, beams in ((1, 1), (4, 5)):
         options: dict[str, Any] = {"num_beams": beams, "max_length": WORDS, "min_length": WORDS}
-        ready = pixels(n, SIDE, frozen.dtype)
+        ready = pixels(n, both.kept.dtype)
         runs: Runs = {
-            "kept": partial(frozen.caption, images[:n], **options),
-            "cast at every call": partial(plain.caption, images[:n], **options),
-            "BLIP": partial(_write, peer, ready, beams),
+            "kept": partial(both.kept.caption, both.images[:n], **options),
+            "cast at every call": partial(both.cast.caption, both.images[:n], **options),
+            "BLIP": partial(_write, both.peer, ready, beams),
         }
         what = f"{n} image{'s' * (n > 1)}, {beams} beam{'s' * (beams > 1)}, {WORDS} words"
-        yield from compared(what, runs, rounds, **facts)
+        yield from compared(what, runs, rounds, **both.facts)
 
 
 def _write(peer: Any, ready: torch.Tensor, beams: int) -> None:

@@ -1,4 +1,4 @@
-"""A training step of UNIMO-2 with and without each of its fast forms, and its share of the matrix-product rate.
+"""A training step of UNIMO-2: with Muon in float32, beside peers, and as a fraction of the matrix-product rate.
 
 Random weights and content: PAIRS pairs, an eighth as many lone images in two views, a passage to fill and one to write;
 model and objectives of recipe `photos` (for size tiny) or `base`, moved by Muon. Timed is what the processor spends on
@@ -17,17 +17,13 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from unimo import recipes
 from unimo.batch import Batch
 from unimo.config import override
 from unimo.data.batch_builder import BatchBuilder, SampledExample
 from unimo.machine import autocast_dtype, keep_freed_memory
-from unimo.model import transformer
 from unimo.model.build import build
-from unimo.model.heads import TiedHead
 from unimo.speed.train_peers import peers
 from unimo.speed.turns import in_turns, milliseconds, speed_up
 from unimo.tokenizer import Tokenizer
@@ -41,46 +37,27 @@ SQUARE = 2048  # side of the matrices whose product sets the rate
 CAPTION, PASSAGE = 12, 94  # words, without [CLS] and [SEP]
 
 
-def plain_cross_entropy(
-    head: TiedHead, x: Tensor, table: Tensor, labels: Tensor, rows: Tensor | None = None, smoothing: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """`TiedHead.cross_entropy` by torch's own functions."""
-    logits = head(x, table, rows).float()
-    total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
-    return total, (logits.detach().argmax(-1) == labels).sum()
-
-
-FORMS: dict[str, tuple[object, str, object]] = {  # name -> where it stands, and the plain form
-    "cross-entropy in one pass": (TiedHead, "cross_entropy", plain_cross_entropy),
-    "Muon in bf16": (muon, "fast_dtype", lambda device: torch.float32),
-    "shared random draws": (transformer, "dropout", F.dropout),
-}
-
-
 def rows(size: str, rounds: int) -> Iterator[dict[str, Any]]:
-    """A row without all fast forms, without each of them, against each peer, and one for the step itself."""
+    """A row against Muon in float32, one against each peer, and one for the step itself."""
     keep_freed_memory()
     step = Step(_recipe(size))
-    runs: dict[str, Callable[[], object]] = {"fast": step, "fast forms": partial(_plainly, list(FORMS.values()), step)}
-    runs |= {name: partial(_plainly, [form], step) for name, form in FORMS.items()}
-    others = {}
+    runs: dict[str, Callable[[], object]] = {"step": step, "Muon in float32": partial(_muon_in_float32, step)}
     if size == "base":
         n = len(step.batch.keys["pairs"])
-        others = dict(peers(n, -(-n // 8), 2, step.dtype))
+        runs |= peers(n, -(-n // 8), 2, step.dtype)
     square = torch.ones(SQUARE, SQUARE, dtype=step.dtype)
-    seconds = in_turns(runs | others | {"product": partial(torch.mm, square, square)}, rounds)
-    for name in [*list(runs)[1:], *others]:
-        what = "against" if name in others else "without"
-        yield {"benchmark": "train", "size": size, what: name, **speed_up(seconds[name], seconds["fast"])}
+    seconds = in_turns(runs | {"product": partial(torch.mm, square, square)}, rounds)
+    for name in list(runs)[1:]:
+        yield {"benchmark": "train", "size": size, "against": name, **speed_up(seconds[name], seconds["step"])}
     shortest = 3 * step.operations / (2 * SQUARE**3) * min(seconds["product"])
     yield {
         "benchmark": "train",
         "size": size,
         "pairs": len(step.batch.keys["pairs"]),
         "precision": str(step.dtype).removeprefix("torch."),
-        "milliseconds": milliseconds(seconds["fast"]),
+        "milliseconds": milliseconds(seconds["step"]),
         "Gflop": round(3 * step.operations / 1e9),
-        "share of the matrix-product rate": round(shortest / statistics.median(seconds["fast"]), 2),
+        "fraction of the matrix-product rate": round(shortest / statistics.median(seconds["step"]), 2),
     }
 
 
@@ -139,10 +116,6 @@ def content(run: Run, pairs: int) -> Batch:
     return builder.finish()
 
 
-def _plainly(forms: list[tuple[object, str, object]], step: Callable[[], object]) -> None:
-    """Runs with some of FORMS replaced by their plain form."""
-    if not forms:
+def _muon_in_float32(step: Callable[[], object]) -> None:
+    with patch.object(muon, "fast_dtype", lambda device: torch.float32):
         step()
-        return
-    with patch.object(*forms[0]):
-        _plainly(forms[1:], step)

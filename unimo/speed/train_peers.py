@@ -5,25 +5,24 @@ FLAVA has what it can use of our batch (pairs, lone images, passages; codes of p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from unimo.speed.peers import library
+
 LENGTH, PASSAGE = 14, 96  # tokens of a caption and of a passage
 Losses = Callable[[nn.Module], Tensor]
 
 
-def peers(pairs: int, images: int, passages: int, dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], None]]]:
-    """(name, its step) of every peer; none where transformers is not installed."""
-    try:
-        from transformers import CLIPConfig, CLIPModel, FlavaConfig, FlavaForPreTraining
-    except ImportError:
-        return
-    config = FlavaConfig()
+def peers(pairs: int, images: int, passages: int, dtype: torch.dtype) -> dict[str, Callable[[], None]]:
+    """Name -> step of every peer. UsageError: transformers is not installed."""
+    transformers = library()
+    config = transformers.FlavaConfig()
     config.init_codebook = False
-    flava: Any = FlavaForPreTraining(config)
+    flava: Any = transformers.FlavaForPreTraining(config)
     image_labels, text_labels = _image_labels(pairs + images), torch.full((pairs, LENGTH), -100)
     text_labels[:, 3:5] = 7
 
@@ -45,13 +44,11 @@ def peers(pairs: int, images: int, passages: int, dtype: torch.dtype) -> Iterato
             loss = loss + model(input_ids=words, input_ids_masked=words, mlm_labels=labels, return_loss=True).loss
         return loss
 
-    yield "FLAVA", _step(flava, losses, dtype)
-    clip: Any = CLIPModel(CLIPConfig(vision_config={"patch_size": 16}))
-    words = _words(pairs, LENGTH)
-    yield (
-        "CLIP B/16",
-        _step(clip, lambda model: model(input_ids=words, pixel_values=_pixels(pairs), return_loss=True).loss, dtype),
-    )
+    def contrast(model: Any) -> Tensor:
+        return model(input_ids=_words(pairs, LENGTH), pixel_values=_pixels(pairs), return_loss=True).loss
+
+    clip: Any = transformers.CLIPModel(transformers.CLIPConfig(vision_config={"patch_size": 16}))
+    return {"FLAVA": _step(flava, losses, dtype), "CLIP B/16": _step(clip, contrast, dtype)}
 
 
 def _step(model: nn.Module, losses: Losses, dtype: torch.dtype) -> Callable[[], None]:
