@@ -17,7 +17,7 @@ from unimo.model.build import build
 from unimo.train.dry_run import among, dry_run, tensors_of, typical_batch
 from unimo.train.optimizer import make_optimizer
 from unimo.train.parallel import parallel
-from unimo.train.plan import GIB, Machine, check_fits, plan
+from unimo.train.plan import CHANGES, GIB, USABLE, Machine, check_fits, plan
 from unimo.train.settings import Run
 from unimo.train.step import TrainStep
 
@@ -140,7 +140,9 @@ def test_a_run_that_does_not_fit_says_what_it_needs_and_what_would_help():
     with pytest.raises(ResourceError) as error:
         check_fits(run, 1, needs.total)
     assert "activations" in error.value.parts()["got"]
-    assert "--set tower_chunk=32" in error.value.parts()["do"]
+    fits = next(change for change in CHANGES if dry_run(replace(run, **change)).total <= USABLE * needs.total)
+    settings = " ".join(f"--set {name}={str(value).lower()}" for name, value in fits.items())
+    assert f"with {settings} it needs" in error.value.parts()["do"]
     check_fits(run, 1, 2 * needs.total)
     lines = "\n".join(plan(run, Machine(1, needs.total)))
     assert "it does not fit; with --set" in lines
