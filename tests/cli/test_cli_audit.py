@@ -39,7 +39,7 @@ PLACES = [
     "prepare rewrites {bad}", "prepare neighbours --pairs {bad} --out OUT --texts TEXTS",
     "prepare neighbours --pairs {bad} --out OUT --images {bad}", "encode {bad} image.png", "encode RUN {bad}",
     "answer RUN what? {bad}", "download {bad}", "sweep {bad} --init-from RUN", "export {bad} OUT",
-    "serve {bad}", "speed {bad}", "plan {bad}",
+    "serve {bad}", "speed {bad}", "speed --compare {bad} {bad}", "plan {bad}",
 ]  # fmt: skip
 WRONG = [
     "pretrain scenes --set model.patch=0", "pretrain scenes --set optimiser.rate=1", "pretrain scenes --minutes nan",

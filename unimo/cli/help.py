@@ -34,6 +34,7 @@ EXAMPLES = {
     "benchmark": ("unimo benchmark runs/scenes --out runs/benchmark --minutes 30",),
     "evaluate": ("unimo evaluate runs/mine", "unimo evaluate runs/mine --pairs held-out/ --out reports/held-out"),
     "compare": ("unimo compare runs/paired runs/all",),
+    "speed": ("unimo speed train --size tiny", "unimo speed --compare before.jsonl after.jsonl"),
     "predict": ("unimo predict runs/sst2 --data new.csv --out answers.jsonl",),
     "search": ("unimo search runs/index --text 'a red ring' --top-k 5",),
     "index": ("unimo index runs/mine --images photos/ --out runs/index",),

@@ -32,20 +32,27 @@ def compare_runs(
 
 @app.command("speed")
 def measure_speed(
-    name: Annotated[str, typer.Argument(help="Which one, of those below.")],
+    name: Annotated[str | None, typer.Argument(help="Which one, of those below.")] = None,
     size: Annotated[str, typer.Option(help="Size of the model.")] = "small",
     rounds: Annotated[int, typer.Option(help="Rounds in turns, after one that warms up.", min=1)] = 7,
+    compare: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="BEFORE AFTER", help="Compare two files of such lines instead.")
+    ] = None,
 ) -> None:
     """Time two ways to the same end in turns, and print their ratio as JSON lines.
 
     embed, generate, search: beside CLIP, BLIP and faiss; growth: what a larger corpus costs; load: memory of opening;
     sharing: many texts beside one image; mask: who sees whom in a long packed row; onnx: exported graphs;
-    train: a training step without each of its fast forms, and at base size beside FLAVA and CLIP.
+    train: a training step, with Muon in float32 too, and at base size beside FLAVA and CLIP.
     """
     import json
 
     from unimo import speed
+    from unimo.speed.compare import compare as compared
 
+    if compare:
+        say("\n".join(compared(*compare)))
+        return
     for row in speed.measure(name, size=size, rounds=rounds):
         say(json.dumps(row))
 

@@ -2,7 +2,7 @@
 
 Machines and what else they do differ; a ratio of neighbours in time differs little. Counted operations stand beside it.
 
-turns.py      runs in turns, both orders
+turns.py      runs in turns, both orders; compare.py: two result files
 embed.py      embeddings, beside CLIP; generate.py: captions, beside BLIP; peers.py: both
 growth.py     what a larger corpus costs
 load.py       opening a saved model
@@ -36,7 +36,7 @@ BENCHMARKS: dict[str, Callable[[str, int], Iterator[dict[str, Any]]]] = {
 }
 
 
-def measure(name: str, *, size: str = "small", rounds: int = ROUNDS) -> list[dict[str, Any]]:
+def measure(name: str | None, *, size: str = "small", rounds: int = ROUNDS) -> list[dict[str, Any]]:
     """Rows of one benchmark. size: of the model, a name `unimo describe` knows."""
     if name not in BENCHMARKS:
         raise UsageError("no such benchmark", got=name, expected=", ".join(BENCHMARKS))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ import torch
 
 from unimo.config import override
 from unimo.model.build import ModelSettings, build
+from unimo.speed.turns import measured, milliseconds
 from unimo.weights.saving import save_pretrained
 
 # In a process of its own, whose peak is set back before it begins.
@@ -51,6 +51,6 @@ def rows(size: str, rounds: int) -> Iterator[dict[str, Any]]:
         "benchmark": "load",
         "size": size,
         "MB of weights": round(weights / 1e6),
-        "peak in weights": round(max(peaks) / weights, 3),
-        "seconds": round(statistics.median(seconds), 2),
+        "peak in weights": measured([peak / weights for peak in peaks], 3),
+        "milliseconds": milliseconds(seconds),
     }

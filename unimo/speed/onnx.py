@@ -42,6 +42,6 @@ def compare_graphs(pipeline: Pipeline, graphs: OnnxModel, rounds: int) -> Iterat
         yield {
             "benchmark": "onnx",
             "what": name,
-            **speed_up(seconds["torch"], seconds["onnx"]),
+            "speed-up": speed_up(seconds["torch"], seconds["onnx"]),
             **{f"milliseconds, {way}": milliseconds(some) for way, some in seconds.items()},
         }

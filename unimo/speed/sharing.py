@@ -5,7 +5,6 @@ K texts beside one image · R rows of an image
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +16,7 @@ from unimo.config import override
 from unimo.model.build import ModelSettings, build
 from unimo.model.flops import batch_cost
 from unimo.model.unified import Request, Unified
-from unimo.speed.turns import in_turns, speed_up
+from unimo.speed.turns import in_turns, milliseconds, speed_up
 
 
 def rows(size: str, rounds: int) -> Iterator[dict[str, Any]]:
@@ -42,9 +41,9 @@ def rows(size: str, rounds: int) -> Iterator[dict[str, Any]]:
         yield {
             "benchmark": "sharing",
             "K": k,
-            **speed_up(seconds["joint"], seconds["prefix"]),
+            "speed-up": speed_up(seconds["joint"], seconds["prefix"]),
             "fewer operations": round(costs["joint"] / costs["prefix"], 2),
-            "seconds, joint": round(statistics.median(seconds["joint"]), 4),
+            "milliseconds, joint": milliseconds(seconds["joint"]),
         }
 
 

@@ -29,18 +29,19 @@ def in_turns(runs: Runs, rounds: int) -> Seconds:
     return seconds
 
 
-def speed_up(slow: Sequence[float], fast: Sequence[float], digits: int = 2) -> dict[str, Any]:
-    """How many times faster: the median of the rounds, lowest and highest as `spread`."""
-    ratios = [a / b for a, b in zip(slow, fast)]
-    return {
-        "speed-up": round(statistics.median(ratios), digits),
-        "spread": [round(min(ratios), digits), round(max(ratios), digits)],
-    }
+def measured(values: Sequence[float], digits: int) -> dict[str, float]:
+    """The median of n rounds, the lowest and the highest."""
+    ends = {"value": statistics.median(values), "low": min(values), "high": max(values)}
+    return {name: round(value, digits) for name, value in ends.items()} | {"n": len(values)}
 
 
-def milliseconds(seconds: Sequence[float]) -> float:
-    """The median."""
-    return round(1000 * statistics.median(seconds), 1)
+def speed_up(slow: Sequence[float], fast: Sequence[float], digits: int = 2) -> dict[str, float]:
+    """How many times faster."""
+    return measured([a / b for a, b in zip(slow, fast)], digits)
+
+
+def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
+    return measured([1000 * each for each in seconds], 2)
 
 
 def compared(what: str, runs: Runs, rounds: int, **facts: Any) -> Iterator[dict[str, Any]]:
@@ -51,7 +52,7 @@ def compared(what: str, runs: Runs, rounds: int, **facts: Any) -> Iterator[dict[
         yield {
             "what": what,
             "against": other,
-            **speed_up(seconds[other], seconds[ours]),
+            "speed-up": speed_up(seconds[other], seconds[ours]),
             f"milliseconds, {ours}": milliseconds(seconds[ours]),
             f"milliseconds, {other}": milliseconds(seconds[other]),
             **facts,
