@@ -34,6 +34,13 @@ PLAIN = (
     "batch.micro_batches=2", "batch.text_tokens=64", "steps=5", "save_steps=100", "save_minutes=100",
     "model.dropout=0", "model.attention_dropout=0",
 )  # fmt: skip
+FOR_FOUR = ("batch.micro_batches=4", "batch.pairs=8", "batch.images=4", "batch.text_tokens=128")
+STOPPED = {  # scenario -> what is held, by how many processes, and by how many that go on
+    "parts, then one": ("fsdp", 2, 1),
+    "one, then parts": ("fsdp", 1, 2),
+    "parts, then four": ("fsdp", 2, 4),
+    "copies, then four": ("ddp", 2, 4),
+}
 MUON_IN_PARTS = ("parallel=fsdp", "optimizer.matrix_optimizer=muon")
 RATE = 1e-5  # weights are compared while Adam's first steps, of the sign of tiny gradients, are still small
 
@@ -127,14 +134,17 @@ def scenario(name: str, world: Path, folder: Path) -> dict:
         (folder / "one").mkdir()
         alone = ranks_of(1, lambda rank: T.train(run, folder / "one/run", say=quiet), folder / "one")
         return {"alone": alone, "ranks": ranks_of(2, lambda rank: job(rank, run), folder)}
-    if name in ("parts, then one", "one, then parts"):
-        run = tiny(world, *PLAIN, f"optimizer.lr={RATE}", "parallel=fsdp")
+    if name == "never stopped":
+        run = tiny(world, *PLAIN, *FOR_FOUR, f"optimizer.lr={RATE}")
+        return {"ranks": ranks_of(1, lambda rank: job(rank, run), folder)}
+    if name in STOPPED:
+        held_as, first, then = STOPPED[name]
+        run = tiny(world, *PLAIN, *FOR_FOUR, f"optimizer.lr={RATE}", f"parallel={held_as}")
 
         def stopped(rank):
             in_step(2, lambda _: os.kill(os.getpid(), signal.SIGTERM))
             return job(rank, run)
 
-        first, then = (2, 1) if name == "parts, then one" else (1, 2)
         told = {"stopped": ranks_of(first, stopped, folder)}
         return told | {"ranks": ranks_of(then, lambda rank: job(rank, run, resume=True), folder)}
     if name == "muon in parts":
@@ -244,12 +254,12 @@ def assert_same_run(first: Path, second: Path, steps: int) -> None:
         torch.testing.assert_close(ends[1][name], value, rtol=1e-5, atol=5e-7, msg=name)
 
 
-@pytest.mark.parametrize("name", ["parts, then one", "one, then parts"])
-def test_model_in_parts_trains_like_whole_and_goes_on_with_any_number_of_processes(played, name):
-    """FSDP2, stopped after three of five steps, against one process that was not; tolerances as above."""
+@pytest.mark.parametrize("name", STOPPED)
+def test_a_stopped_run_goes_on_with_any_number_of_processes_as_if_it_had_been_one(played, name):
+    """Stopped after three of five steps, against one process that was not; tolerances as above."""
     told, folder = played(name)
     assert all(r["code"] == 75 for r in told["stopped"]) and all(r["code"] == 0 for r in told["ranks"]), told
-    assert_same_run(played("same")[1] / "one/run", folder / "run", steps=5)
+    assert_same_run(played("never stopped")[1] / "run", folder / "run", steps=5)
 
 
 def test_muon_is_refused_where_no_process_holds_a_whole_matrix(played):
