@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
+from tiny_run import quiet, tiny, write_tiny_world
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -14,10 +16,12 @@ from unimo import recipes
 from unimo.config import override
 from unimo.errors import ResourceError, UsageError
 from unimo.model.build import build
+from unimo.train import parallel as parallel_module
 from unimo.train.dry_run import among, dry_run, tensors_of, typical_batch
+from unimo.train.loop import train
 from unimo.train.optimizer import make_optimizer
-from unimo.train.parallel import parallel
-from unimo.train.plan import CHANGES, GIB, USABLE, Machine, check_fits, plan
+from unimo.train.parallel import check_devices, parallel
+from unimo.train.plan import CHANGES, GIB, USABLE, Machine, check_fits, plan, rough_bytes
 from unimo.train.settings import Run
 from unimo.train.step import TrainStep
 
@@ -165,3 +169,48 @@ def test_a_plan_has_days_and_cost_for_every_number_of_gpus():
 def test_gpus_that_cannot_share_a_batch_are_refused():
     with pytest.raises(UsageError, match="36"):
         plan(small("scenes"), Machine(12))
+
+
+def test_gpus_of_two_kinds_are_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H100")
+    monkeypatch.setattr(parallel_module.distributed, "everyone", lambda name: [name, "A100"])
+    with pytest.raises(UsageError, match="rank 0: H100; rank 1: A100"):
+        check_devices(small("scenes"), torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "place"),
+    [("cuda", 1, "a GPU"), ("cpu", 1, "the free memory"), ("cpu", 4, "the free memory of 4 processes")],
+)
+def test_a_step_that_does_not_fit_is_refused_with_the_numbers_of_its_plan(monkeypatch, device, processes, place):
+    run, device = small("scenes"), torch.device(device)
+    needs = dry_run(run)
+    memory = processes * needs.total / 2
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H100")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=memory))
+    monkeypatch.setattr(parallel_module, "free_memory", lambda: memory)
+    with pytest.raises(ResourceError, match=f"does not fit into {place} ") as error:
+        check_devices(run, device)
+    assert f"about {needs.total / GIB:.1f} GiB: weights" in error.value.parts()["got"]
+    memory = processes * needs.total * 2
+    check_devices(run, device)
+
+
+def test_where_the_system_does_not_tell_its_free_memory_a_run_is_let_through(monkeypatch):
+    monkeypatch.setattr(parallel_module, "free_memory", lambda: None)
+    check_devices(small("scenes"), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("recipe", ["scenes", "unimo-scenes"])
+def test_a_rough_count_is_above_what_a_plan_says(recipe):
+    run = small(recipe)
+    assert dry_run(run, form="dense").total < rough_bytes(run) < 10 * dry_run(run).total
+
+
+def test_training_that_does_not_fit_ends_before_it_begins(tmp_path, monkeypatch):
+    world = write_tiny_world(tmp_path / "world")
+    monkeypatch.setattr(parallel_module, "free_memory", lambda: 1000)
+    with pytest.raises(ResourceError, match="does not fit into the free memory"):
+        train(tiny(world), tmp_path / "run", say=quiet)
+    assert not (tmp_path / "run" / "log.jsonl").exists()

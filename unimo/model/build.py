@@ -205,14 +205,18 @@ def shapes_only() -> Iterator[None]:
         yield
 
 
+def layers_of(settings: ModelSettings) -> int:
+    """Of all towers."""
+    towers = ("depth",) if settings.member == "unimo" else ("image_depth", "text_depth", "grounded_depth")
+    return sum(settings.dimension(tower) for tower in towers)
+
+
 def rough_parameters(settings: ModelSettings) -> int:
     """About how many parameters the model will have: its layers and its tables."""
-    width = settings.dimension("width")
+    width, layers = settings.dimension("width"), layers_of(settings)
     if settings.member == "unimo":
-        layers = settings.dimension("depth")
         tables = settings.region_size * (1 + settings.region_heads) + settings.region_classes * settings.region_heads
     else:
-        layers = sum(settings.dimension(f"{tower}_depth") for tower in ("image", "text", "grounded"))
         tables = settings.dictionary + (settings.image_size // settings.patch) ** 2 + 3 * settings.patch**2
     if settings.head is not None:
         tables += settings.head.hidden + (0 if settings.head.hidden else len(settings.head.labels))

@@ -66,7 +66,7 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
     ResourceError when the machine gives out; NumericsError after three steps in a row that were not finite; Restart
     when asked to stop by a signal, after saving.
     """
-    from unimo.train.parallel import check_gpus, gathered, in_whole, parallel, whole
+    from unimo.train.parallel import check_devices, gathered, in_whole, parallel, whole
 
     job = _pretraining(run) if isinstance(run, LoopSettings) else run
     out = Path(out)
@@ -94,7 +94,7 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
         stream = job.stream(rank, world)
 
         # Model and optimizer: as they begin, or as they were.
-        check_gpus(settings, device)
+        check_devices(settings, device)
         torch.manual_seed(rng.number(settings.seed, "initialise"))
         model = job.build().to(device)
         _set_up(model, settings, device)

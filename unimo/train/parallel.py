@@ -9,6 +9,7 @@ in vain. Checkpoints hold whole tensors: any number of processes goes on with th
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from unimo import distributed
 from unimo.errors import UsageError
+from unimo.machine import free_memory
 from unimo.model.transformer import Transformer
 from unimo.train.job import LoopSettings
 from unimo.train.step import TrainStep
@@ -48,20 +50,29 @@ def parallel(step: TrainStep, settings: LoopSettings) -> nn.Module:
     return step
 
 
-def check_gpus(settings: Any, device: torch.device) -> None:
-    """UsageError for GPUs of several kinds; ResourceError for a pre-training step that does not fit into them."""
-    if device.type != "cuda":
-        return
-    names = distributed.everyone(torch.cuda.get_device_name(device))
-    if len(set(names)) > 1:
-        found = "; ".join(f"rank {rank}: {name}" for rank, name in enumerate(names))
-        expected = "GPUs of one kind: a step takes as long as on the slowest, and fits where the smallest allows"
-        raise UsageError("the processes have different GPUs", where="torchrun", got=found, expected=expected)
+def check_devices(settings: Any, device: torch.device) -> None:
+    """UsageError for GPUs of several kinds; ResourceError for a pre-training step that does not fit into memory."""
+    if device.type == "cuda":
+        names = distributed.everyone(torch.cuda.get_device_name(device))
+        if len(set(names)) > 1:
+            found = "; ".join(f"rank {rank}: {name}" for rank, name in enumerate(names))
+            expected = "GPUs of one kind: a step takes as long as on the slowest, and fits where the smallest allows"
+            raise UsageError("the processes have different GPUs", where="torchrun", got=found, expected=expected)
     with distributed.collective_errors():
         if hasattr(settings, "batch") and distributed.rank() == 0:
-            from unimo.train.plan import check_fits
+            _check_memory(settings, device)
 
-            check_fits(settings, distributed.world(), torch.cuda.get_device_properties(device).total_memory)
+
+def _check_memory(run: Any, device: torch.device) -> None:
+    """The plan of a step takes seconds, so that on a CPU a run is spared it that fits by a rough count."""
+    from unimo.train.plan import check_fits, rough_bytes
+
+    if device.type == "cuda":
+        check_fits(run, distributed.world(), torch.cuda.get_device_properties(device).total_memory)
+    elif (free := free_memory()) is not None:
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes that torchrun started on this machine
+        if rough_bytes(run) > free / here:
+            check_fits(run, distributed.world(), free / here, "the free memory" + f" of {here} processes" * (here > 1))
 
 
 @contextlib.contextmanager

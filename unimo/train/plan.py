@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from unimo.errors import ResourceError, UsageError
+from unimo.model.build import layers_of, rough_parameters
+from unimo.model.flops import REGIONS
 from unimo.train.dry_run import CAPTION, Needs, dry_run
 from unimo.train.settings import Run
 
@@ -69,19 +71,32 @@ def check_shares(run: Run, gpus: int) -> None:
             )
 
 
-def check_fits(run: Run, gpus: int, memory: float) -> None:
-    """ResourceError, with the numbers of `plan`, where a step cannot fit into each GPU's memory (bytes)."""
+def check_fits(run: Run, gpus: int, memory: float, place: str = "a GPU") -> None:
+    """ResourceError, with the numbers of `plan`, where a step cannot fit into each process's memory (bytes).
+
+    place: what memory that is. On a CPU a step needs more than its plan says, which knows fused attention only.
+    """
     machine = Machine(gpus, memory)
     needs = dry_run(run, gpus)
     if needs.total > USABLE * memory:
         parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in needs.memory.items())
         raise ResourceError(
-            "a step of this run does not fit into a GPU",
+            f"a step of this run does not fit into {place}",
             where="batch, model, activation_checkpointing, tower_chunk, parallel",
             got=f"about {needs.total / GIB:.1f} GiB: {parts}",
             expected=f"at most {USABLE * memory / GIB:.1f} GiB",
             do=" ".join(_advice(run, machine, needs, CAPTION)).strip(),
         )
+
+
+def rough_bytes(run: Run) -> int:
+    """More than a step holds (of our recipes two to five times), by counts alone: a small run fits, known at once."""
+    model, batch = run.model, run.batch
+    patches = ((model.pixels or model.image_size) // model.patch) ** 2
+    words = batch.pairs * batch.caption_length + batch.text_tokens
+    tokens = words + (batch.pairs + 2 * batch.images) * (REGIONS if model.member == "unimo" else patches)
+    held = tokens * 200 * model.dimension("width") * layers_of(model) + words * 4 * model.vocabulary
+    return 20 * rough_parameters(model) + held
 
 
 def _size(run: Run, machine: Machine, needs: Needs) -> Iterator[str]:
