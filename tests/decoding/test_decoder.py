@@ -13,7 +13,7 @@ from torch import Tensor
 from unimo.batch import WRITTEN, Texts
 from unimo.data.records import Record, dialogue_record, seq2seq_record
 from unimo.decoding.beam_search import GenerationConfig, beam, greedy, sample
-from unimo.decoding.decoder import CachedDecoder, Given, UncachedDecoder
+from unimo.decoding.decoder import CachedDecoder, Given, UncachedDecoder, log_likelihood
 from unimo.model.unified import Request, Towers, Unified
 from unimo.model.unimo import UNIMO
 from unimo.model.unimo2 import UNIMO2
@@ -185,6 +185,28 @@ def test_word_by_word_is_one_pass_over_the_record(member, kind):
         said = torch.stack([writing.advance(word, torch.arange(4)) for word in last], 1)
         torch.testing.assert_close(said, torch.stack(expected), rtol=0, atol=3e-5)
     assert torch.stack(expected).std(0).max() > 1e-2
+
+
+@pytest.mark.parametrize("member, kind", MORE_WAYS)
+def test_the_likelihood_of_a_text_is_the_product_of_its_words(member, kind, monkeypatch):
+    """Texts of unequal length side by side, and fewer rows at once than there are words."""
+    model, generator = member_of(member, kind), torch.manual_seed(0)
+    texts = [[CLS, *torch.randint(4, 200, (n,), generator=generator).tolist(), END] for n in (5, 1, 7, 3)]
+    monkeypatch.setattr("unimo.decoding.decoder.WORD_ROWS", 5)
+    found = log_likelihood(model, given_of(model, kind), texts)
+    for i, text in enumerate(texts):
+        writing = CachedDecoder(model, given_of(model, kind, [i]))
+        said = [writing.advance(torch.tensor([word]), torch.tensor([0]))[0].log_softmax(0) for word in text[:-1]]
+        expected = sum(logs[word] for logs, word in zip(said, text[1:]))
+        assert float(found[i]) == pytest.approx(float(expected), abs=2e-4)
+
+
+def test_words_that_a_model_never_writes_are_impossible():
+    model = lively_model(3)
+    model.know_words(torch.tensor([CLS, END, 7, 9, 150]))
+    given = given_of(model, "image", [0, 0, 0])
+    likely, never, above_all = log_likelihood(model, given, [[CLS, 7, 9, END], [CLS, 8, END], [CLS, 160, END]])
+    assert torch.isfinite(likely) and never == above_all == -torch.inf
 
 
 @pytest.mark.parametrize("member, kind", MORE_WAYS)

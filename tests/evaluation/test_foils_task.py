@@ -38,6 +38,8 @@ def test_planted_margins(foils):
     assert rows["all, by cosine"].value == pytest.approx(0.5)  # 1 + 0 + 1/2 of 3
     assert rows["order, by cosine"].value == 0.5 and rows["tie, by cosine"].value == 0.5
     assert rows["all, fused"].value == 1.0 and rows["all, fused"].chance == 0.5
+    assert rows["order, by likelihood"].value == 0.0
+    assert rows["tie, by likelihood"].value == 0.5  # words that the model never writes: both impossible
 
 
 def test_case_a_key_of_two_shards_is_ambiguous(foils, tools, tmp_path):

@@ -58,6 +58,18 @@ class Planted:
             [float((int(images.hidden[i, 0, 0]), texts.texts[t]) in self.true) for i, t in pairs], np.float32
         )
 
+    def caption_log_likelihood(self, images, texts, pairs, batch_size=64) -> np.ndarray:
+        """The other way round than `match`; "tie" texts are all impossible."""
+        said = texts.texts
+        true = [(int(images.hidden[i, 0, 0]), said[t]) in self.true for i, t in pairs]
+        return np.array([-np.inf if said[t][-1] == "2" else -3.0 - fits for fits, (_, t) in zip(true, pairs)])
+
+    def match_by_likelihood(self, images, texts, pairs, beside, batch_size=64) -> np.ndarray:
+        """As `match`, but of texts with an odd number the other way round."""
+        odd = np.array([int(texts.texts[t][-1]) % 2 for _, t in pairs])
+        true = [(int(images.hidden[i, 0, 0]), texts.texts[t]) in self.true for i, t in pairs]
+        return np.where(odd == 1, -np.array(true, float), np.array(true, float))
+
     def class_embeddings(self, names, prompts) -> torch.Tensor:
         return torch.tensor([self.known[name] for name in names], dtype=torch.float32)
 

@@ -261,6 +261,45 @@ def test_rerank_orders_texts_by_their_fused_score_with_the_image(index, pipeline
     assert [hit.text for hit in second] == [first[i].text for i in best]
 
 
+def test_by_likelihood_a_text_finds_the_images_that_make_it_likely(index, pipeline):
+    text = "three owls"
+    first = index.search(text, only="images", top_k=9)
+    second = index.search(text, only="images", top_k=9, rerank=9, rerank_by="likelihood")
+    paths = [hit.path for hit in first]
+    images, texts = pipeline.encode_images(paths), pipeline.encode_texts([text])
+    likely = pipeline.caption_log_likelihood(images, texts, np.array([[i, 0] for i in range(9)]))
+    expected = likely + pipeline.similarity(paths, [text])[:, 0] / 0.07
+    order = np.argsort(-expected)
+    assert [hit.path for hit in second] == [paths[i] for i in order] and order.tolist() != list(range(9))
+    np.testing.assert_allclose([hit.fused for hit in second], expected[order], rtol=0, atol=2e-2)
+
+
+def test_by_likelihood_an_image_finds_the_texts_that_it_makes_likelier_than_others_do(index, pipeline, data):
+    image = data / "images" / "2.png"
+    first = index.search(image=image, only="texts", top_k=5)
+    second = index.search(image=image, only="texts", top_k=5, rerank=5, rerank_by="likelihood")
+    texts = pipeline.encode_texts([hit.text for hit in first])
+    beside = [index._image(row) for row in store.some(index.table, "image", 8, ["data", "item"])]
+    rows = [
+        pipeline.caption_log_likelihood(pipeline.encode_images([one]), texts, np.array([[0, i] for i in range(5)]))
+        for one in (image, *beside)
+    ]
+    cosine = pipeline.similarity([image], [hit.text for hit in first])[0]
+    expected = rows[0] - np.log(np.mean(np.exp(rows[1:]), axis=0)) + cosine / 0.07
+    order = np.argsort(-expected, kind="stable")
+    assert len(beside) == 8 and [hit.text for hit in second] == [first[i].text for i in order]
+    np.testing.assert_allclose([hit.fused for hit in second], expected[order], rtol=0, atol=2e-2)
+
+
+def test_by_likelihood_texts_need_images_to_be_judged_beside(pipeline, data, tmp_path):
+    build_index(pipeline, tmp_path / "index", texts=data / "texts", say=str)
+    index = open_index(tmp_path / "index", model=pipeline)
+    with pytest.raises(UsageError, match="beside images of the index"):
+        index.search(image=data / "images" / "2.png", rerank=5, rerank_by="likelihood")
+    with pytest.raises(UsageError, match="unknown score"):
+        index.search("a dog", rerank=5, rerank_by="chance")
+
+
 def test_rerank_reads_all_of_a_long_query(index, pipeline, data):
     pieces = passages(STORY, pipeline.tokenizer, pipeline.max_length - 2)
     hits = index.search(STORY, only="images", rerank=9)

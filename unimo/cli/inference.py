@@ -53,6 +53,9 @@ def search(
     top_k: Annotated[int, typer.Option(help="How many to show.", min=1)] = 10,
     only: Annotated[str | None, typer.Option(help="Show only texts, or only images.")] = None,
     rerank: Annotated[int, typer.Option(help="So many of the nearest are read together with the query.", min=0)] = 0,
+    rerank_by: Annotated[
+        str, typer.Option(help="The score of that: matching, or likelihood of the caption.")
+    ] = "matching",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     model: Annotated[str | None, typer.Option(help="The model of the index, if it lies elsewhere by now.")] = None,
     approximate: Annotated[bool, typer.Option("--approximate", help="Search the inverted file; may miss.")] = False,
@@ -60,7 +63,7 @@ def search(
 ) -> None:
     """Find texts and images by a text, an image, or both.
 
-    Prints rank, cosine, with --rerank the score of reading both together (log-odds), kind, file and key, and the text.
+    Prints rank, cosine, with --rerank the score of reading both together, kind, file and key, and the text.
     """
     import json
 
@@ -68,7 +71,8 @@ def search(
     from unimo.retrieval.index import table
 
     index = open_index(folder, model=model, approximate=approximate, device=device)
-    hits = index.search(text, image, top_k=top_k, only=only, rerank=rerank)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"top_k": top_k, "only": only, "rerank": rerank, "rerank_by": rerank_by}
+    hits = index.search(text, image, **options)
     for line in (json.dumps(hit.to_dict()) for hit in hits) if as_json else table(hits):
         say(line)
 

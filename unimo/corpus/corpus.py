@@ -178,9 +178,9 @@ class Corpus:
         row = self._text_row(i, j)
         return self._token_ids[self._token_offsets[row] : self._token_offsets[row + 1]]
 
-    def vocabulary(self) -> np.ndarray:
-        """(k,) int64, the sorted ids that occur in the texts or captions."""
-        return np.unique(self._token_ids).astype(np.int64)
+    def word_counts(self, vocab_size: int) -> np.ndarray:
+        """(V,) int64, how often each id occurs in the texts or captions."""
+        return np.bincount(self._token_ids, minlength=vocab_size)
 
     def text(self, i: int, j: int = 0) -> str:
         """Document i as it stands in its file, or caption j of pair i."""

@@ -19,10 +19,11 @@ from unimo.batch import KNOWN, PADDING, WRITTEN, Texts
 from unimo.data.records import Record
 from unimo.errors import UsageError
 from unimo.model.kv_cache import Rows, caches
-from unimo.model.unified import Request, Towers, Unified
+from unimo.model.unified import Fused, Request, Towers, Unified
 from unimo.model.unimo2 import UNIMO2
 from unimo.tokenizer import FIRST_POSITION, Tokenizer
 
+WORD_ROWS = 256  # rows the vocabulary is multiplied with at once: 50 MB of logits
 Known = Sequence[np.ndarray | Record]
 
 
@@ -69,13 +70,27 @@ class UncachedDecoder:
         model, given, owner = self.model, self.given, self.owner
         device = model.words.word.weight.device
         texts = _pack([self.known[i] for i in owner.tolist()], self.written, given.continuous, device)
-        images = model.no_images() if given.images is None else given.images[owner]
+        images = None if given.images is None else given.images[owner]
         lengths = None if given.image_lengths is None else given.image_lengths[owner]
-        towers = Towers(images, model.encode_texts(texts), texts, image_lengths=lengths)
-        model.count_votes(towers)
-        rows = torch.arange(len(owner), device=device)
-        fused = model.fuse(towers, {"write": Request(None if given.images is None else rows, rows)})["write"]
+        fused = _fuse(model, texts, images, lengths)
         return model.word_logits(fused.words(texts.offsets[1:] - 1, texts)).float()
+
+
+@torch.no_grad()
+def log_likelihood(model: Unified, given: Given, written: Sequence[Sequence[int]]) -> Tensor:
+    """(n,) log P(written | given) in nats: what a decoder multiplies up word by word, in one pass (teacher forcing).
+
+    written: n texts from [CLS] to the token that ends them. The longer a text, the less likely it is.
+    """
+    device = model.words.word.weight.device
+    texts = _pack(given.sources(), written, given.continuous, device)
+    fused = _fuse(model, texts, given.images, given.image_lengths)
+    last = torch.zeros_like(texts.ids, dtype=torch.bool).index_fill_(0, texts.offsets[1:] - 1, True)
+    places = torch.nonzero((texts.roles == WRITTEN) & ~last)[:, 0]
+    logs = []
+    for some in places.split(WORD_ROWS):
+        logs.append(model.word_log_probabilities(fused.words(some, texts), texts.ids[some + 1]))
+    return torch.zeros(len(given), device=device).index_add_(0, texts.owner[places], torch.cat(logs))
 
 
 class CachedDecoder:
@@ -125,6 +140,15 @@ class CachedDecoder:
         x = model.words(words, self.first + self.length, nobody, nobody)
         self.length += 1
         return model.word_logits(model.step(x, self.in_text, self.in_fused)).float()
+
+
+def _fuse(model: Unified, texts: Texts, images: Tensor | None, image_lengths: Tensor | None) -> Fused:
+    """Every text beside its image, or alone."""
+    seen = model.no_images() if images is None else images
+    towers = Towers(seen, model.encode_texts(texts), texts, image_lengths=image_lengths)
+    model.count_votes(towers)
+    rows = torch.arange(len(texts), device=texts.ids.device)
+    return model.fuse(towers, {"write": Request(None if images is None else rows, rows)})["write"]
 
 
 _NOTHING = np.zeros(0, np.int64)

@@ -1,4 +1,4 @@
-"""How well an image and a text fit: the matching head over the fused pair, and the cosine beside it."""
+"""How well an image and a text fit: by the matching head over the fused pair, or by the likelihood of the text."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unimo.batch import PADDING
+from unimo.decoding.decoder import Given, log_likelihood
 from unimo.errors import UsageError
 from unimo.inference.encoding import EncodedImages, EncodedTexts, Encoder
 from unimo.model.unified import Request, Towers
@@ -58,6 +60,57 @@ class Matcher:
             cosine = (seen.embedding[image] * read.embedding[text]).sum(-1)
             scores.append(self._score(logits, cosine, weight))
         return torch.cat(scores).cpu().numpy()
+
+    @torch.inference_mode()
+    def caption_log_likelihood(
+        self, images: EncodedImages, texts: EncodedTexts, pairs: np.ndarray, batch_size: int
+    ) -> np.ndarray:
+        """(k, 2) numbers of images and texts -> (k,) log P(text as a caption | image), in nats, its end included."""
+        found, held = [], texts.texts
+        parts = zip(held.ids.split(held.lengths.tolist()), held.roles.split(held.lengths.tolist()))
+        words = [ids[roles != PADDING].tolist() for ids, roles in parts]
+        for some in torch.from_numpy(np.ascontiguousarray(pairs, np.int64)).split(batch_size):
+            seen = images.pick(some[:, 0].to(self.encoder.device))
+            given = Given(seen.hidden, image_lengths=seen.lengths)
+            with self.encoder.autocast():
+                found.append(log_likelihood(self.encoder.model, given, [words[i] for i in some[:, 1].tolist()]))
+        return torch.cat(found).cpu().numpy()
+
+    def match_by_likelihood(
+        self,
+        images: EncodedImages,
+        texts: EncodedTexts,
+        pairs: np.ndarray,
+        beside: EncodedImages | None,
+        batch_size: int,
+    ) -> np.ndarray:
+        """(k, 2) -> (k,) log P(text | image) - log P(text) + the contrastive score.
+
+        How much likelier the image makes the text, which is what contrastive learning estimates too (pointwise mutual
+        information; van den Oord et al. 2018). log P(text): over the images `beside`; None leaves it out, where each
+        text is compared with itself only.
+        """
+        scores = self.caption_log_likelihood(images, texts, pairs, batch_size)
+        if beside is not None:
+            distinct, place = np.unique(pairs[:, 1], return_inverse=True)
+            every = np.stack(np.divmod(np.arange(len(beside) * len(distinct)), len(distinct)), axis=1)
+            every[:, 1] = distinct[every[:, 1]]
+            alone = self.caption_log_likelihood(beside, texts, every, batch_size).reshape(len(beside), len(distinct))
+            scores = scores - (np.logaddexp.reduce(alone, axis=0) - np.log(len(beside)))[place]
+        if not isinstance(self.encoder.model, UNIMO2):  # whose towers do not meet in a space
+            return scores
+        image, text = torch.from_numpy(pairs).to(self.encoder.device).T
+        return scores + self.cosine_score((images.embedding[image] * texts.embedding[text]).sum(-1).cpu().numpy())
+
+    @torch.inference_mode()
+    def cosine_score(self, cosine: np.ndarray) -> np.ndarray:
+        """What a cosine weighs beside a fused score: as much as in that score; as it is where that has none (UNIMO)."""
+        model = self.encoder.model
+        if not isinstance(model, UNIMO2):
+            return cosine
+        if self.weight is not None:
+            return self.weight * cosine
+        return model.contrastive_temperature(torch.from_numpy(cosine).to(self.encoder.device)).cpu().numpy()
 
     def require(self) -> None:
         """Raises UsageError if the model has no matching head."""

@@ -125,6 +125,32 @@ class Pipeline:
         """
         return self.matcher.match(images, texts, pairs, cosine_weight, batch_size)
 
+    def caption_log_likelihood(
+        self, images: EncodedImages, texts: EncodedTexts, pairs: np.ndarray, *, batch_size: int = BATCH_SIZE
+    ) -> np.ndarray:
+        """log P(text as a caption | image) of (image, text) pairs, (k, 2) numbers -> (k,), in nats, its end included.
+
+        By the words that `caption` writes. Of texts about one image longer ones are less likely: see
+        `match_by_likelihood`.
+        """
+        return self.matcher.caption_log_likelihood(images, texts, pairs, batch_size)
+
+    def match_by_likelihood(
+        self,
+        images: EncodedImages,
+        texts: EncodedTexts,
+        pairs: np.ndarray,
+        *,
+        beside: EncodedImages | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> np.ndarray:
+        """How much likelier an image makes a text as its caption, + the contrastive score: (k, 2) numbers -> (k,).
+
+        beside: some images by which each text is judged in general (eight do); None where each text is compared with
+        itself only, beside several images.
+        """
+        return self.matcher.match_by_likelihood(images, texts, pairs, beside, batch_size)
+
     # ---- generation -----------------------------------------------------------------------------------------------
 
     def caption(

@@ -286,6 +286,15 @@ class Unified(nn.Module, ABC):
         """
         return self.language_model(rows, table, self.vocabulary_subset)
 
+    def word_log_probabilities(self, rows: Tensor, ids: Tensor) -> Tensor:
+        """(n, D) states and one word for each -> (n,) float32; -inf for words outside the known vocabulary."""
+        logits = self.subset_logits(rows, self.word_table()).float()
+        columns = self.word_columns(ids).clamp_max(logits.shape[1] - 1)
+        found = logits.log_softmax(-1).gather(-1, columns[:, None])[:, 0]
+        if self.vocabulary_subset is None:
+            return found
+        return found.masked_fill(self.vocabulary_subset[columns] != ids, float("-inf"))
+
     @property
     def output_table(self) -> Tensor:
         """(V, D) what words are predicted with: the word embeddings, or the head's own table where it is not tied."""

@@ -9,6 +9,6 @@ index.py       `unimo search`, `unimo.open_index`
 from __future__ import annotations
 
 from unimo.retrieval.build import build_index
-from unimo.retrieval.index import Hit, Index, open_index
+from unimo.retrieval.index import Hit, Index, RerankBy, open_index
 
-__all__ = ["Hit", "Index", "build_index", "open_index"]
+__all__ = ["Hit", "Index", "RerankBy", "build_index", "open_index"]

@@ -8,9 +8,10 @@ Texts and images found together take turns: the best of both kinds, then the sec
 cosine first. Embeddings of the two modalities lie apart (Liang et al., "Mind the gap", 2022): by cosine alone, a text
 finds nearly every text before the first image.
 
-In a second stage the best are read together with the query (`Pipeline.match`): images with its text, texts with its
-image. If the query has both, the other side counts too: fused score + cosine, weighted as in the fused score. Each
-kind is then ordered anew among the ranks it holds.
+In a second stage the best are read together with the query, images with its text, texts with its image: scored by the
+matching head (`Pipeline.match`) or by the likelihood of the text as a caption (`Pipeline.match_by_likelihood`). If the
+query has both, the other side counts too: fused score + cosine, weighted as in the fused score. Each kind is then
+ordered anew among the ranks it holds.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -30,7 +31,6 @@ from unimo.errors import DataError, UsageError, WeightsError
 from unimo.formats.columns import Fields
 from unimo.inference import EncodedImages, EncodedTexts, ImageInput, Pipeline, identity, load
 from unimo.machine import free_memory
-from unimo.model.unimo2 import UNIMO2
 from unimo.paths import user_path
 from unimo.regions.store import RegionStore
 from unimo.retrieval import store
@@ -39,6 +39,8 @@ from unimo.retrieval.passages import Passage, passages
 from unimo.retrieval.store import KINDS, Kind
 
 Only = Literal["texts", "images"]
+RerankBy = Literal["matching", "likelihood"]
+BESIDE = 8  # images beside which the likelihood of a text in general is measured
 _COLUMNS = ("kind", "key", "path", "place", "text", "begin", "end", "data", "item", "vector")
 _SPARE = 16  # more than are wanted: the library compares in single precision, so near ties may change places
 _CELLS = 32  # of an inverted file that are compared with a query
@@ -119,6 +121,7 @@ class Index:
             self.rows: dict[Kind, int] = {kind: self.table.count_rows(store.of(kind)) for kind in KINDS}
         self._vectors: dict[Kind, store.Vectors] = {}
         self._corpora: dict[int, tuple[Corpus, RegionStore | None]] = {}
+        self._beside: EncodedImages | None = None
         self._model: Pipeline | None = None
         self._given = model
 
@@ -154,16 +157,18 @@ class Index:
         top_k: int = 10,
         only: Only | None = None,
         rerank: int = 0,
+        rerank_by: RerankBy = "matching",
     ) -> list[Hit]:
         """The `top_k` rows nearest to a text, an image or both, best first; all, if there are fewer.
 
         only: texts or images. rerank: so many of the nearest are read together with the query; more than there are
-        means all. UNIMO's images are regions (`unimo.data.regions.image_regions`).
+        means all. rerank_by: by which score, `Pipeline.match` or `Pipeline.match_by_likelihood`. UNIMO's images are
+        regions (`unimo.data.regions.image_regions`).
 
         Raises UsageError for an empty query, numbers below 1, a kind that is not in the index, and a second stage in
         which no image would meet a text; DataError when an image to re-rank is gone or has changed.
         """
-        return self.search_many([(text, image)], top_k=top_k, only=only, rerank=rerank)[0]
+        return self.search_many([(text, image)], top_k=top_k, only=only, rerank=rerank, rerank_by=rerank_by)[0]
 
     def search_many(
         self,
@@ -172,17 +177,24 @@ class Index:
         top_k: int = 10,
         only: Only | None = None,
         rerank: int = 0,
+        rerank_by: RerankBy = "matching",
     ) -> list[list[Hit]]:
         """`search` for several queries, a text, an image or both each, which pass the towers together."""
         kinds = self._kinds(only)
         if top_k < 1 or rerank < 0:
             got = f"top_k {top_k}, rerank {rerank}"
             raise UsageError("nothing to show", got=got, expected="top_k >= 1, rerank >= 0")
-        if rerank:
+        if rerank_by not in get_args(RerankBy):
+            raise UsageError(
+                "unknown score", where="rerank_by", got=rerank_by, expected=" or ".join(get_args(RerankBy))
+            )
+        if rerank and rerank_by == "matching":
             self.model.matcher.require()
-        return [self._found(query, kinds, top_k, only, rerank) for query in self._queries(queries)]
+        return [self._found(query, kinds, top_k, only, rerank, rerank_by) for query in self._queries(queries)]
 
-    def _found(self, query: _Query, kinds: list[Kind], top_k: int, only: Only | None, rerank: int) -> list[Hit]:
+    def _found(
+        self, query: _Query, kinds: list[Kind], top_k: int, only: Only | None, rerank: int, by: RerankBy
+    ) -> list[Hit]:
         fusible = [kind for kind in kinds if (query.texts if kind == "image" else query.images) is not None]
         if rerank and not fusible:
             raise UsageError(
@@ -195,7 +207,7 @@ class Index:
         ranked = [(rank, -row["score"], row) for rows in nearest for rank, row in enumerate(rows)]
         found = [row for *_, row in sorted(ranked, key=lambda one: one[:2])]
         for kind in fusible if rerank else ():
-            self._rerank(query, kind, found, rerank)
+            self._rerank(query, kind, found, rerank, by)
         return [_hit(1 + i, row) for i, row in enumerate(found[:top_k])]
 
     def image_bytes(self, hit: Hit) -> bytes | None:
@@ -271,7 +283,7 @@ class Index:
 
     # ---- second stage ----------------------------------------------------------------------------------------------
 
-    def _rerank(self, query: _Query, kind: Kind, found: list[dict[str, Any]], k: int) -> None:
+    def _rerank(self, query: _Query, kind: Kind, found: list[dict[str, Any]], k: int, by: RerankBy) -> None:
         """Orders the rows of a kind among the first k anew, by their fused score, among the ranks they hold."""
         ranks = [i for i, row in enumerate(found[:k]) if row["kind"] == kind]
         rows = [found[i] for i in ranks]
@@ -285,22 +297,35 @@ class Index:
             ids = self.model.tokenizer.encode_batch([row["text"] for row in rows])
             images, texts = query.images, self.model.encode_texts([np.asarray(row, np.int64) for row in ids])
         pairs = np.stack(np.divmod(np.arange(len(images) * len(texts)), len(texts)), axis=1)
-        scores = self.model.match(images, texts, pairs).reshape(len(images), len(texts))
+        if by == "matching":
+            scores = self.model.match(images, texts, pairs)
+        else:
+            beside = self._some_images() if kind == "text" else None
+            scores = self.model.match_by_likelihood(images, texts, pairs, beside=beside)
+        scores = scores.reshape(len(images), len(texts))
         fused = scores.mean(1) if kind == "image" else scores.mean(0)
         if kind in query.sides:
-            fused = fused + self._cosine_score(np.stack([row["vector"] for row in rows]) @ query.sides[kind])
+            fused = fused + self.model.matcher.cosine_score(
+                np.stack([row["vector"] for row in rows]) @ query.sides[kind]
+            )
         for i, j in zip(ranks, np.argsort(-fused, kind="stable")):
             found[i] = {**rows[j], "fused": float(fused[j])}
 
-    def _cosine_score(self, cosine: np.ndarray) -> np.ndarray:
-        """What a cosine weighs beside a fused score: as much as in that score; as it is where that has none (UNIMO)."""
-        model = self.model.model
-        if not isinstance(model, UNIMO2):
-            return cosine
-        if self.model.matcher.weight is not None:
-            return self.model.matcher.weight * cosine
-        with torch.inference_mode():
-            return model.contrastive_temperature(torch.from_numpy(cosine).to(self.model.device)).cpu().numpy()
+    def _some_images(self) -> EncodedImages:
+        """Images of the index by which its texts are judged in general, encoded once."""
+        if not self.rows["image"]:
+            raise UsageError(
+                "how likely a text is in general is judged beside images of the index",
+                where="rerank_by",
+                got="likelihood, and an index without images",
+                expected="an index of pairs or images",
+                do="re-rank by matching",
+            )
+        if self._beside is None:
+            with store.reading(self.folder):
+                rows = store.some(self.table, "image", BESIDE, _COLUMNS)
+            self._beside = self.model.encode_images([self._image(row) for row in rows])
+        return self._beside
 
     def _image(self, row: dict[str, Any]) -> ImageInput:
         """What the model sees of an image."""

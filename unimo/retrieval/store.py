@@ -178,6 +178,11 @@ def at(table: Any, ids: np.ndarray, columns: Sequence[str]) -> list[dict[str, An
     return table.take_row_ids(ids.tolist()).select(list(columns)).with_row_id().to_arrow().to_pylist()
 
 
+def some(table: Any, kind: Kind, n: int, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The first n rows of a kind."""
+    return table.search().where(of(kind)).select(list(columns)).limit(n).to_arrow().to_pylist()
+
+
 def read_header(folder: Path) -> dict[str, Any]:
     """index.json, checked. DataError for one that is damaged, or a folder that is no index."""
     path = folder / HEADER

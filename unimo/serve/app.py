@@ -21,6 +21,7 @@ from unimo.errors import nearest
 from unimo.evaluation.compare import Tables
 from unimo.inference import PROMPTS, Pipeline
 from unimo.inference.mask_filling import MASK
+from unimo.retrieval import RerankBy
 from unimo.serve import failures, schemas
 from unimo.serve.attention import rollout
 from unimo.serve.batching import Batcher
@@ -186,6 +187,9 @@ class Service:
         top_k: TopK = 10,
         only: Annotated[Literal["texts", "images"] | None, Form()] = None,
         rerank: Annotated[int, Form(ge=0, le=100, description="so many are read together with the query")] = 0,
+        rerank_by: Annotated[RerankBy, Form(description="by the matching head, or by the likelihood of captions")] = (
+            "matching"
+        ),
         thumbnails: Annotated[bool, Form(description="with the image of each hit")] = False,
     ) -> schemas.Hits:
         """What lies in the collection near a text, an image or both."""
@@ -194,7 +198,7 @@ class Service:
             do = "unimo index MODEL --images FOLDER --out INDEX, then unimo serve MODEL --index INDEX"
             raise refused(404, "nothing to search", where="/search", got="no index", expected="--index", do=do)
         query = (text, *(await self.inputs.images([image]) or [None]))
-        options: dict[str, Any] = {"top_k": top_k, "only": only, "rerank": rerank}
+        options: dict[str, Any] = {"top_k": top_k, "only": only, "rerank": rerank, "rerank_by": rerank_by}
         # A second stage fills passes of its own; joined, it would only hold up the others.
         key = object() if rerank else ("search", top_k, only)
         (hits,) = await self.batcher.submit(key, lambda rows: collection.index.search_many(rows, **options), [query])

@@ -122,10 +122,21 @@ def _named(settings: str) -> Iterator[None]:
         raise
 
 
-def vocabulary_subset(corpora: dict[str, Corpus]) -> np.ndarray:
-    """(k,) sorted ids of all words of all texts, and of the special tokens that are written."""
-    special = [Tokenizer.cls, Tokenizer.sep, Tokenizer.mask]
-    return np.unique(np.concatenate([special, *(corpus.vocabulary() for corpus in corpora.values())]))
+def word_counts(corpora: dict[str, Corpus]) -> np.ndarray:
+    """(V,) how often each word is to be predicted in all texts and captions, each of which ends with [SEP]."""
+    counts = np.sum([corpus.word_counts(Tokenizer.vocab_size) for corpus in corpora.values()], axis=0)
+    counts[Tokenizer.sep] += sum(len(corpus.token_counts) for corpus in corpora.values())
+    return counts
+
+
+def vocabulary_subset(counts: np.ndarray) -> np.ndarray:
+    """(k,) sorted ids of all words that occur, and of the special tokens that are written."""
+    return np.union1d([Tokenizer.cls, Tokenizer.sep, Tokenizer.mask], np.flatnonzero(counts))
+
+
+def log_unigrams(counts: np.ndarray) -> np.ndarray:
+    """(V,) float32 log frequency of each word, one occurrence added to every word's."""
+    return np.log((counts + 1) / (counts + 1).sum()).astype(np.float32)
 
 
 def check_sizes(run: Run, corpora: dict[str, Corpus], without: dict[str, np.ndarray]) -> None:

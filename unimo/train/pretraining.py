@@ -100,11 +100,16 @@ class Pretraining:
         )
 
     def build(self) -> Unified:
-        model = build(self.settings.model)
-        if self.settings.restrict_vocabulary:
-            known = opening.vocabulary_subset(self.corpora)
+        model, run = build(self.settings.model), self.settings
+        if run.restrict_vocabulary or run.unigram_prior:
+            counts = opening.word_counts(self.corpora)
+        if run.restrict_vocabulary:
+            known = opening.vocabulary_subset(counts)
             model.know_words(torch.from_numpy(known))
             self.facts["known_words"] = known.tolist()
+        if run.unigram_prior:
+            bias = model.language_model.bias.data
+            bias[: len(counts)] = torch.from_numpy(opening.log_unigrams(counts))
         return model
 
     def start(self, model: Unified, say: Say) -> None:

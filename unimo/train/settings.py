@@ -79,6 +79,9 @@ class Run(LoopSettings):
     steps: int | None = setting(None, "length of the run in steps (exactly resumable)", at_least=1)
     workers: int = setting(1, "loader processes; 0 loads in the training process", at_least=0, at_most=1024)
     val_steps: int | None = setting(None, "steps between validations; none: up to ten in a run", at_least=1)
+    unigram_prior: bool = setting(
+        False, "words are first predicted by their frequency in the training texts, which a short run else has to learn"
+    )
     restrict_vocabulary: bool = setting(
         False, "predict only words the training texts hold: the same softmax over fewer columns"
     )

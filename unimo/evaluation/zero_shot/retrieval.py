@@ -3,8 +3,8 @@
     N images · M captions · U distinct captions · Q queries
 
 Two stages. First every caption is compared with every image by the cosine of their embeddings. Then a
-query's best candidates are read together with it, and ordered by the score of `Pipeline.match`. The papers
-fuse all N x M pairs; a shortlist of 32 costs 32 (N + M) at most.
+query's best candidates are read together with it, and ordered by the score of `Pipeline.match`, and once more by that
+of `Pipeline.match_by_likelihood`. The papers fuse all N x M pairs; a shortlist of 32 costs 32 (N + M) at most.
 
 A caption found word for word beside two images is right for its own only, as in the published protocol;
 being equal, the two tie and share the point (`unimo.metrics.retrieval`).
@@ -12,9 +12,12 @@ being equal, the two tie and share the point (`unimo.metrics.retrieval`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
+import torch
 
 from unimo.corpus.corpus import Corpus
 from unimo.data.held_out import HeldOut
@@ -36,6 +39,9 @@ from unimo.nearest import top_k
 
 DIRECTIONS = ("image to text", "text to image")
 KS = (1, 5, 10)
+MATCHING, LIKELIHOOD = "re-ranked", "re-ranked by likelihood"
+LIKELIHOOD_QUERIES = 256  # of a direction: its passes cost twice those of matching, and every caption some more
+BESIDE = 4  # images by which the likelihood of a caption in general is measured
 
 
 @dataclass(frozen=True)
@@ -74,17 +80,16 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Ranked:
-    """What `predict` found. second: direction -> (queries (Q,), scores (Q, U) or (Q, N)), see `second_stage`. passes:
-    fused passes this took."""
+    """What `predict` found. second: name of a score -> direction -> (queries (Q,), scores (Q, U) or (Q, N)), see
+    `second_stage`."""
 
     gallery: Gallery
-    second: dict[str, tuple[np.ndarray, np.ndarray]]
-    passes: int
+    second: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 
     def first_captions(self, most: int = 3) -> dict[int, tuple[list[str], list[str]]]:
         """Item of the corpus -> the captions ranked first for its image, and its own."""
         at = self.gallery
-        queries, scores = self.second.get("image to text", (np.arange(len(at.items)), at.cosine))
+        queries, scores = self.second.get(MATCHING, {}).get("image to text", (np.arange(len(at.items)), at.cosine))
         best = [top_k(row, most) for row in scores]
         own = np.split(at.text_of, np.searchsorted(at.owner, np.arange(1, len(at.items))))
         return {
@@ -124,28 +129,49 @@ class Retrieval:
         return Gallery(corpus, items, strings, text_of, owner, images, texts, cosine)
 
     def predict(self, context: EvalContext) -> Ranked:
-        at = self.gallery(context)
+        at, pipeline, size = self.gallery(context), context.pipeline, context.batch_size
         if not self.shortlist:
-            return Ranked(at, {}, 0)
+            return Ranked(at, {})
+        beside = at.images.pick(torch.linspace(0, len(at.items) - 1, BESIDE).long().unique())
+        few = LIKELIHOOD_QUERIES if self.rerank_queries is None else min(LIKELIHOOD_QUERIES, self.rerank_queries)
+        return Ranked(
+            at,
+            {
+                MATCHING: self._reranked(
+                    at, self.rerank_queries, lambda pairs: pipeline.match(at.images, at.texts, pairs, batch_size=size)
+                ),
+                LIKELIHOOD: self._reranked(
+                    at,
+                    few,
+                    lambda pairs: pipeline.match_by_likelihood(
+                        at.images, at.texts, pairs, beside=beside, batch_size=size
+                    ),
+                ),
+            },
+        )
+
+    def _reranked(
+        self, at: Gallery, most: int | None, score: Callable[[np.ndarray], np.ndarray]
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Both directions in the order of a second score of (image, text) pairs, of at most so many queries each."""
         queries = {
-            "image to text": choose(len(at.items), self.rerank_queries, "images", self.seed),
-            "text to image": choose(len(at.owner), self.rerank_queries, "captions", self.seed),
+            "image to text": choose(len(at.items), most, "images", self.seed),
+            "text to image": choose(len(at.owner), most, "captions", self.seed),
         }
         rows = {way: at.queries(way)[queries[way]] for way in DIRECTIONS}
         best = {way: np.stack([top_k(row, self.shortlist) for row in at.rows(way)[rows[way]]]) for way in DIRECTIONS}
         # Both directions often want the same pair, and so do equal captions: each is fused once.
         codes = {way: pair_codes(way, rows[way], best[way], len(at.strings)) for way in DIRECTIONS}
         wanted = np.unique(np.concatenate([some.ravel() for some in codes.values()]))
-        pairs = np.stack(np.divmod(wanted, len(at.strings)), axis=1)
-        scores = context.pipeline.match(at.images, at.texts, pairs, batch_size=context.batch_size)
+        scores = score(np.stack(np.divmod(wanted, len(at.strings)), axis=1))
         second = {}
         for way in DIRECTIONS:
             fused = scores[np.searchsorted(wanted, codes[way])]
             second[way] = queries[way], second_stage(at.rows(way)[rows[way]], best[way], fused)
-        return Ranked(at, second, len(wanted))
+        return second
 
     def score(self, found: Ranked) -> list[Row]:
-        """R@k of both directions by cosine and their mean, then of both re-ranked."""
+        """R@k of both directions by cosine and their mean, then of both re-ranked, by either score."""
         at = found.gallery
         rows: list[Row] = []
         every: list[Score] = []
@@ -159,12 +185,13 @@ class Retrieval:
             rows += [row(self.title, f"{way} {k}", score, "%", note, items) for k, score in recalls.items()]
         mean = mean_of_scores(every, seed=self.seed)
         rows.append(row(self.title, "mean recall", mean, "%", "of the six above", items))
-        for way, (queries, scores) in found.second.items():
+        for how, way in product(found.second, DIRECTIONS):
+            queries, scores = found.second[how][way]
             all_or = "all" if len(queries) == len(at.queries(way)) else "a sample of"
             shortlist = min(self.shortlist, scores.shape[1])
             note = f"best {shortlist} by cosine re-ranked, {all_or} {len(queries):,} queries"
             recalls, items = at.recalls(way, queries, scores, self.seed), digest(keys, at.strings, queries)
-            rows += [row(self.title, f"{way} {k}, re-ranked", score, "%", note, items) for k, score in recalls.items()]
+            rows += [row(self.title, f"{way} {k}, {how}", score, "%", note, items) for k, score in recalls.items()]
         return rows
 
     def show(self, found: Ranked, most: int = 12) -> list[dict]:
