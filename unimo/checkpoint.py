@@ -84,7 +84,7 @@ def load(
             report(reason)
         if newest is None:
             got, do = "; ".join(reasons) or "no folder named step-…", "restore a copy" if reasons else "check the path"
-            expected = f"a folder with {MANIFEST}, or a folder of such folders"
+            expected = f"a run's folder, one of its checkpoints (with {MANIFEST}), or a saved folder (with config.json)"
             raise WeightsError("no usable checkpoint", where=path, got=got, expected=expected, do=do)
         path = newest
     manifest = verify(path, groups=groups)

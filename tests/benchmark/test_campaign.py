@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from unimo.benchmark import campaign_run as C
 from unimo.benchmark.campaign import INGREDIENTS, check_campaign, read_campaign, tasks_with_data
-from unimo.benchmark.comparisons import Scored, compared
+from unimo.benchmark.comparisons import Scored, rows_with_and_without
 from unimo.cli import app
 from unimo.config.values import keys_of
 from unimo.errors import DataError, UsageError
@@ -150,17 +150,19 @@ def result(seed: int, values: list[float], group: str = "g", task: str = "t", it
 
 def test_better_only_where_every_seed_says_so():
     right, wrong = [1.0] * 90 + [0.0] * 10, [1.0] * 50 + [0.0] * 50
-    (row,) = compared([result(0, right), result(1, right)], [result(0, wrong), result(1, wrong), result(2, right)])
+    (row,) = rows_with_and_without(
+        [result(0, right), result(1, right)], [result(0, wrong), result(1, wrong), result(2, right)]
+    )
     assert row["verdict"] == "better" and row["seeds"] == [0, 1]
     assert row["difference"]["value"] == pytest.approx(0.4) and row["by_seed"] == pytest.approx([0.4, 0.4])
-    (row,) = compared([result(0, wrong)], [result(0, right)])
+    (row,) = rows_with_and_without([result(0, wrong)], [result(0, right)])
     assert row["verdict"] == "worse"
     mixed = [1.0] * 49 + [0.0] * 51
-    (row,) = compared([result(0, right), result(1, mixed)], [result(0, wrong), result(1, wrong)])
+    (row,) = rows_with_and_without([result(0, right), result(1, mixed)], [result(0, wrong), result(1, wrong)])
     assert row["p_holm"] < 0.05 and row["verdict"] == "no difference"
-    (row,) = compared([result(0, right)], [result(0, wrong, items="others")])
+    (row,) = rows_with_and_without([result(0, right)], [result(0, wrong, items="others")])
     assert row["verdict"] == "unknown" and row["p"] is None and row["score_with"]["value"] == 0.9
-    assert compared([result(0, right)], [result(1, wrong)]) == []  # no seed in common
+    assert rows_with_and_without([result(0, right)], [result(1, wrong)]) == []  # no seed in common
 
 
 # ---- what is refused

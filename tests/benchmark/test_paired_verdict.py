@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unimo.benchmark.paired import compared
+from unimo.benchmark.paired import against_random
 from unimo.evaluation.item_sums import ItemSums
 from unimo.metrics.intervals import mean_of_sums, mean_score
 from unimo.metrics.paired import paired_bootstrap
@@ -31,34 +31,34 @@ def better_on(count: int) -> np.ndarray:
 
 def test_items_that_both_answered_show_what_their_intervals_hide():
     own = better_on(12)
-    said, difference = compared(KEY, score(own), score(EASY), [sums(own)], [sums(EASY)])
+    said, difference = against_random(KEY, score(own), score(EASY), [sums(own)], [sums(EASY)])
     expected = paired_bootstrap(own, EASY).difference
     assert said == "better" and score(own)["low"] < score(EASY)["high"]
     assert difference["value"] == pytest.approx(12 / 400) and difference["low"] > 0
     assert (difference["low"], difference["high"]) == pytest.approx((expected.low, expected.high))
-    assert compared(KEY, score(EASY), score(own), [sums(EASY)], [sums(own)])[0] == "worse"
-    assert compared(KEY, score(EASY), score(EASY), [sums(EASY)], [sums(EASY)])[0] == "no difference"
+    assert against_random(KEY, score(EASY), score(own), [sums(EASY)], [sums(own)])[0] == "worse"
+    assert against_random(KEY, score(EASY), score(EASY), [sums(EASY)], [sums(EASY)])[0] == "no difference"
 
 
 def test_a_loss_is_better_where_it_is_smaller():
     key, own = ("x, dev", "loss"), better_on(12)
-    found = compared(key, score(own), score(EASY), [{key: sums(own)[KEY]}], [{key: sums(EASY)[KEY]}])
+    found = against_random(key, score(own), score(EASY), [{key: sums(own)[KEY]}], [{key: sums(EASY)[KEY]}])
     assert found[0] == "worse"
 
 
 def test_other_items_or_no_sums_are_judged_by_intervals():
     own = better_on(12)
     for theirs in (sums(EASY, "test"), {}, sums(EASY[:-1])):
-        assert compared(KEY, score(own), score(EASY), [sums(own)], [theirs]) == ("no difference", None)
+        assert against_random(KEY, score(own), score(EASY), [sums(own)], [theirs]) == ("no difference", None)
     many = better_on(150)
-    assert compared(KEY, score(many), score(EASY), [sums(many)], [{}]) == ("better", None)
+    assert against_random(KEY, score(many), score(EASY), [sums(many)], [{}]) == ("better", None)
 
 
 def test_seeds_that_disagree_make_no_difference():
     good, bad = better_on(30), EASY.copy()
     bad[np.flatnonzero(EASY == 1)[:25]] = 0
     random = [sums(EASY)] * 2
-    said, difference = compared(KEY, score(good), score(EASY), [sums(good), sums(bad)], random)
+    said, difference = against_random(KEY, score(good), score(EASY), [sums(good), sums(bad)], random)
     assert said == "no difference" and difference["seeds"] == pytest.approx([30 / 400, -25 / 400])
     again = [sums(good), sums(better_on(28))]
-    assert compared(KEY, score(good), score(EASY), again, random)[0] == "better"
+    assert against_random(KEY, score(good), score(EASY), again, random)[0] == "better"

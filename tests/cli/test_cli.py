@@ -66,7 +66,10 @@ def test_every_verb_that_reads_tables_of_samples_can_be_told_their_columns():
     [
         ("data check texts --ledger bad.jsonl", "--bad-samples"),
         ("pretrain scenes --lr 1e-3", "--set optimizer.lr=..."),
-        ("pretrain scenes --output_dir runs/x", "--out FOLDER"),
+        ("pretrain scenes --output_dir runs/x", "--out PATH"),
+        ("finetune sst2 --data train.tsv", "--train PATH"),
+        ("plan base --gpu 8", "--gpus"),
+        ("caption m image.png --lr 1", "No such option: --lr"),
         ("pretrain scenes --fp16", "--set precision=..."),
         ("caption m image.png --beams 3", "--num-beams"),
     ],
@@ -76,6 +79,14 @@ def test_options_of_other_tools_lead_to_ours(words, hint, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == UsageError.exit_code and hint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["-h", "caption -h", "data check -h"])
+def test_help_has_a_short_name(words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["unimo", *words.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code and "Usage" in capsys.readouterr().out
 
 
 def test_case_a_rank_alone_says_why(monkeypatch, capsys):

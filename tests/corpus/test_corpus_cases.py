@@ -103,7 +103,7 @@ def test_case_tables_that_lack_images_say_so(tmp_path):
     table_of(tmp_path / "a.parquet", [{"url": "u", "caption": "c"}] * 4)
     with pytest.raises(DataError, match=r"no usable sample.*4 x field is missing") as caught:
         opened("pairs", tmp_path)
-    assert "row 0" in caught.value.do and "image" in caught.value.do
+    assert "row 0" in caught.value.where and "image" in caught.value.expected
     rows = [{"image": {"bytes": image(i) if i != 1 else None, "path": f"{i}.png"}, "text": "w"} for i in range(3)]
     corpus, _ = loosely("pairs", table_of(tmp_path / "a.parquet", rows), bad_samples=BadSamples(tmp_path / "bad.jsonl"))
     (entry,) = map(json.loads, (tmp_path / "bad.jsonl").read_text().splitlines())

@@ -42,6 +42,20 @@ def test_planted_cosines(tmp_path, tools):
     assert [(item["title"], item["lines"]) for item in shown["items"]] == [("dog", ["is: cat"])]
 
 
+def test_folders_name_the_classes(tmp_path, tools):
+    """As a field of the JSON does: images of torchvision's ImageFolder have none."""
+    for red, name in enumerate(("big_cat/0.png", "big_cat/old/1.png", "dog/2.png")):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (red, 0, 0)).save(path)
+    names = {"big cat": [1.0, 0.0], "dog": [0.0, 1.0]}
+    images = {0: names["big cat"], 1: names["dog"], 2: names["dog"]}
+    task = Classification((str(tmp_path),))
+    answers = task.predict(EvalContext(tools.Planted(images, names, set())))
+    assert answers.names == ["big cat", "dog"] and list(answers.labels) == [0, 0, 1]
+    assert task.score(answers)[0]["score"].value == pytest.approx(2 / 3)
+
+
 def test_images_without_classes(context, tmp_path):
     (tmp_path / "images").mkdir()
     for i in range(3):

@@ -231,7 +231,7 @@ def test_any_column_is_read_by_its_name_and_a_refusal_says_how(tmp_path):
         '{"image": "photos/1.jpg"',
         "--column image=",
     ):
-        assert part in caught.value.do
+        assert part in str(caught.value)
     assert "--column image=photo" in caught.value.do and guess_kind(tmp_path / "t.csv", Fields()) == "pairs"
     with pytest.raises(DataError) as caught:
         opened("pairs", tmp_path / "t.csv", fields=Fields.of(["image=photo"]))
@@ -298,6 +298,10 @@ def test_check_says_format_example_duplicates_and_the_command(tmp_path):
     assert "example: a.jpg, 12 x 8: 'a dog, running', 'the dog'" in lines
     assert "duplicates: 1 of 3 images, such as b.jpg = c.jpg; 1 of 5 texts" in lines
     assert lines[-1] == f"train on it: unimo pretrain photos --pairs {tmp_path / 't.csv'} --column caption=says"
+    folder = tmp_path / "splits"
+    files_in(folder, {f"{name}.csv": csv_text(["text"], [(f"of {name}",)]) for name in ("train", "dev", "test")})
+    check(None, folder, say=lines.append)
+    assert lines[-1].endswith(f"--texts {folder / 'train.csv'} --val-texts {folder / 'dev.csv'}")  # test is left alone
     tar_of(tmp_path / "tars/a.tar", pairs_of("xyz"))
     tar_of(tmp_path / "alone/a.tar", {"x.png": image(1)})
     guessed = {name: guess_kind(tmp_path / name, Fields()) for name in ("tars", "alone")}

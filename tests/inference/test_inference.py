@@ -93,6 +93,7 @@ def test_what_is_no_image_or_text_is_said_so(pipeline, images):
     model, several = pipeline, pytest.raises(UsageError, match="a list of")
     for ask in (
         lambda: model.similarity("photo.png", ["a dog"]),
+        lambda: model.similarity(images[0], ["a dog"]),
         lambda: model.similarity(Image.fromarray(images[0]), ["a dog"]),
         lambda: model.similarity(images, "a dog"),
         lambda: model.classify(images, "dog"),
@@ -104,17 +105,68 @@ def test_what_is_no_image_or_text_is_said_so(pipeline, images):
             ask()
     planes = torch.zeros(3, 8, 8)
     tensors = [[planes[0]], [planes - 1], [planes * torch.nan], [planes.long()], [torch.zeros(3, 0, 8)], [5]]
-    for wrong in (images[0], [images[0][..., 0]], [images[0] / 255], [images[0][:0]], *tensors):
+    for wrong in ([images[0].transpose(2, 0, 1)], [images[0] / 255], [images[0][:0]], [images], *tensors):
         with pytest.raises(UsageError, match=r"not an image.*\(H, W, 3\)"):
             model.encode_image(wrong)
     for text in (5, None, ["a dog"]):
         with pytest.raises(UsageError, match="not a text"):
             model.encode_text([text])
+    for ids in ([-1], [Tokenizer.vocab_size], [0.5], [[5]]):
+        with pytest.raises(UsageError, match="not token ids"):
+            model.encode_text([np.array(ids)])
+    for given in (None, 5, {"a dog"}, {"a dog": 1}):
+        with pytest.raises(UsageError, match="no list of"):
+            model.encode_text(given)
+        with pytest.raises(UsageError, match="no list of"):
+            model.encode_image(given)
+    with pytest.raises(UsageError, match="not a path"):
+        model.encode_image(["https://example.org/dog.jpg"])
     with pytest.raises(UsageError, match="not a text"):
         model.fill_mask(5)
-    for options in ({"num_beams": 0}, {"max_length": 0}):
-        with pytest.raises(UsageError, match="at least 1"):
-            model.caption(images, **options)
+    with pytest.raises(UsageError, match="2 and 5"):
+        model.fill_masks(["a [MASK]"] * 2, images)
+    assert model.fill_masks([]) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"num_beams": 0}, "num_beams"), ({"num_beams": "3"}, "num_beams"), ({"max_length": 0}, "max_length"),
+        ({"min_length": 20, "max_length": 5}, "min_length"), ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size"),
+        ({"temperature": float("nan")}, "temperature"), ({"temperature": 1.0, "num_beams": 3}, "num_beams"),
+        ({"top_p": 0.9}, "temperature"), ({"top_k": 3}, "temperature"), ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": "4"}, "batch_size"),
+    ],
+)  # fmt: skip
+def test_options_that_would_be_ignored_or_break_are_refused(pipeline, images, options, named):
+    with pytest.raises(UsageError, match=named):
+        pipeline.caption(images, **options)
+
+
+@pytest.mark.parametrize("size", [0, -1, "4", None, 2.5])
+def test_a_batch_size_is_a_whole_number(pipeline, images, size):
+    for ask in (pipeline.encode_text, lambda texts, **more: pipeline.itm_score(images, texts, **more)):
+        with pytest.raises(UsageError, match="batch_size"):
+            ask(["a dog"], batch_size=size)
+    with pytest.raises(UsageError, match="top_k"):
+        pipeline.fill_mask("a [MASK]", top_k=-1)
+
+
+def test_pairs_name_what_was_encoded(pipeline, images):
+    seen, read = pipeline.encode_images(images), pipeline.encode_texts(["a dog", "a cat"])
+    for pairs in ([[5, 0]], [[0, 2]], [[-1, 0]], [0, 1], [[0, 1, 1]], [[0.0, 1.0]]):
+        with pytest.raises(UsageError, match="not pairs of these"):
+            pipeline.match(seen, read, np.array(pairs))
+    for given in ((read, seen), (images, read), (seen, ["a dog"])):
+        with pytest.raises(UsageError, match="not encoded"):
+            pipeline.match(*given, np.array([[0, 0]]))
+
+
+def test_grey_and_transparent_arrays_are_images(pipeline, images):
+    """As the same pixels are in a PNG."""
+    grey, clear = images[0][..., 0], np.dstack([images[0], images[0][..., :1]])
+    expected = pipeline.encode_image([Image.fromarray(grey), Image.fromarray(grey), Image.fromarray(clear)])
+    np.testing.assert_array_equal(pipeline.encode_image([grey, grey[..., None], clear]), expected)
 
 
 def test_class_probabilities_come_from_the_mean_of_the_prompts(pipeline, images):

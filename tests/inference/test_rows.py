@@ -60,8 +60,38 @@ def test_what_arguments_mean(images, tmp_path):
     assert names("text", [str(tmp_path / "list.jsonl"), "an owl"]) == ["a dog", "a cat", "an owl"]
     bytes_of = [{"bytes": (images / name).read_bytes(), "path": None} for name in ("a.png", "broken.png")]
     pq.write_table(pa.table({"image": bytes_of, "note": ["x", "y"]}), tmp_path / "t.parquet")
-    assert names("image", [str(tmp_path / "t.parquet")]) == ["t.parquet:1", "t.parquet:2"]
+    assert names("image", [str(tmp_path / "t.parquet")]) == ["t.parquet:0", "t.parquet:1"]
     assert names("text", [str(tmp_path / "t.parquet")], column="note") == ["x", "y"]
+    assert names("text", [str(tmp_path / "t.parquet")], column="text=note") == ["x", "y"]
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "json", "jsonl", "parquet"])
+def test_a_table_of_any_form_gives_its_images_and_texts(images, tmp_path, form, pipeline):
+    rows = [{"filepath": f"images/{name}", "title": name[0]} for name in ("a.png", "missing.png", "more/d.png")]
+    path = tmp_path / f"t.{form}"
+    if form == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif form in ("csv", "tsv"):
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], delimiter="," if form == "csv" else "\t")
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        path.write_text(json.dumps(rows) if form == "json" else "\n".join(map(json.dumps, rows)))
+    found = list(answer_rows(Inputs("image", [str(path)]), "image", embedded(pipeline)))
+    assert [row["image"] for row in found] == [row["filepath"] for row in rows]
+    assert ["error" in row for row in found] == [False, True, False]
+    expected = pipeline.encode_image([images / "a.png", images / "more/d.png"])
+    np.testing.assert_allclose([found[0]["embedding"], found[2]["embedding"]], expected, atol=1e-5)
+    assert names("text", [str(path)]) == [row["title"] for row in rows]
+
+
+def test_a_bad_row_of_a_table_costs_itself(tmp_path, pipeline):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": "a dog"}\n{"label": 1}\nno JSON\n{"text": "a cat"}\n')
+    rows = list(answer_rows(Inputs("text", [str(path)]), "text", lambda some: [{"length": len(one)} for one in some]))
+    assert [row.get("length") for row in rows] == [5, None, None, 5]
+    assert "text in" in rows[1]["error"] and "line 3" in rows[2]["error"]
 
 
 @pytest.mark.parametrize(
@@ -70,15 +100,15 @@ def test_what_arguments_mean(images, tmp_path):
         ("image", ["nowhere.png"], DataError, "does not exist"),
         ("image", ["EMPTY"], UsageError, "no images"),
         ("image", ["missing.txt", "T.parquet"], DataError, "does not exist"),
-        ("text", ["BAD.parquet"], DataError, "not a Parquet table"),
-        ("text", ["T.parquet"], DataError, "no column of texts.*number"),
-        ("text", ["BAD.jsonl"], DataError, "not a row.*line 2"),
+        ("text", ["BAD.parquet"], DataError, "cannot read Parquet file"),
+        ("text", ["T.parquet"], DataError, "fields number.*--column text=NAME"),
+        ("text", ["BAD.jsonl"], DataError, "line 1.*fields label"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, kind, given, error, what):
     (tmp_path / "EMPTY").mkdir()
     (tmp_path / "BAD.parquet").write_bytes(b"PAR1 no")
-    (tmp_path / "BAD.jsonl").write_text('{"text": "x"}\n{"label": 1}\n')
+    (tmp_path / "BAD.jsonl").write_text('{"label": 1}\n{"text": "x"}\n')
     pq.write_table(pa.table({"number": [1]}), tmp_path / "T.parquet")
     with pytest.raises(error, match=what):
         list(Inputs(kind, [str(tmp_path / one) for one in given]))

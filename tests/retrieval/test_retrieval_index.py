@@ -428,7 +428,7 @@ def test_readers_see_finished_rows_only(pipeline, data, tmp_path, monkeypatch):
         dying_at(2, patched)
         build_index(pipeline, out, pairs=data / "pairs", add=True, say=str)
     assert open_index(out).rows == before.rows == {"text": 0, "image": 5}
-    with pytest.raises(UsageError, match="another data"):
+    with pytest.raises(UsageError, match="with other data"):
         build_index(pipeline, out, texts=data / "texts", passage=128, add=True, say=str)
     build_index(pipeline, out, pairs=data / "pairs", add=True, say=str)
     assert len(before.search("a dog", top_k=99)) == 5
@@ -459,7 +459,7 @@ def test_another_model_or_corpus_is_refused(pipeline, other, data, built, tmp_pa
             build_index(other, built, **everything(data), add=add, say=str)
         with pytest.raises(UsageError, match="another passage"):
             build_index(pipeline, built, **everything(data, passage=50), add=add, say=str)
-    with pytest.raises(UsageError, match=r"another data.*--add"):
+    with pytest.raises(UsageError, match=r"with other data.*--add"):
         build_index(pipeline, built, texts=data / "texts" / "lines.jsonl", passage=40, say=str)
     with pytest.raises(WeightsError, match="not the model the index was made with"):
         open_index(built, model=other).search("a dog")

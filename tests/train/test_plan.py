@@ -161,7 +161,7 @@ def test_a_plan_has_days_and_cost_for_every_number_of_gpus():
     rows = [line for line in lines if "GPUs " in line and "steps/s" in line]
     assert [int(row.split()[0]) for row in rows] == [8, 64, 1024]
     days = 8 * needs.operations * 1000 / (8 * 1e12 * 0.5) / 86400
-    assert f"1,000 steps: {days:.2f} days, {days * 24 * 8 * 3:,.0f}" in rows[0] and "32 V100 x 7 days" in rows[0]
+    assert f"1,000 steps: {days:.2f} days, cost {days * 24 * 8 * 3:,.0f}" in rows[0] and "32 V100 x 7 days" in rows[0]
     assert f"{2 / computing:.2f} steps/s" in rows[2] and "sending takes longer" in rows[2]
     assert "sending" not in rows[0]
 

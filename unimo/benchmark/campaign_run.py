@@ -24,7 +24,7 @@ from unimo.benchmark.campaign import (
     read_campaign,
     tasks_with_data,
 )
-from unimo.benchmark.comparisons import Scored, compared, scored
+from unimo.benchmark.comparisons import Scored, rows_with_and_without, scored
 from unimo.benchmark.plan import Plan
 from unimo.benchmark.statement import statement
 from unimo.benchmark.suite import Job, Suite
@@ -125,7 +125,7 @@ class _CarriedOut:
                 ends = (own, other) if run.adds else (other, own)
                 names = (run.name, run.against) if run.adds else (run.against, run.name)
                 about = {"ingredient": run.ingredient, "with": names[0], "without": names[1]}
-                rows += [{**about, **row} for row in compared(*ends)]
+                rows += [{**about, **row} for row in rows_with_and_without(*ends)]
         whole = {
             "title": f"{self.campaign.recipe}: what each ingredient buys",
             "facts": call_facts(),

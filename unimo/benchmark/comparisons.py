@@ -62,7 +62,7 @@ def _take(key: tuple[str, str], row: Row, kept: Mapping, rows: dict, sums: dict)
         sums[key] = found
 
 
-def compared(with_it: Sequence[Scored], without: Sequence[Scored]) -> list[Row]:
+def rows_with_and_without(with_it: Sequence[Scored], without: Sequence[Scored]) -> list[Row]:
     """One row for each score that both have, with minus without; p-values corrected within the tasks and within the
     zero-shot scores. Without an own test, for lack of sums over the same items, the verdict is "unknown"."""
     others = {one.seed: one for one in without}

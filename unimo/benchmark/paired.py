@@ -20,7 +20,7 @@ Key = tuple[str, str]  # task and metric
 Sums = Mapping[Key, ItemSums]
 
 
-def compared(
+def against_random(
     key: Key, score: AnyScore, from_random: AnyScore, own: Sequence[Sums], random: Sequence[Sums]
 ) -> tuple[Verdict, dict[str, Any] | None]:
     """Verdict, and the difference (model minus random weights) as a score; None where items could not be paired.

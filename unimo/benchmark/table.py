@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unimo.benchmark.paired import Sums, compared
+from unimo.benchmark.paired import Sums, against_random
 from unimo.benchmark.plan import Entry
 from unimo.finetune.benchmarks.published_scores import PUBLISHED
 from unimo.formatting import number, with_interval
@@ -56,7 +56,7 @@ def task_rows(
         if baseline:
             continue
         score, partner = (_of_seeds(seeds, row["task"], metric) for seeds in (own, random))
-        said, difference = compared((row["task"], metric), score, partner, *sums) if partner else (None, None)
+        said, difference = against_random((row["task"], metric), score, partner, *sums) if partner else (None, None)
         beside = [(other["metric"].partition(", "), other["score"]) for other in here]
         found.append(
             EMPTY

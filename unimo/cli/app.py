@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import typer
@@ -53,13 +54,22 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except Exception as fault:  # of the parser, whose classes are typer's own or click's
-            from unimo.config.aliases import option_hint
-
             option = getattr(fault, "option_name", None) if hasattr(fault, "possibilities") else None
-            hint = option_hint(option) if option else None
+            hint = _hint(option, fault) if option else None
             if hint is None:
                 raise
             raise UsageError("no such option", where=option, got=option, do=hint) from fault
+
+
+def _hint(option: str, fault: Any) -> str | None:
+    """What to write instead of an unknown option; None where the parser knows better, or the verb has nothing of it."""
+    from unimo.config.aliases import option_hint
+
+    hint = option_hint(option)
+    if hint is None or not hint.startswith("--"):
+        return None if fault.possibilities else hint
+    known = {name for each in fault.ctx.command.params for name in each.opts}
+    return hint if known & set(re.findall("--[a-z-]+", hint)) else None
 
 
 app = typer.Typer(
@@ -67,6 +77,7 @@ app = typer.Typer(
     help="UNIMO and UNIMO-2: learn from texts, images and pairs; search, caption, fill in and classify.",
     epilog="Begin with `unimo pretrain scenes`: five minutes, no data needed. `unimo VERB --help` shows examples.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -96,10 +107,8 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; by d
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
 BatchSize = Annotated[int, typer.Option(help="Inputs of a forward pass.", min=1)]
 RowsOut = Annotated[str | None, typer.Option("--out", help="A .jsonl, .csv or .parquet file for the rows.")]
-Column = Annotated[str | None, typer.Option(help="Column of a .parquet table that holds the inputs.")]
-Images = Annotated[
-    list[str], typer.Argument(help="Images, folders, patterns, .txt lists, .parquet tables; - for stdin.")
-]
+Column = Annotated[str | None, typer.Option(help="Column of a table that holds the inputs; KIND=NAME or NAME.")]
+Images = Annotated[list[str], typer.Argument(help="Images, folders, patterns, .txt lists, tables; - for stdin.")]
 
 
 def say(line: str) -> None:

@@ -125,7 +125,7 @@ def benchmark(
     batch_size: BatchSize = None,
     assignments: Sets = None,
 ) -> None:
-    """Fine-tune a model for every task of a benchmark suite and score it; started again, it goes on where it was."""
+    """Fine-tune a model for every task of a benchmark suite and score it; started again, it resumes."""
     from unimo import distributed
     from unimo.benchmark.campaign_run import run_campaign
     from unimo.benchmark.suite import run_suite

@@ -34,7 +34,7 @@ def make_index(
     column: Columns = None,
     device: Device = None,
 ) -> None:
-    """Encode texts, images or pairs once, to be searched; started again, it goes on where it was."""
+    """Encode texts, images or pairs once, to be searched; started again, it resumes."""
     from unimo.corpus.bad_samples import BadSamples
     from unimo.retrieval import build_index
 
@@ -61,7 +61,7 @@ def search(
     approximate: Annotated[bool, typer.Option("--approximate", help="Search the inverted file; may miss.")] = False,
     device: Device = None,
 ) -> None:
-    """Find texts and images by a text, an image, or both.
+    """Find texts and images by a text, an image, or both; texts and images found take turns.
 
     Prints rank, cosine, with --rerank the score of reading both together, kind, file and key, and the text.
     """

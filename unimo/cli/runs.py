@@ -92,10 +92,12 @@ def plan(
     gpus: Annotated[int, typer.Option(help="GPUs of the run.", min=1, max=1 << 20)] = 8,
     memory: Annotated[float, typer.Option(help="GiB of each GPU.", min=0.01, max=1e6)] = 80.0,
     pairs: Annotated[int | None, typer.Option(help="Pairs in a step, in place of the recipe's.", min=1)] = None,
-    tflops: Annotated[float, typer.Option(help="Matrix products of a GPU in TFLOP/s.", min=0.001, max=1e9)] = 790.0,
-    utilisation: Annotated[float, typer.Option(help="Fraction of that which training makes.", min=0.001, max=1)] = 0.4,
+    tflops: Annotated[float, typer.Option(help="Peak TFLOP/s of a GPU.", min=0.001, max=1e9)] = 790.0,
+    utilisation: Annotated[
+        float, typer.Option(help="Fraction of it that training reaches (MFU).", min=0.001, max=1)
+    ] = 0.4,
     bandwidth: Annotated[float, typer.Option(help="GB/s between GPUs.", min=0.001, max=1e6)] = 50.0,
-    price: Annotated[float, typer.Option(help="Of a GPU for an hour.", min=0, max=1e6)] = 2.0,
+    price: Annotated[float, typer.Option(help="Price of a GPU-hour.", min=0, max=1e6)] = 2.0,
     caption: Annotated[int, typer.Option(help="Tokens of a typical caption.", min=3, max=512)] = 20,
     assignments: Sets = None,
 ) -> None:

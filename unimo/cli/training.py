@@ -36,7 +36,7 @@ def pretrain(
     assignments: Sets = None,
     evaluation: Annotated[bool, typer.Option("--evaluate/--no-evaluate", help="Evaluate at the end.")] = True,
 ) -> None:
-    """Train on three folders (texts, images, pairs), validate on the way and evaluate what came out.
+    """Train on pairs, images and texts, whichever there are; validate on the way and evaluate what came out.
 
     Validated on --val-pairs and --val-texts, else on a part held out of training (--set data.val_fraction=0: none).
     """

@@ -19,7 +19,7 @@ def download(
 ) -> None:
     """Fetch published weights into the cache ($UNIMO_CACHE or ~/.cache/unimo) for `unimo.load(NAME)`.
 
-    Started again, a download that broke off goes on where it was.
+    Started again, a download that broke off resumes.
     """
     from unimo.cli.progress import progress_bar
     from unimo.weights import published

@@ -92,11 +92,11 @@ ELSEWHERE: dict[str, str] = {
 # Options of other tools, and our own of earlier releases.
 OPTIONS: dict[str, str] = {
     **dict.fromkeys(("ledger", "bad", "errors"), "--bad-samples FILE"),
-    **dict.fromkeys(("output_dir", "output", "out_dir", "save_dir", "o"), "--out FOLDER"),
+    **dict.fromkeys(("output_dir", "output", "out_dir", "save_dir", "o"), "--out PATH"),
     **dict.fromkeys(("model_name_or_path", "pretrained", "checkpoint", "weights", "start"), "--init-from MODEL"),
     **dict.fromkeys(("beams", "beam_size"), "--num-beams N"),
     **dict.fromkeys(("k", "topk", "num_results"), "--top-k N"),
-    **dict.fromkeys(("config", "overrides", "o"), "--set KEY=VALUE; the recipe's name or a settings.json comes first"),
+    **dict.fromkeys(("config", "overrides"), "--set KEY=VALUE; the recipe's name or a settings.json comes first"),
     **dict.fromkeys(("train_data", "train_file", "data", "dataset"), "--pairs, --images, --texts or --train PATH"),
 }
 

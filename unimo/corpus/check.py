@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
@@ -16,6 +17,8 @@ from unimo.corpus.finding import guess_kind
 from unimo.formats.columns import Fields
 
 SHOWN = 100  # characters of a text
+_SPLIT = re.compile(r"(?:^|[^a-z])(train|val|valid|validation|dev|test)(?![a-z])")
+_FEW = 6  # files that a command may name one by one
 
 
 def check(
@@ -59,9 +62,21 @@ def check(
     tokens = sum(row["tokens"] for row in rows)
     counts = f"{len(rows)} shards: {len(corpus)} {kind}, {tokens} tokens, {bad} bad samples{listed}"
     say(f"{counts} | fingerprint {corpus.fingerprint[:16]}")
-    named = [f"--column {shlex.quote(column)}" for column in columns]
-    say(f"train on it: {' '.join(['unimo pretrain photos', f'--{kind}', *map(shlex.quote, map(str, paths)), *named])}")
+    say(f"train on it: {_command(kind, [str(path) for path in paths], [row['shard'] for row in rows], columns)}")
     return rows
+
+
+def _command(kind: Kind, paths: Sequence[str], shards: Sequence[str], columns: Sequence[str]) -> str:
+    """`unimo pretrain` with these paths; of a few files by the names of their splits, val is for validation."""
+    splits: dict[str, list[str]] = {}
+    for shard in shards:
+        found = _SPLIT.search(Path(shard).name.lower())
+        splits.setdefault(found[1] if found else "", []).append(shard)
+    val = [shard for name, some in splits.items() if name[:3] in ("val", "dev") for shard in some]
+    words = ["unimo", "pretrain", "photos", f"--{kind}", *paths]
+    if kind != "images" and "train" in splits and val and len(shards) <= _FEW:
+        words = ["unimo", "pretrain", "photos", f"--{kind}", *splits["train"], f"--val-{kind}", *val]
+    return shlex.join([*words, *(word for column in columns for word in ("--column", column))])
 
 
 def _line(row: dict) -> str:

@@ -94,15 +94,7 @@ def open_corpus(
             report.add(error, key=str(error.where), shard=error.where)
     _refuse_copies(found.sources, indexes)
     if own.used == 0:
-        reasons = [f"{n} x {reason}" for reason, n in own.summary()["reasons"].items()]
-        first = next((_error(entry).one_line() for index in indexes for entry in index.quarantined), None)
-        raise DataError(
-            f"no usable sample among the {kind}",
-            where=bad_samples.path or ", ".join(str(source.path) for source in found.sources[:3]),
-            got="; ".join(reasons + own.notes.lines()) or "empty files",
-            expected=EXPECTED[kind],
-            do=f"the first bad one: {first}" if first else "point to other data",
-        )
+        raise _nothing_usable(kind, own, bad_samples.path, found.sources, indexes)
     own.check(max_bad_fraction, report=bad_samples.path)
     folders = [f"what folder {error.where} holds: {error.what}, {error.got}" for error in found.failed]
     return Corpus(kind, found.sources, indexes, (*folders, *found.notes.lines()))
@@ -334,6 +326,21 @@ def _not_named(kind: Kind, sources: Sequence[Source], indexes: Sequence[Index]) 
             if path.name.lower().endswith(IMAGE_SUFFIXES) and os.path.normpath(path) not in named:
                 notes.tell("images that no table names", printable(path.relative_to(top).as_posix()))
     return notes
+
+
+def _nothing_usable(
+    kind: Kind, report: BadSamples, file: Path | None, sources: Sequence[Source], indexes: Sequence[Index]
+) -> DataError:
+    """Every sample is bad: what the first one lacks, and how many there are of each fault. file: names all of them."""
+    reasons = ", ".join(f"{n} x {reason}" for reason, n in report.summary()["reasons"].items())
+    what = f"no usable sample among the {kind}" + (f": {reasons}" if reasons else "")
+    first = next((_error(entry) for index in indexes for entry in index.quarantined), None)
+    if first is not None:
+        where = f"{first.where}; all of them: {file}" if file else first.where
+        expected = first.expected or EXPECTED[kind]
+        return DataError(what, where=where, got=first.got, expected=expected, do=first.do)
+    where, got = ", ".join(str(source.path) for source in sources[:3]), "; ".join(report.notes.lines())
+    return DataError(what, where=where, got=got or "empty files", expected=EXPECTED[kind], do="point to other data")
 
 
 def _error(entry: dict[str, str]) -> DataError:

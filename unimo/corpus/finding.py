@@ -271,7 +271,7 @@ class _Sorting:
         if not unfit or not (others or len(unfit) < len(tables)):
             return tables
         what = "images and captions" if self.kind == "pairs" else self.kind
-        self._pass_over_tables(unfit, f"of no {what}, only beside them")
+        self._pass_over_tables(unfit, f"without columns of {what}")
         return [path for path in tables if path not in unfit]
 
     def _only(

@@ -78,7 +78,7 @@ def sample(
     the probability can be drawn. Sequence i draws from (seed, i, place); numbers: other names for the sequences, so
     that a batch of a longer list draws what the list would.
     """
-    if temperature <= 0 or top_k < 0 or not 0 < top_p <= 1:
+    if not 0 < temperature < float("inf") or top_k < 0 or not 0 < top_p <= 1:
         raise UsageError(
             "nothing can be drawn like that",
             where="temperature, top_k, top_p",

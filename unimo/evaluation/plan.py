@@ -34,7 +34,9 @@ class EvaluationData:
     """The data of an evaluation, and how much of them is scored."""
 
     pairs: tuple[str, ...] = setting((), "images with captions, not trained on: folders, globs or files", filled=True)
-    images: tuple[str, ...] = setting((), "images whose JSON names their class: folders, globs or files", filled=True)
+    images: tuple[str, ...] = setting(
+        (), "images whose JSON or folder names their class: folders or files", filled=True
+    )
     texts: tuple[str, ...] = setting((), "texts without images, not trained on: folders, globs or files", filled=True)
     foils: str | None = setting(None, "a .jsonl of true and false captions of images among the pairs", filled=True)
     world: str | None = setting(
@@ -93,7 +95,7 @@ REASONS = {
     "retrieval": NO_PAIRS,
     "captioning": NO_PAIRS,
     "dictionary": NO_PAIRS,
-    "foils": "no foils, or not the pairs they belong to (set foils and pairs)",
+    "foils": "no foils with the pairs they belong to (--foils, --pairs)",
     "classification": "no images with class names (--images)",
     "masked_words": "no pairs and no texts (--pairs, --texts)",
     "scene_truth": "the run was not trained on the generated world, or other pairs were named",
@@ -142,7 +144,8 @@ def plan(
         found.append(
             Planned("captioning", reason=f"the baseline, which copies training captions: {gone[0]} is not here")
         )
-    return [planned for planned in found if not data.tasks or planned.name in data.tasks]
+    wanted = data.tasks or [name for name in TASKS if folder is not None or name != "scene_truth"]
+    return [planned for planned in found if planned.name in wanted]
 
 
 def _own_tasks(

@@ -27,6 +27,14 @@ def read_arrow(path: Path) -> Iterator[Row | DataError]:
         yield _bad(path, f"behind row {number}", error)
 
 
+def row_count(path: Path) -> int | None:
+    """Rows of a Parquet file, by its footer; None: it cannot be read."""
+    try:
+        return _open(path).metadata.num_rows
+    except Exception:  # as of `schema_of`
+        return None
+
+
 def read_arrow_at(path: Path, row: int) -> dict[str, Any]:
     """One row; the row group it lies in is kept, since neighbours are often read next."""
     try:

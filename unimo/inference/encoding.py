@@ -5,7 +5,7 @@ N images · M texts · T packed tokens · R rows of an image · D width · C dic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from unimo.machine import autocast_dtype
 from unimo.model.unified import Towers, Unified
 from unimo.model.unimo import UNIMO
 from unimo.model.unimo2 import UNIMO2
+from unimo.paths import check_name
 from unimo.tokenizer import Tokenizer
 
 ImageInput = str | Path | bytes | Image.Image | np.ndarray | Tensor | ImageRegions
@@ -183,7 +184,7 @@ class Encoder:
         rows = [self.frame(text) for text in listed(texts, "text")]
         if not rows:
             raise UsageError("no texts were given", expected="at least one")
-        size = 4 * batch_size if batch_size > 1 else 1
+        size = 1 if check_count("batch_size", batch_size) == 1 else 4 * batch_size
         if size == 1 or len(rows) <= size or self.batch_dependent:
             return map(self.pack, chunks(rows, size)), None
         order = np.argsort([len(row) for row in rows], kind="stable")
@@ -218,6 +219,10 @@ class Encoder:
         if not isinstance(text, np.ndarray):
             got = f"{type(text).__name__} {text!r}"[:80]
             raise UsageError("not a text", got=got, expected="a string, or an array of token ids")
+        rows = self.model.words.word.num_embeddings
+        if text.size and (text.ndim != 1 or text.dtype.kind not in "iu" or text.min() < 0 or text.max() >= rows):
+            got = f"an array {text.shape} of {text.dtype}, from {text.min()} to {text.max()}"
+            raise UsageError("not token ids", got=got, expected=f"an array (n,) of integers from 0 to {rows - 1}")
         return text.astype(np.int64)
 
     def frame(self, text: str | np.ndarray) -> np.ndarray:
@@ -265,15 +270,22 @@ class Encoder:
 def open_image(image: ImageInput) -> Image.Image:
     """An upright RGB image of a path, the bytes of a file, a PIL image, or an array or tensor of pixels.
 
-    Arrays are (H, W, 3) uint8; tensors (3, H, W), uint8 or floats from 0 to 1, as of torchvision. UsageError for other
-    ones, DataError for an image that cannot be decoded.
+    Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8; tensors (3, H, W), uint8 or floats from 0 to 1, as of
+    torchvision. UsageError for other ones, DataError for an image that cannot be decoded.
     """
     if isinstance(image, Tensor):
         image = _pixels(image)
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise _not_an_image(f"an array {image.shape} of {image.dtype}")
-        return Image.fromarray(image)
+        image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+        flat = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
+        if image.dtype != np.uint8 or not flat or not image.size:
+            do = None
+            if not flat and image.ndim == 3:
+                do = "array.transpose(1, 2, 0)" if len(image) == 3 else None
+            elif image.dtype.kind == "f":
+                do = "(255 * array).round().astype(np.uint8), of values from 0 to 1"
+            raise _not_an_image(f"an array {image.shape} of {image.dtype}", do)
+        image = Image.fromarray(image)
     if isinstance(image, Image.Image):
         try:
             return to_rgb(ImageOps.exif_transpose(image))  # as `load_rgb` reads it from its file
@@ -281,39 +293,56 @@ def open_image(image: ImageInput) -> Image.Image:
             where, got = getattr(image, "filename", None) or None, f"{type(fault).__name__}: {fault}"
             raise DataError("cannot decode image", where=where, got=got, expected="a whole image") from fault
     if not isinstance(image, (str, Path, bytes)):
-        raise _not_an_image(type(image).__name__)
+        raise _not_an_image(type(image).__name__, "PIL.Image.open(file)" if hasattr(image, "read") else None)
+    if isinstance(image, str):
+        check_name(image)
     return load_rgb(Path(image) if isinstance(image, str) else image)
 
 
 def _pixels(image: Tensor) -> np.ndarray:
     """(3, H, W) -> (H, W, 3) uint8."""
+    got, do = f"a tensor {tuple(image.shape)} of {image.dtype}", None
     bounded = image.dtype == torch.uint8
     if image.is_floating_point() and image.numel():
         low, high = image.aminmax()
         bounded = bool((low >= 0) & (high <= 1))  # false of NaN
+        if not bounded:
+            got += f", from {low:.3g} to {high:.3g}"
+            do = "give pixels as they are: resizing and normalisation are the model's own"
     if image.ndim != 3 or len(image) != 3 or not bounded:
-        raise _not_an_image(f"a tensor {tuple(image.shape)} of {image.dtype}")
+        raise _not_an_image(got, do)
     whole = image if image.dtype == torch.uint8 else (255 * image.float()).round().to(torch.uint8)
     return whole.detach().permute(1, 2, 0).cpu().numpy()
 
 
-def _not_an_image(got: str) -> UsageError:
+def _not_an_image(got: str, do: str | None = None) -> UsageError:
     expected = "a path, bytes, a PIL image, an array (H, W, 3) of uint8, or a tensor (3, H, W) of uint8 or 0 to 1"
-    return UsageError("not an image", got=got, expected=expected)
+    return UsageError("not an image", got=got, expected=expected, do=do)
 
 
 def listed(given: Any, what: str) -> Any:
-    """`given`, if it is not a single image or text: the characters of a string would each be taken for one."""
-    if isinstance(given, (str, bytes, Path, Image.Image, ImageRegions)):
-        got = f"{type(given).__name__} {given!r}"[:80]
+    """`given`, if it is several images or texts in an order: a string's characters would each be taken for one."""
+    single = isinstance(given, (str, bytes, Path, Image.Image, ImageRegions))
+    pixels = isinstance(given, (np.ndarray, Tensor)) and what == "image" and given.ndim in (2, 3)
+    if single or pixels:
+        got = f"{type(given).__name__} {tuple(given.shape) if pixels else repr(given)}"[:80]
         raise UsageError(f"a single {what}", got=got, expected=f"a list of {what}s", do="put it into a list: [...]")
+    if not isinstance(given, Iterable) or isinstance(given, (Mapping, Set)):
+        got = f"{type(given).__name__} {given!r}"[:80]
+        raise UsageError(f"no list of {what}s", got=got, expected="a list, a tuple or another sequence")
     return given
+
+
+def check_count(name: str, given: Any, at_least: int = 1) -> int:
+    """UsageError for what is no whole number, or too small. name: of the argument."""
+    if not isinstance(given, (int, np.integer)) or given < at_least:
+        raise UsageError("not such a number", where=name, got=repr(given)[:80], expected=f"{at_least} or more")
+    return int(given)
 
 
 def chunks(items: Iterable, size: int) -> Iterator[list]:
     """So many items at a time; fewer at the end."""
-    if size < 1:
-        raise UsageError("a batch holds at least one input", where="batch_size", got=size, expected="1 or more")
+    check_count("batch_size", size)
     chunk = []
     for item in items:
         chunk.append(item)

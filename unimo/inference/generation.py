@@ -12,7 +12,7 @@ from unimo.data.records import Record, seq2seq_record
 from unimo.decoding.beam_search import GenerationConfig, beam, greedy, sample
 from unimo.decoding.decoder import CachedDecoder, Given
 from unimo.errors import UsageError
-from unimo.inference.encoding import EncodedImages, Encoder, listed
+from unimo.inference.encoding import EncodedImages, Encoder, check_count, listed
 from unimo.model.unimo2 import UNIMO2
 from unimo.tokenizer import Tokenizer
 
@@ -35,9 +35,19 @@ class GenerationOptions:
     end: int = Tokenizer.mask
 
     def __post_init__(self) -> None:
-        if self.num_beams < 1 or self.max_length < 1:
-            where, got = "num_beams, max_length", f"{self.num_beams}, {self.max_length}"
-            raise UsageError("nothing can be written like that", where=where, got=got, expected="at least 1")
+        for name, least in (("num_beams", 1), ("max_length", 1), ("min_length", 0), ("no_repeat_ngram_size", 0)):
+            check_count(name, getattr(self, name), least)
+        check_count("top_k", self.top_k, 0)
+        if self.min_length > self.max_length:
+            where, got = "min_length, max_length", f"{self.min_length}, {self.max_length}"
+            raise UsageError("a text cannot be as long as that", where=where, got=got, expected="the first not larger")
+        if self.temperature is None and (self.top_k or self.top_p != 1):
+            got, do = f"{self.top_k}, {self.top_p}", "give a temperature, such as 1.0, to draw words"
+            raise UsageError("nothing is drawn without a temperature", where="top_k, top_p", got=got, do=do)
+        if self.temperature is not None and (self.num_beams > 1 or self.no_repeat_ngram_size):
+            where, got = "num_beams, no_repeat_ngram_size", f"{self.num_beams}, {self.no_repeat_ngram_size}"
+            expected = "a temperature, which draws words, or beams, which search for the likeliest"
+            raise UsageError("words are drawn one by one, without beams", where=where, got=got, expected=expected)
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,8 @@ class Generator:
         if images is not None and known is not None and len(known) != len(images):
             raise UsageError("sources and images differ in number", got=f"{len(known)} and {len(images)}")
         found: dict[int, Sequence[int]] = {}
-        for some in self._order(known, len(images if images is not None else known or ())).split(batch_size):
+        order = self._order(known, len(images if images is not None else known or ()))
+        for some in order.split(check_count("batch_size", batch_size)):
             seen = None if images is None else images.pick(some.to(self.encoder.device))
             given = Given(
                 None if seen is None else seen.hidden,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unimo.errors import UsageError
-from unimo.inference.encoding import EncodedImages, Encoder, chunks
+from unimo.inference.encoding import EncodedImages, Encoder, check_count, chunks, listed
 from unimo.model.unified import Request
 
 MASK = "[MASK]"
@@ -54,7 +54,13 @@ class MaskFiller:
         self, texts: Sequence[str], images: EncodedImages | None, top_k: int, batch_size: int
     ) -> list[list[tuple[str, float]]]:
         """The pieces at the one [MASK] of each text, likeliest first. Text i is read beside image i, or alone."""
-        rows, places = zip(*map(self.row_of, texts))
+        check_count("top_k", top_k)
+        found_rows = [self.row_of(text) for text in listed(texts, "text")]
+        if images is not None and len(images) != len(found_rows):
+            raise UsageError("texts and images differ in number", got=f"{len(found_rows)} and {len(images)}")
+        if not found_rows:
+            return []
+        rows, places = zip(*found_rows)
         logits = torch.cat(list(self._logits(rows, [np.array([place]) for place in places], images, batch_size)))
         found = logits.softmax(-1).topk(min(top_k, logits.shape[1]))
         decode = self.encoder.tokenizer.decode

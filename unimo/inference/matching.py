@@ -13,7 +13,7 @@ from torch import Tensor
 from unimo.batch import PADDING
 from unimo.decoding.decoder import Given, log_likelihood
 from unimo.errors import UsageError
-from unimo.inference.encoding import EncodedImages, EncodedTexts, Encoder
+from unimo.inference.encoding import EncodedImages, EncodedTexts, Encoder, check_count
 from unimo.model.unified import Request, Towers
 from unimo.model.unimo2 import UNIMO2
 
@@ -48,8 +48,8 @@ class Matcher:
         model = self.encoder.model
         weight = self.weight if weight is None else weight
         scores = []
-        numbers = torch.from_numpy(np.ascontiguousarray(pairs, np.int64)).to(self.encoder.device)
-        for some in numbers.split(batch_size):
+        numbers = torch.from_numpy(checked_pairs(images, texts, pairs)).to(self.encoder.device)
+        for some in numbers.split(check_count("batch_size", batch_size)):
             # Only what this chunk needs: fusing gathers from all states it is given.
             (image_numbers, image), (text_numbers, text) = (side.unique(return_inverse=True) for side in some.T)
             seen, read = images.pick(image_numbers), texts.pick(text_numbers)
@@ -137,3 +137,17 @@ class Matcher:
             return logits[:, 1] + (RELEASED_COSINE_WEIGHT if weight is None else weight) * cosine
         near = model.contrastive_temperature(cosine) if weight is None else weight * cosine
         return logits[:, 1] - logits[:, 0] + near
+
+
+def checked_pairs(images: EncodedImages, texts: EncodedTexts, pairs: np.ndarray) -> np.ndarray:
+    """Numbers of images and texts as (k, 2) int64. UsageError for what was not encoded, or does not exist."""
+    if not isinstance(images, EncodedImages) or not isinstance(texts, EncodedTexts):
+        got, do = f"{type(images).__name__}, {type(texts).__name__}", "itm_score(images, texts) takes them as they are"
+        raise UsageError("not encoded", got=got, expected="what encode_images and encode_texts return", do=do)
+    numbers = np.asarray(pairs)
+    inside = numbers.ndim == 2 and numbers.shape[1] == 2 and (numbers.dtype.kind in "iu" or not numbers.size)
+    if not inside or (numbers < 0).any() or (numbers >= (len(images), len(texts))).any():
+        got = f"an array {numbers.shape} of {numbers.dtype}"
+        expected = f"(k, 2) integers: image 0 to {len(images) - 1}, text 0 to {len(texts) - 1}"
+        raise UsageError("not pairs of these", where="pairs", got=got, expected=expected)
+    return np.ascontiguousarray(numbers, np.int64)

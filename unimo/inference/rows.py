@@ -21,20 +21,22 @@ import pyarrow.parquet as pq
 from unimo.corpus.finding import IMAGE_SUFFIXES, walk
 from unimo.disk import disk_error
 from unimo.errors import DataError, UnimoError, UsageError
+from unimo.formats.arrow import embedded_image, row_count
+from unimo.formats.columns import CAPTION_NAMES, IMAGE_NAMES, TEXT_NAMES, first_of, missing_field
+from unimo.formats.tables import is_table, rows_of
+from unimo.formats.text import Row as TableRow
 from unimo.inference.encoding import BATCH_SIZE, chunks, open_image
 from unimo.paths import expand
 
 Row = dict[str, Any]
 STDIN = "-"
-COLUMNS = {"image": ("image", "jpg", "png", "filepath", "path"), "text": ("text", "caption", "title", "sentence")}
-LISTS = (".txt", ".jsonl")  # one a line
-TABLES = (*LISTS, ".parquet")
+NAMES = {"image": IMAGE_NAMES, "text": tuple(dict.fromkeys((*TEXT_NAMES, *CAPTION_NAMES)))}  # of columns
 FORMATS = (".jsonl", ".csv", ".parquet")
 
 
 @dataclass(frozen=True)
 class Input:
-    """One image or text. name: what stands in its row; value: a path, bytes or a string."""
+    """One image or text. name: what stands in its row; value: a path, bytes, a string, or why there is none."""
 
     name: str
     value: Any
@@ -43,14 +45,15 @@ class Input:
 class Inputs:
     """Images or texts that some arguments mean, one after the other.
 
-    given: for images files, folders (searched through), patterns, .txt lists of paths, .parquet tables, or "-" for a
-    list on standard input; for texts strings, .txt or .jsonl files of one a line, .parquet tables, or "-". column: of a
-    table, where it has none of the usual names. Raises UsageError and DataError for what is not there, before anything
-    is read.
+    given: for images files, folders (searched through), patterns, .txt lists of paths, tables of any form, or "-" for
+    a list on standard input; for texts strings, .txt files of one a line, tables, or "-". column: of a table, as NAME
+    or KIND=NAME, where it has none of the usual names; a path in it is seen from its folder. Raises UsageError and
+    DataError for what is not there, before anything is read, and for a table whose first row cannot be used.
     """
 
     def __init__(self, kind: str, given: Sequence[str], *, column: str | None = None, stdin: TextIO | None = None):
-        self.kind, self.column, self.stdin = kind, column, stdin or sys.stdin
+        self.kind, self.stdin = kind, stdin or sys.stdin
+        self.names = NAMES[kind] if column is None else (column.removeprefix(f"{kind}="),)
         self.sources: list[Path | str] = []
         for one in given:
             self.sources += [one] if one == STDIN or not self._is_path(one) else self._files(one, len(given) > 1)
@@ -58,13 +61,13 @@ class Inputs:
             raise UsageError(f"no {kind}s", got=", ".join(given) or "nothing", expected="files, folders, a list or -")
 
     def _is_path(self, given: str) -> bool:
-        return self.kind == "image" or given.endswith(TABLES)
+        return self.kind == "image" or _is_list(given)
 
     def _files(self, given: str, one_of_several: bool) -> list[Path]:
         try:
             places = expand(given)
         except DataError:
-            if one_of_several and Path(given).suffix not in TABLES:  # then it costs its own row
+            if one_of_several and not _is_list(given):  # then it costs its own row
                 return [Path(given)]
             raise
         found: list[Path] = []
@@ -75,13 +78,9 @@ class Inputs:
 
     @cached_property
     def total(self) -> int | None:
-        """How many; None for a list on standard input."""
-        return None if STDIN in self.sources else sum(map(self._count, self.sources))
-
-    def _count(self, source: Path | str) -> int:
-        if isinstance(source, str) or source.suffix not in TABLES:
-            return 1
-        return _table(source).metadata.num_rows if source.suffix == ".parquet" else sum(1 for _ in self._lines(source))
+        """How many; None where that takes reading a table, or standard input."""
+        counts = [_count(source) for source in self.sources]
+        return None if None in counts else sum(count for count in counts if count is not None)
 
     def __iter__(self) -> Iterator[Input]:
         for source in self.sources:
@@ -89,50 +88,50 @@ class Inputs:
                 yield from (Input(line, line) for line in map(str.strip, self.stdin) if line)
             elif isinstance(source, str):
                 yield Input(source, source)
-            elif source.suffix == ".parquet":
+            elif source.suffix == ".txt":
+                yield from (Input(line, line) for line in _lines(source))
+            elif is_table(source.name):
                 yield from self._of_table(source)
-            elif source.suffix in LISTS:
-                yield from (Input(line, line) for line in self._lines(source))
             else:
                 yield Input(str(source), source)
 
     def _of_table(self, path: Path) -> Iterator[Input]:
-        table = _table(path)
-        known = COLUMNS[self.kind]
-        column = self.column or next((name for name in known if name in table.schema_arrow.names), None)
-        if column not in table.schema_arrow.names:
-            got, expected = ", ".join(table.schema_arrow.names), f"one of {', '.join(known)}, or --column NAME"
-            raise DataError(f"no column of {self.kind}s", where=path, got=got, expected=expected)
-        number = 0
-        for batch in table.iter_batches(BATCH_SIZE, columns=[column]):
-            for value in batch.column(0).to_pylist():
-                number += 1
-                if isinstance(value, dict):  # as Hugging Face datasets hold images
-                    value = value.get("bytes") or value.get("path")
-                name = value if isinstance(value, str) else f"{path}:{number}"
-                yield Input(name, value)
+        for number, row in enumerate(rows_of(path)):
+            found = row if isinstance(row, DataError) else first_of(row.values, self.names)
+            if isinstance(row, TableRow) and found is None:
+                found = missing_field(row.values, row.where, self.kind, self.names)
+            if isinstance(found, DataError) and not number:
+                raise found
+            for value in found if isinstance(found, list) else [found]:
+                yield self._input(path, row, value)
 
-    def _lines(self, path: Path) -> Iterator[str]:
-        """Lines that are not blank; of a .jsonl the text or image of each object."""
-        known = COLUMNS[self.kind]
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for number, line in enumerate(filter(str.strip, file), start=1):
-                if path.suffix != ".jsonl":
-                    yield line.strip()
-                    continue
-                try:
-                    row = json.loads(line)
-                    yield str(row[self.column or next(name for name in known if name in row)])
-                except (ValueError, StopIteration, TypeError, KeyError) as fault:
-                    where, expected = f"{path}, line {number}", f"an object with {' or '.join(known)}, or --column NAME"
-                    raise DataError("not a row", where=where, got=line[:80], expected=expected) from fault
+    def _input(self, path: Path, row: TableRow | DataError, value: Any) -> Input:
+        if isinstance(value, dict):  # as Hugging Face datasets hold images
+            value = embedded_image(value) or value.get("path")
+        name = value if isinstance(value, str) else row.key if isinstance(row, TableRow) else str(row.where)
+        if self.kind == "image" and isinstance(value, str) and (beside := path.parent / value).exists():
+            value = beside
+        return Input(name, value)
 
 
-def _table(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as fault:
-        raise DataError("not a Parquet table", where=path, got=str(fault)[:200]) from fault
+def _is_list(name: str) -> bool:
+    return is_table(name) or name.endswith(".txt")
+
+
+def _count(source: Path | str) -> int | None:
+    if source == STDIN:
+        return None
+    if isinstance(source, Path) and source.suffix == ".txt":
+        return sum(1 for _ in _lines(source))
+    if isinstance(source, Path) and is_table(source.name):
+        return row_count(source) if source.suffix == ".parquet" else None
+    return 1
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Lines that are not blank."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        yield from filter(None, map(str.strip, file))
 
 
 def answer_rows(
@@ -152,6 +151,8 @@ def answer_rows(
 
 def _opened(one: Input, kind: str) -> Any:
     """An image ready for its tower, a text, or the error that tells why not."""
+    if isinstance(one.value, UnimoError):
+        return one.value
     if kind == "text":
         return one.value if isinstance(one.value, str) else DataError("not a text", where=one.name, got=one.value)
     try:

@@ -149,7 +149,7 @@ class Plan:
     """Who sees whom in one packed row, and how the dense form cuts it into rectangles.
 
     owner, branch, role, order: (T,) integer tensors; tokens of an owner lie side by side. table: see above;
-    roles beyond it see nothing. waste: the largest share of padding a sequence may need in its bucket; only attention
+    roles beyond it see nothing. waste: how much of a sequence in its bucket may be padding; only attention
     pays for it. device: where attention is computed, if not where these tensors are. Rectangles and block masks are
     laid out on the host, where looking at a length waits for nothing.
     """

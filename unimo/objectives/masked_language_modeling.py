@@ -6,7 +6,7 @@ pair or [ G | L ] of a passage. The choice of grounded entries sees the text as 
 Where captions were rewritten their scene graph is known, and its nodes are hidden in place of random spans (`nodes`; as
 in ERNIE-ViL, Yu et al. 2021; the paper does not tell, its published configuration has `scenegraph_mask_ratio`, spec
 unimo §1.2): "a [MASK] ring" can only be answered by finding the ring in the image, which is what a model has to learn
-first and what half a caption hidden at once seldom asks. In a share of them all relations are hidden (`relations`).
+first and what half a caption hidden at once seldom asks. In a fraction of them all relations are hidden (`relations`).
 Hidden of a node are only the words by which it differs from what a rewrite puts in its place: "left" of "left of".
 
 Beside other objectives all this is learnt slowly, so for the first part of a run it may be the only objective
@@ -37,7 +37,7 @@ class MaskedLanguageModeling:
     parts = ("mlm.pairs", "mlm.pairs.accuracy", "mlm.texts", "mlm.texts.accuracy")
     weight: float = setting(1.0, "weight of masked words; 0 switches the objective off", at_least=0, at_most=1e6)
     text_weight: float = setting(
-        1.0, "weight of texts without images, as a share of `weight`, which captions have", at_least=0, at_most=1e6
+        1.0, "weight of texts without images, as a fraction of `weight`, which captions have", at_least=0, at_most=1e6
     )
     pairs: int = setting(32, "pairs per step whose caption is masked beside its image", at_least=0)
     ratio: float = setting(

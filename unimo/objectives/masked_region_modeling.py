@@ -35,7 +35,7 @@ class MaskedRegionModeling:
     parts = ("mrm.features", "mrm.classes", "mrm.classes.accuracy")
     weight: float = setting(1.0, "weight of masked regions; 0 switches the objective off", at_least=0, at_most=1e6)
     class_weight: float = setting(
-        1.0, "weight of their classes, as a share of `weight`, which features have", at_least=0, at_most=1e6
+        1.0, "weight of their classes, as a fraction of `weight`, which features have", at_least=0, at_most=1e6
     )
     pairs: int = setting(32, "pairs per step whose regions are hidden beside their caption", at_least=0)
     ratio: float = setting(0.15, "fraction of an image's regions that are anchors", above=0, at_most=1)

@@ -27,7 +27,7 @@ class Seq2SeqGeneration:
     parts = ("seq2seq.pairs", "seq2seq.pairs.accuracy", "seq2seq.texts", "seq2seq.texts.accuracy")
     weight: float = setting(1.0, "weight of written words; 0 switches the objective off", at_least=0, at_most=1e6)
     text_weight: float = setting(
-        1.0, "weight of fragments of texts, as a share of `weight`, which captions have", at_least=0, at_most=1e6
+        1.0, "weight of fragments of texts, as a fraction of `weight`, which captions have", at_least=0, at_most=1e6
     )
     pairs: int = setting(32, "pairs per step whose caption is written from its image", at_least=0)
     smoothing: float = setting(0.0, "label smoothing, uniform over the vocabulary", at_least=0, below=1)

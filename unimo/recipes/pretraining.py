@@ -118,7 +118,7 @@ def small() -> Run:
 
 
 def base() -> Run:
-    """UNIMO-2 base from random weights.
+    r"""UNIMO-2 base from random weights.
 
     source    spec unimo2 §2.1 and §4.7; batch, schedule and loss weights are not published and are ours (§11)
     command   torchrun --nproc-per-node 8 -m unimo pretrain base --pairs PAIRS --images IMAGES --texts TEXTS \
@@ -144,7 +144,7 @@ def base() -> Run:
 
 
 def large() -> Run:
-    """UNIMO-2 large from random weights.
+    r"""UNIMO-2 large from random weights.
 
     source    spec unimo2 §2.1: shipped as a configuration by the authors, without weights or results
     command   torchrun --nproc-per-node 8 -m unimo pretrain large --pairs PAIRS --images IMAGES --texts TEXTS \

@@ -134,7 +134,7 @@ def unimo_photos() -> Run:
 
 
 def unimo_base() -> Run:
-    """UNIMO base, from RoBERTa's weights (--init-from, see `unimo init-from-pretrained --recipe unimo-base`).
+    r"""UNIMO base, from RoBERTa's weights (--init-from, see `unimo init-from-pretrained --recipe unimo-base`).
 
     source    spec unimo §1.2, §2, §3, §5: 500,000 steps, Adam, rate 5e-5, linear decay; 36 regions, 512 tokens; 0.3 of
               a scene graph's nodes hidden. Batch, warm-up, mixture and weights are not published and are ours (§13)

@@ -302,7 +302,7 @@ def _begun(out: Path, fixed: dict[str, Any], entries: list[dict[str, Any]], add:
     there, given = ([_content(entry) for entry in some] for some in (header["data"], entries))
     new, begun = [entry for entry in entries if _content(entry) not in there], there[header["finished"] :]
     if (begun and new) or any(one not in given for one in begun) or (new and not add):
-        _require_same(out, "data", begun or there, given)
+        _require_same(out, "data", _named(header["data"], begun or there), _named(entries, given))
     return {**header, "data": [*header["data"], *new]}
 
 
@@ -311,10 +311,16 @@ def _content(entry: dict[str, Any]) -> tuple[str, str, str | None]:
     return entry["kind"], entry["fingerprint"], entry["regions"]
 
 
+def _named(entries: list[dict[str, Any]], contents: list[tuple[str, str, str | None]]) -> list[str]:
+    """Of some corpora their kind, paths and the beginning of their fingerprint."""
+    found = [entry for entry in entries if _content(entry) in contents]
+    return [f"{one['kind']} of {', '.join(one['paths'])} ({one['fingerprint'][:8]})" for one in found]
+
+
 def _require_same(where: Path, name: str, there: Any, wanted: Any) -> None:
     if there != wanted:
         raise UsageError(
-            f"the index that is there has another {name}",
+            f"the index in this folder was made with {'other' if name == 'data' else 'another'} {name}",
             where=where,
             got=json.dumps(wanted)[:300],
             expected=json.dumps(there)[:300],

@@ -256,7 +256,7 @@ class Service:
                 near = nearest(name, self.known_runs.folders)
                 do = f"did you mean {near}?" if near else "GET /runs names them"
                 raise refused(404, "no such run", where="runs", got=name, do=do)
-        return await asyncio.to_thread(self.known_runs.compared, runs)
+        return await asyncio.to_thread(self.known_runs.score_tables, runs)
 
     async def report(self, run: str) -> HTMLResponse:
         """The report of a run, one page without other files."""

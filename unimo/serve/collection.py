@@ -142,7 +142,7 @@ class Runs:
     def report(self, name: str) -> str:
         return (self.folders[name] / PAGE).read_text("utf-8", "replace")
 
-    def compared(self, names: Sequence[str]) -> Tables:
+    def score_tables(self, names: Sequence[str]) -> Tables:
         """The first run and the others beside it; one run is shown alone."""
         folders = [self.folders[name] for name in names]
         if len(names) > 1:

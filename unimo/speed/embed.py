@@ -14,7 +14,7 @@ import torch
 
 from unimo.inference import Pipeline
 from unimo.speed.peers import VOCABULARY, Contest, clip, pixels
-from unimo.speed.turns import Runs, compared
+from unimo.speed.turns import Runs, speed_ratios
 
 TEXTS = {"1 text of 20 tokens": [20], "16 texts of 20": [20] * 16, "16 texts of 8 to 42": np.linspace(8, 42, 16)}
 
@@ -31,7 +31,7 @@ def rows(size: str, rounds: int) -> Iterator[dict[str, Any]]:
             "CLIP": partial(_quietly, both.peer.get_image_features, pixel_values=ready),
         }
         cosine = _lowest_cosine(both.kept.encode_image(both.images[:n]), exact.encode_image(both.images[:n]))
-        yield from compared(f"{n} images" if n > 1 else "1 image", runs, rounds, **both.facts, **cosine)
+        yield from speed_ratios(f"{n} images" if n > 1 else "1 image", runs, rounds, **both.facts, **cosine)
     for what, lengths in TEXTS.items():
         ids = _ids(lengths)
         runs = {
@@ -40,7 +40,7 @@ def rows(size: str, rounds: int) -> Iterator[dict[str, Any]]:
             "CLIP": partial(_quietly, both.peer.get_text_features, **_padded(ids)),
         }
         cosine = _lowest_cosine(both.kept.encode_text(ids), exact.encode_text(ids))
-        yield from compared(what, runs, rounds, **both.facts, **cosine)
+        yield from speed_ratios(what, runs, rounds, **both.facts, **cosine)
 
 
 def _ids(lengths: Any) -> list[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from unimo.speed.peers import Contest, blip, pixels
-from unimo.speed.turns import Runs, compared
+from unimo.speed.turns import Runs, speed_ratios
 
 WORDS = 20
 
@@ -29,7 +29,7 @@ def rows(size: str, rounds: int) -> Iterator[dict[str, Any]]:
             "BLIP": partial(_write, both.peer, ready, beams),
         }
         what = f"{n} image{'s' * (n > 1)}, {beams} beam{'s' * (beams > 1)}, {WORDS} words"
-        yield from compared(what, runs, rounds, **both.facts)
+        yield from speed_ratios(what, runs, rounds, **both.facts)
 
 
 def _write(peer: Any, ready: torch.Tensor, beams: int) -> None:

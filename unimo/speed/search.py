@@ -16,7 +16,7 @@ import torch
 
 from unimo.errors import UsageError
 from unimo.retrieval.store import Vectors
-from unimo.speed.turns import Runs, compared
+from unimo.speed.turns import Runs, speed_ratios
 
 SIZES, WIDTH, FOUND = (100_000, 1_000_000), 768, 10
 
@@ -41,7 +41,7 @@ def rows(size: str, rounds: int) -> Iterator[dict[str, Any]]:
                 raise AssertionError("a row was lost")
             runs: Runs = {"ours": partial(held.nearest, exact, FOUND), "faiss": partial(index.search, single, FOUND)}
             runs = {**runs, "double precision": double} if n == min(SIZES) else runs
-            yield from compared("search", runs, rounds, benchmark="search", n=n, Q=q, D=WIDTH)
+            yield from speed_ratios("search", runs, rounds, benchmark="search", n=n, Q=q, D=WIDTH)
 
 
 def _of_length_one(n: int, seed: int = 0) -> np.ndarray:

@@ -44,7 +44,7 @@ def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
     return measured([1000 * each for each in seconds], 2)
 
 
-def compared(what: str, runs: Runs, rounds: int, **facts: Any) -> Iterator[dict[str, Any]]:
+def speed_ratios(what: str, runs: Runs, rounds: int, **facts: Any) -> Iterator[dict[str, Any]]:
     """A row for each run after the first: how many times faster the first is. facts: beside it in every row."""
     seconds = in_turns(runs, rounds)
     ours, *others = seconds

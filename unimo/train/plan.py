@@ -140,7 +140,7 @@ def _days(run: Run, machine: Machine, needs: Needs) -> Iterator[str]:
     and can at best be hidden behind it."""
     whole = needs.operations * machine.gpus
     at = f"{machine.utilisation:.0%} of {machine.rate / 1e12:g} TFLOP/s"
-    yield f"  {whole / 1e12:,.0f} TFLOP a step; at {at}, {machine.price:g} a GPU and hour"
+    yield f"  {whole / 1e12:,.0f} TFLOP a step; at {at}, {machine.price:g} per GPU-hour"
     budgets: dict[str, float] = {}  # name -> steps
     if run.steps:
         budgets[f"{run.steps:,} steps"] = run.steps
@@ -153,5 +153,5 @@ def _days(run: Run, machine: Machine, needs: Needs) -> Iterator[str]:
         row = f"    {gpus:>5} GPUs {1 / seconds:9.2f} steps/s"
         for name, steps in budgets.items():
             days = steps * seconds / 86400
-            row += f" | {name}: {days:.2f} days, {days * 24 * gpus * machine.price:,.0f}"
+            row += f" | {name}: {days:.2f} days, cost {days * 24 * gpus * machine.price:,.0f}"
         yield row + (" (sending takes longer than computing)" if seconds > computing else "")

@@ -27,7 +27,10 @@ class Classified:
 
 @dataclass(frozen=True)
 class Classification:
-    """images: paths of images whose JSON names their class. unseen: class names to score apart as well."""
+    """images: paths of images whose JSON names their class, or that lie in a folder for each class.
+
+    unseen: class names to score apart as well.
+    """
 
     images: Paths
     title: str = "Classification by class names"
@@ -38,14 +41,14 @@ class Classification:
 
     def predict(self, context: EvalContext) -> Classified:
         corpus = context.corpus("images", self.images)
-        label_of = {i: label for i, label in enumerate(corpus.labels or ()) if label is not None}
+        label_of = {i: label for i, label in enumerate(corpus.labels or map(folder_name, corpus.keys)) if label}
         names = sorted(set(label_of.values()))
         if len(names) < 2:
             raise DataError(
                 "these images name no classes to choose from",
                 where=", ".join(self.images),
                 got=f"{len(names)} class names among {len(corpus)} images",
-                expected="a field label_name or label in each image's JSON",
+                expected="a folder for each class, or a field label_name or label in each image's JSON",
             )
         items = np.array(list(label_of))[choose(len(label_of), self.limit, "classes", self.seed)]
         classes = context.pipeline.class_embeddings(names, self.prompts).numpy()
@@ -79,3 +82,9 @@ class Classification:
             for i in wrong
         ]
         return [{"title": f"{self.title}: errors", "items": shown}] if shown else []
+
+
+def folder_name(key: str) -> str | None:
+    """The outermost folder that an image lies in, in words: golden retriever of golden_retriever/1.jpg."""
+    folder, inside, _ = key.partition("/")
+    return folder.replace("_", " ") if inside else None
