@@ -47,7 +47,7 @@ class Classifier:
 
         With batch_size 1 no bit of an answer depends on another row.
         """
-        listed(texts, "text")
+        texts = None if texts is None else list(listed(texts, "text"))
         encoder, head = self.encoder, self.head
         shown = None if images is None else list(listed(images, "image"))
         n = len(shown) if shown is not None else len(texts or ())
