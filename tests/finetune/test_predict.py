@@ -25,11 +25,15 @@ from unimo.model.task_heads import HeadSettings
 def tuned(tmp_path):
     """A fine-tuned run of random weights: texts, or texts beside images, in two classes."""
 
-    def make(reads: str = "text") -> str:
+    def make(reads: str = "text", columns: tuple[str, ...] = ()) -> str:
         head = HeadSettings(task="mood", labels=("bad", "good"), reads=reads, max_length=40)
         model = ModelSettings("tiny", member="unimo-2", head=head, **SIZES)
         run = Finetuning(task="mood", kind="classification", model=model, metrics=("accuracy",))
-        run = replace(run, read=Reading(max_length=40, sees=reads != "text", soft=False, unseen="error"))
+        run = replace(
+            run,
+            data=replace(run.data, columns=columns),
+            read=Reading(max_length=40, sees=reads != "text", soft=False, unseen="error"),
+        )
         torch.manual_seed(0)
         state = {"settings": to_dict(run), "elapsed": 1.0, "ema": False}
         checkpoint.save(tmp_path / "run/checkpoints", 5, {"model": dict(build(model).named_parameters())}, state)
@@ -71,6 +75,18 @@ def test_labels_that_are_missing_in_some_rows_cost_no_answer(tuned, tmp_path):
     (row,) = predict(tuned(), [write_csv(tmp_path / "new.csv", rows)], out, say=printed.append)
     assert len(answers(out)) == 12 and row["score"].n == 8
     assert any("without a target" in line for line in printed)
+
+
+def test_new_rows_need_no_column_of_the_target_that_training_named(tuned, tmp_path):
+    """--column text=review --column label=mood of training; a new file has only reviews."""
+    reviews = [{"id": i, "review": f"comment {i}"} for i in range(4)]
+    known = [{**row, "mood": "good"} for row in reviews]
+    model = tuned(columns=("text=review", "label=mood"))
+    assert predict(model, [write_csv(tmp_path / "new.csv", reviews)], tmp_path / "new.jsonl", say=quiet) == []
+    (row,) = predict(model, [write_csv(tmp_path / "known.csv", known)], tmp_path / "known.jsonl", say=quiet)
+    assert row["score"].n == 4 and answers(tmp_path / "new.jsonl") == answers(tmp_path / "known.jsonl")
+    with pytest.raises(DataError, match="column is missing"):
+        predict(model, [write_csv(tmp_path / "other.csv", [{"id": 1, "comment": "x"}])], tmp_path / "other.jsonl")
 
 
 def test_images_that_cannot_be_decoded_are_named_by_their_rows(tuned, tmp_path):

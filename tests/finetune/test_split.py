@@ -60,9 +60,10 @@ def test_targets_in_all_rows_in_none_or_bad_rows(tmp_path):
     none = jsonl(tmp_path / "test.jsonl", *({"text": f"t{i}", "label": ""} for i in range(3)))
     examples = open_examples("jsonl", none)
     assert len(examples) == 3 and not examples.labelled
-    with pytest.raises(DataError, match="no usable row") as caught:
-        open_examples("jsonl", none, need_targets=True)
-    assert caught.value.got == "3 x target is missing"
+    mood = jsonl(tmp_path / "mood.jsonl", *({"text": f"t{i}", "mood": "good"} for i in range(3)))
+    for path, named in ((none, "columns"), (mood, "other columns: mood.*--column label=")):
+        with pytest.raises(DataError, match=f"no row has a target.*{named}"):
+            open_examples("jsonl", path, need_targets=True)
     some = jsonl(tmp_path / "train.jsonl", *({"text": f"t{i}", "label": "x" if i else None} for i in range(3)))
     examples = open_examples("jsonl", some)
     assert [row.texts[0] for row in examples.rows] == ["t1", "t2"] and examples.bad == 1

@@ -7,6 +7,7 @@ from typing import Any
 
 from unimo.corpus.bad_samples import BadSamples
 from unimo.finetune.readers import READERS
+from unimo.finetune.readers.columns import ANY_TARGET, IfThere
 from unimo.finetune.settings import Finetuning
 from unimo.finetune.split import Example, Examples, open_examples
 from unimo.formats.columns import columns
@@ -41,7 +42,9 @@ def open_rows(
     if "split" in known:
         options["split"] = SPLIT_NAMES.get(name, name)
     if data.columns:
-        options["fields"] = columns(data.columns)
+        named = columns(data.columns)
+        optional = {part: IfThere(names) for part, names in named.items() if tolerant and part in ANY_TARGET}
+        options["fields"] = named | optional
     one: Any = paths[0] if len(paths) == 1 else paths
     examples = open_examples(
         data.reader,

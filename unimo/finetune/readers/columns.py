@@ -46,6 +46,10 @@ TARGETS: dict[TaskKind, Names] = {  # the parts that can be the target of a kind
 ANY_TARGET: Names = ("label", "answers", "score", "target")  # the order in which a target is looked for
 
 
+class IfThere(tuple[str, ...]):
+    """Columns named by the user that a file need not have: the target's, of rows to predict for."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """names: part -> names its column may have. needed: parts whose column must be there. kind: None means by the
@@ -72,6 +76,7 @@ class Columns:
     target: tuple[str, str] | None = None
     extra: Names = ()
     unused: Names = ()  # columns that could have been the target as well
+    others: Names = ()  # columns that play no part
 
     @property
     def captions(self) -> bool:
@@ -85,7 +90,8 @@ class Columns:
             parts[self.target[0]] = self.target[1]
         named = ", ".join(f"{name} = {column}" for name, column in parts.items() if column)
         ignored = f"; not used: {', '.join(self.unused)}" if self.unused else ""
-        return named + ("" if self.target else ", no targets") + ignored
+        others = f" (other columns: {', '.join(self.others[:8])})" if self.others else ""
+        return named + ("" if self.target else f", no targets{others}") + ignored
 
 
 def with_fields(layout: Layout, fields: Given | None) -> Layout:
@@ -109,7 +115,8 @@ def with_fields(layout: Layout, fields: Given | None) -> Layout:
         for part, names in layout.names.items()
         if part not in dropped and not (part.startswith("text") and "text" in named)
     }
-    needed = dict.fromkeys([*(part for part in layout.needed if part in kept or part in named), *named])
+    required = [part for part in named if not isinstance((fields or {}).get(part), IfThere)]
+    needed = dict.fromkeys([*(part for part in layout.needed if part in kept or part in named), *required])
     return replace(layout, names=kept | named, needed=tuple(needed), extra=extra)
 
 
@@ -166,6 +173,7 @@ def find_columns(layout: Layout, present: Iterable[str], where: object) -> Colum
         targets[0] if targets else None,
         tuple(name for name in layout.extra if name in there),
         tuple(column for _, column in targets[1:] if column != targets[0][1]),
+        tuple(name for name in there if name not in found.values()),
     )
 
 
