@@ -116,6 +116,28 @@ def test_columns_are_guessed_given_or_taken_away(tmp_path):
         open_examples("csv", write(tmp_path / "b.csv", "foo,bar\n1,2\n"))
 
 
+@pytest.mark.parametrize(("image", "caption"), [("filepath", "title"), ("image", "caption"), ("file_name", "text")])
+def test_captions_of_a_task_have_the_columns_of_pairs(tmp_path, image, caption):
+    """As open_clip, Kaggle and imagefolder call them; a folder is read by its metadata."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = write(folder / "metadata.csv", f"{image},{caption}\na.jpg,a dog\na.jpg,the dog\nb.jpg,a cat\n")
+    for place in (path, folder):
+        examples = open_examples("captions", place)
+        assert [(row.image, row.target) for row in examples.rows] == [
+            ("a.jpg", ("a dog", "the dog")),
+            ("b.jpg", "a cat"),
+        ]
+    with pytest.raises(UsageError, match=r"a folder.*name a file in it"):
+        open_examples("sst2", folder)
+
+
+def test_the_commonest_fault_is_shown(tmp_path):
+    rows = [{"text": "a", "label": "x", "id": 0}] * 2 + [{"text": "", "label": "x", "id": i} for i in range(1, 9)]
+    with pytest.raises(DataError, match="the first: text is empty"):
+        open_examples("jsonl", jsonl(tmp_path / "a.jsonl", *rows, *rows))
+
+
 def test_a_named_column_plays_no_other_part(tmp_path):
     def columns(row, **options):
         example = open_examples("jsonl", jsonl(tmp_path / "a.jsonl", row), **options).rows[0]

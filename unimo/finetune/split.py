@@ -171,7 +171,7 @@ def _expanded(name: str, reader: Reader, paths: list[Path]) -> list[Path]:
 
             path = saved_dataset(path)
         for place in expand(path, what="file is missing", expected=f"a file for the reader {name}"):
-            table = place.is_dir() and (name == "table" or name in FORMS)
+            table = place.is_dir() and (name in ("table", "captions") or name in FORMS)
             found += tables_in(place) if table else [place]
     most = len(reader.files)
     if len(found) < reader.needed or (most > 1 and len(found) > most):

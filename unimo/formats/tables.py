@@ -66,8 +66,9 @@ def form_of(path: Path) -> str:
         return "tokens" if TOKEN_LINE.fullmatch(first_line(path)) else "csv"
     if form is None:
         expected = ", ".join(f".{form}" for form in FORMS) + ", each but the Arrow forms also as .gz"
-        got = f"a name ending in .{ending_of(path.name)}"
-        do = convert(path) or "rename or convert the file, or give its form"
+        folder = path.is_dir()
+        got = "a folder" if folder else f"a name ending in .{ending_of(path.name)}"
+        do = convert(path) or ("name a file in it" if folder else "rename or convert the file, or give its form")
         raise UsageError("unknown kind of table", where=path, got=got, expected=expected, do=do)
     return form
 

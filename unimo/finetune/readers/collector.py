@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from unimo.corpus.bad_samples import BadSamples
@@ -117,7 +118,8 @@ class RowCollector:
         if bad_samples is not None:
             for note, count in self.own.notes.items():
                 bad_samples.note(f"{self.source}: {note}", count)
-        first = f"the first: {self.bad[0][1].one_line()}" if self.bad else None
+        common = Counter(error.what for _, error in self.bad).most_common(1)
+        first = next((f"the first: {error.one_line()}" for _, error in self.bad if error.what == common[0][0]), None)
         if not self.rows:
             reasons = [f"{count} x {what}" for what, count in self.own.summary()["reasons"].items()]
             reasons += [f"{count} x {what}" for what, count in self.own.notes.items() if "left out" in what]

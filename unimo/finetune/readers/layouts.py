@@ -34,7 +34,7 @@ from unimo.finetune.readers.columns import (
     find_columns,
     with_fields,
 )
-from unimo.formats.columns import IMAGE_PATH_NAMES
+from unimo.formats.columns import CAPTION_NAMES, IMAGE_PATH_NAMES
 from unimo.formats.documents import KARPATHY, layout_of
 from unimo.formats.json_values import each_row
 from unimo.formats.tables import form_of, rows_of
@@ -104,10 +104,8 @@ LAYOUTS: dict[str, Layout] = {
     "xquad": _layout(
         "generation", "text", "text2", extra="answer_start", text="context", text2="answer", target="question"
     ),
-    "captions": _layout("retrieval", "image", id="key", image="image key file_name", target="captions caption"),
-    "coco_captions": _layout(
-        "retrieval", "image", id="id", image="image file_name", target="captions caption"
-    ),
+    "captions": _layout("retrieval", "image", id="key", image=(*IMAGE_PATH_NAMES, "key"), target=CAPTION_NAMES),
+    "coco_captions": _layout("retrieval", "image", id="id", image=IMAGE_PATH_NAMES, target=CAPTION_NAMES),
     "visual_entailment": _layout("classification", "text", "image", text="hypothesis", image="image", label="label"),
     "scenes_qa": _layout(
         "classification", "text", "image", extra="type", text="question", image="image", answers="answer"

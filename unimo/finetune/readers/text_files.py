@@ -8,20 +8,27 @@ from pathlib import Path
 from unimo.errors import DataError, UsageError
 from unimo.file_access import read_file
 from unimo.finetune.example import Example, Found, Noted
+from unimo.finetune.readers.columns import Given
+from unimo.finetune.readers.layouts import read_table
 from unimo.formats.json_values import each_row, empty, name_of, words
 from unimo.formats.line_file import LineFile
-from unimo.formats.tables import rows_of
+from unimo.formats.tables import is_table, rows_of
 from unimo.formats.text import Row, decode_utf8, ends_the_file, lines_of
 
 HIGHLIGHT = "@highlight"
 ORDERS = 6  # images of an example of NLVR, which show its three boxes in other orders
 
 
-def read_lines(source: Path, target: Path | None = None) -> Found:
-    """Gigaword, CNN/DailyMail and whatever else is published as two files of equally many lines.
+def read_lines(source: Path, target: Path | None = None, *, fields: Given | None = None) -> Found:
+    """Gigaword, CNN/DailyMail and whatever else is published as two files of equally many lines, or as one table.
 
-    target: None for a test split. DataError, naming both counts, when the files have different numbers of lines.
+    target: None for a test split. fields: of a table, see `read_table`. DataError, naming both counts, when the files have different numbers of lines.
     """
+    if target is None and is_table(source.name):  # article and highlights, as Hugging Face datasets have them
+        yield from read_table(source, kind="generation", fields=fields)
+        return
+    if fields:
+        raise UsageError("lines have no columns", where=source, got=", ".join(fields), do="leave --column out")
     if target is None:
         yield Noted("sources without a file of targets: no targets")
     elif (counts := [sum(1 for _ in LineFile(path).lines()) for path in (source, target)])[0] != counts[1]:
