@@ -12,7 +12,8 @@ from tiny_task import SIZES, quiet, write_csv, write_jsonl
 
 from unimo import checkpoint
 from unimo.config import to_dict
-from unimo.errors import DataError
+from unimo.errors import DataError, UsageError
+from unimo.evaluation.evaluate import evaluate
 from unimo.finetune.data import say_shared
 from unimo.finetune.predict import predict
 from unimo.finetune.settings import Finetuning, Reading
@@ -87,6 +88,14 @@ def test_new_rows_need_no_column_of_the_target_that_training_named(tuned, tmp_pa
     assert row["score"].n == 4 and answers(tmp_path / "new.jsonl") == answers(tmp_path / "known.jsonl")
     with pytest.raises(DataError, match="column is missing"):
         predict(model, [write_csv(tmp_path / "other.csv", [{"id": 1, "comment": "x"}])], tmp_path / "other.jsonl")
+
+
+def test_an_evaluation_of_nothing_does_not_take_the_place_of_its_report(tuned, tmp_path):
+    run = tuned()
+    (tmp_path / "run/evaluation.json").write_text("scores of its task")
+    with pytest.raises(UsageError, match=r"nothing to score it on.*unimo predict"):
+        evaluate(run, say=quiet)
+    assert (tmp_path / "run/evaluation.json").read_text() == "scores of its task"
 
 
 def test_images_that_cannot_be_decoded_are_named_by_their_rows(tuned, tmp_path):

@@ -288,6 +288,12 @@ def test_lines(tmp_path):
         zip(whats, (" line 2", " line 3", " line 4"))
     )
     assert not open_examples("lines", source, max_bad_fraction=1).labelled
+    table = tmp_path / "train.jsonl"  # as Hugging Face has CNN/DailyMail
+    table.write_text(json.dumps({"id": "7", "article": "a big house", "highlights": "a house"}))
+    (row,) = open_examples("lines", table).rows
+    assert (row.id, row.texts, row.target) == ("7", ("a big house",), "a house")
+    with pytest.raises(UsageError, match="no columns"):
+        open_examples("lines", source, fields={"text": "article"})
     (tmp_path / "s.gz").write_bytes(gzip.compress(b"1\n2\n3\n"))
     (tmp_path / "t").write_bytes(b"1\n2")
     with pytest.raises(DataError, match="different numbers of lines") as caught:

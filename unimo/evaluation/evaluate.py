@@ -78,7 +78,11 @@ def evaluate(
         "held_out": pipeline.facts.get("held_out"),
         "has_dictionary": pipeline.model.dictionary is not None,
     }
-    for planned in plan(data, trained, **options):
+    tasks = plan(data, trained, **options)
+    if "kind" in pipeline.facts.get("settings", {}) and not any(planned.task for planned in tasks):
+        do = "give --pairs, --images or --texts; new rows of its task are scored by unimo predict"
+        raise UsageError("a fine-tuned model, and nothing to score it on", where=path, got="no data", do=do)
+    for planned in tasks:
         found.run(planned, context, deadline, say)
     log = folder / "log.jsonl" if folder is not None and (folder / "log.jsonl").is_file() else None
     whole = {

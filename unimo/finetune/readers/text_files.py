@@ -22,7 +22,8 @@ ORDERS = 6  # images of an example of NLVR, which show its three boxes in other 
 def read_lines(source: Path, target: Path | None = None, *, fields: Given | None = None) -> Found:
     """Gigaword, CNN/DailyMail and whatever else is published as two files of equally many lines, or as one table.
 
-    target: None for a test split. fields: of a table, see `read_table`. DataError, naming both counts, when the files have different numbers of lines.
+    target: None for a test split. fields: of a table, see `read_table`. DataError, naming both counts, when the files
+    have different numbers of lines.
     """
     if target is None and is_table(source.name):  # article and highlights, as Hugging Face datasets have them
         yield from read_table(source, kind="generation", fields=fields)
