@@ -37,7 +37,7 @@ class Classifier:
             raise UsageError(
                 "this model was not fine-tuned for a task with a head",
                 where=self.path,
-                do="fine-tune it (unimo finetune), or name the classes (classify(images, names))",
+                do="fine-tune it (unimo finetune); to classify images by any names alone, give the names",
             )
         return self.encoder.model.head
 
