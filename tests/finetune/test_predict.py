@@ -90,6 +90,14 @@ def test_new_rows_need_no_column_of_the_target_that_training_named(tuned, tmp_pa
         predict(model, [write_csv(tmp_path / "other.csv", [{"id": 1, "comment": "x"}])], tmp_path / "other.jsonl")
 
 
+def test_labels_of_which_training_had_none_are_not_scored(tuned, tmp_path):
+    """As photographs in folders by year would be: 0 % would say nothing."""
+    rows, printed = [{"id": i, "text": f"comment {i}", "label": 2019 + i} for i in range(3)], list[str]()
+    data, out = write_csv(tmp_path / "new.csv", rows), tmp_path / "out.jsonl"
+    assert predict(tuned(), [data], out, say=printed.append) == []
+    assert len(answers(out)) == 3 and "not scored" in printed[-1] and "2019" in printed[-1]
+
+
 def test_an_evaluation_of_nothing_does_not_take_the_place_of_its_report(tuned, tmp_path):
     run = tuned()
     (tmp_path / "run/evaluation.json").write_text("scores of its task")

@@ -83,6 +83,10 @@ def predict(
     say(f"{len(predictions)} predictions for {len(predictions) + count} rows: {out}{named}")
     for error in bad[:SHOWN]:
         say(f"    {error.one_line()}")
+    classes = {row.target for row in examples.rows if isinstance(row.target, str)}
+    if isinstance(task, Classification) and classes and not classes & set(pipeline.labels):
+        say(f"not scored: none of these labels was there in training: {', '.join(sorted(classes)[:5])}")
+        return []
     return task.score(predictions, examples, run.seed) if examples.labelled else []
 
 
