@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from unimo.errors import DataError, UsageError
-from unimo.evaluation.compare import compare
+from unimo.evaluation.compare import compare, compare_tables
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -38,6 +38,16 @@ def test_scores_and_differences(tmp_path):
     assert not any("T:" in line for line in compare([a, b], tasks=["retrieval"]))
     (b / "settings.json").unlink()
     assert not any("optimizer" in line for line in compare([a, b]))
+
+
+def test_baselines_are_shown_on_wish(tmp_path):
+    runs = [evaluated(tmp_path, name, recall=(0.5, 0.1, 0.9)) for name in "ab"]
+    for run in runs:
+        report = json.loads((run / "evaluation.json").read_text())
+        report["scores"].append({**report["scores"][0], "metric": "recall, random weights", "baseline": True})
+        (run / "evaluation.json").write_text(json.dumps(report))
+    assert not any("random weights" in line for line in compare(runs))
+    assert compare_tables(runs, baselines=True).scores[-1][0] == "T: recall, random weights"
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):

@@ -67,11 +67,12 @@ def compare(folders: Sequence[str | Path], *, tasks: Sequence[str] = ()) -> list
     return [*found.answers, *([""] if found.answers else []), *tables]
 
 
-def compare_tables(folders: Sequence[str | Path], *, tasks: Sequence[str] = ()) -> Tables:
+def compare_tables(folders: Sequence[str | Path], *, tasks: Sequence[str] = (), baselines: bool = False) -> Tables:
     """What `compare` writes, as tables.
 
     folders: runs, or folders or JSON files of reports, pre-trained or fine-tuned, or of `unimo benchmark`. tasks: only
-    tasks whose name contains one of these. A score stands with its 95 % interval; a run without it has a dash.
+    tasks whose name contains one of these. baselines: also rows of random weights, copied captions and the like, which
+    say little of a run. A score stands with its 95 % interval; a run without it has a dash.
     Raises UsageError for a folder without a report, with the command that makes it, and DataError for a broken one.
     """
     if len(folders) < 2:
@@ -82,7 +83,8 @@ def compare_tables(folders: Sequence[str | Path], *, tasks: Sequence[str] = ()) 
     runs = [_read(path, name, tasks) for path, name in zip(paths, names)]
     verdicts = [f"{name} is" for name in names[1:]] if len(names) > 2 else [f"{names[1]} is, beside {names[0]}"]
     scores = [["score", *names, *verdicts]]
-    for key in dict.fromkeys(key for run in runs for key in run.rows):
+    rows = ((key, row) for run in runs for key, row in run.rows.items())
+    for key in dict.fromkeys(key for key, row in rows if baselines or not row.get("baseline")):
         here = [run.rows.get(key) for run in runs]
         cells = ["–" if row is None else _cell(row["score"], row.get("unit") or "") for row in here]
         scores.append([": ".join(key), *cells, *(_verdict(runs[0], run, key) for run in runs[1:])])

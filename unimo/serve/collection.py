@@ -147,7 +147,7 @@ class Runs:
         folders = [self.folders[name] for name in names]
         if len(names) > 1:
             return compare_tables(folders)
-        scores = [row[:2] for row in compare_tables(folders * 2).scores]
+        scores = [row[:2] for row in compare_tables(folders * 2, baselines=True).scores]
         return Tables([], [], [["score", *names], *scores[1:]])
 
 
