@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from unimo.paths import missing_hint
+from unimo.errors import UsageError
+from unimo.paths import missing_hint, user_path
 
 FILES = ["wikipedia/train.jsonl.gz", "wikipedia/train.jsonl.gz.texts.index.safetensors", "wikipedia/dev.jsonl.gz"]
 FILES += [f"flickr8k/train-0000{i}.tar" for i in range(3)] + ["flickr8k/dev-00000.tar", "Photos/a.jpg", "notes.txt"]
@@ -37,3 +38,9 @@ def test_nothing_like_it(tmp_path):
     assert missing_hint(tmp_path / "zzz") == "correct the path"
     assert missing_hint(tmp_path / "zzz" / "a.csv") == f"there is no folder {tmp_path / 'zzz'} either; correct the path"
     assert "pattern" in missing_hint(tmp_path / "*.tar")
+
+
+@pytest.mark.parametrize("given", [None, 5, b"runs/mine", ["runs/mine"]])
+def test_what_is_no_path_is_said_so(given):
+    with pytest.raises(UsageError, match="not a path"):
+        user_path(given)

@@ -27,7 +27,9 @@ _LETTERS = re.compile(r"([a-z])\.\.([a-z])|([A-Z])\.\.([A-Z])")
 
 def user_path(given: str | os.PathLike[str], where: object = None) -> Path:
     """A path with `~` filled in; UsageError for what can be none. where: option, for the message."""
-    name = os.fspath(given)
+    name = os.fspath(given) if isinstance(given, (str, os.PathLike)) else None
+    if not isinstance(name, str):
+        raise UsageError("not a path", where=where, got=repr(given)[:80], expected="a string or a Path")
     check_name(name, where)
     try:
         path = Path(name).expanduser()

@@ -166,7 +166,8 @@ def holds_images(path: Path) -> bool:
 def tables_in(folder: Path) -> list[Path]:
     """The tables of a folder of Hugging Face `datasets`: saved shards, or the metadata of an imagefolder."""
     folder = _split_of(folder, Found())
-    if not (found := sorted(folder.glob("*.arrow")) or sorted(folder.glob("metadata.*"))):
+    metadata = sorted(path for path in folder.glob("metadata.*") if is_table(path.name))  # our index lies beside it
+    if not (found := sorted(folder.glob("*.arrow")) or metadata):
         what, expected = "no table in this folder", "metadata.csv, .jsonl or .parquet, or .arrow files"
         raise DataError(what, where=folder, expected=expected, do="--reader folder reads a folder for each class")
     return found
