@@ -1,10 +1,12 @@
 """A short training run on every format that `unimo` reads, scored on held-out samples: results/validation/formats.json.
 
     python scripts/train_on_formats.py WORK --pairs flickr8k/dev-00000.tar --texts wikitext2/valid.txt
+    python scripts/train_on_formats.py WORK --minutes 2 --out results/validation/formats-two-minutes.json ...
 
 The same images and captions are written in every format (`convert_examples.py`, into WORK/data), and each is trained on
 with the same seed and steps. Formats that name the images alike hold out the same ones and must end with the same
-scores; the others say why they differ. Finished runs are not made again.
+scores; the others say why they differ. With --minutes the clock decides how many steps each makes, so nothing is
+compared. The file is written after every run, and finished runs are not made again.
 """
 
 from __future__ import annotations
@@ -42,10 +44,10 @@ FACTS = ("commit", "machine", "parameters", "precision", "seed of training")
 KEPT = re.compile(r"(image to text|text to image) R@\d+|mean recall|CIDEr-D|perplexity, ((?!random).)*")
 
 
-def trained(name: str, path: Path, out: Path, steps: int) -> dict[str, Any]:
+def trained(name: str, path: Path, out: Path, length: list[str]) -> dict[str, Any]:
     """What a run on one format says: made by the command in it, or found finished in `out`."""
     kind = "texts" if name.startswith("texts/") else "pairs"
-    command = ["unimo", "pretrain", "photos", f"--{kind}", str(path), "--steps", str(steps), "--out", str(out)]
+    command = ["unimo", "pretrain", "photos", f"--{kind}", str(path), *length, "--out", str(out)]
     command += [word for setting in SETTINGS for word in ("--set", setting)]
     kept = out / "format.json"
     if not kept.is_file():
@@ -61,7 +63,8 @@ def trained(name: str, path: Path, out: Path, steps: int) -> dict[str, Any]:
     report = json.loads((out / "evaluation.json").read_text())
     kept_rows = [row for row in report["scores"] if KEPT.fullmatch(row["metric"]) and isinstance(row["score"], dict)]
     scores = {row["metric"]: row["score"]["value"] for row in kept_rows}
-    row = json.loads(kept.read_text()) | {"command": shlex.join(command)}
+    steps = (out / "log.jsonl").read_text().count("\n")
+    row = json.loads(kept.read_text()) | {"steps": steps, "command": shlex.join(command)}
     return row | {"scores": scores, "facts": report["facts"]}
 
 
@@ -85,20 +88,33 @@ def main() -> None:
     parser.add_argument("--texts", nargs="+", required=True)
     parser.add_argument("--limit", type=int, default=300)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--minutes", type=float, help="in place of --steps")
     parser.add_argument("--format", nargs="+", default=[], help="only these (see convert_examples.py)")
+    parser.add_argument("--beside", help="what else ran on the machine, for the file")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "validation" / "formats.json")
     given = parser.parse_args()
     pairs, texts = read_pairs(given.pairs, given.limit), read_texts(given.texts, given.limit)
     places = convert(given.work / "data", pairs, texts, given.format)
+    length = ["--minutes", f"{given.minutes:g}"] if given.minutes else ["--steps", str(given.steps)]
     rows = []
     for name, path in places.items():
-        rows.append(trained(name, path, given.work / "runs" / name.replace("/", "-"), given.steps))
+        rows.append(trained(name, path, given.work / "runs" / name.replace("/", "-"), length))
         print(f"{name}: {rows[-1]['seconds']} s, {rows[-1]['scores']}", flush=True)
-    compared(rows)
-    facts, *_ = [row.pop("facts") for row in rows]
-    here = {"command": "python scripts/train_on_formats.py WORK --pairs flickr8k/dev-00000.tar --texts valid.txt"}
-    whole = here | {"facts": {key: facts[key] for key in FACTS}, "formats": rows}
-    text = json.dumps(whole, indent=1).replace(str(given.work.resolve()), "WORK").replace(str(given.work), "WORK")
-    (ROOT / "results" / "validation" / "formats.json").write_text(text + "\n")
+        write(given, rows)
+    if not given.minutes:
+        compared(rows)
+        write(given, rows)
+
+
+def write(given: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """The file, of the runs so far."""
+    names = " ".join(Path(name).name for name in (*given.pairs, "--texts", *given.texts))
+    minutes = f" --minutes {given.minutes:g}" if given.minutes else ""
+    here = {"command": f"python scripts/train_on_formats.py WORK --pairs {names}{minutes}", "beside": given.beside}
+    facts = {key: rows[0]["facts"][key] for key in FACTS}
+    formats = [{key: value for key, value in row.items() if key != "facts"} for row in rows]
+    text = json.dumps({**here, "facts": facts, "formats": formats}, indent=1)
+    given.out.write_text(text.replace(str(given.work.resolve()), "WORK").replace(str(given.work), "WORK") + "\n")
 
 
 if __name__ == "__main__":

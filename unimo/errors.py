@@ -95,9 +95,9 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     """The known name most like a misspelt one, or None. Names of more than 200 characters are not looked at."""
     if len(name) > _LONGEST_NAME:  # comparing two takes the product of their lengths
         return None
-    known = [other for other in itertools.islice(names, _MOST_NAMES) if len(other) <= _LONGEST_NAME]
-    found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)  # below it, guesses are absurd
-    return found[0] if found else None
+    known = {other.lower(): other for other in itertools.islice(names, _MOST_NAMES) if len(other) <= _LONGEST_NAME}
+    found = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)  # below it, guesses are absurd
+    return known[found[0]] if found else None
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str | None:

@@ -98,6 +98,27 @@ def test_pairs_from_parquet(tmp_path):
     assert corpus.meta(3) == {"key": "k3", "caption": "c3", "url": "u"}
 
 
+OTHERS = {"id": "7", "url": "http://x/1", "title": "one, two"}
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.json", "t.jsonl"])
+@pytest.mark.parametrize("kind", ["pairs", "texts"])
+def test_other_columns_reach_the_meta_of_a_sample_whatever_the_table(kind, name, tmp_path):
+    said = {"caption": "a dog", "image": "0.png"} if kind == "pairs" else {"text": "a dog"}
+    files_in(tmp_path, {"0.png": image(0), "1.png": image(1)})
+    rows = [said | OTHERS, said | {"image": "1.png", "id": "8", "url": "", "title": ""}]
+    if name.endswith("sv"):
+        header, between = list(rows[0] | rows[1]), "\t" if name == "t.tsv" else ";"
+        lines = [header, *([row.get(column, "") for column in header] for row in rows)]
+        data = "".join(between.join(line) + "\n" for line in lines).encode()
+    else:
+        data = jsonl(rows) if name.endswith("l") else json.dumps(rows).encode()
+    (tmp_path / name).write_bytes(data)
+    for _ in range(2):  # built, then from its index
+        corpus, _ = loosely(kind, tmp_path / name)
+        assert OTHERS.items() <= corpus.sample(0).meta.items() and corpus.meta(1)["id"] == "8"
+
+
 def test_images_from_folders_and_tars(tmp_path):
     strange = "cats/ü b/-1 🐈.png"
     files_in(tmp_path, {strange: image(1), "cats/notes.md": b"ignored", ".hidden.png": b"ignored"})

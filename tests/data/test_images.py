@@ -99,6 +99,8 @@ def test_colour_modes_have_a_defined_rgb_form():
     for image in (grey, grey.convert("LA"), grey.convert("F")):
         assert equal(np.asarray(to_rgb(image))[..., 0], grey), image.mode
     assert set(np.unique(np.asarray(load_rgb(encoded(grey.convert("1")))))) == {0, 255}
+    unit = Image.fromarray(np.asarray(grey, np.float32) / 255)  # as a model writes a mask
+    np.testing.assert_array_equal(load_rgb(encoded(unit, "TIFF")), load_rgb(encoded(grey)))
     assert equal(load_rgb(encoded(palette)), palette.convert("RGB"))
     levels = (np.arange(256) * 257).astype(np.uint16).reshape(16, 16)  # sixteen bits keep their levels
     assert equal(np.asarray(load_rgb(encoded(Image.fromarray(levels))))[..., 0].ravel(), np.arange(256))

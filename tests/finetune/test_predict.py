@@ -59,6 +59,14 @@ def test_case_three_of_a_hundred_comments_are_empty(tuned, tmp_path):
     assert all(f"new.csv, line {line}" in text for line in (5, 52, 101))
 
 
+@pytest.mark.parametrize("write, name", [(write_csv, "new.csv"), (write_jsonl, "new.jsonl")])
+def test_columns_that_play_no_part_come_with_the_answers(write, name, tuned, tmp_path):
+    rows = [{"id": i, "text": f"comment {i}", "url": f"u{i}", "stars": "3" if i else ""} for i in range(2)]
+    predict(tuned(), [write(tmp_path / name, rows)], out := tmp_path / "out.jsonl", say=quiet)
+    found = [json.loads(line)["meta"] for line in out.read_text().splitlines()]
+    assert found == [{"url": "u0"}, {"url": "u1", "stars": "3"}]
+
+
 def test_strict_is_an_error_and_writes_nothing(tuned, tmp_path):
     rows = [{"id": i, "text": "" if i == 1 else f"comment {i}"} for i in range(4)]
     data, out = write_csv(tmp_path / "new.csv", rows), tmp_path / "out.jsonl"

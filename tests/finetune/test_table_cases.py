@@ -161,9 +161,7 @@ def test_json_lines_are_still_lines(tmp_path):
     assert len(torn) == 3 and torn.bad == 1
 
 
-@pytest.mark.parametrize(
-    "text", ["[1, 2, 3]", "[[1], [2]]", '["a", "b"]', '[{"text": "a"', "[]", "[} ", '[{"a":1,"a":2}]']
-)
+@pytest.mark.parametrize("text", ["[1, 2, 3]", "[[1], [2]]", '[{"text": "a"', "[]", "[} ", '[{"a":1,"a":2}]'])
 def test_json_that_is_no_table_is_refused_by_its_file(text, tmp_path):
     (tmp_path / "rows.json").write_text(text)
     with pytest.raises(DataError, match=r"rows\.json"):

@@ -214,6 +214,22 @@ def test_the_whole_of_a_long_query_counts(index, pipeline):
     assert index.search(STORY, only="texts", top_k=1)[0].score == pytest.approx(scores.max(), abs=1e-5)
 
 
+def test_a_hit_brings_what_its_record_says(pipeline, data, tmp_path):
+    shutil.copytree(data / "images", tmp_path / "pairs")
+    rows = "".join(f"{i}.png,a dog,u{i}\n" for i in range(5))
+    (tmp_path / "pairs" / "t.csv").write_text(f"image,caption,url\n{rows}")
+    (tmp_path / "texts.jsonl").write_text('{"text": "a cat", "year": 1999, "score": NaN, "of": {"a": [1]}}\n')
+    given = {"pairs": tmp_path / "pairs", "texts": tmp_path / "texts.jsonl"}
+    index = unimo.open_index(build_index(pipeline, tmp_path / "index", **given, say=str), model=pipeline)
+    hits = index.search("a dog", top_k=20)
+    assert [index.meta(hit) for hit in hits if hit.key == "3.png"] == [{"url": "u3"}] * 2
+    said = {"year": 1999, "score": None, "of": {"a": [1]}}
+    assert [index.meta(hit) for hit in hits if hit.text == "a cat"] == [said]
+    (tmp_path / "pairs" / "t.csv").unlink()
+    again = unimo.open_index(tmp_path / "index", model=pipeline)
+    assert {again.meta(hit) for hit in hits if hit.key == "3.png"} == {None}
+
+
 def test_approximate_search(pipeline, data, index, built, tmp_path):
     with pytest.raises(UsageError, match="no inverted file"):
         open_index(built, approximate=True)

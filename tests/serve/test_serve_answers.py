@@ -74,8 +74,9 @@ def test_search(client, collection, query, options):
     np.testing.assert_allclose([hit["score"] for hit in found["hits"]], [hit.score for hit in expected], **CLOSE)
 
 
-def test_hits_bring_their_images_on_wish(client):
-    hits = post(client, "/search", text=TEXTS[0], thumbnails="true")["hits"]
+def test_hits_bring_their_images_and_records_on_wish(client, collection):
+    hits = post(client, "/search", text=TEXTS[0], thumbnails="true", meta="true")["hits"]
+    assert [hit["meta"] for hit in hits] == [collection.index.meta(hit) for hit in collection.index.search(TEXTS[0])]
     assert {hit["kind"] for hit in hits} == {"image", "text"}
     assert all(hit["thumbnail"].startswith("data:image/png;base64,") for hit in hits)
 

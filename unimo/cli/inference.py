@@ -56,7 +56,7 @@ def search(
     rerank_by: Annotated[
         str, typer.Option(help="The score of that: matching, or likelihood of the caption.")
     ] = "matching",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with what its record says.")] = False,
     model: Annotated[str | None, typer.Option(help="The model of the index, if it lies elsewhere by now.")] = None,
     approximate: Annotated[bool, typer.Option("--approximate", help="Search the inverted file; may miss.")] = False,
     device: Device = None,
@@ -73,7 +73,7 @@ def search(
     index = open_index(folder, model=model, approximate=approximate, device=device)
     options: dict[str, Any] = {"top_k": top_k, "only": only, "rerank": rerank, "rerank_by": rerank_by}
     hits = index.search(text, image, **options)
-    for line in (json.dumps(hit.to_dict()) for hit in hits) if as_json else table(hits):
+    for line in (json.dumps(hit.to_dict() | {"meta": index.meta(hit)}) for hit in hits) if as_json else table(hits):
         say(line)
 
 

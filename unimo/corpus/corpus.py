@@ -30,7 +30,7 @@ from unimo.data.sample import Sample
 from unimo.errors import DataError, UsageError, did_you_mean
 from unimo.file_access import read_file, read_range
 from unimo.formats.arrow import embedded_image, read_arrow_at
-from unimo.formats.columns import Fields, first_of
+from unimo.formats.columns import Fields, first_of, without
 from unimo.formats.text import decode_utf8, line_sha256, parse_json, read_jsonl_at
 from unimo.paths import user_path
 from unimo.ragged import Strings, offsets_of
@@ -119,6 +119,7 @@ class Corpus:
     sizes           (n, 2) int32, width and height of the upright images; (n, 2) zeros for texts
     token_counts    texts: (n,) int64; pairs: (m,) int64 of all captions, flat; images: (0,)
     caption_offsets pairs: (n + 1,) int64, captions of item i are [o[i], o[i + 1]); else None
+    fields          names of the fields that are read
     labels          images whose JSON names a class: n strings or None each; None when no item has one
     validation      (n,) bool, items of the data's own validation split (Karpathy's val), which is not trained on
     unreadable      key -> what is wrong with it, of the samples that were left out
@@ -134,8 +135,8 @@ class Corpus:
         self.shards = [(source.path, source.form) for source in sources]
         parts = [index.arrays for index in indexes]
         self._first = offsets_of([len(part["keys_offsets"]) - 1 for part in parts])
-        self.keys, self._files, self._records, names = (
-            _join_strings(parts, name) for name in ("keys", "files", "records", "labels")
+        self.keys, self._files, self._records, self._metas, names = (
+            _join_strings(parts, name) for name in ("keys", "files", "records", "metas", "labels")
         )
         self.labels = [name or None for name in names] if len(names.blob) else None
         self.sizes, self._image_at, self.image_sha256, self._record_at, self._record_sha256, self._token_ids = (
@@ -152,8 +153,7 @@ class Corpus:
         for index in indexes:
             for entry in index.quarantined:
                 self.unreadable.setdefault(entry["key"], _error(entry).parts())
-        fields = json.loads(indexes[0].header["fields"])
-        self._text_fields, self._image_fields = tuple(fields["text"]), tuple(fields["image"])
+        self.fields = Fields(**{name: tuple(names) for name, names in json.loads(indexes[0].header["fields"]).items()})
         identity = [kind, [[index.header[name] for name in IDENTITY] for index in indexes]]
         self.fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
@@ -182,7 +182,7 @@ class Corpus:
             return self._captions[row]
         if self._shard(i)[1] == "loose":
             return decode_utf8(self._record(i), self.where(i))
-        return first_of(self._values(i), self._text_fields)
+        return first_of(self._values(i), self.fields.text)
 
     def captions(self, i: int) -> list[str]:
         """All captions of pair i."""
@@ -203,18 +203,22 @@ class Corpus:
             data = read_range(path, offset, length)
         else:
             row = read_arrow_at(path, int(self._image_at[i, 0]))
-            data = next(filter(None, (embedded_image(row.get(name)) for name in self._image_fields)), b"")
+            data = next(filter(None, (embedded_image(row.get(name)) for name in self.fields.image)), b"")
         self._compare(i, data, self.image_sha256[i])
         return data
 
     def meta(self, i: int) -> dict:
-        """The JSON object (or the other columns) of item i; empty where there is none."""
+        """The JSON object or row of item i, of texts and of tables that are read as a whole (.csv, .json) without what
+        the sample itself is made of; empty where there is none."""
         self._check(i)
+        if self._metas[i]:
+            return parse_json(self._metas[i].encode(), self.where(i))
         if self._record_at[i, 0] < 0 or (self._shard(i)[1] == "loose" and self.kind != "pairs"):
             return {}
-        hidden = self._text_fields if self.kind == "texts" else ()
         values = self._values(i)
-        return {k: v for k, v in values.items() if k not in hidden and embedded_image(v) is None}
+        if self.kind == "texts":
+            values = without(values, self.fields.parts(self.kind))
+        return {name: value for name, value in values.items() if embedded_image(value) is None}
 
     def sample(self, i: int) -> Sample:
         """Item i, whole."""

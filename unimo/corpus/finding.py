@@ -221,7 +221,18 @@ def _find_at(kind: Kind, entry: str | Path, found: Found, fields: Fields) -> Non
         got = "files: " + ", ".join(f"{count} {ending}" for ending, count in endings) if there else "an empty folder"
         commands = [command for command in map(convert, there) if command]
         do = f"convert them: {commands[0]}" if commands else "correct the path, or convert the files"
+        if unread := next(filter(None, map(_unread, there)), None):
+            do = f"the first that cannot be read: {unread.one_line()}"
         raise DataError(f"no {kind} found", where=entry, got=got, expected=EXPECTED[kind], do=do)
+
+
+def _unread(path: Path) -> DataError | None:
+    """What is wrong with a table from its beginning."""
+    try:
+        first = next(rows_of(path, form_of(path)), None) if is_table(path.name) else None
+    except DataError as error:
+        return error
+    return first if isinstance(first, DataError) else None
 
 
 def _split_of(folder: Path, found: Found) -> Path:

@@ -15,7 +15,7 @@ from unimo.paths import user_path
 from unimo.ragged import Strings
 from unimo.sidecar import Format, Sidecar
 
-FORMAT = Format("index", 6, "unimo data check")
+FORMAT = Format("index", 7, "unimo data check")
 
 
 @dataclass

@@ -60,6 +60,7 @@ def build_index(
       records_… relative paths of the .json beside loose images · named_… (k) images that a table names
       image_at (n, 2) int64 offset, length · image_sha256 (n, 32) uint8 · sizes (n, 2) int32 width, height
       record_at (n, 2) int64 offset (-1: none) and length of the JSON member, line or text; the row of a table
+      metas_… (n) JSON of the other columns, of rows that cannot be read alone
       record_sha256 (n, 32) uint8 · validation (n,) uint8 · token_ids uint16 · token_offsets (m + 1) int64
       captions_… (m) of pairs, and texts that cannot be read again by themselves · caption_offsets (n + 1): pairs only
     """
@@ -155,6 +156,7 @@ class _Shard:
             "files": [item.file for item in kept],
             "labels": [item.label for item in kept],
             "records": [item.record for item in kept],
+            "metas": [item.meta for item in kept],
             "named": self.source.files if self.source.listed else (),
         }
         if self.kind != "images":

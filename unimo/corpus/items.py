@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +18,10 @@ from unimo.corpus.tar_samples import Parts, TarMembers
 from unimo.errors import DataError
 from unimo.file_access import MAX_MEMBER_BYTES, read_file, read_range
 from unimo.formats.arrow import embedded_image
-from unimo.formats.columns import CAPTION_NAMES, DOWNLOAD, PLAIN_CAPTION_NAMES, Fields, first_of, missing_field
+from unimo.formats.columns import CAPTION_NAMES, DOWNLOAD, PLAIN_CAPTION_NAMES, Fields, first_of, missing_field, without
 from unimo.formats.delimited import unpacked
 from unimo.formats.documents import KARPATHY, layout_of
+from unimo.formats.json_values import is_blank
 from unimo.formats.tables import ADDRESSED, rows_of
 from unimo.formats.tar import Member, scan_tar
 from unimo.formats.text import Row, checked_text, decode_utf8, ends_the_file, parse_json, split_lines
@@ -42,6 +44,7 @@ class Item:
     texts: list[str] = field(default_factory=list)
     label: str = ""
     record: str = ""  # relative path of the .json beside a loose image
+    meta: str = ""  # JSON of the other columns of a row that cannot be read alone
     validation: bool = False  # of the data's own validation split
 
 
@@ -218,17 +221,18 @@ class _Reader:
                 yield from self._try(row.key, self._row_text, row)
 
     def _row_text(self, row: Row) -> Item:
-        value, name = first_of(row.values, self.fields.text), "/".join(self.fields.text)
+        value, name = first_of(row.values, self.fields.text), "/".join(self.fields.text[:4])
         if value is None and set(self.fields.text).isdisjoint(row.values):
             raise missing_field(row.values, row.where, "text", self.fields.text)
-        if value is None or not (text := checked_text(value, row.where, name)).strip():
+        if is_blank(value):
             raise PassedOver("rows with a blank text")
-        return Item(row.key, row.where, **self._address(row), texts=[text])
+        return Item(row.key, row.where, **self._address(row), texts=[checked_text(value, row.where, name)])
 
     def _address(self, row: Row) -> dict[str, Any]:
-        """Where a row can be read again, if it can be read alone."""
+        """Where a row can be read again, if it can be read alone; else what it says beside the sample."""
         if self.source.form not in ADDRESSED:
-            return {}
+            meta = without(row.values, [*self.fields.parts(self.kind), ("",)])
+            return {"meta": json.dumps(meta) if meta else ""}
         return {"record_at": (row.offset, row.length), "record_sha256": row.sha256}
 
     def _row_images(self) -> Iterator[Item | Bad]:
@@ -309,17 +313,16 @@ class _Reader:
 
     def _captions(self, given: object, where: str) -> list[str]:
         """One or many captions, stripped; blank ones are dropped and counted."""
-        name = "/".join(self.fields.captions)
+        name = "/".join(self.fields.captions[:4])
         what, got, expected = "image without caption", None, f"a field {name}, or lines of .txt"
         given = [given] if isinstance(given, str) else given
         if isinstance(given, list):
-            stripped = [checked_text(caption, where, name).strip() for caption in given]
-            captions = [caption for caption in stripped if caption]
-            self.notes.tell("blank captions", where, count=len(stripped) - len(captions))
+            captions = [checked_text(caption, where, name).strip() for caption in given if not is_blank(caption)]
+            self.notes.tell("blank captions", where, count=len(given) - len(captions))
             if captions:
                 return captions
             got = "only blank captions"
-        elif given is not None:
+        elif not is_blank(given):
             what, where, got = "wrong type of field", f"{where}, field {name}", type(given).__name__
             expected = "a string or a list of strings"
         do = "add a caption, name another field, or remove the image"
@@ -357,6 +360,8 @@ def image_name(row: Row, fields: Fields) -> str | None:
     value = first_of(row.values, fields.image)
     if isinstance(value, dict):  # a record of Hugging Face datasets
         value = value.get("path")
+    if isinstance(value, str) and not row.typed:  # NAME, CAPTION: blanks beside a delimiter are nobody's name
+        value = value.strip()
     return None if value in (None, "") else checked_text(value, row.where, "/".join(fields.image[:4]))
 
 

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -86,11 +86,13 @@ def image_size(
 def to_rgb(image: Image.Image) -> Image.Image:
     """A loaded image of any mode as RGB: alpha over white, 16 bits scaled to 8, floats read as 0..255.
 
-    Raises DataError for pixels or modes that have no such form.
+    Floats of which none is over 1 are read as 0..1. Raises DataError for pixels or modes that have no such form.
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy()  # a plain image, detached from its file
     width, height = image.size
+    if image.mode == "F" and 0 < cast(float, image.getextrema()[1]) <= 1:
+        image = image.point(lambda value: value * 255 + 0)  # floats take a line, no more
     rows = max(1, _STRIP // max(1, width))
     rgb = Image.new("RGB", image.size)
     for top in range(0, height, rows):  # what stands between both forms need not be whole

@@ -45,6 +45,9 @@ def open_rows(
         named = columns(data.columns)
         optional = {part: IfThere(names) for part, names in named.items() if tolerant and part in ANY_TARGET}
         options["fields"] = named | optional
+    if tolerant and "fields" in known:  # predictions bring the other columns of their rows
+        fields = options.get("fields", {})
+        options["fields"] = {**fields, "extra": [*fields.get("extra", ()), "*"]}
     one: Any = paths[0] if len(paths) == 1 else paths
     examples = open_examples(
         data.reader,

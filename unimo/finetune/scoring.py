@@ -26,6 +26,7 @@ from unimo.evaluation.item_sums import write_sums
 from unimo.evaluation.zero_shot.context import digest
 from unimo.finetune.attention_maps import attention_map
 from unimo.finetune.baselines import baselines
+from unimo.finetune.example import Example
 from unimo.finetune.head_task import HeadTask
 from unimo.finetune.job import Task
 from unimo.finetune.overlap import split_overlap
@@ -35,6 +36,7 @@ from unimo.finetune.settings import Finetuning
 from unimo.finetune.split import Examples
 from unimo.finetune.task_type import ReportRow, rows_per_pass
 from unimo.finetune.task_types import Retrieval, TaskType, selection_score
+from unimo.formats.json_values import to_json
 from unimo.inference.model import Pipeline
 from unimo.json_files import write_json
 from unimo.train.provenance import call_facts, model_facts
@@ -126,7 +128,10 @@ def score_task(
 
 
 def write_predictions(path: Path, task: TaskType, predictions: Sequence[Any], examples: Examples) -> None:
-    """One JSON line for each row, in its order, with its id. A row left out or answered twice is a fault of ours."""
+    """One JSON line for each row, in its order, with its id, and in `meta` what was kept of its columns.
+
+    A row left out or answered twice is a fault of ours.
+    """
     if len(predictions) != len(examples):
         raise UnimoError(
             "not one prediction for each row",
@@ -136,10 +141,14 @@ def write_predictions(path: Path, task: TaskType, predictions: Sequence[Any], ex
             do="report this as a fault of unimo",
         )
     lines = [
-        json.dumps({"id": row.id, **task.written(prediction)}, ensure_ascii=False)
+        json.dumps({"id": row.id, **task.written(prediction), **_meta(row)}, ensure_ascii=False)
         for row, prediction in zip(examples.rows, predictions)
     ]
     write_atomic(path, ("\n".join(lines) + "\n").encode())
+
+
+def _meta(row: Example) -> dict[str, Any]:
+    return {"meta": to_json(row.extra["meta"])} if "meta" in row.extra else {}
 
 
 def _named(rows: Sequence[ReportRow], split: str, baseline: str | None = None) -> list[ReportRow]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from unimo.errors import DataError
 from unimo.file_access import stat_regular
+from unimo.formats.delimited import checked_header
 from unimo.formats.text import Row
 
 
@@ -16,6 +17,7 @@ def read_arrow(path: Path) -> Iterator[Row | DataError]:
     """The rows, as Python values."""
     number = 0
     try:
+        checked_header(_schema(path).names, path.name)
         for part in range(_parts(path)):
             for batch in _part(*_identity(path), part).to_batches(max_chunksize=256):  # not all images at once
                 for values in batch.to_pylist():
@@ -56,7 +58,7 @@ def schema_of(path: Path) -> dict[str, bool] | None:
     import pyarrow
 
     try:
-        schema = _open(path).schema_arrow if _is_parquet(path) else _open(path).schema
+        schema = _schema(path)
     except Exception:  # a damaged file: reading it says so
         return None
 
@@ -73,6 +75,10 @@ def embedded_image(value: object) -> bytes | None:
     if isinstance(value, dict):
         value = value.get("bytes")
     return value if isinstance(value, bytes) else None
+
+
+def _schema(path: Path) -> Any:
+    return _open(path).schema_arrow if _is_parquet(path) else _open(path).schema
 
 
 def _is_parquet(path: Path) -> bool:

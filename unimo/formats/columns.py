@@ -5,23 +5,29 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from unimo.errors import DataError, UsageError, nearest
 
 Names = tuple[str, ...]
 
+
+def _cased(*names: str) -> Names:
+    """Names as they stand, then as spreadsheets begin them, then in capitals."""
+    return tuple(dict.fromkeys(style(name) for style in (str, str.capitalize, str.upper) for name in names))
+
+
 IMAGE_PATH_NAMES: Names = (
     *("image", "image_path", "filepath", "file_path", "file_name", "filename", "image_name", "image_file", "img_path"),
     *("img", "picture"),
 )
-IMAGE_NAMES: Names = (*IMAGE_PATH_NAMES, "path", "jpg", "jpeg", "png", "webp")
+IMAGE_NAMES: Names = _cased(*IMAGE_PATH_NAMES, "path", "jpg", "jpeg", "png", "webp")
 PLAIN_CAPTION_NAMES: Names = ("captions", "caption", "text")  # also of the .json beside an image
-CAPTION_NAMES: Names = (
+CAPTION_NAMES: Names = _cased(
     *PLAIN_CAPTION_NAMES,
     *("title", "texts", "comment", "description", "alt_text", "alt", "sentence", "raw", "blip_caption"),
 )
-TEXT_NAMES: Names = (
+TEXT_NAMES: Names = _cased(
     *("text", "content", "sentence", "document", "article", "body", "passage", "raw_content", "story", "abstract"),
 )
 LABEL_NAMES: Names = ("label_name", "label", "class", "category")
@@ -51,6 +57,10 @@ class Fields:
     captions: Names = CAPTION_NAMES
     label: Names = LABEL_NAMES
     split: Names = ()
+
+    def parts(self, kind: Literal["texts", "images", "pairs"]) -> tuple[Names, ...]:
+        """The names of what a sample of a kind consists of."""
+        return {"texts": (self.text,), "images": (), "pairs": (self.captions, self.image)}[kind]
 
     @classmethod
     def of(cls, given: Sequence[str]) -> Fields:
@@ -83,6 +93,12 @@ def first_of(values: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((values[name] for name in names if values.get(name) is not None), None)
 
 
+def without(values: Mapping[str, Any], parts: Iterable[Sequence[str]]) -> dict[str, Any]:
+    """A record without the fields that play these parts."""
+    used = {next((name for name in names if values.get(name) is not None), None) for names in parts}
+    return {name: value for name, value in values.items() if name not in used}
+
+
 def image_columns(values: Mapping[str, Any]) -> list[str]:
     """Fields whose value is called like an image file."""
     return [name for name, value in values.items() if isinstance(value, str) and _IMAGE_FILE.fullmatch(value)]
@@ -95,6 +111,9 @@ def missing_field(values: Mapping[str, Any], where: str, part: str, names: Seque
     addresses = part == "image" and any(name in ADDRESS_NAMES or name.startswith("http") for name in there)
     likely = files[:1] if part == "image" else sorted(free, key=lambda name: -len(values[name]))[:1]
     column = nearest(names[0], there) or (likely[0] if likely else "NAME")
+    if image_columns(dict(zip(there, there))):
+        expected, do = "names of columns, as image,caption", "write a first line with them; this one is a row"
+        return DataError("table without a header", where=where, got=", ".join(there[:8]), expected=expected, do=do)
     return DataError(
         "field is missing",
         where=where,

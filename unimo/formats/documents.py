@@ -8,6 +8,7 @@
     {"images": [{"filename": "1.jpg", "split": "train", "sentences": [{"raw": "a dog"}]}]}
                                                                 Karpathy's splits: a row for each image
     {"data": [{"text": "...", "label": "..."}], "version": 1}   an object around one list: a row each
+    ["It rained.", "It snowed."]                                texts: a row each
 
 A file of JSON lines begins with an object that ends where the first line does, and is none of these.
 """
@@ -97,7 +98,9 @@ def layout_of(path: Path) -> str:
 def _rows(values: Iterable[Any], where: str) -> Iterator[Row | DataError]:
     for i, each in enumerate(values):
         place = f"{where}, row {i}"
-        if not isinstance(each, dict):
+        if isinstance(each, str):
+            yield Row(place, {"text": each}, i)
+        elif not isinstance(each, dict):
             got, do = type(each).__name__, "repair the row"
             yield DataError("not a row", where=place, got=got, expected="an object", do=do)
         elif isinstance(each.get("conversations"), list):

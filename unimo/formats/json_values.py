@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -32,6 +33,17 @@ def read_json(path: Path, *, any_value: bool = False) -> Any:
     if not any_value and not isinstance(value, dict):
         raise wrong_type(path.name, value, "an object")
     return value
+
+
+def to_json(value: Any) -> Any:
+    """A value of a table as strict JSON has it: NaN and infinity are null, half characters ?, other types text."""
+    text = json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "replace").decode()
+    return json.loads(text, parse_constant=lambda _: None)
+
+
+def is_blank(value: Any) -> bool:
+    """Whether nothing stands there: null, what pandas writes for it (NaN), or white space."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
 def each_of(values: Iterable[Any], where: str, make: Callable[[Any, str], Any]) -> Iterator[Any]:

@@ -45,6 +45,10 @@ def scan_tar(path: Path) -> Iterator[Member | Oddity | DataError]:
     valid header counts. Symbolic and hard links, devices, folders and sparse files are no members to be read.
     """
     size = stat_regular(path).st_size
+    if read_range(path, 0, min(size, 2)) == b"\x1f\x8b":
+        expected, do = "a tar that is not packed", f"gunzip < {path.name} > unpacked.tar"
+        yield DataError("tar is packed by gzip", where=path.name, got="gzip's first bytes", expected=expected, do=do)
+        return
     lost: int | None = None  # where a stretch without headers began
     at, cut = 0, False
     extended: dict[str, str] = {}  # what pax or GNU blocks say about the next member

@@ -52,17 +52,19 @@ class Row:
 def decode_utf8(data: bytes, where: object, offset: int = 0) -> str:
     """Strict UTF-8 without NUL characters, a byte order mark dropped. offset: where data begins in its file."""
     skipped = len(BOM) if data.startswith(BOM) else 0
-    do = "convert the file to UTF-8"
+    do = "convert the file to UTF-8: iconv -f {} -t UTF-8 FILE > NEW"
     try:
         text = data[skipped:].decode("utf-8")
     except UnicodeDecodeError as error:
         wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
         got = "UTF-16 (by its byte order mark)" if wide else f"byte 0x{error.object[error.start]:02x}"
         place = f"{where}, byte offset {offset + skipped + error.start}"
+        do = do.format("UTF-16" if wide else "WINDOWS-1252")
         raise DataError("text is not UTF-8", where=place, got=got, expected="UTF-8", do=do) from None
     if "\0" in text:
         place = f"{where}, byte offset {offset + data.index(0)}"
-        expected, do = "text (a file of UTF-16 or a binary file reads like this)", f"{do}, or leave it out"
+        expected = "text (a file of UTF-16 or a binary file reads like this)"
+        do = f"{do.format('UTF-16LE')}, or leave it out"
         raise DataError("text holds a NUL character", where=place, expected=expected, do=do)
     return text
 

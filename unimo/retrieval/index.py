@@ -28,7 +28,8 @@ from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.data.regions import ImageRegions
 from unimo.errors import DataError, UsageError, WeightsError
-from unimo.formats.columns import Fields
+from unimo.formats.columns import Fields, without
+from unimo.formats.json_values import to_json
 from unimo.inference import EncodedImages, EncodedTexts, ImageInput, Pipeline, identity, load
 from unimo.machine import free_memory
 from unimo.paths import user_path
@@ -190,11 +191,23 @@ class Index:
             )
         if rerank and rerank_by == "matching":
             self.model.matcher.require()
-        return [self._found(query, kinds, top_k, only, rerank, rerank_by) for query in self._queries(queries)]
+        if not queries:
+            return []
+        asked = self._queries(queries)
+        vectors = np.stack([query.vector for query in asked])
+        nearest = [self.nearest(vectors, kind, max(top_k, rerank)) for kind in kinds]
+        return [self._found(query, list(rows), top_k, only, rerank, rerank_by) for query, *rows in zip(asked, *nearest)]
 
     def _found(
-        self, query: _Query, kinds: list[Kind], top_k: int, only: Only | None, rerank: int, by: RerankBy
+        self,
+        query: _Query,
+        nearest: list[list[dict[str, Any]]],
+        top_k: int,
+        only: Only | None,
+        rerank: int,
+        by: RerankBy,
     ) -> list[Hit]:
+        kinds = self._kinds(only)
         fusible = [kind for kind in kinds if (query.texts if kind == "image" else query.images) is not None]
         if rerank and not fusible:
             raise UsageError(
@@ -203,7 +216,6 @@ class Index:
                 expected="a text looking for images, an image looking for texts, or both",
                 do="leave --rerank away, or --only",
             )
-        nearest = [self.nearest(query.vector, kind, max(top_k, rerank)) for kind in kinds]
         ranked = [(rank, -row["score"], row) for rows in nearest for rank, row in enumerate(rows)]
         found = [row for *_, row in sorted(ranked, key=lambda one: one[:2])]
         for kind in fusible if rerank else ():
@@ -215,25 +227,41 @@ class Index:
         corpus, _ = self._corpus(hit.data)
         return None if corpus.kind == "texts" else corpus.image_bytes(hit.item)
 
+    def meta(self, hit: Hit) -> dict[str, Any] | None:
+        """What the record of a hit says beside image, text and captions, as JSON can hold it: further columns of its
+        table, fields of its JSON. None where the data are no longer there as they were indexed."""
+        try:
+            corpus, _ = self._corpus(hit.data)
+            return to_json(without(corpus.meta(hit.item), corpus.fields.parts(corpus.kind)))
+        except DataError:
+            return None
+
     def regions(self, hit: Hit) -> ImageRegions | None:
         """What UNIMO reads of a hit's image; None for a model that sees pixels. Raises what `image_bytes` does."""
         _, regions = self._corpus(hit.data)
         return None if regions is None else regions.image(hit.item)
 
-    def nearest(self, vector: np.ndarray, kind: Kind, k: int) -> list[dict[str, Any]]:
-        """The k rows of a kind nearest to a vector (D,) of length 1, with their cosines as `score`, best first.
+    def nearest(self, vectors: np.ndarray, kind: Kind, k: int) -> list[list[dict[str, Any]]]:
+        """The k rows of a kind nearest to each vector (Q, D) of length 1, with their cosines as `score`, best first.
 
         Equal rows stand in the order they have in the index. Raises DataError where a row found is not of length 1.
         """
         with store.reading(self.folder):
-            found = self._scanned(vector, kind, k) if self._too_large(kind) else self._exactly(vector, kind, k)
+            if self._too_large(kind):
+                found = [self._scanned(vector, kind, k) for vector in vectors]
+            else:
+                found = self._exactly(vectors, kind, k)
+        return [self._scored(rows, vector)[:k] for rows, vector in zip(found, vectors)]
+
+    def _scored(self, found: list[dict[str, Any]], vector: np.ndarray) -> list[dict[str, Any]]:
+        rows = []
         for row in found:
-            row["vector"] = np.asarray(row["vector"], np.float64)
-            length = float(np.linalg.norm(row["vector"]))
+            stored = np.asarray(row["vector"], np.float64)
+            length = float(np.linalg.norm(stored))
             if not abs(length - 1) <= store.UNIT_TOLERANCE:  # also true of NaN
                 raise store.not_of_length_one(self.folder, row["key"], length)
-            row["score"] = float(row["vector"] @ vector)
-        return sorted(found, key=lambda row: (-np.float32(row["score"]), row["_rowid"]))[:k]
+            rows.append({**row, "vector": stored, "score": float(stored @ vector)})
+        return sorted(rows, key=lambda row: (-np.float32(row["score"]), row["_rowid"]))
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
@@ -243,11 +271,13 @@ class Index:
         needed = 2 * self.rows[kind] * self.header["width"]
         return self.approximate or (kind not in self._vectors and free is not None and 4 * needed > free)
 
-    def _exactly(self, vector: np.ndarray, kind: Kind, k: int) -> list[dict[str, Any]]:
+    def _exactly(self, vectors: np.ndarray, kind: Kind, k: int) -> list[list[dict[str, Any]]]:
+        """Of all queries with one look into the table, which costs more than comparing."""
         if kind not in self._vectors:
             self._vectors[kind] = store.vectors(self.folder, self.table, kind)
-        (ids,) = self._vectors[kind].nearest(vector[None], k)
-        return store.at(self.table, ids, _COLUMNS)
+        found = self._vectors[kind].nearest(vectors, k)
+        rows = {row["_rowid"]: row for row in store.at(self.table, np.unique(np.concatenate(found)), _COLUMNS)}
+        return [[rows[number] for number in ids.tolist()] for ids in found]
 
     def _scanned(self, vector: np.ndarray, kind: Kind, k: int) -> list[dict[str, Any]]:
         """Somewhat more than k rows, by the library."""

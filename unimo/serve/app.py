@@ -191,6 +191,7 @@ class Service:
             "matching"
         ),
         thumbnails: Annotated[bool, Form(description="with the image of each hit")] = False,
+        meta: Annotated[bool, Form(description="with what its record says beside it")] = False,
     ) -> schemas.Hits:
         """What lies in the collection near a text, an image or both."""
         collection = self.collection
@@ -202,8 +203,11 @@ class Service:
         # A second stage fills passes of its own; joined, it would only hold up the others.
         key = object() if rerank else ("search", top_k, only)
         (hits,) = await self.batcher.submit(key, lambda rows: collection.index.search_many(rows, **options), [query])
-        shown = await asyncio.to_thread(collection.thumbnails, hits) if thumbnails else [None] * len(hits)
-        return schemas.Hits(hits=[schemas.Found(**hit.to_dict(), thumbnail=uri) for hit, uri in zip(hits, shown)])
+        nothing = [None] * len(hits)
+        shown = await asyncio.to_thread(collection.thumbnails, hits) if thumbnails else nothing
+        records = await asyncio.to_thread(list, map(collection.index.meta, hits)) if meta else nothing
+        rows = zip(hits, shown, records)
+        return schemas.Hits(hits=[schemas.Found(**hit.to_dict(), thumbnail=uri, meta=said) for hit, uri, said in rows])
 
     async def entries(self) -> schemas.Dictionary:
         """The entries of the grounded dictionary that the collection's pairs choose most, with patches and words."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
@@ -65,6 +65,7 @@ class Found(BaseModel):
     score: float
     fused: float | None
     thumbnail: str | None = Field(None, description="data URI of its image, if requested")
+    meta: dict[str, Any] | None = Field(None, description="other columns or fields of its record, if requested")
 
 
 class Hits(BaseModel):

@@ -9,7 +9,7 @@ score     target float     a number
 target    target str or tuple of str: what is to be written, or its references
 answers   target dict      answers with their scores
 group     extra["group"]   rows that belong together: images, stories
-extra     extra[NAME]      columns handed on as they are
+extra     extra[NAME]      columns handed on as they are; *: all that play no part, as extra["meta"]
 
 A table of text (.csv, .tsv) has no types: pandas and spreadsheets write a list as ["a", "b"] or ['a', 'b'], a whole
 number as 1.0 and a truth value as True. Here they mean what they mean in JSON and Parquet.
@@ -75,6 +75,7 @@ class Columns:
     group: str | None = None
     target: tuple[str, str] | None = None
     extra: Names = ()
+    rest: Names = ()  # columns that play no part, where they are asked for
     unused: Names = ()  # columns that could have been the target as well
     others: Names = ()  # columns that play no part
 
@@ -129,7 +130,7 @@ def _named(fields: Given, extra: Names) -> tuple[dict[str, Names], set[str], Nam
             raise UsageError("unknown part of an example", got=part, expected=", ".join(PARTS), do=do)
         columns = (value,) if isinstance(value, str) else tuple(value or ())
         if part == "extra":
-            extra = columns
+            extra = (*extra, *columns)
         elif part == "text" and len(columns) > 1:
             named |= {f"text{i}" if i > 1 else "text": (column,) for i, column in enumerate(columns, start=1)}
         elif value is not None and len(columns) != 1:
@@ -143,7 +144,8 @@ def find_columns(layout: Layout, present: Iterable[str], where: object) -> Colum
     """The column of each part among those present. DataError when one that is needed is not there."""
     there = list(present)
     got = ", ".join(there[:20]) or "no columns"
-    found = {part: next((name for name in names if name in there), None) for part, names in layout.names.items()}
+    called = {name.lower(): name for name in reversed(there)} | {name: name for name in there}  # Text is text
+    found = {part: next((called[n] for n in names if n in called), None) for part, names in layout.names.items()}
     for part in layout.needed:
         if found.get(part) is None:
             names = layout.names[part] or (part,)  # none: its only column was given another part
@@ -164,6 +166,7 @@ def find_columns(layout: Layout, present: Iterable[str], where: object) -> Colum
         found["target"] = found.get("target") or next((name for name in CAPTION_NAMES if name in there), None)
     read = {*texts, found.get("image"), found.get("id")}
     targets = [(part, column) for part in parts if (column := found.get(part)) and column not in read]
+    known = {*read, found.get("group"), *dict(targets[:1]).values()}
     return Columns(
         layout,
         texts,
@@ -172,6 +175,7 @@ def find_columns(layout: Layout, present: Iterable[str], where: object) -> Colum
         found.get("group"),
         targets[0] if targets else None,
         tuple(name for name in layout.extra if name in there),
+        tuple(name for name in there if "*" in layout.extra and name and name not in known),
         tuple(column for _, column in targets[1:] if column != targets[0][1]),
         tuple(name for name in there if name not in found.values()),
     )
@@ -203,6 +207,9 @@ def example_of(row: Row, columns: Columns) -> Example | str:
     if columns.group and (group := _word(values, columns.group, where)):
         extra["group"] = group
     extra |= {name: values[name] for name in columns.extra if values.get(name) is not None}
+    rest = {name: values[name] for name in columns.rest if values.get(name) not in (None, "")}
+    if rest := {name: value for name, value in rest.items() if embedded_image(value) is None}:
+        extra["meta"] = rest
     kind = Caption if columns.captions and target is not None else Example
     return kind(_word(values, columns.id, where) or row.key, texts, image, target, extra)
 

@@ -11,9 +11,8 @@ from unimo.finetune.example import Example, Found, Noted
 from unimo.finetune.readers.columns import Given
 from unimo.finetune.readers.layouts import read_table
 from unimo.formats.json_values import each_row, empty, name_of, words
-from unimo.formats.line_file import LineFile
 from unimo.formats.tables import is_table, rows_of
-from unimo.formats.text import Row, decode_utf8, ends_the_file, lines_of
+from unimo.formats.text import Row, decode_utf8, ends_the_file, lines_of, raw_lines
 
 HIGHLIGHT = "@highlight"
 ORDERS = 6  # images of an example of NLVR, which show its three boxes in other orders
@@ -32,7 +31,7 @@ def read_lines(source: Path, target: Path | None = None, *, fields: Given | None
         raise UsageError("lines have no columns", where=source, got=", ".join(fields), do="leave --column out")
     if target is None:
         yield Noted("sources without a file of targets: no targets")
-    elif (counts := [sum(1 for _ in LineFile(path).lines()) for path in (source, target)])[0] != counts[1]:
+    elif (counts := [_count(path) for path in (source, target)])[0] != counts[1]:
         what, got = "source and target have different numbers of lines", f"{counts[0]} and {counts[1]} lines"
         expected = "a line of target for each line of source"
         do = "look for a line end inside a text, or fetch both files again"
@@ -52,6 +51,14 @@ def read_lines(source: Path, target: Path | None = None, *, fields: Given | None
         else:
             row = Example(f"{source.name}:{number}", (str(text).strip(),))
             yield row if wanted is None else Example(row.id, row.texts, None, str(wanted).strip())
+
+
+def _count(path: Path) -> int:
+    """The lines of a file. DataError where a packed one is damaged or ends early."""
+    data = [line if isinstance(line, DataError) else None for *_, line in raw_lines(path)]
+    if data and data[-1] is not None and ends_the_file(data[-1]):
+        raise data[-1]
+    return len(data)
 
 
 def read_stories(path: Path) -> Found:
