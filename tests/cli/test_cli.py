@@ -69,6 +69,7 @@ def test_every_verb_that_reads_tables_of_samples_can_be_told_their_columns():
         ("pretrain scenes --output_dir runs/x", "--out PATH"),
         ("finetune sst2 --data train.tsv", "--train PATH"),
         ("plan base --gpu 8", "--gpus"),
+        ("finetune sst2 --model m", "--init-from MODEL"),
         ("caption m image.png --lr 1", "No such option: --lr"),
         ("pretrain scenes --fp16", "--set precision=..."),
         ("caption m image.png --beams 3", "--num-beams"),

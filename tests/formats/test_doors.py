@@ -270,6 +270,12 @@ def test_what_is_refused_names_a_command_that_converts_it(ending, command, tmp_p
         assert command in caught.value.do and str(tmp_path / name) in caught.value.do
 
 
+def test_images_given_as_texts_are_called_images(tmp_path):
+    files_in(tmp_path, {**PIXELS, "Thumbs.db": b"x"})
+    with pytest.raises(DataError, match=r"no texts found.*--images"):
+        opened("texts", tmp_path)
+
+
 def test_the_same_name_in_two_folders_is_refused_not_guessed(tmp_path):
     files_in(tmp_path, {**under("x"), "y/a.jpg": image(7), "t.csv": csv_text(["image", "caption"], ROWS)})
     corpus, bad = loosely("pairs", tmp_path / "t.csv")

@@ -380,8 +380,9 @@ def test_empty_and_impossible_queries_are_refused(index, pipeline, data, tmp_pat
             index.search(**query)
     with pytest.raises(UsageError, match="not a text"):
         index.search(["a dog"])
-    with pytest.raises(UsageError, match="top"):
-        index.search("a dog", top_k=0)
+    for options in ({"top_k": 0}, {"top_k": "5"}, {"rerank": -1}):
+        with pytest.raises(UsageError, match=next(iter(options))):
+            index.search("a dog", **options)
     with pytest.raises(UsageError, match="texts or images"):
         index.search("a dog", only="videos")
     build_index(pipeline, tmp_path / "index", images=data / "images", say=str)

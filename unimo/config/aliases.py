@@ -93,7 +93,9 @@ ELSEWHERE: dict[str, str] = {
 OPTIONS: dict[str, str] = {
     **dict.fromkeys(("ledger", "bad", "errors"), "--bad-samples FILE"),
     **dict.fromkeys(("output_dir", "output", "out_dir", "save_dir", "o"), "--out PATH"),
-    **dict.fromkeys(("model_name_or_path", "pretrained", "checkpoint", "weights", "start"), "--init-from MODEL"),
+    **dict.fromkeys(
+        ("model", "model_name_or_path", "pretrained", "checkpoint", "weights", "start"), "--init-from MODEL"
+    ),
     **dict.fromkeys(("beams", "beam_size"), "--num-beams N"),
     **dict.fromkeys(("k", "topk", "num_results"), "--top-k N"),
     **dict.fromkeys(("config", "overrides"), "--set KEY=VALUE; the recipe's name or a settings.json comes first"),

@@ -163,13 +163,16 @@ def holds_images(path: Path) -> bool:
     return path.name.lower().endswith((".parquet", ".arrow", ".feather")) and fits("images", path, Fields(), False)
 
 
+_NO_TABLE = "a folder for each class: unimo finetune ... --reader folder; photographs to describe: unimo caption"
+
+
 def tables_in(folder: Path) -> list[Path]:
     """The tables of a folder of Hugging Face `datasets`: saved shards, or the metadata of an imagefolder."""
     folder = _split_of(folder, Found())
     metadata = sorted(path for path in folder.glob("metadata.*") if is_table(path.name))  # our index lies beside it
     if not (found := sorted(folder.glob("*.arrow")) or metadata):
         what, expected = "no table in this folder", "metadata.csv, .jsonl or .parquet, or .arrow files"
-        raise DataError(what, where=folder, expected=expected, do="--reader folder reads a folder for each class")
+        raise DataError(what, where=folder, expected=expected, do=_NO_TABLE)
     return found
 
 
@@ -223,6 +226,8 @@ def _find_at(kind: Kind, entry: str | Path, found: Found, fields: Fields) -> Non
         do = f"convert them: {commands[0]}" if commands else "correct the path, or convert the files"
         if unread := next(filter(None, map(_unread, there)), None):
             do = f"the first that cannot be read: {unread.one_line()}"
+        if kind == "texts" and there and endings[0][0] in IMAGE_SUFFIXES:
+            do = "these are images: name them as such (--images)"
         raise DataError(f"no {kind} found", where=entry, got=got, expected=EXPECTED[kind], do=do)
 
 

@@ -31,6 +31,7 @@ from unimo.errors import DataError, UsageError, WeightsError
 from unimo.formats.columns import Fields, without
 from unimo.formats.json_values import to_json
 from unimo.inference import EncodedImages, EncodedTexts, ImageInput, Pipeline, identity, load
+from unimo.inference.encoding import check_count
 from unimo.machine import free_memory
 from unimo.paths import user_path
 from unimo.regions.store import RegionStore
@@ -182,9 +183,8 @@ class Index:
     ) -> list[list[Hit]]:
         """`search` for several queries, a text, an image or both each, which pass the towers together."""
         kinds = self._kinds(only)
-        if top_k < 1 or rerank < 0:
-            got = f"top_k {top_k}, rerank {rerank}"
-            raise UsageError("nothing to show", got=got, expected="top_k >= 1, rerank >= 0")
+        check_count("top_k", top_k)
+        check_count("rerank", rerank, 0)
         if rerank_by not in get_args(RerankBy):
             raise UsageError(
                 "unknown score", where="rerank_by", got=rerank_by, expected=" or ".join(get_args(RerankBy))
