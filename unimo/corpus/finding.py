@@ -163,16 +163,14 @@ def holds_images(path: Path) -> bool:
     return path.name.lower().endswith((".parquet", ".arrow", ".feather")) and fits("images", path, Fields(), False)
 
 
-_NO_TABLE = "a folder for each class: unimo finetune ... --reader folder; photographs to describe: unimo caption"
-
-
 def tables_in(folder: Path) -> list[Path]:
     """The tables of a folder of Hugging Face `datasets`: saved shards, or the metadata of an imagefolder."""
     folder = _split_of(folder, Found())
     metadata = sorted(path for path in folder.glob("metadata.*") if is_table(path.name))  # our index lies beside it
     if not (found := sorted(folder.glob("*.arrow")) or metadata):
-        what, expected = "no table in this folder", "metadata.csv, .jsonl or .parquet, or .arrow files"
-        raise DataError(what, where=folder, expected=expected, do=_NO_TABLE)
+        do = "a folder for each class: unimo finetune ... --reader folder; photographs to describe: unimo caption"
+        expected = "metadata.csv, .jsonl or .parquet, or .arrow files"
+        raise DataError("no table in this folder", where=folder, expected=expected, do=do)
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from unimo.corpus.bad_samples import BadSamples
 from unimo.finetune.readers import READERS
-from unimo.finetune.readers.columns import ANY_TARGET, IfThere
+from unimo.finetune.readers.columns import ANY_TARGET
 from unimo.finetune.settings import Finetuning
 from unimo.finetune.split import Example, Examples, open_examples
 from unimo.formats.columns import columns
@@ -43,7 +43,7 @@ def open_rows(
         options["split"] = SPLIT_NAMES.get(name, name)
     if data.columns:
         named = columns(data.columns)
-        optional = {part: IfThere(names) for part, names in named.items() if tolerant and part in ANY_TARGET}
+        optional = {part: frozenset(names) for part, names in named.items() if tolerant and part in ANY_TARGET}
         options["fields"] = named | optional
     if tolerant and "fields" in known:  # predictions bring the other columns of their rows
         fields = options.get("fields", {})

@@ -279,11 +279,8 @@ def open_image(image: ImageInput) -> Image.Image:
         image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
         flat = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
         if image.dtype != np.uint8 or not flat or not image.size:
-            do = None
-            if not flat and image.ndim == 3:
-                do = "array.transpose(1, 2, 0)" if len(image) == 3 else None
-            elif image.dtype.kind == "f":
-                do = "(255 * array).round().astype(np.uint8), of values from 0 to 1"
+            turned = "array.transpose(1, 2, 0)" if image.ndim == 3 and len(image) == 3 else None
+            do = turned if image.dtype.kind != "f" else "(255 * array).astype(np.uint8), of values from 0 to 1"
             raise _not_an_image(f"an array {image.shape} of {image.dtype}", do)
         image = Image.fromarray(image)
     if isinstance(image, Image.Image):

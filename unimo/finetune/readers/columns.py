@@ -34,7 +34,8 @@ from unimo.formats.text import Row, checked_text
 
 TaskKind = Literal["classification", "regression", "generation", "retrieval"]
 Names = tuple[str, ...]
-Given = Mapping[str, str | Sequence[str] | None]  # part -> column or columns; None: no column, whatever is there
+# part -> column or columns; None: no column, whatever is there; a set: one that need not be there
+Given = Mapping[str, str | Sequence[str] | frozenset[str] | None]
 
 PARTS = ("id", "text", "text2", "image", "label", "score", "target", "answers", "group", "extra")
 TARGETS: dict[TaskKind, Names] = {  # the parts that can be the target of a kind, the likeliest first
@@ -44,10 +45,6 @@ TARGETS: dict[TaskKind, Names] = {  # the parts that can be the target of a kind
     "retrieval": ("target",),
 }
 ANY_TARGET: Names = ("label", "answers", "score", "target")  # the order in which a target is looked for
-
-
-class IfThere(tuple[str, ...]):
-    """Columns named by the user that a file need not have: the target's, of rows to predict for."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ def with_fields(layout: Layout, fields: Given | None) -> Layout:
         for part, names in layout.names.items()
         if part not in dropped and not (part.startswith("text") and "text" in named)
     }
-    required = [part for part in named if not isinstance((fields or {}).get(part), IfThere)]
+    required = [part for part in named if not isinstance((fields or {}).get(part), frozenset)]
     needed = dict.fromkeys([*(part for part in layout.needed if part in kept or part in named), *required])
     return replace(layout, names=kept | named, needed=tuple(needed), extra=extra)
 
