@@ -29,7 +29,8 @@ def user_path(given: str | os.PathLike[str], where: object = None) -> Path:
     """A path with `~` filled in; UsageError for what can be none. where: option, for the message."""
     name = os.fspath(given) if isinstance(given, (str, os.PathLike)) else None
     if not isinstance(name, str):
-        raise UsageError("not a path", where=where, got=repr(given)[:80], expected="a string or a Path")
+        got, do = repr(given)[:80], "name a file or a folder"
+        raise UsageError("not a path", where=where, got=got, expected="a string or a Path", do=do)
     check_name(name, where)
     try:
         path = Path(name).expanduser()
