@@ -342,7 +342,7 @@ def _nothing_usable(
     if first is not None:
         where = f"{first.where}; all of them: {file}" if file else first.where
         expected = first.expected or EXPECTED[kind]
-        return DataError(what, where=where, got=first.got, expected=expected, do=first.do)
+        return DataError(what, where=where, got=first.got, expected=expected, do=first.do or "repair it")
     where, got = ", ".join(str(source.path) for source in sources[:3]), "; ".join(report.notes.lines())
     return DataError(what, where=where, got=got or "empty files", expected=EXPECTED[kind], do="point to other data")
 
