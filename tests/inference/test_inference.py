@@ -197,6 +197,21 @@ def test_fill_mask_ranks_the_pieces_of_one_blank(pipeline, images):
         model.fill_mask("word " * 500 + "[MASK]")
 
 
+def test_words_that_are_never_written_say_nothing_of_an_image(tools, images):
+    """By likelihood; what is left is the contrastive score."""
+    pipeline = tools.random_pipeline()
+    tokenizer, texts = pipeline.tokenizer, ["a dog", "a cat"]
+    known = {tokenizer.cls, tokenizer.sep, *tokenizer.encode("a dog")}
+    pipeline.model.know_words(torch.tensor(sorted(known)))
+    seen, read = pipeline.encode_images(images[:2]), pipeline.encode_texts(texts)
+    pairs = np.array([[0, 0], [0, 1], [1, 1]])
+    expected = pipeline.matcher.cosine_score((seen.embedding @ read.embedding.T).numpy())
+    for beside in (None, seen):
+        scores = pipeline.match_by_likelihood(seen, read, pairs, beside=beside)
+        np.testing.assert_allclose(scores[1:], expected[:, 1], rtol=0, atol=1e-4)
+        assert abs(scores[0] - expected[0, 0]) > 1e-3
+
+
 def test_the_blank_takes_the_space_before_it(pipeline):
     """A piece carries the space before it, so the row must be the one the whole sentence would give."""
     model, tokenizer = pipeline, Tokenizer.default()

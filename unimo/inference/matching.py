@@ -91,12 +91,15 @@ class Matcher:
         text is compared with itself only.
         """
         scores = self.caption_log_likelihood(images, texts, pairs, batch_size)
+        never = np.isneginf(scores)  # texts with a word that the model does not write say nothing of any image
         if beside is not None:
             distinct, place = np.unique(pairs[:, 1], return_inverse=True)
             every = np.stack(np.divmod(np.arange(len(beside) * len(distinct)), len(distinct)), axis=1)
             every[:, 1] = distinct[every[:, 1]]
             alone = self.caption_log_likelihood(beside, texts, every, batch_size).reshape(len(beside), len(distinct))
+            alone[:, np.isneginf(alone[0])] = 0
             scores = scores - (np.logaddexp.reduce(alone, axis=0) - np.log(len(beside)))[place]
+        scores[never] = 0
         if not isinstance(self.encoder.model, UNIMO2):  # whose towers do not meet in a space
             return scores
         image, text = torch.from_numpy(pairs).to(self.encoder.device).T

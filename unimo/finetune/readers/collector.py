@@ -58,10 +58,13 @@ class RowCollector:
         """The usable rows once all are known: with a target if others have one, with keys that the corpus has."""
         keys = None if images is None else ImageKeys.of(images)
         broken = ImageKeys(() if images is None else images.unreadable)
-        labelled = any(row.target is not None for row in self.rows)
-        if self.need_targets and self.rows and not labelled:
-            got = "; ".join(note for note in self.own.notes if note.startswith("columns")) or "rows without one"
-            do = "name its column: --column label=NAME (score, target or answers for other tasks)"
+        labelled = self.need_targets or any(row.target is not None for row in self.rows)
+        columns = [note for note in self.own.notes if note.startswith("columns")]
+        if self.need_targets and self.rows and columns and all("no targets" in note for note in columns):
+            got, do = (
+                "; ".join(columns),
+                "name its column: --column label=NAME (or score, target, answers)",
+            )
             raise DataError("no row has a target", where=self.source, got=got, expected="a column of targets", do=do)
         if labelled and self.keep_unlabelled:
             count = sum(row.target is None for row in self.rows)
