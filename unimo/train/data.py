@@ -56,7 +56,8 @@ def open_regions(run: Run, corpora: dict[str, Corpus]) -> dict[str, RegionStore]
     for kind in ("pairs", "images"):
         if kind not in corpora:
             continue
-        stores[kind] = store = RegionStore.open(list(run.data.regions) or None, corpora[kind])
+        with _named("data.regions"):
+            stores[kind] = store = RegionStore.open(list(run.data.regions) or None, corpora[kind])
         for name, theirs in (("region_size", store.feature_size), ("region_classes", store.classes)):
             ours = getattr(run.model, name)
             if theirs and theirs != ours:

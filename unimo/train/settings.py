@@ -140,6 +140,9 @@ class Run(LoopSettings):
         if matched and not model.matching:
             what, do = "an objective needs the matching head", "--set model.matching=1"
             yield Contradiction(what, ("model.matching", *map(_weight, matched)), got=0, expected="1 or 2", do=do)
+        if "itm" in active and model.matching == 1:
+            what, do = "image-text matching has two classes", f"--set model.matching=2, or {_off('itm')}"
+            yield Contradiction(what, ("model.matching", _weight("itm")), got=1, expected="2", do=do)
         if "rewriting" in active and chosen.rewriting.temperature is None:
             keys = ("objectives.rewriting.temperature", "objectives.rewriting.scorer", "model.member")
             what, expected = "only UNIMO-2 has a learned temperature", "a number, about 0.07 for cosines"
