@@ -155,8 +155,9 @@ def test_a_batch_size_is_a_whole_number(pipeline, images, size):
 def test_pairs_name_what_was_encoded(pipeline, images):
     seen, read = pipeline.encode_images(images), pipeline.encode_texts(["a dog", "a cat"])
     for pairs in ([[5, 0]], [[0, 2]], [[-1, 0]], [0, 1], [[0, 1, 1]], [[0.0, 1.0]]):
-        with pytest.raises(UsageError, match="not pairs of these"):
-            pipeline.match(seen, read, np.array(pairs))
+        for score in (pipeline.match, pipeline.match_by_likelihood, pipeline.caption_log_likelihood):
+            with pytest.raises(UsageError, match="not pairs of these"):
+                score(seen, read, np.array(pairs))
     for given in ((read, seen), (images, read), (seen, ["a dog"])):
         with pytest.raises(UsageError, match="not encoded"):
             pipeline.match(*given, np.array([[0, 0]]))

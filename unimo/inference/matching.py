@@ -66,10 +66,10 @@ class Matcher:
         self, images: EncodedImages, texts: EncodedTexts, pairs: np.ndarray, batch_size: int
     ) -> np.ndarray:
         """(k, 2) numbers of images and texts -> (k,) log P(text as a caption | image), in nats, its end included."""
-        found, held = [], texts.texts
+        numbers, found, held = torch.from_numpy(checked_pairs(images, texts, pairs)), [], texts.texts
         parts = zip(held.ids.split(held.lengths.tolist()), held.roles.split(held.lengths.tolist()))
         words = [ids[roles != PADDING].tolist() for ids, roles in parts]
-        for some in torch.from_numpy(np.ascontiguousarray(pairs, np.int64)).split(batch_size):
+        for some in numbers.split(batch_size):
             seen = images.pick(some[:, 0].to(self.encoder.device))
             given = Given(seen.hidden, image_lengths=seen.lengths)
             with self.encoder.autocast():
@@ -90,6 +90,7 @@ class Matcher:
         information; van den Oord et al. 2018). log P(text): over the images `beside`; None leaves it out, where each
         text is compared with itself only.
         """
+        pairs = checked_pairs(images, texts, pairs)
         scores = self.caption_log_likelihood(images, texts, pairs, batch_size)
         never = np.isneginf(scores)  # texts with a word that the model does not write say nothing of any image
         if beside is not None:
