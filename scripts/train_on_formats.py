@@ -68,7 +68,7 @@ def trained(name: str, path: Path, out: Path, length: list[str]) -> dict[str, An
     return row | {"scores": scores, "facts": report["facts"]}
 
 
-def compared(rows: list[dict[str, Any]]) -> None:
+def check_equal(rows: list[dict[str, Any]]) -> None:
     """Says of each row why its scores differ, or that they are those of the first of its kind; SystemExit if not."""
     first: dict[bool, dict[str, Any]] = {}
     for row in rows:
@@ -102,7 +102,7 @@ def main() -> None:
         print(f"{name}: {rows[-1]['seconds']} s, {rows[-1]['scores']}", flush=True)
         write(given, rows)
     if not given.minutes:
-        compared(rows)
+        check_equal(rows)
         write(given, rows)
 
 

@@ -22,9 +22,10 @@ from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import open_corpus
 from unimo.errors import DataError, ResourceError, UnimoError, UsageError, WeightsError
 from unimo.inference import Pipeline
+from unimo.inference.matching import BESIDE
 from unimo.regions.rows import RowFormat
 from unimo.retrieval import build, build_index, open_index, store
-from unimo.retrieval.index import table
+from unimo.retrieval.hits import table
 from unimo.retrieval.passages import passages
 from unimo.tokenizer import Tokenizer
 
@@ -295,7 +296,7 @@ def test_by_likelihood_an_image_finds_the_texts_that_it_makes_likelier_than_othe
     first = index.search(image=image, only="texts", top_k=5)
     second = index.search(image=image, only="texts", top_k=5, rerank=5, rerank_by="likelihood")
     texts = pipeline.encode_texts([hit.text for hit in first])
-    beside = [index._image(row) for row in store.some(index.table, "image", 8, ["data", "item"])]
+    beside = [index._image(row) for row in store.some(index.table, "image", BESIDE, ["data", "item"])]
     rows = [
         pipeline.caption_log_likelihood(pipeline.encode_images([one]), texts, np.array([[0, i] for i in range(5)]))
         for one in (image, *beside)
@@ -303,7 +304,7 @@ def test_by_likelihood_an_image_finds_the_texts_that_it_makes_likelier_than_othe
     cosine = pipeline.similarity([image], [hit.text for hit in first])[0]
     expected = rows[0] - np.log(np.mean(np.exp(rows[1:]), axis=0)) + cosine / 0.07
     order = np.argsort(-expected, kind="stable")
-    assert len(beside) == 8 and [hit.text for hit in second] == [first[i].text for i in order]
+    assert len(beside) == BESIDE and [hit.text for hit in second] == [first[i].text for i in order]
     np.testing.assert_allclose([hit.fused for hit in second], expected[order], rtol=0, atol=2e-2)
 
 

@@ -68,7 +68,7 @@ def search(
     import json
 
     from unimo.retrieval import open_index
-    from unimo.retrieval.index import table
+    from unimo.retrieval.hits import table
 
     index = open_index(folder, model=model, approximate=approximate, device=device)
     options: dict[str, Any] = {"top_k": top_k, "only": only, "rerank": rerank, "rerank_by": rerank_by}

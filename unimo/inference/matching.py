@@ -18,6 +18,7 @@ from unimo.model.unified import Request, Towers
 from unimo.model.unimo2 import UNIMO2
 
 RELEASED_COSINE_WEIGHT = 0.3
+BESIDE = 4  # images beside which it is measured how likely a text is in general
 
 
 def trained_weight(settings: Mapping[str, Any] | None) -> float | None:

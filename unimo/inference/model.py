@@ -146,8 +146,8 @@ class Pipeline:
     ) -> np.ndarray:
         """How much likelier an image makes a text as its caption, + the contrastive score: (k, 2) numbers -> (k,).
 
-        beside: some images by which each text is judged in general (eight do); None where each text is compared with
-        itself only, beside several images.
+        beside: a few images, by which each text is judged in general; None where each text is compared with itself
+        only, beside several images.
         """
         return self.matcher.match_by_likelihood(images, texts, pairs, beside, batch_size)
 

@@ -67,7 +67,7 @@ def photos() -> Run:
     command   unimo pretrain photos --pairs PAIRS --images IMAGES --texts TEXTS
     hardware  2 CPU cores with bf16 instructions, 8 GB of memory
     time      60 minutes
-    expect    results/flickr8k-60-minutes.json
+    expect    results/flickr8k-68-minutes-one-core.json (one core; validation/photos-ten-times-text.json)
     """
     return Run(
         model=ModelSettings(

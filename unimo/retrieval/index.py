@@ -17,7 +17,7 @@ ordered anew among the ranks it holds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -32,46 +32,21 @@ from unimo.formats.columns import Fields, without
 from unimo.formats.json_values import to_json
 from unimo.inference import EncodedImages, EncodedTexts, ImageInput, Pipeline, identity, load
 from unimo.inference.encoding import check_count
+from unimo.inference.matching import BESIDE
 from unimo.machine import free_memory
 from unimo.paths import user_path
 from unimo.regions.store import RegionStore
 from unimo.retrieval import store
 from unimo.retrieval.build import unit
+from unimo.retrieval.hits import Hit, hit_of
 from unimo.retrieval.passages import Passage, passages
 from unimo.retrieval.store import KINDS, Kind
 
 Only = Literal["texts", "images"]
 RerankBy = Literal["matching", "likelihood"]
-BESIDE = 8  # images beside which the likelihood of a text in general is measured
 _COLUMNS = ("kind", "key", "path", "place", "text", "begin", "end", "data", "item", "vector")
 _SPARE = 16  # more than are wanted: the library compares in single precision, so near ties may change places
 _CELLS = 32  # of an inverted file that are compared with a query
-
-
-@dataclass(frozen=True)
-class Hit:
-    """What was found. kind: text or image. path: its file; place: the byte its record begins at in a shard, or None.
-
-    text: the passage or caption, characters [begin, end) of its document. score: cosine with the query; storage in
-    float16 moves it by 0.001 at most. data, item: number of its corpus in index.json, and of the item in that corpus.
-    fused: score of the second stage, or None.
-    """
-
-    rank: int
-    kind: Kind
-    key: str
-    path: str
-    place: int | None
-    text: str
-    begin: int
-    end: int
-    score: float
-    data: int = 0
-    item: int = 0
-    fused: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -186,9 +161,8 @@ class Index:
         check_count("top_k", top_k)
         check_count("rerank", rerank, 0)
         if rerank_by not in get_args(RerankBy):
-            raise UsageError(
-                "unknown score", where="rerank_by", got=rerank_by, expected=" or ".join(get_args(RerankBy))
-            )
+            expected = " or ".join(get_args(RerankBy))
+            raise UsageError("unknown score", where="rerank_by", got=rerank_by, expected=expected)
         if rerank and rerank_by == "matching":
             self.model.matcher.require()
         if not queries:
@@ -196,31 +170,33 @@ class Index:
         asked = self._queries(queries)
         vectors = np.stack([query.vector for query in asked])
         nearest = [self.nearest(vectors, kind, max(top_k, rerank)) for kind in kinds]
-        return [self._found(query, list(rows), top_k, only, rerank, rerank_by) for query, *rows in zip(asked, *nearest)]
+        return [
+            self._found(query, dict(zip(kinds, rows)), top_k, rerank, rerank_by)
+            for query, *rows in zip(asked, *nearest)
+        ]
 
     def _found(
         self,
         query: _Query,
-        nearest: list[list[dict[str, Any]]],
+        nearest: dict[Kind, list[dict[str, Any]]],
         top_k: int,
-        only: Only | None,
         rerank: int,
         by: RerankBy,
     ) -> list[Hit]:
-        kinds = self._kinds(only)
-        fusible = [kind for kind in kinds if (query.texts if kind == "image" else query.images) is not None]
+        """The two stages of one query, from the rows of each kind that are nearest to it."""
+        fusible = [kind for kind in nearest if (query.texts if kind == "image" else query.images) is not None]
         if rerank and not fusible:
             raise UsageError(
                 "a second stage reads images beside texts",
-                got=f"{' and '.join(query.sides)} looking for {only or 'the same'}",
+                got=f"{' and '.join(query.sides)} looking for {' and '.join(nearest)}",
                 expected="a text looking for images, an image looking for texts, or both",
                 do="leave --rerank away, or --only",
             )
-        ranked = [(rank, -row["score"], row) for rows in nearest for rank, row in enumerate(rows)]
+        ranked = [(rank, -row["score"], row) for rows in nearest.values() for rank, row in enumerate(rows)]
         found = [row for *_, row in sorted(ranked, key=lambda one: one[:2])]
         for kind in fusible if rerank else ():
             self._rerank(query, kind, found, rerank, by)
-        return [_hit(1 + i, row) for i, row in enumerate(found[:top_k])]
+        return [hit_of(1 + i, row) for i, row in enumerate(found[:top_k])]
 
     def image_bytes(self, hit: Hit) -> bytes | None:
         """The image file of a hit, or the one beside its caption; None for a text alone. Raises what `search` does."""
@@ -335,9 +311,8 @@ class Index:
         scores = scores.reshape(len(images), len(texts))
         fused = scores.mean(1) if kind == "image" else scores.mean(0)
         if kind in query.sides:
-            fused = fused + self.model.matcher.cosine_score(
-                np.stack([row["vector"] for row in rows]) @ query.sides[kind]
-            )
+            cosine = np.stack([row["vector"] for row in rows]) @ query.sides[kind]
+            fused = fused + self.model.matcher.cosine_score(cosine)
         for i, j in zip(ranks, np.argsort(-fused, kind="stable")):
             found[i] = {**rows[j], "fused": float(fused[j])}
 
@@ -385,23 +360,6 @@ class Index:
             regions = RegionStore.open(entry["region_paths"] or None, corpus) if shown else None
             self._corpora[number] = corpus, regions
         return self._corpora[number]
-
-
-def _hit(rank: int, row: dict[str, Any]) -> Hit:
-    facts = {name: row[name] for name in ("kind", "key", "path", "text", "begin", "end", "data", "item", "score")}
-    return Hit(rank, place=None if row["place"] < 0 else row["place"], fused=row.get("fused"), **facts)
-
-
-def table(hits: Sequence[Hit], width: int = 100) -> list[str]:
-    """One line for each hit: rank, cosine, fused score if any, kind, where it is, and how its text begins."""
-    lines = []
-    for hit in hits:
-        fused = "" if hit.fused is None else f"{hit.fused:9.3f}"
-        where = hit.path if hit.path.endswith(hit.key) else f"{hit.path} {hit.key}"
-        line = f"{hit.rank:3}  {hit.score:6.3f}{fused}  {hit.kind:<5}  {where}  {hit.text[:width]}"
-        # A text may come from anyone: no line breaks and no control characters on a terminal.
-        lines.append("".join(c if c.isprintable() else " " for c in line).rstrip())
-    return lines
 
 
 def _portions(encoded: Any, counts: list[int]) -> list[Any]:

@@ -54,12 +54,13 @@ class Foils:
         near = images.embedding.cpu().numpy()[pairs[:, 0]] * texts.embedding.cpu().numpy()[pairs[:, 1]]
         fused = context.pipeline.match(images, texts, pairs, batch_size=context.batch_size)
         likely = context.pipeline.caption_log_likelihood(images, texts, pairs, batch_size=context.batch_size)
-        scores = {"by cosine": near.sum(-1), "fused": fused, "by likelihood": likely}
+        possible = np.maximum(likely, np.finfo(likely.dtype).min)  # words never written: -inf, of which two tie
+        scores = {"by cosine": near.sum(-1), "fused": fused, "by likelihood": possible}
         return Judged(
             digest([line["image"] for line in lines], strings),
             [str(line.get("kind", "foil")) for line in lines],
             pairs[::2, 0],
-            {way: np.nan_to_num(score[::2]) - np.nan_to_num(score[1::2]) for way, score in scores.items()},
+            {way: score[::2] - score[1::2] for way, score in scores.items()},
         )
 
     def score(self, judged: Judged) -> list[Row]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -33,6 +34,7 @@ from unimo.evaluation.zero_shot.context import (
     unique,
 )
 from unimo.inference import EncodedImages, EncodedTexts
+from unimo.inference.matching import BESIDE
 from unimo.metrics.intervals import Score, mean_of_scores
 from unimo.metrics.retrieval import recall_at_k
 from unimo.nearest import top_k
@@ -40,8 +42,7 @@ from unimo.nearest import top_k
 DIRECTIONS = ("image to text", "text to image")
 KS = (1, 5, 10)
 MATCHING, LIKELIHOOD = "re-ranked", "re-ranked by likelihood"
-LIKELIHOOD_QUERIES = 256  # of a direction: its passes cost twice those of matching, and every caption some more
-BESIDE = 4  # images by which the likelihood of a caption in general is measured
+LIKELIHOOD_QUERIES = 256  # of a direction: a pass costs two to four times one of matching, and each caption some more
 
 
 @dataclass(frozen=True)
@@ -129,26 +130,20 @@ class Retrieval:
         return Gallery(corpus, items, strings, text_of, owner, images, texts, cosine)
 
     def predict(self, context: EvalContext) -> Ranked:
-        at, pipeline, size = self.gallery(context), context.pipeline, context.batch_size
+        at, pipeline = self.gallery(context), context.pipeline
         if not self.shortlist:
             return Ranked(at, {})
         beside = at.images.pick(torch.linspace(0, len(at.items) - 1, BESIDE).long().unique())
         few = LIKELIHOOD_QUERIES if self.rerank_queries is None else min(LIKELIHOOD_QUERIES, self.rerank_queries)
-        return Ranked(
-            at,
-            {
-                MATCHING: self._reranked(
-                    at, self.rerank_queries, lambda pairs: pipeline.match(at.images, at.texts, pairs, batch_size=size)
-                ),
-                LIKELIHOOD: self._reranked(
-                    at,
-                    few,
-                    lambda pairs: pipeline.match_by_likelihood(
-                        at.images, at.texts, pairs, beside=beside, batch_size=size
-                    ),
-                ),
-            },
-        )
+        scores: dict[str, tuple[int | None, Callable[..., np.ndarray]]] = {
+            MATCHING: (self.rerank_queries, pipeline.match),
+            LIKELIHOOD: (few, partial(pipeline.match_by_likelihood, beside=beside)),
+        }
+        second = {
+            how: self._reranked(at, most, partial(score, at.images, at.texts, batch_size=context.batch_size))
+            for how, (most, score) in scores.items()
+        }
+        return Ranked(at, second)
 
     def _reranked(
         self, at: Gallery, most: int | None, score: Callable[[np.ndarray], np.ndarray]
