@@ -34,6 +34,7 @@ from unimo.model.attention import Plan, attend
 from unimo.model.build import build
 from unimo.model.unified import Unified
 from unimo.train.dry_run import dry_run, typical_batch
+from unimo.train.loop import set_up
 from unimo.train.optimizer import make_optimizer
 from unimo.train.settings import Run
 from unimo.train.step import TrainStep
@@ -48,6 +49,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "activation checkpointing": {"activation_checkpointing": True},
     "towers in chunks of 32": {"tower_chunk": 32},
+    "layers compiled": {"torch_compile": True},
 }
 
 
@@ -212,10 +214,7 @@ class Training:
         torch.manual_seed(0)
         self.model: Unified = build(run.model).to(device)
         self.device, self.dtype, self.cost = device, dtype, 0.0
-        for part in self.model.modules():
-            if hasattr(part, "checkpointing"):
-                part.checkpointing = run.activation_checkpointing  # type: ignore[assignment]
-        self.model.tower_chunk = run.tower_chunk  # type: ignore[assignment]
+        set_up(self.model, run, device)
         self.model.attention_form = "flex" if device.type == "cuda" else "dense"
         self.step = TrainStep(self.model, run.objectives.active()).train()
         self.optimizer = make_optimizer(self.model, run.optimizer)

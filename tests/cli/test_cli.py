@@ -67,6 +67,8 @@ def test_every_verb_that_reads_tables_of_samples_can_be_told_their_columns():
         ("data check texts --ledger bad.jsonl", "--bad-samples"),
         ("pretrain scenes --lr 1e-3", "--set optimizer.lr=..."),
         ("pretrain scenes --output_dir runs/x", "--out PATH"),
+        ("export runs/x --out y", "unimo export MODEL OUT"),
+        ("caption --model runs/x a.jpg", "unimo caption MODEL IMAGES"),
         ("finetune sst2 --data train.tsv", "--train PATH"),
         ("plan base --gpu 8", "--gpus"),
         ("finetune sst2 --model m", "--init-from MODEL"),

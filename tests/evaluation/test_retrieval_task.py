@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tiny_unimo import detected, lively_unimo
@@ -66,11 +68,15 @@ def test_what_was_not_read_again_stands_behind_by_cosine():
 
 def test_a_sample_of_queries_is_said_and_always_the_same(planted):
     model, paths = planted
-    task = Retrieval(paths, shortlist=3, rerank_queries=5)
+    task = Retrieval(paths, shortlist=3, rerank_queries=5, likelihood_queries=2)
     first, again = (task.score(task.predict(EvalContext(model))) for _ in range(2))
     assert first == again
     (row,) = (row for row in first if row["metric"] == "text to image R@1, re-ranked")
     assert row["score"].n == 5 and "sample of 5 queries" in row["note"] and "best 3" in row["note"]
+    (row,) = (row for row in first if row["metric"] == "text to image R@1, re-ranked by likelihood")
+    assert row["score"].n == 2
+    without = replace(task, likelihood_queries=0)
+    assert not any("likelihood" in row["metric"] for row in without.score(without.predict(EvalContext(model))))
 
 
 def test_all_captions_count_and_equal_ones_share_the_point(tmp_path, tools):

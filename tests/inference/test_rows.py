@@ -147,6 +147,10 @@ def test_rows_are_written_whole_in_every_format(tmp_path, ending):
     else:
         found = [{k: v for k, v in row.items() if v is not None} for row in pq.read_table(path).to_pylist()]
     assert found == rows
+    content = path.read_bytes()
+    with pytest.raises(UsageError, match="the file exists"), row_writer(path, schema):
+        pass
+    assert path.read_bytes() == content
     with pytest.raises(UsageError, match=r"\.jsonl, \.csv"), row_writer(tmp_path / "out.xlsx", schema):
         pass
 

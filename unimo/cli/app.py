@@ -65,6 +65,9 @@ def _hint(option: str, fault: Any) -> str | None:
     """What to write instead of an unknown option; None where the parser knows better, or the verb has nothing of it."""
     from unimo.config.aliases import option_hint
 
+    arguments = [each.name for each in fault.ctx.command.params if each.param_type_name == "argument"]
+    if option.lstrip("-").replace("-", "_") in arguments:
+        return f"give it without {option}: {fault.ctx.command_path} {' '.join(map(str.upper, arguments))}"
     hint = option_hint(option)
     if hint is None or not hint.startswith("--"):
         return None if fault.possibilities else hint

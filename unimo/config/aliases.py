@@ -34,6 +34,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("duration", "max_time", "hours"), ("minutes",)),
     **dict.fromkeys(("num_workers", "dataloader_num_workers", "n_workers"), ("workers",)),
     **dict.fromkeys(("gradient_checkpointing", "grad_checkpointing", "recompute"), ("activation_checkpointing",)),
+    **dict.fromkeys(("compile", "torchcompile", "compile_model"), ("torch_compile",)),
     **dict.fromkeys(("ema", "model_ema", "average"), ("ema_decay",)),
     **dict.fromkeys(("fp16", "bf16", "fp32", "amp", "dtype", "mixed_precision", "half", "torch_dtype"), ("precision",)),
     **dict.fromkeys(("save_every", "save_interval", "checkpoint_every"), ("save_steps", "save_minutes")),

@@ -82,7 +82,9 @@ def evaluate(
     if "kind" in pipeline.facts.get("settings", {}) and not any(planned.task for planned in tasks):
         do = "give --pairs, --images or --texts; new rows of its task are scored by unimo predict"
         raise UsageError("a fine-tuned model, and nothing to score it on", where=path, got="no data", do=do)
-    for planned in tasks:
+    for number, planned in enumerate(tasks, 1):
+        if planned.task:
+            say(f"evaluating {number} of {len(tasks)}: {planned.task.title}")
         found.run(planned, context, deadline, say)
     log = folder / "log.jsonl" if folder is not None and (folder / "log.jsonl").is_file() else None
     whole = {

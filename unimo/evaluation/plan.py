@@ -51,7 +51,10 @@ class EvaluationData:
         32, "candidates of each query that are read again by the fused model; 0 for none", at_least=0
     )
     rerank_queries: int | None = setting(
-        1000, "queries of each direction that get the second stage; none takes all", at_least=0
+        256, "queries of each direction that the matching head re-ranks; none takes all", at_least=0
+    )
+    likelihood_queries: int | None = setting(
+        128, "queries of each direction that the likelihood of captions re-ranks; none takes all", at_least=0
     )
     captioned: int | None = setting(256, "images to caption at most", at_least=0)
     baseline: int = setting(
@@ -204,10 +207,11 @@ def _tasks(
     """Tasks by name. masked: with its data, and no limit yet."""
     seed = data.seed
     limits: dict[str, Any] = {"captions": data.captions, "limit": data.pairs_limit, "shortlist": data.shortlist}
+    limits |= {"rerank_queries": data.rerank_queries, "likelihood_queries": data.likelihood_queries}
     found: dict[str, list[Any]] = {}
     for part in parts:
         own: dict[str, Any] = {"held_out": part.held_out, "seed": seed}
-        recall = Retrieval(part.pairs, part.title("Retrieval"), rerank_queries=data.rerank_queries, **limits, **own)
+        recall = Retrieval(part.pairs, part.title("Retrieval"), **limits, **own)
         found.setdefault("retrieval", []).append(recall)
         written: dict[str, Any] = {"limit": data.captioned, "train_limit": data.baseline, **own}
         copied = train_pairs if part.copies else ()

@@ -14,6 +14,7 @@ decoder reads all of a caption again for each word.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import shutil
 import warnings
@@ -158,6 +159,7 @@ def _write_graphs(model: UNIMO2, pipeline: Pipeline, folder: Path) -> None:
         ("text_tower", TextTower(model), (ids, ids > 0), ({0: m, 1: length},) * 2, ["text_embedding"]),
         ("caption_decoder", CaptionDecoder(model), (hidden, codes, ids), written, ["word_logits"]),
     ):
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # of torchvision, which is not needed
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(

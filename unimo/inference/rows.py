@@ -169,9 +169,11 @@ def _opened(one: Input, kind: str) -> Any:
 def row_writer(path: str | Path, schema: pa.Schema) -> Iterator[Callable[[Row], None]]:
     """Takes rows and writes them as the ending of `path` says. The file has another name until it is whole.
 
-    schema: the columns, an `error` among them; what a row lacks is empty.
+    schema: the columns, an `error` among them; what a row lacks is empty. UsageError for a file that exists.
     """
     path = Path(path)
+    if path.exists():
+        raise UsageError("the file exists", where="--out", got=path, do="choose another name, or remove it")
     if path.suffix not in FORMATS:
         expected = f"a name that ends in {', '.join(FORMATS)}"
         raise UsageError("unknown format", where="--out", got=path.name, expected=expected)

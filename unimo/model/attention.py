@@ -320,12 +320,12 @@ def _rectangle(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, heads: int,
 def _flex(q: Tensor, k: Tensor, v: Tensor, plan: Plan, heads: int) -> Tensor:
     from torch.nn.attention.flex_attention import flex_attention
 
-    kernel = _compiled(flex_attention) if q.is_cuda else flex_attention
+    kernel = compiled(flex_attention) if q.is_cuda else flex_attention
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(0, 1)[None].contiguous() for x in (q, k, v))
     return kernel(q, k, v, block_mask=plan.block_mask)[0].transpose(0, 1).flatten(-2)
 
 
 @cache
-def _compiled(function):
-    """One compiled kernel per process: compiling again for every call would cost seconds each time."""
+def compiled(function):
+    """A function compiled once a process: compiling again for every call would cost seconds each time."""
     return torch.compile(function, dynamic=True)

@@ -34,6 +34,7 @@ class LoopSettings:
         0.0, "decay of an average of the weights (EMA), used for inference; 0 keeps none", at_least=0, at_most=0.999999
     )
     activation_checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory")
+    torch_compile: bool = setting(False, "compile what follows the attention in each layer; for GPUs")
     tower_chunk: int | None = setting(
         None,
         "images, or texts, that UNIMO-2's towers encode at once; the backward pass encodes each chunk again, so that "

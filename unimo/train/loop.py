@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,8 +31,9 @@ from unimo.config import to_dict
 from unimo.data.workers import batches
 from unimo.errors import NumericsError, Restart, UsageError, WeightsError
 from unimo.machine import autocast_dtype, keep_freed_memory, located_faults, matmul_rate
+from unimo.model.attention import compiled
 from unimo.model.build import fill
-from unimo.model.transformer import Attention, Transformer
+from unimo.model.transformer import Attention, Layer, Transformer
 from unimo.train import run_folder
 from unimo.train.early_stopping import Validation, answering, forget_later
 from unimo.train.job import LoopSettings, Say, TrainingJob
@@ -97,7 +99,7 @@ def train(run: Run | TrainingJob, out: str | Path, *, resume: bool = False, say:
         check_devices(settings, device)
         torch.manual_seed(rng.number(settings.seed, "initialise"))
         model = job.build().to(device)
-        _set_up(model, settings, device)
+        set_up(model, settings, device)
         if not resume:
             job.start(model, say)
         with distributed.collective_errors():
@@ -301,7 +303,8 @@ def _last_checkpoint(out: Path, say: Callable[[str], None]) -> Path | None:
     return path
 
 
-def _set_up(model: nn.Module, settings: LoopSettings, device: torch.device) -> None:
+def set_up(model: nn.Module, settings: LoopSettings, device: torch.device) -> None:
+    """How a model's forward and backward pass are carried out; what they say stays the same."""
     parts = list(model.modules())
     if settings.tower_chunk is not None:
         if not hasattr(model, "tower_chunk"):
@@ -311,6 +314,8 @@ def _set_up(model: nn.Module, settings: LoopSettings, device: torch.device) -> N
     for part in parts:
         if isinstance(part, Transformer):
             part.checkpointing = settings.activation_checkpointing
+        elif settings.torch_compile and isinstance(part, Layer):  # one graph for all layers of one form
+            part.after = MethodType(compiled(Layer.after), part)  # type: ignore[method-assign]
     dropped = any(isinstance(part, Attention) and getattr(part, "dropout", 0) for part in parts)
     if device.type == "cuda" and not dropped:  # FlexAttention has no dropout
         model.attention_form = "flex"  # type: ignore[assignment]

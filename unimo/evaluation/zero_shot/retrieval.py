@@ -42,7 +42,6 @@ from unimo.nearest import top_k
 DIRECTIONS = ("image to text", "text to image")
 KS = (1, 5, 10)
 MATCHING, LIKELIHOOD = "re-ranked", "re-ranked by likelihood"
-LIKELIHOOD_QUERIES = 256  # of a direction: a pass costs two to four times one of matching, and each caption some more
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,8 @@ class Ranked:
 class Retrieval:
     """pairs: paths of images with captions. held_out: only those that were held out of training. captions: only the
     first so many of each image. limit: at most so many images. shortlist: candidates read again, 0 for none; more than
-    there are means all. rerank_queries: at most so many queries of a direction get the second stage, always the same
-    sample."""
+    there are means all. rerank_queries, likelihood_queries: at most so many queries of a direction are re-ranked by
+    matching and by likelihood, whose pass over a whole vocabulary costs several of matching; always the same sample."""
 
     pairs: Paths
     title: str = "Retrieval"
@@ -112,7 +111,8 @@ class Retrieval:
     captions: int | None = None
     limit: int | None = None
     shortlist: int = 32
-    rerank_queries: int | None = 1000
+    rerank_queries: int | None = 256
+    likelihood_queries: int | None = 128
     seed: int = 0
 
     def gallery(self, context: EvalContext) -> Gallery:
@@ -134,14 +134,14 @@ class Retrieval:
         if not self.shortlist:
             return Ranked(at, {})
         beside = at.images.pick(torch.linspace(0, len(at.items) - 1, BESIDE).long().unique())
-        few = LIKELIHOOD_QUERIES if self.rerank_queries is None else min(LIKELIHOOD_QUERIES, self.rerank_queries)
         scores: dict[str, tuple[int | None, Callable[..., np.ndarray]]] = {
             MATCHING: (self.rerank_queries, pipeline.match),
-            LIKELIHOOD: (few, partial(pipeline.match_by_likelihood, beside=beside)),
+            LIKELIHOOD: (self.likelihood_queries, partial(pipeline.match_by_likelihood, beside=beside)),
         }
         second = {
             how: self._reranked(at, most, partial(score, at.images, at.texts, batch_size=context.batch_size))
             for how, (most, score) in scores.items()
+            if most != 0
         }
         return Ranked(at, second)
 
