@@ -66,8 +66,7 @@ class Fields:
     def of(cls, given: Sequence[str]) -> Fields:
         """Of PART=COLUMN texts, such as caption=title. UsageError for an unknown part."""
         parts = columns(given)
-        known = {"text": "text", "image": "image", "caption": "captions", "captions": "captions"}
-        known |= {"label": "label", "split": "split"}
+        known = {name: name for name in ("text", "image", "captions", "label", "split")} | {"caption": "captions"}
         for part in parts:
             if part not in known:
                 near = nearest(part, known)
@@ -114,10 +113,11 @@ def missing_field(values: Mapping[str, Any], where: str, part: str, names: Seque
     if image_columns(dict(zip(there, there))):
         expected, do = "names of columns, as image,caption", "write a first line with them; this one is a row"
         return DataError("table without a header", where=where, got=", ".join(there[:8]), expected=expected, do=do)
+    written = [*{name.lower(): name for name in reversed(names)}.values()][::-1]  # Text is said by text
     return DataError(
         "field is missing",
         where=where,
         got="fields " + ", ".join(there[:8]),
-        expected=f"{part} in {' or '.join(names[:12])}, as in {EXAMPLE.get(part, '{}')}",
+        expected=f"{part} in {' or '.join(written[:12])}, as in {EXAMPLE.get(part, '{}')}",
         do=DOWNLOAD if addresses else f"name the column (--column {part}={column}), or repair the record",
     )

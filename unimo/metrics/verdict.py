@@ -16,7 +16,7 @@ from unimo.metrics.paired import Comparison
 Verdict = Literal["better", "worse", "no difference", "unknown"]
 AnyScore = Score | Mapping[str, Any] | float | None  # value, low and high; a plain number has no interval
 
-SMALLER_IS_BETTER = ("squared error", "mean rank", "loss", "perplexity", "dead entries")  # beginnings of the names of such metrics
+SMALLER_IS_BETTER = ("squared error", "mean rank", "loss", "perplexity", "dead entries")  # how names begin
 SIGNIFICANT = 0.05  # p of a paired test below which a difference is believed
 
 
