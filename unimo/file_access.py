@@ -7,6 +7,7 @@ import os
 import stat
 import threading
 from collections import OrderedDict
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from unimo.errors import DataError
@@ -100,10 +101,17 @@ _open_files = _OpenFiles()
 
 def read_range(path: Path, offset: int, length: int) -> bytes:
     """length bytes at offset, through a kept-open descriptor; fewer only where the file ends."""
+    if not isinstance(path, Path):  # an address (`unimo.corpus.remote`)
+        return path.read_range(offset, length)
     try:
         return _open_files.read(path, offset, length)
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def held(path: Path) -> AbstractContextManager[None]:
+    """Around reading a file from end to end: what lies behind an address is copied to this machine meanwhile."""
+    return nullcontext() if isinstance(path, Path) else path.copied()
 
 
 def forget(path: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from unimo.errors import DataError, UsageError, nearest
 
 HUB = "hf:"  # begins the name of a data set of the Hugging Face hub, which is no path
+ADDRESS = re.compile(r"(https?|s3|gs|gcs|az|abfs|hf|memory)://")  # begins what `unimo.corpus.remote` reads
 MOST_NAMES = 300_000  # that braces may stand for
 MOST_SIBLINGS = 10_000  # names of a folder that are compared with a misspelt one
 _MOST_BRACES = 50
@@ -43,10 +44,11 @@ def user_path(given: str | os.PathLike[str], where: object = None) -> Path:
 
 
 def check_name(name: str, where: object = None) -> None:
-    """UsageError for an address or a command, which are never fetched or run."""
+    """UsageError for an address or a command, which are not fetched or run here."""
     if re.match(r"pipe:|[A-Za-z][A-Za-z0-9+.-]*://", name) or "\0" in name:
-        do = "fetch the data first; nothing is fetched or run here"
-        raise UsageError("not a path", where=where, got=name, expected="a local file, folder or pattern", do=do)
+        do = "fetch the data first; only --pairs, --images and --texts read addresses (s3, gs, az, hf, https)"
+        got, expected = re.sub("//.*@", "//", name), "a local file, folder or pattern"  # without user and password
+        raise UsageError("not a path", where=where, got=got, expected=expected, do=do)
 
 
 def check_length(path: Path, where: object = None) -> None:
@@ -167,16 +169,19 @@ def alternatives(name: str) -> Iterator[str]:
 
 def _alternatives_of(given: str | os.PathLike[str]) -> Iterator[Path]:
     name = os.fspath(given)
-    if "{" not in name or os.path.lexists(os.path.expanduser(name)):  # noqa: PTH111 - never raises
-        yield user_path(name)
-        return
+    there = os.path.lexists(os.path.expanduser(name))  # noqa: PTH111 - never raises
+    yield from map(user_path, [name] if there else names_of(name))
+
+
+def names_of(name: str) -> list[str]:
+    """The names that braces stand for; UsageError where there are too many."""
     if name.count("{") > _MOST_BRACES:
         do = "name the folder, which is searched as a whole"
         raise UsageError("too many braces in a path", where=name[:200], expected=f"at most {_MOST_BRACES}", do=do)
     names = list(islice(alternatives(name), MOST_NAMES + 1))
     if len(names) > MOST_NAMES:
         raise _too_many(name)
-    yield from map(user_path, names)
+    return names
 
 
 def _first_group(name: str) -> tuple[int, list[str], int] | None:

@@ -399,7 +399,7 @@ def test_braces_stand_for_what_a_shell_would_make_of_them(monkeypatch):
             paths.expand(text)
 
 
-@pytest.mark.parametrize("name", ["x" * 5000, "~nobody-of-this-name/x", "a/" + "y" * 300, "a\0b", "s3://b/{0..3}.tar"])
+@pytest.mark.parametrize("name", ["x" * 5000, "~nobody-of-this-name/x", "a/" + "y" * 300, "a\0b", "ssh://b/{0..3}.tar"])
 @pytest.mark.parametrize(
     "use",
     [

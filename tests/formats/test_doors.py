@@ -12,8 +12,7 @@ import pytest
 from corpora import files_in, image, image_of, images_of, jsonl, loosely, opened, pairs_of, tar_of, texts_of
 from pyarrow import parquet
 
-from unimo.corpus.check import check
-from unimo.corpus.finding import guess_kind
+from unimo.corpus.check import check, guess_kind
 from unimo.errors import DataError, UsageError
 from unimo.finetune.split import open_examples
 from unimo.formats.columns import Fields

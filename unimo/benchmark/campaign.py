@@ -24,7 +24,7 @@ from unimo.benchmark.plan import Entry, Plan, check_folder_name, check_plan, mis
 from unimo.config import diff, from_dict, override, setting
 from unimo.errors import DataError, UsageError, nearest
 from unimo.json_files import load_json
-from unimo.paths import matches
+from unimo.paths import ADDRESS, matches
 from unimo.recipes.finetuning import TUNINGS
 from unimo.train.settings import Run, check
 
@@ -162,7 +162,7 @@ def _check_settings(run: Run, here: str) -> None:
         raise
     for kind in ("pairs", "images", "texts"):
         for path in getattr(run.data, kind):
-            if not matches(path):
+            if not (ADDRESS.match(path) or matches(path)):
                 raise DataError("no such file", where=f"{here}, data.{kind}", got=path)
 
 

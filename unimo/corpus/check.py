@@ -7,14 +7,19 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus, Kind, open_corpus
-from unimo.corpus.finding import guess_kind
-from unimo.formats.columns import Fields
+from unimo.corpus.finding import find, fits
+from unimo.errors import DataError
+from unimo.formats.columns import ADDRESS_NAMES, Fields, image_columns
+from unimo.formats.tables import columns_in, rows_of
+from unimo.formats.tar import Member, scan_tar
+from unimo.formats.text import Row
+from unimo.paths import ADDRESS, HUB, expand
 
 SHOWN = 100  # characters of a text
 _SPLIT = re.compile(r"(?:^|[^a-z])(train|val|valid|validation|dev|test)(?![a-z])")
@@ -64,6 +69,36 @@ def check(
     say(f"{counts} | fingerprint {corpus.fingerprint[:16]}")
     say(f"train on it: {_command(kind, [str(path) for path in paths], [row['shard'] for row in rows], columns)}")
     return rows
+
+
+def guess_kind(paths: str | Path | Sequence[str | Path], fields: Fields) -> Kind:
+    """What the files hold, by default: pairs if they have captions, else images, else texts."""
+    kinds: tuple[Kind, ...] = ("pairs", "images", "texts")
+    for entry in [paths] if isinstance(paths, (str, Path)) else paths:
+        if not (ADDRESS.match(str(entry)) or str(entry).startswith(HUB)):
+            expand(entry, [], expected="a file, a folder or a pattern")
+    named = False
+    for kind in kinds:
+        try:
+            for source in find(kind, paths, fields).sources:
+                if source.form == "tar":
+                    if kind == "images" or _has_captions(source.path):
+                        return kind
+                elif source.form == "loose" or fits(kind, source.path, fields):
+                    return kind
+                else:
+                    columns = columns_in(source.path, source.form) or {}
+                    row = next(rows_of(source.path, source.form), None)
+                    named |= not columns.keys().isdisjoint((*fields.image, *ADDRESS_NAMES))
+                    named |= isinstance(row, Row) and bool(image_columns(row.values))
+        except DataError:
+            continue
+    return "pairs" if named else "texts"
+
+
+def _has_captions(tar: Path) -> bool:
+    names = (entry.name for entry in islice(scan_tar(tar), 100) if isinstance(entry, Member))
+    return any(name.lower().endswith((".txt", ".json")) for name in names)
 
 
 def _command(kind: Kind, paths: Sequence[str], shards: Sequence[str], columns: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ from unimo.corpus.index_file import Index
 from unimo.corpus.indexing import IDENTITY, index_of
 from unimo.data.sample import Sample
 from unimo.errors import DataError, UsageError, did_you_mean
-from unimo.file_access import read_file, read_range
+from unimo.file_access import Unread, read_file, read_range
 from unimo.formats.arrow import embedded_image, read_arrow_at
 from unimo.formats.columns import Fields, first_of, without
 from unimo.formats.text import decode_utf8, line_sha256, parse_json, read_jsonl_at
@@ -199,8 +199,7 @@ class Corpus:
         if (file := self.file_of(i)) is not None:
             data = read_file(file)
         elif form == "tar":
-            offset, length = (int(value) for value in self._image_at[i])
-            data = read_range(path, offset, length)
+            data = self._range(i, self._image_at[i])
         else:
             row = read_arrow_at(path, int(self._image_at[i, 0]))
             data = next(filter(None, (embedded_image(row.get(name)) for name in self.fields.image)), b"")
@@ -285,9 +284,17 @@ class Corpus:
             data = read_jsonl_at(path, offset, length)
             found = line_sha256(data)
         else:
-            data = read_range(path, offset, length)
+            data = self._range(i, self._record_at[i])
         self._compare(i, data, self._record_sha256[i], found)
         return data
+
+    def _range(self, i: int, at: np.ndarray) -> bytes:
+        """Bytes of item i inside its shard; where they cannot be read, the item is named too."""
+        try:
+            return read_range(self._shard(i)[0], int(at[0]), int(at[1]))
+        except Unread as error:
+            error.where = f"{error.where}, key {self.keys[i]}"
+            raise
 
     def _values(self, i: int) -> dict[str, Any]:
         path, form = self._shard(i)

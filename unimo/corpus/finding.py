@@ -11,17 +11,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Literal
 
 from unimo.corpus.bad_samples import Notes
 from unimo.errors import DataError, UsageError
-from unimo.formats.columns import ADDRESS_NAMES, Fields, image_columns
+from unimo.formats.columns import Fields
 from unimo.formats.tables import columns_in, convert, described, ending_of, form_of, is_table, rows_of
-from unimo.formats.tar import Member, scan_tar
-from unimo.formats.text import Row
-from unimo.paths import HUB, expand, is_folder, listing
+from unimo.paths import ADDRESS, HUB, expand, is_folder, listing
 
 Kind = Literal["texts", "images", "pairs"]
 Verify = Literal["decode", "header"]
@@ -87,6 +85,11 @@ def find(kind: Kind, paths: str | Path | Sequence[str | Path], fields: Fields | 
         raise UsageError(f"no path given for {kind}", where=kind, expected=expected, do=do)
     found = Found()
     for entry in given:
+        if ADDRESS.match(str(entry)):
+            from unimo.corpus.remote import find_remote
+
+            find_remote(kind, str(entry), found)
+            continue
         if str(entry).startswith(HUB):
             from unimo.corpus.hub import saved_dataset
 
@@ -172,36 +175,6 @@ def tables_in(folder: Path) -> list[Path]:
         expected = "metadata.csv, .jsonl or .parquet, or .arrow files"
         raise DataError("no table in this folder", where=folder, expected=expected, do=do)
     return found
-
-
-def guess_kind(paths: str | Path | Sequence[str | Path], fields: Fields) -> Kind:
-    """What the files hold, by default: pairs if they have captions, else images, else texts."""
-    kinds: tuple[Kind, ...] = ("pairs", "images", "texts")
-    for entry in [paths] if isinstance(paths, (str, Path)) else paths:
-        if not str(entry).startswith(HUB):
-            expand(entry, [], expected="a file, a folder or a pattern")
-    named = False
-    for kind in kinds:
-        try:
-            for source in find(kind, paths, fields).sources:
-                if source.form == "tar":
-                    if kind == "images" or _has_captions(source.path):
-                        return kind
-                elif source.form == "loose" or fits(kind, source.path, fields):
-                    return kind
-                else:
-                    columns = columns_in(source.path, source.form) or {}
-                    row = next(rows_of(source.path, source.form), None)
-                    named |= not columns.keys().isdisjoint((*fields.image, *ADDRESS_NAMES))
-                    named |= isinstance(row, Row) and bool(image_columns(row.values))
-        except DataError:
-            continue
-    return "pairs" if named else "texts"
-
-
-def _has_captions(tar: Path) -> bool:
-    names = (entry.name for entry in islice(scan_tar(tar), 100) if isinstance(entry, Member))
-    return any(name.lower().endswith((".txt", ".json")) for name in names)
 
 
 def _find_at(kind: Kind, entry: str | Path, found: Found, fields: Fields) -> None:

@@ -17,7 +17,7 @@ from unimo.corpus.index_file import FORMAT, Index, index_path, load_index
 from unimo.corpus.items import Bad, Item, items, named_images
 from unimo.data.images import image_size, load_rgb
 from unimo.errors import DataError, UsageError
-from unimo.file_access import Unread, forget, hash_file, read_file
+from unimo.file_access import Unread, forget, hash_file, held, read_file
 from unimo.formats.columns import Fields
 from unimo.ragged import offsets_of, pack_strings
 from unimo.sidecar import write_sidecar
@@ -45,7 +45,8 @@ def index_of(
             and (not recheck or header["sha256"] == _content_hash(known))
         ):
             return stored, False
-    index = build_index(source, kind, tokenizer=tokenizer, fields=fields, verify=verify, earlier=stored)
+    with held(source.path):
+        index = build_index(source, kind, tokenizer=tokenizer, fields=fields, verify=verify, earlier=stored)
     write_sidecar(place, FORMAT, index.header, index.arrays)
     return index, True
 

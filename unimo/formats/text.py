@@ -171,7 +171,9 @@ class RawLine(NamedTuple):
 
 
 def open_packed(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path)) if path.name.lower().endswith(".gz") else path.open("rb")
+    if not path.name.lower().endswith(".gz"):
+        return path.open("rb")
+    return cast(BinaryIO, gzip.open(path if isinstance(path, Path) else path.open("rb")))  # a file or an address
 
 
 def raw_lines(path: Path) -> Iterator[RawLine]:
@@ -261,10 +263,10 @@ def line_sha256(line: bytes) -> bytes:
 def read_jsonl_at(path: Path, offset: int, length: int) -> bytes:
     """The line at an offset of the unpacked file. In a .gz all that lies before it is unpacked again: for looking, not
     for training, which reads tokens from the index."""
-    if not path.name.endswith(".gz"):
+    if not path.name.lower().endswith(".gz"):
         return read_range(path, offset, length)
     try:
-        with gzip.open(path) as stream:
+        with open_packed(path) as stream:
             stream.seek(offset)
             return stream.read(length)
     except (EOFError, OSError, zlib.error) as error:

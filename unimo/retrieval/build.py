@@ -27,6 +27,7 @@ from unimo.errors import DataError, NumericsError, UnimoError, UsageError
 from unimo.formats.columns import Fields
 from unimo.inference import Pipeline, identity, load
 from unimo.json_files import write_json
+from unimo.paths import ADDRESS, HUB
 from unimo.regions.store import RegionStore
 from unimo.retrieval import store
 from unimo.retrieval.passages import passages
@@ -152,7 +153,7 @@ def _open(
     entry = {
         "kind": kind,
         # A search may be started from another folder.
-        "paths": [str(Path(path).absolute()) for path in ([paths] if isinstance(paths, (str, Path)) else paths)],
+        "paths": [_from_anywhere(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)],
         "columns": list(columns),
         "fingerprint": corpus.fingerprint,
         "items": len(corpus),
@@ -161,6 +162,10 @@ def _open(
         "index_dir": None if index_dir is None else str(Path(index_dir).absolute()),
     }
     return _Source(corpus, found, entry)
+
+
+def _from_anywhere(path: str | Path) -> str:
+    return str(path) if ADDRESS.match(str(path)) or str(path).startswith(HUB) else str(Path(path).absolute())
 
 
 def _source_of(pipeline: Pipeline) -> str:
