@@ -78,12 +78,15 @@ def prepare_rewrites(
     paths: Annotated[list[str], typer.Argument(help="Pairs: folders, globs or files.")],
     out: Annotated[str | None, typer.Option(help="Output folder, if not beside the shards.")] = None,
     positives: Annotated[int, typer.Option(help="Back-translations of each caption (needs --translate).", min=0)] = 3,
-    sentences: Annotated[int, typer.Option(help="Negatives from similar captions of other images.", min=0)] = 30,
-    phrases: Annotated[int, typer.Option(help="Negatives with a phrase replaced.", min=0)] = 35,
-    words: Annotated[int, typer.Option(help="Negatives with a word replaced.", min=0)] = 35,
+    sentences: Annotated[int, typer.Option(help="Negatives from similar captions of other images.", min=0)] = 60,
+    phrases: Annotated[int, typer.Option(help="Negatives with a phrase replaced.", min=0)] = 20,
+    words: Annotated[int, typer.Option(help="Negatives with a word replaced.", min=0)] = 20,
     max_similarity: Annotated[
         float, typer.Option(help="Captions with a higher TF-IDF similarity are paraphrases, not negatives.")
     ] = 0.5,
+    candidates: Annotated[
+        int, typer.Option(help="Drawn for each word and phrase; those that read like captions are kept.", min=1)
+    ] = 3,
     translate: Annotated[
         list[str] | None,
         typer.Option(help="EN_XX,XX_EN: two translation models, folders or hub names; repeat for more languages."),
@@ -111,6 +114,7 @@ def prepare_rewrites(
     options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "fields": Fields.of(column or ())}
     made: dict[str, Any] = {
         "counts": Counts(positives, sentences, phrases, words),
+        "candidates": candidates,
         "translate": pivots(translate or []),
     }
     made |= {"max_similarity": max_similarity, "seed": seed, "device": device, "max_bad_fraction": max_bad_fraction}

@@ -98,7 +98,8 @@ def rewrite_world(world: Path, say: Callable[[str], None]) -> str:
     from unimo.rewriting.prepare import Counts, rewrites
 
     folder = world.with_name(f"{world.name}-prepared") / "rewrites"
-    rewrites(str(world / "pairs"), out=folder, counts=Counts(positives=0, sentences=0, phrases=12, words=4), say=say)
+    counts = Counts(positives=0, sentences=0, phrases=12, words=4)
+    rewrites(str(world / "pairs"), out=folder, counts=counts, candidates=1, say=say)
     return str(folder)
 
 
@@ -106,14 +107,15 @@ def prepare_world(world: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """The world's exact regions, rewritten captions and neighbours, in a folder beside it; settings of `Data`."""
     from unimo.neighbours.prepare import neighbours
     from unimo.regions.prepare import prepare_regions
-    from unimo.rewriting.prepare import rewrites
+    from unimo.rewriting.prepare import Counts, rewrites
 
     folder = world.with_name(f"{world.name}-prepared")
     regions = folder / "regions"
     shown: dict[str, Kind] = {"pairs": "pairs", "heldout": "pairs", "compositional": "pairs", "images": "images"}
     for part, kind in {**shown, "classes": "images"}.items():
         prepare_regions(kind, str(world / part), "truth", out=regions, say=say)
-    rewrites(str(world / "pairs"), out=folder / "rewrites", say=say)
+    counts = Counts(sentences=30, phrases=35, words=35)  # of a world whose every combination reads like its captions
+    rewrites(str(world / "pairs"), out=folder / "rewrites", counts=counts, candidates=1, say=say)
     neighbours(str(world / "pairs"), str(world / "images"), str(world / "texts"), folder / "neighbours", say=say)
     return {
         "regions": (str(regions),),

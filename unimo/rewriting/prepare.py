@@ -2,7 +2,8 @@
 
     sentence, positive   translated to another language and back (Edunov et al. 2018), where models are given
     sentence, negative   the captions of other images nearest by TF-IDF, below a highest similarity
-    phrase, word         nodes of the scene graph replaced (unimo.rewriting.rewrite)
+    phrase, word         nodes of the scene graph replaced (unimo.rewriting.rewrite); of several candidates those that
+                         read most like captions (unimo.rewriting.naturalness)
 
 One sidecar per shard (format: unimo.rewriting.store). Each record is a pure function of (settings, corpus, caption).
 """
@@ -22,6 +23,7 @@ from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus, Fields, Verify, open_corpus
 from unimo.errors import DataError, UsageError
 from unimo.rewriting.back_translation import BackTranslation, identity
+from unimo.rewriting.naturalness import Naturalness
 from unimo.rewriting.rewrite import Rewrite
 from unimo.rewriting.rewrite import rewrites as node_rewrites
 from unimo.rewriting.scene_graph import Parser, SceneGraph
@@ -31,6 +33,8 @@ from unimo.rewriting.vocabulary import Mentions, Vocabularies, is_action
 from unimo.rng import generator
 from unimo.sidecar import BLOCK, Sidecar, SidecarWriter, standing
 
+CANDIDATES = 3  # drawn for each phrase or word level negative that is kept
+_SAMPLE, _OF_EACH = 8000, 12  # captions, and candidates of each level, from which naturalness is learnt
 _SHORTLIST = 4  # times as many neighbours as wanted are looked at, for some will be refused
 NO_OBJECT = "caption names no object to rewrite"
 NO_NEGATIVE = "no negative of this caption could be made"
@@ -38,12 +42,13 @@ NO_NEGATIVE = "no negative of this caption could be made"
 
 @dataclass(frozen=True)
 class Counts:
-    """How many rewrites per caption. UNIMO has 3 positives and 100 negatives; how it divides these is not published."""
+    """How many rewrites per caption at most. UNIMO has 3 positives and 100 negatives; how it divides these is not
+    published."""
 
     positives: int = 3  # sentence level, by back-translation
-    sentences: int = 30  # as InterBERT, which keeps 30 captions with a similarity below 0.5
-    phrases: int = 35
-    words: int = 35
+    sentences: int = 60  # InterBERT keeps 30 captions with a similarity below 0.5
+    phrases: int = 20  # of 20, three times as many are drawn in the time of 60
+    words: int = 20
 
     def __post_init__(self):
         if min(asdict(self).values()) < 0:
@@ -56,6 +61,7 @@ def rewrites(
     out: str | Path | None = None,
     counts: Counts | None = None,
     max_similarity: float = 0.5,
+    candidates: int = CANDIDATES,
     translate: Sequence[tuple[str, str]] = (),
     seed: int = 0,
     fields: Fields | None = None,
@@ -69,9 +75,11 @@ def rewrites(
     """Write the sidecar of every shard that has none for this corpus and these settings; one row per shard.
 
     out: folder of the sidecars; None puts them where the shards' indexes lie. max_similarity: cosine of TF-IDF from
-    which on a caption of another image counts as a paraphrase. translate: (there, back) pairs of translation models,
-    folders or hub names, one pair per pivot language; none given, no positives. bad_samples: names captions without
-    rewrites. Returns rows (shard, path, built, captions, positives, sentences, phrases, words, bad, seconds).
+    which on a caption of another image counts as a paraphrase. candidates: drawn for each phrase and word level
+    negative, of which those are kept that read most like captions; 1: all are, as they are drawn. translate: (there,
+    back) pairs of translation models, folders or hub names, one pair per pivot language; none given, no positives.
+    bad_samples: names captions without rewrites. Returns rows (shard, path, built, captions, positives, sentences,
+    phrases, words, bad, seconds).
 
     Raises what `open_corpus` raises, UsageError for impossible settings or a missing extra, DataError where a sidecar
     of this corpus and these settings is of another grammar, ResourceError when the disk refuses or another process is
@@ -79,12 +87,15 @@ def rewrites(
     """
     if not 0 < max_similarity <= 1:
         raise UsageError("impossible max_similarity", got=max_similarity, expected="above 0, at most 1")
+    if candidates < 1:
+        raise UsageError("impossible candidates", got=candidates, expected="1 or more")
     counts = counts or Counts()
     bad_samples = BadSamples() if bad_samples is None else bad_samples
     reading: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": max_bad_fraction}
     corpus = open_corpus("pairs", paths, fields=fields, bad_samples=bad_samples, **reading)
     pivots = [list(map(identity, pair)) for pair in translate]
     settings = {**asdict(counts), "max_similarity": max_similarity, "translate": pivots, "seed": seed}
+    settings |= {"candidates": candidates} if candidates > 1 else {}
     out = index_dir if out is None else out
     shards = [
         (shard, items, sidecar_path(shard, out), sidecar_header(corpus, items, settings))
@@ -100,7 +111,9 @@ def rewrites(
         built = sidecar is None
         if sidecar is None:
             back = [BackTranslation(*pair, device=device) for pair in translate if counts.positives and not rewriter]
-            rewriter = rewriter or _Rewriter(corpus, counts, max_similarity, back, seed)
+            if rewriter is None:
+                rewriter = _Rewriter(corpus, counts, max_similarity, back, seed)
+                rewriter.learn_naturalness(candidates, say)
             sidecar = _write(place, header, rewriter, items)
         row = {**_summary(sidecar, shard, bad_samples), "built": built, "seconds": round(time.monotonic() - started, 3)}
         rows.append(row)
@@ -149,6 +162,8 @@ class _Rewriter:
         self.graphs = [parser.parse(text) for text in self.texts]
         self.vocabularies = Vocabularies(map(self.graphs_of, range(len(corpus))))
         self.near = NearCaptions(self.texts, self.owner) if counts.sentences else None
+        self.natural: Naturalness | None = None
+        self.candidates = 1
 
     def place_of(self, number: int) -> tuple[int, int]:
         """Item and caption of a caption of the corpus."""
@@ -162,12 +177,48 @@ class _Rewriter:
         """The records of some captions, and why one has no negatives."""
         for number, similar, positives in zip(numbers, self._sentences(numbers), self._positives(numbers)):
             (item, j), graph = self.place_of(number), self.graphs[number]
-            rng = generator(self.seed, "rewrites", self.corpus.keys[item], j)
-            wanted = {"words": self.counts.words, "phrases": self.counts.phrases}
-            nodes = node_rewrites(graph, self.graphs_of(item), self.vocabularies, rng, **wanted)
-            none = any(wanted.values()) and not nodes and not similar
+            nodes = self._nodes(item, j, graph)
+            none = (self.counts.words or self.counts.phrases) and not nodes and not similar
             bad = NO_OBJECT if not graph.objects else NO_NEGATIVE if none else None
             yield {"positives": positives, "sentences": similar, "nodes": [_entry(rewrite) for rewrite in nodes]}, bad
+
+    def learn_naturalness(self, candidates: int, say: Callable[[str], None]) -> None:
+        """From now on so many candidates are drawn for each negative; those that read like captions are kept."""
+        numbers = np.flatnonzero([bool(graph.objects) for graph in self.graphs])
+        if candidates == 1 or not len(numbers):
+            return
+        natural = Naturalness([self.texts[slice(*self.offsets[i : i + 2])] for i in range(len(self.corpus))])
+        rng, sample = generator(self.seed, "naturalness"), []
+        for number in np.sort(rng.permutation(numbers)[:_SAMPLE]).tolist():
+            item, graph = int(self.owner[number]), self.graphs[number]
+            graphs = self.graphs_of(item)
+            found = node_rewrites(graph, graphs, self.vocabularies, rng, words=_OF_EACH, phrases=_OF_EACH)
+            for level in sorted({one.level for one in found}):
+                some = [one.apply(graph.caption) for one in found if one.level == level]
+                sample.append(natural.drawn(item, level, graph.caption, some))
+        if sample:
+            drawn = natural.told_apart(sample, filtered=False)
+            natural.learn(sample)
+            kept = natural.told_apart(sample)
+            say(f"words and phrases are told from captions by their text in {drawn:.1%}, those kept in {kept:.1%}")
+            self.natural, self.candidates = natural, candidates
+
+    def _nodes(self, item: int, j: int, graph: SceneGraph) -> list[Rewrite]:
+        """The phrase and word level negatives of a caption, in the order they were drawn."""
+        rng = generator(self.seed, "rewrites", self.corpus.keys[item], j)
+        wanted = {"word": self.counts.words, "phrase": self.counts.phrases}
+        more = {f"{level}s": count * self.candidates for level, count in wanted.items()}
+        found = node_rewrites(graph, self.graphs_of(item), self.vocabularies, rng, **more)
+        if self.natural is None or not found:
+            return found
+        kept = []
+        for level, count in wanted.items():
+            some = [one for one in found if one.level == level]
+            if some:
+                scores = self.natural.scores(item, level, [one.apply(graph.caption) for one in some])
+                best = np.argsort(-scores, kind="stable")[: min(count, -(-len(some) // self.candidates))]
+                kept += [some[k] for k in sorted(best)]
+        return kept
 
     def _sentences(self, numbers: Sequence[int]) -> Iterator[list]:
         """For each caption its negatives [item, caption, similarity], nearest first."""
