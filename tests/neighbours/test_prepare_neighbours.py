@@ -5,10 +5,8 @@ from __future__ import annotations
 import functools
 import io
 import json
-import pickle
 import re
 import signal
-import sys
 from html.parser import HTMLParser
 from itertools import count
 from pathlib import Path
@@ -27,7 +25,7 @@ from unimo.errors import DataError, ResourceError, UsageError
 from unimo.inference import Pipeline
 from unimo.neighbours import images as neighbour_images
 from unimo.neighbours.page import show
-from unimo.neighbours.prepare import NeighbourSettings, neighbours, on_ray, prepare_neighbours
+from unimo.neighbours.prepare import NeighbourSettings, neighbours, prepare_neighbours
 from unimo.neighbours.sentences import token_spans
 from unimo.neighbours.store import Neighbours
 from unimo.sentences import words
@@ -248,41 +246,6 @@ def test_a_collection_of_the_pairs_own_image_alone(tmp_path):
     pairs, images, texts = (open_corpus(k, p, tokenizer=TOKENIZER) for k, p in zip(("pairs", "images", "texts"), paths))
     near = Neighbours.open(tmp_path / "out", pairs, images, texts)
     assert not len(near.images(0)) and not len(near.sentences(0))
-
-
-class OneMachine:
-    """What of ray is used, without processes: pieces of work come back in another order."""
-
-    def __init__(self):
-        self.data, self.rows = self, []
-
-    def put(self, thing):
-        return pickle.dumps(thing)
-
-    def get(self, held):
-        return pickle.loads(held)
-
-    def from_items(self, items, *, override_num_blocks):
-        assert override_num_blocks == len(items)
-        self.rows = items
-        return self
-
-    def map(self, work):
-        self.rows = [work(row) for row in reversed(self.rows)]
-        return self
-
-    def iter_rows(self):
-        return iter(self.rows)
-
-
-def test_a_cluster_writes_the_same_bytes(corpora, tmp_path, monkeypatch):
-    quietly(*corpora, tmp_path / "here")
-    monkeypatch.setitem(sys.modules, "ray", OneMachine())
-    quietly(*corpora, tmp_path / "there", run=on_ray)
-    assert bytes_of(tmp_path / "there") == bytes_of(tmp_path / "here")
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match=r"unimo\[ray\]"):
-        quietly(*corpora, tmp_path / "missing", run=on_ray)
 
 
 # ---- tokens

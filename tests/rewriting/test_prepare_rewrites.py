@@ -77,7 +77,7 @@ def small_blocks(monkeypatch):
 
 
 def stop_after(patch: pytest.MonkeyPatch, blocks: int, how) -> None:
-    plain, calls = module._Rewriter.records, []
+    plain, calls = module._Rewriter.__call__, []
 
     def records(self, rows):
         calls.append(1)
@@ -85,7 +85,7 @@ def stop_after(patch: pytest.MonkeyPatch, blocks: int, how) -> None:
             how()
         return plain(self, rows)
 
-    patch.setattr(module._Rewriter, "records", records)
+    patch.setattr(module._Rewriter, "__call__", records)
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 4])

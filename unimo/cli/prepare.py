@@ -13,6 +13,7 @@ IndexDir = Annotated[str | None, typer.Option(help="Folder of the indexes, if no
 Verify = Annotated[str, typer.Option(help="decode: every image once; header: read only its size.")]
 MaxBadFraction = Annotated[float, typer.Option(help="Stop when a larger fraction of samples is bad.")]
 BadSamplesFile = Annotated[str | None, typer.Option(help="Write every bad sample and the reason to this JSONL file.")]
+Ray = Annotated[str | None, typer.Option(help="Run on a Ray cluster: local, auto or HOST:PORT.", metavar="ADDRESS")]
 PageSeed = Annotated[int, typer.Option(help="Random seed of what the page shows.")]
 
 
@@ -27,15 +28,18 @@ def check_data(
     verify: Annotated[str, typer.Option(help="decode every image once, or read only its header")] = "decode",
     max_bad_fraction: Annotated[float, typer.Option(help="Stop beyond this fraction of bad samples.")] = 0.01,
     bad_samples: Annotated[str | None, typer.Option(help="File that names every bad sample.")] = None,
+    ray: Ray = None,
 ) -> None:
     """Say what is there: format, an example, duplicates, bad samples, the command to train on it. Writes indexes."""
+    from unimo.cluster import on_ray
     from unimo.corpus.bad_samples import BadSamples
     from unimo.corpus.check import check
     from unimo.corpus.corpus import EXPECTED
 
     options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": max_bad_fraction}
     kind: Any = paths.pop(0) if len(paths) > 1 and paths[0] in EXPECTED else None
-    check(kind, paths, columns=column or (), bad_samples=BadSamples(bad_samples), say=say, **options)
+    options |= {"run": on_ray(ray), "bad_samples": BadSamples(bad_samples)}
+    check(kind, paths, columns=column or (), say=say, **options)
 
 
 @prepare.command("regions")
@@ -61,15 +65,17 @@ def prepare_regions(
     column: Columns = None,
     index_dir: IndexDir = None,
     bad_samples: BadSamplesFile = None,
+    ray: Ray = None,
 ) -> None:
     """Region features of every image: boxes, features, classes. Run it again to resume."""
+    from unimo.cluster import on_ray
     from unimo.corpus.bad_samples import BadSamples
     from unimo.formats.columns import Fields
     from unimo.regions.prepare import prepare_regions as run
 
     options: dict[str, Any] = {"max_regions": max_regions, "precision": precision, "top": top, "index_dir": index_dir}
     options |= {"feature_size": feature_size, "words": words, "vocabulary": vocabulary, "threshold": threshold}
-    options["fields"] = Fields.of(column or ())
+    options |= {"fields": Fields.of(column or ()), "run": on_ray(ray)}
     run(kind, paths, source, out=out, device=device, bad_samples=BadSamples(bad_samples), say=say, **options)  # type: ignore[arg-type]
 
 
@@ -98,6 +104,7 @@ def prepare_rewrites(
     verify: Verify = "decode",
     max_bad_fraction: MaxBadFraction = 0.01,
     bad_samples: BadSamplesFile = None,
+    ray: Ray = None,
     page: Annotated[str | None, typer.Option(help="Write an HTML page with random captions and rewrites.")] = None,
     rows: Annotated[int, typer.Option(help="Captions on the page.", min=1)] = 50,
     sample: Annotated[
@@ -106,6 +113,7 @@ def prepare_rewrites(
     page_seed: PageSeed = 0,
 ) -> None:
     """Paraphrases and hard negatives of every caption (English, but for sentence level). Run it again to resume."""
+    from unimo.cluster import on_ray
     from unimo.corpus.bad_samples import BadSamples, tell_left_out
     from unimo.formats.columns import Fields
     from unimo.rewriting.back_translation import pivots
@@ -118,6 +126,7 @@ def prepare_rewrites(
         "translate": pivots(translate or []),
     }
     made |= {"max_similarity": max_similarity, "seed": seed, "device": device, "max_bad_fraction": max_bad_fraction}
+    made["run"] = on_ray(ray)
     bad = BadSamples(bad_samples)
     rewrites(paths, out=out, bad_samples=bad, say=say, **made, **options)
     tell_left_out(bad, say)
@@ -160,12 +169,13 @@ def prepare_neighbours(
     verify: Verify = "decode",
     max_bad_fraction: MaxBadFraction = 0.01,
     bad_samples: BadSamplesFile = None,
-    ray: Annotated[bool, typer.Option("--ray", help="Run on a Ray cluster.")] = False,
+    ray: Ray = None,
     page: Annotated[str | None, typer.Option(help="Write an HTML page with random pairs and neighbours.")] = None,
     rows: Annotated[int, typer.Option(help="Pairs on the page.", min=1)] = 50,
     page_seed: PageSeed = 0,
 ) -> None:
     """Similar images and sentences for every pair, retrieved from unpaired data. Run it again to resume."""
+    from unimo.cluster import on_ray
     from unimo.config import override
     from unimo.corpus.bad_samples import BadSamples, tell_left_out
     from unimo.formats.columns import Fields
@@ -173,8 +183,8 @@ def prepare_neighbours(
 
     bad = BadSamples(bad_samples)
     options: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": max_bad_fraction}
-    options |= {"model": model, "regions": regions or None, "confidence": confidence, "ray": ray, "bad_samples": bad}
+    options |= {"model": model, "regions": regions or None, "confidence": confidence, "bad_samples": bad}
     options |= {"page": page, "rows": rows, "page_seed": page_seed, "say": say, "fields": Fields.of(column or ())}
     settings = override(NeighbourSettings(), assignments or ())
-    neighbours(pairs, images or None, texts or None, out, settings=settings, **options)
+    neighbours(pairs, images or None, texts or None, out, settings=settings, run=on_ray(ray), **options)
     tell_left_out(bad, say)

@@ -16,7 +16,8 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,14 @@ def open_corpus(
     max_bad_fraction: float = 0.01,
     recheck: bool = False,
     on_shard: Callable[[dict], None] | None = None,
+    run: Callable[..., Iterable[Any]] = map,
 ) -> Corpus:
     """Find the shards, build or reuse their indexes, and join them in sorted order.
 
     paths: a file, a folder (searched recursively), a pattern (*, **, {000..012}, {a,b}), or a list of these.
     tokenizer: of texts and captions; None: ours. verify: "decode" decodes every image once while indexing, "header"
     reads only sizes. recheck: hash every shard again instead of trusting size and time of change. on_shard: called with
-    a summary row after each shard.
+    a summary row after each shard. run: who indexes shards.
 
     Offered samples are used, or bad and named in the report. What lies there and is no sample of this kind (other
     files, members, images that no table names) is counted in the report's notes. A folder that may not be listed is
@@ -72,11 +74,9 @@ def open_corpus(
     bad_samples = BadSamples() if bad_samples is None else bad_samples
     own = BadSamples()  # this corpus is judged alone, whatever else the run's report already holds
     place = None if index_dir is None else user_path(index_dir, "index_dir")
-    found = find(kind, paths, fields)
-    indexes: list[Index] = []
-    for source in found.sources:
-        started = time.monotonic()
-        index, built = index_of(source, kind, tokenizer, fields, verify, place, recheck)
+    found, indexes, started = find(kind, paths, fields), list[Index](), time.monotonic()
+    work = partial(index_of, kind, tokenizer, fields, verify, place, recheck)
+    for source, (index, built) in zip(found.sources, run(work, found.sources)):
         for report in (own, bad_samples):
             report.offer(index.counts["offered"])
             report.use(index.counts["used"])
@@ -86,6 +86,7 @@ def open_corpus(
         indexes.append(index)
         if on_shard is not None:
             on_shard(_row(source, index, built, time.monotonic() - started))
+        started = time.monotonic()
     found.notes.join(_not_named(kind, found.sources, indexes))
     for report in (own, bad_samples):
         report.notes.join(found.notes)

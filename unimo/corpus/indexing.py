@@ -27,10 +27,9 @@ _TOKENIZE_CHARACTERS = 2**21  # texts are handed to the tokenizer in batches of 
 
 
 def index_of(
-    source: Source, kind: Kind, tokenizer, fields: Fields, verify: Verify, index_dir: Path | None, recheck: bool
+    kind: Kind, tokenizer, fields: Fields, verify: Verify, index_dir: Path | None, recheck: bool, source: Source
 ) -> tuple[Index, bool]:
-    """The shard's index and whether it was built anew: where there was none of its content, or where what could not be
-    read can be by now."""
+    """The shard's index, and if it was built anew: none was of its content, or what was unreadable can be read."""
     place = index_path(source.path, kind, index_dir)
     stored = load_index(place)
     if stored is not None and stored.header["kind"] == kind:

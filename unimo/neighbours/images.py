@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from unimo.cluster import Map
 from unimo.corpus.corpus import Corpus
 from unimo.data.augment import resize
 from unimo.data.images import load_rgb
@@ -31,7 +32,6 @@ _QUERIES = 512  # pairs searched for together
 _SIDE = 32  # pixels of the resized image that colours and edges are taken from
 
 Encode = Callable[[Iterable[Image.Image]], np.ndarray]  # images -> (n, D) of length 1
-Map = Callable[[Callable[[int], int], Iterable[int]], Iterable[int]]  # `map`, or `unimo.neighbours.prepare.on_ray`
 
 
 class Gallery:
@@ -90,19 +90,19 @@ def _encoded(
     header = {"images": corpus.fingerprint, "model": made_by, "block": _BLOCK}
     paths = [folder / f"{corpus.kind}-{number:05d}.safetensors" for number in range(-(-len(corpus) // _BLOCK))]
     missing = [number for number, path in enumerate(paths) if standing(path, VECTORS, header) is None]
-    for _ in run(partial(_encode_block, corpus, paths, header, encode), missing):
-        pass
+    blocks = [range(first, min(first + _BLOCK, len(corpus))) for first in range(0, len(corpus), _BLOCK)]
+    encoded = run(partial(_encode_block, corpus, encode), [blocks[number] for number in missing])
+    for number, vectors in zip(missing, encoded):
+        write_sidecar(paths[number], VECTORS, header, {"vectors": vectors})
     seconds, made = time.monotonic() - started, min(len(missing) * _BLOCK, len(corpus))
     rate = made / max(seconds, 1e-3)
     say(f"{made} of {len(corpus)} images ({corpus.kind}) encoded in {seconds:.1f} s ({rate:.0f} images/s)")
     return paths
 
 
-def _encode_block(corpus: Corpus, paths: list[Path], header: dict[str, Any], encode: Encode, number: int) -> int:
-    items = range(number * _BLOCK, min((number + 1) * _BLOCK, len(corpus)))
+def _encode_block(corpus: Corpus, encode: Encode, items: range) -> np.ndarray:
     images = (load_rgb(corpus.image_bytes(i), where=corpus.where(i)) for i in items)
-    write_sidecar(paths[number], VECTORS, header, {"vectors": encode(images).astype(np.float32)})
-    return number
+    return encode(images).astype(np.float32)
 
 
 def _vectors(path: Path) -> np.ndarray:

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unimo.cluster import Map
 from unimo.config import check_settings, to_dict
 from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus, open_corpus
@@ -32,7 +33,7 @@ from unimo.corpus.finding import Kind
 from unimo.errors import DataError, UsageError
 from unimo.inference import Pipeline, identity, load
 from unimo.nearest import Found
-from unimo.neighbours.images import Gallery, Map
+from unimo.neighbours.images import Gallery
 from unimo.neighbours.objects import Labels, Objects, detected
 from unimo.neighbours.page import show
 from unimo.neighbours.sentences import Sentences
@@ -56,7 +57,7 @@ def neighbours(
     confidence: float = 0.2,
     settings: NeighbourSettings | None = None,
     bad_samples: BadSamples | None = None,
-    ray: bool = False,
+    run: Map = map,
     page: str | Path | None = None,
     rows: int = 50,
     page_seed: int = 0,
@@ -76,7 +77,7 @@ def neighbours(
     _require_other(images, texts)
 
     def opened(kind: Kind, paths: Paths | None) -> Corpus | None:
-        options_of_all: dict[str, Any] = {"bad_samples": bad_samples, **options}
+        options_of_all: dict[str, Any] = {"bad_samples": bad_samples, "run": run, **options}
         return None if paths is None else open_corpus(kind, paths, **options_of_all)
 
     paired, gallery, library = opened("pairs", pairs), opened("images", images), opened("texts", texts)
@@ -90,7 +91,7 @@ def neighbours(
         model=None if model is None else load(model),
         labels=None if regions is None or gallery is None else detected(regions, paired, gallery, confidence),
         bad_samples=bad_samples,
-        run=on_ray if ray else map,
+        run=run,
         say=say,
     )
     if page is not None:
@@ -154,7 +155,9 @@ def prepare_neighbours(
         if images is not None and missing:
             gallery = Gallery(pairs, images, work, settings, model, made_by, objects, run, say)
         begun, searched = time.monotonic(), 0
-        for number in run(_Search(pairs, parts, work, gallery, library, settings, model), missing):
+        search = _Search(pairs, gallery, library, settings, model)
+        for number, arrays in zip(missing, run(search, [shards[number][1] for number in missing])):
+            _write(work, *parts[number], arrays)
             shard, rows = shards[number]
             searched += len(rows)
             rate = searched / max(time.monotonic() - begun, 1e-3)
@@ -171,19 +174,15 @@ def prepare_neighbours(
 
 @dataclass
 class _Search:
-    """Writes the part of a shard, named by its number: a function of what is given here, so anyone may do any part."""
+    """The neighbours of some pairs, as they are stored: any process may search for any of them."""
 
     pairs: Corpus
-    parts: Sequence[tuple[Path, dict[str, Any]]]  # with their headers
-    work: Path  # folder for what is not whole yet
     gallery: Gallery | None
     library: Sentences | None
     settings: NeighbourSettings
     model: Pipeline | None
 
-    def __call__(self, number: int) -> int:
-        path, header = self.parts[number]
-        rows = range(header["first"], header["first"] + header["count"])
+    def __call__(self, rows: range) -> dict[str, np.ndarray]:
         near: dict[str, list[Found]] = {side: [] for side in SIDES}
         if self.gallery is not None:
             near["image"] = self.gallery.near(rows)
@@ -196,8 +195,10 @@ class _Search:
             for i, (numbers, scores) in enumerate(found):
                 ids[i, : len(numbers)], values[i, : len(numbers)] = numbers, scores
             arrays |= {f"{side}_ids": ids, f"{side}_scores": values}
-        _write(self.work, path, header, arrays)
-        return number
+        return arrays
+
+    def where(self, rows: range) -> str:
+        return f"pairs of {self.pairs.shard_of(rows[0])}"
 
 
 def _note_wordless(pairs: Corpus, bad_samples: BadSamples) -> None:
@@ -231,20 +232,3 @@ def _remove_others(folder: Path, ours: set[Path]) -> None:
 def _require_other(images: object, texts: object) -> None:
     if images is None and texts is None:
         raise UsageError("nothing to search in", expected="images, texts or both", do="name --images or --texts")
-
-
-def on_ray(work: Callable[[int], int], numbers: Iterable[int]) -> Iterator[int]:
-    """As `map`, in any order, by Ray Data on the cluster that ray finds (extra `ray`).
-
-    Corpora and output folder must be named by absolute paths that are the same on every machine.
-    """
-    try:
-        import ray
-    except ImportError:
-        do = "pip install 'unimo[ray]', or leave --ray away"
-        raise UsageError("a cluster needs ray", where="--ray", do=do) from None
-    held, items = ray.put(work), [{"number": number} for number in numbers]
-    if items:
-        jobs = ray.data.from_items(items, override_num_blocks=len(items))
-        rows = jobs.map(lambda row: {"number": ray.get(held)(row["number"])}).iter_rows()
-        yield from (int(row["number"]) for row in rows)

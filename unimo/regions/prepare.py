@@ -20,12 +20,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unimo.cluster import Map
 from unimo.corpus.bad_samples import BadSamples, tell_left_out
 from unimo.corpus.corpus import Corpus, open_corpus
 from unimo.corpus.finding import Kind, Verify
@@ -39,7 +42,7 @@ from unimo.regions.rows import Precision, RowFormat, check_distributions
 from unimo.regions.source import CorpusImage, Detections, RegionSource, Say
 from unimo.regions.store import FORMAT, sidecar_header, sidecar_path
 from unimo.regions.truth import Truth
-from unimo.sidecar import Sidecar, SidecarWriter, standing
+from unimo.sidecar import BLOCK, Sidecar, SidecarWriter, standing
 
 PROGRESS_SECONDS = 30
 
@@ -69,6 +72,7 @@ def prepare_regions(
     bad_samples: BadSamples | None = None,
     index_dir: str | Path | None = None,
     verify: Verify = "decode",
+    run: Map = map,
     say: Say = print,
     **options: Any,
 ) -> list[dict]:
@@ -76,8 +80,8 @@ def prepare_regions(
 
     source: a RegionSource, or a text for `find_source`, which also takes `options`. out: folder of the sidecars, if not
     beside the shards. max_regions: boxes kept of an image, in the source's order. top: likeliest classes kept, 0 for
-    all. Killed at any time and started again, it writes the same bytes. Returns the rows (shard, built, resumed,
-    offered, used, quarantined, regions, seconds, reasons).
+    all. run: who prepares blocks of images. Killed at any time and started again, it writes the same bytes. Returns the
+    rows (shard, built, resumed, offered, used, quarantined, regions, seconds, reasons).
 
     Raises DataError if not one image has regions, UsageError where other regions lie in the way, ResourceError when the
     disk refuses or another process prepares the same shard, and what `open_corpus` raises. Bad images raise nothing.
@@ -90,18 +94,17 @@ def prepare_regions(
         raise UsageError("options of a source that is already made", got=", ".join(options))
     bad_samples = BadSamples() if bad_samples is None else bad_samples
     unread = BadSamples(bad_samples.path)  # of samples without an image; `bad_samples` counts the images alone
-    common: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": 1}
+    common: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": 1, "run": run}
     corpus = open_corpus(kind, paths, fields=fields, bad_samples=unread, **common)
     rows = RowFormat(source.feature_size, source.classes, precision, min(top, source.classes))
     tell_left_out(unread, say)
     source.fit(corpus, sidecar_path(corpus.shards[0][0], kind, out).parent, say)
     identity = source.identity()
+    prepared = _Prepared(corpus, source, rows, max_regions)
     done: list[dict[str, Any]] = []
     for shard, items in corpus.ranges():
         header = sidecar_header(corpus, items, identity, rows, max_regions)
-        done.append(
-            _prepare_shard(corpus, items, sidecar_path(shard, kind, out), header, rows, source, bad_samples, say)
-        )
+        done.append(_prepare_shard(prepared, items, sidecar_path(shard, kind, out), header, bad_samples, run, say))
         say(_line(done[-1]))
     used, bad = (sum(row[name] for row in done) for name in ("used", "quarantined"))
     listed = f", listed in {bad_samples.path}" if bad and bad_samples.path else ""
@@ -112,22 +115,45 @@ def prepare_regions(
     return done
 
 
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """Encoded regions of images, or the reasons why there are none: any process may do any of them."""
+
+    corpus: Corpus
+    source: RegionSource
+    rows: RowFormat
+    max_regions: int
+
+    def __call__(self, items: range) -> Iterator[tuple[dict[str, np.ndarray] | None, dict[str, str] | None]]:
+        for i in items:
+            image = CorpusImage(self.corpus, i)
+            try:
+                where = f"{image.shard.name}, key {image.key}"
+                found = _checked(self.source.regions(image), where, self.max_regions + 1)
+                yield self.rows.encode(found, where=image.key), None
+            except DataError as error:
+                yield None, error.parts()
+
+    def where(self, items: range) -> str:
+        return f"{self.corpus.where(items[0])}, and {len(items) - 1} images behind it"
+
+
 def _prepare_shard(
-    corpus: Corpus,
+    prepared: _Prepared,
     items: range,
     place: Path,
     header: Mapping[str, Any],
-    rows: RowFormat,
-    source: RegionSource,
     bad_samples: BadSamples,
+    run: Map,
     say: Say,
 ) -> dict[str, Any]:
     """The row of one shard, whose sidecar is written unless it is there."""
-    started, shard = time.monotonic(), corpus.shard_of(items.start)
+    started, corpus = time.monotonic(), prepared.corpus
+    shard = corpus.shard_of(items.start)
     sidecar, resumed = _standing(place, header), 0
     built = sidecar is None
     if sidecar is None:
-        resumed = _write(place, header, rows, source, corpus, items, say)
+        resumed = _write(place, header, prepared, items, run, say)
         sidecar = Sidecar(place, FORMAT)
     bad = sidecar.notes
     for item, parts in bad.items():
@@ -166,35 +192,23 @@ def _standing(place: Path, header: Mapping[str, Any]) -> Sidecar | None:
     return standing(place, FORMAT, header)
 
 
-def _write(
-    place: Path,
-    header: Mapping[str, Any],
-    rows: RowFormat,
-    source: RegionSource,
-    corpus: Corpus,
-    items: range,
-    say: Say,
-) -> int:
+def _write(place: Path, header: Mapping[str, Any], prepared: _Prepared, items: range, run: Map, say: Say) -> int:
     """Writes the sidecar of these items; returns how many of them an earlier run had done."""
-    with SidecarWriter(place, FORMAT, header, [corpus.keys[i] for i in items], rows.columns) as writer:
+    keys, columns = [prepared.corpus.keys[i] for i in items], prepared.rows.columns
+    with SidecarWriter(place, FORMAT, header, keys, columns) as writer:
         resumed = len(writer)
         started = spoken = time.monotonic()
-        for i in items[resumed:]:
-            image = CorpusImage(corpus, i)
-            try:
-                found = _checked(source.regions(image), f"{image.shard.name}, key {image.key}", header)
-                writer.add(rows.encode(found, where=image.key))
-            except DataError as error:
-                writer.add(None, error.parts())
+        blocks = (items[first : first + BLOCK] for first in range(resumed, len(items), BLOCK))
+        for rows, reason in chain.from_iterable(run(prepared, blocks)):
+            writer.add(rows, reason)
             if time.monotonic() - spoken > PROGRESS_SECONDS:
                 spoken, count = time.monotonic(), len(writer)
                 say(f"    {count} of {len(items)} images ({(count - resumed) / (spoken - started):.1f}/s)")
     return resumed
 
 
-def _checked(found: Detections, where: str, header: Mapping[str, Any]) -> ImageRegions:
-    """With [IMG] in front, cut to `max_regions`. Raises DataError for whatever no detector can have meant."""
-    max_rows = header["settings"]["max_regions"] + 1
+def _checked(found: Detections, where: str, max_rows: int) -> ImageRegions:
+    """With [IMG] in front, cut to `max_rows`. Raises DataError for whatever no detector can have meant."""
     image = image_regions(
         found.features, found.boxes, found.width, found.height, classes=found.classes, max_rows=max_rows, where=where
     )

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -50,8 +51,15 @@ class Naturalness:
         for captions in images:
             for grams in _grams(captions):
                 np.add.at(self._found, grams, 1)
-        self._own = lru_cache(maxsize=8)(self._own_counts)  # captions of one image come one after the other
         self._weights: dict[tuple[str, int], np.ndarray] = {}  # (level, half) -> of each feature
+        self.__setstate__({})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_own"}  # no other process could take it
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._own = lru_cache(maxsize=8)(self._own_counts)  # captions of one image come one after the other
 
     def scores(self, item: int, level: str, texts: Sequence[str]) -> np.ndarray:
         """(n,) of rewrites of one level about one image; all 0 where nothing was learnt of it."""

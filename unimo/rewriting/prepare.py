@@ -14,11 +14,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unimo.cluster import Map
 from unimo.corpus.bad_samples import BadSamples
 from unimo.corpus.corpus import Corpus, Fields, Verify, open_corpus
 from unimo.errors import DataError, UsageError
@@ -70,6 +72,7 @@ def rewrites(
     verify: Verify = "decode",
     max_bad_fraction: float = 0.01,
     device: str = "cpu",
+    run: Map = map,
     say: Callable[[str], None] = print,
 ) -> list[dict]:
     """Write the sidecar of every shard that has none for this corpus and these settings; one row per shard.
@@ -78,8 +81,8 @@ def rewrites(
     which on a caption of another image counts as a paraphrase. candidates: drawn for each phrase and word level
     negative, of which those are kept that read most like captions; 1: all are, as they are drawn. translate: (there,
     back) pairs of translation models, folders or hub names, one pair per pivot language; none given, no positives.
-    bad_samples: names captions without rewrites. Returns rows (shard, path, built, captions, positives, sentences,
-    phrases, words, bad, seconds).
+    bad_samples: names captions without rewrites. run: who rewrites blocks of captions. Returns rows (shard, path,
+    built, captions, positives, sentences, phrases, words, bad, seconds).
 
     Raises what `open_corpus` raises, UsageError for impossible settings or a missing extra, DataError where a sidecar
     of this corpus and these settings is of another grammar, ResourceError when the disk refuses or another process is
@@ -92,7 +95,7 @@ def rewrites(
     counts = counts or Counts()
     bad_samples = BadSamples() if bad_samples is None else bad_samples
     reading: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": max_bad_fraction}
-    corpus = open_corpus("pairs", paths, fields=fields, bad_samples=bad_samples, **reading)
+    corpus = open_corpus("pairs", paths, fields=fields, bad_samples=bad_samples, run=run, **reading)
     pivots = [list(map(identity, pair)) for pair in translate]
     settings = {**asdict(counts), "max_similarity": max_similarity, "translate": pivots, "seed": seed}
     settings |= {"candidates": candidates} if candidates > 1 else {}
@@ -114,7 +117,7 @@ def rewrites(
             if rewriter is None:
                 rewriter = _Rewriter(corpus, counts, max_similarity, back, seed)
                 rewriter.learn_naturalness(candidates, say)
-            sidecar = _write(place, header, rewriter, items)
+            sidecar = _write(place, header, rewriter, items, run)
         row = {**_summary(sidecar, shard, bad_samples), "built": built, "seconds": round(time.monotonic() - started, 3)}
         rows.append(row)
         say(_line(row))
@@ -137,13 +140,13 @@ def _refuse_other_grammar(place: Path, header: dict[str, Any]) -> None:
         )
 
 
-def _write(place: Path, header: dict[str, Any], rewriter: _Rewriter, items: range) -> Sidecar:
+def _write(place: Path, header: dict[str, Any], rewriter: _Rewriter, items: range, run: Map) -> Sidecar:
     numbers = range(*(int(rewriter.offsets[i]) for i in (items.start, items.stop)))
     names = [f"{rewriter.corpus.keys[i]}#{j}" for i, j in map(rewriter.place_of, numbers)]
     with SidecarWriter(place, FORMAT, header, names, COLUMNS) as writer:
-        for begin in range(len(writer), len(numbers), BLOCK):
-            for record, bad in rewriter.records(numbers[begin : begin + BLOCK]):
-                writer.add(record_bytes(record), bad)
+        blocks = (numbers[begin : begin + BLOCK] for begin in range(len(writer), len(numbers), BLOCK))
+        for record, bad in chain.from_iterable(run(rewriter, blocks)):
+            writer.add(record_bytes(record), bad)
     return Sidecar(place, FORMAT)
 
 
@@ -170,10 +173,14 @@ class _Rewriter:
         item = int(self.owner[number])
         return item, number - int(self.offsets[item])
 
+    def where(self, numbers: Sequence[int]) -> str:
+        item, j = self.place_of(numbers[0])
+        return f"{self.corpus.where(item)}, caption {j}, and {len(numbers) - 1} captions behind it"
+
     def graphs_of(self, item: int) -> tuple[SceneGraph, ...]:
         return tuple(self.graphs[slice(*self.offsets[item : item + 2])])
 
-    def records(self, numbers: Sequence[int]) -> Iterator[tuple[dict[str, Any], str | None]]:
+    def __call__(self, numbers: Sequence[int]) -> Iterator[tuple[dict[str, Any], str | None]]:
         """The records of some captions, and why one has no negatives."""
         for number, similar, positives in zip(numbers, self._sentences(numbers), self._positives(numbers)):
             (item, j), graph = self.place_of(number), self.graphs[number]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -16,11 +17,7 @@ class NearCaptions:
     def __init__(self, texts: Sequence[str], owner: np.ndarray):
         """owner: (n,) the image of each caption, ascending."""
         functions = {word for word, tags in grammar().tags.items() if tags[0] in "ADPXCOW"}
-
-        def content(text: str) -> list[str]:
-            return [token.text for token in tokens(text) if token.text not in functions and token.text[0].isalnum()]
-
-        self._index, self._owner = TfIdf(texts, content), owner
+        self._index, self._owner = TfIdf(texts, partial(_content, functions)), owner
 
     def nearest(self, queries: Sequence[int], k: int, max_similarity: float) -> list[list[tuple[int, float]]]:
         """For each query at most k (caption, similarity) of other images with 0 < similarity < max_similarity, best
@@ -31,3 +28,7 @@ class NearCaptions:
         ]
         found = self._index.search(self._index.rows[list(queries)], k, exclude=own, below=max_similarity)
         return [list(zip(numbers.tolist(), scores.tolist())) for numbers, scores in found]
+
+
+def _content(functions: Collection[str], text: str) -> list[str]:
+    return [token.text for token in tokens(text) if token.text not in functions and token.text[0].isalnum()]

@@ -19,6 +19,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -100,6 +101,14 @@ class Vocabularies:
             context: np.array([self._number[text] for text in some if text in self._number], np.int64)
             for context, some in seen.items()
         }
+        self.__setstate__({})
+
+    def __getstate__(self) -> dict[str, Any]:
+        caches = ("alternatives", "mentions", "_keys_of")  # no other process could take them
+        return {name: value for name, value in vars(self).items() if name not in caches}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
         self.alternatives = lru_cache(maxsize=20_000)(self._alternatives)
         self.mentions = lru_cache(maxsize=8)(self._mentions)  # captions of one image come one after the other
         self._keys_of = lru_cache(maxsize=32)(self._find_keys)
