@@ -1,4 +1,5 @@
-"""Writes the tables of README.md and docs/results.md from results/, between their marks. Run after adding a result.
+"""Writes the tables of README.md, docs/results.md and docs/ingredients.md from results/, between their marks. Run after
+adding a result.
 
 A file in results/ is what `scripts/keep_result.py` keeps of a run's evaluation.json or benchmark.json. Files
 NAME-seed-N are one line: the mean, and the lowest to the highest. A single file's line has its 95 % interval.
@@ -13,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from unimo.benchmark.statement import statement
 from unimo.finetune.benchmarks.published_scores import PUBLISHED
 from unimo.metrics.verdict import verdict
 from unimo.recipes.finetuning import story
@@ -144,6 +146,13 @@ def papers_table(paths: Iterable[Path]) -> str:
     return "\n".join(lines)
 
 
+def campaign(path: Path) -> str:
+    """The statement of a campaign, one heading lower, and where its numbers are."""
+    lines = statement(json.loads(path.read_text())).strip().split("\n")
+    lines = [f"#{line}" if line.startswith("#") else line for line in lines]
+    return "\n".join([lines[0], "", f"From [{path.stem}](../results/campaign/{path.name}).", *lines[1:]])
+
+
 def filled(page: str, tables: dict[str, str]) -> str:
     """A page's text with its tables made anew; every table must have its mark."""
     for mark, table in tables.items():
@@ -168,6 +177,9 @@ def pages(folder: Path) -> dict[Path, dict[str, str]]:
             "results": runs_table(whole, RUNS, "../"),
             "ablations": runs_table(ablations, ABLATIONS, "../"),
             "tasks": tasks_table(tasks, "../"),
+        },
+        ROOT / "docs" / "ingredients.md": {
+            "campaigns": "\n".join(map(campaign, sorted(folder.glob("campaign/*.json")))),
         },
     }
 
