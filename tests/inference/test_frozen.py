@@ -68,6 +68,13 @@ def test_codes_of_single_positions_are_those_of_autocast():
     )
 
 
+def test_a_processor_that_onednn_refuses_packs_nothing(monkeypatch):
+    """On AVX2 alone laying out weights raises, so that loading in bf16 would."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert not module.can_pack(torch.bfloat16, torch.device("cpu"))
+    assert Pipeline(MODELS["unimo-2"](), precision="bf16", frozen=True).encode_text(TEXTS).shape == (4, 16)
+
+
 @pytest.mark.parametrize("packs", [True, False])
 def test_linear_maps_are_copied_and_everything_else_is_shared(packs, monkeypatch):
     if not packs:
@@ -89,7 +96,7 @@ def test_linear_maps_are_copied_and_everything_else_is_shared(packs, monkeypatch
 
 def test_packed_products_are_those_of_linear_maps():
     if not module.can_pack(torch.bfloat16, torch.device("cpu")):
-        pytest.skip("this torch has no packed products")
+        pytest.skip("this torch, or this processor, has no packed products in bf16")
     linear = nn.Linear(48, 96).bfloat16()
     fast = module.PackedLinear(linear)
     with torch.inference_mode():

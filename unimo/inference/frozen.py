@@ -33,10 +33,12 @@ def frozen(model: Unified, dtype: torch.dtype) -> Unified:
 
 
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether torch multiplies by weights that are laid out before: with oneDNN, in bf16, on a CPU."""
+    """Whether torch multiplies by weights that are laid out before: with oneDNN, in bf16, on a CPU with AVX-512 or
+    better; on AVX2 alone oneDNN refuses."""
     if dtype != torch.bfloat16 or device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
-    return hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    needed = ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
+    return all(hasattr(torch.ops.mkldnn, name) for name in needed) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _pack(twin: Unified) -> None:
