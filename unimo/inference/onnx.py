@@ -145,6 +145,7 @@ def export(pipeline: Pipeline, folder: str | Path) -> dict[str, int]:
 
 
 def _write_graphs(model: UNIMO2, pipeline: Pipeline, folder: Path) -> None:
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # else it warns of torchvision, which is not needed
     n, m, batch = torch.export.Dim("N"), torch.export.Dim("M"), 2
     length, words = (torch.export.Dim(name, max=pipeline.max_length) for name in ("L", "T"))
     large = 4 * sum(p.numel() for p in model.parameters()) > 1 << 30  # a graph file ends at 2 GiB
@@ -159,7 +160,6 @@ def _write_graphs(model: UNIMO2, pipeline: Pipeline, folder: Path) -> None:
         ("text_tower", TextTower(model), (ids, ids > 0), ({0: m, 1: length},) * 2, ["text_embedding"]),
         ("caption_decoder", CaptionDecoder(model), (hidden, codes, ids), written, ["word_logits"]),
     ):
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # of torchvision, which is not needed
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(

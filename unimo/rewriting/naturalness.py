@@ -2,9 +2,12 @@
 
 A model that tells a rewrite by its English need not look at the image. So more candidates are drawn than are wanted,
 and those are kept that a text classifier takes for originals (adversarial filtering, Zellers et al. 2018). It is naive
-Bayes over n-grams, over pairs of content words, and over how many of each no caption of another image has. Its weights
-are logarithms of counts, so every machine finds the same. Rounds add up: each learns from what those before it let
-through. Two halves of the images filter each other: no caption is judged by what was learnt from it.
+Bayes over n-grams, over pairs of content words, and over how many of each no caption of another image has: its log-odds
+are counted, so every machine finds the same. Rounds add up: each learns from what those before it let through. Two
+halves of the images filter each other: no caption is judged by what was learnt from it.
+
+What passes must not be asked about with the captions it was filtered by: it is like them, their chance traits included,
+and a classifier that knows them finds less than a new one.
 
     n texts · L tokens · F features
 """
@@ -79,23 +82,6 @@ class Naturalness:
             found = {(level, half): _log_odds(sample, passed, level, 1 - half) for level in levels for half in (0, 1)}
             self._weights = {key: weights + self._weights.get(key, 0.0) for key, weights in found.items()}
 
-    def told_apart(self, sample: Sequence[Drawn], *, filtered: bool = True) -> float:
-        """How often such a classifier, learnt anew, is right about a text; 0.5 by chance.
-
-        Learnt from one half, asked about the other; filtered: about the candidates that pass.
-        """
-        chosen = [self._best(one) if filtered else one.candidates for one in sample]
-        right = []
-        for level, half in sorted({(one.level, one.half) for one in sample}):
-            weights = _log_odds(sample, chosen, level, 1 - half)
-            asked = [(one, some) for one, some in zip(sample, chosen) if (one.level, one.half) == (level, half)]
-            originals = np.array([weights[one.original].sum() for one, _ in asked])
-            others = [weights[some].sum(axis=1) for _, some in asked]
-            one_each = [each[k % len(each)] for k, each in enumerate(others)]
-            threshold = np.median(np.concatenate([originals, one_each]))
-            right += [(originals > threshold).mean(), np.mean([(each <= threshold).mean() for each in others])]
-        return float(np.mean(right)) if right else 0.5
-
     def _best(self, one: Drawn) -> np.ndarray:
         """The candidates that pass; all of them before anything is learnt."""
         if (one.level, one.half) not in self._weights:
@@ -136,7 +122,7 @@ def _log_odds(sample: Sequence[Drawn], chosen: Sequence[np.ndarray], level: str,
 
 def _grams(texts: Sequence[str]) -> Iterator[np.ndarray]:
     """Of each of the _KINDS an array (n, something) of slots."""
-    rows = [[_number(_BEGIN), *map(_number, _words(text)), _number(_END)] for text in texts]
+    rows = [[_number(word) for word in (_BEGIN, *(token.text for token in tokens(text)), _END)] for text in texts]
     ids = np.zeros((len(rows), max(map(len, rows)) + 3), np.uint64)  # 3: a text may be shorter than an n-gram
     for row, some in zip(ids, rows):
         row[: len(some)] = some
@@ -157,10 +143,6 @@ def _slots(kind: int, *words: np.ndarray) -> np.ndarray:
         mixed ^= mixed >> np.uint64(32)
     slots = (mixed % np.uint64(_SLOTS - 1)).astype(np.int64) + 1
     return np.where(np.all([some > 0 for some in words], axis=0), slots, 0)
-
-
-def _words(text: str) -> list[str]:
-    return [token.text for token in tokens(text)]
 
 
 @lru_cache(maxsize=200_000)

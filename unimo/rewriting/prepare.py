@@ -49,7 +49,7 @@ class Counts:
 
     positives: int = 3  # sentence level, by back-translation
     sentences: int = 60  # InterBERT keeps 30 captions with a similarity below 0.5
-    phrases: int = 20  # of 20, three times as many are drawn in the time of 60
+    phrases: int = 20
     words: int = 20
 
     def __post_init__(self):
@@ -97,8 +97,8 @@ def rewrites(
     reading: dict[str, Any] = {"index_dir": index_dir, "verify": verify, "max_bad_fraction": max_bad_fraction}
     corpus = open_corpus("pairs", paths, fields=fields, bad_samples=bad_samples, run=run, **reading)
     pivots = [list(map(identity, pair)) for pair in translate]
-    settings = {**asdict(counts), "max_similarity": max_similarity, "translate": pivots, "seed": seed}
-    settings |= {"candidates": candidates} if candidates > 1 else {}
+    settings = {**asdict(counts), "max_similarity": max_similarity, "candidates": candidates, "seed": seed}
+    settings["translate"] = pivots
     out = index_dir if out is None else out
     shards = [
         (shard, items, sidecar_path(shard, out), sidecar_header(corpus, items, settings))
@@ -114,9 +114,7 @@ def rewrites(
         built = sidecar is None
         if sidecar is None:
             back = [BackTranslation(*pair, device=device) for pair in translate if counts.positives and not rewriter]
-            if rewriter is None:
-                rewriter = _Rewriter(corpus, counts, max_similarity, back, seed)
-                rewriter.learn_naturalness(candidates, say)
+            rewriter = rewriter or _Rewriter(corpus, counts, max_similarity, candidates, back, seed)
             sidecar = _write(place, header, rewriter, items, run)
         row = {**_summary(sidecar, shard, bad_samples), "built": built, "seconds": round(time.monotonic() - started, 3)}
         rows.append(row)
@@ -154,7 +152,13 @@ class _Rewriter:
     """Makes the records of a corpus, with a parser and vocabularies learnt from all of its captions."""
 
     def __init__(
-        self, corpus: Corpus, counts: Counts, max_similarity: float, back: Sequence[BackTranslation], seed: int
+        self,
+        corpus: Corpus,
+        counts: Counts,
+        max_similarity: float,
+        candidates: int,
+        back: Sequence[BackTranslation],
+        seed: int,
     ):
         assert corpus.caption_offsets is not None
         self.corpus, self.counts, self.max_similarity, self.seed = corpus, counts, max_similarity, seed
@@ -165,8 +169,8 @@ class _Rewriter:
         self.graphs = [parser.parse(text) for text in self.texts]
         self.vocabularies = Vocabularies(map(self.graphs_of, range(len(corpus))))
         self.near = NearCaptions(self.texts, self.owner) if counts.sentences else None
-        self.natural: Naturalness | None = None
-        self.candidates = 1
+        filtered = candidates > 1 and (counts.words or counts.phrases)
+        self.candidates, self.natural = candidates, self._naturalness() if filtered else None
 
     def place_of(self, number: int) -> tuple[int, int]:
         """Item and caption of a caption of the corpus."""
@@ -189,12 +193,10 @@ class _Rewriter:
             bad = NO_OBJECT if not graph.objects else NO_NEGATIVE if none else None
             yield {"positives": positives, "sentences": similar, "nodes": [_entry(rewrite) for rewrite in nodes]}, bad
 
-    def learn_naturalness(self, candidates: int, say: Callable[[str], None]) -> None:
-        """From now on so many candidates are drawn for each negative; those that read like captions are kept."""
-        numbers = np.flatnonzero([bool(graph.objects) for graph in self.graphs])
-        if candidates == 1 or not len(numbers):
-            return
+    def _naturalness(self) -> Naturalness:
+        """Which candidates read like captions, learnt from a sample of captions and candidates of them."""
         natural = Naturalness([self.texts[slice(*self.offsets[i : i + 2])] for i in range(len(self.corpus))])
+        numbers = np.flatnonzero([bool(graph.objects) for graph in self.graphs])
         rng, sample = generator(self.seed, "naturalness"), []
         for number in np.sort(rng.permutation(numbers)[:_SAMPLE]).tolist():
             item, graph = int(self.owner[number]), self.graphs[number]
@@ -203,12 +205,8 @@ class _Rewriter:
             for level in sorted({one.level for one in found}):
                 some = [one.apply(graph.caption) for one in found if one.level == level]
                 sample.append(natural.drawn(item, level, graph.caption, some))
-        if sample:
-            drawn = natural.told_apart(sample, filtered=False)
-            natural.learn(sample)
-            kept = natural.told_apart(sample)
-            say(f"words and phrases are told from captions by their text in {drawn:.1%}, those kept in {kept:.1%}")
-            self.natural, self.candidates = natural, candidates
+        natural.learn(sample)
+        return natural
 
     def _nodes(self, item: int, j: int, graph: SceneGraph) -> list[Rewrite]:
         """The phrase and word level negatives of a caption, in the order they were drawn."""
