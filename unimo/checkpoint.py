@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import math
 import re
 import secrets
 import shutil
@@ -27,15 +26,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
-from unimo.disk import disk_error, sync_folder, write_new
+from unimo.disk import Bytes, disk_error, sync_folder, write_new
 from unimo.errors import DataError, NumericsError, ResourceError, UsageError, WeightsError, nearest
 from unimo.file_access import hash_file
 from unimo.json_files import json_bytes, load_json
+from unimo.safetensors_files import copied_tensors, safetensors_pieces
 
 FORMAT_VERSION = 1
 MANIFEST, STATE, SUFFIX = "MANIFEST.json", "state.json", ".safetensors"
@@ -44,7 +43,6 @@ MAX_STATE, _MAX_MANIFEST = 64 << 20, 1 << 20  # bytes
 _NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _FILE = re.compile(rf"state\.json|{_GROUP.pattern}\.safetensors")
-_PIECE, _SMALL = 1 << 22, 1 << 16  # numbers read from a file before it is opened again; those of a small tensor
 _RESTORE = "restore a copy; an earlier checkpoint is used where there is one"
 _log = logging.getLogger(__name__)
 
@@ -191,27 +189,6 @@ def _read(path: Path, device: str) -> dict[str, Tensor]:
         raise WeightsError("not a valid safetensors file", where=path, got=fault) from fault
 
 
-def copied_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
-    """Name -> tensor of a .safetensors file. Copies, so that nothing stays mapped to a file that may be removed.
-
-    The library maps the file into memory, so it is opened piece by piece, the largest tensors first: at no time much
-    more than the weights lies in memory. Small ones come before all others: they lie scattered, and what is around
-    each is mapped too. Raises what the library does.
-    """
-    with safe_open(path, framework="pt", device=device) as file:
-        sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    found: dict[str, Tensor] = {}
-    waiting = sorted(sizes, key=lambda name: (sizes[name] < _SMALL, sizes[name]))  # what is read first stands last
-    while waiting:
-        with safe_open(path, framework="pt", device=device) as file:
-            room = _PIECE
-            while waiting and room > 0:
-                name = waiting.pop()
-                found[name] = file.get_tensor(name).clone()
-                room -= sizes[name]
-    return {name: found[name] for name in sizes}
-
-
 def _order(path: Path) -> tuple[int, int]:
     """(step, how often this step had been saved before)."""
     named = _NAME.fullmatch(path.name)
@@ -299,18 +276,17 @@ def _write(folder: Path, step: int, tensors: Groups, state: bytes) -> Path:
     partial = folder / f"step-{step:08d}.partial.{secrets.token_hex(4)}"
     files: dict[str, dict[str, Any]] = {}
 
-    def write(name: str, data: bytes) -> None:
-        # The hash is of what was meant, not of what the disk gives back.
-        files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        write_new(partial / name, data)
+    def write(name: str, pieces: Iterable[Bytes]) -> None:
+        digest = write_new(partial / name, pieces)
+        files[name] = {"bytes": (partial / name).stat().st_size, "sha256": digest}
 
     try:
         partial.mkdir()
         for group, named in tensors.items():
-            write(f"{group}{SUFFIX}", _serialized(group, named))
-        write(STATE, state)
+            write(f"{group}{SUFFIX}", safetensors_pieces(named, where=group))
+        write(STATE, [state])
         manifest = {"format": "unimo", "version": FORMAT_VERSION, "step": step, "files": files}
-        write_new(partial / MANIFEST, sealed(manifest))
+        write_new(partial / MANIFEST, [sealed(manifest)])
         sync_folder(partial)
         again = [_order(path)[1] for path in _candidates(folder) if _order(path)[0] == step]
         path = folder / (f"step-{step:08d}.{max(again) + 1}" if again else f"step-{step:08d}")
@@ -319,13 +295,6 @@ def _write(folder: Path, step: int, tensors: Groups, state: bytes) -> Path:
         return path
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # gone already when all went well
-
-
-def _serialized(group: str, named: dict[str, Tensor]) -> bytes:
-    try:
-        return safetensors.torch.save({name: x.detach().cpu().contiguous() for name, x in named.items()})
-    except (SafetensorError, KeyError, TypeError, ValueError) as fault:
-        raise UsageError("tensors that cannot be saved", where=group, got=fault) from fault
 
 
 def _verify_written(path: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from unimo.errors import ResourceError
 
+Bytes = bytes | memoryview
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -44,18 +46,23 @@ def replacing(path: Path, *, needed: int | None = None) -> Iterator[BinaryIO]:
         raise disk_error(fault, path, needed=needed) from fault
 
 
-def write_new(path: Path, data: bytes) -> None:
-    """Writes a file that is not there yet and returns when its bytes are on the disk, no longer in memory alone.
+def write_new(path: Path, pieces: Iterable[Bytes]) -> str:
+    """Writes a file that is not there yet; its SHA-256, of what was meant and not of what the disk gives back.
 
-    What is read of it afterwards comes from the disk itself, so that comparing says something.
+    Returns when all bytes are on the disk, no longer in memory alone: what is read of them afterwards comes from the
+    disk itself, so that comparing says something.
     """
+    digest = hashlib.sha256()
     with path.open("xb", buffering=0) as file:
-        rest = memoryview(data)
-        while rest:  # the system may take less than it was offered
-            rest = rest[os.write(file.fileno(), rest) :]
+        for piece in pieces:
+            digest.update(piece)
+            rest = memoryview(piece)
+            while rest:  # the system may take less than it was offered
+                rest = rest[os.write(file.fileno(), rest) :]
         os.fsync(file.fileno())
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return digest.hexdigest()
 
 
 def sync_folder(folder: str | Path) -> None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -33,26 +34,12 @@ from safetensors import SafetensorError, safe_open
 from unimo.disk import disk_error, locked, replacing, sync_folder
 from unimo.errors import DataError, ResourceError, UnimoError
 from unimo.ragged import Strings, offsets_of, pack_strings
+from unimo.safetensors_files import SHORT, safetensors_header
 
 BLOCK = 64  # items written together; a kill loses at most these
 Columns = Mapping[str, tuple[np.dtype, tuple[int, ...]]]  # name -> dtype and shape of a row
 _ENTRY = "unimo"
 _PIECE = 2**24  # bytes hashed at once
-_DTYPES = {
-    np.dtype(name): short
-    for name, short in {
-        **{
-            "bool": "BOOL",
-            "uint8": "U8",
-            "int8": "I8",
-            "uint16": "U16",
-            "int16": "I16",
-            "uint32": "U32",
-            "int32": "I32",
-        },
-        **{"uint64": "U64", "int64": "I64", "float16": "F16", "float32": "F32", "float64": "F64"},
-    }.items()
-}
 
 
 class Format(NamedTuple):
@@ -114,7 +101,7 @@ class Sidecar:
         if first < end:
             return self._stored.get_slice(name)[first:end]
         short, shape, _ = self._arrays[name]
-        return np.zeros((0, *shape[1:]), next(dtype for dtype, other in _DTYPES.items() if other == short))
+        return np.zeros((0, *shape[1:]), next(name for name, other in SHORT.items() if other == short))
 
     def verify(self) -> None:
         """Reads every byte. Raises DataError if one is not what was written."""
@@ -305,33 +292,27 @@ class _Table(NamedTuple):
 
 def _write(path: Path, form: Format, header: Mapping[str, Any], tables: Mapping[str, _Table]) -> None:
     order = sorted(tables, key=lambda name: (-tables[name].dtype.itemsize, name))  # so that each is aligned
-    digests = {
-        name: [_DTYPES[dtype], list(shape), _array_sha256(dtype, shape, pieces())]
+    digests: dict[str, list[Any]] = {
+        name: [SHORT[dtype.name], list(shape), _array_sha256(dtype, shape, pieces())]
         for name, (dtype, shape, pieces) in tables.items()
     }
     entry = plain({"format": form.name, "version": form.version, "header": header, "arrays": digests})
-    layout: dict[str, Any] = {"__metadata__": {_ENTRY: _json({**entry, "sha256": _json_sha256(entry)})}}
-    at = 0
-    for name in order:
-        dtype, shape, _ = tables[name]
-        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        layout[name] = {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps(layout).encode()
-    text += b" " * (-len(text) % 8)  # the container's own rule of alignment
+    sizes = {name: math.prod(shape) * dtype.itemsize for name, (dtype, shape, _) in tables.items()}
+    entries = ((name, digests[name][0], digests[name][1], sizes[name]) for name in order)
+    text = safetensors_header(entries, {_ENTRY: _json({**entry, "sha256": _json_sha256(entry)})})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         raise disk_error(fault, path) from fault
     with replacing(path) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(text)
         for name in order:
             for piece in tables[name].pieces():
                 file.write(np.ascontiguousarray(piece).tobytes())
 
 
 def _array_sha256(dtype: np.dtype, shape: Sequence[int], pieces: Iterable[np.ndarray]) -> str:
-    digest = hashlib.sha256(f"{_DTYPES[dtype]} {list(shape)}".encode())
+    digest = hashlib.sha256(f"{SHORT[dtype.name]} {list(shape)}".encode())
     for piece in pieces:
         digest.update(np.ascontiguousarray(piece).tobytes())
     return digest.hexdigest()

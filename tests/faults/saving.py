@@ -47,7 +47,7 @@ def naive_save(folder: Path, step: int, size: int) -> None:
     content = io.BytesIO()
     torch.save({"step": step, **tensors_of(step, size)}, content)
     (folder / NAIVE).unlink(missing_ok=True)
-    write_new(folder / NAIVE, content.getvalue())
+    write_new(folder / NAIVE, [content.getvalue()])
 
 
 def naive_load(folder: Path) -> int | None:

@@ -15,7 +15,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from unimo.weights.safetensors_files import DTYPES
+from unimo.safetensors_files import DTYPES
 
 
 def tensors(seed: int = 0) -> dict[str, torch.Tensor]:

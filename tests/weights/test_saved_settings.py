@@ -18,9 +18,9 @@ from unimo.config import to_dict
 from unimo.errors import UnimoError, UsageError, WeightsError
 from unimo.model.build import ModelSettings, build
 from unimo.model.task_heads import HeadSettings
+from unimo.safetensors_files import read_safetensors, shapes
 from unimo.weights import loading
 from unimo.weights.loading import check_shapes, load_model, model_settings, settings_and_words
-from unimo.weights.safetensors_files import read_safetensors, shapes
 from unimo.weights.saving import save_pretrained
 
 WORDS = 60

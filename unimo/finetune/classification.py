@@ -22,7 +22,7 @@ from unimo.data.batch_builder import BatchBuilder
 from unimo.finetune.batches import TaskRows
 from unimo.finetune.example import Example
 from unimo.finetune.head_task import HeadTask
-from unimo.finetune.labels import unseen_labels
+from unimo.finetune.labels import check_labels
 from unimo.finetune.task_type import ReportRow, bad_rows, groups_of, report_row
 from unimo.metrics import METRICS
 from unimo.metrics.intervals import fraction_score
@@ -64,7 +64,7 @@ class Classification(HeadTask):
             do = "name the columns to be read (--column text=...); entailment by an image must not read its premise"
             raise bad_rows(what, examples, wrong, key="read.texts", expected=f"{self.texts} in every row", do=do)
         if self.head.kind == "classes" and self.unseen == "error":
-            unseen_labels(examples, self.head.labels)
+            check_labels(examples, self.head.labels)
 
     def corrupt(self, builder: BatchBuilder) -> None:
         builder = self.read(builder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable
-from typing import Literal
 
 from unimo.errors import DataError, UsageError
 from unimo.finetune.example import Example
@@ -21,28 +20,18 @@ def labels_of(examples: Examples | Iterable[Example]) -> dict[str, int]:
     return {name: counts[name] for name in sorted(counts, key=(lambda name: (int(name), name)) if numbers else None)}
 
 
-def unseen_labels(
-    examples: Examples, known: Collection[str], *, policy: Literal["error", "wrong"] = "error"
-) -> dict[str, int]:
-    """Class -> number of rows, of the classes that training did not have.
-
-    policy: "error" raises DataError, listing them with their counts; "wrong" returns them: no prediction can be right
-    for these rows, and they stay in the denominator.
-    """
-    if policy not in ("error", "wrong"):
-        raise UsageError("unknown policy for unseen labels", got=policy, expected="error or wrong")
+def check_labels(examples: Examples, known: Collection[str]) -> None:
+    """DataError for classes that training did not have, with how many rows have them."""
     have = set(known)
-    unseen = {name: count for name, count in labels_of(examples).items() if name not in have}
-    if unseen and policy == "error":
-        listed = [f"{name} ({count} rows)" for name, count in unseen.items()]
+    unseen = [f"{name} ({count} rows)" for name, count in labels_of(examples).items() if name not in have]
+    if unseen:
         raise DataError(
             "labels that training did not have",
             where=examples.source or examples.name,
-            got=", ".join(listed[:20]) + (f" and {len(listed) - 20} more" if len(listed) > 20 else ""),
+            got=", ".join(unseen[:20]) + (f" and {len(unseen) - 20} more" if len(unseen) > 20 else ""),
             expected=", ".join(list(known)[:20]),
-            do="correct them, train on them too, or choose the policy that counts these rows as wrong",
+            do="correct them, train on them too, or count them as wrong (--set read.unseen=wrong)",
         )
-    return unseen
 
 
 def answer_vocabulary(examples: Examples | Iterable[Example], *, least: int = 9, most: int | None = None) -> list[str]:
@@ -60,13 +49,6 @@ def answer_vocabulary(examples: Examples | Iterable[Example], *, least: int = 9,
         got = f"{len(counts)} answers, the most frequent one {max(counts.values(), default=0)} times"
         raise DataError("no answer is frequent enough", got=got, expected=f"{least} times or more", do="lower `least`")
     return kept[:most]
-
-
-def answerable(examples: Examples | Iterable[Example], vocabulary: Collection[str]) -> float:
-    """Share of the rows with a target of which at least one answer is in the vocabulary: a ceiling for any score."""
-    have = set(vocabulary)
-    found = [not have.isdisjoint(row.target) for row in _rows(examples) if isinstance(row.target, dict)]
-    return sum(found) / len(found) if found else 0.0
 
 
 def _rows(examples: Examples | Iterable[Example]) -> Iterable[Example]:

@@ -18,7 +18,7 @@ from typing import Any
 from unimo.disk import disk_error
 from unimo.errors import ResourceError, WeightsError
 from unimo.json_files import load_json, write_json
-from unimo.weights.safetensors_files import expect
+from unimo.safetensors_files import expect
 
 Progress = Callable[[int, int | None], None]  # bytes that are there, and bytes in all where the server says it
 ATTEMPTS = 3  # in a row that bring nothing

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from unimo.errors import WeightsError
 from unimo.json_files import load_json
+from unimo.safetensors_files import expect, read_safetensors, usable
 from unimo.weights import paddle
-from unimo.weights.safetensors_files import expect, read_safetensors, usable
 
 MAX_INDEX = 1 << 18  # bytes of an index of shards
 # What torch.save needs to write a dictionary of tensors; weights_only allows more, such as a bytearray of any size.

@@ -25,7 +25,7 @@ from unimo.json_files import json_bytes, load_json
 from unimo.model.build import ModelSettings, build, check_memory, fill, shapes_only
 from unimo.model.unified import Unified
 from unimo.paths import user_path
-from unimo.weights.safetensors_files import read_safetensors, shapes
+from unimo.safetensors_files import read_safetensors, shapes
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"  # of a saved folder, see `unimo.weights.saving`
 Shapes = Mapping[str, tuple[int, ...]]

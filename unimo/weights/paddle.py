@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from unimo.errors import WeightsError
-from unimo.weights.safetensors_files import expect
+from unimo.safetensors_files import expect
 
 ELEMENTS = {1: "<i2", 2: "<i4", 3: "<i8", 4: "<f2", 5: "<f4", 6: "<f8", 20: "u1", 21: "i1"}  # VarType of the descriptor
 PICKLED = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1")

@@ -18,8 +18,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
-
 from unimo.config import to_dict
 from unimo.disk import disk_error, write_new
 from unimo.errors import UsageError
@@ -27,6 +25,7 @@ from unimo.formatting import markdown_table
 from unimo.json_files import write_json
 from unimo.model.build import ModelSettings
 from unimo.model.unified import Unified
+from unimo.safetensors_files import safetensors_pieces
 from unimo.tokenizer import Tokenizer
 from unimo.version import __version__
 from unimo.weights.loading import CONFIG, WEIGHTS, is_pretrained, seal
@@ -67,7 +66,7 @@ def save_pretrained(
     try:
         partial.mkdir(parents=True)
         state = {name: x.detach().cpu().float().contiguous() for name, x in model.named_parameters()}
-        write_new(partial / WEIGHTS, save(state, metadata={"format": "pt"}))
+        write_new(partial / WEIGHTS, safetensors_pieces(state, where=WEIGHTS))
         write_json(partial / CONFIG, config | {"sha256": seal(config, partial / WEIGHTS)})
         Tokenizer.default().save(partial)
         count = sum(x.numel() for x in state.values())
