@@ -14,7 +14,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from unimo.benchmark.statement import statement
+from unimo.benchmark.forest_plot import forest_plot
+from unimo.benchmark.statement import in_lines, statement
 from unimo.finetune.benchmarks.published_scores import PUBLISHED
 from unimo.metrics.verdict import verdict
 from unimo.recipes.finetuning import story
@@ -147,18 +148,29 @@ def papers_table(paths: Iterable[Path]) -> str:
 
 
 def campaign(path: Path) -> str:
-    """The statement of a campaign, one heading lower, and where its numbers are."""
+    """The statement of a campaign, one heading lower, its plot, and where its numbers are."""
     lines = statement(json.loads(path.read_text())).strip().split("\n")
     lines = [f"#{line}" if line.startswith("#") else line for line in lines]
-    return "\n".join([lines[0], "", f"From [{path.stem}](../results/campaign/{path.name}).", *lines[1:]])
+    source = f"From [{path.stem}](../results/campaign/{path.name})."
+    return "\n".join([lines[0], "", source, "", f"![Differences](figures/{figure_of(path).name})", *lines[1:]])
 
 
-def filled(page: str, tables: dict[str, str]) -> str:
-    """A page's text with its tables made anew; every table must have its mark."""
+def figure_of(path: Path) -> Path:
+    return ROOT / "docs" / "figures" / f"campaign-{path.stem}.svg"
+
+
+def campaigns_in_lines(paths: Iterable[Path]) -> str:
+    """What each ingredient buys, a line for each of every campaign."""
+    found = {path.stem: in_lines(json.loads(path.read_text())) for path in paths}
+    return "\n".join(line.replace("- ", f"- {name}, ", 1) for name, lines in found.items() for line in lines)
+
+
+def filled(page: str, tables: dict[str, str], gap: str) -> str:
+    """A page's text with its tables made anew; every table must have its mark. gap: between the two."""
     for mark, table in tables.items():
         before, rest = page.split(f"<!-- {mark} -->")
         after = rest.split(f"<!-- end of {mark} -->")[1]
-        page = f"{before}<!-- {mark} -->\n\n{table}\n\n<!-- end of {mark} -->{after}"
+        page = f"{before}<!-- {mark} -->{gap}{table}{gap}<!-- end of {mark} -->{after}"
     return page
 
 
@@ -166,11 +178,12 @@ def pages(folder: Path) -> dict[Path, dict[str, str]]:
     """File -> its tables."""
     whole = [path for path in sorted(folder.glob("*.json")) if "scores" in json.loads(path.read_text())]
     ablations = [*sorted(folder.glob("unimo-scenes-*.json")), *sorted(folder.glob("ablations/*.json"))]
-    tasks = sorted(folder.glob("benchmark/*.json"))
+    tasks, campaigns = sorted(folder.glob("benchmark/*.json")), sorted(folder.glob("campaign/*.json"))
     headline = [path for path in whole if path.stem.startswith(IN_HEADLINE)]
     return {
         ROOT / "README.md": {
             "headline": runs_table(headline, HEADLINE, ""),
+            "ingredients": campaigns_in_lines(campaigns),
             "papers": papers_table([path for path in tasks if path.stem.startswith("research")]),
         },
         ROOT / "docs" / "results.md": {
@@ -179,15 +192,20 @@ def pages(folder: Path) -> dict[Path, dict[str, str]]:
             "tasks": tasks_table(tasks, "../"),
         },
         ROOT / "docs" / "ingredients.md": {
-            "campaigns": "\n".join(map(campaign, sorted(folder.glob("campaign/*.json")))),
+            "campaigns": "\n".join(map(campaign, campaigns)),
         },
     }
 
 
 if __name__ == "__main__":
     for path, tables in pages(ROOT / "results").items():
-        text = filled(path.read_text(), tables)
+        text = filled(path.read_text(), tables, "\n" if path.name == "README.md" else "\n\n")  # it must be short
         if "--check" not in sys.argv[1:]:
             path.write_text(text)
         elif text != path.read_text():
             sys.exit(f"the tables of {path.name} are not those of results/: run python scripts/readme_results.py")
+    for path in (ROOT / "results" / "campaign").glob("*.json"):
+        if "--check" not in sys.argv[1:]:
+            figure_of(path).write_bytes(forest_plot(json.loads(path.read_text())) or b"")
+        elif not figure_of(path).is_file():
+            sys.exit(f"no {figure_of(path).name}: run python scripts/readme_results.py")

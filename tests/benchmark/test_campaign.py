@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 from unimo.benchmark import campaign_run as C
 from unimo.benchmark.campaign import INGREDIENTS, check_campaign, read_campaign, tasks_with_data
 from unimo.benchmark.comparisons import Scored, rows_with_and_without
+from unimo.benchmark.forest_plot import COLORS, forest_plot
+from unimo.benchmark.statement import in_lines
 from unimo.cli import app
 from unimo.config.values import keys_of
 from unimo.errors import DataError, UsageError
@@ -126,6 +128,40 @@ def test_the_statement_says_what_the_numbers_say(made):
         lines = sections[f"{row['ingredient']}: {row['with']} beside {row['without']}"]
         (line,) = [one for one in lines if one.startswith(f"| {row['group']} | {row['task']} | {row['metric']} |")]
         assert line.endswith(f"| {row['p_holm']:.3f} | {row['verdict']} |")
+
+
+def comparison(**values):
+    row = {"group": "g", "metric": "accuracy", "unit": "%", "seeds": [0, 1], "ingredient": "texts", "with": "both",
+           "without": "pairs", "p_holm": 0.5, "score_with": None, "score_without": None}  # fmt: skip
+    return {**row, **values, "difference": {"value": values.pop("by"), "low": -0.1, "high": 0.2}}
+
+
+MADE_UP = {
+    "title": "made up",
+    "comparisons": [
+        comparison(task="films", by=0.1, verdict="better"),
+        comparison(task="birds", by=-0.05, verdict="worse"),
+        comparison(task="trees", by=0.01, verdict="no difference"),
+        comparison(task="words", by=-0.02, verdict="better", metric="perplexity"),
+        comparison(task="stars", by=0.0, verdict="no difference", ingredient="images"),
+    ],
+}
+
+
+def test_an_ingredient_in_a_line_names_what_it_made_better_and_worse():
+    texts, images = in_lines(MADE_UP)
+    assert re.search(r"texts.*2 seeds.*better on films \+10.*, words .*worse on birds -5.*no difference on 1$", texts)
+    assert images.endswith("better on none; worse on none; no difference on 1") and "images" in images
+
+
+def test_the_plot_has_a_point_of_its_color_for_every_difference():
+    pytest.importorskip("matplotlib")
+    plot = forest_plot(MADE_UP).decode()
+    points = re.findall(r'<use [^>]*style="fill: (#\w+); stroke: \1"', plot)
+    wanted = [COLORS[row["verdict"]] for row in MADE_UP["comparisons"]]
+    assert sorted(points) == sorted(wanted)
+    assert all(row["task"] in plot for row in MADE_UP["comparisons"])
+    assert forest_plot({"comparisons": [{**MADE_UP["comparisons"][0], "difference": None}]}) is None
 
 
 def test_finished_runs_of_other_settings_are_refused(made):

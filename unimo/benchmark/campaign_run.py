@@ -3,13 +3,14 @@
     DIR/NAME/seed-S/run           the pre-training run
     DIR/NAME/seed-S/pretrained    its zero-shot scores, where the plan names abilities
     DIR/NAME/seed-S/TASK          the task fine-tuned from it (TASK-random: from random weights)
-    DIR/campaign.json, .md        the comparisons and their statement, written anew after every run
+    DIR/campaign.json, .md, .svg  the comparisons, their statement and a plot, written anew after every run
 
 Started again, it goes on where it was; nothing that is finished is made again.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from unimo.benchmark.campaign import (
     tasks_with_data,
 )
 from unimo.benchmark.comparisons import Scored, rows_with_and_without, scored
+from unimo.benchmark.forest_plot import forest_plot
 from unimo.benchmark.plan import Plan
 from unimo.benchmark.statement import statement
 from unimo.benchmark.suite import Job, Suite
@@ -139,4 +141,7 @@ class _CarriedOut:
         self.out.mkdir(parents=True, exist_ok=True)
         write_json(self.out / "campaign.json", whole)
         write_atomic(self.out / "campaign.md", statement(whole).encode())
+        with contextlib.suppress(ImportError):  # the plot is for whoever has matplotlib
+            if plot := forest_plot(whole):
+                write_atomic(self.out / "campaign.svg", plot)
         return whole
