@@ -168,21 +168,24 @@ def test_every_combination_and_seed_runs_once_and_the_best_on_dev_is_chosen(star
     def made_up(given, folder, *, resume, say, batch_size):
         made.append((folder.name, batch_size))
         folder.mkdir(parents=True)
-        value = given.optimizer.lr * 1000 + given.seed
+        value, loss = given.optimizer.lr * 1000 + given.seed, given.batch_size + given.seed
+        log = [{"dev": value, "dev_loss": loss}, {"dev": value, "dev_loss": loss + 1.0}, {"dev": 0.0, "dev_loss": 0.0}]
+        (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [{"loss": 1.0}, *log]))
         return Scored({}, {"dev": value, "test": -value})
 
     monkeypatch.setattr(S, "finetune", made_up)
-    grid = ["optimizer.lr=1e-3,2e-3", "batch_size=4,8"]
+    grid = ["optimizer.lr=1e-3,2e-3", "batch_size=8,4"]
     summary = S.sweep(run, tmp_path / "out", seeds=3, grid=grid, say=quiet, batch_size=7)
-    assert len(made) == len(set(made)) == 12 and made[0] == ("optimizer.lr=1e-3,batch_size=4,seed=1", 7)
+    assert len(made) == len(set(made)) == 12 and made[0] == ("optimizer.lr=1e-3,batch_size=8,seed=1", 7)
     best = summary["best on dev"]
-    assert best["settings"] == ["optimizer.lr=2e-3", "batch_size=4"]  # of equals the first
+    assert best["settings"] == ["optimizer.lr=2e-3", "batch_size=4"]  # of equals the lower loss
     assert best["dev"]["mean"] == pytest.approx(4.0) and best["dev"]["spread"] == pytest.approx(1.0)
     assert best["test"]["mean"] == pytest.approx(-4.0) and best["dev"]["each"] == pytest.approx([3.0, 4.0, 5.0])
+    assert best["dev loss"]["each"] == [5.0, 6.0, 7.0]  # of the checkpoint that was kept
     assert json.loads((tmp_path / "out/summary.json").read_text()) == summary
     lines = (tmp_path / "out/summary.md").read_text().splitlines()
     assert [line for line in lines if "chosen" in line][1:] == [
-        "| 2e-3 | 4 | 4.0000 ± 1.0000 | -4.0000 ± 1.0000 | **chosen** |"
+        "| 2e-3 | 4 | 4.0000 ± 1.0000 | -4.0000 ± 1.0000 | 6.0000 ± 1.0000 | **chosen** |"
     ]
     again = S.sweep(run, tmp_path / "out", seeds=3, grid=grid, say=quiet)
     assert again == summary and len(made) == 12  # finished runs are not made again
@@ -190,7 +193,7 @@ def test_every_combination_and_seed_runs_once_and_the_best_on_dev_is_chosen(star
         S.sweep(replace(run, steps=3), tmp_path / "out", seeds=3, grid=grid, say=quiet)
     for wrong, what in (("optimizer.lr", "grid"), ("optimizer.lr=-1", "out of range")):
         with pytest.raises(UsageError, match=what):
-            S.sweep(run, tmp_path / "other", grid=["batch_size=4,8", wrong], say=quiet)
+            S.sweep(run, tmp_path / "other", grid=["batch_size=8,4", wrong], say=quiet)
     with pytest.raises(UsageError, match="nothing to choose by"):
         S.sweep(replace(run, data=TaskData(train=(rows,))), tmp_path / "other", grid=grid, say=quiet)
     assert not (tmp_path / "other").exists()

@@ -1,7 +1,8 @@
 """A sweep: every combination of a grid of settings with several seeds, chosen on dev.
 
     runs/sweep/optimizer.lr=1e-4,seed=1/ ...     each a whole fine-tuning run
-    runs/sweep/summary.json, summary.md          mean and spread over seeds; chosen: the best mean on dev
+    runs/sweep/summary.json, summary.md          mean and spread over seeds; chosen: the best mean on dev, of equal
+                                                 means the lower loss
 
 Started again, finished runs are left alone, if they were made with the same settings, and the interrupted one goes on.
 """
@@ -24,10 +25,14 @@ from unimo.finetune.settings import Finetuning
 from unimo.formatting import markdown_table
 from unimo.json_files import write_json
 from unimo.train.provenance import call_facts
+from unimo.train.run_folder import read_log
 
 # What decided most in small models: rates, their fall with depth, poolers, Muon's view of Q, K, V, averaged weights.
 GRID = ("optimizer.lr=1e-4,3e-4,1e-3", "optimizer.layer_decay=1,0.8")
 FRESH_POOLER, SPLIT_QKV, EMA = "read.fresh_pooler=false,true", "optimizer.split_qkv=false,true", "ema_decay=0,0.999"
+
+DEV_LOSS = "dev loss"
+COLUMNS = ("dev", "test", DEV_LOSS)
 
 
 def default_grid(run: Finetuning) -> tuple[str, ...]:
@@ -49,8 +54,8 @@ def sweep(
     """Fine-tunes every combination of the grid with every seed, from 1 on; returns what summary.json says.
 
     grid: texts such as "optimizer.lr=1e-5,3e-5"; empty: no setting varies. The chosen combination is that with the
-    highest mean on dev, of equals the first; beside it stands its mean on test, which had no say. batch_size: see
-    `finetune`. UsageError where `out` holds a finished run of other settings.
+    highest mean on dev, of equals that with the lowest loss there; its mean on test stands beside it and had no say.
+    batch_size: see `finetune`. UsageError where `out` holds a finished run of other settings.
     """
     out = Path(out)
     if seeds < 1:
@@ -67,7 +72,7 @@ def sweep(
             say(f"---- {name}")
             scores.append(_score(override(changed, [f"seed={seed}"]), out / name.replace("/", "_"), say, batch_size))
         rows.append({"settings": list(combination), "seeds": seeds, **_summary(scores)})
-    best = max((row for row in rows if "dev" in row), key=lambda row: row["dev"]["mean"], default=None)
+    best = max((row for row in rows if "dev" in row), key=_rank, default=None)
     facts = {**call_facts(), "started from": run.init_from or "random weights"}
     summary = {"task": run.task, "chosen by": list(run.metrics[:1]), "facts": facts, "runs": rows, "best on dev": best}
     write_json(out / "summary.json", summary)
@@ -75,6 +80,11 @@ def sweep(
     write_atomic(out / "summary.md", ("\n".join(lines) + "\n").encode())
     say("\n".join([*lines, f"{out / 'summary.json'}  {out / 'summary.md'}"]))
     return summary
+
+
+def _rank(row: dict[str, Any]) -> tuple[float, float]:
+    """Larger is better. Scores may all be 0 (BLEU-4 after few steps) where losses tell the settings apart."""
+    return row["dev"]["mean"], -row[DEV_LOSS]["mean"] if DEV_LOSS in row else 0.0
 
 
 def parse(text: str) -> list[str]:
@@ -87,9 +97,9 @@ def parse(text: str) -> list[str]:
 
 
 def table(rows: Sequence[dict[str, Any]], best: dict[str, Any] | None) -> list[str]:
-    """A Markdown table, one line a combination: mean ± spread over seeds of every split; the chosen one is marked."""
+    """A Markdown table, one line a combination: mean ± spread over seeds; the chosen one is marked."""
     keys = [text.partition("=")[0] for text in rows[0]["settings"]]
-    splits = [split for split in ("dev", "test") if any(split in row for row in rows)]
+    splits = [split for split in COLUMNS if any(split in row for row in rows)]
     cells = []
     for row in rows:
         values = [text.partition("=")[2] for text in row["settings"]]
@@ -99,21 +109,23 @@ def table(rows: Sequence[dict[str, Any]], best: dict[str, Any] | None) -> list[s
 
 
 def _score(run: Finetuning, folder: Path, say: Callable[[str], None], batch_size: int | None) -> dict[str, float]:
-    """The selection scores of one run, made or found."""
+    """The selection scores of one run, made or found, and its loss on dev."""
     wanted = to_dict(run)
     found = finished(folder, wanted)
     if found is None:
         resume = (folder / "settings.json").is_file()
-        found = finetune(run, folder, resume=resume, say=say, batch_size=batch_size).selection
+        found = dict(finetune(run, folder, resume=resume, say=say, batch_size=batch_size).selection)
         if found:
+            if dev := [(row["dev"], -row["dev_loss"]) for row in read_log(folder / "log.jsonl") if "dev" in row]:
+                found[DEV_LOSS] = -max(dev)[1]  # of the checkpoint that was chosen
             finish(folder, wanted, found)
     return found
 
 
 def _summary(scores: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """Of every split: mean, spread (standard deviation over seeds, 0 for one), and each."""
+    """Of every split, and of the loss: mean, spread (standard deviation over seeds, 0 for one), and each."""
     found: dict[str, Any] = {}
-    for split in ("dev", "test"):
+    for split in COLUMNS:
         values = [one[split] for one in scores if math.isfinite(one.get(split, math.nan))]
         if values:
             spread = stdev(values) if len(values) > 1 else 0.0

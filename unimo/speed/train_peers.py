@@ -6,6 +6,7 @@ FLAVA has what it can use of our batch (pairs, lone images, passages; codes of p
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,38 +18,46 @@ LENGTH, PASSAGE = 14, 96  # tokens of a caption and of a passage
 Losses = Callable[[nn.Module], Tensor]
 
 
-def peers(pairs: int, images: int, passages: int, dtype: torch.dtype) -> dict[str, Callable[[], None]]:
-    """Name -> step of every peer. UsageError: transformers is not installed."""
+def peers(pairs: int, images: int, passages: int, dtype: torch.dtype) -> dict[str, Callable[[], Callable[[], None]]]:
+    """Name -> what makes a peer and returns its step. UsageError: transformers is not installed."""
     transformers = library()
-    config = transformers.FlavaConfig()
-    config.init_codebook = False
-    flava: Any = transformers.FlavaForPreTraining(config)
+
+    def flava() -> Callable[[], None]:
+        config = transformers.FlavaConfig()
+        config.init_codebook = False
+        model = transformers.FlavaForPreTraining(config)
+        return _step(model, partial(_flava_loss, pairs=pairs, images=images, passages=passages), dtype)
+
+    def clip() -> Callable[[], None]:
+        model = transformers.CLIPModel(transformers.CLIPConfig(vision_config={"patch_size": 16}))
+        return _step(model, partial(_clip_loss, pairs=pairs), dtype)
+
+    return {"FLAVA": flava, "CLIP B/16": clip}
+
+
+def _flava_loss(model: Any, pairs: int, images: int, passages: int) -> Tensor:
     image_labels, text_labels = _image_labels(pairs + images), torch.full((pairs, LENGTH), -100)
     text_labels[:, 3:5] = 7
+    patches = {"bool_masked_pos": image_labels >= 0, "mim_labels": image_labels.clone()}
+    of_pairs = {name: x[:pairs] for name, x in patches.items()}
+    words, pixels = _words(pairs, LENGTH), _pixels(pairs + images)
+    matches = torch.arange(pairs) % 2
+    loss: Tensor = model(
+        input_ids=words, input_ids_masked=words, pixel_values=pixels[:pairs], mlm_labels=text_labels,
+        itm_labels=matches, return_loss=True, **of_pairs,
+    ).loss  # fmt: skip
+    if images:
+        of_images = {name: x[pairs:] for name, x in patches.items()}
+        loss = loss + model(pixel_values=pixels[pairs:], return_loss=True, **of_images).loss
+    if passages:
+        words, labels = _words(passages, PASSAGE), torch.full((passages, PASSAGE), -100)
+        labels[:, ::7] = 7
+        loss = loss + model(input_ids=words, input_ids_masked=words, mlm_labels=labels, return_loss=True).loss
+    return loss
 
-    def losses(model: Any) -> Tensor:
-        patches = {"bool_masked_pos": image_labels >= 0, "mim_labels": image_labels.clone()}
-        of_pairs = {name: x[:pairs] for name, x in patches.items()}
-        words, pixels = _words(pairs, LENGTH), _pixels(pairs + images)
-        matches = torch.arange(pairs) % 2
-        loss: Tensor = model(
-            input_ids=words, input_ids_masked=words, pixel_values=pixels[:pairs], mlm_labels=text_labels.clone(),
-            itm_labels=matches, return_loss=True, **of_pairs,
-        ).loss  # fmt: skip
-        if images:
-            of_images = {name: x[pairs:] for name, x in patches.items()}
-            loss = loss + model(pixel_values=pixels[pairs:], return_loss=True, **of_images).loss
-        if passages:
-            words, labels = _words(passages, PASSAGE), torch.full((passages, PASSAGE), -100)
-            labels[:, ::7] = 7
-            loss = loss + model(input_ids=words, input_ids_masked=words, mlm_labels=labels, return_loss=True).loss
-        return loss
 
-    def contrast(model: Any) -> Tensor:
-        return model(input_ids=_words(pairs, LENGTH), pixel_values=_pixels(pairs), return_loss=True).loss
-
-    clip: Any = transformers.CLIPModel(transformers.CLIPConfig(vision_config={"patch_size": 16}))
-    return {"FLAVA": _step(flava, losses, dtype), "CLIP B/16": _step(clip, contrast, dtype)}
+def _clip_loss(model: Any, pairs: int) -> Tensor:
+    return model(input_ids=_words(pairs, LENGTH), pixel_values=_pixels(pairs), return_loss=True).loss
 
 
 def _step(model: nn.Module, losses: Losses, dtype: torch.dtype) -> Callable[[], None]:
