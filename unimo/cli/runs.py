@@ -42,7 +42,7 @@ def measure_speed(
     """Time two ways to the same end in turns, and print their ratio as JSON lines.
 
     embed, generate, search: beside CLIP, BLIP and faiss; growth: what a larger corpus costs; load: memory of opening;
-    sharing: many texts beside one image; mask: who sees whom in a long packed row; onnx: exported graphs;
+    sharing: many texts beside one image; mask: who sees whom in a long packed row; onnx: exported graphs, int8 too;
     train: a training step, with Muon in float32 too, and at base size beside FLAVA and CLIP.
     """
     import json

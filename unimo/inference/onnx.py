@@ -6,7 +6,7 @@
                            image_codes (N, K)
     text_tower.onnx        ids (M, L) framed and padded, mask (M, L) bool -> text_embedding (M, D)
     caption_decoder.onnx   hidden, codes, ids (N, T): [CLS] and the words so far -> word_logits (N, V) of the next
-    onnx.json              side of the images, longest text, sizes
+    onnx.json              side of the images, longest text, precision; of int8 the cosines with float32
 
 The graphs are written over padded batches with the model's own layers and weights; no packed rows and no cache, so the
 decoder reads all of a caption again for each word.
@@ -37,7 +37,9 @@ from unimo.model.transformer import Transformer
 from unimo.model.unimo2 import UNIMO2
 from unimo.tokenizer import FIRST_POSITION, Tokenizer
 
-FACTS = "onnx.json"
+FACTS, AGREEMENT = "onnx.json", "cosine with float32"
+GRAPHS = ("image_tower", "text_tower", "caption_decoder")
+PRECISIONS = ("fp32", "int8")
 OPSET = 20
 
 
@@ -117,12 +119,26 @@ def _sees_back(length: int, before: int, device: torch.device) -> Tensor:
 # ---- export
 
 
-def export(pipeline: Pipeline, folder: str | Path) -> dict[str, int]:
+def export(
+    pipeline: Pipeline,
+    folder: str | Path,
+    *,
+    precision: str = "fp32",
+    images: Sequence[ImageInput] | None = None,
+    texts: Sequence[str] | None = None,
+) -> dict[str, int]:
     """Writes the graphs into a new folder; returns the bytes of each file.
 
-    Raises UsageError for UNIMO, for one-to-one grounding, for a folder that exists, and without the extra `onnx`.
+    precision: fp32; or int8, whose embeddings are compared with those of float32 on these images and texts, or on
+    random ones. Raises UsageError for UNIMO, for one-to-one grounding, for a folder that exists, and without the extra
+    `onnx`.
     """
     model, folder = pipeline.model, Path(folder)
+    if precision not in PRECISIONS:
+        raise UsageError("unknown precision", where="precision", got=precision, expected=", ".join(PRECISIONS))
+    if precision == "fp32" and (images or texts):
+        do = "precision=int8, or no samples"
+        raise UsageError("samples are for what int8 loses", where="precision", got=precision, expected="int8", do=do)
     if not isinstance(model, UNIMO2) or (model.dictionary is not None and model.dictionary.method != "topk"):
         got = "grounding_method=normal" if isinstance(model, UNIMO2) else "UNIMO, which sees regions"
         raise UsageError("this model cannot be exported", got=got, expected="UNIMO-2 with the most voted entries")
@@ -136,6 +152,8 @@ def export(pipeline: Pipeline, folder: str | Path) -> dict[str, int]:
     try:
         partial.mkdir(parents=True)
         _write_graphs(model, pipeline, partial)
+        if precision == "int8":
+            _make_int8(partial, images, texts)
         partial.replace(folder)
     except OSError as fault:
         raise disk_error(fault, folder) from fault
@@ -166,7 +184,24 @@ def _write_graphs(model: UNIMO2, pipeline: Pipeline, folder: Path) -> None:
                 graph.eval(), given, folder / f"{name}.onnx", dynamo=True, opset_version=OPSET, verbose=False,
                 output_names=outputs, dynamic_shapes=shapes, external_data=large, optimize=True,
             )  # fmt: skip
-    write_json(folder / FACTS, {"side": model.pixels, "max_length": pipeline.max_length})
+    write_json(folder / FACTS, {"side": model.pixels, "max_length": pipeline.max_length, "precision": "fp32"})
+
+
+def _make_int8(folder: Path, images: Sequence[ImageInput] | None, texts: Sequence[str] | None) -> None:
+    """In place."""
+    from unimo.inference.quantization import agreement, quantize
+
+    exact = folder / "float32"
+    exact.mkdir()
+    for path in [path for path in folder.iterdir() if path != exact]:
+        path.replace(exact / path.name)
+    facts = load_json(exact / FACTS) | {"precision": "int8"}
+    for name in GRAPHS:
+        quantize(exact / f"{name}.onnx", folder / f"{name}.onnx")
+    write_json(folder / FACTS, facts)
+    facts[AGREEMENT] = agreement(OnnxModel(exact), OnnxModel(folder), images, texts)
+    write_json(folder / FACTS, facts)
+    shutil.rmtree(exact)
 
 
 def _require(module: str) -> Any:
@@ -193,9 +228,11 @@ class OnnxModel:
             raise UsageError("not an exported model", where=folder, expected=f"a folder with {FACTS}: unimo export")
         facts = load_json(folder / FACTS)
         self.side, self.max_length, self.tokenizer = facts["side"], facts["max_length"], Tokenizer.default()
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()  # else one for every core that the machine has
         self.image_tower, self.text_tower, self.caption_decoder = (
-            runtime.InferenceSession(folder / f"{name}.onnx", providers=list(providers or ["CPUExecutionProvider"]))
-            for name in ("image_tower", "text_tower", "caption_decoder")
+            runtime.InferenceSession(folder / f"{name}.onnx", options, list(providers or ["CPUExecutionProvider"]))
+            for name in GRAPHS
         )
         self.decoder_inputs = [one.name for one in self.caption_decoder.get_inputs()]  # without a dictionary, no codes
 

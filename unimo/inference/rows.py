@@ -134,6 +134,15 @@ def _lines(path: Path) -> Iterator[str]:
         yield from filter(None, map(str.strip, file))
 
 
+def samples(kind: str, given: Sequence[str]) -> list[Any]:
+    """Images or texts that arguments mean, where each is needed: DataError for one that cannot be used."""
+    found = [(one, _opened(one, kind)) for one in Inputs(kind, given)]
+    for _, value in found:
+        if isinstance(value, UnimoError):
+            raise value
+    return [one.value for one, _ in found]
+
+
 def answer_rows(
     inputs: Iterable[Input], kind: str, answer: Callable[[list[Any]], Sequence[Row]], *, batch_size: int = BATCH_SIZE
 ) -> Iterator[Row]:

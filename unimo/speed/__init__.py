@@ -3,13 +3,13 @@
 Machines and what else they do differ; a ratio of neighbours in time differs little. Counted operations stand beside it.
 
 turns.py      runs in turns, both orders; compare.py: two result files
-embed.py      embeddings, beside CLIP; generate.py: captions, beside BLIP; peers.py: both
+embed.py      embeddings, beside CLIP; generate.py: captions, beside BLIP; peers.py: both; products.py: their floor
 growth.py     what a larger corpus costs
 load.py       opening a saved model
 search.py     exact search, beside faiss
 sharing.py    many texts beside one image
 mask.py       the mask of a long packed row
-onnx.py       exported graphs
+onnx.py       exported graphs, float32 and int8
 train.py      a training step; train_peers.py: those of FLAVA and CLIP
 """
 

@@ -5,7 +5,7 @@ CLIP is given pixels that are ready and its weights in bf16; ours begins from ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,8 @@ import torch
 
 from unimo.inference import Pipeline
 from unimo.speed.peers import VOCABULARY, Contest, clip, pixels
-from unimo.speed.turns import Runs, speed_ratios
+from unimo.speed.products import NAME, products_alone
+from unimo.speed.turns import speed_ratios
 
 TEXTS = {"1 text of 20 tokens": [20], "16 texts of 20": [20] * 16, "16 texts of 8 to 42": np.linspace(8, 42, 16)}
 
@@ -25,31 +26,34 @@ def rows(size: str, rounds: int) -> Iterator[dict[str, Any]]:
     exact = Pipeline(both.cast.model, precision="fp32")
     for n in (1, 4):
         ready = pixels(n, both.kept.dtype)
-        runs: Runs = {
+        runs: dict[str, Callable[[], Any]] = {
             "kept": partial(both.kept.encode_image, both.images[:n]),
             "cast at every call": partial(both.cast.encode_image, both.images[:n]),
-            "CLIP": partial(_quietly, both.peer.get_image_features, pixel_values=ready),
+            "CLIP": partial(quietly, both.peer.get_image_features, pixel_values=ready),
         }
+        runs |= {NAME: products_alone(runs["kept"])}
         cosine = _lowest_cosine(both.kept.encode_image(both.images[:n]), exact.encode_image(both.images[:n]))
-        yield from speed_ratios(f"{n} images" if n > 1 else "1 image", runs, rounds, **both.facts, **cosine)
+        what = f"{n} images" if n > 1 else "1 image"
+        yield from speed_ratios(what, runs, rounds, bound=NAME, **both.facts, **cosine)
     for what, lengths in TEXTS.items():
-        ids = _ids(lengths)
+        ids = random_texts(lengths)
         runs = {
             "kept": partial(both.kept.encode_text, ids),
             "cast at every call": partial(both.cast.encode_text, ids),
-            "CLIP": partial(_quietly, both.peer.get_text_features, **_padded(ids)),
+            "CLIP": partial(quietly, both.peer.get_text_features, **padded(ids)),
         }
+        runs |= {NAME: products_alone(runs["kept"])}
         cosine = _lowest_cosine(both.kept.encode_text(ids), exact.encode_text(ids))
-        yield from speed_ratios(what, runs, rounds, **both.facts, **cosine)
+        yield from speed_ratios(what, runs, rounds, bound=NAME, **both.facts, **cosine)
 
 
-def _ids(lengths: Any) -> list[Any]:
+def random_texts(lengths: Any) -> list[Any]:
     """Texts of so many tokens, those that frame them included."""
     rng = np.random.default_rng(0)
     return [rng.integers(1000, VOCABULARY - 10, int(n) - 2) for n in lengths]
 
 
-def _padded(ids: list[np.ndarray]) -> dict[str, torch.Tensor]:
+def padded(ids: list[np.ndarray]) -> dict[str, torch.Tensor]:
     """The same texts as CLIP reads them: framed, and padded to the longest."""
     longest = max(map(len, ids)) + 2
     rows = np.full((len(ids), longest), VOCABULARY - 1, np.int64)  # its last token ends a text, and pads it
@@ -59,7 +63,7 @@ def _padded(ids: list[np.ndarray]) -> dict[str, torch.Tensor]:
     return {"input_ids": torch.from_numpy(rows), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
 
 
-def _quietly(function: Any, **inputs: torch.Tensor) -> Any:
+def quietly(function: Any, **inputs: torch.Tensor) -> Any:
     with torch.inference_mode():
         return function(**inputs)
 

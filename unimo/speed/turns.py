@@ -44,8 +44,11 @@ def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
     return measured([1000 * each for each in seconds], 2)
 
 
-def speed_ratios(what: str, runs: Runs, rounds: int, **facts: Any) -> Iterator[dict[str, Any]]:
-    """A row for each run after the first: how many times faster the first is. facts: beside it in every row."""
+def speed_ratios(
+    what: str, runs: Runs, rounds: int, *, bound: str | None = None, **facts: Any
+) -> Iterator[dict[str, Any]]:
+    """A row for each run after the first: how many times faster the first is, and the `bound`, a run that it cannot
+    outrun. facts: beside it in every row."""
     seconds = in_turns(runs, rounds)
     ours, *others = seconds
     for other in others:
@@ -53,6 +56,7 @@ def speed_ratios(what: str, runs: Runs, rounds: int, **facts: Any) -> Iterator[d
             "what": what,
             "against": other,
             "speed-up": speed_up(seconds[other], seconds[ours]),
+            **({f"speed-up, {bound}": speed_up(seconds[other], seconds[bound])} if bound not in (None, other) else {}),
             f"milliseconds, {ours}": milliseconds(seconds[ours]),
             f"milliseconds, {other}": milliseconds(seconds[other]),
             **facts,
