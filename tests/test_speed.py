@@ -1,13 +1,18 @@
 """Benchmarks run and report ratios; how large they are is no matter of tests."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
+from tiny_unimo2 import lively_model, random_images
+from torch.utils.flop_counter import FlopCounterMode
 
 from unimo.errors import DataError, UsageError
+from unimo.inference import Pipeline
 from unimo.speed import generate, growth, measure, peers, search, train
 from unimo.speed.compare import compare
+from unimo.speed.products import NAME, products_alone
 from unimo.speed.turns import in_turns, measured
 from unimo.train import muon
 
@@ -44,11 +49,26 @@ def test_peers_of_transformers_are_timed_beside_ours(name, peer, monkeypatch):
     monkeypatch.setattr(peers, "SIDE", 32)
     monkeypatch.setattr(generate, "WORDS", 3)
     rows = measure(name, size="tiny", rounds=1)
-    assert {row["against"] for row in rows} == {"cast at every call", peer} and len(rows) >= 4
+    assert {row["against"] for row in rows} == {"cast at every call", peer, NAME} and len(rows) >= 6
     assert all(
         row["speed-up"]["low"] > 0 and row["milliseconds, kept"]["low"] > 0 and row["size"] == "tiny" for row in rows
     )
     assert all(row["lowest cosine with float32"] > 0.99 for row in rows if name == "embed")
+
+
+def test_products_alone_are_all_operations_but_those_of_attention():
+    """As torch's own counter sees them."""
+    pipeline = Pipeline(lively_model(width=64), precision="fp32")
+    images = [image.permute(1, 2, 0).numpy() for image in random_images(3)]
+    call = partial(pipeline.encode_image, images)
+    counts = []
+    for each in (call, products_alone(call)):
+        with FlopCounterMode(display=False) as counter:
+            each()
+        counts.append({str(op): flops for op, flops in counter.get_flop_counts()["Global"].items()})
+    whole, products = counts
+    assert sum(products.values()) > 1e6
+    assert products == {op: flops for op, flops in whole.items() if "attention" not in op and "bmm" not in op}
 
 
 def test_search_is_timed_beside_faiss_and_loses_no_row(monkeypatch):

@@ -14,7 +14,7 @@ from unimo.decoding.decoder import Given, UncachedDecoder
 from unimo.errors import UsageError
 from unimo.inference import Pipeline
 from unimo.inference.onnx import OnnxModel, export
-from unimo.speed.onnx import compare_graphs
+from unimo.speed.onnx import CALLS, compare_graphs
 from unimo.tokenizer import Tokenizer
 
 WORDS = ["a", "red", "circle", "is", "left", "of", "the", "two", "blue", "squares", "and", "one", "dog", "runs"]
@@ -38,9 +38,15 @@ def both(tmp_path_factory):
 
 
 def test_they_are_timed_against_torch_in_turns(both):
-    rows = list(compare_graphs(*both, rounds=1))
-    assert [row["what"] for row in rows] == ["1 image", "8 images", "8 texts", "caption"]
-    assert all(row["speed-up"]["low"] > 0 and row["milliseconds, onnx"]["low"] > 0 for row in rows)
+    pipeline, graphs = both
+    rows = list(compare_graphs({"fp32": graphs}, {"torch float32": pipeline}, rounds=1))
+    assert [row["what"] for row in rows] == list(CALLS) and {row["against"] for row in rows} == {"torch float32"}
+    assert all(row["speed-up"]["low"] > 0 and row["milliseconds, graphs"]["low"] > 0 for row in rows)
+
+
+def test_graphs_take_the_threads_that_torch_takes(both):
+    threads = both[1].image_tower.get_session_options().intra_op_num_threads
+    assert threads == torch.get_num_threads() == 1
 
 
 @pytest.mark.parametrize("batch_size", [1, 33])
