@@ -7,7 +7,8 @@ import torch
 
 from unimo import machine
 from unimo.errors import ResourceError, UsageError
-from unimo.machine import autocast_dtype, cpu_flags, describe_machine, located_faults, matmul_rate
+from unimo.machine import autocast_dtype, cpu_flags, describe_machine, matmul_rate
+from unimo.machine_faults import located_faults
 
 CPU = torch.device("cpu")
 
@@ -16,6 +17,10 @@ def test_precision_follows_the_wish_and_auto_follows_the_processor(monkeypatch):
     assert autocast_dtype("fp32", CPU) is torch.float32 and autocast_dtype("bf16", CPU) is torch.bfloat16
     for flags, expected in (({"avx2"}, torch.float32), ({"avx2", "amx_bf16"}, torch.bfloat16)):
         monkeypatch.setattr("unimo.machine.cpu_flags", lambda flags=flags: flags)
+        assert autocast_dtype("auto", CPU) is expected
+    monkeypatch.setattr("unimo.machine.cpu_flags", lambda: {"avx2", "avx512_bf16"})
+    for faster, expected in ((False, torch.float32), (True, torch.bfloat16)):
+        monkeypatch.setattr("unimo.machine.bf16_is_faster", lambda faster=faster: faster)
         assert autocast_dtype("auto", CPU) is expected
     assert autocast_dtype("fp16", torch.device("cuda")) is torch.float16
     with pytest.raises(UsageError, match="fp16 is for GPUs"):
@@ -31,6 +36,14 @@ def test_a_system_that_says_nothing_about_its_processor_is_taken_for_a_plain_one
 
     monkeypatch.setattr("pathlib.Path.read_text", missing)
     assert cpu_flags() == set()
+
+
+@pytest.mark.parametrize("bf16", [1, 3])
+def test_the_faster_of_two_precisions_is_the_one_whose_best_product_took_less(monkeypatch, bf16):
+    """By a clock of its own: float32 takes 9, then 2; bf16 8, then 1 or 3."""
+    times = [end for one in (9, 8, 2, bf16) for end in (0, one)]
+    monkeypatch.setattr(machine, "time", SimpleNamespace(process_time=iter(times).__next__))
+    assert machine.bf16_is_faster.__wrapped__(size=8, rounds=2) is (bf16 < 2)
 
 
 def test_the_rate_is_the_best_of_what_was_measured(monkeypatch):

@@ -19,7 +19,7 @@ from unimo.data.images import Cache, load_rgb
 from unimo.data.side_inputs import Prepared
 from unimo.data.workers import batches, handed_over
 from unimo.errors import DataError, ResourceError, Restart, UsageError
-from unimo.machine import located_faults
+from unimo.machine_faults import located_faults
 from unimo.train import loop
 
 

@@ -99,7 +99,7 @@ def named(error: Exception) -> UnimoError:
     if isinstance(error, OSError) and error.strerror:
         return _of_system(error)
     if "torch" in sys.modules:
-        from unimo.machine import located_faults
+        from unimo.machine_faults import located_faults
 
         try:
             with located_faults():

@@ -30,7 +30,8 @@ from unimo.batch import read_back
 from unimo.config import to_dict
 from unimo.data.workers import batches
 from unimo.errors import NumericsError, Restart, UsageError, WeightsError
-from unimo.machine import autocast_dtype, keep_freed_memory, located_faults, matmul_rate
+from unimo.machine import autocast_dtype, keep_freed_memory, matmul_rate
+from unimo.machine_faults import located_faults
 from unimo.model.attention import compiled
 from unimo.model.build import fill
 from unimo.model.transformer import Attention, Layer, Transformer
