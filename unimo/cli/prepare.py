@@ -97,8 +97,15 @@ def prepare_rewrites(
         list[str] | None,
         typer.Option(help="EN_XX,XX_EN: two translation models, folders or hub names; repeat for more languages."),
     ] = None,
+    masked_lm: Annotated[
+        str | None,
+        typer.Option(
+            "--masked-lm",
+            help="Draw three times as many and keep those that this model expects: a run, or a folder of transformers.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Random seed of the replacements.")] = 0,
-    device: Annotated[str, typer.Option(help="Device of the translation models.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device of the translation models and of --masked-lm.")] = "cpu",
     column: Columns = None,
     index_dir: IndexDir = None,
     verify: Verify = "decode",
@@ -124,6 +131,7 @@ def prepare_rewrites(
         "counts": Counts(positives, sentences, phrases, words),
         "candidates": candidates,
         "translate": pivots(translate or []),
+        "masked_lm": masked_lm,
     }
     made |= {"max_similarity": max_similarity, "seed": seed, "device": device, "max_bad_fraction": max_bad_fraction}
     made["run"] = on_ray(ray)

@@ -46,7 +46,7 @@ class MaskFiller:
     @torch.inference_mode()
     def probabilities(self, ids: np.ndarray, places: np.ndarray, image: EncodedImages | None) -> np.ndarray:
         """(k, V) at `places` of one framed row of ids."""
-        logits = torch.cat(list(self._logits([ids], [places], image, 1)))
+        logits = torch.cat(list(self.logits([ids], [places], image, 1)))
         return logits.softmax(-1).cpu().numpy()
 
     @torch.inference_mode()
@@ -61,7 +61,7 @@ class MaskFiller:
         if not found_rows:
             return []
         rows, places = zip(*found_rows)
-        logits = torch.cat(list(self._logits(rows, [np.array([place]) for place in places], images, batch_size)))
+        logits = torch.cat(list(self.logits(rows, [np.array([place]) for place in places], images, batch_size)))
         found = logits.softmax(-1).topk(min(top_k, logits.shape[1]))
         decode = self.encoder.tokenizer.decode
         return [
@@ -82,12 +82,12 @@ class MaskFiller:
         label. Row i is read beside image i, or alone."""
         found, logs = [], []
         wanted = torch.from_numpy(labels).to(self.encoder.device).split(WORD_ROWS)
-        for logits, some in zip(self._logits(rows, places, images, batch_size), wanted):
+        for logits, some in zip(self.logits(rows, places, images, batch_size), wanted):
             found.append(logits.argmax(-1))
             logs.append(logits.log_softmax(-1).gather(-1, some[:, None])[:, 0])
         return torch.cat(found).cpu().numpy(), torch.cat(logs).cpu().numpy()
 
-    def _logits(
+    def logits(
         self,
         rows: Sequence[np.ndarray],
         places: Sequence[np.ndarray],

@@ -3,7 +3,8 @@
     sentence, positive   translated to another language and back (Edunov et al. 2018), where models are given
     sentence, negative   the captions of other images nearest by TF-IDF, below a highest similarity
     phrase, word         nodes of the scene graph replaced (unimo.rewriting.rewrite); of several candidates those that
-                         read most like captions (unimo.rewriting.naturalness)
+                         a masked language model expects (unimo.rewriting.masked_language_model), where one is given,
+                         and that read most like captions (unimo.rewriting.naturalness)
 
 One sidecar per shard (format: unimo.rewriting.store). Each record is a pure function of (settings, corpus, caption).
 """
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from unimo.corpus.corpus import Corpus, Fields, Verify, open_corpus
 from unimo.errors import DataError, UsageError
 from unimo.rewriting.back_translation import BackTranslation, identity
 from unimo.rewriting.naturalness import Naturalness
-from unimo.rewriting.rewrite import Rewrite
+from unimo.rewriting.rewrite import Level, Rewrite
 from unimo.rewriting.rewrite import rewrites as node_rewrites
 from unimo.rewriting.scene_graph import Parser, SceneGraph
 from unimo.rewriting.store import COLUMNS, FORMAT, read_record, record_bytes, sidecar_header, sidecar_path
@@ -35,7 +36,11 @@ from unimo.rewriting.vocabulary import Mentions, Vocabularies, is_action
 from unimo.rng import generator
 from unimo.sidecar import BLOCK, Sidecar, SidecarWriter, standing
 
+if TYPE_CHECKING:
+    from unimo.rewriting.masked_language_model import MaskedLanguageModel
+
 CANDIDATES = 3  # drawn for each phrase or word level negative that is kept
+EXPECTED = 3  # of so many drawn, the one that a masked language model expects most is a candidate
 _SAMPLE, _OF_EACH = 8000, 12  # captions, and candidates of each level, from which naturalness is learnt
 _SHORTLIST = 4  # times as many neighbours as wanted are looked at, for some will be refused
 NO_OBJECT = "caption names no object to rewrite"
@@ -65,6 +70,7 @@ def rewrites(
     max_similarity: float = 0.5,
     candidates: int = CANDIDATES,
     translate: Sequence[tuple[str, str]] = (),
+    masked_lm: str | Path | None = None,
     seed: int = 0,
     fields: Fields | None = None,
     bad_samples: BadSamples | None = None,
@@ -81,6 +87,8 @@ def rewrites(
     which on a caption of another image counts as a paraphrase. candidates: drawn for each phrase and word level
     negative, of which those are kept that read most like captions; 1: all are, as they are drawn. translate: (there,
     back) pairs of translation models, folders or hub names, one pair per pivot language; none given, no positives.
+    masked_lm: a run or saved model of ours, or a folder of `transformers`; candidates are then the third of what was
+    drawn whose new words it expects most.
     bad_samples: names captions without rewrites. run: who rewrites blocks of captions. Returns rows (shard, path,
     built, captions, positives, sentences, phrases, words, bad, seconds).
 
@@ -99,6 +107,12 @@ def rewrites(
     pivots = [list(map(identity, pair)) for pair in translate]
     settings = {**asdict(counts), "max_similarity": max_similarity, "candidates": candidates, "seed": seed}
     settings["translate"] = pivots
+    expecting = None
+    if masked_lm is not None:
+        from unimo.rewriting.masked_language_model import open_masked_lm  # and torch
+
+        expecting = open_masked_lm(masked_lm, device)
+        settings["masked_lm"] = expecting.identity
     out = index_dir if out is None else out
     shards = [
         (shard, items, sidecar_path(shard, out), sidecar_header(corpus, items, settings))
@@ -114,7 +128,7 @@ def rewrites(
         built = sidecar is None
         if sidecar is None:
             back = [BackTranslation(*pair, device=device) for pair in translate if counts.positives and not rewriter]
-            rewriter = rewriter or _Rewriter(corpus, counts, max_similarity, candidates, back, seed)
+            rewriter = rewriter or _Rewriter(corpus, counts, max_similarity, candidates, back, seed, expecting)
             sidecar = _write(place, header, rewriter, items, run)
         row = {**_summary(sidecar, shard, bad_samples), "built": built, "seconds": round(time.monotonic() - started, 3)}
         rows.append(row)
@@ -159,10 +173,11 @@ class _Rewriter:
         candidates: int,
         back: Sequence[BackTranslation],
         seed: int,
+        masked_lm: MaskedLanguageModel | None = None,
     ):
         assert corpus.caption_offsets is not None
         self.corpus, self.counts, self.max_similarity, self.seed = corpus, counts, max_similarity, seed
-        self.back, self.offsets = back, corpus.caption_offsets
+        self.back, self.offsets, self.masked_lm = back, corpus.caption_offsets, masked_lm
         self.texts = [text for i in range(len(corpus)) for text in corpus.captions(i)]
         self.owner = np.repeat(np.arange(len(corpus)), np.diff(self.offsets))
         parser = Parser.learn(self.texts)
@@ -200,30 +215,38 @@ class _Rewriter:
         rng, sample = generator(self.seed, "naturalness"), []
         for number in np.sort(rng.permutation(numbers)[:_SAMPLE]).tolist():
             item, graph = int(self.owner[number]), self.graphs[number]
-            graphs = self.graphs_of(item)
-            found = node_rewrites(graph, graphs, self.vocabularies, rng, words=_OF_EACH, phrases=_OF_EACH)
-            for level in sorted({one.level for one in found}):
-                some = [one.apply(graph.caption) for one in found if one.level == level]
-                sample.append(natural.drawn(item, level, graph.caption, some))
+            for level, some in sorted(self._drawn(item, graph, rng, words=_OF_EACH, phrases=_OF_EACH).items()):
+                sample.append(natural.drawn(item, level, graph.caption, [one.apply(graph.caption) for one in some]))
         natural.learn(sample)
         return natural
+
+    def _drawn(
+        self, item: int, graph: SceneGraph, rng: np.random.Generator, **wanted: int
+    ) -> dict[Level, list[Rewrite]]:
+        """Candidates of a caption, by level, in the order they were drawn."""
+        expected = 1 if self.masked_lm is None else EXPECTED
+        more = {levels: count * expected for levels, count in wanted.items()}
+        drawn: dict[Level, list[Rewrite]] = {}
+        for one in node_rewrites(graph, self.graphs_of(item), self.vocabularies, rng, **more):
+            drawn.setdefault(one.level, []).append(one)
+        if self.masked_lm is not None:
+            for level, some in drawn.items():
+                scores = self.masked_lm.scores(
+                    [one.apply(graph.caption) for one in some], [one.spans() for one in some]
+                )
+                drawn[level] = _best(some, scores, EXPECTED)
+        return drawn
 
     def _nodes(self, item: int, j: int, graph: SceneGraph) -> list[Rewrite]:
         """The phrase and word level negatives of a caption, in the order they were drawn."""
         rng = generator(self.seed, "rewrites", self.corpus.keys[item], j)
-        wanted = {"word": self.counts.words, "phrase": self.counts.phrases}
-        more = {f"{level}s": count * self.candidates for level, count in wanted.items()}
-        found = node_rewrites(graph, self.graphs_of(item), self.vocabularies, rng, **more)
-        if self.natural is None or not found:
-            return found
-        kept = []
-        for level, count in wanted.items():
-            some = [one for one in found if one.level == level]
-            if some:
+        wanted = {"words": self.counts.words * self.candidates, "phrases": self.counts.phrases * self.candidates}
+        drawn = self._drawn(item, graph, rng, **wanted)
+        if self.natural is not None:
+            for level, some in drawn.items():
                 scores = self.natural.scores(item, level, [one.apply(graph.caption) for one in some])
-                best = np.argsort(-scores, kind="stable")[: min(count, -(-len(some) // self.candidates))]
-                kept += [some[k] for k in sorted(best)]
-        return kept
+                drawn[level] = _best(some, scores, self.candidates)
+        return list(chain.from_iterable(drawn.values()))
 
     def _sentences(self, numbers: Sequence[int]) -> Iterator[list]:
         """For each caption its negatives [item, caption, similarity], nearest first."""
@@ -250,6 +273,12 @@ class _Rewriter:
                 if may_be_paraphrase(text, variant):
                     kept.setdefault(" ".join(variant.lower().split()), variant)
             yield list(kept.values())[1 : 1 + wanted]
+
+
+def _best(some: Sequence[Rewrite], scores: np.ndarray, of: int) -> list[Rewrite]:
+    """One in `of` of them, by score, in the order they were drawn."""
+    best = np.argsort(-scores, kind="stable")[: -(-len(some) // of)]
+    return [some[k] for k in sorted(best)]
 
 
 def says_more(graph: SceneGraph, mentions: Mentions) -> bool:

@@ -63,6 +63,15 @@ class Rewrite:
             caption = caption[: change.span[0]] + change.new + caption[change.span[1] :]
         return caption
 
+    def spans(self) -> list[Span]:
+        """The characters of the rewritten caption that are new."""
+        found, longer = [], 0
+        for change in self.changes:
+            begin = change.span[0] + longer
+            found.append((begin, begin + len(change.new)))
+            longer = found[-1][1] - change.span[1]
+        return found
+
 
 def rewrites(
     graph: SceneGraph,
