@@ -12,7 +12,7 @@ One sidecar per shard (format: unimo.rewriting.store). Each record is a pure fun
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -40,8 +40,12 @@ if TYPE_CHECKING:
     from unimo.rewriting.masked_language_model import MaskedLanguageModel
 
 CANDIDATES = 3  # drawn for each phrase or word level negative that is kept
-EXPECTED = 3  # of so many drawn, the one that a masked language model expects most is a candidate
+EXPECTED = 3  # of so many drawn, the one that a masked language model expects most may be a candidate
 _SAMPLE, _OF_EACH = 8000, 12  # captions, and candidates of each level, from which naturalness is learnt
+_ASKED = 500  # captions whose own words a masked language model is asked about
+# Quantiles of their scores that rewritten words reach. Of phrases that are as expected as half of the captions' own
+# only few and always the same are left, by which a text classifier tells them.
+_LEAST: dict[Level, float] = {"word": 0.5, "phrase": 0.25}
 _SHORTLIST = 4  # times as many neighbours as wanted are looked at, for some will be refused
 NO_OBJECT = "caption names no object to rewrite"
 NO_NEGATIVE = "no negative of this caption could be made"
@@ -88,7 +92,7 @@ def rewrites(
     negative, of which those are kept that read most like captions; 1: all are, as they are drawn. translate: (there,
     back) pairs of translation models, folders or hub names, one pair per pivot language; none given, no positives.
     masked_lm: a run or saved model of ours, or a folder of `transformers`; candidates are then the third of what was
-    drawn whose new words it expects most.
+    drawn whose new words it expects most, if it expects them about as much as the captions' own words.
     bad_samples: names captions without rewrites. run: who rewrites blocks of captions. Returns rows (shard, path,
     built, captions, positives, sentences, phrases, words, bad, seconds).
 
@@ -184,6 +188,7 @@ class _Rewriter:
         self.graphs = [parser.parse(text) for text in self.texts]
         self.vocabularies = Vocabularies(map(self.graphs_of, range(len(corpus))))
         self.near = NearCaptions(self.texts, self.owner) if counts.sentences else None
+        self.expected = {} if masked_lm is None else self._expected(masked_lm)
         filtered = candidates > 1 and (counts.words or counts.phrases)
         self.candidates, self.natural = candidates, self._naturalness() if filtered else None
 
@@ -220,22 +225,34 @@ class _Rewriter:
         natural.learn(sample)
         return natural
 
+    def _expected(self, masked_lm: MaskedLanguageModel) -> dict[Level, float]:
+        """The score that rewritten words must reach, by level: a low one of the words that captions have there."""
+        rng, found = generator(self.seed, "expected"), defaultdict(list)
+        for number in rng.permutation(np.flatnonzero([bool(graph.objects) for graph in self.graphs]))[:_ASKED].tolist():
+            graph, graphs = self.graphs[number], self.graphs_of(int(self.owner[number]))
+            drawn = node_rewrites(graph, graphs, self.vocabularies, rng, words=_OF_EACH, phrases=_OF_EACH)
+            own = [[change.span for change in one.changes] for one in drawn]
+            for one, score in zip(drawn, masked_lm.scores([graph.caption] * len(own), own)):
+                found[one.level].append(score)
+        return {level: float(np.quantile(scores, _LEAST[level])) for level, scores in found.items()}
+
     def _drawn(
         self, item: int, graph: SceneGraph, rng: np.random.Generator, **wanted: int
     ) -> dict[Level, list[Rewrite]]:
         """Candidates of a caption, by level, in the order they were drawn."""
-        expected = 1 if self.masked_lm is None else EXPECTED
-        more = {levels: count * expected for levels, count in wanted.items()}
-        drawn: dict[Level, list[Rewrite]] = {}
+        more = {levels: count * (EXPECTED if self.masked_lm else 1) for levels, count in wanted.items()}
+        drawn: dict[Level, list[Rewrite]] = defaultdict(list)
         for one in node_rewrites(graph, self.graphs_of(item), self.vocabularies, rng, **more):
-            drawn.setdefault(one.level, []).append(one)
-        if self.masked_lm is not None:
-            for level, some in drawn.items():
-                scores = self.masked_lm.scores(
-                    [one.apply(graph.caption) for one in some], [one.spans() for one in some]
-                )
-                drawn[level] = _best(some, scores, EXPECTED)
-        return drawn
+            drawn[one.level].append(one)
+        if self.masked_lm is None:
+            return drawn
+        passed = {}
+        for level, some in drawn.items():
+            texts = [one.apply(graph.caption) for one in some]
+            scores = self.masked_lm.scores(texts, [one.spans() for one in some])
+            scores[scores < self.expected.get(level, -np.inf)] = -np.inf
+            passed[level] = _best(some, scores, EXPECTED)
+        return {level: some for level, some in passed.items() if some}
 
     def _nodes(self, item: int, j: int, graph: SceneGraph) -> list[Rewrite]:
         """The phrase and word level negatives of a caption, in the order they were drawn."""
@@ -276,9 +293,9 @@ class _Rewriter:
 
 
 def _best(some: Sequence[Rewrite], scores: np.ndarray, of: int) -> list[Rewrite]:
-    """One in `of` of them, by score, in the order they were drawn."""
+    """One in `of` of them, by score, in the order they were drawn; none of score -inf."""
     best = np.argsort(-scores, kind="stable")[: -(-len(some) // of)]
-    return [some[k] for k in sorted(best)]
+    return [some[k] for k in sorted(best) if scores[k] > -np.inf]
 
 
 def says_more(graph: SceneGraph, mentions: Mentions) -> bool:
