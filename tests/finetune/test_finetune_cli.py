@@ -241,6 +241,13 @@ def test_every_recipe_can_be_found_and_tells_its_story(name):
     assert re.search(f"unimo (finetune|sweep) {name} ", text)
 
 
+@pytest.mark.parametrize("task, width, rate", [("squad_qg", 192, 6e-3), ("coco_captions", 192, 1.5e-3),
+                                               ("squad_qg", 384, 1.5e-4), ("sst2", 128, 1.5e-3)])  # fmt: skip
+def test_our_rate_is_higher_only_where_small_models_write_after_texts(task, width, rate):
+    run = find_tuning(task)
+    assert ours(replace(run, model=replace(run.model, width=width))).optimizer.lr == pytest.approx(rate)
+
+
 def test_ours_keeps_the_task_and_changes_how_weights_move(start):
     released = find_tuning("flickr30k_retrieval")
     small = ours(released)
