@@ -3,7 +3,7 @@
 Random weights and content: PAIRS pairs, an eighth as many lone images in two views, a passage to fill and one to write;
 model and objectives of recipe `photos` (for size tiny) or `base`, moved by Muon. Timed is what the processor spends on
 the step, not the clock: other work on the machine is not in it. Models of base size have peers to be compared
-with, one after the other: the larger two are some 14 GB.
+with, one after the other; it takes more than 20 GB.
 """
 
 from __future__ import annotations
