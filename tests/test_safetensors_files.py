@@ -8,9 +8,9 @@ import torch
 
 from unimo.disk import write_new
 from unimo.errors import UsageError
-from unimo.safetensors_files import SHORT, safetensors_pieces
+from unimo.safetensors_files import DTYPE_NAMES, safetensors_pieces
 
-DTYPES = [getattr(torch, name) for name in SHORT]
+DTYPES = [getattr(torch, name) for name in DTYPE_NAMES]
 
 
 def file_of(named):

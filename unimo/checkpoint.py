@@ -240,7 +240,7 @@ def save(folder: str | Path, step: int, tensors: Groups, state: dict[str, Any], 
 
 
 def _check(step: int, tensors: Groups, keep: int) -> None:
-    """Refuses what cannot be saved, as far as the safetensors library does not."""
+    """Refuses what cannot be saved, element types apart: those are for `safetensors_pieces`."""
     if type(step) is not int or step < 0:
         raise UsageError("a checkpoint needs the step it was taken at", got=step, expected="a whole number >= 0")
     if keep < 2:

@@ -24,15 +24,15 @@ DTYPES = (
 )  # fmt: skip
 
 
-# Element types of numpy and torch -> their names in the format.
-SHORT = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "bool": "BOOL"} | {
+# Names of dtypes in numpy and torch -> in the format.
+DTYPE_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "bool": "BOOL"} | {
     f"{kind}{bits}": f"{kind[0].upper()}{bits}" for kind in ("int", "uint") for bits in (64, 32, 16, 8)
 }
 _PIECE, _SMALL = 1 << 22, 1 << 16  # numbers read from a file before it is opened again; those of a small tensor
 
 
 def safetensors_header(arrays: Iterable[tuple[str, str, Sequence[int], int]], metadata: Mapping[str, str]) -> bytes:
-    """The bytes before the arrays. arrays: name, element type (of SHORT), shape, bytes; the largest elements first."""
+    """The bytes before the arrays. arrays: name, dtype (as in DTYPE_NAMES), shape, bytes; largest dtypes first."""
     layout: dict[str, object] = {"__metadata__": dict(metadata)}
     at = 0
     for name, kind, shape, size in arrays:
@@ -47,9 +47,11 @@ def safetensors_pieces(named: Mapping[str, Tensor], *, where: str) -> Iterator[B
     """A file of tensors, in pieces: the header, then each tensor. UsageError for an element type it has not."""
     order = sorted(named, key=lambda name: (-named[name].itemsize, name))
     kinds = {name: str(named[name].dtype).removeprefix("torch.") for name in order}
-    if odd := next((name for name in order if kinds[name] not in SHORT), None):
-        raise UsageError("a tensor cannot be saved", where=f"{where}: {odd}", got=kinds[odd], expected=", ".join(SHORT))
-    sizes = ((name, SHORT[kinds[name]], named[name].shape, named[name].nbytes) for name in order)
+    if odd := next((name for name in order if kinds[name] not in DTYPE_NAMES), None):
+        raise UsageError(
+            "a tensor cannot be saved", where=f"{where}: {odd}", got=kinds[odd], expected=", ".join(DTYPE_NAMES)
+        )
+    sizes = ((name, DTYPE_NAMES[kinds[name]], named[name].shape, named[name].nbytes) for name in order)
     yield safetensors_header(sizes, {"format": "pt"})
     for name in order:
         yield named[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data

@@ -34,7 +34,7 @@ from safetensors import SafetensorError, safe_open
 from unimo.disk import disk_error, locked, replacing, sync_folder
 from unimo.errors import DataError, ResourceError, UnimoError
 from unimo.ragged import Strings, offsets_of, pack_strings
-from unimo.safetensors_files import SHORT, safetensors_header
+from unimo.safetensors_files import DTYPE_NAMES, safetensors_header
 
 BLOCK = 64  # items written together; a kill loses at most these
 Columns = Mapping[str, tuple[np.dtype, tuple[int, ...]]]  # name -> dtype and shape of a row
@@ -101,7 +101,7 @@ class Sidecar:
         if first < end:
             return self._stored.get_slice(name)[first:end]
         short, shape, _ = self._arrays[name]
-        return np.zeros((0, *shape[1:]), next(name for name, other in SHORT.items() if other == short))
+        return np.zeros((0, *shape[1:]), next(name for name, other in DTYPE_NAMES.items() if other == short))
 
     def verify(self) -> None:
         """Reads every byte. Raises DataError if one is not what was written."""
@@ -293,7 +293,7 @@ class _Table(NamedTuple):
 def _write(path: Path, form: Format, header: Mapping[str, Any], tables: Mapping[str, _Table]) -> None:
     order = sorted(tables, key=lambda name: (-tables[name].dtype.itemsize, name))  # so that each is aligned
     digests: dict[str, list[Any]] = {
-        name: [SHORT[dtype.name], list(shape), _array_sha256(dtype, shape, pieces())]
+        name: [DTYPE_NAMES[dtype.name], list(shape), _array_sha256(dtype, shape, pieces())]
         for name, (dtype, shape, pieces) in tables.items()
     }
     entry = plain({"format": form.name, "version": form.version, "header": header, "arrays": digests})
@@ -312,7 +312,7 @@ def _write(path: Path, form: Format, header: Mapping[str, Any], tables: Mapping[
 
 
 def _array_sha256(dtype: np.dtype, shape: Sequence[int], pieces: Iterable[np.ndarray]) -> str:
-    digest = hashlib.sha256(f"{SHORT[dtype.name]} {list(shape)}".encode())
+    digest = hashlib.sha256(f"{DTYPE_NAMES[dtype.name]} {list(shape)}".encode())
     for piece in pieces:
         digest.update(np.ascontiguousarray(piece).tobytes())
     return digest.hexdigest()

@@ -10,7 +10,6 @@ from unimo.errors import DataError, UsageError
 from unimo.metrics.vqa import (
     clean_answer,
     daquar_accuracy,
-    soft_targets,
     vqa_accuracy,
     vqa_accuracy_each,
 )
@@ -112,19 +111,6 @@ def test_cleaned_by_hand(text, clean):
     assert clean_answer(text) == clean
 
 
-def test_soft_targets_are_the_accuracy_of_each_answer():
-    _, people = cases(300)
-    for some in people:
-        if len(set(some)) == 1:
-            continue
-        targets = soft_targets(some)
-        expected = vqa_accuracy_each(list(targets), [some] * len(targets)) if targets else []
-        for answer_, target in zip(targets, expected):
-            if clean_answer(answer_) == answer_:  # cleaning twice can change an odd answer
-                assert targets[answer_] == pytest.approx(target)
-    assert soft_targets(["the", "a", "cat"]) == {"cat": pytest.approx((2 * 1 / 3 + 0) / 3)}
-
-
 def test_other_numbers_of_people():
     assert vqa_accuracy_each(["cat"], [["cat", "dog", "cat"]])[0] == pytest.approx((1 / 3 + 2 / 3 + 1 / 3) / 3)
     assert vqa_accuracy_each(["cat", "dog"], [["cat"], ["cat"]]).tolist() == [1, 0]
@@ -150,8 +136,6 @@ def test_daquar_wants_the_whole_set():
 
 
 def test_what_does_not_fit_is_a_located_error():
-    with pytest.raises(DataError, match="no reference"):
-        soft_targets([])
     for answers in ([[]], ["a"]):
         with pytest.raises(DataError, match="item 0"):
             daquar_accuracy(["a"], answers)

@@ -14,7 +14,6 @@ CVPR 2018 (soft targets); Malinowski and Fritz, NIPS 2014 (DAQUAR; their WUPS ne
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -72,17 +71,6 @@ def vqa_accuracy_each(predictions: Texts, answers: Sequence[Texts]) -> NDArray[n
             prediction, people = clean_answer(prediction), [clean_answer(answer) for answer in people]
         scores.append(_accuracy(people.count(prediction), len(people)))
     return np.array(scores, dtype=np.float64)
-
-
-def soft_targets(answers: Texts) -> dict[str, float]:
-    """{cleaned answer: the accuracy it would get} of one question's m people, to train on.
-
-    With ten people 0.3, 0.6, 0.9 for one, two, three and 1 for more; an answer nobody gave is worth 0 and not listed.
-    Always cleaned, as the answer lists of published models are, and without what becomes empty.
-    """
-    check_answers([""], [answers])
-    counts = Counter(clean_answer(answer) for answer in answers)
-    return {answer: _accuracy(count, len(answers)) for answer, count in counts.items() if answer}
 
 
 def clean_answer(text: str) -> str:
