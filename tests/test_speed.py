@@ -24,7 +24,7 @@ def test_rounds_take_turns_in_both_orders_and_the_first_does_not_count():
 
 
 def test_sharing_counts_fewer_operations_the_more_texts_there_are():
-    rows = measure("sharing", size="tiny", rounds=1)
+    rows = list(measure("sharing", size="tiny", rounds=1))
     fewer = [row["fewer operations"] for row in rows]
     assert (
         [row["K"] for row in rows] == [1, 4, 20] and fewer == sorted(fewer) and fewer[0] == pytest.approx(1, abs=0.01)
@@ -35,7 +35,7 @@ def test_sharing_counts_fewer_operations_the_more_texts_there_are():
 
 
 def test_mask_builds_a_long_row():
-    rows = measure("mask", rounds=1)
+    rows = list(measure("mask", rounds=1))
     assert [row["sequences"] for row in rows] == ["pairs", "passages"]
     assert all(
         99_000 < row["T"] <= 100_000 and row["milliseconds"]["low"] > 0 and row["speed-up, short"]["low"] > 0
@@ -48,7 +48,7 @@ def test_peers_of_transformers_are_timed_beside_ours(name, peer, monkeypatch):
     pytest.importorskip("transformers")
     monkeypatch.setattr(peers, "SIDE", 32)
     monkeypatch.setattr(generate, "WORDS", 3)
-    rows = measure(name, size="tiny", rounds=1)
+    rows = list(measure(name, size="tiny", rounds=1))
     assert {row["against"] for row in rows} == {"cast at every call", peer, NAME} and len(rows) >= 6
     assert all(
         row["speed-up"]["low"] > 0 and row["milliseconds, kept"]["low"] > 0 and row["size"] == "tiny" for row in rows
@@ -74,7 +74,7 @@ def test_products_alone_are_all_operations_but_those_of_attention():
 def test_search_is_timed_beside_faiss_and_loses_no_row(monkeypatch):
     pytest.importorskip("faiss")
     monkeypatch.setattr(search, "SIZES", (3000,))
-    rows = measure("search", rounds=1)
+    rows = list(measure("search", rounds=1))
     assert [(row["Q"], row["against"]) for row in rows] == [
         (q, peer) for q in (1, 32) for peer in ("faiss", "double precision")
     ]
@@ -83,7 +83,7 @@ def test_search_is_timed_beside_faiss_and_loses_no_row(monkeypatch):
 
 def test_growth_has_a_row_for_each_size(monkeypatch):
     monkeypatch.setattr(growth, "SIZES", (300, 3000))
-    rows = measure("growth")
+    rows = list(measure("growth"))
     assert [row["n"] for row in rows] == [300, 3000]
     assert all(value >= 0 for row in rows for value in row.values() if isinstance(value, float))
 
@@ -99,7 +99,7 @@ def test_a_training_step_beside_muon_in_float32(monkeypatch):
     """The whole step's fraction of the machine's rate is below one; Muon's own precision is back in place."""
     monkeypatch.setattr(train, "PAIRS", {"tiny": 4})
     before = muon.fast_dtype
-    beside, whole = measure("train", size="tiny", rounds=1)
+    whole, beside = measure("train", size="tiny", rounds=1)
     assert beside["against"] == "Muon in float32" and beside["speed-up"]["low"] > 0
     assert whole["pairs"] == 4 and 0 < whole["fraction of the matrix-product rate"]["value"] < 1
     assert muon.fast_dtype is before

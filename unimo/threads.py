@@ -1,8 +1,10 @@
-"""Threads of numerical libraries, chosen before they start: as many as this process may use, and waiting passively.
+"""Threads of numerical libraries, chosen before they start: as many as this process may use, soon asleep when idle.
 
 torch, MKL and OpenBLAS read the environment once, when they are loaded, and start a thread for every core of the
 machine, whatever a container or `taskset` leaves of it. Between two operations these threads spin; on a busy machine
-the spinning takes the time of a thread that has work. Imports no library, so that it can come first.
+the spinning takes the time of a thread that has work. Asleep at once they must be woken for each of the thousands of
+small operations of a step: then a second thread brings nothing. So they spin a little longer than most of a step's
+gaps (results/speed-spinning.json). Imports no library, so that it can come first.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
-# How OpenMP's threads wait, in GNU's and in LLVM's library.
-PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
+# How OpenMP's threads wait. GNU's library spins so many times, some 0.1 ms; LLVM's counts in whole milliseconds.
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "0"}
 
 
 def set_up(environment: MutableMapping[str, str] = os.environ) -> None:

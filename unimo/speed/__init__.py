@@ -36,9 +36,9 @@ BENCHMARKS: dict[str, Callable[[str, int], Iterator[dict[str, Any]]]] = {
 }
 
 
-def measure(name: str | None, *, size: str = "small", rounds: int = ROUNDS) -> list[dict[str, Any]]:
-    """Rows of one benchmark. size: of the model, a name `unimo describe` knows."""
+def measure(name: str | None, *, size: str = "small", rounds: int = ROUNDS) -> Iterator[dict[str, Any]]:
+    """Rows of one benchmark, each as soon as it is measured. size: of the model, a name `unimo describe` knows."""
     if name not in BENCHMARKS:
         raise UsageError("no such benchmark", got=name, expected=", ".join(BENCHMARKS))
     machine = describe_machine()
-    return [{**row, "machine": machine} for row in BENCHMARKS[name](size, rounds)]
+    return ({**row, "machine": machine} for row in BENCHMARKS[name](size, rounds))
