@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unimo.errors import DataError, UsageError
 from unimo.inference import Pipeline
+from unimo.recipes import find
 from unimo.speed import generate, growth, measure, peers, search, train
 from unimo.speed.compare import compare
 from unimo.speed.products import NAME, products_alone
@@ -103,6 +104,17 @@ def test_a_training_step_beside_muon_in_float32(monkeypatch):
     assert beside["against"] == "Muon in float32" and beside["speed-up"]["low"] > 0
     assert whole["pairs"] == 4 and 0 < whole["fraction of the matrix-product rate"]["value"] < 1
     assert muon.fast_dtype is before
+
+
+@pytest.mark.parametrize("size, recipe", [("tiny", "photos"), ("base", "base")])
+def test_a_timed_step_fuses_as_many_pairs_of_each_as_its_recipe(size, recipe):
+    """Eight pairs that all pass every objective would cost three times what they cost in recipe `base`."""
+    timed, whole = train._recipe(size), find(recipe)
+    pairs = train.PAIRS.get(size, 8)
+    assert all(
+        getattr(timed.objectives, name).pairs / pairs == getattr(whole.objectives, name).pairs / whole.batch.pairs
+        for name in train.FUSED
+    )
 
 
 def test_unknown_benchmarks_are_refused():

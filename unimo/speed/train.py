@@ -33,6 +33,7 @@ from unimo.train.step import TrainStep
 
 PAIRS = {"tiny": 128, "small": 32}  # of a step; 8 for larger models
 SQUARE = 2048  # side of the matrices whose product sets the rate
+FUSED = ("mlm", "itm", "seq2seq")  # objectives of a part of the pairs
 CAPTION, PASSAGE = 12, 94  # words, without [CLS] and [SEP]
 
 
@@ -71,8 +72,12 @@ def rows(size: str, rounds: int) -> Iterator[dict[str, Any]]:
 
 
 def _recipe(size: str) -> Run:
+    """With as large a part of PAIRS in every objective as the recipe has of its own pairs."""
     run = recipes.find("photos" if size in PAIRS else "base")
-    return replace(run, model=override(run.model, [f"size={size}", "dropout=0.1"]))
+    pairs, of = PAIRS.get(size, 8), run.batch.pairs
+    parts = [f"{name}.pairs={max(1, getattr(run.objectives, name).pairs * pairs // of)}" for name in FUSED]
+    objectives = override(run.objectives, parts)
+    return replace(run, model=override(run.model, [f"size={size}", "dropout=0.1"]), objectives=objectives)
 
 
 class Step:
