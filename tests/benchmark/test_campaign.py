@@ -201,6 +201,16 @@ def test_better_only_where_every_seed_says_so():
     assert rows_with_and_without([result(0, right)], [result(1, wrong)]) == []  # no seed in common
 
 
+def test_seeds_that_scored_other_items_are_pooled_each_beside_its_own_partner():
+    right, wrong = [1.0] * 9 + [0.0], [1.0] * 30 + [0.0] * 30
+    (row,) = rows_with_and_without(
+        [result(0, right, items="a"), result(1, [1.0] * 60, items="b")],
+        [result(0, [0.0] * 10, items="a"), result(1, wrong, items="b")],
+    )
+    assert row["difference"]["value"] == pytest.approx((9 + 30) / 70) and row["difference"]["n"] == 70
+    assert row["by_seed"] == pytest.approx([0.9, 0.5]) and row["verdict"] == "better"
+
+
 # ---- what is refused
 
 

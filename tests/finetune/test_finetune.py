@@ -202,15 +202,16 @@ def test_baselines_stand_beside_and_a_split_without_labels_is_only_predicted(sta
     assert scored.report["facts"]["texts of dev that are also in training"].startswith("16 exactly")
 
 
-def test_only_so_many_rows_are_scored_and_the_same_ones_each_time(starts, tmp_path):
+def test_only_so_many_rows_are_scored_and_the_same_ones_with_any_seed(starts, tmp_path):
     train = write_csv(tmp_path / "train.csv", sentences(16))
     test = write_csv(tmp_path / "test.csv", [{"id": f"row{i}", **row} for i, row in enumerate(sentences(30, seed=1))])
     data = TaskData(train=(train,), dev=(test,), test=(test,), score_limit=7)
     ids = []
-    for name in ("first", "second"):
-        scored = finetune(tiny_run(starts["unimo-2"], "classification", data, "steps=2"), tmp_path / name, say=quiet)
+    for seed in (0, 1):
+        run = tiny_run(starts["unimo-2"], "classification", data, "steps=2", f"seed={seed}")
+        scored = finetune(run, tmp_path / str(seed), say=quiet)
         assert score_of(scored, "accuracy").n == 7
-        lines = (tmp_path / name / "predictions-test.jsonl").read_text().splitlines()
+        lines = (tmp_path / str(seed) / "predictions-test.jsonl").read_text().splitlines()
         ids.append([json.loads(line)["id"] for line in lines])
     assert ids[0] == ids[1] and len(set(ids[0])) == 7 and ids[0] != [f"row{i}" for i in range(7)]
 

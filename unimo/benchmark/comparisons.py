@@ -2,8 +2,9 @@
 
     S seeds · G groups of items
 
-Sums over items add up over the seeds that both runs have, so that an item's difference is its mean over seeds. Better
-or worse is a difference whose corrected p is below 0.05 and whose sign is the same with every seed.
+Sums over items add up over the seeds that both runs have, so that an item's difference is its mean over seeds; seeds
+that scored different items are pooled. Better or worse is a difference whose corrected p is below 0.05 and whose sign
+is the same with every seed.
 """
 
 from __future__ import annotations
@@ -97,13 +98,15 @@ def _compared(key: tuple[str, str], couples: Sequence[tuple[Scored, Scored]]) ->
 
 
 def added(seeds: Sequence[ItemSums | None]) -> ItemSums | None:
-    """The sums of several seeds in one; None where one lacks them, or has those of other items."""
-    first = seeds[0]
-    if first is None or any(
-        one is None or one.items != first.items or one.sums.shape != first.sums.shape for one in seeds
-    ):
+    """The sums of several seeds in one; None where one lacks them. Seeds that scored other items stand side by side:
+    an item of two seeds then counts as two."""
+    every = [one for one in seeds if one is not None]
+    if len(every) < len(seeds) or not every:
         return None
-    return replace(first, sums=np.sum([one.sums for one in seeds if one], axis=0))
+    if len({(one.items, one.sums.shape) for one in every}) == 1:
+        return replace(every[0], sums=np.sum([one.sums for one in every], axis=0))
+    items = " ".join(one.items for one in every)
+    return replace(every[0], items=items, sums=np.concatenate([one.sums for one in every]))
 
 
 def _verdict(row: Row) -> str:

@@ -74,8 +74,10 @@ class Task:
         for name in ("train", "dev", "test"):
             if getattr(run.data, name):
                 examples = open_split(run, name, bad_samples=bad_samples, say=say)
-                most = run.data.train_limit if name == "train" else run.data.score_limit
-                splits[name] = limited(examples, most, run.seed)
+                if name == "train":
+                    splits[name] = limited(examples, run.data.train_limit, run.seed)
+                else:  # the same rows whatever the seed, so that seeds are compared over them
+                    splits[name] = limited(examples, run.data.score_limit, 0)
         if not splits["train"].labelled:
             where = splits["train"].source
             raise DataError("the training split has no targets", where=where, expected="a target in every row")
