@@ -50,7 +50,7 @@ def test_torch_starts_with_what_was_chosen():
         "from unimo import threads; threads.usable_cores = lambda: 1; threads.set_up(); "
         "import torch; print(threads.describe(torch.get_num_threads()))"
     )
-    unset = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", *threads.PASSIVE)
+    unset = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", *threads.WAITING)
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "1 thread\n"

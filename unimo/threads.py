@@ -15,13 +15,13 @@ from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 # How OpenMP's threads wait. GNU's library spins so many times, some 0.1 ms; LLVM's counts in whole milliseconds.
-PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "0"}
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "0"}
 
 
 def set_up(environment: MutableMapping[str, str] = os.environ) -> None:
     """Sets what the user has not set."""
     environment.setdefault("OMP_NUM_THREADS", str(usable_cores()))
-    for name, value in PASSIVE.items():
+    for name, value in WAITING.items():
         environment.setdefault(name, value)
 
 
