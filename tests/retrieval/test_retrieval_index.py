@@ -572,6 +572,7 @@ def test_vectors_in_memory_give_what_double_precision_gives(queries, spread, mon
 
 def test_an_index_too_large_for_memory_is_scanned_on_disk(index, pipeline, built, monkeypatch):
     other = unimo.open_index(built, model=pipeline)
+    index.search("a dog", top_k=1)  # has its vectors in memory from here on
     monkeypatch.setattr("unimo.retrieval.index.free_memory", lambda: 0)
     for question in ("a dog", "the beach"):
         assert other.search(question, top_k=7) == index.search(question, top_k=7)
