@@ -113,7 +113,7 @@ def test_a_timed_step_fuses_as_many_pairs_of_each_as_its_recipe(size, recipe):
     pairs = train.PAIRS.get(size, 8)
     assert all(
         getattr(timed.objectives, name).pairs / pairs == getattr(whole.objectives, name).pairs / whole.batch.pairs
-        for name in train.FUSED
+        for name in train.ON_A_PART
     )
 
 
