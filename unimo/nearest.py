@@ -17,8 +17,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from unimo.sentences import words
 
 Products = tuple[np.ndarray, np.ndarray]  # of queries and rows, (Q, n) float32, and (Q,) how far they may be off
-Multiply = Callable[[np.ndarray, np.ndarray], Products]  # queries (Q, D) float64, rows (n, D)
+Multiply = Callable[[np.ndarray, np.ndarray, int], Products]  # queries (Q, D) float64, rows (n, D), number of the first
 Found = tuple[np.ndarray, np.ndarray]  # row numbers (at most k,) int64 and their scores (float32), best first
+_MOST_IN_REACH = 0.5  # of all queries, of a block's rows; beyond, a more exact product costs less than double precision
 
 
 class TfIdf:
@@ -112,7 +113,7 @@ def _longest_cut(texts_of: csr_matrix, longest: int) -> tuple[csr_matrix, np.nda
     return texts_of, cut
 
 
-def in_single_precision(queries: np.ndarray, rows: np.ndarray) -> Products:
+def in_single_precision(queries: np.ndarray, rows: np.ndarray, first: int = 0) -> Products:
     single = np.asarray(rows, np.float32)
     return queries.astype(np.float32) @ single.T, rounding_error(queries, longest_row(single))
 
@@ -124,14 +125,14 @@ def nearest(
     *,
     exclude: Sequence[Iterable[int]] | None = None,
     above: float = -np.inf,
-    multiply: Multiply = in_single_precision,
+    multiply: Sequence[Multiply] = (),
 ) -> list[Found]:
     """For each query (Q, D) the k rows of all blocks (n_1, D), (n_2, D), … with the largest product, beyond `above`.
 
     Rows of length 1 make it the cosine. One block is in memory at a time. Scores are products in double precision,
     rounded to single: only so do equal rows tie, and blocks of another size give the same. Most rows are told to be
-    too far by a faster product, see `within_reach`. multiply: that product and its error; where it was further off
-    than that, the block is multiplied again in single precision.
+    too far by a faster product, see `within_reach`. multiply: products to try before single precision, the fastest
+    first, each with its error; one is given up for a block where it was further off, or leaves too many rows.
     """
     found: list[Found] = [(np.zeros(0, np.int64), np.zeros(0, np.float32))] * len(queries)
     exact = np.asarray(queries, np.float64)
@@ -140,8 +141,8 @@ def nearest(
     for block in blocks if k > 0 else ():
         gone = [some[(some >= first) & (some < first + len(block))] - first for some in excluded]
         floor = np.array([max(above, scores[k - 1] if len(scores) == k else -np.inf) for _, scores in found])
-        near = _near(exact, block, gone, floor, k, multiply)
-        for i, (places, scores) in enumerate(near or _near(exact, block, gone, floor, k, in_single_precision) or ()):
+        near = _near(exact, block, first, gone, floor, k, (*multiply, in_single_precision))
+        for i, (places, scores) in enumerate(near):
             numbers, scores = np.concatenate([found[i][0], first + places]), np.concatenate([found[i][1], scores])
             best = top_k(scores, k, above=above)
             found[i] = numbers[best], scores[best]
@@ -150,19 +151,31 @@ def nearest(
 
 
 def _near(
-    queries: np.ndarray, block: np.ndarray, gone: list[np.ndarray], floor: np.ndarray, k: int, multiply: Multiply
-) -> list[Found] | None:
-    """Of each query the rows within reach and their scores; None where a product was off by more than its error."""
-    products, errors = multiply(queries, block)
-    for row, places in zip(products, gone):
-        row[places] = -np.inf
-    near = []
-    for query, row, error, places in zip(queries, products, errors, within_reach(products, floor, errors, k)):
-        scores = np.asarray(block[places], np.float64) @ query
-        if (np.abs(scores - row[places]) > error).any():
-            return None
-        near.append((places, scores.astype(np.float32)))
-    return near
+    queries: np.ndarray,
+    block: np.ndarray,
+    first: int,
+    gone: list[np.ndarray],
+    floor: np.ndarray,
+    k: int,
+    multiply: Sequence[Multiply],
+) -> list[Found]:
+    """Of each query the rows within reach and their scores, by the first product that will do; empty if none does."""
+    for product in multiply:
+        products, errors = product(queries, block, first)
+        for row, places in zip(products, gone):
+            row[places] = -np.inf
+        reached = within_reach(products, floor, errors, k)
+        few = max(_MOST_IN_REACH * len(block), 4 * k * len(queries))
+        if product is not multiply[-1] and sum(map(len, reached)) > few:
+            continue
+        near, believed = [], True
+        for query, row, error, places in zip(queries, products, errors, reached):
+            scores = np.asarray(block[places], np.float64) @ query
+            believed &= bool((np.abs(scores - row[places]) <= error).all())
+            near.append((places, scores.astype(np.float32)))
+        if believed:
+            return near
+    return []
 
 
 def within_reach(products: np.ndarray, floor: np.ndarray, errors: np.ndarray, k: int) -> list[np.ndarray]:

@@ -548,28 +548,6 @@ def test_what_the_model_cannot_embed_is_left_out_and_named(data, tmp_path, monke
     )
 
 
-# ---- vectors in memory
-
-
-@pytest.mark.parametrize("queries", [1, 3, 20])
-@pytest.mark.parametrize("spread", [1.0, 0.01])
-def test_vectors_in_memory_give_what_double_precision_gives(queries, spread, monkeypatch):
-    """At a spread of 0.01 half precision cannot tell most rows apart; and every row is there twice."""
-    monkeypatch.setattr(store, "_BLOCK", 700)
-    rng = np.random.default_rng(queries)
-    rows = rng.normal(size=(1, 48)) + spread * rng.normal(size=(1000, 48))
-    rows = np.concatenate([rows, rows])
-    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
-    asked = rows[rng.integers(0, 1000, queries)].astype(np.float64) + spread * rng.normal(size=(queries, 48))
-    asked /= np.linalg.norm(asked, axis=1, keepdims=True)
-    scores = (asked @ rows.astype(np.float64).T).astype(np.float32)
-    held = store.Vectors(7 + np.arange(2000), rows)
-    for found, score in zip(held.nearest(asked, 10), scores, strict=True):
-        assert found.tolist() == (7 + np.lexsort((np.arange(2000), -score))[:10]).tolist()
-    products, errors = store.in_half_precision(asked, rows)
-    assert (np.abs(products - asked @ rows.astype(np.float64).T).max(1) <= errors).all()
-
-
 def test_an_index_too_large_for_memory_is_scanned_on_disk(index, pipeline, built, monkeypatch):
     other = unimo.open_index(built, model=pipeline)
     index.search("a dog", top_k=1)  # has its vectors in memory from here on

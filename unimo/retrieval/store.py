@@ -19,7 +19,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,15 +26,14 @@ import numpy as np
 
 from unimo.errors import DataError, ResourceError, UsageError
 from unimo.json_files import load_json
-from unimo.nearest import Products, nearest, rounding_error
 from unimo.paths import missing_hint
+from unimo.retrieval.exact import UNIT_TOLERANCE, Vectors
 
 Kind = Literal["text", "image"]
 KINDS: tuple[Kind, ...] = ("text", "image")
 HEADER, TABLE = "index.json", "rows"
 FORMAT = 2
-UNIT_TOLERANCE = 0.01  # float16 moves a length by 0.001 at most
-_BLOCK, _WIDENED = 16384, 512  # rows of a product; of those in single precision at once, for a cache
+_BLOCK = 16384  # rows whose lengths are looked at together
 _STRINGS, _NUMBERS = ("kind", "error", "key", "text", "path"), ("data", "item", "caption", "place", "begin", "end")
 
 
@@ -115,43 +113,6 @@ def of(kind: Kind) -> str:
 
 def read(table: Any, where: str, columns: Sequence[str]) -> list[dict[str, Any]]:
     return table.search().where(where).select(list(columns)).to_arrow().to_pylist()
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """Those of a kind, in memory. ids: (n,) of their rows in the table, ascending; rows: (n, D) float16 of length 1."""
-
-    ids: np.ndarray
-    rows: np.ndarray
-
-    def nearest(self, queries: np.ndarray, k: int) -> list[np.ndarray]:
-        """For each query (Q, D) of length 1 the ids of the k nearest rows, best first; of equal rows the first."""
-        blocks = (self.rows[i : i + _BLOCK] for i in range(0, len(self.rows), _BLOCK))
-        return [self.ids[numbers] for numbers, _ in nearest(queries, blocks, k, multiply=in_half_precision)]
-
-
-def in_half_precision(queries: np.ndarray, rows: np.ndarray, few: int = 8) -> Products:
-    """Products with float16 rows of length 1 as they lie there: half the memory is read, and memory is what one query
-    waits for. Of many queries, where it is multiplying, in single precision.
-
-    Its error is what rounding the query leaves out, by its length; that of the products' own rounding to 11 bits; and
-    that of sums in single precision.
-    """
-    import torch
-
-    half = torch.from_numpy(rows)
-    errors = rounding_error(queries, 1 + UNIT_TOLERANCE)
-    if len(queries) < few:
-        rounded = queries.astype(np.float16)
-        lost = np.linalg.norm(queries - rounded, axis=1) + np.linalg.norm(queries, axis=1) * 2.0**-11
-        products = [(half @ torch.from_numpy(query)).float() for query in rounded]
-        return torch.stack(products).numpy(), errors + (1 + UNIT_TOLERANCE) * lost
-    single, products_of = torch.from_numpy(queries.astype(np.float32)), torch.empty(len(queries), len(rows))
-    wide = torch.empty(min(_WIDENED, len(rows)), rows.shape[1])
-    for first in range(0, len(rows), _WIDENED):
-        some = half[first : first + _WIDENED]
-        products_of[:, first : first + len(some)] = single @ wide[: len(some)].copy_(some).T
-    return products_of.numpy(), errors
 
 
 def vectors(folder: Path, table: Any, kind: Kind) -> Vectors:

@@ -1,4 +1,4 @@
-"""Exact search among vectors of length 1: ours in float16, IndexFlatIP of faiss, and all products in double precision.
+"""Exact search among vectors of length 1: ours, IndexFlatIP of faiss, and all products in double precision.
 
     n rows · Q queries · D width
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from unimo.errors import UsageError
-from unimo.retrieval.store import Vectors
+from unimo.retrieval.exact import Vectors
 from unimo.speed.turns import Runs, speed_ratios
 
 SIZES, WIDTH, FOUND = (100_000, 1_000_000), 768, 10
