@@ -235,6 +235,22 @@ def test_more_places_are_stated_to_train_on_and_nothing_else_changes(world, tmp_
         write_world(folder, **SMALL, placed=0.9)
 
 
+def test_things_alone_are_further_images_told_with_their_places(world, tmp_path):
+    folder, manifest = world
+    more = write_world(tmp_path / "more", **SMALL, alone=30)
+    assert more["files"].keys() - manifest["files"].keys() == {"pairs/alone-00000.tar"}
+    assert manifest["files"].items() <= more["files"].items()
+    for truth in pair_truths(tmp_path / "more/pairs/alone-00000.tar"):
+        (thing,) = truth["objects"]
+        assert (thing["colour"], thing["shape"]) not in RESERVED and not truth["relations"]
+    spatial = write_world(tmp_path / "spatial", **SMALL, alone=30, places=0.5, relations=0.5)
+    for truth in pair_truths(tmp_path / "spatial/pairs/alone-00000.tar"):
+        assert all(mention["places"] for caption in truth["captions"] for mention in parse_caption(caption))
+    assert spatial["parameters"]["places"] == 0.5 and "places" not in manifest["parameters"]
+    with pytest.raises(UsageError):
+        write_world(tmp_path / "none", **SMALL, alone=-1)
+
+
 def test_a_finished_world_is_reused_another_refused_a_damaged_one_named(world, tmp_path):
     folder, manifest = world
     stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}

@@ -8,7 +8,7 @@ import tarfile
 
 import pytest
 
-from unimo.synthetic.captions import captions, texts
+from unimo.synthetic.captions import Kinds, captions, texts
 from unimo.synthetic.dataset import write_world
 from unimo.synthetic.language import SHAPE_WORDS, caption_attributes, caption_is_true, parse_caption, plural
 from unimo.synthetic.tasks import bag_of_words, entailment, foils, questions
@@ -123,6 +123,23 @@ def test_captions_depend_on_the_generator_alone_and_use_the_synonyms():
     written = " ".join(c for i in range(600) for c in captions(scene(0, "train", i), random.Random(i), 2))
     for words in ("disc", "box", "hoop", "big", "little", "to the left of", "over", "them", "another", "two"):
         assert re.search(rf"\b{words}\b", written), words
+
+
+def test_spatial_captions_are_true_and_tell_every_place_or_one_relation():
+    placed, related = [], []
+    for i in range(200):
+        one, rng = scene(0, "train", i), random.Random(i)
+        for caption in captions(one, rng, 2, Kinds(places=1.0)):
+            assert second_reader(caption, one) and caption_is_true(caption, one)
+            placed += [bool(mention["places"]) for mention in parse_caption(caption) if mention["count"] == 1]
+            assert sum(mention["count"] for mention in parse_caption(caption)) == len(one.things)
+        for caption in captions(one, rng, 2, Kinds(relations=1.0)):
+            assert second_reader(caption, one) and caption_is_true(caption, one)
+            mentions = parse_caption(caption)
+            assert len(mentions) == 2
+            related.append(any(mention["relations"] for mention in mentions))
+    # Of two equal things neither can be named beside the other, nor be given a place behind a list.
+    assert sum(related) > 0.9 * len(related) and sum(placed) > 0.9 * len(placed)
 
 
 def test_both_readers_agree_on_captions_of_other_scenes():

@@ -35,7 +35,7 @@ ONLY_UNIMO = (
 ONLY_UNIMO2 = (
     "image_depth", "text_depth", "grounded_depth", "image_size", "pixels", "patch", "patch_padding", "dictionary",
     "chosen", "grounding_method", "grounding_projection", "grounding_positions", "contrastive_projection",
-    "shared_projection", "masked_grounding", "image_contrastive", "image_dropout", "released",
+    "shared_projection", "masked_grounding", "image_contrastive", "image_dropout", "initial_patches", "released",
 )  # fmt: skip
 
 
@@ -110,6 +110,12 @@ class ModelSettings:
     initial_waves: float = setting(
         0.0,
         "text positions start as sines and cosines of this size, not at random (UNIMO); 0: at random, as published",
+        at_least=0,
+        at_most=100,
+    )
+    initial_patch_positions: float = setting(
+        0.0,
+        "spread of patch positions at the start: sums of a random row and a random column; 0: as published, at random",
         at_least=0,
         at_most=100,
     )

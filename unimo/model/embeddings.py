@@ -111,6 +111,15 @@ class RegionEmbedding(nn.Module):
         return self.dropout(self.norm(self.feature(features) + self.box(boxes)))
 
 
+def rows_and_columns(grid: int, width: int) -> Tensor:
+    """(grid * grid, D) of spread 1: for each patch the sum of a random vector of its row and one of its column.
+
+    What is left of what is told by a direction then, the same in every row; of single random rows it has to be learnt.
+    """
+    rows, columns = torch.randn(2, grid, width) / 2**0.5
+    return (rows[:, None] + columns).flatten(0, 1)
+
+
 def waves(n: int, width: int, slowest: float = 100.0) -> Tensor:
     """(n, D) sines and cosines of the position, from 1 to `slowest` positions a radian (Vaswani et al. 2017, §3.5).
 

@@ -19,7 +19,7 @@ from unimo.batch import KNOWN, PADDING, WRITTEN, Batch, Texts
 from unimo.config import setting
 from unimo.errors import UsageError
 from unimo.model.attention import BASELINE, UNDERSTANDING_AND_GENERATION, Plan, Table, with_padding_read
-from unimo.model.embeddings import PatchEmbedding, WordEmbedding
+from unimo.model.embeddings import PatchEmbedding, WordEmbedding, rows_and_columns
 from unimo.model.grounding import GroundedDictionary
 from unimo.model.heads import MatchingHead, Pooler, Temperature, TiedHead
 from unimo.model.transformer import Kept, Transformer, init_weights
@@ -45,7 +45,8 @@ class UNIMO2(Unified):
     image_size: side of the images that the position table is made for; pixels: side of those that are shown, by
     default the same. dictionary: number of entries C; 0 builds "Our Baseline" without a dictionary (§2.7).
     image_contrastive, masked_grounding, contrastive_projection: parts that not every published weight file has.
-    released: see `Released`.
+    initial_patch_positions: another beginning than the published one (ours; see `ModelSettings`). released: see
+    `Released`.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class UNIMO2(Unified):
         attention_dropout: float = 0.1,
         image_dropout: float = 0.0,
         initial_std: float = 0.02,
+        initial_patch_positions: float = 0.0,
         released: Released | None = None,
     ):
         super().__init__(width)
@@ -105,6 +107,10 @@ class UNIMO2(Unified):
         )
         self.shared_projection = shared_projection
         init_weights(self, initial_std)
+        if initial_patch_positions:
+            with torch.no_grad():
+                table = initial_patch_positions * rows_and_columns(self.patches.grid, width)
+                self.patches.positions[0, 1:] = table
         self.ground_norm: nn.LayerNorm | None = None
         self.masked_grounding: TiedHead | None = None
         if dictionary:

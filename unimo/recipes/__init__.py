@@ -32,7 +32,10 @@ RECIPES: dict[str, Callable[[], Run]] = {
 }
 # Recipes that can make their own data: the world's name, and arguments of write_world.
 WORLDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "scenes": ("scenes", {"size": 64}),
+    "scenes": (
+        "spatial-scenes",
+        {"size": 64, "pairs": 13000, "alone": 7000, "captions_per_image": 4, "places": 0.5, "relations": 0.5},
+    ),
     "unimo-scenes": ("placed-scenes", {"size": 64, "pairs": 6000, "images": 3000, "texts": 6000, "placed": 0.5}),
 }
 

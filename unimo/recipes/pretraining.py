@@ -32,7 +32,7 @@ def scenes() -> Run:
             size="tiny",
             width=128,
             heads=4,
-            image_depth=4,
+            image_depth=3,
             text_depth=2,
             grounded_depth=3,
             image_size=64,
@@ -43,17 +43,20 @@ def scenes() -> Run:
             dropout=0.0,
             attention_dropout=0.0,
             initial_std=0.05,
+            initial_patch_positions=4.0,
         ),
         batch=Budgets(pairs=64, images=4, text_tokens=192, caption_length=48, passage_length=96),
         # Captions weigh most: they are what is learnt last. Few masked words a step are a noisy mean, and weigh less.
         objectives=Objectives(
             mlm=MaskedLanguageModeling(weight=0.5, text_weight=0.5, pairs=8),
             itm=ImageTextMatching(weight=0.5, pairs=8),
-            seq2seq=Seq2SeqGeneration(weight=4.0, text_weight=0.1, pairs=48),
+            seq2seq=Seq2SeqGeneration(weight=4.0, text_weight=0.1, pairs=64),
             image_contrastive=ImageContrastive(weight=0.25),
             dictionary=GroundedDictionaryLoss(weight=0.25),
         ),
-        optimizer=OptimizerSettings(lr=5e-3, warmup=0.05, decay="cosine", weight_decay=0.05, matrix_optimizer="muon"),
+        optimizer=OptimizerSettings(
+            lr=5e-3, warmup=0.05, hold=0.5, decay="linear", weight_decay=0.05, matrix_optimizer="muon"
+        ),
         minutes=5.0,
         workers=0,
         restrict_vocabulary=True,

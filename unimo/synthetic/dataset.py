@@ -36,9 +36,10 @@ from typing import Any
 from unimo.disk import locked
 from unimo.errors import DataError, ResourceError, UsageError
 from unimo.file_access import hash_file
-from unimo.synthetic.captions import PLACED, captions, full_caption, texts
+from unimo.synthetic.captions import Kinds, captions, full_caption, texts
 from unimo.synthetic.tasks import entailment, foils, questions
-from unimo.synthetic.world import COMBINATIONS, RESERVED, Scene, boxes, class_scene, draw, relations, scene
+from unimo.synthetic.world import COMBINATIONS, RESERVED, Scene, boxes, class_scene, draw, lone_scene, scene
+from unimo.synthetic.world import relations as scene_graph
 
 VERSION = 2  # raise it when the same parameters give another world
 IMAGES_FROM = 1_000_000_000  # index of the first image without text: beyond any number of pairs
@@ -60,22 +61,27 @@ def write_world(
     captions_per_image: int = 2,
     objects: tuple[int, int] = (2, 4),
     twins: float = 0.5,
-    placed: float = PLACED,
+    placed: float = Kinds.placed,
+    places: float = Kinds.places,
+    relations: float = Kinds.relations,
+    alone: int = 0,
 ) -> dict:
     """Write the world into `folder`, or find it there; returns what `world.json` says.
 
     The numbers count images (texts: paragraphs); a part of size 0 is not written. size: image
-    side in pixels. objects, twins: see `scene`. placed: how often captions to train on tell the place of a thing
-    where they could tell what it is beside; held-out captions and questions do not depend on it. The folder appears
-    whole or not at all, and two processes that want it at once make it once. Raises UsageError when the folder holds
-    something else, DataError when a file of this world was changed, ResourceError when the disk refuses.
+    side in pixels. objects, twins: see `scene`. placed, places, relations: kinds of captions to train on (`Kinds`);
+    alone: further images among the pairs, of one thing. Held-out captions and questions depend on none of these. The
+    folder appears whole or not at all, and two processes that want it at once make it once. Raises UsageError when the
+    folder holds something else, DataError when a file of this world was changed, ResourceError when the disk refuses.
     """
     counts = {"pairs": pairs, "images": images, "texts": texts, "heldout": heldout, "compositional": compositional}
     parameters: dict[str, Any] = {"seed": seed, **counts, "classes": classes, "size": size}
     parameters |= {"captions_per_image": captions_per_image, "objects": list(objects), "twins": twins}
-    if placed != PLACED:  # worlds written before it could be chosen do not name it
-        parameters["placed"] = placed
-    if min(parameters[name] for name in COUNTS) < 0 or captions_per_image < 1 or size < 16:
+    # Worlds written before these could be chosen do not name them.
+    later = {"placed": placed, "places": places, "relations": relations, "alone": alone}
+    usual = {**asdict(Kinds()), "alone": 0}
+    parameters |= {name: value for name, value in later.items() if value != usual[name]}
+    if min(*(parameters[name] for name in COUNTS), alone) < 0 or captions_per_image < 1 or size < 16:
         raise UsageError("impossible world", got=parameters, expected="counts >= 0, captions >= 1, size >= 16")
     folder = Path(folder).absolute()
     scene(seed, "train", 0, objects=objects, twins=twins)  # refuses the impossible before anything is written
@@ -103,6 +109,10 @@ def write_world(
 def _fill(folder: Path, parameters: dict[str, Any]) -> None:
     seed, size = parameters["seed"], parameters["size"]
     options = {"objects": tuple(parameters["objects"]), "twins": parameters["twins"]}
+
+    if parameters.get("alone"):
+        lone = [lone_scene(seed, i) for i in range(parameters["alone"])]
+        _write_tar(folder / "pairs/alone-00000.tar", _pair_members("alone", lone, parameters))
 
     for split, name in (("train", "pairs"), ("heldout", "heldout"), ("compositional", "compositional")):
         scenes = [scene(seed, split, i, **options) for i in range(parameters[name])]
@@ -139,8 +149,8 @@ def _pair_members(split: str, scenes: list[Scene], parameters: dict[str, Any]) -
             holding[kinds].append(one)
     for i, one in enumerate(scenes):
         rng = random.Random(f"captions/{seed}/{split}/{i}")
-        if split == "train":
-            written = captions(one, rng, n, parameters.get("placed", PLACED))
+        if split in ("train", "alone"):
+            written = captions(one, rng, n, Kinds(**{k: parameters[k] for k in asdict(Kinds()) if k in parameters}))
         else:  # scores are only fair if a caption fits one image
             others = [other for other in holding[_kinds(one)] if other is not one]
             written = [full_caption(one, rng, unlike=others) for _ in range(n)]
@@ -148,7 +158,7 @@ def _pair_members(split: str, scenes: list[Scene], parameters: dict[str, Any]) -
             "captions": written,
             "objects": [asdict(thing) for thing in one.things],
             "boxes": boxes(one, size),
-            "relations": relations(one),
+            "relations": scene_graph(one),
         }
         yield from _image(f"{split}-{i:06d}", one, size, truth)
 

@@ -110,6 +110,12 @@ def class_scene(seed: int, index: int) -> tuple[Scene, int, str]:
     return _lay_out([(colour, shape)], rng), label, f"{colour} {shape}"
 
 
+def lone_scene(seed: int, index: int) -> Scene:
+    """Scene `index` of one thing alone, of a combination that is not reserved."""
+    rng = random.Random(f"alone/{seed}/{index}")
+    return _lay_out([rng.choice(TRAINED)], rng)
+
+
 def in_split(kinds: list[tuple[str, str]], split: str) -> bool:
     """Whether things of these (colour, shape) kinds may stand together in a scene of the split."""
     has_reserved = any(kind in RESERVED for kind in kinds)
