@@ -236,7 +236,7 @@ def test_more_places_are_stated_to_train_on_and_nothing_else_changes(world, tmp_
 
 
 def test_things_alone_are_further_images_told_with_their_places(world, tmp_path):
-    folder, manifest = world
+    _, manifest = world
     more = write_world(tmp_path / "more", **SMALL, alone=30)
     assert more["files"].keys() - manifest["files"].keys() == {"pairs/alone-00000.tar"}
     assert manifest["files"].items() <= more["files"].items()

@@ -35,7 +35,8 @@ ONLY_UNIMO = (
 ONLY_UNIMO2 = (
     "image_depth", "text_depth", "grounded_depth", "image_size", "pixels", "patch", "patch_padding", "dictionary",
     "chosen", "grounding_method", "grounding_projection", "grounding_positions", "contrastive_projection",
-    "shared_projection", "masked_grounding", "image_contrastive", "image_dropout", "initial_patches", "released",
+    "shared_projection", "masked_grounding", "image_contrastive", "image_dropout", "released",
+    "initial_patch_positions",
 )  # fmt: skip
 
 
