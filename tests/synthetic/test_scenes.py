@@ -247,8 +247,9 @@ def test_things_alone_are_further_images_told_with_their_places(world, tmp_path)
     for truth in pair_truths(tmp_path / "spatial/pairs/alone-00000.tar"):
         assert all(mention["places"] for caption in truth["captions"] for mention in parse_caption(caption))
     assert spatial["parameters"]["places"] == 0.5 and "places" not in manifest["parameters"]
-    with pytest.raises(UsageError):
-        write_world(tmp_path / "none", **SMALL, alone=-1)
+    for wrong in ({"alone": -1}, {"places": -0.1}, {"places": 0.6, "relations": 0.6}):
+        with pytest.raises(UsageError):
+            write_world(tmp_path / "none", **SMALL, **wrong)
 
 
 def test_a_finished_world_is_reused_another_refused_a_damaged_one_named(world, tmp_path):

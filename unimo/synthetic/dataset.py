@@ -10,6 +10,7 @@
 
     world.json                                parameters, and size and SHA-256 of every file
     pairs/train-00000.tar                     KEY.png + KEY.json: captions, objects, boxes, relations
+    pairs/alone-00000.tar                     the same of one thing, where they are wanted
     images/train-00000.tar                    KEY.png + KEY.json: images without texts
     texts/train.jsonl                         {"id", "text"}: texts without images
     heldout/heldout-00000.tar                 like pairs; every caption is full and fits one scene only
@@ -81,8 +82,10 @@ def write_world(
     later = {"placed": placed, "places": places, "relations": relations, "alone": alone}
     usual = {**asdict(Kinds()), "alone": 0}
     parameters |= {name: value for name, value in later.items() if value != usual[name]}
-    if min(*(parameters[name] for name in COUNTS), alone) < 0 or captions_per_image < 1 or size < 16:
-        raise UsageError("impossible world", got=parameters, expected="counts >= 0, captions >= 1, size >= 16")
+    possible = min(*(parameters[name] for name in COUNTS), alone, places, relations) >= 0 and places + relations <= 1
+    if not possible or captions_per_image < 1 or size < 16:
+        expected = "counts >= 0, captions >= 1, size >= 16, places and relations two shares of the captions"
+        raise UsageError("impossible world", got=parameters, expected=expected)
     folder = Path(folder).absolute()
     scene(seed, "train", 0, objects=objects, twins=twins)  # refuses the impossible before anything is written
     partial = folder.with_name(f".{folder.name}.partial")
