@@ -180,7 +180,10 @@ def test_the_error_of_single_precision_is_within_its_bound():
 def test_products_that_are_further_off_than_they_say_are_not_believed():
     rng = np.random.default_rng(0)
     table, queries = rng.normal(size=(300, 8)), rng.normal(size=(3, 8))
-    wrong = lambda q, rows, first: ((q @ rows.T + 1).astype(np.float32), np.zeros(3))  # noqa: E731
+
+    def wrong(queries, rows, first):
+        return (queries @ rows.T + 1).astype(np.float32), np.zeros(3)
+
     found = nearest(queries, [table], 5, multiply=[wrong])
     assert [numbers.tolist() for numbers, _ in found] == in_double(queries, table, 5)
 

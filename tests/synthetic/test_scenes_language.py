@@ -8,7 +8,7 @@ import tarfile
 
 import pytest
 
-from unimo.synthetic.captions import Kinds, captions, texts
+from unimo.synthetic.captions import CaptionMix, captions, texts
 from unimo.synthetic.dataset import write_world
 from unimo.synthetic.language import SHAPE_WORDS, caption_attributes, caption_is_true, parse_caption, plural
 from unimo.synthetic.tasks import bag_of_words, entailment, foils, questions
@@ -129,11 +129,11 @@ def test_spatial_captions_are_true_and_tell_every_place_or_one_relation():
     placed, related = [], []
     for i in range(200):
         one, rng = scene(0, "train", i), random.Random(i)
-        for caption in captions(one, rng, 2, Kinds(places=1.0)):
+        for caption in captions(one, rng, 2, CaptionMix(places=1.0)):
             assert second_reader(caption, one) and caption_is_true(caption, one)
             placed += [bool(mention["places"]) for mention in parse_caption(caption) if mention["count"] == 1]
             assert sum(mention["count"] for mention in parse_caption(caption)) == len(one.things)
-        for caption in captions(one, rng, 2, Kinds(relations=1.0)):
+        for caption in captions(one, rng, 2, CaptionMix(relations=1.0)):
             assert second_reader(caption, one) and caption_is_true(caption, one)
             mentions = parse_caption(caption)
             assert len(mentions) == 2

@@ -114,7 +114,7 @@ class RegionEmbedding(nn.Module):
 def rows_and_columns(grid: int, width: int) -> Tensor:
     """(grid * grid, D) of spread 1: for each patch the sum of a random vector of its row and one of its column.
 
-    What is left of what is told by a direction then, the same in every row; of single random rows it has to be learnt.
+    One patch to the left is then the same direction in every row; between rows of a random table it has to be learnt.
     """
     rows, columns = torch.randn(2, grid, width) / 2**0.5
     return (rows[:, None] + columns).flatten(0, 1)

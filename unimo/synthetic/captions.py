@@ -75,41 +75,34 @@ PLACED = 0.15  # how often a caption states the place of a thing though it could
 
 
 @dataclass(frozen=True)
-class Kinds:
-    """What captions to train on tell. placed: see `plan`; places, relations: see `spatial_caption`."""
+class CaptionMix:
+    """What captions to train on tell. placed: see `plan`. places: share of captions that tell every thing and its
+    place; relations: share that tells two things and how they lie to each other (of one thing alone: its place).
+
+    Other captions tell both rarely, and their relations are of things already named: from them alone a model reads in
+    images late, or not at all, who is where (docs/lab-notebook.md, 2026-12-01).
+    """
 
     placed: float = PLACED
     places: float = 0.0
     relations: float = 0.0
 
 
-def captions(a_scene: Scene, rng: random.Random, n: int, kinds: Kinds = Kinds()) -> list[str]:
-    """`n` true captions. Six in seven are full (see `full_caption`); the others name one or two things."""
-    return [
-        spatial_caption(a_scene, rng, kinds)
-        or (
-            full_caption(a_scene, rng, placed=kinds.placed)
-            if rng.random() < 6 / 7
-            else write(plan(a_scene, rng, full=False, placed=kinds.placed))
-        )
-        for _ in range(n)
-    ]
+def captions(a_scene: Scene, rng: random.Random, n: int, mix: CaptionMix = CaptionMix()) -> list[str]:
+    """`n` true captions. Of those outside `mix` six in seven are full; the others name one or two things."""
+    return [_caption(a_scene, rng, mix) for _ in range(n)]
 
 
-def spatial_caption(a_scene: Scene, rng: random.Random, kinds: Kinds) -> str | None:
-    """In a part `places` of all cases every thing and its place; in a part `relations` two things and how they lie.
-
-    Of one thing alone, its place in either case. Captions tell both rarely, and the second of two things is often named
-    before: so a model reads who is where in images late, or not at all (docs/lab-notebook.md, 2026-12-01).
-    """
-    if not kinds.places and not kinds.relations:
-        return None
-    draw = rng.random()
-    if draw < kinds.places or (draw < kinds.places + kinds.relations and len(a_scene.things) == 1):
+def _caption(a_scene: Scene, rng: random.Random, mix: CaptionMix) -> str:
+    spatial = mix.places + mix.relations
+    draw = rng.random() if spatial else 1.0  # without them, the captions of worlds written before there was a mix
+    if draw < mix.places or (draw < spatial and len(a_scene.things) == 1):
         return full_caption(a_scene, rng, placed=1.0)
-    if draw < kinds.places + kinds.relations:
+    if draw < spatial:
         return write(plan(a_scene, rng, full=False, two=True, placed=0.0))
-    return None
+    if rng.random() < 6 / 7:
+        return full_caption(a_scene, rng, placed=mix.placed)
+    return write(plan(a_scene, rng, full=False, placed=mix.placed))
 
 
 def full_caption(a_scene: Scene, rng: random.Random, *, unlike: Sequence[Scene] = (), placed: float = PLACED) -> str:

@@ -37,10 +37,9 @@ from typing import Any
 from unimo.disk import locked
 from unimo.errors import DataError, ResourceError, UsageError
 from unimo.file_access import hash_file
-from unimo.synthetic.captions import Kinds, captions, full_caption, texts
+from unimo.synthetic.captions import CaptionMix, captions, full_caption, texts
 from unimo.synthetic.tasks import entailment, foils, questions
-from unimo.synthetic.world import COMBINATIONS, RESERVED, Scene, boxes, class_scene, draw, lone_scene, scene
-from unimo.synthetic.world import relations as scene_graph
+from unimo.synthetic.world import COMBINATIONS, RESERVED, Scene, boxes, class_scene, draw, lone_scene, relations, scene
 
 VERSION = 2  # raise it when the same parameters give another world
 IMAGES_FROM = 1_000_000_000  # index of the first image without text: beyond any number of pairs
@@ -62,25 +61,26 @@ def write_world(
     captions_per_image: int = 2,
     objects: tuple[int, int] = (2, 4),
     twins: float = 0.5,
-    placed: float = Kinds.placed,
-    places: float = Kinds.places,
-    relations: float = Kinds.relations,
+    placed: float = CaptionMix.placed,
+    places: float = CaptionMix.places,
+    relations: float = CaptionMix.relations,
     alone: int = 0,
 ) -> dict:
     """Write the world into `folder`, or find it there; returns what `world.json` says.
 
     The numbers count images (texts: paragraphs); a part of size 0 is not written. size: image
-    side in pixels. objects, twins: see `scene`. placed, places, relations: kinds of captions to train on (`Kinds`);
-    alone: further images among the pairs, of one thing. Held-out captions and questions depend on none of these. The
-    folder appears whole or not at all, and two processes that want it at once make it once. Raises UsageError when the
-    folder holds something else, DataError when a file of this world was changed, ResourceError when the disk refuses.
+    side in pixels. objects, twins: see `scene`. placed, places, relations: what captions to train on tell, see
+    `CaptionMix`; alone: further images among the pairs, of one thing. Held-out captions and questions depend on none
+    of these. The folder appears whole or not at all, and two processes that want it at once make it once. Raises
+    UsageError when the folder holds something else, DataError when a file of this world was changed, ResourceError
+    when the disk refuses.
     """
     counts = {"pairs": pairs, "images": images, "texts": texts, "heldout": heldout, "compositional": compositional}
     parameters: dict[str, Any] = {"seed": seed, **counts, "classes": classes, "size": size}
     parameters |= {"captions_per_image": captions_per_image, "objects": list(objects), "twins": twins}
     # Worlds written before these could be chosen do not name them.
     later = {"placed": placed, "places": places, "relations": relations, "alone": alone}
-    usual = {**asdict(Kinds()), "alone": 0}
+    usual = {**asdict(CaptionMix()), "alone": 0}
     parameters |= {name: value for name, value in later.items() if value != usual[name]}
     possible = min(*(parameters[name] for name in COUNTS), alone, places, relations) >= 0 and places + relations <= 1
     if not possible or captions_per_image < 1 or size < 16:
@@ -153,7 +153,8 @@ def _pair_members(split: str, scenes: list[Scene], parameters: dict[str, Any]) -
     for i, one in enumerate(scenes):
         rng = random.Random(f"captions/{seed}/{split}/{i}")
         if split in ("train", "alone"):
-            written = captions(one, rng, n, Kinds(**{k: parameters[k] for k in asdict(Kinds()) if k in parameters}))
+            mix = {name: parameters[name] for name in asdict(CaptionMix()) if name in parameters}
+            written = captions(one, rng, n, CaptionMix(**mix))
         else:  # scores are only fair if a caption fits one image
             others = [other for other in holding[_kinds(one)] if other is not one]
             written = [full_caption(one, rng, unlike=others) for _ in range(n)]
@@ -161,7 +162,7 @@ def _pair_members(split: str, scenes: list[Scene], parameters: dict[str, Any]) -
             "captions": written,
             "objects": [asdict(thing) for thing in one.things],
             "boxes": boxes(one, size),
-            "relations": scene_graph(one),
+            "relations": relations(one),
         }
         yield from _image(f"{split}-{i:06d}", one, size, truth)
 
